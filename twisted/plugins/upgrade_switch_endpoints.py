@@ -1,0 +1,8 @@
+"""
+The client endpoint string ``upgrade:``, as in
+``clientFromString(reactor, "upgrade:url=http\\\\://host/ssh:token=ssh")``.
+"""
+
+from upgrade_switch.client import UpgradeEndpointParser
+
+upgrade_endpoint = UpgradeEndpointParser()

@@ -1,0 +1,264 @@
+"""
+The only module that names what is private in Twisted, or that assigns to Twisted's live objects.
+
+Each entry says why no public way will do; ``tests/test_twisted.py`` has a test for each that fails
+when Twisted changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import ref
+
+from twisted.internet import interfaces
+from twisted.internet.defer import Deferred
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
+from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
+from twisted.web.client import _HTTP11ClientFactory
+from twisted.web.http import _GenericHTTPChannelProtocol
+from twisted.web.server import Request
+
+from .errors import InvalidResponse, NotDetachable
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IAddress, IProtocol
+    from twisted.web._newclient import Request as ClientRequest
+    from twisted.web.iweb import IResponse
+
+    from .channel import UpgradeChannel
+
+__all__ = [
+    "PauseWatch",
+    "Slot",
+    "UnaskedSwitchFactory",
+    "abort",
+    "bottom",
+    "forget_encoder",
+    "is_closing",
+    "is_half_closeable",
+    "negotiating",
+    "rename_log_prefix",
+    "report_end",
+    "slot_of",
+    "watch_end",
+    "watcher",
+]
+
+
+def negotiating(channel: UpgradeChannel) -> IProtocol:
+    """
+    Put Twisted's own proxy around a channel: it watches for HTTP/2 by ALPN, and would be lost if a
+    site built bare channels. There is no public way to build it around a subclass.
+    """
+    proxy: IProtocol = _GenericHTTPChannelProtocol(channel)
+    channel.proxy = ref(proxy)
+    return proxy
+
+
+class Slot(NamedTuple):
+    """Where a transport keeps the protocol that it gives its bytes to."""
+
+    owner: Any
+    name: str
+
+    def get(self) -> Any:
+        return getattr(self.owner, self.name, None)
+
+    def set(self, protocol: object) -> None:
+        setattr(self.owner, self.name, protocol)
+
+
+def slot_of(transport: Any, current: object = None) -> Slot:
+    """
+    Find where a transport keeps the protocol that it gives its bytes to.
+
+    :param transport: the transport, as its protocol sees it.
+    :param current: the protocol that is there now, where the caller knows it: the slot is refused
+        if it holds neither that nor Twisted's proxy around it.
+    :raises NotDetachable: when there is no such place, or somebody else is in it.
+    """
+    if isinstance(transport, ProtocolWrapper):
+        slot = Slot(transport, "wrappedProtocol")
+    elif isinstance(getattr(transport, "protocol", None), ProtocolWrapper):
+        # After startTLS, the TLS layer stands between the transport and who it was started for.
+        slot = Slot(transport.protocol, "wrappedProtocol")
+    else:
+        slot = Slot(transport, "protocol")
+    found = slot.get()
+    if current is None or found is current:
+        if found is None:
+            raise NotDetachable(f"{transport!r} does not say whom it gives its bytes to")
+        return slot
+    if isinstance(found, _GenericHTTPChannelProtocol) and found._channel is current:
+        return slot
+    proxy = getattr(current, "proxy", None)
+    if found is None and proxy is not None:
+        # A transport in memory (StringTransport) that is fed by hand, through the proxy.
+        return Slot(proxy(), "_channel")
+    raise NotDetachable(f"{transport!r} gives its bytes to {found!r}: nothing to take over from")
+
+
+def bottom(transport: Any) -> Any:
+    """The transport beneath all wrappers: the one that the reactor knows."""
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    return transport
+
+
+def is_closing(transport: Any) -> bool:
+    """
+    Whether a transport has ended, or has been told to: ``disconnecting`` alone does not know of
+    ``abortConnection``, of which Twisted keeps only the private ``_aborting``.
+    """
+    return any(
+        getattr(transport, name, False) for name in ("disconnecting", "disconnected", "_aborting")
+    )
+
+
+def is_half_closeable(transport: Any) -> bool:
+    """
+    Whether one direction of a transport can be ended alone. A wrapper passes ``loseWriteConnection``
+    on to the socket beneath it, which cuts a TLS layer's last words off: wrappers cannot.
+    """
+    return (
+        not isinstance(transport, ProtocolWrapper)
+        and not interfaces.ISSLTransport.providedBy(transport)
+        and hasattr(transport, "loseWriteConnection")
+    )
+
+
+def abort(transport: Any) -> None:
+    """End a connection at once; transports that know no ``abortConnection`` are closed."""
+    getattr(transport, "abortConnection", transport.loseConnection)()
+
+
+def rename_log_prefix(transport: Any, protocol: object) -> None:
+    """
+    Name the protocol in what the reactor logs for this transport: Twisted computes ``logstr``
+    (prefix, then a comma and whose connection it is) once, at accept.
+    """
+    owner = bottom(transport)
+    whose = getattr(owner, "logstr", None)
+    if whose is None:
+        return
+    if interfaces.ILoggingContext.providedBy(protocol):
+        prefix = protocol.logPrefix()
+    else:
+        prefix = protocol.__class__.__name__
+    owner.logstr = f"{prefix},{whose.partition(',')[2]}"
+
+
+def forget_encoder(request: Request) -> None:
+    """
+    Take a content encoding off a response (``EncodingResourceWrapper`` sets it before a resource
+    renders): its ``finish`` would write the end of a gzip stream behind the 101.
+    """
+    if request._encoder is not None:
+        request._encoder = None
+        request.responseHeaders.removeHeader(b"content-encoding")
+
+
+# The end of a connection. A transport's own connectionLost is what the reactor calls, whatever
+# protocols have come and gone above it; assigned on the instance it survives TLS, startTLS,
+# half-close, aborting and takeovers by somebody else, all of which lose a hook on the protocol.
+
+
+def watcher(transport: Any) -> Any:
+    """What :func:`watch_end` has put on a transport; None where there is nothing."""
+    return getattr(bottom(transport), "__dict__", {}).get("connectionLost")
+
+
+def watch_end(transport: Any, protocol: Any, watch: Callable[[Failure], None]) -> None:
+    """
+    Have ``watch`` called in place of the transport's ``connectionLost``; it calls
+    :func:`report_end` itself. Transports in memory (iosim's, StringTransport) have no
+    ``connectionLost``: there the protocol's is taken, which is all that tells of their end.
+    """
+    owner = bottom(transport)
+    if not hasattr(owner, "connectionLost"):
+        owner = protocol
+    owner.connectionLost = watch
+
+
+def report_end(transport: Any, protocol: Any, reason: Failure) -> None:
+    """Take the watch off again and let the transport, or the protocol, know of its end."""
+    owner = bottom(transport)
+    if not hasattr(owner, "connectionLost"):
+        owner = protocol
+    owner.__dict__.pop("connectionLost", None)
+    owner.connectionLost(reason)
+
+
+class PauseWatch:
+    """
+    Knows whether a transport's reading has been paused, and tells when it goes on.
+
+    Transports do not say whether they are paused, and nothing else happens on one that is resumed
+    with no new bytes on the wire; so ``pauseProducing`` and ``resumeProducing`` are assigned on
+    the instance, until :meth:`stop`.
+    """
+
+    __slots__ = ("_transport", "on_resume", "paused")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self.paused = False
+        self.on_resume: Callable[[], None] | None = None
+        transport.pauseProducing = self._pause
+        transport.resumeProducing = self._resume
+
+    def stop(self) -> None:
+        """Leave the transport as it was; harmless when called again."""
+        self._transport.__dict__.pop("pauseProducing", None)
+        self._transport.__dict__.pop("resumeProducing", None)
+
+    def _pause(self) -> None:
+        self.paused = True
+        self._call("pauseProducing")
+
+    def _resume(self) -> None:
+        self.paused = False
+        self._call("resumeProducing")
+        if self.on_resume is not None:
+            self.on_resume()
+
+    def _call(self, name: str) -> None:
+        # What the transport itself would have done: its class's method, or the next layer's.
+        transport = self._transport
+        method = getattr(type(transport), name, None)
+        if method is None:
+            getattr(transport.transport, name)()
+        else:
+            method(transport)
+
+
+class _UnaskedSwitchParser(HTTPClientParser):
+    """
+    Fails on a 101, where Twisted's parser skips it like a 100, waits for a second head that never
+    comes and takes the new protocol's bytes for it.
+    """
+
+    def allHeadersReceived(self) -> None:
+        if self.response.code == 101:
+            raise InvalidResponse("a 101 Switching Protocols that nobody asked for")
+        super().allHeadersReceived()
+
+
+class _UnaskedSwitchProtocol(HTTP11ClientProtocol):
+    """Twisted's HTTP client for requests without Upgrade, with the parser above."""
+
+    def request(self, request: ClientRequest) -> Deferred[IResponse]:
+        answer = super().request(request)
+        # The parser is made in there, of a class that cannot be given; it has read nothing yet.
+        if self._parser is not None:
+            self._parser.__class__ = _UnaskedSwitchParser
+        return answer
+
+
+class UnaskedSwitchFactory(_HTTP11ClientFactory):
+    """What an ``HTTPConnectionPool`` builds its clients with (its ``_factory``), to have the parser."""
+
+    def buildProtocol(self, addr: IAddress | None) -> HTTP11ClientProtocol:
+        return _UnaskedSwitchProtocol(self._quiescentCallback)

@@ -1,0 +1,251 @@
+"""
+The grammar of ``Upgrade``, ``Connection`` and ``Host``, and the choice among what a client offers.
+
+Pure: text in, values out; no Twisted, no I/O. Nothing that comes from the network raises here:
+:meth:`Offer.of_request` and the functions take any bytes and say what they make of them. Only
+:meth:`UpgradeToken.parse`, which is for what a program's own author writes, raises.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv6Address
+from typing import Generic, TypeVar
+
+from .errors import InvalidToken, InvalidUpgrades
+
+__all__ = ["Offer", "TokenTable", "UpgradeToken", "connection_options", "is_host", "is_token"]
+
+V = TypeVar("V")
+
+# RFC 9110 §5.6.2: token = 1*tchar. Anchored with \Z: "$" would take a trailing newline.
+_TCHAR = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_TOKEN = re.compile(rf"{_TCHAR}+\Z")
+_PROTOCOL = re.compile(rf"({_TCHAR}+)(?:/({_TCHAR}+))?\Z")
+
+# RFC 9110 §5.6.3: OWS is SP and HTAB. bytes.strip() without arguments takes VT and FF as well.
+_OWS = " \t"
+
+# RFC 3986 §3.2.2: reg-name (which IPv4 addresses match, too) or an IP literal; RFC 9110 §4.2.1:
+# "http" has no empty host. The port may be empty.
+_HOST = re.compile(
+    rb"(?:\[(?:(?P<v6>[0-9A-Fa-f:.]+)|[vV][0-9A-Fa-f]+\.[\w\-.~!$&'()*+,;=:]+)\]"
+    rb"|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?\Z",
+    re.ASCII,
+)
+
+
+def is_token(text: str) -> bool:
+    """Whether a text is a ``token`` (RFC 9110 §5.6.2), as methods and field names are."""
+    return _TOKEN.match(text) is not None
+
+
+def is_host(value: bytes) -> bool:
+    """
+    Whether a ``Host`` field's value is ``uri-host [":" port]`` with a host in it (RFC 9110 §7.2,
+    §4.2.1; RFC 3986 §3.2.2).
+    """
+    match = _HOST.match(value)
+    if match is None:
+        return False
+    literal = match["v6"]
+    if literal is None:
+        return True
+    try:
+        IPv6Address(literal.decode("ascii"))
+    except AddressValueError:
+        return False
+    return True
+
+
+def _elements(lines: Iterable[bytes]) -> Iterator[str]:
+    """
+    The elements of a list-based field, of all its lines together, empty ones skipped (RFC 9110
+    §5.6.1, §5.3). Latin-1 keeps every byte, so that what is no token stays none.
+    """
+    for line in lines:
+        for element in line.decode("latin-1").split(","):
+            stripped = element.strip(_OWS)
+            if stripped:
+                yield stripped
+
+
+def connection_options(lines: Iterable[bytes]) -> frozenset[str]:
+    """
+    The connection options of all ``Connection`` lines together, in lower case (RFC 9110 §7.6.1).
+    """
+    return frozenset(element.lower() for element in _elements(lines))
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeToken:
+    """
+    One ``protocol-name["/"protocol-version]`` of an Upgrade field (RFC 9110 §7.8).
+
+    Names compare without case, versions exactly; ``str()`` gives the spelling that was parsed.
+
+    :ivar name: the protocol's name, as it was spelled.
+    :ivar version: its version, None where there is none.
+    """
+
+    name: str
+    version: str | None = None
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> UpgradeToken:
+        """
+        Parse one token.
+
+        :raises InvalidToken: where the text breaks the grammar.
+        """
+        if isinstance(text, bytes):
+            text = text.decode("latin-1")
+        match = _PROTOCOL.match(text)
+        if match is None:
+            raise InvalidToken(f"not an upgrade token (name or name/version): {text!r}")
+        return cls(match[1], match[2])
+
+    @property
+    def key(self) -> tuple[str, str | None]:
+        """What the token is equal by."""
+        return (self.name.lower(), self.version)
+
+    def answers(self, wanted: UpgradeToken) -> bool:
+        """
+        Whether this token is what ``wanted`` names: ``echo`` names any version or none, ``chat/2``
+        that version alone.
+        """
+        name, version = wanted.key
+        return self.name.lower() == name and version in (None, self.version)
+
+    def __eq__(self, other: object) -> bool:
+        return self.key == other.key if isinstance(other, UpgradeToken) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __str__(self) -> str:
+        return self.name if self.version is None else f"{self.name}/{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """
+    All that a request's client is willing to switch to, in its order of preference; empty when
+    there is nothing or when the request is not eligible.
+
+    Iterating gives :class:`UpgradeToken`; ``"echo" in offer`` asks for the name in any version or
+    none, ``"chat/2" in offer`` for that version alone.
+
+    :ivar tokens: the tokens, first choice first.
+    :ivar ineligible: why an Upgrade field was ignored; None where there was none, or where it counts.
+    """
+
+    tokens: tuple[UpgradeToken, ...] = ()
+    ineligible: str | None = None
+
+    @classmethod
+    def of_request(
+        cls,
+        method: bytes,
+        version: bytes,
+        upgrade: Sequence[bytes] | None,
+        connection: Sequence[bytes] | None,
+    ) -> Offer:
+        """
+        What a request offers (RFC 9110 §7.8).
+
+        :param method: the request's method.
+        :param version: its HTTP version, such as ``b"HTTP/1.1"``.
+        :param upgrade: the values of all its Upgrade lines; None or empty where there is none.
+        :param connection: the values of all its Connection lines.
+        :return: never raises: what is not eligible or breaks the grammar is an empty offer.
+        """
+        if not upgrade:
+            return NO_OFFER
+        if version != b"HTTP/1.1":
+            return cls((), f"Upgrade is HTTP/1.1's, this is {version.decode('latin-1')}")
+        if method == b"CONNECT":
+            return cls((), "CONNECT switches by itself")
+        if "upgrade" not in connection_options(connection or ()):
+            return cls((), "Connection does not name upgrade")
+        return cls.parse(upgrade)
+
+    @classmethod
+    def parse(cls, lines: Iterable[bytes]) -> Offer:
+        """The tokens of all lines of an Upgrade field; never raises."""
+        tokens = []
+        for element in _elements(lines):
+            match = _PROTOCOL.match(element)
+            if match is None:
+                return cls((), "Upgrade breaks the grammar")
+            tokens.append(UpgradeToken(match[1], match[2]))
+        return cls(tuple(tokens), None if tokens else "Upgrade names no protocol")
+
+    def first(self, wanted: str | UpgradeToken) -> UpgradeToken | None:
+        """
+        The token of this offer that ``wanted`` names, the client's spelling kept; None where there
+        is none.
+
+        :param wanted: a text (as for ``in``), or one of the offer's own tokens.
+        """
+        if isinstance(wanted, UpgradeToken):
+            if wanted in self.tokens:
+                return self.tokens[self.tokens.index(wanted)]
+        else:
+            try:
+                wanted = UpgradeToken.parse(wanted)
+            except InvalidToken:
+                return None
+        return next((token for token in self.tokens if token.answers(wanted)), None)
+
+    def __contains__(self, wanted: object) -> bool:
+        return isinstance(wanted, str | UpgradeToken) and self.first(wanted) is not None
+
+    def __iter__(self) -> Iterator[UpgradeToken]:
+        return iter(self.tokens)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.tokens))
+
+
+NO_OFFER = Offer()
+
+
+class TokenTable(Generic[V]):
+    """
+    A mapping from tokens to what they lead to, looked up with what a client offers.
+
+    :ivar names: the keys as they were written, in their order: an Upgrade field of a 426.
+    """
+
+    def __init__(self, entries: Mapping[str, V]) -> None:
+        """
+        :raises InvalidToken: for a key that breaks the grammar.
+        :raises InvalidUpgrades: for a key that is no text, and for two that are the same token.
+        """
+        self.names = tuple(entries)
+        self._values: dict[tuple[str, str | None], V] = {}
+        for key, value in entries.items():
+            if not isinstance(key, str):
+                raise InvalidUpgrades(f"a token is a str, not {key!r}")
+            token = UpgradeToken.parse(key)
+            if token.key in self._values:
+                raise InvalidUpgrades(f"{key!r} is here twice: names compare without case")
+            self._values[token.key] = value
+
+    def choose(self, offer: Iterable[UpgradeToken]) -> tuple[UpgradeToken, V] | None:
+        """
+        The first token of an offer that is known here, and what it leads to: the client's order
+        decides among tokens, the exact version wins over any.
+        """
+        for token in offer:
+            for key in (token.key, (token.name.lower(), None)):
+                if key in self._values:
+                    return token, self._values[key]
+        return None

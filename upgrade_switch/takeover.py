@@ -1,0 +1,337 @@
+"""
+The hand-over: a transport changes its owner, and nobody loses a byte.
+
+Who calls :func:`hand_over` has taken its own things off the transport: timers, producer, and the
+bytes that it has read but not used. From then on the transport is the target's. What is done, in
+this order:
+
+1. the transport's pointer to whom it gives its bytes is set to the target, so that nothing stands
+   between the two (``startTLS``, half-close, descriptor passing and a next takeover all ask that
+   pointer who is there);
+2. the transport reads again;
+3. ``target.makeConnection(transport)``;
+4. the trailing data, where the target has neither closed the connection nor paused it in
+   ``connectionMade``. If it has paused, a :class:`_Held` collects what comes until it resumes: a
+   TLS layer goes on delivering records that it has read, which must not overtake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IFileDescriptorReceiver,
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    IProtocol,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import directlyProvides, providedBy
+
+from . import _twisted
+from .errors import AlreadyInstalled, InvalidTarget
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IAddress, IReactorTime
+
+    from .negotiation import UpgradeToken
+
+__all__ = ["SwitchedConnection", "SwitchedConnections", "Waiting", "check_target", "hand_over"]
+
+_log = Logger()
+
+
+def check_target(target: object) -> IProtocol:
+    """
+    :raises InvalidTarget: where something other than an ``IProtocol`` was to be installed.
+    """
+    if not IProtocol.providedBy(target):
+        raise InvalidTarget(f"a target provides IProtocol, {target!r} does not")
+    return target
+
+
+def hand_over(transport: Any, slot: _twisted.Slot, target: IProtocol, data: bytes) -> None:
+    """
+    Give a connection to a target. Never raises what the target raises: that is logged and ends the
+    connection, as it would if the reactor had called.
+
+    :param transport: a connected transport without producer; the target owns it afterwards.
+    :param slot: where the transport keeps whom it gives its bytes to.
+    :param data: the trailing data: bytes that were read before and belong to the target.
+    """
+    slot.set(target)
+    _twisted.rename_log_prefix(transport, target)
+    getattr(transport, "resumeProducing", _nothing)()
+    beneath = _twisted.bottom(transport)
+    layer = getattr(beneath, "protocol", None)
+    watch = _twisted.PauseWatch(transport)
+    if not _called(transport, target.makeConnection, transport) or _twisted.is_closing(transport):
+        watch.stop()
+        return
+    receiver = slot.get()
+    if getattr(beneath, "protocol", None) is not layer:
+        # The target has put TLS beneath itself: what is on the wire by now is TLS's.
+        receiver = beneath.protocol
+    if watch.paused and receiver is target:
+        slot.set(_Held(transport, target, data, watch))
+        return
+    watch.stop()
+    if data:
+        _called(transport, receiver.dataReceived, data)
+
+
+def _nothing() -> None:
+    """What a transport does that cannot pause, when it is resumed."""
+
+
+def _called(transport: Any, function: Any, argument: Any) -> bool:
+    """
+    Call the target as the reactor would: what it raises, of any kind, is logged and drops the
+    connection, after which the transport tells the target ``connectionLost``.
+    """
+    try:
+        function(argument)
+    except BaseException:
+        _log.failure("{function} failed after a takeover", function=function)
+        _twisted.abort(transport)
+        return False
+    return True
+
+
+class _Held(Protocol):
+    """
+    Stands where the transport gives its bytes to, while a target that paused in ``connectionMade``
+    has not resumed: keeps the bytes in their order, and passes everything else on.
+    """
+
+    def __init__(
+        self, transport: Any, target: IProtocol, data: bytes, watch: _twisted.PauseWatch
+    ) -> None:
+        self.transport = transport
+        self._target: Any = target
+        self._chunks = [data]
+        self._watch = watch
+        watch.on_resume = self._resumed
+        # Twisted asks whoever is in this place whether it takes half-closes and the like.
+        asked_for = (IFileDescriptorReceiver, IHalfCloseableProtocol, IHandshakeListener)
+        directlyProvides(self, *(i for i in asked_for if i in providedBy(target)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+    def logPrefix(self) -> str:
+        return type(self._target).__name__
+
+    def dataReceived(self, data: bytes) -> None:
+        self._chunks.append(data)
+
+    def _resumed(self) -> None:
+        self._watch.stop()
+        if _twisted.is_closing(self.transport):
+            return
+        slot = _twisted.slot_of(self.transport)
+        if slot.get() is self:
+            slot.set(self._target)
+        data = b"".join(self._chunks)
+        if data:
+            _called(self.transport, self._target.dataReceived, data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._watch.stop()
+        self._target.connectionLost(reason)
+
+
+class Waiting(Protocol):
+    """
+    Keeps a client's connection between the 101 and ``install``: paused, and with what arrives
+    nevertheless (TLS delivers the records that it has read already) put by for the target.
+    """
+
+    _lost: Failure | None = None
+
+    def __init__(self, transport: Any, data: bytes) -> None:
+        self.transport = transport
+        self._chunks = [data] if data else []
+
+    def dataReceived(self, data: bytes) -> None:
+        self._chunks.append(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost = reason
+
+    @property
+    def ended(self) -> bool:
+        return self._lost is not None
+
+    def give_to(self, target: IProtocol) -> None:
+        """Hand everything over; to a connection that has ended already, its whole short life."""
+        data = b"".join(self._chunks)
+        self._chunks.clear()
+        transport: Any = self.transport
+        if self._lost is None:
+            hand_over(transport, _twisted.slot_of(transport, self), target, data)
+            return
+        if _called(transport, target.makeConnection, transport) and data:
+            _called(transport, target.dataReceived, data)
+        _called(transport, target.connectionLost, self._lost)
+
+
+class SwitchedConnection:
+    """
+    A connection that has left HTTP, on either side.
+
+    :ivar token: the upgrade token that it has switched to; None for a preface or CONNECT.
+    :ivar path: the path of the request that switched it.
+    :ivar since: when, in seconds on the reactor's clock.
+    :ivar target: the protocol that owns it; None on a client before :meth:`install`.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_collection",
+        "_transport",
+        "_waiting",
+        "path",
+        "since",
+        "target",
+        "token",
+    )
+
+    def __init__(
+        self,
+        transport: Any,
+        token: UpgradeToken | None,
+        path: bytes,
+        since: float,
+        target: IProtocol | None = None,
+        waiting: Waiting | None = None,
+    ) -> None:
+        self.token = token
+        self.path = path
+        self.since = since
+        self.target = target
+        self._transport = transport
+        self._waiting = waiting
+        self._collection: SwitchedConnections | None = None
+
+    def __repr__(self) -> str:
+        return f"<SwitchedConnection {self.token} {self.path!r} to {self.target!r}>"
+
+    @property
+    def peer(self) -> IAddress:
+        """The address of the other end, as the transport has it."""
+        address: IAddress = self._transport.getPeer()
+        return address
+
+    def abort(self) -> None:
+        """End the connection at once; bytes that wait to be sent are lost. Harmless when it is over."""
+        _twisted.abort(self._transport)
+
+    def install(self, target: IProtocol) -> None:
+        """
+        On a client: give the connection to its protocol, once. The target gets ``connectionMade``,
+        then what has arrived since the server's 101, then the rest; it owns the connection, and the
+        transport reads again. A connection that has ended meanwhile gives ``connectionMade``, its
+        data and ``connectionLost``.
+
+        :param target: any ``IProtocol``; what it raises is logged and ends the connection.
+        :raises AlreadyInstalled: the second time, and on a server.
+        :raises InvalidTarget: for what is no ``IProtocol``; the connection still waits.
+        """
+        if self._waiting is None:
+            raise AlreadyInstalled(f"this connection is {self.target!r}'s already")
+        check_target(target)
+        waiting, self._waiting = self._waiting, None
+        self.target = target
+        if self._collection is not None and not waiting.ended:
+            _twisted.watch_end(self._transport, target, self)
+        waiting.give_to(target)
+
+    def __call__(self, reason: Failure) -> None:
+        """
+        The transport's end: called in place of its ``connectionLost`` (``_twisted.watch_end``). The
+        record itself is the callable, since a closure would cost every connection three times as
+        much memory.
+        """
+        try:
+            _twisted.report_end(self._transport, self.target, reason)
+        finally:
+            if self._collection is not None:
+                self._collection.discard(self)
+
+    def __del__(self) -> None:
+        # Nobody can install a target any more: a connection that is read by nobody would stay
+        # open for as long as the server likes.
+        if self._waiting is not None and not self._waiting.ended:
+            self.abort()
+
+
+class SwitchedConnections(Collection[SwitchedConnection]):
+    """
+    The connections of a site that are switched now. ``len()``, ``in`` and iteration, which goes over
+    the connections that were there when it began.
+    """
+
+    def __init__(self, clock: IReactorTime, limit: int | None = None) -> None:
+        """
+        :param clock: what ``since`` is taken from.
+        :param limit: how many there may be; None for no limit.
+        """
+        self._clock = clock
+        self._limit = limit
+        # A dict, for its order: the oldest comes first.
+        self._members: dict[SwitchedConnection, None] = {}
+        self._waiters: list[Deferred[None]] = []
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[SwitchedConnection]:
+        return iter(tuple(self._members))
+
+    def __contains__(self, connection: object) -> bool:
+        return connection in self._members
+
+    def has_room_for(self, transport: Any) -> bool:
+        """Whether this connection may switch: one that has switched before takes no more room."""
+        if self._limit is None or len(self._members) < self._limit:
+            return True
+        return isinstance(_twisted.watcher(transport), SwitchedConnection)
+
+    def enter(
+        self, transport: Any, token: UpgradeToken | None, path: bytes, target: IProtocol
+    ) -> SwitchedConnection:
+        """
+        Note a switch. One connection is one entry from its first switch to its end, of which the
+        transport tells: a later switch changes ``token``, ``path`` and ``target``.
+        """
+        connection = _twisted.watcher(transport)
+        if isinstance(connection, SwitchedConnection):
+            connection.token, connection.path, connection.target = token, path, target
+            return connection
+        connection = SwitchedConnection(transport, token, path, self._clock.seconds(), target)
+        connection._collection = self
+        self._members[connection] = None
+        _twisted.watch_end(transport, target, connection)
+        return connection
+
+    def discard(self, connection: SwitchedConnection) -> None:
+        """Forget a connection that has ended; harmless when it is not here."""
+        self._members.pop(connection, None)
+        if not self._members:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                waiter.callback(None)
+
+    def when_empty(self) -> Deferred[None]:
+        """A Deferred that fires (None) when there is no connection left; at once if there is none."""
+        waiter: Deferred[None] = Deferred()
+        if self._members:
+            self._waiters.append(waiter)
+        else:
+            waiter.callback(None)
+        return waiter
