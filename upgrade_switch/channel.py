@@ -20,6 +20,7 @@ from .negotiation import connection_options
 
 if TYPE_CHECKING:
     from .request import UpgradeRequest
+    from .site import UpgradeSite
 
 __all__ = ["UpgradeChannel"]
 
@@ -37,6 +38,8 @@ class UpgradeChannel(HTTPChannel):
     Twisted's HTTP/1.1 server protocol, with the takeover hook. Built by ``UpgradeSite``.
     """
 
+    # Set by twisted.web's factories.
+    site: UpgradeSite
     # What stands between transport and channel, weakly; set by whoever builds it.
     proxy: ref[Any] | None = None
 

@@ -5,7 +5,7 @@ can switch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.interfaces import IProtocol
 from twisted.python.failure import Failure
@@ -26,9 +26,6 @@ from .negotiation import Offer, UpgradeToken, is_host
 from .pages import StatusPage
 from .takeover import SwitchedConnection, check_target, hand_over
 
-if TYPE_CHECKING:
-    from .site import UpgradeSite
-
 __all__ = ["UpgradeRequest"]
 
 
@@ -38,6 +35,7 @@ class UpgradeRequest(Request):
     own; where it overrides ``process``, it calls ``super().process()``.
     """
 
+    channel: UpgradeChannel
     _offer: Offer | None = None
     _switched = False
 
@@ -100,9 +98,9 @@ class UpgradeRequest(Request):
             raise NotOffered(
                 f"the client does not offer {token}: {self.offer.ineligible or self.offer or 'nothing'}"
             )
-        channel: UpgradeChannel = self.channel
+        channel = self.channel
         transport: Any = channel.transport
-        site: UpgradeSite = channel.site
+        site = channel.site
         if _twisted.is_closing(transport):
             raise ClientGone("the connection is being closed")
         if site.draining:
@@ -173,5 +171,3 @@ class UpgradeRequest(Request):
         state.pop("_offer", None)
         state.pop("_switched", None)
         return state
-
-

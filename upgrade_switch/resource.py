@@ -12,9 +12,10 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.error import UnsupportedMethod
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource, getChildForRequest
-from twisted.web.server import NOT_DONE_YET, UnsupportedMethod
+from twisted.web.server import NOT_DONE_YET
 
 from .errors import ClientGone, Draining, InvalidUpgrades, TooManySwitched, UpgradeError
 from .negotiation import TokenTable, UpgradeToken, connection_options

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
+from typing import Protocol as TypingProtocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -180,6 +181,12 @@ class Waiting(Protocol):
         _called(transport, target.connectionLost, self._lost)
 
 
+class Keeper(TypingProtocol):
+    """Who wants to know of a switched connection's end."""
+
+    def discard(self, connection: SwitchedConnection) -> None: ...
+
+
 class SwitchedConnection:
     """
     A connection that has left HTTP, on either side.
@@ -192,7 +199,7 @@ class SwitchedConnection:
 
     __slots__ = (
         "__weakref__",
-        "_collection",
+        "_keeper",
         "_transport",
         "_waiting",
         "path",
@@ -216,7 +223,7 @@ class SwitchedConnection:
         self.target = target
         self._transport = transport
         self._waiting = waiting
-        self._collection: SwitchedConnections | None = None
+        self._keeper: Keeper | None = None
 
     def __repr__(self) -> str:
         return f"<SwitchedConnection {self.token} {self.path!r} to {self.target!r}>"
@@ -228,7 +235,7 @@ class SwitchedConnection:
         return address
 
     def abort(self) -> None:
-        """End the connection at once; bytes that wait to be sent are lost. Harmless when it is over."""
+        """End the connection at once; what waits to be sent is lost. Harmless when it is over."""
         _twisted.abort(self._transport)
 
     def install(self, target: IProtocol) -> None:
@@ -244,12 +251,25 @@ class SwitchedConnection:
         """
         if self._waiting is None:
             raise AlreadyInstalled(f"this connection is {self.target!r}'s already")
-        check_target(target)
+        self.give_to(check_target(target))
+
+    def give_to(self, target: IProtocol) -> None:
+        """:meth:`install`, for a target that is known to be good."""
         waiting, self._waiting = self._waiting, None
+        assert waiting is not None
         self.target = target
-        if self._collection is not None and not waiting.ended:
-            _twisted.watch_end(self._transport, target, self)
+        if not waiting.ended:
+            if self._keeper is not None:
+                _twisted.watch_end(self._transport, target, self)
+            waiting.give_to(target)
+            return
         waiting.give_to(target)
+        if self._keeper is not None:
+            self._keeper.discard(self)
+
+    def keep(self, keeper: Keeper) -> None:
+        """Have the connection's end told to somebody; before it has a target."""
+        self._keeper = keeper
 
     def __call__(self, reason: Failure) -> None:
         """
@@ -260,8 +280,8 @@ class SwitchedConnection:
         try:
             _twisted.report_end(self._transport, self.target, reason)
         finally:
-            if self._collection is not None:
-                self._collection.discard(self)
+            if self._keeper is not None:
+                self._keeper.discard(self)
 
     def __del__(self) -> None:
         # Nobody can install a target any more: a connection that is read by nobody would stay
@@ -272,8 +292,8 @@ class SwitchedConnection:
 
 class SwitchedConnections(Collection[SwitchedConnection]):
     """
-    The connections of a site that are switched now. ``len()``, ``in`` and iteration, which goes over
-    the connections that were there when it began.
+    The connections of a site that are switched now. ``len()``, ``in`` and iteration, which goes
+    over the connections that were there when it began.
     """
 
     def __init__(self, clock: IReactorTime, limit: int | None = None) -> None:
@@ -314,7 +334,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
             connection.token, connection.path, connection.target = token, path, target
             return connection
         connection = SwitchedConnection(transport, token, path, self._clock.seconds(), target)
-        connection._collection = self
+        connection.keep(self)
         self._members[connection] = None
         _twisted.watch_end(transport, target, connection)
         return connection
@@ -328,7 +348,9 @@ class SwitchedConnections(Collection[SwitchedConnection]):
                 waiter.callback(None)
 
     def when_empty(self) -> Deferred[None]:
-        """A Deferred that fires (None) when there is no connection left; at once if there is none."""
+        """
+        :return: fires (None) when there is no connection left; at once if there is none.
+        """
         waiter: Deferred[None] = Deferred()
         if self._members:
             self._waiters.append(waiter)

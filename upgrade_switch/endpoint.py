@@ -1,0 +1,119 @@
+"""
+:class:`UpgradeEndpoint`: any Twisted client, through an upgrade.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import NoProtocol
+from twisted.internet.interfaces import (
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+    IStreamClientEndpointStringParserWithReactor,
+)
+from twisted.plugin import IPlugin
+from twisted.web.client import Agent
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IResponse
+from zope.interface import implementer
+
+from .client import UpgradePool, switched_connection
+from .negotiation import UpgradeToken
+from .takeover import SwitchedConnection
+
+__all__ = ["UpgradeEndpoint", "UpgradeEndpointParser"]
+
+
+class _FactoryStopper:
+    """Tells a client factory of its connection's end, as Twisted's own endpoints do."""
+
+    def __init__(self, factory: IProtocolFactory) -> None:
+        self._factory = factory
+
+    def discard(self, connection: SwitchedConnection) -> None:
+        self._factory.doStop()
+
+
+@implementer(IStreamClientEndpoint)
+class UpgradeEndpoint:
+    """
+    A client endpoint whose connections go through an upgrade: any Twisted client works over it
+    unchanged.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        url: str | bytes,
+        token: str,
+        headers: Headers | Mapping[str, str] | None = None,
+        agent: IAgent | None = None,
+    ) -> None:
+        """
+        :param url: where to ask, ``http`` or ``https``.
+        :param token: what to upgrade to; a comma-separated list offers several.
+        :param headers: further fields of the request.
+        :param agent: any agent over an :class:`UpgradePool`, for a CA, cookies or a proxy of one's
+            own. Without one: a plain ``Agent``.
+        :raises InvalidToken: for what is no upgrade token.
+        """
+        self._url = url.encode("ascii") if isinstance(url, str) else url
+        self._headers = Headers()
+        if isinstance(headers, Headers):
+            self._headers = headers.copy()
+        else:
+            for name, value in (headers or {}).items():
+                self._headers.addRawHeader(name, value)
+        tokens = [str(UpgradeToken.parse(part.strip(" \t"))) for part in token.split(",")]
+        self._headers.setRawHeaders(b"upgrade", [", ".join(tokens)])
+        self._agent = Agent(reactor, pool=UpgradePool(reactor)) if agent is None else agent
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """
+        Ask for the upgrade, and install the factory's protocol on the connection.
+
+        :return: fires with the protocol, which owns the connection; fails with
+            :class:`~upgrade_switch.errors.NotSwitched` (a ``ConnectError``; its ``response`` has
+            code, headers and body) where the server did not switch, or with what the agent failed
+            with. Cancelling it closes the connection.
+        """
+        answered: Deferred[IResponse] = self._agent.request(b"GET", self._url, self._headers)
+        installed: Deferred[Any] = answered.addCallback(self._install, protocolFactory)
+        return installed
+
+    def _install(self, response: IResponse, factory: IProtocolFactory) -> IProtocol:
+        connection = switched_connection(response)
+        factory.doStart()
+        try:
+            target = factory.buildProtocol(connection.peer)
+            if target is None:
+                # What Twisted's own endpoints make of it.
+                raise NoProtocol
+        except BaseException:
+            connection.abort()
+            factory.doStop()
+            raise
+        connection.keep(_FactoryStopper(factory))
+        # Unchecked: ClientService's own protocols do not say that they provide IProtocol.
+        connection.give_to(target)
+        return target
+
+
+@implementer(IPlugin, IStreamClientEndpointStringParserWithReactor)
+class UpgradeEndpointParser:
+    """``upgrade:url=http\\://host/ssh:token=ssh``, for ``clientFromString``."""
+
+    prefix = "upgrade"
+
+    def parseStreamClient(  # type: ignore[override]  # what comes is up to the string
+        self, reactor: Any, url: str, token: str
+    ) -> UpgradeEndpoint:
+        """
+        :param url: as :class:`UpgradeEndpoint` takes it; its colons are escaped as ``\\:``.
+        :param token: what to upgrade to.
+        """
+        return UpgradeEndpoint(reactor, url, token)

@@ -1,0 +1,162 @@
+"""
+The ``IResponse`` to a request with Upgrade, and the way of its body.
+
+Twisted's own ``Response`` is not meant to be made by others, and its parser keeps ``Upgrade`` and
+``Connection`` from it, which a client wants to see here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import h11
+from twisted.internet.interfaces import IProtocol, IPushProducer
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
+from zope.interface import implementer
+
+from . import _twisted
+from .takeover import SwitchedConnection
+
+if TYPE_CHECKING:
+    from twisted.web._newclient import Request
+
+__all__ = ["Body", "UpgradeResponse", "body_done", "empty_body"]
+
+
+@implementer(IPushProducer)
+class _NoTransport:
+    """What the reader of a 101's empty body may pause and abort: not the connection, which lives on."""
+
+    disconnecting = False
+
+    def pauseProducing(self) -> None:
+        pass
+
+    def resumeProducing(self) -> None:
+        pass
+
+    def stopProducing(self) -> None:
+        pass
+
+    def loseConnection(self) -> None:
+        pass
+
+    def abortConnection(self) -> None:
+        pass
+
+
+class Body:
+    """
+    A response's body on its way: the transport is paused until somebody reads it. What came with
+    the head is kept; so the most that waits is one read.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._reader: IProtocol | None = None
+        self._chunks: list[bytes] = []
+        self._end: Failure | None = None
+        self._taken = False
+        transport.pauseProducing()
+
+    def write(self, data: bytes) -> None:
+        if self._reader is None:
+            self._chunks.append(data)
+        else:
+            self._reader.dataReceived(data)
+
+    def finish(self, reason: Failure) -> None:
+        """The end, the first time; why, as the reader's ``connectionLost`` gets it."""
+        if self._end is None:
+            self._end = reason
+            if self._reader is not None:
+                reader, self._reader = self._reader, None
+                reader.connectionLost(reason)
+
+    def deliver(self, reader: IProtocol) -> None:
+        if self._taken:
+            raise RuntimeError("the body has been given to a protocol already")
+        self._taken = True
+        reader.makeConnection(self._transport)
+        chunks, self._chunks = self._chunks, []
+        for chunk in chunks:
+            reader.dataReceived(chunk)
+        if self._end is not None:
+            reader.connectionLost(self._end)
+        else:
+            self._reader = reader
+            self._transport.resumeProducing()
+
+    def abandon(self) -> None:
+        """Nobody can read it any more."""
+        if not self._taken and self._end is None:
+            _twisted.abort(self._transport)
+
+
+@implementer(IResponse)
+class UpgradeResponse:
+    """
+    The ``IResponse`` to a request with Upgrade. Unlike Twisted's it has all fields of the answer
+    among its ``headers``, ``Upgrade`` and ``Connection`` too.
+
+    :ivar connection: the :class:`SwitchedConnection`, where ``code`` is 101; else None.
+    """
+
+    def __init__(
+        self,
+        head: h11.Response | h11.InformationalResponse,
+        request: Request,
+        body: Body,
+        connection: SwitchedConnection | None = None,
+    ) -> None:
+        major, _, minor = head.http_version.partition(b".")
+        self.version = (b"HTTP", int(major), int(minor))
+        self.code = head.status_code
+        self.phrase = bytes(head.reason)
+        self.headers = Headers()
+        for name, value in head.headers.raw_items():
+            self.headers.addRawHeader(name, value)
+        self.length: Any = 0 if connection is not None else self._declared_length(request)
+        self.request = request
+        self.previousResponse: IResponse | None = None
+        self.connection = connection
+        self._body = body
+
+    def _declared_length(self, request: Request) -> Any:
+        if request.method == b"HEAD" or self.code in (204, 304):
+            return 0
+        if self.headers.hasHeader(b"transfer-encoding"):
+            return UNKNOWN_LENGTH
+        lengths = self.headers.getRawHeaders(b"content-length") or ()
+        return int(lengths[0].partition(b",")[0]) if lengths else UNKNOWN_LENGTH
+
+    def deliverBody(self, protocol: IProtocol) -> None:
+        """
+        Give the body to a protocol, once: ``dataReceived``, then ``connectionLost`` with
+        ``ResponseDone``, or with ``ResponseFailed`` where it was cut off.
+        """
+        self._body.deliver(protocol)
+
+    def setPreviousResponse(self, response: IResponse) -> None:
+        self.previousResponse = response
+
+    def __del__(self) -> None:
+        # A body that is left unread (a redirect's, say) would keep its connection open.
+        body = getattr(self, "_body", None)
+        if body is not None:
+            body.abandon()
+
+
+def body_done() -> Failure:
+    """Why a body that has been read to its end is over."""
+    return Failure(ResponseDone("Response body fully received"))
+
+
+def empty_body() -> Body:
+    """The body of a 101."""
+    body = Body(_NoTransport())
+    body.finish(body_done())
+    return body
