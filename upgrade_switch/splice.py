@@ -63,9 +63,9 @@ class Splice:
     :ivar done: fires (None) when both connections have ended.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, near: SpliceEnd | None = None, far: SpliceEnd | None = None) -> None:
         self.done: Deferred[None] = Deferred(lambda _: self.abort())
-        self.ends = (SpliceEnd(), SpliceEnd())
+        self.ends = (near or SpliceEnd(), far or SpliceEnd())
         for end, other in (self.ends, self.ends[::-1]):
             end.splice, end.other = self, other
 

@@ -1,0 +1,7 @@
+"""
+The command ``upgrade-switch``: one module a subcommand.
+"""
+
+from .main import main
+
+__all__ = ["main"]

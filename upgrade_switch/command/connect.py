@@ -1,0 +1,165 @@
+"""
+``upgrade-switch connect``: standard input and output become a switched connection.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.protocol import connectionDone
+from twisted.internet.stdio import StandardIO
+from twisted.python.failure import Failure
+from twisted.python.usage import UsageError
+from twisted.web.client import URI, Agent
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IResponse
+
+from ..client import UpgradePool, switched_connection
+from ..errors import InvalidToken, NotSwitched
+from ..negotiation import UpgradeToken, is_host
+from ..splice import Splice, SpliceEnd
+from .exits import FAILED, REFUSED, SUCCESS, explain, say
+from .options import CommandOptions
+
+__all__ = ["ConnectOptions", "run_connect"]
+
+
+class ConnectOptions(CommandOptions):
+    """The options of ``connect``."""
+
+    synopsis = "[--timeout SECONDS] URL TOKEN"
+    longdesc = (
+        "Asks URL for an upgrade to TOKEN; then standard input and output are the connection. "
+        "The end of standard input is passed on as a half-close; the command ends when the server "
+        "has closed and all that it sent is written. "
+        "Example, as an ssh ProxyCommand: "
+        "ssh -o ProxyCommand='upgrade-switch connect http://example.com/ssh ssh' user@host"
+    )
+    optParameters = [  # noqa: RUF012 - twisted.python.usage wants a list
+        ["timeout", None, 30.0, "How many seconds the server may take to switch.", float],
+    ]
+
+    def parseArgs(self, *arguments: str) -> None:
+        if len(arguments) != 2:
+            raise UsageError("wants two arguments, URL and TOKEN")
+        url, token = arguments
+        try:
+            self.url = url.encode("ascii")
+            uri = URI.fromBytes(self.url)
+            self.token = str(UpgradeToken.parse(token))
+        except InvalidToken as error:
+            raise UsageError(str(error)) from None
+        except ValueError:
+            raise UsageError(f"not a URL: {url!r}") from None
+        if uri.scheme not in (b"http", b"https") or not is_host(uri.netloc):
+            raise UsageError(f"not an http or https URL: {url!r}")
+
+
+def run_connect(options: ConnectOptions) -> int:
+    """
+    Connect, and carry bytes until the server closes.
+
+    :return: the exit code.
+    """
+    from twisted.internet import reactor as _reactor
+
+    reactor: Any = _reactor
+    command = _Connect(reactor)
+    blocking = [(fd, os.get_blocking(fd)) for fd in (0, 1) if _is_open(fd)]
+    if len(blocking) != 2:
+        say("connect: standard input and output must be open")
+        return FAILED
+    reactor.callWhenRunning(command.start, options)
+    try:
+        reactor.run()
+    finally:
+        # They are the terminal's, or another process's, too: Twisted has made them non-blocking.
+        for fd, was_blocking in blocking:
+            os.set_blocking(fd, was_blocking)
+    return command.code
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+class _Connect:
+    """One run of the command."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self.code = FAILED
+
+    def start(self, options: ConnectOptions) -> None:
+        self._url = options.url.decode("ascii")
+        agent = Agent(self._reactor, pool=UpgradePool(self._reactor))
+        headers = Headers()
+        headers.addRawHeader(b"upgrade", options.token)
+        answered: Deferred[IResponse] = agent.request(b"GET", options.url, headers)
+        answered.addTimeout(options["timeout"], self._reactor)
+        done: Deferred[Any] = answered.addCallback(self._answered)
+        done.addErrback(self._failed).addBoth(self._stop)
+
+    def _answered(self, response: IResponse) -> Deferred[None]:
+        connection = switched_connection(response)
+        near, far = _Remote(), _Local()
+        joined = Splice(near, far)
+        StandardIO(far, reactor=self._reactor)
+        connection.install(near)
+        return joined.done.addCallback(lambda _: self._ended(near))
+
+    def _ended(self, remote: _Remote) -> None:
+        if remote.reason is None:
+            self.code = SUCCESS
+        else:
+            say(f"{self._url}: the connection was cut off: {explain(remote.reason)}")
+
+    def _failed(self, reason: Failure) -> None:
+        if reason.check(NotSwitched):
+            self.code = REFUSED
+        if reason.check(TimeoutError):
+            say(f"{self._url}: no answer in time")
+        else:
+            say(f"{self._url}: {explain(reason)}")
+
+    def _stop(self, _: object) -> None:
+        if self._reactor.running:
+            self._reactor.stop()
+
+
+class _Remote(SpliceEnd):
+    """
+    The server's end. When it has said its last word, the command is over, whatever standard input
+    may still bring.
+
+    :ivar reason: why the connection was cut off; None where it ended as it should.
+    """
+
+    reason: Failure | None = None
+
+    def readConnectionLost(self) -> None:
+        self._ended = True
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        expected = self._ended or ISSLTransport.providedBy(self.transport) or self.other.lost
+        if not expected and not reason.check(ConnectionDone):
+            self.reason = reason
+        super().connectionLost(reason)
+
+
+class _Local(SpliceEnd):
+    """Standard input and output."""
+
+    def writeConnectionLost(self) -> None:
+        # Nobody reads what the server sends: there is no sense in going on.
+        self.connectionLost(Failure(ConnectionAborted()))

@@ -1,0 +1,38 @@
+"""
+How the command ends: exit codes that scripts can use, and errors of one line.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from twisted.python.failure import Failure
+
+__all__ = ["FAILED", "REFUSED", "SUCCESS", "USAGE", "explain", "say"]
+
+SUCCESS = 0
+"""All went as it should."""
+
+FAILED = 1
+"""The network did not: no connection, no port to listen on, or a connection that was cut off."""
+
+USAGE = 2
+"""The options make no sense."""
+
+REFUSED = 3
+"""The server answered, but did not switch."""
+
+
+def say(message: str) -> None:
+    """Tell whoever runs the command something, in one line on standard error."""
+    line = " ".join(message.split())
+    print(f"upgrade-switch: {line}", file=sys.stderr, flush=True)
+
+
+def explain(reason: Failure) -> str:
+    """What went wrong, in words: Twisted wraps the errors of the network in others."""
+    value = reason.value
+    reasons = getattr(value, "reasons", None)
+    if reasons and not str(getattr(value, "message", "")):
+        return explain(reasons[0])
+    return str(value) or type(value).__name__

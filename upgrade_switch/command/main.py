@@ -1,0 +1,56 @@
+"""
+``upgrade-switch``: the options that all subcommands share, and the way to them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from twisted.python.usage import UsageError
+
+from .connect import ConnectOptions, run_connect
+from .exits import USAGE, say
+from .options import CommandOptions
+from .serve import ServeOptions, run_serve
+
+__all__ = ["main"]
+
+
+class MainOptions(CommandOptions):
+    """The options of ``upgrade-switch`` itself."""
+
+    synopsis = "Usage: upgrade-switch"
+    longdesc = (
+        "HTTP Upgrade: one port, many protocols. Exit codes: 0 success; 1 the network failed; "
+        "2 the options make no sense; 3 the server did not switch."
+    )
+    subCommands = [  # noqa: RUF012 - twisted.python.usage wants a list
+        ["serve", None, ServeOptions, "Listen, and switch connections."],
+        ["connect", None, ConnectOptions, "Join standard input and output to a switched connection."],
+    ]
+
+    def postOptions(self) -> None:
+        if self.subCommand is None:
+            raise UsageError("say what to do: serve or connect (--help explains them)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run the command.
+
+    :param argv: its arguments; without them, the process's.
+    :return: the exit code.
+    """
+    options = MainOptions()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options.parseOptions(arguments)
+    except UsageError as error:
+        command = options.subCommand
+        say(f"{command}: {error}" if command else str(error))
+        return USAGE
+    if isinstance(options.subOptions, ServeOptions):
+        return run_serve(options.subOptions)
+    assert isinstance(options.subOptions, ConnectOptions)
+    return run_connect(options.subOptions)

@@ -1,0 +1,228 @@
+"""
+``upgrade-switch serve``: a site that switches, from the command line.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IListeningPort,
+    IStreamClientEndpoint,
+    IStreamServerEndpoint,
+)
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import (
+    FilteringLogObserver,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogBeginner,
+    textFileLogObserver,
+)
+from twisted.python.failure import Failure
+from twisted.python.usage import UsageError
+from twisted.web.resource import Resource
+from zope.interface import implementer
+
+from ..errors import InvalidToken
+from ..negotiation import UpgradeToken
+from ..protocols.tunnel import tunnel
+from ..resource import UpgradeResource
+from ..site import UpgradeSite
+from .exits import FAILED, SUCCESS, USAGE, explain, say
+from .options import CommandOptions
+from .page import FrontPage
+
+__all__ = ["ServeOptions", "build_site", "run_serve"]
+
+DEFAULT_LISTEN = "tcp:8080:interface=127.0.0.1"
+DRAIN_SECONDS = 5
+
+
+class ServeOptions(CommandOptions):
+    """The options of ``serve``."""
+
+    synopsis = "[--listen ENDPOINT]... [--tunnel 'PATH TOKEN ENDPOINT']..."
+    longdesc = (
+        "Without --tunnel: the token echo at /echo. An ENDPOINT is one of Twisted's strings. "
+        "Example, SSH through a web server's port: "
+        "upgrade-switch serve --listen tcp:8080 --tunnel '/ssh ssh tcp:127.0.0.1:22'"
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listen: list[str] = []
+        self.tunnels: list[tuple[str, str, str]] = []
+
+    def opt_listen(self, endpoint: str) -> None:
+        """
+        Where to listen, as a server endpoint string (tcp:8080:interface=127.0.0.1, unix:/run/x.sock,
+        ssl:...); may be given several times. [default: tcp:8080:interface=127.0.0.1]
+        """
+        self.listen.append(endpoint)
+
+    def opt_tunnel(self, value: str) -> None:
+        """
+        'PATH TOKEN ENDPOINT': carry upgrades to TOKEN at PATH to a client endpoint string
+        (tcp:127.0.0.1:22); may be given several times.
+        """
+        parts = value.split(None, 2)
+        if len(parts) != 3 or not parts[0].startswith("/"):
+            raise UsageError(f"--tunnel wants '/PATH TOKEN ENDPOINT', not {value!r}")
+        path, token, endpoint = parts
+        try:
+            UpgradeToken.parse(token)
+        except InvalidToken as error:
+            raise UsageError(f"--tunnel {value!r}: {error}") from None
+        self.tunnels.append((path.rstrip("/") or "/", token, endpoint))
+
+
+@implementer(IHalfCloseableProtocol)
+class Echo(Protocol):
+    """
+    Sends back what it gets: the target of the default site's ``/echo``. It takes half-closes, since
+    for a protocol that does not, Twisted drops what is still to be sent when the client's FIN comes.
+    """
+
+    transport: Any
+
+    def connectionMade(self) -> None:
+        # A client that sends without reading is not read any more, either.
+        self.transport.registerProducer(self.transport, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def readConnectionLost(self) -> None:
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        pass
+
+
+def build_site(reactor: Any, options: ServeOptions) -> UpgradeSite:
+    """
+    :raises UsageError: where the options contradict one another.
+    """
+    upgrades: dict[str, dict[str, Any]] = {}
+    for path, token, endpoint in options.tunnels:
+        known = upgrades.setdefault(path, {})
+        if token.lower() in map(str.lower, known):
+            raise UsageError(f"--tunnel: {path} has two tunnels for {token}")
+        known[token] = tunnel(_client_endpoint(reactor, endpoint))
+    if not upgrades:
+        upgrades["/echo"] = {"echo": Factory.forProtocol(Echo)}
+    front = FrontPage([(path, token) for path, known in upgrades.items() for token in known])
+    root = Resource()
+    root.putChild(b"", front)
+    for path in sorted(upgrades):
+        _put(root, path, UpgradeResource(upgrades[path], front if path == "/" else None))
+    return UpgradeSite(root, reactor=reactor)
+
+
+def _put(root: Resource, path: str, resource: UpgradeResource) -> None:
+    """Put a resource at a path, with the directories that it takes."""
+    *above, last = path[1:].encode("utf-8").split(b"/")
+    parent = root
+    for segment in above:
+        child = parent.children.get(segment)
+        if child is None:
+            child = Resource()
+            parent.putChild(segment, child)
+        elif child.isLeaf:
+            raise UsageError(f"--tunnel: {path} lies below another tunnel's path")
+        parent = child
+    parent.putChild(last, resource)
+
+
+def _client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint:
+    try:
+        endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
+    except Exception as error:
+        # Every parser raises what it likes: ValueError, TypeError, KeyError, OSError ...
+        raise UsageError(f"not a client endpoint: {description!r} ({error})") from None
+    return endpoint
+
+
+def _server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
+    try:
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
+    except Exception as error:
+        raise UsageError(f"not a server endpoint: {description!r} ({error})") from None
+    return endpoint
+
+
+def run_serve(options: ServeOptions) -> int:
+    """
+    Serve until a signal; then stop listening, and let what is switched end.
+
+    :return: the exit code.
+    """
+    from twisted.internet import reactor as _reactor
+
+    reactor: Any = _reactor
+    _begin_logging()
+    try:
+        site = build_site(reactor, options)
+        endpoints = {
+            text: _server_endpoint(reactor, text) for text in options.listen or [DEFAULT_LISTEN]
+        }
+    except UsageError as error:
+        say(f"serve: {error}")
+        return USAGE
+    server = _Server(reactor, site)
+    reactor.callWhenRunning(server.listen, endpoints)
+    reactor.addSystemEventTrigger("before", "shutdown", server.stop)
+    reactor.run()
+    return server.code
+
+
+def _begin_logging() -> None:
+    """Warnings and errors go to standard error; what strangers do is neither."""
+    quiet = LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)
+    observer = FilteringLogObserver(textFileLogObserver(sys.stderr), [quiet])
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+
+
+class _Server:
+    """A site on its ports."""
+
+    def __init__(self, reactor: Any, site: UpgradeSite) -> None:
+        self._reactor = reactor
+        self._site = site
+        self._ports: list[IListeningPort] = []
+        self.code = SUCCESS
+
+    def listen(self, endpoints: dict[str, IStreamServerEndpoint]) -> None:
+        for description, endpoint in endpoints.items():
+            listening: Deferred[Any] = maybeDeferred(endpoint.listen, self._site)
+            listening.addCallbacks(self._listens, self._cannot_listen, errbackArgs=(description,))
+
+    def _listens(self, port: IListeningPort) -> None:
+        self._ports.append(port)
+        say(f"listening on {_where(port)}")
+
+    def _cannot_listen(self, reason: Failure, description: str) -> None:
+        say(f"cannot listen on {description}: {explain(reason)}")
+        self.code = FAILED
+        if self._reactor.running:
+            self._reactor.stop()
+
+    def stop(self) -> Deferred[Any]:
+        closed = [maybeDeferred(port.stopListening) for port in self._ports]
+        return gatherResults(closed).addCallback(lambda _: self._site.drain(DRAIN_SECONDS))
+
+
+def _where(port: IListeningPort) -> str:
+    """An address that can be pasted: a URL where it is TCP."""
+    address: Any = port.getHost()
+    if not hasattr(address, "port"):
+        return str(getattr(address, "name", address))
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    scheme = "https" if "TLS" in str(port) else "http"
+    return f"{scheme}://{host}:{address.port}/"
