@@ -131,6 +131,9 @@ class SpliceEnd(Protocol):
             self.transport.write(b"".join(early))
 
     def dataReceived(self, data: bytes) -> None:
+        if self.lost:
+            # Standard input goes on after standard output has gone.
+            return
         if self.other._open:
             self.other.transport.write(data)
         elif not self.other.lost:
@@ -138,6 +141,8 @@ class SpliceEnd(Protocol):
 
     def readConnectionLost(self) -> None:
         self._ended = True
+        if self.lost:
+            return
         other = self.other
         if other._open:
             # No more comes from here: who has no producer is not asked to produce any more, and

@@ -1,0 +1,62 @@
+"""Fixtures for all tests: a listening site that is cleaned up, and a log that must stay empty."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from hypothesis import settings
+from twisted.logger import LogLevel, globalLogPublisher
+
+from .harness import Listening
+
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.load_profile("ci")
+
+
+@pytest_twisted.async_yield_fixture
+async def listen() -> Any:
+    """``await listen(kind, site)``: a listening site, which is stopped after the test."""
+    running: list[Listening] = []
+
+    async def start(kind: str, site: Any) -> Listening:
+        listening = await Listening(kind, site).start()
+        running.append(listening)
+        return listening
+
+    yield start
+    for listening in running:
+        await listening.stop()
+
+
+class Errors(list[Any]):
+    """
+    What has been logged as an error. A test that expects some takes them off with :meth:`take`; what
+    is left fails it.
+    """
+
+    def take(self, count: int) -> list[Any]:
+        taken = [event["log_failure"].value for event in self if "log_failure" in event]
+        assert len(self) == count, self
+        self.clear()
+        return taken
+
+
+@pytest.fixture(autouse=True)
+def errors() -> Iterator[Errors]:
+    """The errors that a test logs; there must be none left at its end."""
+    logged = Errors()
+
+    def observe(event: Any) -> None:
+        if event["log_level"] >= LogLevel.error:
+            logged.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    yield logged
+    # Errors that nobody has handled are logged when their Deferred is collected.
+    gc.collect()
+    globalLogPublisher.removeObserver(observe)
+    assert not logged, [str(event.get("log_failure", event)) for event in logged]

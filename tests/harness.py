@@ -1,0 +1,386 @@
+"""
+Real servers and clients on real ports, for all tests.
+
+Nothing here sleeps: who waits is called when what he waits for has happened. The time-outs are there
+for tests that fail.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from weakref import ref
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP4ServerEndpoint,
+    UNIXClientEndpoint,
+    UNIXServerEndpoint,
+    connectProtocol,
+    serverFromString,
+    wrapClientTLS,
+)
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
+from twisted.internet.task import deferLater
+from twisted.protocols.haproxy._wrapper import proxyEndpoint
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from zope.interface import implementer
+
+from upgrade_switch import UpgradeResource, UpgradeSite, _twisted
+from upgrade_switch.channel import UpgradeChannel
+
+from .certificate import AUTHORITY, SERVER
+
+reactor: Any = _reactor
+
+T = TypeVar("T")
+
+#: Every kind of connection that a takeover must work on.
+KINDS = ("tcp", "tls", "unix", "proxy")
+
+#: How long a test waits before it fails, in seconds.
+PATIENCE = 30
+
+PROXY_LINE = b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 2222\r\n"
+
+
+def patient(d: Deferred[T]) -> Deferred[T]:
+    """A Deferred that fails the test rather than hang it."""
+    return d.addTimeout(PATIENCE, reactor)
+
+
+class Waiters:
+    """Deferreds that fire when a condition has come true."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
+
+    def until(self, condition: Callable[[], bool]) -> Deferred[None]:
+        d: Deferred[None] = Deferred()
+        self._waiting.append((condition, d))
+        self.look()
+        return patient(d)
+
+    def look(self) -> None:
+        """Something has happened."""
+        for entry in list(self._waiting):
+            if entry in self._waiting and entry[0]():
+                self._waiting.remove(entry)
+                if not entry[1].called:
+                    entry[1].callback(None)
+
+
+class Recorder(Protocol):
+    """
+    A protocol that remembers everything that happens to it: a client, or a target.
+
+    :ivar events: ``"made"``, ``bytes``, ``"lost"`` ... in their order.
+    """
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.events: list[Any] = []
+        self.reason: Failure | None = None
+        self.waiters = Waiters()
+
+    def connectionMade(self) -> None:
+        self._note("made")
+
+    def dataReceived(self, data: bytes) -> None:
+        self.data += data
+        self._note(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.reason = reason
+        self._note("lost")
+
+    def _note(self, event: Any) -> None:
+        self.events.append(event)
+        self.waiters.look()
+
+    def send(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def until(self, condition: Callable[[], bool]) -> Deferred[None]:
+        """Fires when something has happened to this protocol and the condition is true."""
+        return self.waiters.until(condition)
+
+    def receives(self, data: bytes) -> Deferred[None]:
+        """Fires when all that has been received ends in these bytes."""
+        return self.until(lambda: self.data.endswith(data))
+
+    def is_lost(self) -> Deferred[None]:
+        return self.until(lambda: self.reason is not None)
+
+    def head(self) -> Deferred[bytes]:
+        """Fires with the next HTTP head, which is taken off :attr:`data`."""
+        d = self.until(lambda: b"\r\n\r\n" in self.data)
+
+        def take(_: None) -> bytes:
+            head, _sep, self.data = self.data.partition(b"\r\n\r\n")
+            return head
+
+        return d.addCallback(take)
+
+    def response(self) -> Deferred[tuple[bytes, bytes]]:
+        """Fires with head and body of the next response that has a Content-Length."""
+
+        def with_head(head: bytes) -> Deferred[tuple[bytes, bytes]]:
+            length = int(field(head, b"content-length") or b"0")
+            d = self.until(lambda: len(self.data) >= length)
+
+            def take(_: None) -> tuple[bytes, bytes]:
+                body, self.data = self.data[:length], self.data[length:]
+                return head, body
+
+            return d.addCallback(take)
+
+        return self.head().addCallback(with_head)
+
+
+@implementer(IHalfCloseableProtocol)
+class HalfCloseRecorder(Recorder):
+    """A Recorder that takes half-closes."""
+
+    def readConnectionLost(self) -> None:
+        self._note("read lost")
+
+    def writeConnectionLost(self) -> None:
+        self._note("write lost")
+
+
+class EchoTarget(Recorder):
+    """A target that sends everything back, and remembers it."""
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self.transport.write(data)
+
+
+def field(head: bytes, name: bytes) -> bytes | None:
+    """The value of a field in an HTTP head; None where there is none, joined where there are several."""
+    values = [
+        line.partition(b":")[2].strip()
+        for line in head.split(b"\r\n")[1:]
+        if line.partition(b":")[0].lower() == name.lower()
+    ]
+    return b", ".join(values) if values else None
+
+
+def status(head: bytes) -> int:
+    """The status code in an HTTP head."""
+    return int(head.split(b" ", 2)[1])
+
+
+class WatchedChannel(UpgradeChannel):
+    """An UpgradeChannel that tells its site how much it has received."""
+
+    site: Any
+
+    def dataReceived(self, data: bytes) -> None:
+        self.site.received += len(data)
+        super().dataReceived(data)
+        self.site.waiters.look()
+
+
+class WatchedSite(UpgradeSite):
+    """
+    An UpgradeSite that tests can look into.
+
+    :ivar received: how many bytes its channels have got.
+    :ivar channels: weak references to its channels; ``requests`` to its requests.
+    :ivar lines: the access log.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.received = 0
+        self.waiters = Waiters()
+        self.channels: list[ref[Any]] = []
+        self.requests: list[ref[Any]] = []
+        self.lines: list[tuple[int, bytes]] = []
+        factory = self.requestFactory
+
+        def remember(*args: Any, **kwargs: Any) -> Any:
+            request = factory(*args, **kwargs)
+            self.requests.append(ref(request))
+            return request
+
+        self.requestFactory = remember  # type: ignore[assignment]
+
+    def protocol(self) -> Any:
+        channel = WatchedChannel()
+        self.channels.append(ref(channel))
+        return _twisted.negotiating(channel)
+
+    def log(self, request: Any) -> None:
+        self.lines.append((request.code, request.uri))
+
+    def until(self, condition: Callable[[], bool]) -> Deferred[None]:
+        """Fires when bytes have come in and the condition is true."""
+        return self.waiters.until(condition)
+
+    def has_received(self, count: int) -> Deferred[None]:
+        return self.until(lambda: self.received >= count)
+
+
+def site_of(upgrades: Any, path: bytes = b"u", **kwargs: Any) -> WatchedSite:
+    """A site with an UpgradeResource at ``/u``, and an ordinary page at ``/page``."""
+    root = Resource()
+    resource = upgrades if isinstance(upgrades, Resource) else UpgradeResource(upgrades)
+    root.putChild(path, resource)
+    root.putChild(b"page", Page())
+    return WatchedSite(root, **kwargs)
+
+
+class Page(Resource):
+    """An ordinary resource: answers with the method and the body that it got."""
+
+    isLeaf = True
+
+    def render(self, request: Any) -> bytes:
+        return b"page " + request.method + b" " + request.content.read()
+
+
+class Listening:
+    """A site on a port of one of the :data:`KINDS`, and its clients."""
+
+    def __init__(self, kind: str, site: Any) -> None:
+        self.kind = kind
+        self.site = site
+        self.port: Any = None
+        self.clients: list[Any] = []
+        self._folder = tempfile.TemporaryDirectory() if kind == "unix" else None
+
+    async def start(self) -> Listening:
+        endpoint: Any = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+        if self.kind == "unix":
+            assert self._folder is not None
+            path = str(Path(self._folder.name) / "socket")
+            endpoint = UNIXServerEndpoint(reactor, path)
+        elif self.kind == "tls":
+            factory = TLSMemoryBIOFactory(SERVER.options(), False, self.site)
+            self.port = await endpoint.listen(factory)
+            return self
+        elif self.kind == "proxy":
+            endpoint = proxyEndpoint(endpoint)
+        elif self.kind.startswith("ssl:"):
+            endpoint = serverFromString(reactor, self.kind)
+        self.port = await endpoint.listen(self.site)
+        return self
+
+    @property
+    def endpoint(self) -> Any:
+        """A client endpoint to it."""
+        host = self.port.getHost()
+        if self.kind == "unix":
+            return UNIXClientEndpoint(reactor, host.name)
+        if self.kind == "tls":
+            options = optionsForClientTLS("localhost", trustRootFromCertificates([AUTHORITY]))
+            return wrapClientTLS(options, TCP4ClientEndpoint(reactor, "127.0.0.1", host.port))
+        return TCP4ClientEndpoint(reactor, "127.0.0.1", host.port)
+
+    @property
+    def url(self) -> str:
+        scheme = "https" if self.kind == "tls" else "http"
+        return f"{scheme}://localhost:{self.port.getHost().port}"
+
+    async def connect(self, client: Any = None) -> Any:
+        """A connected client; behind the PROXY protocol, its line has been sent."""
+        client = HalfCloseRecorder() if client is None else client
+        await patient(connectProtocol(self.endpoint, client))
+        self.clients.append(client)
+        if self.kind == "proxy":
+            client.send(PROXY_LINE)
+        return client
+
+    async def stop(self) -> None:
+        for client in self.clients:
+            client.transport.abortConnection()
+        await self.port.stopListening()
+        for connection in self.site.switched:
+            connection.abort()
+        await patient(self.site.switched.when_empty())
+        await turns()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+def turns(count: int = 3) -> Deferred[None]:
+    """Fires when the reactor has gone round a few times: what the kernel has by now has been read."""
+    d: Deferred[None] = deferLater(reactor, 0)
+    if count > 1:
+        d.addCallback(lambda _: turns(count - 1))
+    return d
+
+
+def upgrade_head(
+    token: bytes = b"echo",
+    method: bytes = b"GET",
+    path: bytes = b"/u",
+    fields: bytes = b"",
+    connection: bytes = b"Upgrade",
+) -> bytes:
+    """The head of a request with Upgrade."""
+    return (
+        method
+        + b" "
+        + path
+        + b" HTTP/1.1\r\nHost: localhost\r\nConnection: "
+        + connection
+        + b"\r\nUpgrade: "
+        + token
+        + b"\r\n"
+        + fields
+        + b"\r\n"
+    )
+
+
+def factory_of(make: Callable[[], Any]) -> tuple[Factory, list[Any]]:
+    """A factory, and the list of what it has built."""
+    built: list[Any] = []
+
+    class Remembering(Factory):
+        noisy = False
+
+        def buildProtocol(self, addr: object) -> Any:
+            protocol = make()
+            if protocol is not None:
+                protocol.factory = self
+            built.append(protocol)
+            return protocol
+
+    return Remembering(), built
+
+
+@implementer(IPullProducer)
+class Flood:
+    """Writes as much as the transport takes, and counts it."""
+
+    def __init__(self, transport: Any, chunk: bytes = b"x" * 65536) -> None:
+        self.sent = 0
+        self._transport = transport
+        self._chunk = chunk
+        transport.registerProducer(self, False)
+
+    def resumeProducing(self) -> None:
+        self.sent += len(self._chunk)
+        self._transport.write(self._chunk)
+
+    def stopProducing(self) -> None:
+        pass
+
+
+def localhost(port: int) -> Any:
+    return HostnameEndpoint(reactor, "127.0.0.1", port)
