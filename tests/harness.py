@@ -307,7 +307,7 @@ class Listening:
 
     async def stop(self) -> None:
         for client in self.clients:
-            client.transport.abortConnection()
+            _twisted.abort(client.transport)
         await self.port.stopListening()
         for connection in self.site.switched:
             connection.abort()

@@ -130,8 +130,12 @@ def is_half_closeable(transport: Any) -> bool:
 
 
 def abort(transport: Any) -> None:
-    """End a connection at once; transports that know no ``abortConnection`` are closed."""
-    getattr(transport, "abortConnection", transport.loseConnection)()
+    """
+    End a connection at once; harmless when it is over (a TLS layer's ``abortConnection`` is not).
+    Transports that know no ``abortConnection`` are closed.
+    """
+    if not getattr(bottom(transport), "disconnected", False):
+        getattr(transport, "abortConnection", transport.loseConnection)()
 
 
 def rename_log_prefix(transport: Any, protocol: object) -> None:

@@ -34,7 +34,10 @@ class _FactoryStopper:
     def __init__(self, factory: IProtocolFactory) -> None:
         self._factory = factory
 
-    def discard(self, connection: SwitchedConnection) -> None:
+    def forget(self, connection: SwitchedConnection) -> None:
+        """There is no list."""
+
+    def ended(self) -> None:
         self._factory.doStop()
 
 

@@ -70,10 +70,13 @@ def hand_over(transport: Any, slot: _twisted.Slot, target: IProtocol, data: byte
     beneath = _twisted.bottom(transport)
     layer = getattr(beneath, "protocol", None)
     watch = _twisted.PauseWatch(transport)
-    if not _called(transport, target.makeConnection, transport) or _twisted.is_closing(transport):
-        watch.stop()
-        return
+    _called(transport, target.makeConnection, transport)
     receiver = slot.get()
+    if _twisted.is_closing(transport):
+        watch.stop()
+        if receiver is target:
+            slot.set(_Closed(transport, target))
+        return
     if getattr(beneath, "protocol", None) is not layer:
         # The target has put TLS beneath itself: what is on the wire by now is TLS's.
         receiver = beneath.protocol
@@ -89,7 +92,7 @@ def _nothing() -> None:
     """What a transport does that cannot pause, when it is resumed."""
 
 
-def _called(transport: Any, function: Any, argument: Any) -> bool:
+def _called(transport: Any, function: Any, argument: Any) -> None:
     """
     Call the target as the reactor would: what it raises, of any kind, is logged and drops the
     connection, after which the transport tells the target ``connectionLost``.
@@ -99,24 +102,17 @@ def _called(transport: Any, function: Any, argument: Any) -> bool:
     except BaseException:
         _log.failure("{function} failed after a takeover", function=function)
         _twisted.abort(transport)
-        return False
-    return True
 
 
-class _Held(Protocol):
+class _InPlaceOf(Protocol):
     """
-    Stands where the transport gives its bytes to, while a target that paused in ``connectionMade``
-    has not resumed: keeps the bytes in their order, and passes everything else on.
+    Stands where the transport gives its bytes to, in place of a target that is to get none: passes
+    everything else on.
     """
 
-    def __init__(
-        self, transport: Any, target: IProtocol, data: bytes, watch: _twisted.PauseWatch
-    ) -> None:
+    def __init__(self, transport: Any, target: IProtocol) -> None:
         self.transport = transport
         self._target: Any = target
-        self._chunks = [data]
-        self._watch = watch
-        watch.on_resume = self._resumed
         # Twisted asks whoever is in this place whether it takes half-closes and the like.
         asked_for = (IFileDescriptorReceiver, IHalfCloseableProtocol, IHandshakeListener)
         directlyProvides(self, *(i for i in asked_for if i in providedBy(target)))
@@ -126,6 +122,31 @@ class _Held(Protocol):
 
     def logPrefix(self) -> str:
         return type(self._target).__name__
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._target.connectionLost(reason)
+
+
+class _Closed(_InPlaceOf):
+    """
+    For a target that has closed the connection in ``connectionMade``: a TLS layer goes on
+    delivering until the other end has closed, too. Drops the bytes.
+    """
+
+
+class _Held(_InPlaceOf):
+    """
+    For a target that has paused in ``connectionMade``: keeps the bytes, in their order, until it
+    resumes.
+    """
+
+    def __init__(
+        self, transport: Any, target: IProtocol, data: bytes, watch: _twisted.PauseWatch
+    ) -> None:
+        super().__init__(transport, target)
+        self._chunks = [data]
+        self._watch = watch
+        watch.on_resume = self._resumed
 
     def dataReceived(self, data: bytes) -> None:
         self._chunks.append(data)
@@ -143,7 +164,7 @@ class _Held(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._watch.stop()
-        self._target.connectionLost(reason)
+        super().connectionLost(reason)
 
 
 class Waiting(Protocol):
@@ -176,7 +197,8 @@ class Waiting(Protocol):
         if self._lost is None:
             hand_over(transport, _twisted.slot_of(transport, self), target, data)
             return
-        if _called(transport, target.makeConnection, transport) and data:
+        _called(transport, target.makeConnection, transport)
+        if data:
             _called(transport, target.dataReceived, data)
         _called(transport, target.connectionLost, self._lost)
 
@@ -184,7 +206,11 @@ class Waiting(Protocol):
 class Keeper(TypingProtocol):
     """Who wants to know of a switched connection's end."""
 
-    def discard(self, connection: SwitchedConnection) -> None: ...
+    def forget(self, connection: SwitchedConnection) -> None:
+        """The connection has ended; its target has not heard of it yet."""
+
+    def ended(self) -> None:
+        """Its target has."""
 
 
 class SwitchedConnection:
@@ -265,7 +291,7 @@ class SwitchedConnection:
             return
         waiting.give_to(target)
         if self._keeper is not None:
-            self._keeper.discard(self)
+            self._keeper.ended()
 
     def keep(self, keeper: Keeper) -> None:
         """Have the connection's end told to somebody; before it has a target."""
@@ -277,11 +303,14 @@ class SwitchedConnection:
         record itself is the callable, since a closure would cost every connection three times as
         much memory.
         """
+        keeper = self._keeper
+        assert keeper is not None
+        # Not counted any more when the target hears of it; told to the others when it has.
+        keeper.forget(self)
         try:
             _twisted.report_end(self._transport, self.target, reason)
         finally:
-            if self._keeper is not None:
-                self._keeper.discard(self)
+            keeper.ended()
 
     def __del__(self) -> None:
         # Nobody can install a target any more: a connection that is read by nobody would stay
@@ -339,9 +368,12 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         _twisted.watch_end(transport, target, connection)
         return connection
 
-    def discard(self, connection: SwitchedConnection) -> None:
-        """Forget a connection that has ended; harmless when it is not here."""
+    def forget(self, connection: SwitchedConnection) -> None:
+        """Take a connection out that has ended; harmless when it is not here."""
         self._members.pop(connection, None)
+
+    def ended(self) -> None:
+        """Tell who waits for the last connection's end."""
         if not self._members:
             waiters, self._waiters = self._waiters, []
             for waiter in waiters:

@@ -1,0 +1,153 @@
+"""
+What ``_twisted.py`` relies on: one test for each private name or live assignment, which fails when
+Twisted changes it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.tcp import Connection
+from twisted.internet.testing import StringTransport
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
+from twisted.web import client, http, server
+from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
+
+from upgrade_switch import UpgradeResource, UpgradeSite, _twisted
+from upgrade_switch.channel import UpgradeChannel
+from upgrade_switch.errors import NotDetachable
+
+from .harness import EchoTarget, Page, Recorder, factory_of, reactor, site_of, upgrade_head
+
+
+def test_proxy_around_the_channel() -> None:
+    """Twisted's proxy takes any channel, keeps it as ``_channel``, and is what a Site builds."""
+    channel = UpgradeChannel()
+    proxy: Any = _twisted.negotiating(channel)
+    assert proxy._channel is channel
+    built = server.Site(Page(), reactor=reactor).buildProtocol(None)
+    assert type(built) is type(proxy)
+    assert IProtocol.providedBy(proxy)
+
+
+def test_proxy_sees_to_http2() -> None:
+    """The proxy is what replaces the channel by HTTP/2 where ALPN says so: it must stay around it."""
+    source = inspect.getsource(http._GenericHTTPChannelProtocol.dataReceived)
+    assert 'negotiatedProtocol == b"h2"' in source
+    assert "self._channel = H2Connection()" in source
+
+
+def test_slots() -> None:
+    """A bare transport has the slot ``protocol``, a wrapper ``wrappedProtocol``; others are refused."""
+    channel = UpgradeChannel()
+    proxy = _twisted.negotiating(channel)
+    transport: Any = StringTransport()
+    transport.protocol = proxy
+    assert _twisted.slot_of(transport, channel) == (transport, "protocol")
+    wrapper = ProtocolWrapper(WrappingFactory(Factory()), proxy)
+    assert _twisted.slot_of(wrapper, channel) == (wrapper, "wrappedProtocol")
+    transport.protocol = wrapper
+    assert _twisted.slot_of(transport, channel) == (wrapper, "wrappedProtocol")
+    transport.protocol = Protocol()
+    with pytest.raises(NotDetachable):
+        _twisted.slot_of(transport, channel)
+    with pytest.raises(NotDetachable):
+        _twisted.slot_of(StringTransport())
+
+
+def test_transport_that_is_fed_by_hand() -> None:
+    """Where a transport in memory has no slot, the proxy's is used: no byte is lost either."""
+    factory, targets = factory_of(EchoTarget)
+    site = UpgradeSite(UpgradeResource({"echo": factory}), reactor=reactor)
+    proxy: Any = site.buildProtocol(None)
+    transport = StringTransport()
+    proxy.makeConnection(transport)
+    proxy.dataReceived(upgrade_head() + b"behind")
+    proxy.dataReceived(b" and later")
+    assert transport.value().endswith(b"\r\n\r\nbehind and later")
+    assert len(site.switched) == 1
+    proxy.connectionLost(Failure(ConnectionError()))
+    assert targets[0].events == ["made", b"behind", b" and later", "lost"]
+    assert len(site.switched) == 0
+
+
+def test_aborting() -> None:
+    """``abortConnection`` sets ``_aborting`` on socket transports, and nothing else that tells."""
+    assert Connection._aborting is False
+    assert "self._aborting = True" in inspect.getsource(Connection.abortConnection)
+
+
+@pytest_twisted.ensureDeferred
+async def test_closing_is_seen(listen: Any) -> None:
+    """Closing, aborting and the end are all seen."""
+    for end in ("loseConnection", "abortConnection"):
+        factory, targets = factory_of(Recorder)
+        listening = await listen("tcp", site_of({"echo": factory}))
+        client = await listening.connect()
+        client.send(upgrade_head())
+        await client.head()
+        transport = targets[0].transport
+        assert not _twisted.is_closing(transport)
+        getattr(transport, end)()
+        assert _twisted.is_closing(transport)
+        await targets[0].is_lost()
+        assert _twisted.is_closing(transport)
+
+
+def test_encoder() -> None:
+    """A request keeps the encoder of its response as ``_encoder``, None where there is none."""
+    assert server.Request._encoder is None
+    assert "self._encoder = encoder" in inspect.getsource(server.Request.process)
+
+
+def test_log_prefix_is_computed_once() -> None:
+    """``logstr`` begins with the protocol's prefix and a comma, and is what ``logPrefix`` returns."""
+    assert "return self.logstr" in inspect.getsource(Connection.logPrefix)
+
+
+def test_pause_watch_leaves_nothing() -> None:
+    """The watch passes on what it sees, and leaves the transport as it was."""
+    transport = StringTransport()
+    watch = _twisted.PauseWatch(transport)
+    resumed: list[bool] = []
+    transport.pauseProducing()
+    assert (watch.paused, transport.producerState) == (True, "paused")
+    watch.on_resume = lambda: resumed.append(watch.paused)
+    transport.resumeProducing()
+    assert (resumed, transport.producerState) == ([False], "producing")
+    watch.stop()
+    watch.stop()
+    assert not {"pauseProducing", "resumeProducing"} & set(vars(transport))
+
+
+def test_pool_factory() -> None:
+    """HTTPConnectionPool builds its clients with ``_factory``, from a callback and a description."""
+    assert client.HTTPConnectionPool._factory is client._HTTP11ClientFactory
+    factory = _twisted.UnaskedSwitchFactory(lambda _: None, "somewhere")
+    assert isinstance(factory.buildProtocol(None), HTTP11ClientProtocol)
+    assert "somewhere" in repr(factory)
+
+
+def test_client_parser() -> None:
+    """A client's ``_parser`` is an HTTPClientParser once there is a request, and knows the code."""
+    protocol = _twisted.UnaskedSwitchFactory(lambda _: None, "").buildProtocol(None)
+    transport = StringTransport()
+    protocol.makeConnection(transport)
+    headers = client.Headers({b"Host": [b"x"]})
+    request = client.Request._construct(b"GET", b"/", headers, None)
+    answer: Deferred[Any] = protocol.request(request)
+    assert isinstance(protocol._parser, HTTPClientParser)
+    failures: list[Any] = []
+    answer.addErrback(failures.append)
+    protocol.dataReceived(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert failures == []
+    protocol.dataReceived(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+    assert "101" in str(failures[0].value.reasons[0].value)
+    assert transport.disconnecting
