@@ -1,0 +1,153 @@
+"""
+README's code blocks run, and do what is said beside them.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import pytest_twisted
+from twisted.internet import endpoints
+from twisted.internet.protocol import Factory
+
+from upgrade_switch import UpgradeResource
+
+from .harness import Listening, Recorder, reactor, site_of, status, upgrade_head
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+CONSOLE = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+
+
+class Talk(Recorder):
+    """The client's protocol that README leaves to its reader."""
+
+    talking: list[Talk] = []  # noqa: RUF012 - one list for the whole test, on purpose
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.talking.append(self)
+        self.send(b"hello")
+
+
+class User:
+    room = "kitchen"
+
+
+class Users:
+    """README's ``users``, of whom there is one."""
+
+    async def find(self, cookie: bytes | None) -> User | None:
+        return User() if cookie == b"good" else None
+
+
+def run_readme() -> dict[str, Any]:
+    """Run all blocks in one namespace, as a reader does who copies them one below the other."""
+    names: dict[str, Any] = {"users": Users(), "Chat": lambda user: Recorder(), "Talk": Talk}
+    real = endpoints.serverFromString
+
+    def listen_anywhere(reactor: Any, description: str) -> Any:
+        assert description == "tcp:8080:interface=127.0.0.1"
+        endpoint = real(reactor, "tcp:0:interface=127.0.0.1")
+        names["listening"] = []
+        listen = endpoint.listen
+        endpoint.listen = lambda f: listen(f).addCallback(names["listening"].append)
+        return endpoint
+
+    with patch.object(endpoints, "serverFromString", listen_anywhere), patch.object(reactor, "run"):
+        for block in PYTHON:
+            exec(compile(block, "README.md", "exec"), names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def readme() -> Any:
+    names = run_readme()
+    yield names
+    pytest_twisted.blockon(names["listening"][0].stopListening())
+
+
+@pytest_twisted.ensureDeferred
+async def test_server_and_client(readme: dict[str, Any], capsys: Any) -> None:
+    """README's treq client talks to README's echo server; a refusal is printed."""
+    port = readme["listening"][0].getHost().port
+    await readme["talk"](f"http://127.0.0.1:{port}/echo")
+    talk = Talk.talking.pop()
+    await talk.receives(b"hello")
+    talk.transport.abortConnection()
+    await talk.is_lost()
+    await readme["talk"](f"http://127.0.0.1:{port}/nothing")
+    assert capsys.readouterr().out.startswith("404 ")
+    await readme["pool"].closeCachedConnections()
+
+
+@pytest_twisted.ensureDeferred
+async def test_endpoints(readme: dict[str, Any], listen: Any) -> None:
+    """README's endpoint, in its string form too, connects any Twisted protocol."""
+    listening = await listen("tcp", site_of({"echo": Factory.forProtocol(readme["Echo"])}))
+    (text,) = re.findall(r'clientFromString\(reactor, "(upgrade:.*?)"\)', README)
+    text = text.replace("\\\\", "\\").replace("8080/echo", f"{listening.port.getHost().port}/u")
+    talk = await endpoints.clientFromString(reactor, text).connect(Factory.forProtocol(Talk))
+    await talk.receives(b"hello")
+    talk.transport.loseConnection()
+    await talk.is_lost()
+    assert type(readme["endpoint"]).__name__ == "UpgradeEndpoint"
+
+
+@pytest_twisted.ensureDeferred
+async def test_acceptor_and_by_hand(readme: dict[str, Any], listen: Any) -> None:
+    """README's acceptor decides by cookie, and its resource switches by hand."""
+    names = readme.copy()
+    exec(compile(PYTHON[1], "README.md", "exec"), names)
+    deciding = await listen("tcp", site_of(names["resource"]))
+    for cookie, expected in ((b"good", 101), (b"bad", 403)):
+        client = await deciding.connect()
+        client.send(upgrade_head(b"chat/2", fields=b"Cookie: session=" + cookie + b"\r\n"))
+        head = await client.head()
+        assert status(head) == expected
+        assert (b"X-Room: kitchen" in head) is (expected == 101)
+    by_hand: Listening = await listen("tcp", site_of(names["ByHand"]()))
+    for token, expected in ((b"echo", 101), (b"other", 426)):
+        client = await by_hand.connect()
+        client.send(upgrade_head(token))
+        assert status(await client.head()) == expected
+
+
+def test_tunnel(readme: dict[str, Any]) -> None:
+    """README's tunnel is a resource."""
+    assert isinstance(readme["resource"], UpgradeResource)
+
+
+def test_command() -> None:
+    """README's command lines, on a port that is free, do what they say."""
+    lines = [line[2:] for block in CONSOLE for line in block.splitlines()]
+    (connect,) = [line for line in lines if line.startswith("echo hello | ")]
+    program = str(Path(sys.executable).parent / "upgrade-switch")
+    server = subprocess.Popen(
+        [program, "serve", "--listen", "tcp:0:interface=127.0.0.1"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stderr is not None
+        port = server.stderr.readline().rstrip("/\n").rpartition(":")[2]
+        command = connect.replace("upgrade-switch", shlex.quote(program)).replace("8080", port)
+        done = subprocess.run(command, shell=True, capture_output=True, timeout=30, check=True)
+        assert done.stdout == b"hello\n"
+    finally:
+        server.terminate()
+        assert server.wait(30) == 0
+        server.stderr.close()
+
+
+def test_every_block_is_known() -> None:
+    """A new code block in README wants a test of its own here."""
+    assert (len(PYTHON), len(CONSOLE)) == (6, 3)
