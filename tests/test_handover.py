@@ -110,9 +110,7 @@ def check(listening: Listening, answering: Answering, body_kind: str, trailing: 
     assert answering.bodies.pop() == (b"" if body_kind == "no body" else b"hello world")
     site = listening.site
     assert site.lines.pop() == (101, b"/u")
-    if listening.kind == "tls":
-        owner = target.transport.wrappedProtocol
-    elif listening.kind == "proxy":
+    if listening.kind in ("tls", "proxy"):
         owner = target.transport.wrappedProtocol
     else:
         owner = target.transport.protocol

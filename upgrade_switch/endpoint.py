@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import NoProtocol
+from twisted.internet.error import NoProtocol, TimeoutError
 from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
@@ -55,6 +55,7 @@ class UpgradeEndpoint:
         token: str,
         headers: Headers | Mapping[str, str] | None = None,
         agent: IAgent | None = None,
+        timeout: float | None = 30,
     ) -> None:
         """
         :param url: where to ask, ``http`` or ``https``.
@@ -62,6 +63,7 @@ class UpgradeEndpoint:
         :param headers: further fields of the request.
         :param agent: any agent over an :class:`UpgradePool`, for a CA, cookies or a proxy of one's
             own. Without one: a plain ``Agent``.
+        :param timeout: how many seconds it may take to connect and to switch; None: any time.
         :raises InvalidToken: for what is no upgrade token.
         """
         self._url = url.encode("ascii") if isinstance(url, str) else url
@@ -73,6 +75,8 @@ class UpgradeEndpoint:
                 self._headers.addRawHeader(name, value)
         tokens = [str(UpgradeToken.parse(part.strip(" \t"))) for part in token.split(",")]
         self._headers.setRawHeaders(b"upgrade", [", ".join(tokens)])
+        self._reactor = reactor
+        self._timeout = timeout
         self._agent = Agent(reactor, pool=UpgradePool(reactor)) if agent is None else agent
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -82,9 +86,12 @@ class UpgradeEndpoint:
         :return: fires with the protocol, which owns the connection; fails with
             :class:`~upgrade_switch.errors.NotSwitched` (a ``ConnectError``; its ``response`` has
             code, headers and body) where the server did not switch, or with what the agent failed
-            with. Cancelling it closes the connection.
+            with; with ``twisted.internet.error.TimeoutError`` where it took too long. Cancelling it
+            closes the connection.
         """
         answered: Deferred[IResponse] = self._agent.request(b"GET", self._url, self._headers)
+        if self._timeout is not None:
+            answered.addTimeout(self._timeout, self._reactor, _timed_out)
         installed: Deferred[Any] = answered.addCallback(self._install, protocolFactory)
         return installed
 
@@ -106,6 +113,11 @@ class UpgradeEndpoint:
         return target
 
 
+def _timed_out(reason: object, timeout: float) -> NoReturn:
+    """What Twisted's own endpoints fail with."""
+    raise TimeoutError(f"no switch within {timeout:g} seconds")
+
+
 @implementer(IPlugin, IStreamClientEndpointStringParserWithReactor)
 class UpgradeEndpointParser:
     """``upgrade:url=http\\://host/ssh:token=ssh``, for ``clientFromString``."""
@@ -113,10 +125,11 @@ class UpgradeEndpointParser:
     prefix = "upgrade"
 
     def parseStreamClient(  # type: ignore[override]  # what comes is up to the string
-        self, reactor: Any, url: str, token: str
+        self, reactor: Any, url: str, token: str, timeout: str = "30"
     ) -> UpgradeEndpoint:
         """
         :param url: as :class:`UpgradeEndpoint` takes it; its colons are escaped as ``\\:``.
         :param token: what to upgrade to.
+        :param timeout: how many seconds it may take to connect and to switch.
         """
-        return UpgradeEndpoint(reactor, url, token)
+        return UpgradeEndpoint(reactor, url, token, timeout=float(timeout))
