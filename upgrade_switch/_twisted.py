@@ -25,6 +25,7 @@ from .errors import InvalidResponse, NotDetachable
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IProtocol
     from twisted.web._newclient import Request as ClientRequest
+    from twisted.web.http import HTTPChannel
     from twisted.web.iweb import IResponse
 
     from .channel import UpgradeChannel
@@ -35,6 +36,7 @@ __all__ = [
     "UnaskedSwitchFactory",
     "abort",
     "bottom",
+    "content_received",
     "forget_encoder",
     "is_closing",
     "is_half_closeable",
@@ -55,6 +57,15 @@ def negotiating(channel: UpgradeChannel) -> IProtocol:
     proxy: IProtocol = _GenericHTTPChannelProtocol(channel)
     channel.proxy = ref(proxy)
     return proxy
+
+
+def content_received(channel: HTTPChannel, method: bytes, target: bytes, version: bytes) -> None:
+    """
+    Have a channel process the last of its ``requests``, whose fields and content are complete: what
+    the channel does itself after the last line, with a request line that it keeps in private.
+    """
+    channel._command, channel._path, channel._version = method, target, version
+    channel.allContentReceived()
 
 
 class Slot(NamedTuple):
@@ -112,8 +123,10 @@ def is_closing(transport: Any) -> bool:
     Whether a transport has ended, or has been told to: ``disconnecting`` alone does not know of
     ``abortConnection``, of which Twisted keeps only the private ``_aborting``.
     """
-    return any(
-        getattr(transport, name, False) for name in ("disconnecting", "disconnected", "_aborting")
+    return bool(
+        getattr(transport, "disconnecting", False)
+        or getattr(transport, "disconnected", False)
+        or getattr(transport, "_aborting", False)
     )
 
 

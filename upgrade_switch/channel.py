@@ -14,8 +14,10 @@ from weakref import ref
 
 from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import INonQueuedRequestFactory
 
 from . import _twisted
+from .head import Head, read_head
 from .negotiation import connection_options
 
 if TYPE_CHECKING:
@@ -45,11 +47,60 @@ class UpgradeChannel(HTTPChannel):
 
     _leaving = False
     _trailing = b""
+    _reading = False
+    _behind = b""
 
     def dataReceived(self, data: bytes) -> None:
         # TLS goes on delivering after loseConnection, which no 400 of ours must be followed by.
-        if not _twisted.is_closing(self.transport):
+        if _twisted.is_closing(self.transport):
+            return
+        begun = self.clearLineBuffer() if self._between_requests() else b""
+        if begun or not self._between_requests():
+            super().dataReceived(begun + data)
+            return
+        self._reading = True
+        try:
+            self._read(data)
+        finally:
+            self._reading = False
+
+    def _between_requests(self) -> bool:
+        """Whether the next byte is a request's first, and nobody further up the stack is reading."""
+        return bool(self.line_mode) and not self.requests and not self._reading
+
+    def _read(self, data: bytes) -> None:
+        """
+        Read requests, in one go where it can be done (``head.py``).
+
+        What is behind a request is put where :meth:`setLineMode` finds it if the request switches.
+        """
+        while data:
+            head = read_head(data, self.totalHeadersSize, self.maxHeaders)
+            if head is None:
+                break
+            self._behind = data[head.length :]
+            self._begin(head)
+            data, self._behind = self._behind, b""
+            if not self.line_mode or self.requests or _twisted.is_closing(self.transport):
+                break
+        if data:
             super().dataReceived(data)
+
+    def _begin(self, head: Head) -> None:
+        """Have a request processed; what ``HTTPChannel`` does with one, line by line."""
+        factory: Any = self.requestFactory
+        if INonQueuedRequestFactory.providedBy(factory):
+            request = factory(self)
+        else:
+            request = factory(self, len(self.requests))
+        self.requests.append(request)
+        add = request.requestHeaders.addRawHeader
+        for name, value in head.fields:
+            add(name, value)
+        request.parseCookies()
+        self.persistent = self.checkPersistence(request, b"HTTP/1.1")
+        request.gotLength(0)
+        _twisted.content_received(self, b"GET", head.target, b"HTTP/1.1")
 
     def headerReceived(self, line: bytes) -> bool:
         if len(line) > _MOST_LENGTH_DIGITS and line[:15].lower() == b"content-length:":
@@ -80,13 +131,30 @@ class UpgradeChannel(HTTPChannel):
         Write a response's head. CR, LF and NUL in the phrase or in a field become spaces, wherever
         they come from (RFC 9110 §5.5): Twisted lets them through in the phrase, and NUL anywhere.
         """
-        super().writeHeaders(version, code, reason.translate(_SPACED), _spaced(headers))
+        super().writeHeaders(version, code, _one_line(reason), _spaced(headers))
+
+    def write_switch(self, phrase: bytes, token: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+        """
+        Write a 101 (RFC 9110 §15.2.2).
+
+        :param token: the Upgrade field's value.
+        :param fields: further fields, in their canonical spelling.
+        """
+        lines = [b"HTTP/1.1 101 " + phrase]
+        lines += [name + b": " + value for name, value in fields]
+        lines += (b"Upgrade: " + token, b"Connection: Upgrade")
+        head = b"\r\n".join(lines)
+        if b"\0" in head or not head.count(b"\r") == head.count(b"\n") == len(lines) - 1:
+            head = b"\r\n".join(_one_line(line) for line in lines)
+        transport: Any = self.transport
+        transport.write(head + b"\r\n\r\n")
 
     def leave(self, request: UpgradeRequest) -> bytes:
         """
         Finish the request that switches, and take everything that is HTTP's off the connection.
 
-        Afterwards no timer of the channel's runs, it is no longer the transport's producer, and
+        Afterwards no timer of the channel's runs (the idle timer has stood still since the request
+        was read, and is not started again), it is no longer the transport's producer, and
         nothing refers to the request. The transport is whose the caller gives it to; until then
         its bytes still come here.
 
@@ -97,17 +165,27 @@ class UpgradeChannel(HTTPChannel):
         # Else requestDone closes the connection: a client may well say "close, Upgrade".
         self.persistent = True
         request.finish()
-        self.setTimeout(None)
         transport: Any = self.transport
         transport.unregisterProducer()
         trailing, self._trailing = self._trailing, b""
         return trailing
 
+    def setTimeout(self, period: float | None) -> float | None:
+        if self._leaving:
+            return None
+        previous: float | None = super().setTimeout(period)
+        return previous
+
     def setLineMode(self, extra: bytes = b"") -> None:
         if self._leaving:
-            self._trailing = extra + self.clearLineBuffer()
+            self._trailing = extra + self.clearLineBuffer() + self._behind
+            self._behind = b""
         else:
             super().setLineMode(extra)
+
+
+def _one_line(value: bytes) -> bytes:
+    return value.translate(_SPACED)
 
 
 def _spaced(headers: Headers) -> Headers:
@@ -117,5 +195,5 @@ def _spaced(headers: Headers) -> Headers:
         if any(len(value.translate(None, _DANGEROUS)) != len(value) for value in values):
             if clean is headers:
                 clean = headers.copy()
-            clean.setRawHeaders(name, [value.translate(_SPACED) for value in values])
+            clean.setRawHeaders(name, [_one_line(value) for value in values])
     return clean

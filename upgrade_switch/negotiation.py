@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 from typing import Generic, TypeVar
 
@@ -27,6 +28,11 @@ _PROTOCOL = re.compile(rf"({_TCHAR}+)(?:/({_TCHAR}+))?\Z")
 
 # RFC 9110 §5.6.3: OWS is SP and HTAB. bytes.strip() without arguments takes VT and FF as well.
 _OWS = " \t"
+
+# What clients send is much alike: short lines are parsed once. The bounds are there so that strangers
+# cannot fill the memory.
+_MOST_REMEMBERED = 128
+_MOST_LINES = 256
 
 # RFC 3986 §3.2.2: reg-name (which IPv4 addresses match, too) or an IP literal; RFC 9110 §4.2.1:
 # "http" has no empty host. The port may be empty.
@@ -72,11 +78,18 @@ def _elements(lines: Iterable[bytes]) -> Iterator[str]:
                 yield stripped
 
 
-def connection_options(lines: Iterable[bytes]) -> frozenset[str]:
+def connection_options(lines: Sequence[bytes]) -> frozenset[str]:
     """
     The connection options of all ``Connection`` lines together, in lower case (RFC 9110 §7.6.1).
     """
+    if len(lines) == 1 and len(lines[0]) <= _MOST_REMEMBERED:
+        return _options_of_line(lines[0])
     return frozenset(element.lower() for element in _elements(lines))
+
+
+@lru_cache(_MOST_LINES)
+def _options_of_line(line: bytes) -> frozenset[str]:
+    return frozenset(element.lower() for element in _elements((line,)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +105,11 @@ class UpgradeToken:
 
     name: str
     version: str | None = None
+    #: What the token is equal by.
+    key: tuple[str, str | None] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", (self.name.lower(), self.version))
 
     @classmethod
     def parse(cls, text: str | bytes) -> UpgradeToken:
@@ -107,18 +125,13 @@ class UpgradeToken:
             raise InvalidToken(f"not an upgrade token (name or name/version): {text!r}")
         return cls(match[1], match[2])
 
-    @property
-    def key(self) -> tuple[str, str | None]:
-        """What the token is equal by."""
-        return (self.name.lower(), self.version)
-
     def answers(self, wanted: UpgradeToken) -> bool:
         """
         Whether this token is what ``wanted`` names: ``echo`` names any version or none, ``chat/2``
         that version alone.
         """
         name, version = wanted.key
-        return self.name.lower() == name and version in (None, self.version)
+        return self.key[0] == name and version in (None, self.version)
 
     def __eq__(self, other: object) -> bool:
         return self.key == other.key if isinstance(other, UpgradeToken) else NotImplemented
@@ -176,6 +189,13 @@ class Offer:
     @classmethod
     def parse(cls, lines: Iterable[bytes]) -> Offer:
         """The tokens of all lines of an Upgrade field; never raises."""
+        lines = tuple(lines)
+        if len(lines) == 1 and len(lines[0]) <= _MOST_REMEMBERED:
+            return _offer_of_line(lines[0])
+        return cls._parse(lines)
+
+    @classmethod
+    def _parse(cls, lines: Iterable[bytes]) -> Offer:
         tokens = []
         for element in _elements(lines):
             match = _PROTOCOL.match(element)
@@ -214,6 +234,11 @@ class Offer:
         return ", ".join(map(str, self.tokens))
 
 
+@lru_cache(_MOST_LINES)
+def _offer_of_line(line: bytes) -> Offer:
+    return Offer._parse((line,))
+
+
 NO_OFFER = Offer()
 
 
@@ -245,7 +270,7 @@ class TokenTable(Generic[V]):
         decides among tokens, the exact version wins over any.
         """
         for token in offer:
-            for key in (token.key, (token.name.lower(), None)):
+            for key in (token.key, (token.key[0], None)):
                 if key in self._values:
                     return token, self._values[key]
         return None

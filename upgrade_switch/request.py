@@ -9,7 +9,6 @@ from typing import Any
 
 from twisted.internet.interfaces import IProtocol
 from twisted.python.failure import Failure
-from twisted.web import http
 from twisted.web.server import Request
 
 from . import _twisted
@@ -27,6 +26,11 @@ from .pages import StatusPage
 from .takeover import SwitchedConnection, check_target, hand_over
 
 __all__ = ["UpgradeRequest"]
+
+SWITCHING_PROTOCOLS = 101
+
+# What frames a response's content, which a 101 has not, and what the 101 says itself.
+_NOT_IN_A_101 = frozenset([b"Content-Length", b"Transfer-Encoding", b"Connection", b"Upgrade"])
 
 
 class UpgradeRequest(Request):
@@ -132,15 +136,15 @@ class UpgradeRequest(Request):
     def _write_head(self, channel: UpgradeChannel, token: UpgradeToken, phrase: bytes) -> None:
         """Write the 101, which has neither body nor framing (RFC 9110 §15.2, §8.6)."""
         _twisted.forget_encoder(self)
-        headers = self.responseHeaders
-        headers.removeHeader(b"content-length")
-        headers.removeHeader(b"transfer-encoding")
-        headers.setRawHeaders(b"upgrade", [str(token).encode("ascii")])
-        headers.setRawHeaders(b"connection", [b"Upgrade"])
-        if self.cookies:
-            headers.setRawHeaders(b"set-cookie", self.cookies)
-        self.setResponseCode(http.SWITCHING, phrase)
-        channel.writeHeaders(self.clientproto, b"101", phrase, headers)
+        self.code, self.code_message = SWITCHING_PROTOCOLS, phrase
+        lines = [
+            (name, value)
+            for name, values in self.responseHeaders.getAllRawHeaders()
+            if name not in _NOT_IN_A_101
+            for value in values
+        ]
+        lines.extend((b"Set-Cookie", cookie) for cookie in self.cookies)
+        channel.write_switch(phrase, str(token).encode("ascii"), lines)
         self.startedWriting = 1
 
     # What keeps HTTP off the wire after the switch.

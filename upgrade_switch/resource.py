@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -121,7 +121,16 @@ class UpgradeResource(Resource):
         if chosen is None:
             return self._decline(request)
         token, value = chosen
-        Decision(request, token).begin(_acceptor(value))
+        if not _has_room(request):
+            return _no_room().render(request)
+        try:
+            result = _ask(value, request, token)
+        except Exception:
+            result = Failure()
+        if isinstance(result, Deferred):
+            Decision(request, token, result)
+        else:
+            _settle(request, token, result)
         return NOT_DONE_YET
 
     def _decline(self, request: IRequest) -> Any:
@@ -149,105 +158,41 @@ def _check_value(key: object, value: object) -> None:
         )
 
 
-def _acceptor(value: Any) -> Acceptor:
-    """A factory, as the acceptor that it stands for."""
-    if not IProtocolFactory.providedBy(value):
-        acceptor: Acceptor = value
-        return acceptor
-
-    def build(request: UpgradeRequest, token: UpgradeToken) -> Answer:
+def _ask(value: Any, request: UpgradeRequest, token: UpgradeToken) -> Any:
+    """What a factory or an acceptor makes of a request."""
+    if IProtocolFactory.providedBy(value):
         request.channel.site.start_factory(value)
-        target: IProtocol | None = value.buildProtocol(request.getClientAddress())
+        target = value.buildProtocol(request.getClientAddress())
         return service_unavailable("No connection is taken now.") if target is None else target
+    result = value(request, token)
+    return Deferred.fromCoroutine(result) if isinstance(result, Coroutine) else result
 
-    return build
+
+def _has_room(request: UpgradeRequest) -> bool:
+    site = request.channel.site
+    return not site.draining and site.switched.has_room_for(request.channel.transport)
 
 
-class Decision:
-    """
-    One acceptor at work on one request, which may take its time.
+def _settle(request: UpgradeRequest, token: UpgradeToken, result: Any) -> None:
+    """Do what has been decided."""
+    if IProtocol.providedBy(result):
+        try:
+            request.switch_to(token, result)
+        except (TooManySwitched, Draining, ClientGone):
+            _render(request, _no_room())
+        except Exception:
+            _fail(request, Failure())
+    elif IResource.providedBy(result):
+        _render(request, result)
+    elif isinstance(result, Failure):
+        _fail(request, result)
+    else:
+        wrong = UpgradeError(f"an acceptor results in an IProtocol or IResource, not {result!r}")
+        _fail(request, Failure(wrong))
 
-    It ends exactly once: in the acceptor's result, at the site's ``accept_timeout``, when the site
-    drains, or when the client leaves. What the acceptor results in after that is dropped.
-    """
 
-    def __init__(self, request: UpgradeRequest, token: UpgradeToken) -> None:
-        self._request: UpgradeRequest | None = request
-        self._token = token
-        self._site: UpgradeSite = request.channel.site
-        self._transport: Any = request.channel.transport
-        self._deferred: Deferred[Any] | None = None
-        self._timeout: IDelayedCall | None = None
-
-    def begin(self, acceptor: Acceptor) -> None:
-        """
-        Ask the acceptor, unless there is no room for what it might result in.
-        """
-        request = self._request
-        assert request is not None
-        if self._site.draining or not self._site.switched.has_room_for(self._transport):
-            self._end()
-            _render(request, service_unavailable("No more connections are taken now."))
-            return
-        deferred: Deferred[Any] = maybeDeferred(acceptor, request, self._token)
-        if not deferred.called or deferred.paused:
-            self._deferred = deferred
-            self._wait(request)
-        deferred.addBoth(self._decided)
-
-    def _wait(self, request: UpgradeRequest) -> None:
-        self._site.deciding.add(self)
-        seconds = self._site.accept_timeout
-        if seconds is not None:
-            self._timeout = self._site.reactor.callLater(
-                seconds, self.decline, "The decision took too long."
-            )
-        request.notifyFinish().addErrback(self._client_left)
-
-    def _client_left(self, reason: Failure) -> None:
-        self._end()
-
-    def decline(self, detail: str) -> None:
-        """Decide in the acceptor's place: 503, and the acceptor is cancelled."""
-        request = self._end()
-        if request is not None:
-            _render(request, service_unavailable(detail))
-
-    def _end(self) -> UpgradeRequest | None:
-        """
-        Give up what the decision holds, and cancel the acceptor if it is still at work.
-
-        :return: the request, the first time.
-        """
-        request, self._request = self._request, None
-        deferred, self._deferred = self._deferred, None
-        timeout, self._timeout = self._timeout, None
-        self._site.deciding.discard(self)
-        if timeout is not None and timeout.active():
-            timeout.cancel()
-        if deferred is not None:
-            deferred.cancel()
-        return request
-
-    def _decided(self, result: Any) -> None:
-        self._deferred = None
-        request = self._end()
-        if request is None:
-            return
-        if IProtocol.providedBy(result):
-            try:
-                request.switch_to(self._token, result)
-            except (TooManySwitched, Draining, ClientGone):
-                _render(request, service_unavailable("No more connections are taken now."))
-            except Exception:
-                _fail(request, Failure())
-        elif IResource.providedBy(result):
-            _render(request, result)
-        elif isinstance(result, Failure):
-            _fail(request, result)
-        else:
-            wrong = UpgradeError(f"an acceptor results in an IProtocol or IResource, not {result!r}")
-            _fail(request, Failure(wrong))
+def _no_room() -> IResource:
+    return service_unavailable("No more connections are taken now.")
 
 
 def _render(request: UpgradeRequest, resource: IResource) -> None:
@@ -266,3 +211,57 @@ def _fail(request: UpgradeRequest, reason: Failure) -> None:
     _log.failure("an acceptor failed after it had answered by itself", failure=reason)
     if not request.finished:
         request.loseConnection()
+
+
+class Decision:
+    """
+    One acceptor at work on one request.
+
+    It ends exactly once: in the acceptor's result, at the site's ``accept_timeout``, when the site
+    drains, or when the client leaves. What the acceptor results in after that is dropped.
+    """
+
+    def __init__(self, request: UpgradeRequest, token: UpgradeToken, deferred: Deferred[Any]) -> None:
+        self._request: UpgradeRequest | None = request
+        self._token = token
+        self._deferred: Deferred[Any] | None = deferred
+        self._site: UpgradeSite = request.channel.site
+        self._site.deciding.add(self)
+        self._timeout: IDelayedCall | None = None
+        if self._site.accept_timeout is not None:
+            self._timeout = self._site.reactor.callLater(
+                self._site.accept_timeout, self.decline, "The decision took too long."
+            )
+        request.notifyFinish().addErrback(self._client_left)
+        deferred.addBoth(self._decided)
+
+    def _client_left(self, reason: Failure) -> None:
+        self._end()
+
+    def decline(self, detail: str) -> None:
+        """Decide in the acceptor's place: 503, and the acceptor is cancelled."""
+        request = self._end()
+        if request is not None:
+            _render(request, service_unavailable(detail))
+
+    def _decided(self, result: Any) -> None:
+        self._deferred = None
+        request = self._end()
+        if request is not None:
+            _settle(request, self._token, result)
+
+    def _end(self) -> UpgradeRequest | None:
+        """
+        Give up what the decision holds, and cancel the acceptor if it is still at work.
+
+        :return: the request, the first time.
+        """
+        request, self._request = self._request, None
+        deferred, self._deferred = self._deferred, None
+        timeout, self._timeout = self._timeout, None
+        self._site.deciding.discard(self)
+        if timeout is not None and timeout.active():
+            timeout.cancel()
+        if deferred is not None:
+            deferred.cancel()
+        return request

@@ -69,21 +69,24 @@ def hand_over(transport: Any, slot: _twisted.Slot, target: IProtocol, data: byte
     getattr(transport, "resumeProducing", _nothing)()
     beneath = _twisted.bottom(transport)
     layer = getattr(beneath, "protocol", None)
-    watch = _twisted.PauseWatch(transport)
+    # A bare socket that is paused delivers nothing: with no bytes in hand there is nothing to hold.
+    watch = _twisted.PauseWatch(transport) if data or layer is not target else None
     _called(transport, target.makeConnection, transport)
     receiver = slot.get()
     if _twisted.is_closing(transport):
-        watch.stop()
+        if watch is not None:
+            watch.stop()
         if receiver is target:
             slot.set(_Closed(transport, target))
         return
     if getattr(beneath, "protocol", None) is not layer:
         # The target has put TLS beneath itself: what is on the wire by now is TLS's.
         receiver = beneath.protocol
-    if watch.paused and receiver is target:
-        slot.set(_Held(transport, target, data, watch))
-        return
-    watch.stop()
+    if watch is not None:
+        if watch.paused and receiver is target:
+            slot.set(_Held(transport, target, data, watch))
+            return
+        watch.stop()
     if data:
         _called(transport, receiver.dataReceived, data)
 
