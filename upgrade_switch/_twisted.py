@@ -13,6 +13,7 @@ from weakref import ref
 
 from twisted.internet import interfaces
 from twisted.internet.defer import Deferred
+from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
@@ -46,6 +47,7 @@ __all__ = [
     "slot_of",
     "watch_end",
     "watcher",
+    "write_at_once",
 ]
 
 
@@ -140,6 +142,25 @@ def is_half_closeable(transport: Any) -> bool:
         and not interfaces.ISSLTransport.providedBy(transport)
         and hasattr(transport, "loseWriteConnection")
     )
+
+
+def write_at_once(transport: Any, data: bytes) -> None:
+    """
+    Write; where nothing waits to be written on a bare socket, send what it takes right now. Twisted
+    sends in the reactor's next turn, which costs that turn and two calls of the kernel. What the
+    kernel does not take, and every error, is left to the transport.
+    """
+    if (
+        isinstance(transport, Connection)
+        and not transport.TLS
+        and transport.connected
+        and not (transport.dataBuffer or transport._tempDataBuffer or transport.disconnecting)
+    ):
+        sent = transport.writeSomeData(data)
+        if isinstance(sent, int):
+            data = data[sent:]
+    if data:
+        transport.write(data)
 
 
 def abort(transport: Any) -> None:

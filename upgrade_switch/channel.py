@@ -51,22 +51,18 @@ class UpgradeChannel(HTTPChannel):
     _behind = b""
 
     def dataReceived(self, data: bytes) -> None:
-        # TLS goes on delivering after loseConnection, which no 400 of ours must be followed by.
-        if _twisted.is_closing(self.transport):
+        transport: Any = self.transport
+        if transport.disconnecting:
+            # TLS goes on delivering after loseConnection; no 400 of ours must be followed by that.
             return
-        begun = self.clearLineBuffer() if self._between_requests() else b""
-        if begun or not self._between_requests():
-            super().dataReceived(begun + data)
-            return
-        self._reading = True
-        try:
-            self._read(data)
-        finally:
-            self._reading = False
-
-    def _between_requests(self) -> bool:
-        """Whether the next byte is a request's first, and nobody further up the stack is reading."""
-        return bool(self.line_mode) and not self.requests and not self._reading
+        if self.line_mode and not self.requests and not self._reading:
+            # The next byte is a request's first, unless a line has begun already.
+            begun = self.clearLineBuffer()
+            if not begun:
+                self._read(data)
+                return
+            data = begun + data
+        super().dataReceived(data)
 
     def _read(self, data: bytes) -> None:
         """
@@ -74,17 +70,20 @@ class UpgradeChannel(HTTPChannel):
 
         What is behind a request is put where :meth:`setLineMode` finds it if the request switches.
         """
-        while data:
-            head = read_head(data, self.totalHeadersSize, self.maxHeaders)
-            if head is None:
-                break
-            self._behind = data[head.length :]
-            self._begin(head)
-            data, self._behind = self._behind, b""
-            if not self.line_mode or self.requests or _twisted.is_closing(self.transport):
-                break
-        if data:
-            super().dataReceived(data)
+        transport: Any = self.transport
+        self._reading = True
+        try:
+            while data and self.line_mode and not self.requests and not transport.disconnecting:
+                head = read_head(data, self.totalHeadersSize, self.maxHeaders)
+                if head is None:
+                    break
+                self._behind = data[head.length :]
+                self._begin(head)
+                data, self._behind = self._behind, b""
+            if data and not transport.disconnecting:
+                super().dataReceived(data)
+        finally:
+            self._reading = False
 
     def _begin(self, head: Head) -> None:
         """Have a request processed; what ``HTTPChannel`` does with one, line by line."""
@@ -146,8 +145,7 @@ class UpgradeChannel(HTTPChannel):
         head = b"\r\n".join(lines)
         if b"\0" in head or not head.count(b"\r") == head.count(b"\n") == len(lines) - 1:
             head = b"\r\n".join(_one_line(line) for line in lines)
-        transport: Any = self.transport
-        transport.write(head + b"\r\n\r\n")
+        _twisted.write_at_once(self.transport, head + b"\r\n\r\n")
 
     def leave(self, request: UpgradeRequest) -> bytes:
         """
@@ -162,6 +160,7 @@ class UpgradeChannel(HTTPChannel):
         :return: the trailing data: all that was read behind the request. It belongs to the target.
         """
         self._leaving = True
+        self.setTimeout = _no_timeout  # type: ignore[method-assign]
         # Else requestDone closes the connection: a client may well say "close, Upgrade".
         self.persistent = True
         request.finish()
@@ -170,18 +169,16 @@ class UpgradeChannel(HTTPChannel):
         trailing, self._trailing = self._trailing, b""
         return trailing
 
-    def setTimeout(self, period: float | None) -> float | None:
-        if self._leaving:
-            return None
-        previous: float | None = super().setTimeout(period)
-        return previous
-
     def setLineMode(self, extra: bytes = b"") -> None:
         if self._leaving:
             self._trailing = extra + self.clearLineBuffer() + self._behind
             self._behind = b""
         else:
             super().setLineMode(extra)
+
+
+def _no_timeout(period: float | None) -> None:
+    """In place of a channel's ``setTimeout``, while it is being left."""
 
 
 def _one_line(value: bytes) -> bytes:

@@ -20,6 +20,8 @@ _HEAD = re.compile(
     rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n)+)\r\n"
 )
 
+_FIELD = re.compile(rb"([^:]+):[\t ]*([^\r]*)\r\n")
+
 # Fields that say that there is more to do than to read a head.
 _MORE = re.compile(rb"^(?:content-length|transfer-encoding|expect):", re.IGNORECASE | re.MULTILINE)
 
@@ -44,8 +46,5 @@ def read_head(data: bytes, most_bytes: int, most_fields: int) -> Head | None:
     match = _HEAD.match(data)
     if match is None or match.end() > most_bytes or _MORE.search(match[2]):
         return None
-    fields = []
-    for line in match[2].split(b"\r\n")[:-1]:
-        name, _, value = line.partition(b":")
-        fields.append((name, value.strip(b" \t")))
+    fields = [(name, value.rstrip(b" \t")) for name, value in _FIELD.findall(match[2])]
     return Head(match[1], fields, match.end()) if len(fields) <= most_fields else None

@@ -84,7 +84,8 @@ class UpgradeSite(Site):
         self.draining = False
         self.deciding: set[Decision] = set()
         self._tcp_keepalive = tcp_keepalive
-        self._started: list[IProtocolFactory] = []
+        # By identity: a factory need not be hashable, nor be equal to itself alone.
+        self._started: dict[int, IProtocolFactory] = {}
 
     def protocol(self) -> IProtocol:  # type: ignore[override]  # a callable, as in HTTPFactory
         return _twisted.negotiating(UpgradeChannel())
@@ -99,14 +100,14 @@ class UpgradeSite(Site):
         Call a factory's ``doStart``, the first time that one of this site's upgrades uses it; its
         ``doStop`` comes with the site's.
         """
-        if not any(started is factory for started in self._started):
+        if id(factory) not in self._started:
             factory.doStart()
-            self._started.append(factory)
+            self._started[id(factory)] = factory
 
     def stopFactory(self) -> None:
         super().stopFactory()
-        started, self._started = self._started, []
-        for factory in started:
+        started, self._started = self._started, {}
+        for factory in started.values():
             factory.doStop()
 
     def drain(self, timeout: float) -> Deferred[None]:
