@@ -31,7 +31,7 @@ from . import _twisted
 from .errors import InvalidResponse, NotSwitched
 from .negotiation import Offer, UpgradeToken, connection_options
 from .response import Body, UpgradeResponse, body_done, empty_body
-from .takeover import SwitchedConnection, Waiting
+from .takeover import Claim, SwitchedConnection, Waiting
 
 if TYPE_CHECKING:
     from twisted.web._newclient import Request
@@ -277,7 +277,7 @@ class _UpgradeClient(Protocol):
             self._token,
             self._request.uri.partition(b"?")[0],
             self._clock.seconds(),
-            waiting=waiting,
+            claim=Claim(waiting),
         )
         answer, self._answer = self._answer, None
         assert answer is not None

@@ -64,13 +64,12 @@ class UpgradeRequest(Request):
         Answer the request: 400 for HTTP/1.1 without exactly one valid Host (RFC 9112 §3.2), else
         with the addressed resource.
         """
-        if self.clientproto == b"HTTP/1.1":
-            hosts = self.requestHeaders.getRawHeaders(b"host") or ()
-            if len(hosts) != 1 or not is_host(hosts[0]):
-                self.site = self.channel.site
-                self.render(StatusPage(400, "Bad Request", "A request has one valid Host."))
-                return
-        super().process()
+        hosts = self.requestHeaders.getRawHeaders(b"host") or ()
+        if self.clientproto == b"HTTP/1.1" and (len(hosts) != 1 or not is_host(hosts[0])):
+            self.site = self.channel.site
+            self.render(StatusPage(400, "Bad Request", "A request has one valid Host."))
+        else:
+            super().process()
 
     def switch_to(
         self,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from twisted.internet.defer import Deferred
@@ -111,7 +112,9 @@ class UpgradeResource(Resource):
             raise InvalidUpgrades("an UpgradeResource without upgrades")
         for key, value in upgrades.items():
             _check_value(key, value)
-        self._table = TokenTable(upgrades)
+        self._table = TokenTable(
+            {key: (value, IProtocolFactory.providedBy(value)) for key, value in upgrades.items()}
+        )
         self._otherwise = upgrade_required(*self._table.names) if fallback is None else fallback
 
     def render(self, request: Any) -> Any:
@@ -120,11 +123,11 @@ class UpgradeResource(Resource):
             chosen = self._table.choose(request.offer)
         if chosen is None:
             return self._decline(request)
-        token, value = chosen
+        token, (value, is_factory) = chosen
         if not _has_room(request):
             return _no_room().render(request)
         try:
-            result = _ask(value, request, token)
+            result = _build(value, request) if is_factory else _ask(value, request, token)
         except Exception:
             result = Failure()
         if isinstance(result, Deferred):
@@ -158,14 +161,17 @@ def _check_value(key: object, value: object) -> None:
         )
 
 
-def _ask(value: Any, request: UpgradeRequest, token: UpgradeToken) -> Any:
-    """What a factory or an acceptor makes of a request."""
-    if IProtocolFactory.providedBy(value):
-        request.channel.site.start_factory(value)
-        target = value.buildProtocol(request.getClientAddress())
-        return service_unavailable("No connection is taken now.") if target is None else target
-    result = value(request, token)
-    return Deferred.fromCoroutine(result) if isinstance(result, Coroutine) else result
+def _build(factory: Any, request: UpgradeRequest) -> Any:
+    """What a factory makes of a request."""
+    request.channel.site.start_factory(factory)
+    target = factory.buildProtocol(request.getClientAddress())
+    return service_unavailable("No connection is taken now.") if target is None else target
+
+
+def _ask(acceptor: Any, request: UpgradeRequest, token: UpgradeToken) -> Any:
+    """What an acceptor makes of a request."""
+    result = acceptor(request, token)
+    return Deferred.fromCoroutine(result) if isinstance(result, CoroutineType) else result
 
 
 def _has_room(request: UpgradeRequest) -> bool:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from .negotiation import UpgradeToken
 
-__all__ = ["SwitchedConnection", "SwitchedConnections", "Waiting", "check_target", "hand_over"]
+__all__ = ["Claim", "SwitchedConnection", "SwitchedConnections", "Waiting", "check_target", "hand_over"]
 
 _log = Logger()
 
@@ -206,6 +206,26 @@ class Waiting(Protocol):
         _called(transport, target.connectionLost, self._lost)
 
 
+class Claim:
+    """
+    What a client's :class:`SwitchedConnection` holds until it is installed. Dropped without that, it
+    aborts: a connection that is read by nobody would stay open for as long as the server likes.
+    """
+
+    def __init__(self, waiting: Waiting) -> None:
+        self._waiting: Waiting | None = waiting
+
+    def take(self) -> Waiting:
+        waiting, self._waiting = self._waiting, None
+        assert waiting is not None
+        return waiting
+
+    def __del__(self) -> None:
+        waiting = self._waiting
+        if waiting is not None and not waiting.ended:
+            _twisted.abort(waiting.transport)
+
+
 class Keeper(TypingProtocol):
     """Who wants to know of a switched connection's end."""
 
@@ -228,9 +248,9 @@ class SwitchedConnection:
 
     __slots__ = (
         "__weakref__",
+        "_claim",
         "_keeper",
         "_transport",
-        "_waiting",
         "path",
         "since",
         "target",
@@ -244,14 +264,14 @@ class SwitchedConnection:
         path: bytes,
         since: float,
         target: IProtocol | None = None,
-        waiting: Waiting | None = None,
+        claim: Claim | None = None,
     ) -> None:
         self.token = token
         self.path = path
         self.since = since
         self.target = target
         self._transport = transport
-        self._waiting = waiting
+        self._claim = claim
         self._keeper: Keeper | None = None
 
     def __repr__(self) -> str:
@@ -278,14 +298,15 @@ class SwitchedConnection:
         :raises AlreadyInstalled: the second time, and on a server.
         :raises InvalidTarget: for what is no ``IProtocol``; the connection still waits.
         """
-        if self._waiting is None:
+        if self._claim is None:
             raise AlreadyInstalled(f"this connection is {self.target!r}'s already")
         self.give_to(check_target(target))
 
     def give_to(self, target: IProtocol) -> None:
         """:meth:`install`, for a target that is known to be good."""
-        waiting, self._waiting = self._waiting, None
-        assert waiting is not None
+        claim, self._claim = self._claim, None
+        assert claim is not None
+        waiting = claim.take()
         self.target = target
         if not waiting.ended:
             if self._keeper is not None:
@@ -314,12 +335,6 @@ class SwitchedConnection:
             _twisted.report_end(self._transport, self.target, reason)
         finally:
             keeper.ended()
-
-    def __del__(self) -> None:
-        # Nobody can install a target any more: a connection that is read by nobody would stay
-        # open for as long as the server likes.
-        if self._waiting is not None and not self._waiting.ended:
-            self.abort()
 
 
 class SwitchedConnections(Collection[SwitchedConnection]):
@@ -366,7 +381,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
             connection.token, connection.path, connection.target = token, path, target
             return connection
         connection = SwitchedConnection(transport, token, path, self._clock.seconds(), target)
-        connection.keep(self)
+        connection._keeper = self
         self._members[connection] = None
         _twisted.watch_end(transport, target, connection)
         return connection
