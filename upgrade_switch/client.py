@@ -141,19 +141,23 @@ class _UpgradeClient(Protocol):
             h11.Request(
                 method=request.method,
                 target=b"/",
-                headers=[(b"Host", b"shadow"), (b"Connection", b"Upgrade")]
-                + [(b"Upgrade", value) for value in upgrade],
+                headers=[
+                    (b"Host", b"shadow"),
+                    (b"Connection", b"Upgrade"),
+                    # h11 wants to know that there is one; what it says is checked here.
+                    (b"Upgrade", b"some"),
+                ],
             )
         )
         self._parser.send(h11.EndOfMessage())
         answer: Deferred[IResponse] = Deferred(self._cancelled)
         self._answer = answer
         try:
-            self._writing: Deferred[None] = request.writeTo(self.transport)
+            writing: Deferred[None] = request.writeTo(self.transport)
         except Exception:
             self._fail(RequestGenerationFailed([Failure()]))
             return answer
-        self._writing.addCallbacks(self._written, self._not_written)
+        writing.addCallbacks(self._written, self._not_written)
         return answer
 
     def _cancelled(self, answer: Deferred[IResponse]) -> None:
@@ -171,9 +175,14 @@ class _UpgradeClient(Protocol):
             self._fail(RequestGenerationFailed([reason]))
 
     def _close(self) -> None:
-        if not self._sent:
-            self._writing.cancel()
+        self._stop_sending()
         _twisted.abort(self.transport)
+
+    def _stop_sending(self) -> None:
+        if not self._sent:
+            transport: Any = self.transport
+            transport.unregisterProducer()
+            self._request.stopWriting()
 
     def _fail(self, error: Exception) -> None:
         answer, self._answer = self._answer, None
@@ -238,9 +247,8 @@ class _UpgradeClient(Protocol):
         """Everything but a 101: an ordinary response, after whose body the connection is closed."""
         self._body = Body(self.transport)
         answer, self._answer = self._answer, None
-        if not self._sent:
-            # What is left of the request is of no use to anybody.
-            self._writing.cancel()
+        # What is left of the request is of no use to anybody.
+        self._stop_sending()
         assert answer is not None
         answer.callback(UpgradeResponse(event, self._request, self._body))
 
@@ -253,6 +261,8 @@ class _UpgradeClient(Protocol):
             body.finish(Failure(PotentialDataLoss()))
         else:
             body.finish(body_done())
+            # A TLS layer that is paused does not see the other end's goodbye.
+            transport.resumeProducing()
             transport.loseConnection()
 
     def _check_switch(self, event: h11.InformationalResponse) -> None:
