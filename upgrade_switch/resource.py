@@ -124,14 +124,16 @@ class UpgradeResource(Resource):
         if chosen is None:
             return self._decline(request)
         token, (value, is_factory) = chosen
-        if not _has_room(request):
+        # Here, since an acceptor may finish the request, which then knows no site any more.
+        site: UpgradeSite = request.channel.site
+        if site.draining or not site.switched.has_room_for(request.channel.transport):
             return _no_room().render(request)
         try:
             result = _build(value, request) if is_factory else _ask(value, request, token)
         except Exception:
             result = Failure()
         if isinstance(result, Deferred):
-            Decision(request, token, result)
+            Decision(site, request, token, result)
         else:
             _settle(request, token, result)
         return NOT_DONE_YET
@@ -172,11 +174,6 @@ def _ask(acceptor: Any, request: UpgradeRequest, token: UpgradeToken) -> Any:
     """What an acceptor makes of a request."""
     result = acceptor(request, token)
     return Deferred.fromCoroutine(result) if isinstance(result, CoroutineType) else result
-
-
-def _has_room(request: UpgradeRequest) -> bool:
-    site = request.channel.site
-    return not site.draining and site.switched.has_room_for(request.channel.transport)
 
 
 def _settle(request: UpgradeRequest, token: UpgradeToken, result: Any) -> None:
@@ -227,11 +224,17 @@ class Decision:
     drains, or when the client leaves. What the acceptor results in after that is dropped.
     """
 
-    def __init__(self, request: UpgradeRequest, token: UpgradeToken, deferred: Deferred[Any]) -> None:
+    def __init__(
+        self,
+        site: UpgradeSite,
+        request: UpgradeRequest,
+        token: UpgradeToken,
+        deferred: Deferred[Any],
+    ) -> None:
         self._request: UpgradeRequest | None = request
         self._token = token
         self._deferred: Deferred[Any] | None = deferred
-        self._site: UpgradeSite = request.channel.site
+        self._site = site
         self._site.deciding.add(self)
         self._timeout: IDelayedCall | None = None
         if self._site.accept_timeout is not None:
