@@ -41,6 +41,7 @@ __all__ = [
     "forget_encoder",
     "is_closing",
     "is_half_closeable",
+    "keep_off",
     "negotiating",
     "rename_log_prefix",
     "report_end",
@@ -68,6 +69,15 @@ def content_received(channel: HTTPChannel, method: bytes, target: bytes, version
     """
     channel._command, channel._path, channel._version = method, target, version
     channel.allContentReceived()
+
+
+def keep_off(channel: HTTPChannel) -> None:
+    """
+    Have a channel that has been left not touch its transport any more: its ``pauseProducing`` and
+    ``resumeProducing``, in whose middle a request may have switched, do so unless it is at work on a
+    request.
+    """
+    channel._handlingRequest = True
 
 
 class Slot(NamedTuple):
@@ -181,10 +191,9 @@ def rename_log_prefix(transport: Any, protocol: object) -> None:
     whose = getattr(owner, "logstr", None)
     if whose is None:
         return
+    prefix = type(protocol).__name__
     if interfaces.ILoggingContext.providedBy(protocol):
         prefix = protocol.logPrefix()
-    else:
-        prefix = protocol.__class__.__name__
     owner.logstr = f"{prefix},{whose.partition(',')[2]}"
 
 
@@ -251,6 +260,8 @@ class PauseWatch:
         """Leave the transport as it was; harmless when called again."""
         self._transport.__dict__.pop("pauseProducing", None)
         self._transport.__dict__.pop("resumeProducing", None)
+        # Who is to be told holds this watch.
+        self.on_resume = None
 
     def _pause(self) -> None:
         self.paused = True

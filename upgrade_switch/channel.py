@@ -164,6 +164,7 @@ class UpgradeChannel(HTTPChannel):
         # Else requestDone closes the connection: a client may well say "close, Upgrade".
         self.persistent = True
         request.finish()
+        _twisted.keep_off(self)
         transport: Any = self.transport
         transport.unregisterProducer()
         trailing, self._trailing = self._trailing, b""

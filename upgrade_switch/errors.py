@@ -5,6 +5,7 @@ Everything that this package raises of its own, in one tree::
     ├── InvalidToken        (ValueError)      text that is no upgrade token
     ├── InvalidUpgrades     (TypeError)       a mapping of upgrades that cannot work
     ├── InvalidTarget       (TypeError)       a target that provides no IProtocol
+    ├── InvalidPhrase       (TypeError)       a reason phrase that is no bytes
     ├── SwitchRefused                         Request.switch_to cannot switch (now)
     │   ├── NotOffered                        the client did not offer this token
     │   ├── AlreadySwitched                   this request has switched before
@@ -37,6 +38,7 @@ __all__ = [
     "AlreadySwitched",
     "ClientGone",
     "Draining",
+    "InvalidPhrase",
     "InvalidResponse",
     "InvalidTarget",
     "InvalidToken",
@@ -65,6 +67,10 @@ class InvalidUpgrades(UpgradeError, TypeError):
 
 class InvalidTarget(UpgradeError, TypeError):
     """What was to be installed on a connection does not provide ``IProtocol``."""
+
+
+class InvalidPhrase(UpgradeError, TypeError):
+    """A reason phrase is not ``bytes``."""
 
 
 class SwitchRefused(UpgradeError):

@@ -34,6 +34,9 @@ _OWS = " \t"
 _MOST_REMEMBERED = 128
 _MOST_LINES = 256
 
+# Nobody offers more; and a field of 16 KiB would cost as much time as a thousand requests.
+_MOST_TOKENS = 64
+
 # RFC 3986 §3.2.2: reg-name (which IPv4 addresses match, too) or an IP literal; RFC 9110 §4.2.1:
 # "http" has no empty host. The port may be empty.
 _HOST = re.compile(
@@ -84,12 +87,12 @@ def connection_options(lines: Sequence[bytes]) -> frozenset[str]:
     """
     if len(lines) == 1 and len(lines[0]) <= _MOST_REMEMBERED:
         return _options_of_line(lines[0])
-    return frozenset(element.lower() for element in _elements(lines))
+    return frozenset(_elements(line.lower() for line in lines))
 
 
 @lru_cache(_MOST_LINES)
 def _options_of_line(line: bytes) -> frozenset[str]:
-    return frozenset(element.lower() for element in _elements((line,)))
+    return frozenset(_elements((line.lower(),)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +199,10 @@ class Offer:
 
     @classmethod
     def _parse(cls, lines: Iterable[bytes]) -> Offer:
-        tokens = []
+        tokens: list[UpgradeToken] = []
         for element in _elements(lines):
+            if len(tokens) == _MOST_TOKENS:
+                return cls((), "Upgrade names too many protocols")
             match = _PROTOCOL.match(element)
             if match is None:
                 return cls((), "Upgrade breaks the grammar")

@@ -17,11 +17,12 @@ from .errors import (
     AlreadySwitched,
     ClientGone,
     Draining,
+    InvalidPhrase,
     NotOffered,
     ResponseStarted,
     TooManySwitched,
 )
-from .negotiation import Offer, UpgradeToken, is_host
+from .negotiation import NO_OFFER, Offer, UpgradeToken, is_host
 from .pages import StatusPage
 from .takeover import SwitchedConnection, check_target, hand_over
 
@@ -49,6 +50,9 @@ class UpgradeRequest(Request):
         All that this request's client is willing to switch to; empty where the request is not
         eligible, or its connection cannot switch (a plain Site's, HTTP/2).
         """
+        if self.path is None:
+            # The request has not been read to its end: nothing is known yet.
+            return NO_OFFER
         if self._offer is None:
             header = self.requestHeaders.getRawHeaders
             offer = Offer.of_request(
@@ -93,8 +97,11 @@ class UpgradeRequest(Request):
         :param phrase: the status line's reason phrase; Docker's client wants ``b"UPGRADED"``.
         :raises SwitchRefused: one of its subclasses says why not; nothing has been written.
         :raises InvalidTarget: for what is no ``IProtocol``.
+        :raises InvalidPhrase: for a phrase that is no bytes.
         """
         check_target(target)
+        if not isinstance(phrase, bytes):
+            raise InvalidPhrase(f"a reason phrase is bytes, not {phrase!r}")
         self._check_not_answered()
         offered = self.offer.first(token)
         if offered is None:
@@ -112,6 +119,8 @@ class UpgradeRequest(Request):
             raise TooManySwitched(f"{len(site.switched)} connections are switched already")
         slot = _twisted.slot_of(transport, channel)
         self._switched = True
+        # Before anybody else's code runs: who looks at the site in notifyFinish counts this one, too.
+        connection = site.switched.enter(transport, offered, self.path, target)
         try:
             self._write_head(channel, offered, phrase)
             trailing = channel.leave(self)
@@ -119,8 +128,8 @@ class UpgradeRequest(Request):
             # The access log's formatter, say. The 101 is out: there is no way back into HTTP.
             _twisted.abort(transport)
             raise
-        connection = site.switched.enter(transport, offered, self.path, target)
         site.keep_alive(transport)
+        connection.target = target
         hand_over(transport, slot, target, trailing)
         return connection
 

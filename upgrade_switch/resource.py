@@ -131,7 +131,9 @@ class UpgradeResource(Resource):
         try:
             result = _build(value, request) if is_factory else _ask(value, request, token)
         except Exception:
-            result = Failure()
+            # Not kept in a variable: its traceback would keep this frame, and the frame the request.
+            _fail(request, Failure())
+            return NOT_DONE_YET
         if isinstance(result, Deferred):
             Decision(site, request, token, result)
         else:
@@ -201,7 +203,7 @@ def _no_room() -> IResource:
 def _render(request: UpgradeRequest, resource: IResource) -> None:
     """Answer with a resource, outside of ``Request.process``, which would see to what it raises."""
     try:
-        request.render(getChildForRequest(resource, request))
+        request.render(resource)
     except Exception:
         _fail(request, Failure())
 
@@ -272,5 +274,8 @@ class Decision:
         if timeout is not None and timeout.active():
             timeout.cancel()
         if deferred is not None:
-            deferred.cancel()
+            try:
+                deferred.cancel()
+            except Exception:
+                _log.failure("an acceptor's canceller failed")
         return request

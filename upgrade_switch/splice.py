@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from . import _twisted
+from .errors import AlreadyInstalled
 from .takeover import SwitchedConnection, hand_over
 
 __all__ = ["Splice", "SpliceEnd", "splice"]
@@ -45,6 +46,9 @@ def splice(a: Any, b: Any) -> Deferred[None]:
     """
     joined = Splice()
     # Both are looked at before either is touched.
+    for transport in (a, b):
+        if isinstance(transport, SwitchedConnection) and not transport.is_waiting:
+            raise AlreadyInstalled(f"{transport!r} has its target already")
     slots = [None if isinstance(t, SwitchedConnection) else _twisted.slot_of(t) for t in (a, b)]
     for transport, slot, end in zip((a, b), slots, joined.ends, strict=True):
         if slot is None:
@@ -162,6 +166,8 @@ class SpliceEnd(Protocol):
         if self.lost:
             return
         self.lost = True
+        # A TLS layer keeps its producer beyond its end, and with it the other transport.
+        self.transport.unregisterProducer()
         other = self.other
         if other._open:
             other.transport.unregisterProducer()

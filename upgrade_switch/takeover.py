@@ -65,13 +65,12 @@ def hand_over(transport: Any, slot: _twisted.Slot, target: IProtocol, data: byte
     :param data: the trailing data: bytes that were read before and belong to the target.
     """
     slot.set(target)
-    _twisted.rename_log_prefix(transport, target)
     getattr(transport, "resumeProducing", _nothing)()
     beneath = _twisted.bottom(transport)
     layer = getattr(beneath, "protocol", None)
     # A bare socket that is paused delivers nothing: with no bytes in hand there is nothing to hold.
     watch = _twisted.PauseWatch(transport) if data or layer is not target else None
-    _called(transport, target.makeConnection, transport)
+    _called(transport, _make_connection, transport, target)
     receiver = slot.get()
     if _twisted.is_closing(transport):
         if watch is not None:
@@ -91,17 +90,23 @@ def hand_over(transport: Any, slot: _twisted.Slot, target: IProtocol, data: byte
         _called(transport, receiver.dataReceived, data)
 
 
+def _make_connection(transport: Any, target: IProtocol) -> None:
+    target.makeConnection(transport)
+    # Behind it: a log prefix may well tell of the connection.
+    _twisted.rename_log_prefix(transport, target)
+
+
 def _nothing() -> None:
     """What a transport does that cannot pause, when it is resumed."""
 
 
-def _called(transport: Any, function: Any, argument: Any) -> None:
+def _called(transport: Any, function: Any, *arguments: Any) -> None:
     """
     Call the target as the reactor would: what it raises, of any kind, is logged and drops the
     connection, after which the transport tells the target ``connectionLost``.
     """
     try:
-        function(argument)
+        function(*arguments)
     except BaseException:
         _log.failure("{function} failed after a takeover", function=function)
         _twisted.abort(transport)
@@ -243,7 +248,7 @@ class SwitchedConnection:
     :ivar token: the upgrade token that it has switched to; None for a preface or CONNECT.
     :ivar path: the path of the request that switched it.
     :ivar since: when, in seconds on the reactor's clock.
-    :ivar target: the protocol that owns it; None on a client before :meth:`install`.
+    :ivar target: the protocol that owns it; None until it does (on a client, until :meth:`install`).
     """
 
     __slots__ = (
@@ -263,13 +268,12 @@ class SwitchedConnection:
         token: UpgradeToken | None,
         path: bytes,
         since: float,
-        target: IProtocol | None = None,
         claim: Claim | None = None,
     ) -> None:
         self.token = token
         self.path = path
         self.since = since
-        self.target = target
+        self.target: IProtocol | None = None
         self._transport = transport
         self._claim = claim
         self._keeper: Keeper | None = None
@@ -301,6 +305,11 @@ class SwitchedConnection:
         if self._claim is None:
             raise AlreadyInstalled(f"this connection is {self.target!r}'s already")
         self.give_to(check_target(target))
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether :meth:`install` is still to come."""
+        return self._claim is not None
 
     def give_to(self, target: IProtocol) -> None:
         """:meth:`install`, for a target that is known to be good."""
@@ -373,14 +382,15 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         self, transport: Any, token: UpgradeToken | None, path: bytes, target: IProtocol
     ) -> SwitchedConnection:
         """
-        Note a switch. One connection is one entry from its first switch to its end, of which the
-        transport tells: a later switch changes ``token``, ``path`` and ``target``.
+        Note a switch, whose connection the caller then gives to the target. One connection is one
+        entry from its first switch to its end, of which the transport tells: a later switch changes
+        ``token``, ``path`` and ``target``.
         """
         connection = _twisted.watcher(transport)
         if isinstance(connection, SwitchedConnection):
-            connection.token, connection.path, connection.target = token, path, target
+            connection.token, connection.path, connection.target = token, path, None
             return connection
-        connection = SwitchedConnection(transport, token, path, self._clock.seconds(), target)
+        connection = SwitchedConnection(transport, token, path, self._clock.seconds())
         connection._keeper = self
         self._members[connection] = None
         _twisted.watch_end(transport, target, connection)

@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
+from math import inf
 from typing import Any
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
@@ -26,6 +29,9 @@ from .exits import FAILED, REFUSED, SUCCESS, explain, say
 from .options import CommandOptions
 
 __all__ = ["ConnectOptions", "run_connect"]
+
+# RFC 3986 §2: what is neither printable nor ASCII is percent-encoded.
+_URL = re.compile(rb"[!-~]+\Z")
 
 
 class ConnectOptions(CommandOptions):
@@ -55,8 +61,13 @@ class ConnectOptions(CommandOptions):
             raise UsageError(str(error)) from None
         except ValueError:
             raise UsageError(f"not a URL: {url!r}") from None
-        if uri.scheme not in (b"http", b"https") or not is_host(uri.netloc):
+        sane = _URL.match(self.url) and is_host(uri.netloc) and 0 < uri.port < 65536
+        if uri.scheme not in (b"http", b"https") or not sane:
             raise UsageError(f"not an http or https URL: {url!r}")
+
+    def postOptions(self) -> None:
+        if not 0 < self["timeout"] < inf:
+            raise UsageError("--timeout wants a number of seconds above 0")
 
 
 def run_connect(options: ConnectOptions) -> int:
@@ -65,14 +76,15 @@ def run_connect(options: ConnectOptions) -> int:
 
     :return: the exit code.
     """
+    # Asked of Python, who looked when it started: by now another file may have the number.
+    if sys.stdin is None or sys.stdout is None:
+        say("connect: standard input and output must be open")
+        return FAILED
     from twisted.internet import reactor as _reactor
 
     reactor: Any = _reactor
     command = _Connect(reactor)
-    blocking = [(fd, os.get_blocking(fd)) for fd in (0, 1) if _is_open(fd)]
-    if len(blocking) != 2:
-        say("connect: standard input and output must be open")
-        return FAILED
+    blocking = [(fd, os.get_blocking(fd)) for fd in (0, 1)]
     reactor.callWhenRunning(command.start, options)
     try:
         reactor.run()
@@ -81,14 +93,6 @@ def run_connect(options: ConnectOptions) -> int:
         for fd, was_blocking in blocking:
             os.set_blocking(fd, was_blocking)
     return command.code
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 class _Connect:
@@ -103,7 +107,7 @@ class _Connect:
         agent = Agent(self._reactor, pool=UpgradePool(self._reactor))
         headers = Headers()
         headers.addRawHeader(b"upgrade", options.token)
-        answered: Deferred[IResponse] = agent.request(b"GET", options.url, headers)
+        answered: Deferred[IResponse] = maybeDeferred(agent.request, b"GET", options.url, headers)
         answered.addTimeout(options["timeout"], self._reactor)
         done: Deferred[Any] = answered.addCallback(self._answered)
         done.addErrback(self._failed).addBoth(self._stop)

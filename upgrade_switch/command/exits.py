@@ -26,7 +26,9 @@ REFUSED = 3
 def say(message: str) -> None:
     """Tell whoever runs the command something, in one line on standard error."""
     line = " ".join(message.split())
-    print(f"upgrade-switch: {line}", file=sys.stderr, flush=True)
+    # Closed by who started the command, it is None, which print would take for standard output.
+    if sys.stderr is not None:
+        print(f"upgrade-switch: {line}", file=sys.stderr, flush=True)
 
 
 def explain(reason: Failure) -> str:

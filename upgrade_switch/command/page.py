@@ -49,10 +49,23 @@ for it in the standard way (<code>Upgrade:</code>, RFC 9110 §7.8) gets
 <p>In a terminal on this machine; what you type goes through the switched connection, Ctrl-D
 ends it:</p>
 {commands}
-<p>The same by hand, as it goes over the wire:</p>
-<pre><code>{by_hand}</code></pre>
+<p>What goes over the wire, the client's lines and the server's:</p>
+<pre>{by_hand}</pre>
 </body>
 </html>
+"""
+
+
+_BY_HAND = """\
+> GET {path} HTTP/1.1
+> Host: {host}
+> Connection: Upgrade
+> Upgrade: {token}
+>
+< HTTP/1.1 101 Switching Protocols
+< Upgrade: {token}
+< Connection: Upgrade
+<
 """
 
 
@@ -77,9 +90,7 @@ class FrontPage(Resource):
             for path, token in self._upgrades
         )
         path, token = self._upgrades[0]
-        by_hand = (
-            f"curl -sS -T. --http1.1 -H 'Connection: Upgrade' -H 'Upgrade: {token}' {origin}{path}"
-        )
+        by_hand = _BY_HAND.format(path=path, token=token, host=origin.partition("//")[2])
         request.setHeader(b"content-type", b"text/html; charset=utf-8")
         page = _PAGE.format(rows=rows, commands=commands, by_hand=escape(by_hand))
         return page.encode("utf-8")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -222,7 +223,7 @@ def _where(port: IListeningPort) -> str:
     """An address that can be pasted: a URL where it is TCP."""
     address: Any = port.getHost()
     if not hasattr(address, "port"):
-        return str(getattr(address, "name", address))
+        return os.fsdecode(getattr(address, "name", str(address)))
     host = f"[{address.host}]" if ":" in address.host else address.host
     scheme = "https" if "TLS" in str(port) else "http"
     return f"{scheme}://{host}:{address.port}/"
