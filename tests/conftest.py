@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import pytest_twisted
 from hypothesis import settings
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import LogLevel, globalLogBeginner, globalLogPublisher
 
 from .harness import Listening
+
+# Else Twisted keeps all events until somebody begins, and with them what their failures refer to.
+globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
 
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")
