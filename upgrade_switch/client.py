@@ -10,7 +10,9 @@ and :class:`_UpgradeClient`, any other goes on to Twisted's pool. What is sent s
 from __future__ import annotations
 
 from collections.abc import Hashable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import h11
 from twisted.internet.defer import Deferred
@@ -122,7 +124,9 @@ class _UpgradeClient(Protocol):
     def connectionMade(self) -> None:
         transport: Any = self.transport
         if ITCPTransport.providedBy(transport):
-            transport.setTcpNoDelay(True)
+            # UNIX sockets of older Twisteds say that they are TCP's, and raise.
+            with suppress(OSError):
+                transport.setTcpNoDelay(True)
 
     def request(self, request: Request) -> Deferred[IResponse]:
         """
@@ -285,7 +289,8 @@ class _UpgradeClient(Protocol):
         connection = SwitchedConnection(
             transport,
             self._token,
-            self._request.uri.partition(b"?")[0],
+            # Through a proxy, the request's target is the whole URL.
+            urlsplit(self._request.uri).path,
             self._clock.seconds(),
             claim=Claim(waiting),
         )
