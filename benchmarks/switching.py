@@ -41,8 +41,15 @@ from upgrade_switch import UpgradeResource, UpgradeSite
 KINDS = ("raw", "trick", "switch")
 HOST = "127.0.0.1"
 
-# As few fields as an upgrade has: every further one costs both sites the same, and flatters a ratio.
-REQUEST = b"GET /echo HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+# A browser's request, and one with as few fields as an upgrade has: the fewer there are to read, the
+# more of a ratio is the switch itself.
+BARE = b"GET /echo HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+ORDINARY = BARE[:-2] + (
+    b"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n"
+    b"Accept: */*\r\nAccept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate\r\n"
+    b"Origin: http://localhost\r\nCookie: session=0123456789abcdef\r\nPragma: no-cache\r\n\r\n"
+)
+REQUEST = BARE if "--bare" in sys.argv else ORDINARY
 ANSWER = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n"
 
 PARALLEL = 32
@@ -378,6 +385,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What a switch costs, beside raw TCP and the trick.")
     parser.add_argument("--rounds", type=int, help="how many (default: 15; with --quick: 2)")
     parser.add_argument("--quick", action="store_true", help="small rounds: a look, no result")
+    parser.add_argument("--bare", action="store_true", help="requests of three fields")
     parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:

@@ -20,6 +20,12 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")
 
 
+def pytest_collection_finish() -> None:
+    """What is there before the first test need not be looked through after each."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest_twisted.async_yield_fixture
 async def listen() -> Any:
     """``await listen(kind, site)``: a listening site, which is stopped after the test."""

@@ -169,7 +169,7 @@ class EchoTarget(Recorder):
 
 
 def field(head: bytes, name: bytes) -> bytes | None:
-    """The value of a field in an HTTP head; None where there is none, joined where there are several."""
+    """A field's value in an HTTP head; None where there is none, joined where there are several."""
     values = [
         line.partition(b":")[2].strip()
         for line in head.split(b"\r\n")[1:]

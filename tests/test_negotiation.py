@@ -173,6 +173,17 @@ def test_broken_list_is_no_offer(text: str) -> None:
             assert "grammar" in str(offer.ineligible)
 
 
+@pytest.mark.parametrize("separator", [b", ", b"\n"])
+def test_longest_offer(separator: bytes) -> None:
+    """An offer of 64 tokens counts, and one of more, which nobody makes, is none, and says so."""
+    names = [b"t%d" % number for number in range(65)]
+    assert len(Offer.parse(separator.join(names[:64]).split(b"\n"))) == 64
+    offer = Offer.parse(separator.join(names).split(b"\n"))
+    assert not offer
+    assert "too many" in str(offer.ineligible)
+    assert len(Offer.parse([b"," * 10_000 + b"echo"])) == 1
+
+
 @pytest.mark.parametrize("lines", [[b""], [b" "], [b","], [b" , \t,"], [b"", b""]])
 def test_list_without_elements(lines: list[bytes]) -> None:
     """A field of nothing but commas and white space names no protocol."""
@@ -537,7 +548,7 @@ def test_token_round_trip(text: str) -> None:
     assert UpgradeToken.parse(str(parsed).encode("ascii")) == parsed
 
 
-@given(st.lists(upgrade_tokens, min_size=1), st.data())
+@given(st.lists(upgrade_tokens, min_size=1, max_size=20), st.data())
 def test_offer_round_trip(offered: list[UpgradeToken], data: Any) -> None:
     """What is printed parses back, spelling and order kept, with any white space in any lines."""
     printed = str(Offer(tuple(offered)))

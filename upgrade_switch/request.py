@@ -68,6 +68,8 @@ class UpgradeRequest(Request):
         Answer the request: 400 for HTTP/1.1 without exactly one valid Host (RFC 9112 §3.2), else
         with the addressed resource.
         """
+        # Now, while there is a connection: whoever asks later gets the same.
+        self.offer  # noqa: B018
         hosts = self.requestHeaders.getRawHeaders(b"host") or ()
         if self.clientproto == b"HTTP/1.1" and (len(hosts) != 1 or not is_host(hosts[0])):
             self.site = self.channel.site

@@ -51,11 +51,19 @@ class _UpgradeRequired(StatusPage):
     def render(self, request: IRequest) -> bytes:
         # RFC 9113 §8.2.2: over HTTP/2 a field of the connection makes the answer malformed.
         if not getattr(request, "clientproto", b"").startswith(b"HTTP/2"):
-            options = request.requestHeaders.getRawHeaders(b"connection") or ()
-            close = b"close, " if "close" in connection_options(options) else b""
+            close = b"close, " if _is_last(request) else b""
             request.setHeader(b"upgrade", self._upgrade)
             request.setHeader(b"connection", close + b"Upgrade")
         return super().render(request)
+
+
+def _is_last(request: IRequest) -> bool:
+    """Whether the connection is closed after this request: its channel's decision, where it has one."""
+    persistent = getattr(getattr(request, "channel", None), "persistent", None)
+    if persistent is not None:
+        return not persistent
+    options = request.requestHeaders.getRawHeaders(b"connection") or ()
+    return "close" in connection_options(options)
 
 
 def upgrade_required(*tokens: str) -> IResource:

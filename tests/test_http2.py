@@ -1,0 +1,236 @@
+"""
+HTTP/2, which has no Upgrade: by ALPN, with a client of our own and with curl; and curl and nghttp when
+they ask for it by Upgrade, and nobody here knows h2c.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+import pytest_twisted
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.protocol import Protocol
+from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
+from twisted.internet.threads import deferToThread
+
+from upgrade_switch import UpgradeResource, upgrade_required
+from upgrade_switch.errors import NotOffered
+
+from .asking import Accepting, ByHand, Shelf, client_of, is_http, switches
+from .certificate import AUTHORITY
+from .harness import PATIENCE, EchoTarget, Waiters, patient, reactor, site_of
+
+HTTP1_ONLY = {b"connection", b"upgrade", b"keep-alive", b"transfer-encoding", b"proxy-connection"}
+
+
+class Client(Protocol):
+    """
+    An HTTP/2 client.
+
+    :ivar answers: fields and body of each stream's answer; ``ended`` the streams that have it all.
+    """
+
+    transport: Any
+
+    def connectionMade(self) -> None:
+        # Bytes in, bytes out: nothing of what a server sends is hidden.
+        config = H2Configuration(
+            header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False
+        )
+        self.connection = H2Connection(config)
+        self.answers: dict[int, tuple[dict[bytes, bytes], bytes]] = {}
+        self.ended: set[int] = set()
+        self.broken: list[Any] = []
+        self.waiters = Waiters()
+        self.connection.initiate_connection()
+        self._send()
+
+    def _send(self) -> None:
+        self.transport.write(self.connection.data_to_send())
+
+    def dataReceived(self, data: bytes) -> None:
+        for event in self.connection.receive_data(data):
+            if isinstance(event, ResponseReceived):
+                self.answers[event.stream_id] = (dict(event.headers), b"")
+            elif isinstance(event, DataReceived):
+                fields, body = self.answers[event.stream_id]
+                self.answers[event.stream_id] = (fields, body + event.data)
+            elif isinstance(event, StreamEnded):
+                self.ended.add(event.stream_id)
+            elif isinstance(event, StreamReset | ConnectionTerminated):
+                self.broken.append(event)
+        self._send()
+        self.waiters.look()
+
+    async def ask(
+        self, path: bytes, method: bytes = b"GET", body: bytes = b"", more: Any = ()
+    ) -> tuple[int, dict[bytes, bytes], bytes]:
+        """Status, fields and body of the answer to a request."""
+        stream = self.connection.get_next_available_stream_id()
+        fields = [(b":method", method), (b":scheme", b"https"), (b":path", path), *more]
+        fields.insert(0, (b":authority", b"localhost"))
+        self.connection.send_headers(stream, fields, end_stream=not body)
+        if body:
+            self.connection.send_data(stream, body, end_stream=True)
+        self._send()
+        await self.waiters.until(lambda: stream in self.ended or bool(self.broken))
+        assert not self.broken, self.broken
+        answer, content = self.answers[stream]
+        return int(answer[b":status"]), answer, content
+
+
+@pytest.fixture
+def accepting() -> Accepting:
+    return Accepting()
+
+
+@pytest.fixture
+def serve(listen: Any) -> Any:
+    """``await serve(resource)``: an HTTP/2 client of a site with it at ``/u``."""
+
+    async def start(resource: Any) -> Any:
+        listening = await listen("tls", site_of(resource))
+        trust = trustRootFromCertificates([AUTHORITY])
+        options = optionsForClientTLS("localhost", trust, acceptableProtocols=[b"h2"])
+        tcp = TCP4ClientEndpoint(reactor, "127.0.0.1", listening.port.getHost().port)
+        client: Any = Client()
+        await patient(connectProtocol(wrapClientTLS(options, tcp), client))
+        listening.clients.append(client)
+        client.listening = listening
+        return client
+
+    return start
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST"])
+@pytest_twisted.ensureDeferred
+async def test_bare_426(serve: Any, accepting: Accepting, method: bytes) -> None:
+    """Over HTTP/2 an UpgradeResource answers a 426 without Connection and Upgrade."""
+    client = await serve({"echo": accepting})
+    code, fields, body = await client.ask(b"/u", method, b"body" if method == b"POST" else b"")
+    assert client.transport.negotiatedProtocol == b"h2"
+    assert code == 426
+    assert not HTTP1_ONLY & set(fields)
+    assert (b"426 Upgrade Required" in body) is (method != b"HEAD")
+    assert accepting.tokens == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_426_is_bare_before_it_is_sent(serve: Any) -> None:
+    """Fields of HTTP/1.1's are not even set: it is not left to the h2 library to take them off."""
+    answered: list[Any] = []
+
+    def render(request: Any) -> bytes:
+        body: bytes = upgrade_required("echo").render(request)
+        answered.extend(name for name, _ in request.responseHeaders.getAllRawHeaders())
+        return body
+
+    client = await serve(ByHand(render))
+    assert (await client.ask(b"/u"))[0] == 426
+    assert b"Content-Type" in answered
+    assert not {b"Connection", b"Upgrade"} & set(answered)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_rest_of_the_site(serve: Any, accepting: Accepting) -> None:
+    """Ordinary resources, and a fallback, are served over HTTP/2 as ever."""
+    client = await serve(UpgradeResource({"echo": accepting}, Shelf()))
+    for _ in range(2):
+        code, fields, body = await client.ask(b"/page", b"POST", b"body")
+        assert (code, body) == (200, b"page POST body")
+        assert not HTTP1_ONLY & set(fields)
+        code, fields, body = await client.ask(b"/u/a/b")
+        assert (code, body) == (403, b"a b of u a b")
+        assert not HTTP1_ONLY & set(fields)
+    assert (await client.ask(b"/missing"))[0] == 404
+
+
+@pytest_twisted.ensureDeferred
+async def test_by_hand(serve: Any) -> None:
+    """Over HTTP/2 a request offers nothing, and refuses to switch."""
+
+    def render(request: Any) -> bytes:
+        assert not request.offer
+        with pytest.raises(NotOffered):
+            request.switch_to("echo", EchoTarget())
+        return b"page"
+
+    client = await serve(ByHand(render))
+    assert (await client.ask(b"/u"))[::2] == (200, b"page")
+    assert len(client.listening.site.switched) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_forbidden_fields(serve: Any, accepting: Accepting) -> None:
+    """A client that sends Upgrade over HTTP/2 does not switch, whatever else becomes of it."""
+    client = await serve({"echo": accepting})
+    more = [(b"connection", b"Upgrade"), (b"upgrade", b"echo")]
+    with pytest.raises(AssertionError):
+        await client.ask(b"/u", more=more)
+    assert client.broken
+    assert accepting.tokens == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_both_on_one_port(serve: Any, accepting: Accepting) -> None:
+    """On the same port an HTTP/1.1 client switches while an HTTP/2 one is served."""
+    client = await serve({"echo": accepting})
+    assert (await client.ask(b"/u"))[0] == 426
+    other = await client_of(client.listening)
+    await is_http(other)
+    await switches(other)
+    assert (await client.ask(b"/page"))[0] == 200
+
+
+# Programs.
+
+
+async def run(*command: str) -> str:
+    """What a program says; it must not fail."""
+    done = await deferToThread(
+        subprocess.run, command, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    output: str = done.stdout
+    return output
+
+
+curl = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+nghttp = pytest.mark.skipif(shutil.which("nghttp") is None, reason="there is no nghttp here")
+
+SAY = ("-w", " %{http_version} %{http_code}", "--http2", "-sS", "--max-time", "20")
+
+
+@curl
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+@pytest_twisted.ensureDeferred
+async def test_curl(listen: Any, accepting: Accepting, kind: str) -> None:
+    """curl --http2 asks for h2c, or has h2 by ALPN: pages, bodies and the 426 are there either way."""
+    listening = await listen(kind, site_of({"echo": accepting}))
+    version = "1.1" if kind == "tcp" else "2"
+    page, resource = f"{listening.url}/page", f"{listening.url}/u"
+    assert await run("curl", *SAY, "-k", page) == f"page GET  {version} 200"
+    assert await run("curl", *SAY, "-k", "-d", "a=b", page) == f"page POST a=b {version} 200"
+    assert await run("curl", *SAY, "-k", "-T", __file__, "-o", "/dev/null", page) == f" {version} 200"
+    for more in ((), ("-d", "a=b")):
+        answer = await run("curl", *SAY, "-k", *more, resource)
+        assert answer.endswith(f"{version} 426")
+    assert await run("curl", *SAY, "-k", page, page) == f"page GET  {version} 200" * 2
+    assert accepting.tokens == []
+
+
+@nghttp
+@pytest_twisted.ensureDeferred
+async def test_nghttp(listen: Any, accepting: Accepting) -> None:
+    """nghttp -u is answered in HTTP/1.1, which is all that it gets."""
+    listening = await listen("tcp", site_of({"echo": accepting}))
+    said = await run("nghttp", "-u", "-v", "--timeout=20", f"{listening.url}/page")
+    assert "HTTP Upgrade success" not in said
+    assert listening.site.lines == [(200, b"/page")]
+    assert accepting.tokens == []
