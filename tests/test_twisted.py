@@ -151,3 +151,46 @@ def test_client_parser() -> None:
     protocol.dataReceived(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
     assert "101" in str(failures[0].value.reasons[0].value)
     assert transport.disconnecting
+
+
+def test_channel_that_is_at_work() -> None:
+    """A channel leaves its transport alone while ``_handlingRequest`` is set."""
+    channel = UpgradeChannel()
+    assert channel._handlingRequest is False
+    transport = StringTransport()
+    channel.timeOut = None
+    channel.makeConnection(transport)
+    _twisted.keep_off(channel)
+    channel.pauseProducing()
+    assert transport.producerState == "producing"
+    transport.pauseProducing()
+    channel.resumeProducing()
+    assert transport.producerState == "paused"
+
+
+def test_request_line_of_a_channel() -> None:
+    """``allContentReceived`` takes the request line from ``_command``, ``_path`` and ``_version``."""
+    source = inspect.getsource(http.HTTPChannel.allContentReceived)
+    assert "command = self._command" in source
+    assert "path = self._path" in source
+    assert "version = self._version" in source
+
+
+@pytest_twisted.ensureDeferred
+async def test_write_at_once(listen: Any) -> None:
+    """What waits to be written comes first; the rest of what the kernel does not take is kept."""
+    factory, targets = factory_of(Recorder)
+    listening = await listen("tcp", site_of({"echo": factory}))
+    client = await listening.connect()
+    client.send(upgrade_head())
+    await client.head()
+    transport = targets[0].transport
+    assert transport._tempDataBuffer == []
+    big = bytes(range(256)) * 40_000
+    _twisted.write_at_once(transport, b"first ")
+    assert transport._tempDataBuffer == []
+    _twisted.write_at_once(transport, big)
+    _twisted.write_at_once(transport, b" last")
+    assert transport._tempDataBuffer[-1] == b" last"
+    await client.receives(b" last")
+    assert client.data == b"first " + big + b" last"
