@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import NoProtocol, TimeoutError
 from twisted.internet.interfaces import (
     IProtocol,
@@ -65,7 +65,10 @@ class UpgradeEndpoint:
             own. Without one: a plain ``Agent``.
         :param timeout: how many seconds it may take to connect and to switch; None: any time.
         :raises InvalidToken: for what is no upgrade token.
+        :raises ValueError: for a URL that is not ASCII, and for a timeout that is none.
         """
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"a timeout is a number of seconds above 0, not {timeout!r}")
         self._url = url.encode("ascii") if isinstance(url, str) else url
         self._headers = Headers()
         if isinstance(headers, Headers):
@@ -89,7 +92,9 @@ class UpgradeEndpoint:
             with; with ``twisted.internet.error.TimeoutError`` where it took too long. Cancelling it
             closes the connection.
         """
-        answered: Deferred[IResponse] = self._agent.request(b"GET", self._url, self._headers)
+        answered: Deferred[IResponse] = maybeDeferred(
+            self._agent.request, b"GET", self._url, self._headers
+        )
         if self._timeout is not None:
             answered.addTimeout(self._timeout, self._reactor, _timed_out)
         installed: Deferred[Any] = answered.addCallback(self._install, protocolFactory)

@@ -24,6 +24,7 @@ exceptions catches the right thing.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from twisted.internet.error import ConnectError
@@ -141,7 +142,12 @@ class NotSwitched(UpgradeError, ConnectError):
         self.response = response
 
     def __str__(self) -> str:
-        phrase = self.response.phrase.decode("ascii", "replace")
+        phrase = _printable(self.response.phrase)
         said = f"the server did not switch protocols: {self.response.code} {phrase}".rstrip()
-        offers = self.response.headers.getRawHeaders("upgrade") or []
-        return f"{said} (it offers: {', '.join(offers)})" if offers else said
+        offers = self.response.headers.getRawHeaders(b"upgrade") or ()
+        return f"{said} (it offers: {_printable(b', '.join(offers))})" if offers else said
+
+
+def _printable(said: bytes) -> str:
+    """What a server says, for people: without what a terminal would take for an order."""
+    return re.sub(r"[^ -~]", "?", said.decode("latin-1"))

@@ -158,6 +158,14 @@ class SpliceEnd(Protocol):
                 self.transport.loseConnection()
             elif _twisted.is_half_closeable(other.transport):
                 other.transport.loseWriteConnection()
+            else:
+                self.end_not_passed_on()
+
+    def end_not_passed_on(self) -> None:
+        """
+        No more comes from here, and the other side cannot be told without closing it: the opposite
+        direction goes on. To be overridden where it is known that nothing is waited for any more.
+        """
 
     def writeConnectionLost(self) -> None:
         """What this end has written is out, and it can write no more: it may still read."""

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from math import inf
-from typing import Any
+from typing import Any, NoReturn
 
-from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
-from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.internet.stdio import StandardIO
@@ -95,6 +96,11 @@ def run_connect(options: ConnectOptions) -> int:
     return command.code
 
 
+def _timed_out(reason: object, timeout: float) -> NoReturn:
+    # What a cancelled attempt to connect fails with names objects, not the time-out.
+    raise TimeoutError(f"no answer within {timeout:g} seconds")
+
+
 class _Connect:
     """One run of the command."""
 
@@ -108,7 +114,7 @@ class _Connect:
         headers = Headers()
         headers.addRawHeader(b"upgrade", options.token)
         answered: Deferred[IResponse] = maybeDeferred(agent.request, b"GET", options.url, headers)
-        answered.addTimeout(options["timeout"], self._reactor)
+        answered.addTimeout(options["timeout"], self._reactor, _timed_out)
         done: Deferred[Any] = answered.addCallback(self._answered)
         done.addErrback(self._failed).addBoth(self._stop)
 
@@ -118,21 +124,21 @@ class _Connect:
         joined = Splice(near, far)
         StandardIO(far, reactor=self._reactor)
         connection.install(near)
-        return joined.done.addCallback(lambda _: self._ended(near))
+        self._reactor.addSystemEventTrigger("before", "shutdown", near.interrupt)
+        return joined.done.addCallback(lambda _: self._ended(near, far))
 
-    def _ended(self, remote: _Remote) -> None:
-        if remote.reason is None:
-            self.code = SUCCESS
-        else:
+    def _ended(self, remote: _Remote, local: _Local) -> None:
+        if local.reason is not None:
+            say("standard output could not be written")
+        elif remote.reason is not None:
             say(f"{self._url}: the connection was cut off: {explain(remote.reason)}")
+        else:
+            self.code = FAILED if remote.interrupted else SUCCESS
 
     def _failed(self, reason: Failure) -> None:
         if reason.check(NotSwitched):
             self.code = REFUSED
-        if reason.check(TimeoutError):
-            say(f"{self._url}: no answer in time")
-        else:
-            say(f"{self._url}: {explain(reason)}")
+        say(f"{self._url}: {explain(reason)}")
 
     def _stop(self, _: object) -> None:
         if self._reactor.running:
@@ -148,6 +154,12 @@ class _Remote(SpliceEnd):
     """
 
     reason: Failure | None = None
+    interrupted = False
+
+    def interrupt(self) -> None:
+        """A signal ends the command: what is not here yet is lost, and nobody need be told."""
+        if not self.lost:
+            self.interrupted = self._ended = True
 
     def readConnectionLost(self) -> None:
         self._ended = True
@@ -162,8 +174,22 @@ class _Remote(SpliceEnd):
 
 
 class _Local(SpliceEnd):
-    """Standard input and output."""
+    """
+    Standard input and output.
+
+    :ivar reason: why what the server sent could not be written; None where it was, and where who
+        read it has left.
+    """
+
+    reason: Failure | None = None
 
     def writeConnectionLost(self) -> None:
-        # Nobody reads what the server sends: there is no sense in going on.
+        # Nobody takes what the server sends: there is no sense in going on.
+        if not stat.S_ISFIFO(os.fstat(1).st_mode):
+            self.reason = Failure(ConnectionLost())
         self.connectionLost(Failure(ConnectionAborted()))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self.lost and not reason.check(ConnectionDone, ConnectionAborted):
+            self.reason = reason
+        super().connectionLost(reason)

@@ -4,7 +4,9 @@ How the command ends: exit codes that scripts can use, and errors of one line.
 
 from __future__ import annotations
 
+import re
 import sys
+from contextlib import suppress
 
 from twisted.python.failure import Failure
 
@@ -25,10 +27,12 @@ REFUSED = 3
 
 def say(message: str) -> None:
     """Tell whoever runs the command something, in one line on standard error."""
-    line = " ".join(message.split())
+    # Some of it may come from a server: a terminal is not to take it for an order.
+    line = re.sub(r"[^ -~\u00a1-\uffff]", "?", " ".join(message.split()))
     # Closed by who started the command, it is None, which print would take for standard output.
     if sys.stderr is not None:
-        print(f"upgrade-switch: {line}", file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(f"upgrade-switch: {line}", file=sys.stderr, flush=True)
 
 
 def explain(reason: Failure) -> str:

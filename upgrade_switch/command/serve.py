@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import sys
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import clientFromString, serverFromString
@@ -72,7 +73,7 @@ class ServeOptions(CommandOptions):
         (tcp:127.0.0.1:22); may be given several times.
         """
         parts = value.split(None, 2)
-        if len(parts) != 3 or not parts[0].startswith("/"):
+        if len(parts) != 3 or not parts[0].startswith("/") or set("?#") & set(parts[0]):
             raise UsageError(f"--tunnel wants '/PATH TOKEN ENDPOINT', not {value!r}")
         path, token, endpoint = parts
         try:
@@ -128,7 +129,7 @@ def build_site(reactor: Any, options: ServeOptions) -> UpgradeSite:
 
 def _put(root: Resource, path: str, resource: UpgradeResource) -> None:
     """Put a resource at a path, with the directories that it takes."""
-    *above, last = path[1:].encode("utf-8").split(b"/")
+    *above, last = map(unquote_to_bytes, path[1:].split("/"))
     parent = root
     for segment in above:
         child = parent.children.get(segment)

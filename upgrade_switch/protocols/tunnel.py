@@ -4,13 +4,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
-from twisted.internet.defer import Deferred
-from twisted.internet.defer import TimeoutError as DeferTimeoutError
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import (
     ConnectError,
-    ConnectingCancelledError,
     ConnectionClosed,
     TCPTimedOutError,
 )
@@ -43,10 +41,11 @@ def tunnel(endpoint: IStreamClientEndpoint, timeout: float = 10) -> Acceptor:
     """
 
     def accept(request: UpgradeRequest, token: UpgradeToken) -> Deferred[IProtocol | IResource]:
-        joined = Splice()
-        near, far = joined.ends
-        connecting: Deferred[Any] = endpoint.connect(_OneFactory(far))
-        connecting.addTimeout(timeout, request.channel.site.reactor)
+        far = _Server()
+        joined = Splice(far=far)
+        near = joined.ends[0]
+        connecting: Deferred[Any] = maybeDeferred(endpoint.connect, _OneFactory(far))
+        connecting.addTimeout(timeout, request.channel.site.reactor, _timed_out)
         # The request ends in the switch or in something else; the far connection is of no use then.
         request.notifyFinish().addCallbacks(
             lambda _: None if request.code == 101 else joined.abort(), lambda _: joined.abort()
@@ -56,23 +55,37 @@ def tunnel(endpoint: IStreamClientEndpoint, timeout: float = 10) -> Acceptor:
     return accept
 
 
+class _Server(SpliceEnd):
+    """
+    The far end. A server that has ended has closed, as a rule: a client whose connection has no
+    half-close is told so, in the only way that there is.
+    """
+
+    def end_not_passed_on(self) -> None:
+        self.other.transport.loseConnection()
+
+
 class _OneFactory(Factory):
     """Builds one protocol: an end of a splice belongs to one connection."""
 
     noisy = False
 
     def __init__(self, end: SpliceEnd) -> None:
-        self._end = end
+        self._end: SpliceEnd | None = end
 
-    def buildProtocol(self, addr: object) -> SpliceEnd:
-        return self._end
+    def buildProtocol(self, addr: object) -> SpliceEnd | None:
+        # Let go of it: the endpoint's connector, which the transport knows, keeps this factory.
+        end, self._end = self._end, None
+        return end
+
+
+def _timed_out(reason: object, timeout: float) -> NoReturn:
+    # Endpoints answer a cancellation with errors of their own, which say something else.
+    raise InternetTimeoutError(f"not connected within {timeout:g} seconds")
 
 
 def _not_connected(reason: Failure) -> IResource:
-    # The endpoints of Twisted answer a cancellation, the timeout's, with an error of their own.
-    if reason.check(
-        ConnectingCancelledError, DeferTimeoutError, InternetTimeoutError, TCPTimedOutError
-    ):
+    if reason.check(InternetTimeoutError, TCPTimedOutError):
         return StatusPage(504, "Gateway Timeout", "The server behind this one did not answer.")
     reason.trap(ConnectError, ConnectionClosed, ResponseFailed, OSError)
     return StatusPage(502, "Bad Gateway", "The server behind this one cannot be reached.")

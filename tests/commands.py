@@ -1,0 +1,193 @@
+"""
+The command ``upgrade-switch``, run as its users run it, and the servers that it meets.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+COMMAND = str(Path(sys.executable).with_name("upgrade-switch"))
+
+#: How long a command may take before the test fails, in seconds.
+PATIENCE = 60
+
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n"
+
+LOCAL = "tcp:0:interface=127.0.0.1"
+
+
+def run(*arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run the command to its end; standard input is empty unless something else is said."""
+    if "input" not in kwargs:
+        kwargs.setdefault("stdin", subprocess.DEVNULL)
+    kwargs.setdefault("stdout", subprocess.PIPE)
+    return subprocess.run(
+        [COMMAND, *arguments], stderr=subprocess.PIPE, timeout=PATIENCE, check=False, **kwargs
+    )
+
+
+def fails(code: int, *arguments: str, **kwargs: Any) -> str:
+    """
+    Run the command, which fails: with this exit code, and with one line on standard error.
+
+    :return: the line, less the command's name.
+    """
+    done = run(*arguments, **kwargs)
+    line = one_line(done.stderr)
+    assert not done.stdout, done.stdout
+    assert done.returncode == code, (done.returncode, line)
+    return line
+
+
+def one_line(said: bytes) -> str:
+    """What the command says on standard error: one line for people, and no Traceback."""
+    text = said.decode()
+    name, separator, line = text.partition(": ")
+    assert (name, separator) == ("upgrade-switch", ": "), text
+    assert text.endswith("\n"), text
+    assert text.count("\n") == 1, text
+    assert "Traceback" not in text
+    assert len(line.strip()) > 10, text
+    return line.strip()
+
+
+class Process(subprocess.Popen[bytes]):
+    """The command while it runs. It is killed when it keeps somebody waiting for too long."""
+
+    def __init__(self, *arguments: str, **kwargs: Any) -> None:
+        for name in ("stdin", "stdout", "stderr"):
+            kwargs.setdefault(name, subprocess.PIPE)
+        super().__init__([COMMAND, *arguments], **kwargs)
+
+    def __exit__(self, *args: Any) -> None:
+        if self.poll() is None:
+            self.kill()
+        super().__exit__(*args)
+
+    @contextmanager
+    def patience(self) -> Iterator[None]:
+        """Wait for the command in here."""
+        alarm = threading.Timer(PATIENCE, self.kill)
+        alarm.start()
+        try:
+            yield
+        finally:
+            alarm.cancel()
+            alarm.join()
+
+    def says(self) -> str:
+        """The next line on standard error, less the command's name."""
+        assert self.stderr is not None
+        with self.patience():
+            line = self.stderr.readline()
+        assert line, "it says nothing"
+        return one_line(line)
+
+    def sends(self, data: bytes) -> None:
+        """Give it something on standard input."""
+        assert self.stdin is not None
+        self.stdin.write(data)
+        self.stdin.flush()
+
+    def receives(self, count: int) -> bytes:
+        """So many bytes of its standard output."""
+        assert self.stdout is not None
+        with self.patience():
+            return self.stdout.read(count)
+
+    def ends(self) -> tuple[int, bytes, bytes]:
+        """Exit code, standard output and standard error, as far as they have not been read yet."""
+        with self.patience():
+            out = self.stdout.read() if self.stdout and not self.stdout.closed else b""
+            error = self.stderr.read() if self.stderr else b""
+            return self.wait(), out, error
+
+
+@contextmanager
+def serving(*arguments: str, listen: tuple[str, ...] = (LOCAL,)) -> Iterator[Any]:
+    """
+    ``upgrade-switch serve``, listening; ended by SIGTERM.
+
+    :return: the process; its ``addresses`` are what it says it listens on, its ``url`` the first.
+    """
+    options = [part for endpoint in listen for part in ("--listen", endpoint)]
+    with Process("serve", *options, *arguments, stdin=None, stdout=None) as process:
+        lines = [process.says() for _ in listen]
+        assert all(line.startswith("listening on ") for line in lines), lines
+        found: Any = process
+        found.addresses = [line.removeprefix("listening on ") for line in lines]
+        found.url = found.addresses[0]
+        yield process
+        process.terminate()
+        ended = process.ends()
+        assert ended == (0, b"", b""), ended
+
+
+@contextmanager
+def listening(talk: Callable[[socket.socket], object], connections: int = 1) -> Iterator[int]:
+    """
+    A server that talks to so many clients, one after the other; it has to have done so at the end.
+
+    :return: its port.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENCE)
+
+        def serve() -> None:
+            for _ in range(connections):
+                client, _address = server.accept()
+                with client:
+                    client.settimeout(PATIENCE)
+                    talk(client)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield server.getsockname()[1]
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def read_until(client: socket.socket, end: bytes) -> bytes:
+    """Everything up to and with these bytes, and what came with them."""
+    data = b""
+    while end not in data:
+        more = client.recv(65536)
+        assert more, data
+        data += more
+    return data
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Everything until the end of the connection, however it ends."""
+    chunks = []
+    try:
+        while chunk := client.recv(65536):
+            chunks.append(chunk)
+    except ConnectionResetError:
+        pass
+    return b"".join(chunks)
+
+
+def switch(client: socket.socket) -> None:
+    """Read a request, and answer it with a 101."""
+    read_until(client, b"\r\n\r\n")
+    client.sendall(SWITCH)
+
+
+def reset(client: socket.socket) -> None:
+    """End a connection with an RST."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+
+
+def echo(client: socket.socket) -> None:
+    """Send back what comes, until it ends."""
+    while data := client.recv(65536):
+        client.sendall(data)
