@@ -128,12 +128,15 @@ class _Connect:
         return joined.done.addCallback(lambda _: self._ended(near, far))
 
     def _ended(self, remote: _Remote, local: _Local) -> None:
+        if remote.interrupted:
+            # By a signal: nothing that who sent it does not know.
+            return
         if local.reason is not None:
             say("standard output could not be written")
         elif remote.reason is not None:
             say(f"{self._url}: the connection was cut off: {explain(remote.reason)}")
         else:
-            self.code = FAILED if remote.interrupted else SUCCESS
+            self.code = SUCCESS
 
     def _failed(self, reason: Failure) -> None:
         if reason.check(NotSwitched):

@@ -16,7 +16,7 @@ SUCCESS = 0
 """All went as it should."""
 
 FAILED = 1
-"""The network did not: no connection, no port to listen on, or a connection that was cut off."""
+"""It did not: no connection, no port to listen on, a connection cut off, output not written."""
 
 USAGE = 2
 """The options make no sense."""
