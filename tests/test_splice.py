@@ -19,6 +19,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
 
 from upgrade_switch import _twisted
 from upgrade_switch.splice import SpliceEnd
@@ -96,6 +98,36 @@ async def test_bytes_that_wait_already(chain: Chains, near: str, far: str) -> No
     await joined.left.has(len(MEGABYTE) - read[1])
     assert joined.right.data == MEGABYTE[read[0] :]
     assert joined.left.data == MEGABYTE[::-1][read[1] :]
+
+
+@implementer(IPushProducer)
+class NotAsked:
+    """A producer that is over: nobody may ask it for anything."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        return lambda: self.asked.append(name)
+
+
+@every_pair
+@pytest_twisted.ensureDeferred
+async def test_producers_from_before(chain: Chains, near: str, far: str) -> None:
+    """What produced for the two connections before has nothing to do with them any more."""
+    joined = await chain(near, far, spliced=False)
+    before = NotAsked()
+    joined.a.registerProducer(before, True)
+    joined.b.registerProducer(before, True)
+    joined.splice()
+    await joined.greet()
+    await joined.fill(False)
+    await joined.fill(True)
+    joined.done.addErrback(lambda reason: None).cancel()
+    for end in (joined.left, joined.right):
+        end.transport.resumeProducing()
+        await end.sees_end()
+    assert before.asked == []
 
 
 @both_directions
