@@ -1,0 +1,88 @@
+"""
+Going down: ``site.drain`` and ``UpgradeService``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest_twisted
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from upgrade_switch import IDrainable, UpgradeService
+
+from .harness import (
+    EchoTarget,
+    Recorder,
+    factory_of,
+    patient,
+    reactor,
+    site_of,
+    status,
+    turns,
+    upgrade_head,
+)
+
+
+@implementer(IDrainable)
+class Polite(EchoTarget):
+    """A target that says goodbye."""
+
+    def drain(self) -> None:
+        self.transport.write(b"goodbye")
+        self.transport.loseConnection()
+
+
+@pytest_twisted.ensureDeferred
+async def test_drain(listen: Any) -> None:
+    """Targets that can say goodbye do; the others are aborted when the time is over."""
+    polite, _ = factory_of(Polite)
+    rude, _ = factory_of(EchoTarget)
+    clock = Clock()
+    listening = await listen("tcp", site_of({"polite": polite, "rude": rude}, reactor=clock))
+    clients = {}
+    for token in (b"polite", b"rude"):
+        clients[token] = await listening.connect(Recorder())
+        clients[token].send(upgrade_head(token))
+        await clients[token].head()
+    drained: list[Any] = []
+    listening.site.drain(5).addCallback(drained.append)
+    await clients[b"polite"].is_lost()
+    assert clients[b"polite"].data == b"goodbye"
+    await turns()
+    assert (drained, len(listening.site.switched)) == ([], 1)
+    late = await listening.connect()
+    late.send(upgrade_head(b"rude"))
+    assert status((await late.response())[0]) == 503
+    clock.advance(5)
+    await clients[b"rude"].is_lost()
+    await turns()
+    assert (drained, len(listening.site.switched)) == ([None], 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_service() -> None:
+    """A service listens while it runs; when it stops, it drains, and its port is closed."""
+    factory, targets = factory_of(Polite)
+    endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+    ports: list[Any] = []
+    listen = endpoint.listen
+    endpoint.listen = lambda f: listen(f).addCallback(  # type: ignore[method-assign]
+        lambda port: ports.append(port) or port  # type: ignore[func-returns-value]
+    )
+    site = site_of({"echo": factory})
+    service = UpgradeService(endpoint, site, drain_timeout=5)
+    service.startService()
+    await turns()
+    client = await patient(
+        connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", ports[0].getHost().port), Recorder())
+    )
+    client.send(upgrade_head())
+    assert status(await client.head()) == 101
+    await patient(service.stopService())
+    assert len(site.switched) == 0
+    await targets[0].is_lost()
+    await client.is_lost()
+    assert not ports[0].connected
