@@ -41,8 +41,9 @@ class ConnectOptions(CommandOptions):
     synopsis = "[--timeout SECONDS] URL TOKEN"
     longdesc = (
         "Asks URL for an upgrade to TOKEN; then standard input and output are the connection. "
-        "The end of standard input is passed on as a half-close; the command ends when the server "
-        "has closed and all that it sent is written. "
+        "The end of standard input is passed on as a half-close (over TLS, which has none, it is "
+        "not, and who waits for it waits for ever); the command ends when the server has closed "
+        "and all that it sent is written. "
         "Example, as an ssh ProxyCommand: "
         "ssh -o ProxyCommand='upgrade-switch connect http://example.com/ssh ssh' user@host"
     )
