@@ -17,7 +17,7 @@ from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
 from upgrade_switch import _twisted, splice
-from upgrade_switch.takeover import SwitchedConnections
+from upgrade_switch.switched import SwitchedConnections
 
 from .harness import HalfCloseRecorder, Recorder, Waiters, patient, reactor, status, turns
 

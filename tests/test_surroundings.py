@@ -29,7 +29,7 @@ from zope.interface import implementer
 
 from upgrade_switch import UpgradeRequest, UpgradeResource, UpgradeSite
 from upgrade_switch.errors import NotOffered
-from upgrade_switch.takeover import SwitchedConnections
+from upgrade_switch.switched import SwitchedConnections
 
 from .asking import (
     PAGE,

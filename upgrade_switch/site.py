@@ -23,7 +23,8 @@ from zope.interface import Interface
 from . import _twisted
 from .channel import UpgradeChannel
 from .request import UpgradeRequest
-from .takeover import SwitchedConnection, SwitchedConnections
+from .switched import SwitchedConnections
+from .takeover import SwitchedConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,48 +1,27 @@
 """
-The only module that names what is private in Twisted, or that assigns to Twisted's live objects.
-
-Each entry says why no public way will do; ``tests/test_twisted.py`` has a test for each that fails
-when Twisted changes it.
+What is private in Twisted's transports, and what is assigned on live ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import ref
+from typing import Any, NamedTuple
 
 from twisted.internet import interfaces
-from twisted.internet.defer import Deferred
 from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
-from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
-from twisted.web.client import _HTTP11ClientFactory
 from twisted.web.http import _GenericHTTPChannelProtocol
-from twisted.web.server import Request
 
-from .errors import InvalidResponse, NotDetachable
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IAddress, IProtocol
-    from twisted.web._newclient import Request as ClientRequest
-    from twisted.web.http import HTTPChannel
-    from twisted.web.iweb import IResponse
-
-    from .channel import UpgradeChannel
+from ..errors import NotDetachable
 
 __all__ = [
     "PauseWatch",
     "Slot",
-    "UnaskedSwitchFactory",
     "abort",
     "bottom",
-    "content_received",
-    "forget_encoder",
     "is_closing",
     "is_half_closeable",
-    "keep_off",
-    "negotiating",
     "rename_log_prefix",
     "report_end",
     "slot_of",
@@ -50,34 +29,6 @@ __all__ = [
     "watcher",
     "write_at_once",
 ]
-
-
-def negotiating(channel: UpgradeChannel) -> IProtocol:
-    """
-    Put Twisted's own proxy around a channel: it watches for HTTP/2 by ALPN, and would be lost if a
-    site built bare channels. There is no public way to build it around a subclass.
-    """
-    proxy: IProtocol = _GenericHTTPChannelProtocol(channel)
-    channel.proxy = ref(proxy)
-    return proxy
-
-
-def content_received(channel: HTTPChannel, method: bytes, target: bytes, version: bytes) -> None:
-    """
-    Have a channel process the last of its ``requests``, whose fields and content are complete: what
-    the channel does itself after the last line, with a request line that it keeps in private.
-    """
-    channel._command, channel._path, channel._version = method, target, version
-    channel.allContentReceived()
-
-
-def keep_off(channel: HTTPChannel) -> None:
-    """
-    Have a channel that has been left not touch its transport any more: its ``pauseProducing`` and
-    ``resumeProducing``, in whose middle a request may have switched, do so unless it is at work on a
-    request.
-    """
-    channel._handlingRequest = True
 
 
 class Slot(NamedTuple):
@@ -197,16 +148,6 @@ def rename_log_prefix(transport: Any, protocol: object) -> None:
     owner.logstr = f"{prefix},{whose.partition(',')[2]}"
 
 
-def forget_encoder(request: Request) -> None:
-    """
-    Take a content encoding off a response (``EncodingResourceWrapper`` sets it before a resource
-    renders): its ``finish`` would write the end of a gzip stream behind the 101.
-    """
-    if request._encoder is not None:
-        request._encoder = None
-        request.responseHeaders.removeHeader(b"content-encoding")
-
-
 # The end of a connection. A transport's own connectionLost is what the reactor calls, whatever
 # protocols have come and gone above it; assigned on the instance it survives TLS, startTLS,
 # half-close, aborting and takeovers by somebody else, all of which lose a hook on the protocol.
@@ -281,33 +222,3 @@ class PauseWatch:
             getattr(transport.transport, name)()
         else:
             method(transport)
-
-
-class _UnaskedSwitchParser(HTTPClientParser):
-    """
-    Fails on a 101, where Twisted's parser skips it like a 100, waits for a second head that never
-    comes and takes the new protocol's bytes for it.
-    """
-
-    def allHeadersReceived(self) -> None:
-        if self.response.code == 101:
-            raise InvalidResponse("a 101 Switching Protocols that nobody asked for")
-        super().allHeadersReceived()
-
-
-class _UnaskedSwitchProtocol(HTTP11ClientProtocol):
-    """Twisted's HTTP client for requests without Upgrade, with the parser above."""
-
-    def request(self, request: ClientRequest) -> Deferred[IResponse]:
-        answer = super().request(request)
-        # The parser is made in there, of a class that cannot be given; it has read nothing yet.
-        if self._parser is not None:
-            self._parser.__class__ = _UnaskedSwitchParser
-        return answer
-
-
-class UnaskedSwitchFactory(_HTTP11ClientFactory):
-    """What an ``HTTPConnectionPool`` builds its clients with (its ``_factory``), to have the parser."""
-
-    def buildProtocol(self, addr: IAddress | None) -> HTTP11ClientProtocol:
-        return _UnaskedSwitchProtocol(self._quiescentCallback)

@@ -1,0 +1,48 @@
+"""
+The only package that names what is private in Twisted, or that assigns to Twisted's live objects.
+
+Each entry says why no public way will do; ``tests/test_twisted.py`` has a test for each that fails
+when Twisted changes it.
+"""
+
+from .transports import (
+    PauseWatch,
+    Slot,
+    abort,
+    bottom,
+    is_closing,
+    is_half_closeable,
+    rename_log_prefix,
+    report_end,
+    slot_of,
+    watch_end,
+    watcher,
+    write_at_once,
+)
+from .web import (
+    UnaskedSwitchFactory,
+    content_received,
+    forget_encoder,
+    keep_off,
+    negotiating,
+)
+
+__all__ = [
+    "PauseWatch",
+    "Slot",
+    "UnaskedSwitchFactory",
+    "abort",
+    "bottom",
+    "content_received",
+    "forget_encoder",
+    "is_closing",
+    "is_half_closeable",
+    "keep_off",
+    "negotiating",
+    "rename_log_prefix",
+    "report_end",
+    "slot_of",
+    "watch_end",
+    "watcher",
+    "write_at_once",
+]

@@ -1,0 +1,100 @@
+"""
+What is private in ``twisted.web``'s HTTP/1.1, server and client.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from weakref import ref
+
+from twisted.internet.defer import Deferred
+from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
+from twisted.web.client import _HTTP11ClientFactory
+from twisted.web.http import _GenericHTTPChannelProtocol
+from twisted.web.server import Request
+
+from ..errors import InvalidResponse
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IAddress, IProtocol
+    from twisted.web._newclient import Request as ClientRequest
+    from twisted.web.http import HTTPChannel
+    from twisted.web.iweb import IResponse
+
+    from ..channel import UpgradeChannel
+
+__all__ = [
+    "UnaskedSwitchFactory",
+    "content_received",
+    "forget_encoder",
+    "keep_off",
+    "negotiating",
+]
+
+
+def negotiating(channel: UpgradeChannel) -> IProtocol:
+    """
+    Put Twisted's own proxy around a channel: it watches for HTTP/2 by ALPN, and would be lost if a
+    site built bare channels. There is no public way to build it around a subclass.
+    """
+    proxy: IProtocol = _GenericHTTPChannelProtocol(channel)
+    channel.proxy = ref(proxy)
+    return proxy
+
+
+def content_received(channel: HTTPChannel, method: bytes, target: bytes, version: bytes) -> None:
+    """
+    Have a channel process the last of its ``requests``, whose fields and content are complete: what
+    the channel does itself after the last line, with a request line that it keeps in private.
+    """
+    channel._command, channel._path, channel._version = method, target, version
+    channel.allContentReceived()
+
+
+def keep_off(channel: HTTPChannel) -> None:
+    """
+    Have a channel that has been left not touch its transport any more: its ``pauseProducing`` and
+    ``resumeProducing``, in whose middle a request may have switched, do so unless it is at work on a
+    request.
+    """
+    channel._handlingRequest = True
+
+
+def forget_encoder(request: Request) -> None:
+    """
+    Take a content encoding off a response (``EncodingResourceWrapper`` sets it before a resource
+    renders): its ``finish`` would write the end of a gzip stream behind the 101.
+    """
+    if request._encoder is not None:
+        request._encoder = None
+        request.responseHeaders.removeHeader(b"content-encoding")
+
+
+class _UnaskedSwitchParser(HTTPClientParser):
+    """
+    Fails on a 101, where Twisted's parser skips it like a 100, waits for a second head that never
+    comes and takes the new protocol's bytes for it.
+    """
+
+    def allHeadersReceived(self) -> None:
+        if self.response.code == 101:
+            raise InvalidResponse("a 101 Switching Protocols that nobody asked for")
+        super().allHeadersReceived()
+
+
+class _UnaskedSwitchProtocol(HTTP11ClientProtocol):
+    """Twisted's HTTP client for requests without Upgrade, with the parser above."""
+
+    def request(self, request: ClientRequest) -> Deferred[IResponse]:
+        answer = super().request(request)
+        # The parser is made in there, of a class that cannot be given; it has read nothing yet.
+        if self._parser is not None:
+            self._parser.__class__ = _UnaskedSwitchParser
+        return answer
+
+
+class UnaskedSwitchFactory(_HTTP11ClientFactory):
+    """What an ``HTTPConnectionPool`` builds its clients with (its ``_factory``), to have the parser."""
+
+    def buildProtocol(self, addr: IAddress | None) -> HTTP11ClientProtocol:
+        return _UnaskedSwitchProtocol(self._quiescentCallback)
