@@ -1,6 +1,10 @@
 """
 :class:`UpgradeChannel`: an ``HTTPChannel`` that can be left on a live connection.
 
+A connection that begins with one of the site's prefaces never becomes HTTP: as long as its first
+bytes may become one they wait here, and ``HTTPChannel`` has not seen any. A preface that is a whole
+line is looked for between two requests as well (the flag line).
+
 The natural end of a request is the way out. ``Request.finish`` ends in ``HTTPChannel.requestDone``,
 which restores the idle timeout and gives every byte that has been read but not parsed to
 ``setLineMode(extra)``, to be parsed as the next request. While a channel is being left, that call
@@ -9,7 +13,8 @@ puts the bytes aside instead, and :meth:`UpgradeChannel.leave` takes the rest of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import IO, TYPE_CHECKING, Any
 from weakref import ref
 
 from twisted.web.http import HTTPChannel
@@ -17,11 +22,14 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import INonQueuedRequestFactory
 
 from . import _twisted
-from .head import Head, read_head
+from .head import read_head
 from .negotiation import connection_options
 
 if TYPE_CHECKING:
-    from .request import UpgradeRequest
+    from twisted.internet.interfaces import IProtocolFactory
+
+    from .preface import PrefaceTable
+    from .request import CarriedRequest, UpgradeRequest
     from .site import UpgradeSite
 
 __all__ = ["UpgradeChannel"]
@@ -49,12 +57,25 @@ class UpgradeChannel(HTTPChannel):
     _trailing = b""
     _reading = False
     _behind = b""
+    # The site's prefaces, where it has some; and the first bytes, until it is known what they are.
+    _prefaces: PrefaceTable[IProtocolFactory] | None = None
+    _undecided: bytes | None = None
+
+    def connectionMade(self) -> None:
+        self._prefaces = self.site.prefaces_on(self.transport)
+        if self._prefaces is not None:
+            self._undecided = b""
+        super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
         transport: Any = self.transport
         if transport.disconnecting:
             # TLS goes on delivering after loseConnection; no 400 of ours must be followed by that.
             return
+        if self._undecided is not None:
+            data = self._undecided + data
+            if self._is_preface(data):
+                return
         if self.line_mode and not self.requests and not self._reading:
             # The next byte is a request's first, unless a line has begun already.
             begun = self.clearLineBuffer()
@@ -63,6 +84,62 @@ class UpgradeChannel(HTTPChannel):
                 return
             data = begun + data
         super().dataReceived(data)
+
+    def _is_preface(self, data: bytes) -> bool:
+        """
+        Look at a connection's first bytes. The idle timer, which has run since the connection was
+        made, is not set back by them.
+
+        :return: whether they are not HTTP's: they wait for more, or their target has got them.
+        """
+        prefaces = self._prefaces
+        assert prefaces is not None
+        if prefaces.may_become_longer(data):
+            self._undecided = data
+            return True
+        self._undecided = None
+        factory = prefaces.find(data)
+        if factory is None:
+            return False
+        self._give_to(factory, data)
+        return True
+
+    def timeoutConnection(self) -> None:
+        """No more came. What is a preface by now belongs to its target, the rest is closed."""
+        data, self._undecided = self._undecided, None
+        factory = self._prefaces.find(data) if data and self._prefaces is not None else None
+        if factory is None:
+            super().timeoutConnection()
+        else:
+            self._give_to(factory, data or b"")
+
+    def lineReceived(self, line: bytes) -> None:
+        prefaces = self._prefaces
+        if prefaces is not None and not self.requests and self.persistent:
+            # A request's first line, or a flag line.
+            flag = line + b"\r\n"
+            factory = prefaces.find(flag) if flag in prefaces.lines else None
+            if factory is not None:
+                self._give_to(factory, flag + self.clearLineBuffer())
+                return
+        super().lineReceived(line)
+
+    def _give_to(self, factory: IProtocolFactory, data: bytes) -> None:
+        """
+        Give a connection that is not in the middle of a request to another protocol.
+
+        :param data: all that was read and is not HTTP's. Where there is no target, the connection is
+            closed: there is no request that could be answered.
+        """
+        transport: Any = self.transport
+        target = self.site.target_of(factory, transport)
+        if target is None:
+            self.loseConnection()
+            return
+        slot = _twisted.slot_of(transport, self)
+        self.setTimeout(None)
+        self._let_go()
+        self.site.give(transport, slot, target, data)
 
     def _read(self, data: bytes) -> None:
         """
@@ -74,18 +151,26 @@ class UpgradeChannel(HTTPChannel):
         self._reading = True
         try:
             while data and self.line_mode and not self.requests and not transport.disconnecting:
+                if self._prefaces is not None and data.startswith(self._prefaces.lines):
+                    break
                 head = read_head(data, self.totalHeadersSize, self.maxHeaders)
                 if head is None:
                     break
                 self._behind = data[head.length :]
-                self._begin(head)
+                self._begin(b"GET", head.target, head.fields)
                 data, self._behind = self._behind, b""
             if data and not transport.disconnecting:
                 super().dataReceived(data)
         finally:
             self._reading = False
 
-    def _begin(self, head: Head) -> None:
+    def _begin(
+        self,
+        method: bytes,
+        target: bytes,
+        fields: Iterable[tuple[bytes, bytes]],
+        content: IO[bytes] | None = None,
+    ) -> None:
         """Have a request processed; what ``HTTPChannel`` does with one, line by line."""
         factory: Any = self.requestFactory
         if INonQueuedRequestFactory.providedBy(factory):
@@ -94,12 +179,22 @@ class UpgradeChannel(HTTPChannel):
             request = factory(self, len(self.requests))
         self.requests.append(request)
         add = request.requestHeaders.addRawHeader
-        for name, value in head.fields:
+        for name, value in fields:
             add(name, value)
         request.parseCookies()
         self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         request.gotLength(0)
-        _twisted.content_received(self, b"GET", head.target, b"HTTP/1.1")
+        if content is not None:
+            request.content = content
+        _twisted.content_received(self, method, target, b"HTTP/1.1")
+
+    def answer(self, carried: CarriedRequest) -> None:
+        """
+        Answer, as the first on this connection, a request that came on what is beneath it.
+        """
+        # The preface is a connection's first bytes: that was before.
+        self._undecided = None
+        self._begin(carried.method, carried.target, carried.fields, carried.content)
 
     def headerReceived(self, line: bytes) -> bool:
         if len(line) > _MOST_LENGTH_DIGITS and line[:15].lower() == b"content-length:":
@@ -164,11 +259,14 @@ class UpgradeChannel(HTTPChannel):
         # Else requestDone closes the connection: a client may well say "close, Upgrade".
         self.persistent = True
         request.finish()
+        self._let_go()
+        trailing, self._trailing = self._trailing, b""
+        return trailing
+
+    def _let_go(self) -> None:
         _twisted.keep_off(self)
         transport: Any = self.transport
         transport.unregisterProducer()
-        trailing, self._trailing = self._trailing, b""
-        return trailing
 
     def setLineMode(self, extra: bytes = b"") -> None:
         if self._leaving:

@@ -4,6 +4,7 @@ Everything that this package raises of its own, in one tree::
     UpgradeError
     ├── InvalidToken        (ValueError)      text that is no upgrade token
     ├── InvalidUpgrades     (TypeError)       a mapping of upgrades that cannot work
+    ├── InvalidPrefaces     (TypeError)       a mapping of prefaces that cannot work
     ├── InvalidTarget       (TypeError)       a target that provides no IProtocol
     ├── InvalidPhrase       (TypeError)       a reason phrase that is no bytes
     ├── SwitchRefused                         Request.switch_to cannot switch (now)
@@ -40,6 +41,7 @@ __all__ = [
     "ClientGone",
     "Draining",
     "InvalidPhrase",
+    "InvalidPrefaces",
     "InvalidResponse",
     "InvalidTarget",
     "InvalidToken",
@@ -64,6 +66,10 @@ class InvalidToken(UpgradeError, ValueError):
 
 class InvalidUpgrades(UpgradeError, TypeError):
     """A mapping of upgrades has a value, or a pair of keys, that cannot work."""
+
+
+class InvalidPrefaces(UpgradeError, TypeError):
+    """A mapping of prefaces has a key that is no text in bytes, or a value that cannot work."""
 
 
 class InvalidTarget(UpgradeError, TypeError):

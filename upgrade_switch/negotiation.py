@@ -269,13 +269,13 @@ class TokenTable(Generic[V]):
                 raise InvalidUpgrades(f"{key!r} is here twice: names compare without case")
             self._values[token.key] = value
 
-    def choose(self, offer: Iterable[UpgradeToken]) -> tuple[UpgradeToken, V] | None:
+    def known(self, offer: Iterable[UpgradeToken]) -> Iterator[tuple[UpgradeToken, V]]:
         """
-        The first token of an offer that is known here, and what it leads to: the client's order
+        The tokens of an offer that are known here, and what each leads to: the client's order
         decides among tokens, the exact version wins over any.
         """
         for token in offer:
             for key in (token.key, (token.key[0], None)):
                 if key in self._values:
-                    return token, self._values[key]
-        return None
+                    yield token, self._values[key]
+                    break

@@ -5,11 +5,14 @@ can switch.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection, Sequence
+from io import SEEK_END, BytesIO
+from typing import IO, Any, NamedTuple
 
 from twisted.internet.interfaces import IProtocol
 from twisted.python.failure import Failure
 from twisted.web.server import Request
+from zope.interface import Attribute
 
 from . import _twisted
 from .channel import UpgradeChannel
@@ -26,12 +29,39 @@ from .negotiation import NO_OFFER, Offer, UpgradeToken, is_host
 from .pages import StatusPage
 from .takeover import SwitchedConnection, check_target, hand_over
 
-__all__ = ["UpgradeRequest"]
+__all__ = ["CarriedRequest", "ILayered", "UpgradeRequest"]
 
 SWITCHING_PROTOCOLS = 101
 
 # What frames a response's content, which a 101 has not, and what the 101 says itself.
 _NOT_IN_A_101 = frozenset([b"Content-Length", b"Transfer-Encoding", b"Connection", b"Upgrade"])
+
+
+class ILayered(IProtocol):
+    """
+    A target that carries further protocols: all are named in the 101, in ascending order (RFC 9110
+    §7.8; RFC 2817 §3.3 has ``TLS/1.0, HTTP/1.1``).
+    """
+
+    layers: tuple[str, ...] = Attribute("The tokens above the one that is switched to.")
+
+
+class CarriedRequest(NamedTuple):
+    """What a request asks for, to be answered in the protocol that it has switched to."""
+
+    method: bytes
+    target: bytes
+    """The request target, as it was sent."""
+    fields: list[tuple[bytes, bytes]]
+    content: IO[bytes]
+    """The content, positioned at its end; whoever has this closes it."""
+
+
+def _options_but(lines: Sequence[bytes], dropped: Collection[bytes]) -> list[bytes]:
+    """What a field with a list of options says without some of them."""
+    options = (option.strip(b" \t") for line in lines for option in line.split(b","))
+    kept = b", ".join(option for option in options if option and option.lower() not in dropped)
+    return [kept] if kept else []
 
 
 class UpgradeRequest(Request):
@@ -74,6 +104,10 @@ class UpgradeRequest(Request):
         if self.clientproto == b"HTTP/1.1" and (len(hosts) != 1 or not is_host(hosts[0])):
             self.site = self.channel.site
             self.render(StatusPage(400, "Bad Request", "A request has one valid Host."))
+        elif self.path == b"*" and self.offer and (upgrade := self.channel.site.own_upgrade(self)):
+            # Twisted answers OPTIONS * without asking for a resource.
+            self.site, self.prepath, self.postpath = self.channel.site, [], []
+            self.render(upgrade)
         else:
             super().process()
 
@@ -119,12 +153,13 @@ class UpgradeRequest(Request):
             raise Draining("the site is going down")
         if not site.switched.has_room_for(transport):
             raise TooManySwitched(f"{len(site.switched)} connections are switched already")
+        layers = target.layers if ILayered.providedBy(target) else ()
         slot = _twisted.slot_of(transport, channel)
         self._switched = True
         # Before anybody else's code runs: who looks at the site in notifyFinish counts this one, too.
         connection = site.switched.enter(transport, offered, self.path, target)
         try:
-            self._write_head(channel, offered, phrase)
+            self._write_head(channel, offered, layers, phrase)
             trailing = channel.leave(self)
         except BaseException:
             # The access log's formatter, say. The 101 is out: there is no way back into HTTP.
@@ -135,6 +170,26 @@ class UpgradeRequest(Request):
         hand_over(transport, slot, target, trailing)
         return connection
 
+    def carry(self, *named: bytes) -> CarriedRequest:
+        """
+        Take what this request asks for off it, so that a protocol that it switches to can answer.
+        The content goes with it; this request has an empty one from now on.
+
+        :param named: further fields of the connection that is left (RFC 9110 §7.6.1): they are left
+            out, as Upgrade is.
+        """
+        content: Any = self.content
+        self.content = BytesIO()
+        dropped = {name.lower() for name in (b"upgrade", *named)}
+        fields: list[tuple[bytes, bytes]] = []
+        for name, values in self.requestHeaders.getAllRawHeaders():
+            if name.lower() == b"connection":
+                values = _options_but(values, dropped)
+            if name.lower() not in dropped:
+                fields.extend((name, value) for value in values)
+        content.seek(0, SEEK_END)
+        return CarriedRequest(self.method, self.uri, fields, content)
+
     def _check_not_answered(self) -> None:
         if self._switched:
             raise AlreadySwitched("this request has switched already")
@@ -143,7 +198,9 @@ class UpgradeRequest(Request):
         if getattr(self, "channel", None) is None:
             raise ClientGone("the client has closed the connection")
 
-    def _write_head(self, channel: UpgradeChannel, token: UpgradeToken, phrase: bytes) -> None:
+    def _write_head(
+        self, channel: UpgradeChannel, token: UpgradeToken, layers: Sequence[str], phrase: bytes
+    ) -> None:
         """Write the 101, which has neither body nor framing (RFC 9110 §15.2, §8.6)."""
         _twisted.forget_encoder(self)
         self.code, self.code_message = SWITCHING_PROTOCOLS, phrase
@@ -154,7 +211,7 @@ class UpgradeRequest(Request):
             for value in values
         ]
         lines.extend((b"Set-Cookie", cookie) for cookie in self.cookies)
-        channel.write_switch(phrase, str(token).encode("ascii"), lines)
+        channel.write_switch(phrase, ", ".join((str(token), *layers)).encode("ascii"), lines)
         self.startedWriting = 1
 
     # What keeps HTTP off the wire after the switch.

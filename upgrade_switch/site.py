@@ -12,26 +12,31 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
+    ISSLTransport,
     IStreamServerEndpoint,
     ITCPTransport,
 )
 from twisted.logger import Logger
-from twisted.web.resource import IResource
+from twisted.web.resource import EncodingResourceWrapper, IResource, Resource
 from twisted.web.server import Site
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
 from . import _twisted
 from .channel import UpgradeChannel
+from .decision import Upgrades, decide
+from .errors import InvalidPrefaces
+from .preface import PrefaceTable
 from .request import UpgradeRequest
+from .resource import ITakesUpgrades
 from .switched import SwitchedConnections
-from .takeover import SwitchedConnection
+from .takeover import SwitchedConnection, check_target, hand_over
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from .resource import Decision
+    from .decision import Acceptor, Chosen, Decision
 
-__all__ = ["IDrainable", "UpgradeService", "UpgradeSite"]
+__all__ = ["IDrainable", "IPrefaced", "UpgradeService", "UpgradeSite"]
 
 _log = Logger()
 
@@ -43,6 +48,18 @@ class IDrainable(Interface):
         """
         The server is going down: say goodbye and close the connection. It is aborted when the time
         that ``UpgradeSite.drain`` was given is over.
+        """
+
+
+class IPrefaced(Interface):
+    """An upgrade that a client may also begin a connection with, without asking first."""
+
+    preface: bytes | None = Attribute("The first bytes of such a connection; None: there is none.")
+
+    def factory_for(site: UpgradeSite) -> IProtocolFactory:  # noqa: N805 - interfaces have no self
+        """
+        What builds the protocols of connections to a site that begin with the preface. Only
+        connections without TLS are looked at: inside it, ALPN is what names the protocol.
         """
 
 
@@ -68,6 +85,8 @@ class UpgradeSite(Site):
         accept_timeout: float | None = 30,
         max_switched: int | None = None,
         tcp_keepalive: bool = True,
+        upgrades: Mapping[str, IProtocolFactory | Acceptor] | None = None,
+        prefaces: Mapping[bytes, IProtocolFactory | IPrefaced] | None = None,
         **kwargs: Any,
     ) -> None:
         """
@@ -78,6 +97,17 @@ class UpgradeSite(Site):
             upgrades are declined with 503 and ``Retry-After``. None: any number.
         :param tcp_keepalive: whether switched TCP connections get TCP's keep-alive. They have no
             HTTP timer any more: idle limits are the target's business, dead peers TCP's.
+        :param upgrades: what tokens lead to that do not depend on a resource (``h2c``, ``TLS``), as
+            ``UpgradeResource`` takes it. They are asked where the addressed resource takes none of
+            the offered tokens (a resource of one's own that does says so by ``ITakesUpgrades``).
+            ``h2c`` is ignored on connections with TLS, ``TLS`` where the request is secure, ``h2``
+            always.
+        :param prefaces: fixed first bytes of a connection, and the factory whose protocol gets
+            such a connection with all of its bytes, the preface included. A preface that is one
+            whole line, CRLF included, is also looked for between two requests.
+        :raises InvalidToken: for a key of ``upgrades`` that is no token.
+        :raises InvalidUpgrades: for a value there that is neither factory nor acceptor.
+        :raises InvalidPrefaces: for a preface that is no bytes, or leads to no factory.
         """
         super().__init__(resource, requestFactory, *args, **kwargs)
         self.accept_timeout = accept_timeout
@@ -87,9 +117,68 @@ class UpgradeSite(Site):
         self._tcp_keepalive = tcp_keepalive
         # By identity: a factory need not be hashable, nor be equal to itself alone.
         self._started: dict[int, IProtocolFactory] = {}
+        self._upgrades = Upgrades(upgrades or {})
+        known = {v.preface: v for v in self._upgrades.values if IPrefaced.providedBy(v) and v.preface}
+        given = dict(prefaces or {})
+        self._prefaces = self._table_of(known | given)
+        self._prefaces_inside_tls = self._table_of(
+            {preface: value for preface, value in given.items() if not IPrefaced.providedBy(value)}
+        )
+
+    def _table_of(self, prefaces: Mapping[bytes, Any]) -> PrefaceTable[IProtocolFactory] | None:
+        factories = {}
+        for preface, value in prefaces.items():
+            factory = value.factory_for(self) if IPrefaced.providedBy(value) else value
+            if not IProtocolFactory.providedBy(factory):
+                raise InvalidPrefaces(f"{preface!r}: no IProtocolFactory: {value!r}")
+            factories[preface] = factory
+        return PrefaceTable(factories) if factories else None
 
     def protocol(self) -> IProtocol:  # type: ignore[override]  # a callable, as in HTTPFactory
         return _twisted.negotiating(UpgradeChannel())
+
+    def getResourceFor(self, request: Any) -> IResource:
+        found: IResource = super().getResourceFor(request)
+        if not self._upgrades.names or not request.offer or _takes(found, request):
+            return found
+        return self.own_upgrade(request) or found
+
+    def own_upgrade(self, request: UpgradeRequest) -> IResource | None:
+        """
+        What answers a request that offers one of the tokens that are the site's own; None where
+        there is none.
+        """
+        chosen = self._upgrades.choose(request)
+        return None if chosen is None else _OwnUpgrade(chosen)
+
+    def prefaces_on(self, transport: object) -> PrefaceTable[IProtocolFactory] | None:
+        """What a connection may begin with in place of a request; None: nothing."""
+        secure = ISSLTransport.providedBy(transport)
+        return self._prefaces_inside_tls if secure else self._prefaces
+
+    def target_of(self, factory: IProtocolFactory, transport: Any) -> IProtocol | None:
+        """
+        The protocol for a connection that begins with a preface; None where it can have none: the
+        site is full or going down, the factory wants none or fails (which is logged).
+        """
+        if self.draining or not self.switched.has_room_for(transport):
+            return None
+        try:
+            self.start_factory(factory)
+            target = factory.buildProtocol(transport.getPeer())
+            if target is None or _twisted.is_closing(transport):
+                return None
+            return check_target(target)
+        except Exception:
+            _log.failure("{factory} failed to build a protocol for a preface", factory=factory)
+            return None
+
+    def give(self, transport: Any, slot: _twisted.Slot, target: IProtocol, data: bytes) -> None:
+        """Hand a connection over that has begun with a preface, and count it."""
+        connection = self.switched.enter(transport, None, b"", target)
+        self.keep_alive(transport)
+        connection.target = target
+        hand_over(transport, slot, target, data)
 
     def keep_alive(self, transport: Any) -> None:
         """Have TCP look after a connection that has just switched."""
@@ -133,6 +222,26 @@ class UpgradeSite(Site):
     def _abort_switched(self) -> None:
         for connection in self.switched:
             connection.abort()
+
+
+def _takes(resource: IResource, request: UpgradeRequest) -> bool:
+    """Whether a resource switches to one of the tokens that a request offers, by itself."""
+    if isinstance(resource, EncodingResourceWrapper):
+        resource = resource.original
+    return ITakesUpgrades.providedBy(resource) and bool(resource.takes(request))
+
+
+class _OwnUpgrade(Resource):
+    """Stands in the place of the addressed resource where the site's own upgrades decide."""
+
+    isLeaf = True
+
+    def __init__(self, chosen: Chosen) -> None:
+        super().__init__()
+        self._chosen = chosen
+
+    def render(self, request: Any) -> Any:
+        return decide(request, self._chosen)
 
 
 def _say_goodbye(connection: SwitchedConnection) -> None:

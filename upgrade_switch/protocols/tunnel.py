@@ -19,10 +19,10 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
 from twisted.web.resource import IResource
 
+from ..decision import Acceptor
 from ..negotiation import UpgradeToken
 from ..pages import StatusPage
 from ..request import UpgradeRequest
-from ..resource import Acceptor
 from ..splice import Splice, SpliceEnd
 
 __all__ = ["tunnel"]

@@ -1,0 +1,256 @@
+"""
+Deciding about an upgrade: what a token leads to, an acceptor at work, and what becomes of its result.
+
+An acceptor is what decides about one offered token: it results in a protocol to switch to, or in a
+resource that is the answer in HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol, IProtocolFactory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+from twisted.web.server import NOT_DONE_YET
+from zope.interface import Interface
+
+from .errors import ClientGone, Draining, InvalidUpgrades, TooManySwitched, UpgradeError
+from .negotiation import TokenTable, UpgradeToken
+from .pages import service_unavailable
+from .request import UpgradeRequest
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
+
+    from .site import UpgradeSite
+
+__all__ = ["Acceptor", "Chosen", "Decision", "ISelective", "Upgrades", "decide"]
+
+_log = Logger()
+
+Answer: TypeAlias = IProtocol | IResource
+Acceptor: TypeAlias = Callable[
+    [UpgradeRequest, UpgradeToken], Answer | Deferred[Answer] | Coroutine[Any, Any, Answer]
+]
+
+
+class ISelective(Interface):
+    """An acceptor that some requests are none for: to those, its token is unknown here."""
+
+    def ignores(request: UpgradeRequest) -> bool:  # noqa: N805 - interfaces have no self
+        """Whether this request's offer is to be ignored (RFC 9110 §7.8: never an error)."""
+
+
+class Chosen(NamedTuple):
+    """A token of a request's offer that is known here, and what it leads to."""
+
+    token: UpgradeToken
+    value: Any
+    is_factory: bool
+
+
+class Upgrades:
+    """
+    A mapping from tokens to what they lead to, as ``UpgradeResource`` and ``UpgradeSite`` take it.
+
+    :ivar names: the tokens as they were written, in their order.
+    """
+
+    def __init__(self, upgrades: Mapping[str, IProtocolFactory | Acceptor]) -> None:
+        """
+        :raises InvalidToken: for a key that is no token.
+        :raises InvalidUpgrades: for a value that is neither, or two keys that are the same token.
+        """
+        for key, value in upgrades.items():
+            _check_value(key, value)
+        self.values: tuple[Any, ...] = tuple(upgrades.values())
+        self._table = TokenTable({key: _leads_to(value) for key, value in upgrades.items()})
+        self.names = self._table.names
+
+    def choose(self, request: UpgradeRequest) -> Chosen | None:
+        """The first token of a request's offer that is known here, and not ignored."""
+        for token, (value, is_factory, is_selective) in self._table.known(request.offer):
+            if token.key[0] in _OF_THE_CONNECTION and _is_out_of_place(request, token):
+                continue
+            if not (is_selective and value.ignores(request)):
+                return Chosen(token, value, is_factory)
+        return None
+
+
+def _leads_to(value: Any) -> tuple[Any, bool, bool]:
+    return value, IProtocolFactory.providedBy(value), ISelective.providedBy(value)
+
+
+# Tokens that name what the connection speaks, whatever the resource.
+_OF_THE_CONNECTION = frozenset(["h2", "h2c", "tls"])
+
+
+def _is_out_of_place(request: UpgradeRequest, token: UpgradeToken) -> bool:
+    """
+    Whether a token makes no sense on this connection: ``h2`` never does (it is ALPN's, RFC 9113
+    §3.1), ``h2c`` not over TLS (there it is ``h2``), ``TLS`` not where the client has it already.
+    """
+    name = token.key[0]
+    if name == "h2":
+        return True
+    return bool(request.channel.isSecure() if name == "h2c" else request.isSecure())
+
+
+def decide(request: UpgradeRequest, chosen: Chosen) -> Any:
+    """
+    Have it decided what becomes of a request.
+
+    :return: what ``render`` returns.
+    """
+    token, value, is_factory = chosen
+    # Here, since an acceptor may finish the request, which then knows no site any more.
+    site: UpgradeSite = request.channel.site
+    if site.draining or not site.switched.has_room_for(request.channel.transport):
+        return _no_room().render(request)
+    try:
+        result = _build(value, request) if is_factory else _ask(value, request, token)
+    except Exception:
+        # Not kept in a variable: its traceback would keep this frame, and the frame the request.
+        _fail(request, Failure())
+        return NOT_DONE_YET
+    if isinstance(result, Deferred):
+        Decision(site, request, token, result)
+    else:
+        _settle(request, token, result)
+    return NOT_DONE_YET
+
+
+def _check_value(key: object, value: object) -> None:
+    """Refuse what an acceptor or factory is often mistaken for, when it can still be told."""
+    if IProtocolFactory.providedBy(value):
+        return
+    if isinstance(value, type):
+        raise InvalidUpgrades(
+            f"{key!r}: {value.__name__} is a class; give Factory.forProtocol({value.__name__}), "
+            "an instance of the factory, or a function"
+        )
+    if IProtocol.providedBy(value) or not callable(value):
+        raise InvalidUpgrades(
+            f"{key!r}: neither an IProtocolFactory nor a callable (request, token): {value!r}"
+        )
+
+
+def _build(factory: Any, request: UpgradeRequest) -> Any:
+    """What a factory makes of a request."""
+    request.channel.site.start_factory(factory)
+    target = factory.buildProtocol(request.getClientAddress())
+    return service_unavailable("No connection is taken now.") if target is None else target
+
+
+def _ask(acceptor: Any, request: UpgradeRequest, token: UpgradeToken) -> Any:
+    """What an acceptor makes of a request."""
+    result = acceptor(request, token)
+    return Deferred.fromCoroutine(result) if isinstance(result, CoroutineType) else result
+
+
+def _settle(request: UpgradeRequest, token: UpgradeToken, result: Any) -> None:
+    """Do what has been decided."""
+    if IProtocol.providedBy(result):
+        try:
+            request.switch_to(token, result)
+        except (TooManySwitched, Draining, ClientGone):
+            _render(request, _no_room())
+        except Exception:
+            _fail(request, Failure())
+    elif IResource.providedBy(result):
+        _render(request, result)
+    elif isinstance(result, Failure):
+        _fail(request, result)
+    else:
+        wrong = UpgradeError(f"an acceptor results in an IProtocol or IResource, not {result!r}")
+        _fail(request, Failure(wrong))
+
+
+def _no_room() -> IResource:
+    return service_unavailable("No more connections are taken now.")
+
+
+def _render(request: UpgradeRequest, resource: IResource) -> None:
+    """Answer with a resource, outside of ``Request.process``, which would see to what it raises."""
+    try:
+        request.render(resource)
+    except Exception:
+        _fail(request, Failure())
+
+
+def _fail(request: UpgradeRequest, reason: Failure) -> None:
+    """500, logged; a response that has been started cannot become one, and is cut off."""
+    if not request.startedWriting:
+        request.processingFailed(reason)
+        return
+    _log.failure("an acceptor failed after it had answered by itself", failure=reason)
+    if not request.finished:
+        request.loseConnection()
+
+
+class Decision:
+    """
+    One acceptor at work on one request.
+
+    It ends exactly once: in the acceptor's result, at the site's ``accept_timeout``, when the site
+    drains, or when the client leaves. What the acceptor results in after that is dropped.
+    """
+
+    def __init__(
+        self,
+        site: UpgradeSite,
+        request: UpgradeRequest,
+        token: UpgradeToken,
+        deferred: Deferred[Any],
+    ) -> None:
+        self._request: UpgradeRequest | None = request
+        self._token = token
+        self._deferred: Deferred[Any] | None = deferred
+        self._site = site
+        self._site.deciding.add(self)
+        self._timeout: IDelayedCall | None = None
+        if self._site.accept_timeout is not None:
+            self._timeout = self._site.reactor.callLater(
+                self._site.accept_timeout, self.decline, "The decision took too long."
+            )
+        request.notifyFinish().addErrback(self._client_left)
+        deferred.addBoth(self._decided)
+
+    def _client_left(self, reason: Failure) -> None:
+        self._end()
+
+    def decline(self, detail: str) -> None:
+        """Decide in the acceptor's place: 503, and the acceptor is cancelled."""
+        request = self._end()
+        if request is not None:
+            _render(request, service_unavailable(detail))
+
+    def _decided(self, result: Any) -> None:
+        self._deferred = None
+        request = self._end()
+        if request is not None:
+            _settle(request, self._token, result)
+
+    def _end(self) -> UpgradeRequest | None:
+        """
+        Give up what the decision holds, and cancel the acceptor if it is still at work.
+
+        :return: the request, the first time.
+        """
+        request, self._request = self._request, None
+        deferred, self._deferred = self._deferred, None
+        timeout, self._timeout = self._timeout, None
+        self._site.deciding.discard(self)
+        if timeout is not None and timeout.active():
+            timeout.cancel()
+        if deferred is not None:
+            try:
+                deferred.cancel()
+            except Exception:
+                _log.failure("an acceptor's canceller failed")
+        return request
