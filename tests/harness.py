@@ -235,10 +235,10 @@ class WatchedSite(UpgradeSite):
         return self.until(lambda: self.received >= count)
 
 
-def site_of(upgrades: Any, path: bytes = b"u", **kwargs: Any) -> WatchedSite:
+def site_of(at_u: Any, path: bytes = b"u", **kwargs: Any) -> WatchedSite:
     """A site with an UpgradeResource at ``/u``, and an ordinary page at ``/page``."""
     root = Resource()
-    resource = upgrades if isinstance(upgrades, Resource) else UpgradeResource(upgrades)
+    resource = at_u if isinstance(at_u, Resource) else UpgradeResource(at_u)
     root.putChild(path, resource)
     root.putChild(b"page", Page())
     return WatchedSite(root, **kwargs)

@@ -15,16 +15,19 @@ from .transports import (
     rename_log_prefix,
     report_end,
     slot_of,
+    start_tls,
     watch_end,
     watcher,
     write_at_once,
 )
 from .web import (
     UnaskedSwitchFactory,
+    client_request,
     content_received,
     forget_encoder,
     keep_off,
     negotiating,
+    speaking_http11,
 )
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "UnaskedSwitchFactory",
     "abort",
     "bottom",
+    "client_request",
     "content_received",
     "forget_encoder",
     "is_closing",
@@ -42,6 +46,8 @@ __all__ = [
     "rename_log_prefix",
     "report_end",
     "slot_of",
+    "speaking_http11",
+    "start_tls",
     "watch_end",
     "watcher",
     "write_at_once",

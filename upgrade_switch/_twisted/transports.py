@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from weakref import ref
 
 from twisted.internet import interfaces
 from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web.http import _GenericHTTPChannelProtocol
+from zope.interface import alsoProvides
 
 from ..errors import NotDetachable
 
@@ -25,6 +27,7 @@ __all__ = [
     "rename_log_prefix",
     "report_end",
     "slot_of",
+    "start_tls",
     "watch_end",
     "watcher",
     "write_at_once",
@@ -91,6 +94,28 @@ def is_closing(transport: Any) -> bool:
         or getattr(transport, "disconnected", False)
         or getattr(transport, "_aborting", False)
     )
+
+
+def start_tls(transport: Any, context_factory: Any, listener: Any) -> None:
+    """
+    Start TLS on a transport, and have its ``IHandshakeListener`` told, the protocol to which the
+    transport gives its bytes. The TLS layer stands beneath all wrappers, and asks the lowest whether
+    it listens: wrappers do not; nor do they learn that they are ``ISSLTransport`` now.
+    """
+    transport.startTLS(context_factory)
+    lowest = bottom(transport).protocol.wrappedProtocol
+    if lowest is not listener:
+        listening = ref(listener)
+        lowest.handshakeCompleted = lambda: _tell(listening())
+        alsoProvides(lowest, interfaces.IHandshakeListener)
+    while isinstance(transport, ProtocolWrapper):
+        alsoProvides(transport, interfaces.ISSLTransport)
+        transport = transport.transport
+
+
+def _tell(listener: Any) -> None:
+    if listener is not None:
+        listener.handshakeCompleted()
 
 
 def is_half_closeable(transport: Any) -> bool:

@@ -4,11 +4,12 @@ What is private in ``twisted.web``'s HTTP/1.1, server and client.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from twisted.internet.defer import Deferred
 from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
+from twisted.web._newclient import Request as ClientRequest
 from twisted.web.client import _HTTP11ClientFactory
 from twisted.web.http import _GenericHTTPChannelProtocol
 from twisted.web.server import Request
@@ -17,18 +18,20 @@ from ..errors import InvalidResponse
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IProtocol
-    from twisted.web._newclient import Request as ClientRequest
     from twisted.web.http import HTTPChannel
+    from twisted.web.http_headers import Headers
     from twisted.web.iweb import IResponse
 
     from ..channel import UpgradeChannel
 
 __all__ = [
     "UnaskedSwitchFactory",
+    "client_request",
     "content_received",
     "forget_encoder",
     "keep_off",
     "negotiating",
+    "speaking_http11",
 ]
 
 
@@ -40,6 +43,18 @@ def negotiating(channel: UpgradeChannel) -> IProtocol:
     proxy: IProtocol = _GenericHTTPChannelProtocol(channel)
     channel.proxy = ref(proxy)
     return proxy
+
+
+def speaking_http11(proxy: Any) -> UpgradeChannel:
+    """
+    Have Twisted's proxy around a channel not look for another protocol in ALPN: what is spoken on
+    this connection has been said already.
+
+    :return: the channel in it.
+    """
+    proxy._negotiatedProtocol = b"http/1.1"
+    channel: UpgradeChannel = proxy._channel
+    return channel
 
 
 def content_received(channel: HTTPChannel, method: bytes, target: bytes, version: bytes) -> None:
@@ -68,6 +83,14 @@ def forget_encoder(request: Request) -> None:
     if request._encoder is not None:
         request._encoder = None
         request.responseHeaders.removeHeader(b"content-encoding")
+
+
+def client_request(method: bytes, target: bytes, headers: Headers) -> ClientRequest:
+    """
+    A request as ``Agent`` makes them for its pool; an agent itself cannot send ``OPTIONS *``, nor has
+    it a public way to be given the request's target.
+    """
+    return ClientRequest(method, target, headers, None)
 
 
 class _UnaskedSwitchParser(HTTPClientParser):

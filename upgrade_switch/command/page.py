@@ -45,6 +45,7 @@ for it in the standard way (<code>Upgrade:</code>, RFC 9110 §7.8) gets
 <tr><th>path</th><th>token</th></tr>
 {rows}
 </table>
+{prefaces}
 <h2>Try it</h2>
 <p>In a terminal on this machine; what you type goes through the switched connection, Ctrl-D
 ends it:</p>
@@ -72,12 +73,14 @@ _BY_HAND = """\
 class FrontPage(Resource):
     """Lists what can be upgraded to, each with a line to paste into a terminal."""
 
-    def __init__(self, upgrades: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, upgrades: Sequence[tuple[str, str]], prefaces: Sequence[bytes] = ()) -> None:
         """
         :param upgrades: paths and the tokens there.
+        :param prefaces: what a connection may begin with in place of a request.
         """
         super().__init__()
         self._upgrades = upgrades
+        self._prefaces = prefaces
 
     def render_GET(self, request: Request) -> bytes:
         origin = _origin(request)
@@ -89,10 +92,15 @@ class FrontPage(Resource):
             f"<pre><code>{escape(_connect_line(origin + path, token))}</code></pre>"
             for path, token in self._upgrades
         )
+        prefaces = ", ".join(
+            f"<code>{escape(repr(preface)[2:-1])}</code>" for preface in self._prefaces
+        )
+        if prefaces:
+            prefaces = f"<p>Connections that begin with {prefaces} are no HTTP at all.</p>"
         path, token = self._upgrades[0]
         by_hand = _BY_HAND.format(path=path, token=token, host=origin.partition("//")[2])
         request.setHeader(b"content-type", b"text/html; charset=utf-8")
-        page = _PAGE.format(rows=rows, commands=commands, by_hand=escape(by_hand))
+        page = _PAGE.format(rows=rows, prefaces=prefaces, commands=commands, by_hand=escape(by_hand))
         return page.encode("utf-8")
 
 

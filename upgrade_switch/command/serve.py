@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -32,7 +33,7 @@ from zope.interface import implementer
 
 from ..errors import InvalidToken
 from ..negotiation import UpgradeToken
-from ..protocols.tunnel import tunnel
+from ..protocols.tunnel import TunnelFactory, tunnel
 from ..resource import UpgradeResource
 from ..site import UpgradeSite
 from .exits import FAILED, SUCCESS, USAGE, explain, say
@@ -48,17 +49,26 @@ DRAIN_SECONDS = 5
 class ServeOptions(CommandOptions):
     """The options of ``serve``."""
 
-    synopsis = "[--listen ENDPOINT]... [--tunnel 'PATH TOKEN ENDPOINT']..."
+    synopsis = (
+        "[--listen ENDPOINT]... [--tunnel 'PATH TOKEN ENDPOINT']... "
+        "[--preface 'PREFACE ENDPOINT']... [--h2c]"
+    )
     longdesc = (
         "Without --tunnel: the token echo at /echo. An ENDPOINT is one of Twisted's strings. "
         "Example, SSH through a web server's port: "
-        "upgrade-switch serve --listen tcp:8080 --tunnel '/ssh ssh tcp:127.0.0.1:22'"
+        "upgrade-switch serve --listen tcp:8080 --tunnel '/ssh ssh tcp:127.0.0.1:22'. "
+        "The same for ssh clients that know nothing of HTTP: "
+        "upgrade-switch serve --listen tcp:8080 --preface 'SSH-2.0- tcp:127.0.0.1:22'"
     )
+    optFlags = [  # noqa: RUF012 - twisted.python.usage wants a list
+        ["h2c", None, "Speak HTTP/2 without TLS as well: by upgrade, and with prior knowledge."],
+    ]
 
     def __init__(self) -> None:
         super().__init__()
         self.listen: list[str] = []
         self.tunnels: list[tuple[str, str, str]] = []
+        self.prefaces: dict[bytes, str] = {}
 
     def opt_listen(self, endpoint: str) -> None:
         """
@@ -81,6 +91,37 @@ class ServeOptions(CommandOptions):
         except InvalidToken as error:
             raise UsageError(f"--tunnel {value!r}: {error}") from None
         self.tunnels.append((path.rstrip("/") or "/", token, endpoint))
+
+    def opt_preface(self, value: str) -> None:
+        """
+        'PREFACE ENDPOINT': carry connections that begin with PREFACE in place of a request
+        (SSH-2.0-) to a client endpoint string; may be given several times. In PREFACE, \\r, \\n,
+        \\t, \\xHH and \\\\ are bytes (a space is \\x20); one that ends in its only \\r\\n is
+        looked for between two requests, too.
+        """
+        preface, _, endpoint = value.strip().partition(" ")
+        if not endpoint.strip():
+            raise UsageError(f"--preface wants 'PREFACE ENDPOINT', not {value!r}")
+        key = _unescaped(preface)
+        if key in self.prefaces:
+            raise UsageError(f"--preface: {preface!r} is here twice")
+        self.prefaces[key] = endpoint.strip()
+
+
+_ESCAPE = re.compile(r"\\(?:([rnt\\])|x([0-9A-Fa-f]{2})|)")
+_ESCAPED = {"r": b"\r", "n": b"\n", "t": b"\t", "\\": b"\\"}
+
+
+def _unescaped(text: str) -> bytes:
+    """The bytes that a preface on the command line stands for."""
+    preface, begun = b"", 0
+    for match in _ESCAPE.finditer(text):
+        if match[0] == "\\":
+            raise UsageError(f"--preface: not an escape that is known here: {text!r}")
+        preface += os.fsencode(text[begun : match.start()])
+        preface += _ESCAPED[match[1]] if match[1] else bytes.fromhex(match[2])
+        begun = match.end()
+    return preface + os.fsencode(text[begun:])
 
 
 @implementer(IHalfCloseableProtocol)
@@ -119,12 +160,27 @@ def build_site(reactor: Any, options: ServeOptions) -> UpgradeSite:
         known[token] = tunnel(_client_endpoint(reactor, endpoint))
     if not upgrades:
         upgrades["/echo"] = {"echo": Factory.forProtocol(Echo)}
-    front = FrontPage([(path, token) for path, known in upgrades.items() for token in known])
+    prefaces = {
+        preface: TunnelFactory(reactor, _client_endpoint(reactor, endpoint))
+        for preface, endpoint in options.prefaces.items()
+    }
+    front = FrontPage(
+        [(path, token) for path, known in upgrades.items() for token in known], list(prefaces)
+    )
     root = Resource()
     root.putChild(b"", front)
     for path in sorted(upgrades):
         _put(root, path, UpgradeResource(upgrades[path], front if path == "/" else None))
-    return UpgradeSite(root, reactor=reactor)
+    own = {"h2c": _h2c()} if options["h2c"] else {}
+    return UpgradeSite(root, reactor=reactor, upgrades=own, prefaces=prefaces)
+
+
+def _h2c() -> Any:
+    try:
+        from ..protocols.h2c import h2c
+    except ImportError:
+        raise UsageError("--h2c needs more: pip install 'upgrade_switch[http2]'") from None
+    return h2c()
 
 
 def _put(root: Resource, path: str, resource: UpgradeResource) -> None:
@@ -171,9 +227,9 @@ def run_serve(options: ServeOptions) -> int:
     _begin_logging()
     try:
         site = build_site(reactor, options)
-        endpoints = {
-            text: _server_endpoint(reactor, text) for text in options.listen or [DEFAULT_LISTEN]
-        }
+        endpoints = [
+            (text, _server_endpoint(reactor, text)) for text in options.listen or [DEFAULT_LISTEN]
+        ]
     except UsageError as error:
         say(f"serve: {error}")
         return USAGE
@@ -200,8 +256,8 @@ class _Server:
         self._ports: list[IListeningPort] = []
         self.code = SUCCESS
 
-    def listen(self, endpoints: dict[str, IStreamServerEndpoint]) -> None:
-        for description, endpoint in endpoints.items():
+    def listen(self, endpoints: list[tuple[str, IStreamServerEndpoint]]) -> None:
+        for description, endpoint in endpoints:
             listening: Deferred[Any] = maybeDeferred(endpoint.listen, self._site)
             listening.addCallbacks(self._listens, self._cannot_listen, errbackArgs=(description,))
 

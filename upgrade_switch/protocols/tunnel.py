@@ -1,9 +1,11 @@
 """
-:func:`tunnel`: an upgrade whose target is spliced to a connection elsewhere.
+:func:`tunnel`: an upgrade whose target is spliced to a connection elsewhere; :class:`TunnelFactory`:
+the same for a connection that has not asked in HTTP.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -14,7 +16,8 @@ from twisted.internet.error import (
 )
 from twisted.internet.error import TimeoutError as InternetTimeoutError
 from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
 from twisted.web.resource import IResource
@@ -25,7 +28,9 @@ from ..pages import StatusPage
 from ..request import UpgradeRequest
 from ..splice import Splice, SpliceEnd
 
-__all__ = ["tunnel"]
+__all__ = ["TunnelFactory", "tunnel"]
+
+_log = Logger()
 
 
 def tunnel(endpoint: IStreamClientEndpoint, timeout: float = 10) -> Acceptor:
@@ -44,8 +49,7 @@ def tunnel(endpoint: IStreamClientEndpoint, timeout: float = 10) -> Acceptor:
         far = _Server()
         joined = Splice(far=far)
         near = joined.ends[0]
-        connecting: Deferred[Any] = maybeDeferred(endpoint.connect, _OneFactory(far))
-        connecting.addTimeout(timeout, request.channel.site.reactor, _timed_out)
+        connecting = _connect(endpoint, far, request.channel.site.reactor, timeout)
         # The request ends in the switch or in something else; the far connection is of no use then.
         request.notifyFinish().addCallbacks(
             lambda _: None if request.code == 101 else joined.abort(), lambda _: joined.abort()
@@ -53,6 +57,62 @@ def tunnel(endpoint: IStreamClientEndpoint, timeout: float = 10) -> Acceptor:
         return connecting.addCallbacks(lambda _: near, _not_connected)
 
     return accept
+
+
+class TunnelFactory(Factory):
+    """
+    Builds protocols that connect to an endpoint, and are spliced to it: a tunnel without HTTP, for
+    ``UpgradeSite(prefaces=...)``.
+
+    A connection is not read until the endpoint is connected; where that fails, which is logged in
+    one line, or takes too long, it is aborted.
+    """
+
+    noisy = False
+
+    def __init__(self, reactor: Any, endpoint: IStreamClientEndpoint, timeout: float = 10) -> None:
+        """
+        :param reactor: provides ``IReactorTime``.
+        :param endpoint: where to: any Twisted client endpoint.
+        :param timeout: how many seconds it may take to connect.
+        """
+        self._reactor = reactor
+        self._endpoint = endpoint
+        self._timeout = timeout
+
+    def buildProtocol(self, addr: object) -> SpliceEnd:
+        far = _Server()
+        near = _Client(lambda: _connect(self._endpoint, far, self._reactor, self._timeout))
+        Splice(near, far)
+        return near
+
+
+class _Client(SpliceEnd):
+    """The near end, where it is connected first."""
+
+    def __init__(self, connect: Callable[[], Deferred[Any]]) -> None:
+        super().__init__()
+        self._connect = connect
+        self._connecting: Deferred[Any] | None = None
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._connecting = self._connect()
+        self._connecting.addCallbacks(self._connected, self._not_connected)
+
+    def _connected(self, _: object) -> None:
+        self._connecting = None
+
+    def _not_connected(self, reason: Failure) -> None:
+        self._connecting = None
+        if not self.lost:
+            _log.info("the far end of a tunnel: {why}", why=reason.getErrorMessage())
+        self.splice.abort()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        if self._connecting is not None:
+            self._connecting.cancel()
 
 
 class _Server(SpliceEnd):
@@ -77,6 +137,13 @@ class _OneFactory(Factory):
         # Let go of it: the endpoint's connector, which the transport knows, keeps this factory.
         end, self._end = self._end, None
         return end
+
+
+def _connect(
+    endpoint: IStreamClientEndpoint, far: SpliceEnd, reactor: Any, timeout: float
+) -> Deferred[Any]:
+    connecting: Deferred[Any] = maybeDeferred(endpoint.connect, _OneFactory(far))
+    return connecting.addTimeout(timeout, reactor, _timed_out)
 
 
 def _timed_out(reason: object, timeout: float) -> NoReturn:

@@ -1,0 +1,126 @@
+"""
+What is private in Twisted's HTTP/2, which has no public way in but ALPN's. Not imported by the package
+itself: it needs what the extra ``http2`` brings.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection as StateMachine
+from h2.errors import ErrorCodes
+from h2.exceptions import H2Error
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web._http2 import H2Connection
+
+if TYPE_CHECKING:
+    from ..request import CarriedRequest
+    from ..site import UpgradeSite
+
+__all__ = ["HTTP2Connection", "are_settings"]
+
+
+def are_settings(value: bytes) -> bool:
+    """
+    Whether a base64url text is the payload of a SETTINGS frame with valid settings: what a
+    connection's first minute would make of it is tried out.
+    """
+    machine = StateMachine(H2Configuration(client_side=False))
+    try:
+        machine.initiate_upgrade_connection(value)
+    except (H2Error, ValueError):
+        return False
+    return True
+
+
+class _Opened(NamedTuple):
+    """What Twisted's connection wants to know of a new stream."""
+
+    stream_id: int
+    headers: list[tuple[bytes, bytes]]
+
+
+class HTTP2Connection(H2Connection):
+    """
+    Twisted's HTTP/2 for a site, on a connection that ALPN has not named: begun with prior knowledge,
+    or with a request that was upgraded.
+    """
+
+    def __init__(
+        self,
+        site: UpgradeSite,
+        settings: bytes = b"",
+        headers: list[tuple[bytes, bytes]] | None = None,
+        carried: CarriedRequest | None = None,
+    ) -> None:
+        """
+        :param settings: the value of the request's HTTP2-Settings field.
+        :param headers: the upgraded request's pseudo-header fields and fields (RFC 9113 §8.3).
+        :param carried: that request, to be answered on stream 1.
+        """
+        super().__init__(site.reactor)
+        # What Twisted's proxy sets on the connection that it makes.
+        given: Any = self
+        given.site = given.factory = site
+        given.requestFactory = site.requestFactory
+        given.timeOut = site.timeOut
+        given.callLater = site.reactor.callLater
+        self._settings = settings
+        self._headers = headers
+        self._carried = carried
+        self._draining = False
+
+    def logPrefix(self) -> str:
+        return "HTTP/2"
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        if ITCPTransport.providedBy(transport):
+            transport.setTcpNoDelay(True)
+        self.setTimeout(self.timeOut)
+        if self._headers is None:
+            self.conn.initiate_connection()
+        else:
+            self.conn.initiate_upgrade_connection(self._settings)
+        transport.write(self.conn.data_to_send())
+        # As Twisted's proxy does it for a connection of ALPN's.
+        transport.registerProducer(self, True)
+        headers, self._headers = self._headers, None
+        carried, self._carried = self._carried, None
+        if headers is not None and carried is not None:
+            self._requestReceived(_Opened(1, headers))
+            stream = self.streams[1]
+            stream._request.content.close()
+            stream._request.content = carried.content
+            stream.requestComplete()
+
+    def drain(self) -> None:
+        """Say goodbye (RFC 9113 §6.8), now or when the last of the requests at hand is answered."""
+        self._draining = True
+        if not self.streams:
+            self._go_away()
+
+    def _requestDone(self, streamID: int) -> None:
+        super()._requestDone(streamID)
+        if self._draining and not self.streams and self._stillProducing:
+            self._go_away()
+
+    def _go_away(self) -> None:
+        transport: Any = self.transport
+        with suppress(H2Error):
+            self.conn.close_connection(ErrorCodes.NO_ERROR)
+        self._tryToWriteControlData()
+        transport.unregisterProducer()
+        transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone, _cancelTimeouts: bool = True) -> None:
+        super().connectionLost(reason, _cancelTimeouts)
+        carried, self._carried = self._carried, None
+        if carried is not None:
+            carried.content.close()
+        # What waits for more to send would keep the connection until a garbage collection.
+        self._sendingDeferred = None
