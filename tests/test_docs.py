@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,10 +17,15 @@ import pytest
 import pytest_twisted
 from twisted.internet import endpoints
 from twisted.internet.protocol import Factory
+from twisted.internet.ssl import trustRootFromCertificates
+from twisted.web.client import BrowserLikePolicyForHTTPS
+from twisted.web.resource import Resource
 
 from upgrade_switch import UpgradeResource
+from upgrade_switch.protocols.tls import TLSUpgradePool
 
-from .harness import Listening, Recorder, reactor, site_of, status, upgrade_head
+from .certificate import AUTHORITY, CERTIFICATE_PEM, KEY_PEM
+from .harness import Listening, Page, Recorder, field, reactor, site_of, status, upgrade_head
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -49,9 +55,14 @@ class Users:
         return User() if cookie == b"good" else None
 
 
-def run_readme() -> dict[str, Any]:
+def run_readme(folder: Path) -> dict[str, Any]:
     """Run all blocks in one namespace, as a reader does who copies them one below the other."""
-    names: dict[str, Any] = {"users": Users(), "Chat": lambda user: Recorder(), "Talk": Talk}
+    names: dict[str, Any] = {
+        "users": Users(),
+        "Chat": lambda user: Recorder(),
+        "Talk": Talk,
+        "Private": Page,
+    }
     real = endpoints.serverFromString
 
     def listen_anywhere(reactor: Any, description: str) -> Any:
@@ -62,15 +73,30 @@ def run_readme() -> dict[str, Any]:
         endpoint.listen = lambda f: listen(f).addCallback(names["listening"].append)
         return endpoint
 
-    with patch.object(endpoints, "serverFromString", listen_anywhere), patch.object(reactor, "run"):
+    (folder / "server.pem").write_bytes(CERTIFICATE_PEM + KEY_PEM)
+    with (
+        patch.object(endpoints, "serverFromString", listen_anywhere),
+        patch.object(reactor, "run"),
+        chdir(folder),
+    ):
         for block in PYTHON:
             exec(compile(block, "README.md", "exec"), names)
+    names["folder"] = folder
     return names
 
 
+def block_site(names: dict[str, Any], text: str) -> Any:
+    """The site that the block with this text makes."""
+    (block,) = [block for block in PYTHON if text in block and "site =" in block]
+    own = names | {"root": Resource()}
+    with chdir(names["folder"]):
+        exec(compile(block, "README.md", "exec"), own)
+    return own["site"]
+
+
 @pytest.fixture(scope="module")
-def readme() -> Any:
-    names = run_readme()
+def readme(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    names = run_readme(tmp_path_factory.mktemp("readme"))
     yield names
     pytest_twisted.blockon(names["listening"][0].stopListening())
 
@@ -126,6 +152,39 @@ def test_tunnel(readme: dict[str, Any]) -> None:
     assert isinstance(readme["resource"], UpgradeResource)
 
 
+@pytest_twisted.ensureDeferred
+async def test_preface(readme: dict[str, Any], listen: Any) -> None:
+    """README's flag line leads to its protocol, which gets that line, too."""
+    listening = await listen("tcp", block_site(readme, "prefaces="))
+    client = await listening.connect()
+    client.send(b"SHOUT\r\nhello\r\n")
+    await client.receives(b"SHOUT\r\nHELLO\r\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls(readme: dict[str, Any], listen: Any) -> None:
+    """README's TLS client gets what README's site gives inside TLS only."""
+    listening = await listen("tcp", block_site(readme, "tls_required"))
+    client = await listening.connect()
+    client.send(b"GET /private HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert field(await client.head(), b"upgrade") == b"TLS/1.2, HTTP/1.1"
+    policy = BrowserLikePolicyForHTTPS(trustRootFromCertificates([AUTHORITY]))
+    pool = TLSUpgradePool(reactor, policy)
+    with patch.dict(readme, TLSUpgradePool=lambda reactor: pool):
+        assert await readme["fetch"](f"{listening.url}/private") == "page GET "
+    await pool.closeCachedConnections()
+
+
+@pytest_twisted.ensureDeferred
+async def test_h2c(readme: dict[str, Any], listen: Any) -> None:
+    """README's site takes h2c."""
+    listening = await listen("tcp", block_site(readme, "h2c()"))
+    client = await listening.connect()
+    settings = b"Connection: HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+    client.send(upgrade_head(b"h2c", path=b"/", fields=settings))
+    assert status(await client.head()) == 101
+
+
 def test_command() -> None:
     """README's command lines, on a port that is free, do what they say."""
     lines = [line[2:] for block in CONSOLE for line in block.splitlines()]
@@ -150,4 +209,4 @@ def test_command() -> None:
 
 def test_every_block_is_known() -> None:
     """A new code block in README wants a test of its own here."""
-    assert (len(PYTHON), len(CONSOLE)) == (6, 3)
+    assert (len(PYTHON), len(CONSOLE)) == (10, 3)

@@ -5,10 +5,13 @@ The examples run.
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -20,18 +23,27 @@ def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
+@contextmanager
+def serving(name: str) -> Iterator[int]:
+    """Run an example that listens; gives its port."""
+    command = [sys.executable, str(EXAMPLES / name), "tcp:0:interface=127.0.0.1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        match = re.search(r"port=(\d+)", process.stdout.readline())
+        assert match is not None
+        yield int(match[1])
+    finally:
+        process.terminate()
+        process.wait(30)
+        process.stdout.close()
+
+
 @pytest.fixture
 def server() -> Iterator[str]:
     """The echo server's URL."""
-    command = [sys.executable, str(EXAMPLES / "echo_server.py"), "tcp:0:interface=127.0.0.1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    match = re.search(r"port=(\d+)", process.stdout.readline())
-    assert match is not None
-    yield f"http://127.0.0.1:{match[1]}"
-    process.terminate()
-    process.wait(30)
-    process.stdout.close()
+    with serving("echo_server.py") as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_echo(server: str) -> None:
@@ -47,9 +59,24 @@ def test_refusal(server: str) -> None:
     assert (done.stderr, done.returncode) == ("", 0)
 
 
+def test_hybrid() -> None:
+    """The hybrid example answers HTTP, and shouts at who begins with the flag line."""
+    with serving("hybrid.py") as port:
+        with urlopen(f"http://127.0.0.1:{port}/", timeout=30) as response:
+            assert response.read() == b"An ordinary page.\n"
+        with socket.create_connection(("127.0.0.1", port), 30) as connection:
+            lines = connection.makefile("rwb")
+            for line in (b"SHOUT\r\n", b"hello\r\n"):
+                lines.write(line)
+                lines.flush()
+                assert lines.readline() == line.upper()
+            lines.close()
+
+
 def test_every_example_is_run() -> None:
     """A new example wants a test here."""
     assert {path.name for path in EXAMPLES.iterdir() if path.suffix == ".py"} == {
         "echo_server.py",
+        "hybrid.py",
         "treq_client.py",
     }

@@ -1,0 +1,38 @@
+r"""
+A hybrid server: it speaks HTTP, until a client says that it would rather speak something else.
+
+    python examples/hybrid.py tcp:8080:interface=127.0.0.1
+
+Then: curl http://127.0.0.1:8080/
+And:  printf 'SHOUT\r\nhello\r\nworld\r\n' | nc 127.0.0.1 8080
+"""
+
+import sys
+
+from twisted.internet import endpoints, task
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory
+from twisted.protocols.basic import LineReceiver
+from twisted.web.resource import Resource
+from twisted.web.static import Data
+
+from upgrade_switch import UpgradeSite
+
+
+class Shout(LineReceiver):
+    def lineReceived(self, line):
+        # The first line is the flag line: a target receives every byte.
+        self.sendLine(line.upper())
+
+
+async def main(reactor, description="tcp:8080:interface=127.0.0.1"):
+    root = Resource()
+    root.putChild(b"", Data(b"An ordinary page.\n", "text/plain"))
+    site = UpgradeSite(root, prefaces={b"SHOUT\r\n": Factory.forProtocol(Shout)})
+    port = await endpoints.serverFromString(reactor, description).listen(site)
+    print(f"listening on {port.getHost()}", flush=True)
+    await Deferred()  # for ever
+
+
+if __name__ == "__main__":
+    task.react(lambda reactor: Deferred.fromCoroutine(main(reactor, *sys.argv[1:])))
