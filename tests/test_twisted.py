@@ -1,23 +1,27 @@
 """
-What ``_twisted.py`` relies on: one test for each private name or live assignment, which fails when
+What ``_twisted`` relies on: one test for each private name or live assignment, which fails when
 Twisted changes it.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
+from weakref import ref
 
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol
+from twisted.internet.interfaces import IHandshakeListener, IProtocol, ISSLTransport
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import StringTransport
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.web import client, http, server
+from twisted.web._http2 import H2Connection, H2Stream
 from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
 
 from upgrade_switch import UpgradeResource, UpgradeSite, _twisted
@@ -156,6 +160,7 @@ def test_client_parser() -> None:
 def test_channel_that_is_at_work() -> None:
     """A channel leaves its transport alone while ``_handlingRequest`` is set."""
     channel = UpgradeChannel()
+    channel.site = UpgradeSite(Page(), reactor=reactor)
     assert channel._handlingRequest is False
     transport = StringTransport()
     channel.timeOut = None
@@ -174,6 +179,90 @@ def test_request_line_of_a_channel() -> None:
     assert "command = self._command" in source
     assert "path = self._path" in source
     assert "version = self._version" in source
+
+
+def test_proxy_is_told_what_is_spoken() -> None:
+    """The proxy asks ALPN only where ``_negotiatedProtocol`` is None, as it is in the beginning."""
+    site = UpgradeSite(Page(), reactor=reactor)
+    proxy: Any = site.buildProtocol(None)
+    assert proxy._negotiatedProtocol is None
+    source = inspect.getsource(http._GenericHTTPChannelProtocol.dataReceived)
+    assert "if self._negotiatedProtocol is None:" in source
+    assert _twisted.speaking_http11(proxy) is proxy._channel
+    assert proxy._negotiatedProtocol == b"http/1.1"
+
+
+def test_client_request() -> None:
+    """A request can be made with any target, and writes itself."""
+    transport = StringTransport()
+    request = _twisted.client_request(b"OPTIONS", b"*", client.Headers({b"host": [b"x"]}))
+    request.writeTo(transport)
+    assert transport.value().startswith(b"OPTIONS * HTTP/1.1\r\n")
+
+
+def test_tls_layer_asks_the_lowest() -> None:
+    """The TLS layer tells of its handshake whoever is its ``wrappedProtocol``, and nobody else."""
+    source = inspect.getsource(TLSMemoryBIOProtocol._checkHandshakeStatus)
+    assert "IHandshakeListener.providedBy(self.wrappedProtocol)" in source
+    assert "self.wrappedProtocol.handshakeCompleted()" in source
+
+
+def test_start_tls_leaves_no_cycle() -> None:
+    """A wrapper that has been made to listen does not keep who wants to know."""
+
+    class Layer:
+        wrappedProtocol: Any = None
+
+    class Transport(StringTransport):
+        protocol = Layer()
+
+        def startTLS(self, context_factory: object) -> None:
+            self.protocol.wrappedProtocol = wrapper
+
+    class Listener:
+        told = 0
+
+        def handshakeCompleted(self) -> None:
+            self.told += 1
+
+    wrapper: Any = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
+    wrapper.makeConnection(Transport())
+    listener = Listener()
+    _twisted.start_tls(wrapper, None, listener)
+    assert IHandshakeListener.providedBy(wrapper)
+    assert ISSLTransport.providedBy(wrapper)
+    wrapper.handshakeCompleted()
+    assert listener.told == 1
+    alive = ref(listener)
+    del listener
+    assert alive() is None
+    wrapper.handshakeCompleted()
+
+
+def test_http2_connection() -> None:
+    """What ours uses of Twisted's HTTP/2 is there."""
+    source = inspect.getsource(H2Connection)
+    for used in (
+        "event.stream_id",
+        "event.headers",
+        "self.streams[event.stream_id] = stream",
+        "def _requestDone(self, streamID):",
+        "def _tryToWriteControlData(self):",
+        "def connectionLost(self, reason, _cancelTimeouts=True):",
+        "self._stillProducing = False",
+        "self._sendingDeferred = None",
+        "self.conn.initiate_connection()",
+    ):
+        assert used in source, used
+    assert "self._request = requestFactory(self, queued=False)" in inspect.getsource(H2Stream)
+    proxy = inspect.getsource(http._GenericHTTPChannelProtocol.dataReceived)
+    assert set(re.findall(r"self\._channel\.(\w+) = ", proxy)) == {
+        "requestFactory",
+        "site",
+        "factory",
+        "timeOut",
+        "callLater",
+    }
 
 
 @pytest_twisted.ensureDeferred

@@ -101,7 +101,7 @@ class UpgradeSite(Site):
             ``UpgradeResource`` takes it. They are asked where the addressed resource takes none of
             the offered tokens (a resource of one's own that does says so by ``ITakesUpgrades``).
             ``h2c`` is ignored on connections with TLS, ``TLS`` where the request is secure, ``h2``
-            always.
+            always, all of them where the site is full or going down.
         :param prefaces: fixed first bytes of a connection, and the factory whose protocol gets
             such a connection with all of its bytes, the preface included. A preface that is one
             whole line, CRLF included, is also looked for between two requests.
@@ -145,11 +145,14 @@ class UpgradeSite(Site):
 
     def own_upgrade(self, request: UpgradeRequest) -> IResource | None:
         """
-        What answers a request that offers one of the tokens that are the site's own; None where
-        there is none.
+        What answers a request that offers one of the tokens that are the site's own. None where
+        there is none, and where there is no room: many clients offer ``h2c`` or ``TLS`` with every
+        request, and want an answer more than an upgrade.
         """
         chosen = self._upgrades.choose(request)
-        return None if chosen is None else _OwnUpgrade(chosen)
+        if chosen is None or self.draining or not self.switched.has_room_for(request.channel.transport):
+            return None
+        return _OwnUpgrade(chosen)
 
     def prefaces_on(self, transport: object) -> PrefaceTable[IProtocolFactory] | None:
         """What a connection may begin with in place of a request; None: nothing."""
