@@ -12,11 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
-from twisted.internet.protocol import Protocol
 from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
 from twisted.internet.threads import deferToThread
 
@@ -25,65 +21,10 @@ from upgrade_switch.errors import NotOffered
 
 from .asking import Accepting, ByHand, Shelf, client_of, is_http, switches
 from .certificate import AUTHORITY
-from .harness import PATIENCE, EchoTarget, Waiters, patient, reactor, site_of
+from .h2client import H2Client
+from .harness import PATIENCE, EchoTarget, patient, reactor, site_of
 
 HTTP1_ONLY = {b"connection", b"upgrade", b"keep-alive", b"transfer-encoding", b"proxy-connection"}
-
-
-class Client(Protocol):
-    """
-    An HTTP/2 client.
-
-    :ivar answers: fields and body of each stream's answer; ``ended`` the streams that have it all.
-    """
-
-    transport: Any
-
-    def connectionMade(self) -> None:
-        # Bytes in, bytes out: nothing of what a server sends is hidden.
-        config = H2Configuration(
-            header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False
-        )
-        self.connection = H2Connection(config)
-        self.answers: dict[int, tuple[dict[bytes, bytes], bytes]] = {}
-        self.ended: set[int] = set()
-        self.broken: list[Any] = []
-        self.waiters = Waiters()
-        self.connection.initiate_connection()
-        self._send()
-
-    def _send(self) -> None:
-        self.transport.write(self.connection.data_to_send())
-
-    def dataReceived(self, data: bytes) -> None:
-        for event in self.connection.receive_data(data):
-            if isinstance(event, ResponseReceived):
-                self.answers[event.stream_id] = (dict(event.headers), b"")
-            elif isinstance(event, DataReceived):
-                fields, body = self.answers[event.stream_id]
-                self.answers[event.stream_id] = (fields, body + event.data)
-            elif isinstance(event, StreamEnded):
-                self.ended.add(event.stream_id)
-            elif isinstance(event, StreamReset | ConnectionTerminated):
-                self.broken.append(event)
-        self._send()
-        self.waiters.look()
-
-    async def ask(
-        self, path: bytes, method: bytes = b"GET", body: bytes = b"", more: Any = ()
-    ) -> tuple[int, dict[bytes, bytes], bytes]:
-        """Status, fields and body of the answer to a request."""
-        stream = self.connection.get_next_available_stream_id()
-        fields = [(b":method", method), (b":scheme", b"https"), (b":path", path), *more]
-        fields.insert(0, (b":authority", b"localhost"))
-        self.connection.send_headers(stream, fields, end_stream=not body)
-        if body:
-            self.connection.send_data(stream, body, end_stream=True)
-        self._send()
-        await self.waiters.until(lambda: stream in self.ended or bool(self.broken))
-        assert not self.broken, self.broken
-        answer, content = self.answers[stream]
-        return int(answer[b":status"]), answer, content
 
 
 @pytest.fixture
@@ -100,8 +41,9 @@ def serve(listen: Any) -> Any:
         trust = trustRootFromCertificates([AUTHORITY])
         options = optionsForClientTLS("localhost", trust, acceptableProtocols=[b"h2"])
         tcp = TCP4ClientEndpoint(reactor, "127.0.0.1", listening.port.getHost().port)
-        client: Any = Client()
+        client: Any = H2Client(b"https")
         await patient(connectProtocol(wrapClientTLS(options, tcp), client))
+        client.begin()
         listening.clients.append(client)
         client.listening = listening
         return client

@@ -1,0 +1,241 @@
+"""A small HTTP/2 client: by ALPN, with prior knowledge, by upgrade; and what it talks to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+
+from upgrade_switch.protocols.h2c import h2c
+
+from .asking import fields_of
+from .harness import Waiters, WatchedSite, reactor, site_of, status, upgrade_head
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+#: An HTTP2-Settings value: MAX_CONCURRENT_STREAMS=100, INITIAL_WINDOW_SIZE=65535.
+SETTINGS = b"AAMAAABkAAQAAP__"
+
+#: The kinds of connections that h2c is not unknown on.
+PLAIN_KINDS = ("tcp", "unix", "proxy")
+
+LARGE = bytes(range(256)) * 4000
+
+SETTINGS_FRAME, GOAWAY_FRAME = 4, 7
+
+Answer = tuple[int, dict[bytes, bytes], bytes]
+
+
+def h2c_head(
+    settings: bytes | None = SETTINGS,
+    method: bytes = b"GET",
+    path: bytes = b"/page",
+    fields: bytes = b"",
+    connection: bytes = b"Upgrade, HTTP2-Settings",
+    token: bytes = b"h2c",
+) -> bytes:
+    """The head of an HTTP/1.1 request that asks for h2c."""
+    if settings is not None:
+        fields += b"HTTP2-Settings: " + settings + b"\r\n"
+    return upgrade_head(token, method, path, fields, connection)
+
+
+def h2c_site(at_u: Any = None, acceptor: Any = None, **kwargs: Any) -> WatchedSite:
+    """``site_of`` with h2c."""
+    upgrades = {"h2c": h2c() if acceptor is None else acceptor}
+    return site_of(at_u or Resource(), upgrades=upgrades, **kwargs)
+
+
+def site_with(resource: Any, path: bytes = b"r", **kwargs: Any) -> WatchedSite:
+    """A site with h2c, and a resource at ``/r``."""
+    site = h2c_site(**kwargs)
+    site.resource.putChild(path, resource)
+    return site
+
+
+def frames(data: bytes) -> list[tuple[int, int]]:
+    """Type and length of the HTTP/2 frames that some bytes are (RFC 9113 §4.1)."""
+    found = []
+    while data:
+        length = int.from_bytes(data[:3], "big")
+        found.append((data[3], length))
+        data = data[9 + length :]
+    return found
+
+
+class StillClock(Clock):
+    """Time that passes when a test says so; only what is due at once is the reactor's."""
+
+    def callLater(self, delay: float, what: Any, *args: Any, **kwargs: Any) -> Any:
+        if not delay:
+            return reactor.callLater(0, what, *args, **kwargs)
+        return super().callLater(delay, what, *args, **kwargs)
+
+
+class H2Client(Protocol):
+    """
+    An HTTP/2 client, which begins when it is told how.
+
+    :ivar head: the head of the 101, where there was one; ``received`` all HTTP/2 that has come.
+    :ivar answers: fields and body of each stream's answer; ``ended`` the streams that have it all.
+    :ivar broken: streams that were reset, and the connection's end as the server announced it.
+    :ivar opens_windows: whether what was received is acknowledged, so that more may be sent.
+    :ivar holds: whether nothing is to be sent for the time being.
+    """
+
+    transport: Any
+
+    def __init__(self, scheme: bytes = b"http", settings: dict[int, int] | None = None) -> None:
+        # Bytes in, bytes out: nothing of what a server sends is hidden.
+        config = H2Configuration(
+            header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False
+        )
+        self.connection = H2Connection(config)
+        if settings:
+            # As if they had been acknowledged: stream 1 obeys them from its first frame.
+            ours = self.connection.local_settings
+            ours.update(settings)  # type: ignore[arg-type]
+            ours.acknowledge()
+            self.connection.decoder.max_allowed_table_size = ours.header_table_size
+            self.connection.max_inbound_frame_size = ours.max_frame_size
+        self.scheme = scheme
+        self.head: bytes | None = b""
+        self.received = b""
+        self.answers: dict[int, tuple[dict[bytes, bytes], bytes]] = {}
+        self.ended: set[int] = set()
+        self.broken: list[Any] = []
+        self.lost = False
+        self.opens_windows = True
+        self.holds = False
+        self.waiters = Waiters()
+        self._http1 = b""
+
+    def send(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def flush(self) -> None:
+        """Send what waits."""
+        self.send(self.connection.data_to_send())
+
+    def begin(self) -> H2Client:
+        """Begin the connection: ALPN has named HTTP/2, or it is known that the server has it."""
+        self.connection.initiate_connection()
+        self.flush()
+        return self
+
+    def asking(self, body: bytes = b"", **kwargs: Any) -> bytes:
+        """
+        An HTTP/1.1 request that asks for h2c. What begins the connection behind it waits until the
+        101 is there, or for :meth:`flush`.
+        """
+        self.head = None
+        settings = self.connection.initiate_upgrade_connection()
+        assert settings is not None
+        # Else the library takes a HEAD's answer for one that lacks its body.
+        self.connection.streams[1].request_method = kwargs.get("method", b"GET")
+        kwargs.setdefault("settings", settings.rstrip(b"="))
+        if body:
+            kwargs["fields"] = kwargs.get("fields", b"") + b"Content-Length: %d\r\n" % len(body)
+        return h2c_head(**kwargs) + body
+
+    async def upgrade(self, **kwargs: Any) -> Answer:
+        """Upgrade with a request; gives the answer to it, on stream 1."""
+        self.send(self.asking(**kwargs))
+        return await self.answer(1)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.head is None:
+            self._http1 += data
+            head, separator, data = self._http1.partition(b"\r\n\r\n")
+            if not separator:
+                return
+            assert status(head) == 101, self._http1
+            self.head = head
+        self.received += data
+        for event in self.connection.receive_data(data):
+            self._note(event)
+        if not self.holds:
+            self.flush()
+        self.waiters.look()
+
+    def _note(self, event: Any) -> None:
+        if isinstance(event, ResponseReceived):
+            self.answers[event.stream_id] = (dict(event.headers), b"")
+        elif isinstance(event, DataReceived):
+            fields, body = self.answers[event.stream_id]
+            self.answers[event.stream_id] = (fields, body + event.data)
+            if self.opens_windows and event.flow_controlled_length:
+                size = event.flow_controlled_length
+                self.connection.acknowledge_received_data(size, event.stream_id)
+        elif isinstance(event, StreamEnded):
+            self.ended.add(event.stream_id)
+        elif isinstance(event, StreamReset | ConnectionTerminated):
+            self.broken.append(event)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost = True
+        self.waiters.look()
+
+    async def until(self, condition: Any) -> None:
+        """What has happened to this client makes the condition true."""
+        await self.waiters.until(condition)
+
+    async def is_lost(self) -> None:
+        await self.until(lambda: self.lost)
+
+    def body_of(self, stream: int) -> bytes:
+        """What has come of a stream's body."""
+        return self.answers[stream][1] if stream in self.answers else b""
+
+    def begin_request(
+        self, path: bytes, method: bytes = b"GET", body: bytes = b"", more: Any = ()
+    ) -> int:
+        """Send a request; gives its stream."""
+        stream: int = self.connection.get_next_available_stream_id()
+        fields = [(b":method", method), (b":scheme", self.scheme), (b":path", path), *more]
+        fields.insert(0, (b":authority", b"localhost"))
+        self.connection.send_headers(stream, fields, end_stream=not body)
+        if body:
+            self.connection.send_data(stream, body, end_stream=True)
+        if not self.holds:
+            self.flush()
+        return stream
+
+    async def answer(self, stream: int) -> Answer:
+        """Status, fields and body of the answer on a stream."""
+        await self.until(lambda: stream in self.ended or bool(self.broken) or self.lost)
+        assert not self.broken, self.broken
+        assert stream in self.ended, "the connection was lost"
+        fields, content = self.answers[stream]
+        return int(fields[b":status"]), fields, content
+
+    async def ask(self, *args: Any, **kwargs: Any) -> Answer:
+        """Send a request; gives the answer."""
+        return await self.answer(self.begin_request(*args, **kwargs))
+
+
+def check_switch(head: bytes) -> None:
+    """A head is that of a 101 to h2c, and has nothing in it that does not belong there."""
+    assert head.startswith(b"HTTP/1.1 101 Switching Protocols\r\n"), head
+    assert fields_of(head) == {b"Upgrade": [b"h2c"], b"Connection": [b"Upgrade"]}
+
+
+async def client_by(way: str, listening: Any, **kwargs: Any) -> Any:
+    """A client whose connection is HTTP/2 already: by ``upgrade``, of the page, or by ``knowledge``."""
+    client: Any = await listening.connect(H2Client(**kwargs))
+    if way == "upgrade":
+        assert (await client.upgrade())[::2] == (200, b"page GET ")
+    else:
+        client.begin()
+        assert (await client.ask(b"/page"))[::2] == (200, b"page GET ")
+    return client
+
+
+#: The ways in that are not ALPN.
+WAYS = ("upgrade", "knowledge")
