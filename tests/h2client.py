@@ -82,7 +82,8 @@ class H2Client(Protocol):
     """
     An HTTP/2 client, which begins when it is told how.
 
-    :ivar head: the head of the 101, where there was one; ``received`` all HTTP/2 that has come.
+    :ivar head: the head of the 101, where there was one; ``continues`` whether a 100 came before it.
+    :ivar received: all HTTP/2 that has come.
     :ivar answers: fields and body of each stream's answer; ``ended`` the streams that have it all.
     :ivar broken: streams that were reset, and the connection's end as the server announced it.
     :ivar opens_windows: whether what was received is acknowledged, so that more may be sent.
@@ -106,6 +107,7 @@ class H2Client(Protocol):
             self.connection.max_inbound_frame_size = ours.max_frame_size
         self.scheme = scheme
         self.head: bytes | None = b""
+        self.continues = False
         self.received = b""
         self.answers: dict[int, tuple[dict[bytes, bytes], bytes]] = {}
         self.ended: set[int] = set()
@@ -152,17 +154,27 @@ class H2Client(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self.head is None:
             self._http1 += data
-            head, separator, data = self._http1.partition(b"\r\n\r\n")
-            if not separator:
-                return
-            assert status(head) == 101, self._http1
-            self.head = head
+            data = self._take_heads()
+            self.waiters.look()
+        if self.head is None:
+            return
         self.received += data
         for event in self.connection.receive_data(data):
             self._note(event)
         if not self.holds:
             self.flush()
         self.waiters.look()
+
+    def _take_heads(self) -> bytes:
+        """Take HTTP/1.1 off what has come, up to the 101; gives what is behind that."""
+        while self.head is None and b"\r\n\r\n" in self._http1:
+            head, _, self._http1 = self._http1.partition(b"\r\n\r\n")
+            if status(head) == 100:
+                self.continues = True
+            else:
+                assert status(head) == 101, head + self._http1
+                self.head = head
+        return self._http1
 
     def _note(self, event: Any) -> None:
         if isinstance(event, ResponseReceived):

@@ -215,14 +215,9 @@ async def test_expect(listen: Any) -> None:
     client = await (await listen("tcp", site_with(seeing))).connect(H2Client())
     fields = b"Expect: 100-continue\r\nContent-Length: 4\r\n"
     asked = client.asking(method=b"POST", path=b"/r", fields=fields)
-    client.head = b""
-    client.dataReceived, as_before = (lambda data: first.append(data)), client.dataReceived
-    first: list[bytes] = []
     client.send(asked)
-    while not first:
-        await turns(1)
-    assert first == [b"HTTP/1.1 100 Continue\r\n\r\n"]
-    client.head, client.dataReceived = None, as_before
+    await client.until(lambda: client.continues)
+    assert client.head is None
     client.send(b"body")
     assert (await client.answer(1))[::2] == (200, b"seen")
     assert seeing.seen[0]["body"] == b"body"
