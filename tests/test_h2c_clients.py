@@ -1,0 +1,234 @@
+"""HTTP/2 without TLS with clients that others have written: curl and nghttp."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.threads import deferToThread
+from twisted.web.resource import Resource
+
+from .asking import Accepting
+from .h2client import h2c_site
+from .harness import PATIENCE, patient
+
+LARGE = random.Random(5).randbytes(1_000_000)
+
+SMALL = b"a=b&c=d"
+
+
+class Echoing(Resource):
+    """Answers with what it was sent."""
+
+    isLeaf = True
+
+    def render(self, request: Any) -> bytes:
+        request.setHeader(b"x-protocol", request.clientproto)
+        body: bytes = request.content.read()
+        return body or b"nothing"
+
+
+class LargePage(Resource):
+    """An answer larger than any window that HTTP/2 begins with."""
+
+    isLeaf = True
+
+    def render_GET(self, request: Any) -> bytes:
+        return LARGE
+
+
+def _needs(program: str) -> pytest.MarkDecorator:
+    """Skip where a program is missing; never in CI, which installs it."""
+    missing = shutil.which(program) is None and not os.environ.get("CI")
+    return pytest.mark.skipif(missing, reason=f"there is no {program} here")
+
+
+curl = _needs("curl")
+nghttp = _needs("nghttp")
+h2load = _needs("h2load")
+
+
+async def run(*command: str) -> bytes:
+    """What a program says; it must not fail."""
+    done = await deferToThread(
+        subprocess.run, command, capture_output=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    output: bytes = done.stdout
+    return output
+
+
+@pytest.fixture
+def serve(listen: Any) -> Any:
+    """A listening site with h2c, and an echo at ``/echo``."""
+
+    async def start(**kwargs: Any) -> Any:
+        site = h2c_site({"echo": Accepting()}, **kwargs)
+        site.resource.putChild(b"echo", Echoing())
+        return await listen("tcp", site)
+
+    return start
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    path = tmp_path / "large"
+    path.write_bytes(LARGE)
+    return path
+
+
+# curl.
+
+#: How curl is told which way in to take, and the status codes that the log then has of one request.
+WAYS = {"--http2": [101, 200], "--http2-prior-knowledge": [200]}
+
+SAY = ("-sS", "--max-time", "20", "-w", "|%{http_version} %{http_code} %{num_connects}|")
+
+
+def codes(listening: Any) -> list[int]:
+    return [code for code, _ in listening.site.lines]
+
+
+@curl
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [
+        ([], b"nothing"),
+        (["-d", SMALL.decode()], SMALL),
+        (["-X", "PUT", "-d", SMALL.decode()], SMALL),
+        (["--data-binary", "@LARGE"], LARGE),
+        (["--data-binary", "@LARGE", "-H", "Transfer-Encoding: chunked"], LARGE),
+        (["--data-binary", "@LARGE", "-H", "Expect: 100-continue"], LARGE),
+        (["-T", "LARGE"], LARGE),
+        (["-I"], None),
+    ],
+    ids=["GET", "POST", "PUT", "large", "chunked", "Expect", "upload", "HEAD"],
+)
+@pytest_twisted.ensureDeferred
+async def test_curl(
+    serve: Any, large: Path, way: str, options: list[str], answer: bytes | None
+) -> None:
+    """curl gets the answer to whatever it asks in HTTP/2."""
+    listening = await serve()
+    options = [option.replace("LARGE", str(large)) for option in options]
+    said = await run("curl", way, *SAY, *options, f"{listening.url}/echo")
+    if answer is None:
+        assert b"x-protocol: HTTP/2\r\n" in said
+        assert said.endswith(b"|2 200 1|")
+    else:
+        assert said == answer + b"|2 200 1|"
+    assert codes(listening) == WAYS[way]
+
+
+# With prior knowledge curl 7.88 cannot use a connection twice, whoever the server is.
+
+
+@curl
+@pytest_twisted.ensureDeferred
+async def test_curl_on_one_connection(serve: Any) -> None:
+    """Further URLs are asked for on the same connection."""
+    listening = await serve()
+    words: list[str] = []
+    for name in ("echo", "page", "missing", "u", "echo"):
+        words += ["-o", "/dev/null", f"{listening.url}/{name}"]
+    said = await run("curl", "--http2", *SAY, *words)
+    assert said == b"|2 200 1||2 200 0||2 404 0||2 426 0||2 200 0|"
+    assert codes(listening) == [101, 200, 200, 404, 426, 200]
+
+
+@curl
+@pytest_twisted.ensureDeferred
+async def test_curl_in_parallel(serve: Any) -> None:
+    """Transfers at the same time are all answered."""
+    listening = await serve()
+    await run("curl", "--http2", "-sS", "-Z", "--max-time", "20", f"{listening.url}/page?[1-30]")
+    assert codes(listening).count(200) == 30
+    assert set(codes(listening)) <= {101, 200}
+
+
+@curl
+@pytest_twisted.ensureDeferred
+async def test_curl_leaves_nothing(serve: Any) -> None:
+    """When curl has gone, nothing is switched."""
+    listening = await serve()
+    for way in WAYS:
+        await run("curl", way, *SAY, f"{listening.url}/echo")
+        await patient(listening.site.switched.when_empty())
+
+
+@curl
+@pytest_twisted.ensureDeferred
+async def test_curl_when_full(serve: Any) -> None:
+    """Where h2c is ignored, curl --http2 is content with HTTP/1.1."""
+    listening = await serve(max_switched=0)
+    said = await run("curl", "--http2", *SAY, "-d", "a=b", f"{listening.url}/echo")
+    assert said == b"a=b|1.1 200 1|"
+
+
+# nghttp.
+
+NGHTTP = ("nghttp", "--timeout=20")
+
+
+@nghttp
+@pytest_twisted.ensureDeferred
+async def test_nghttp(serve: Any) -> None:
+    """nghttp -u upgrades, and has its answer on stream 1."""
+    listening = await serve()
+    said = await run(*NGHTTP, "-u", "-v", f"{listening.url}/echo")
+    assert b"HTTP Upgrade success" in said
+    assert b"(stream_id=1) :status: 200" in said
+    assert b"nothing" in said
+    assert codes(listening) == [101, 200]
+
+
+@nghttp
+@pytest_twisted.ensureDeferred
+async def test_nghttp_upload(serve: Any, large: Path) -> None:
+    """nghttp -u asks OPTIONS * first when it has a body, which it then sends in HTTP/2."""
+    listening = await serve()
+    said = await run(*NGHTTP, "-u", "-v", "-d", str(large), f"{listening.url}/echo")
+    assert b"HTTP Upgrade success" in said
+    assert said.count(b"END_STREAM") >= 2
+    assert listening.site.lines == [(101, b"*"), (200, b"*"), (200, b"/echo")]
+
+
+@nghttp
+@pytest.mark.parametrize("way", [["-u"], []], ids=["upgrade", "knowledge"])
+@pytest_twisted.ensureDeferred
+async def test_nghttp_many_streams(serve: Any, way: list[str]) -> None:
+    """Many streams at the same time are all answered."""
+    listening = await serve()
+    await run(*NGHTTP, *way, "-n", "-m", "90", f"{listening.url}/page")
+    assert codes(listening).count(200) == 90
+    assert codes(listening).count(101) == len(way)
+
+
+@nghttp
+@pytest.mark.parametrize("way", [["-u"], []], ids=["upgrade", "knowledge"])
+@pytest_twisted.ensureDeferred
+async def test_nghttp_small_window(serve: Any, large: Path, way: list[str]) -> None:
+    """With small windows a large answer comes whole."""
+    listening = await serve()
+    listening.site.resource.putChild(b"large", LargePage())
+    said = await run(*NGHTTP, *way, "-w", "10", "-W", "10", f"{listening.url}/large")
+    assert said == LARGE
+
+
+@h2load
+@pytest_twisted.ensureDeferred
+async def test_h2load(serve: Any) -> None:
+    """Requests on several connections, many at a time, all succeed with prior knowledge."""
+    listening = await serve()
+    load = ("-n", "200", "-c", "4", "-m", "25", "-T", "20")
+    said = await run("h2load", *load, f"{listening.url}/page")
+    assert b"200 total, 200 started, 200 done, 200 succeeded, 0 failed" in said
+    assert codes(listening) == [200] * 200
+    await patient(listening.site.switched.when_empty())
