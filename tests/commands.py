@@ -4,6 +4,8 @@ The command ``upgrade-switch``, run as its users run it, and the servers that it
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
+from twisted.internet.threads import deferToThread
 
 COMMAND = str(Path(sys.executable).with_name("upgrade-switch"))
 
@@ -56,6 +61,22 @@ def one_line(said: bytes) -> str:
     assert "Traceback" not in text
     assert len(line.strip()) > 10, text
     return line.strip()
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    """Skip a test where a program is missing; never in CI, which installs it."""
+    missing = shutil.which(program) is None and not os.environ.get("CI")
+    return pytest.mark.skipif(missing, reason=f"there is no {program} here")
+
+
+async def output_of(*command: str) -> bytes:
+    """What a program writes while the reactor serves it; it must not fail."""
+    done = await deferToThread(
+        subprocess.run, command, capture_output=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    output: bytes = done.stdout
+    return output
 
 
 class Process(subprocess.Popen[bytes]):

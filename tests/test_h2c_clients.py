@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 
 from .asking import Accepting
+from .commands import needs, output_of
 from .h2client import h2c_site
-from .harness import PATIENCE, patient
+from .harness import patient
 
 LARGE = random.Random(5).randbytes(1_000_000)
 
@@ -43,25 +40,7 @@ class LargePage(Resource):
         return LARGE
 
 
-def _needs(program: str) -> pytest.MarkDecorator:
-    """Skip where a program is missing; never in CI, which installs it."""
-    missing = shutil.which(program) is None and not os.environ.get("CI")
-    return pytest.mark.skipif(missing, reason=f"there is no {program} here")
-
-
-curl = _needs("curl")
-nghttp = _needs("nghttp")
-h2load = _needs("h2load")
-
-
-async def run(*command: str) -> bytes:
-    """What a program says; it must not fail."""
-    done = await deferToThread(
-        subprocess.run, command, capture_output=True, timeout=PATIENCE, check=False
-    )
-    assert done.returncode == 0, (done.stdout, done.stderr)
-    output: bytes = done.stdout
-    return output
+curl, nghttp, h2load = needs("curl"), needs("nghttp"), needs("h2load")
 
 
 @pytest.fixture
@@ -118,7 +97,7 @@ async def test_curl(
     """curl gets the answer to whatever it asks in HTTP/2."""
     listening = await serve()
     options = [option.replace("LARGE", str(large)) for option in options]
-    said = await run("curl", way, *SAY, *options, f"{listening.url}/echo")
+    said = await output_of("curl", way, *SAY, *options, f"{listening.url}/echo")
     if answer is None:
         assert b"x-protocol: HTTP/2\r\n" in said
         assert said.endswith(b"|2 200 1|")
@@ -138,7 +117,7 @@ async def test_curl_on_one_connection(serve: Any) -> None:
     words: list[str] = []
     for name in ("echo", "page", "missing", "u", "echo"):
         words += ["-o", "/dev/null", f"{listening.url}/{name}"]
-    said = await run("curl", "--http2", *SAY, *words)
+    said = await output_of("curl", "--http2", *SAY, *words)
     assert said == b"|2 200 1||2 200 0||2 404 0||2 426 0||2 200 0|"
     assert codes(listening) == [101, 200, 200, 404, 426, 200]
 
@@ -148,7 +127,7 @@ async def test_curl_on_one_connection(serve: Any) -> None:
 async def test_curl_in_parallel(serve: Any) -> None:
     """Transfers at the same time are all answered."""
     listening = await serve()
-    await run("curl", "--http2", "-sS", "-Z", "--max-time", "20", f"{listening.url}/page?[1-30]")
+    await output_of("curl", "--http2", "-sS", "-Z", "--max-time", "20", f"{listening.url}/page?[1-30]")
     assert codes(listening).count(200) == 30
     assert set(codes(listening)) <= {101, 200}
 
@@ -159,7 +138,7 @@ async def test_curl_leaves_nothing(serve: Any) -> None:
     """When curl has gone, nothing is switched."""
     listening = await serve()
     for way in WAYS:
-        await run("curl", way, *SAY, f"{listening.url}/echo")
+        await output_of("curl", way, *SAY, f"{listening.url}/echo")
         await patient(listening.site.switched.when_empty())
 
 
@@ -168,7 +147,7 @@ async def test_curl_leaves_nothing(serve: Any) -> None:
 async def test_curl_when_full(serve: Any) -> None:
     """Where h2c is ignored, curl --http2 is content with HTTP/1.1."""
     listening = await serve(max_switched=0)
-    said = await run("curl", "--http2", *SAY, "-d", "a=b", f"{listening.url}/echo")
+    said = await output_of("curl", "--http2", *SAY, "-d", "a=b", f"{listening.url}/echo")
     assert said == b"a=b|1.1 200 1|"
 
 
@@ -182,7 +161,7 @@ NGHTTP = ("nghttp", "--timeout=20")
 async def test_nghttp(serve: Any) -> None:
     """nghttp -u upgrades, and has its answer on stream 1."""
     listening = await serve()
-    said = await run(*NGHTTP, "-u", "-v", f"{listening.url}/echo")
+    said = await output_of(*NGHTTP, "-u", "-v", f"{listening.url}/echo")
     assert b"HTTP Upgrade success" in said
     assert b"(stream_id=1) :status: 200" in said
     assert b"nothing" in said
@@ -194,7 +173,7 @@ async def test_nghttp(serve: Any) -> None:
 async def test_nghttp_upload(serve: Any, large: Path) -> None:
     """nghttp -u asks OPTIONS * first when it has a body, which it then sends in HTTP/2."""
     listening = await serve()
-    said = await run(*NGHTTP, "-u", "-v", "-d", str(large), f"{listening.url}/echo")
+    said = await output_of(*NGHTTP, "-u", "-v", "-d", str(large), f"{listening.url}/echo")
     assert b"HTTP Upgrade success" in said
     assert said.count(b"END_STREAM") >= 2
     assert listening.site.lines == [(101, b"*"), (200, b"*"), (200, b"/echo")]
@@ -206,7 +185,7 @@ async def test_nghttp_upload(serve: Any, large: Path) -> None:
 async def test_nghttp_many_streams(serve: Any, way: list[str]) -> None:
     """Many streams at the same time are all answered."""
     listening = await serve()
-    await run(*NGHTTP, *way, "-n", "-m", "90", f"{listening.url}/page")
+    await output_of(*NGHTTP, *way, "-n", "-m", "90", f"{listening.url}/page")
     assert codes(listening).count(200) == 90
     assert codes(listening).count(101) == len(way)
 
@@ -218,7 +197,7 @@ async def test_nghttp_small_window(serve: Any, large: Path, way: list[str]) -> N
     """With small windows a large answer comes whole."""
     listening = await serve()
     listening.site.resource.putChild(b"large", LargePage())
-    said = await run(*NGHTTP, *way, "-w", "10", "-W", "10", f"{listening.url}/large")
+    said = await output_of(*NGHTTP, *way, "-w", "10", "-W", "10", f"{listening.url}/large")
     assert said == LARGE
 
 
@@ -228,7 +207,7 @@ async def test_h2load(serve: Any) -> None:
     """Requests on several connections, many at a time, all succeed with prior knowledge."""
     listening = await serve()
     load = ("-n", "200", "-c", "4", "-m", "25", "-T", "20")
-    said = await run("h2load", *load, f"{listening.url}/page")
+    said = await output_of("h2load", *load, f"{listening.url}/page")
     assert b"200 total, 200 started, 200 done, 200 succeeded, 0 failed" in said
     assert codes(listening) == [200] * 200
     await patient(listening.site.switched.when_empty())

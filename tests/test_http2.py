@@ -5,24 +5,21 @@ they ask for it by Upgrade, and nobody here knows h2c.
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
 from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
-from twisted.internet.threads import deferToThread
 
 from upgrade_switch import UpgradeResource, upgrade_required
 from upgrade_switch.errors import NotOffered
 
 from .asking import Accepting, ByHand, Shelf, client_of, is_http, switches
 from .certificate import AUTHORITY
+from .commands import needs, output_of
 from .h2client import H2Client
-from .harness import PATIENCE, EchoTarget, patient, reactor, site_of
+from .harness import EchoTarget, patient, reactor, site_of
 
 HTTP1_ONLY = {b"connection", b"upgrade", b"keep-alive", b"transfer-encoding", b"proxy-connection"}
 
@@ -134,24 +131,7 @@ async def test_both_on_one_port(serve: Any, accepting: Accepting) -> None:
 # Programs.
 
 
-async def run(*command: str) -> str:
-    """What a program says; it must not fail."""
-    done = await deferToThread(
-        subprocess.run, command, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    output: str = done.stdout
-    return output
-
-
-def _needs(program: str) -> pytest.MarkDecorator:
-    """Skip where a program is missing; never in CI, which installs it."""
-    missing = shutil.which(program) is None and not os.environ.get("CI")
-    return pytest.mark.skipif(missing, reason=f"there is no {program} here")
-
-
-curl = _needs("curl")
-nghttp = _needs("nghttp")
+curl, nghttp = needs("curl"), needs("nghttp")
 
 SAY = ("-w", " %{http_version} %{http_code}", "--http2", "-sS", "--max-time", "20")
 
@@ -162,15 +142,16 @@ SAY = ("-w", " %{http_version} %{http_code}", "--http2", "-sS", "--max-time", "2
 async def test_curl(listen: Any, accepting: Accepting, kind: str) -> None:
     """curl --http2 asks for h2c, or has h2 by ALPN: pages, bodies and the 426 are there either way."""
     listening = await listen(kind, site_of({"echo": accepting}))
-    version = "1.1" if kind == "tcp" else "2"
+    version = b"1.1" if kind == "tcp" else b"2"
     page, resource = f"{listening.url}/page", f"{listening.url}/u"
-    assert await run("curl", *SAY, "-k", page) == f"page GET  {version} 200"
-    assert await run("curl", *SAY, "-k", "-d", "a=b", page) == f"page POST a=b {version} 200"
-    assert await run("curl", *SAY, "-k", "-T", __file__, "-o", "/dev/null", page) == f" {version} 200"
+    assert await output_of("curl", *SAY, "-k", page) == b"page GET  %s 200" % version
+    assert await output_of("curl", *SAY, "-k", "-d", "a=b", page) == b"page POST a=b %s 200" % version
+    upload = ("-T", __file__, "-o", "/dev/null")
+    assert await output_of("curl", *SAY, "-k", *upload, page) == b" %s 200" % version
     for more in ((), ("-d", "a=b")):
-        answer = await run("curl", *SAY, "-k", *more, resource)
-        assert answer.endswith(f"{version} 426")
-    assert await run("curl", *SAY, "-k", page, page) == f"page GET  {version} 200" * 2
+        answer = await output_of("curl", *SAY, "-k", *more, resource)
+        assert answer.endswith(b"%s 426" % version)
+    assert await output_of("curl", *SAY, "-k", page, page) == b"page GET  %s 200" % version * 2
     assert accepting.tokens == []
 
 
@@ -179,7 +160,7 @@ async def test_curl(listen: Any, accepting: Accepting, kind: str) -> None:
 async def test_nghttp(listen: Any, accepting: Accepting) -> None:
     """nghttp -u is answered in HTTP/1.1, which is all that it gets."""
     listening = await listen("tcp", site_of({"echo": accepting}))
-    said = await run("nghttp", "-u", "-v", "--timeout=20", f"{listening.url}/page")
-    assert "HTTP Upgrade success" not in said
+    said = await output_of("nghttp", "-u", "-v", "--timeout=20", f"{listening.url}/page")
+    assert b"HTTP Upgrade success" not in said
     assert listening.site.lines == [(200, b"/page")]
     assert accepting.tokens == []
