@@ -40,3 +40,6 @@ def _make() -> tuple[bytes, bytes]:
 CERTIFICATE_PEM, KEY_PEM = _make()
 AUTHORITY = Certificate.loadPEM(CERTIFICATE_PEM)
 SERVER = PrivateCertificate.loadPEM(CERTIFICATE_PEM + KEY_PEM)
+
+#: Of the same name, and nobody's whom the tests trust.
+STRANGER = Certificate.loadPEM(_make()[0])

@@ -16,8 +16,18 @@ from twisted.web.resource import Resource
 
 from upgrade_switch.protocols.tls import tls
 
+from .asking import Slow
 from .certificate import AUTHORITY, SERVER
-from .harness import EchoTarget, Recorder, WatchedSite, factory_of, site_of, status, upgrade_head
+from .harness import (
+    EchoTarget,
+    Recorder,
+    Waiters,
+    WatchedSite,
+    factory_of,
+    site_of,
+    status,
+    upgrade_head,
+)
 
 #: Where an upgrade to TLS works. ``tls`` has it already.
 CLEAR_KINDS = ("tcp", "unix", "proxy")
@@ -47,6 +57,29 @@ class Telling(Resource):
             "fields": list(request.requestHeaders.getAllRawHeaders()),
         }
         return json.dumps(_texts(seen)).encode()
+
+
+class Late(Slow):
+    """Answers when it is told to, and tells when it has been asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiters = Waiters()
+
+    def render(self, request: Any) -> int:
+        rendered = super().render(request)
+        self._waiters.look()
+        return rendered
+
+    def is_asked(self) -> Deferred[None]:
+        return self._waiters.until(lambda: bool(self.waiting))
+
+
+def late_at(site: WatchedSite) -> Late:
+    """Have a site answer late at ``/late``."""
+    late = Late()
+    site.resource.putChild(b"late", late)
+    return late
 
 
 def _texts(value: Any) -> Any:

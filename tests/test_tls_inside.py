@@ -15,7 +15,7 @@ from twisted.web.server import NOT_DONE_YET
 from upgrade_switch import UpgradeResource
 from upgrade_switch.protocols.tls import tls_required
 
-from .asking import PAGE, TRAILING, Shelf, Slow, echoes, echoes_after, is_http
+from .asking import PAGE, TRAILING, Shelf, echoes, echoes_after, is_http
 from .asking import ByHand as Rendering
 from .harness import EchoTarget, Page, Waiters, factory_of, field, status, turns, upgrade_head
 from .securing import (
@@ -25,6 +25,7 @@ from .securing import (
     Telling,
     ask_for_tls,
     inside,
+    late_at,
     secured,
     tls_site,
     told,
@@ -115,15 +116,14 @@ async def test_preface_is_not_looked_for_inside(listen: Any) -> None:
 async def test_slow_answer(listen: Any) -> None:
     """The first answer inside may take its time: what is sent meanwhile waits for it."""
     site = tls_site()
-    slow = Slow()
-    site.resource.putChild(b"slow", slow)
+    late = late_at(site)
     client = await (await listen("tcp", site)).connect(ByHand())
-    client.raw(ask_for_tls(b"/slow") + client.hello())
+    client.raw(ask_for_tls(b"/late") + client.hello())
     client.send(PAGE * 200)
-    await client.is_secure()
+    await late.is_asked()
     await turns(10)
-    assert (client.data, len(slow.waiting)) == (b"", 1)
-    slow.answer()
+    assert (client.data, len(late.waiting)) == (b"", 1)
+    late.answer()
     assert (await client.response())[1] == b"slow"
     for _ in range(200):
         assert (await client.response())[1] == b"page GET "
