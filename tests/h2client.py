@@ -131,6 +131,12 @@ class H2Client(Protocol):
         self.flush()
         return self
 
+    def leave(self, error: int = 0) -> None:
+        """Send a GOAWAY; what comes now is not looked at."""
+        self.connection.close_connection(error)
+        self.flush()
+        self.dataReceived = lambda data: None  # type: ignore[method-assign]
+
     def asking(self, body: bytes = b"", **kwargs: Any) -> bytes:
         """
         An HTTP/1.1 request that asks for h2c. What begins the connection behind it waits until the
