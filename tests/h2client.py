@@ -7,7 +7,9 @@ from typing import Any
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
@@ -15,7 +17,8 @@ from twisted.web.resource import Resource
 from upgrade_switch.protocols.h2c import h2c
 
 from .asking import fields_of
-from .harness import Waiters, WatchedSite, reactor, site_of, status, upgrade_head
+from .certificate import AUTHORITY
+from .harness import Waiters, WatchedSite, patient, reactor, site_of, status, upgrade_head
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -245,8 +248,20 @@ def check_switch(head: bytes) -> None:
 
 
 async def client_by(way: str, listening: Any, **kwargs: Any) -> Any:
-    """A client whose connection is HTTP/2 already: by ``upgrade``, of the page, or by ``knowledge``."""
-    client: Any = await listening.connect(H2Client(**kwargs))
+    """
+    A client whose connection is HTTP/2 already: by ``upgrade``, of the page; by ``knowledge``; or by
+    ``alpn``, on a port with TLS.
+    """
+    client: Any
+    if way == "alpn":
+        client = H2Client(b"https", **kwargs)
+        trust = trustRootFromCertificates([AUTHORITY])
+        options = optionsForClientTLS("localhost", trust, acceptableProtocols=[b"h2"])
+        tcp = TCP4ClientEndpoint(reactor, "127.0.0.1", listening.port.getHost().port)
+        await patient(connectProtocol(wrapClientTLS(options, tcp), client))
+        listening.clients.append(client)
+    else:
+        client = await listening.connect(H2Client(**kwargs))
     if way == "upgrade":
         assert (await client.upgrade())[::2] == (200, b"page GET ")
     else:

@@ -31,6 +31,12 @@ from .h2client import (
 )
 from .harness import Recorder, patient, turns
 
+#: More than the kernel takes for a client that does not read.
+MUCH = LARGE * 32
+
+#: Settings with which no window and no frame is in the way of that.
+WIDE = {4: 2**31 - 1, 5: 2**20}
+
 LENGTH = b"Content-Length: %d\r\n" % len(LARGE)
 
 #: A frame's head: length, type, flags, stream.
@@ -183,9 +189,8 @@ async def test_client_disappears_before_its_preface(listen: Any, kind: str, how:
 @pytest_twisted.ensureDeferred
 async def test_client_disappears_in_the_middle(listen: Any, kind: str, opens: bool) -> None:
     """A client may leave in the middle of an answer that waits for its window, or for its socket."""
-    much = LARGE * 8
-    listening, before = await start(listen, kind, ByHand(lambda _: much))
-    client = await listening.connect(H2Client(settings={4: 2**31 - 1} if opens else None))
+    listening, before = await start(listen, kind, ByHand(lambda _: MUCH))
+    client = await listening.connect(H2Client(settings=WIDE if opens else None))
     client.opens_windows = False
     client.send(client.asking(path=b"/r"))
     if opens:
@@ -193,8 +198,8 @@ async def test_client_disappears_in_the_middle(listen: Any, kind: str, opens: bo
         client.flush()
     await client.until(lambda: client.body_of(1))
     client.transport.pauseProducing()
-    await turns(20)
-    assert len(client.body_of(1)) < len(much)
+    await turns(40)
+    assert len(client.body_of(1)) < len(MUCH)
     client.transport.abortConnection()
     await client.is_lost()
     await is_over(listening, before)
@@ -270,13 +275,19 @@ async def test_requests_keep_it_alive(listen: Any) -> None:
 # Objects.
 
 
-@pytest.mark.parametrize("end", ["close", "abort", "goaway", "broken", "middle", "paused", "idle"])
+PAUSED = pytest.param(
+    "paused", marks=pytest.mark.xfail(strict=True, reason="what waits for the transport is a cycle")
+)
+ENDS = ["close", "abort", "goaway", "broken", "middle", "idle", PAUSED]
+
+
+@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("way", WAYS)
 @pytest_twisted.ensureDeferred
 async def test_nothing_is_left(listen: Any, way: str, end: str) -> None:
     """Protocol and requests are freed by reference counting alone, however the connection ends."""
-    listening, before = await start(listen, resource=Data(LARGE * 8, "text/plain"))
-    wide = {4: 2**31 - 1} if end == "paused" else None
+    listening, before = await start(listen, resource=Data(MUCH, "text/plain"))
+    wide = WIDE if end == "paused" else None
     client = await client_by(way, listening, settings=wide)
     (connection,) = listening.site.switched
     protocol = ref(connection.target)
@@ -314,5 +325,5 @@ async def make_end(client: Any, end: str, listening: Any) -> None:
         stream = client.begin_request(b"/r")
         await client.until(lambda: client.body_of(stream))
         client.transport.pauseProducing()
-        await turns(20)
+        await turns(40)
         client.transport.abortConnection()

@@ -9,17 +9,14 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
-from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
 
 from upgrade_switch import UpgradeResource, upgrade_required
 from upgrade_switch.errors import NotOffered
 
 from .asking import Accepting, ByHand, Shelf, client_of, is_http, switches
-from .certificate import AUTHORITY
 from .commands import needs, output_of
-from .h2client import H2Client
-from .harness import EchoTarget, patient, reactor, site_of
+from .h2client import client_by
+from .harness import EchoTarget, site_of
 
 HTTP1_ONLY = {b"connection", b"upgrade", b"keep-alive", b"transfer-encoding", b"proxy-connection"}
 
@@ -35,13 +32,7 @@ def serve(listen: Any) -> Any:
 
     async def start(resource: Any) -> Any:
         listening = await listen("tls", site_of(resource))
-        trust = trustRootFromCertificates([AUTHORITY])
-        options = optionsForClientTLS("localhost", trust, acceptableProtocols=[b"h2"])
-        tcp = TCP4ClientEndpoint(reactor, "127.0.0.1", listening.port.getHost().port)
-        client: Any = H2Client(b"https")
-        await patient(connectProtocol(wrapClientTLS(options, tcp), client))
-        client.begin()
-        listening.clients.append(client)
+        client = await client_by("alpn", listening)
         client.listening = listening
         return client
 
