@@ -9,12 +9,14 @@ import json
 from contextlib import suppress
 from typing import Any
 
+import pytest
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
+from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.resource import Resource
 
-from upgrade_switch.protocols.tls import tls
+from upgrade_switch.protocols.tls import TLSUpgradePool, tls
 
 from .asking import Slow
 from .certificate import AUTHORITY, SERVER
@@ -24,6 +26,8 @@ from .harness import (
     Waiters,
     WatchedSite,
     factory_of,
+    patient,
+    reactor,
     site_of,
     status,
     upgrade_head,
@@ -240,3 +244,16 @@ async def inside(listening: Any) -> Any:
     assert (await told(client))["secure"]
     assert client.data == b""
     return client
+
+
+def pool_of(authority: Any = AUTHORITY, **kwargs: Any) -> TLSUpgradePool:
+    """A pool that trusts an authority."""
+    policy = BrowserLikePolicyForHTTPS(trustRootFromCertificates([authority]))
+    return TLSUpgradePool(kwargs.pop("reactor", reactor), policy, **kwargs)
+
+
+async def fails(answer: Deferred[Any], *kinds: type[BaseException]) -> Any:
+    """The error that an answer fails with."""
+    with pytest.raises(kinds) as caught:
+        await patient(answer)
+    return caught.value
