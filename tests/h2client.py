@@ -75,10 +75,10 @@ def frames(data: bytes) -> list[tuple[int, int]]:
 class StillClock(Clock):
     """Time that passes when a test says so; only what is due at once is the reactor's."""
 
-    def callLater(self, delay: float, what: Any, *args: Any, **kwargs: Any) -> Any:
+    def callLater(self, delay: float, callable: Any, *args: Any, **kw: Any) -> Any:
         if not delay:
-            return reactor.callLater(0, what, *args, **kwargs)
-        return super().callLater(delay, what, *args, **kwargs)
+            return reactor.callLater(0, callable, *args, **kw)
+        return super().callLater(delay, callable, *args, **kw)
 
 
 class H2Client(Protocol):
@@ -104,7 +104,7 @@ class H2Client(Protocol):
         if settings:
             # As if they had been acknowledged: stream 1 obeys them from its first frame.
             ours = self.connection.local_settings
-            ours.update(settings)  # type: ignore[arg-type]
+            ours.update(settings)
             ours.acknowledge()
             self.connection.decoder.max_allowed_table_size = ours.header_table_size
             self.connection.max_inbound_frame_size = ours.max_frame_size
