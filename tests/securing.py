@@ -198,7 +198,7 @@ class ByHand(Recorder):
         if self._done and self._waiting:
             self._tls.send(self._waiting)
             self._waiting = b""
-        received = b""
+        received, closed = b"", False
         try:
             if self._done:
                 while True:
@@ -206,11 +206,13 @@ class ByHand(Recorder):
         except SSL.WantReadError:
             pass
         except SSL.ZeroReturnError:
-            self._note("closed")
+            closed = True
         with suppress(SSL.WantReadError):
             self.transport.write(self._tls.bio_read(1_000_000))
         if received:
             super().dataReceived(received)
+        if closed:
+            self._note("closed")
 
 
 async def secured(listening: Any, request: bytes = b"", client: Any = None) -> Any:
