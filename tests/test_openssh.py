@@ -6,142 +6,30 @@ front of its server, and nothing of either changed.
 from __future__ import annotations
 
 import hashlib
-import os
-import pwd
 import random
 import shlex
-import shutil
-import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from .commands import COMMAND, PATIENCE, serving
+from .openssh import client_options, make_key, running_sshd, ssh
 
 MUCH = random.Random(4).randbytes(20_000_000)
-
-SSHD_CONFIG = """
-Port {port}
-ListenAddress 127.0.0.1
-HostKey {folder}/host_key
-AuthorizedKeysFile {folder}/user_key.pub
-PidFile none
-StrictModes no
-UsePAM no
-PermitRootLogin prohibit-password
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-PubkeyAuthentication yes
-UseDNS no
-PrintMotd no
-Subsystem sftp internal-sftp
-"""
-
-
-def find_sshd() -> str:
-    """The server's whole path, without which it refuses to run; a skip where there is none."""
-    found = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/sbin")
-    if found is None and not os.environ.get("CI"):
-        pytest.skip("there is no sshd here")
-    assert found is not None, "CI is to have an sshd"
-    return found
-
-
-def make_key(path: Path) -> None:
-    """A new key pair without a passphrase."""
-    subprocess.run(
-        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)], check=True
-    )
-
-
-def start_sshd(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """sshd on a port that was free a moment ago; the next one where somebody else has been faster."""
-    sshd = find_sshd()
-    if os.geteuid() == 0:
-        # Where it goes to be nobody; the system's own service makes it at boot.
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    while True:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        config = folder / "sshd_config"
-        config.write_text(SSHD_CONFIG.format(port=port, folder=folder))
-        process = subprocess.Popen([sshd, "-D", "-e", "-f", str(config)], stderr=subprocess.PIPE)
-        said = b""
-        alarm = threading.Timer(PATIENCE, process.kill)
-        alarm.start()
-        assert process.stderr is not None
-        for line in process.stderr:
-            said += line
-            if line.startswith(b"Server listening on "):
-                alarm.cancel()
-                return process, port
-        alarm.cancel()
-        process.stderr.close()
-        process.wait()
-        assert b"Address already in use" in said, said.decode()
 
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """Options that lead ssh and scp through a tunnel to a running sshd: the host ``tunnelled``."""
     folder = tmp_path_factory.mktemp("ssh")
-    make_key(folder / "host_key")
-    make_key(folder / "user_key")
-    host_key = (folder / "host_key.pub").read_text()
-    (folder / "known_hosts").write_text(f"tunnelled {host_key}")
-    sshd, port = start_sshd(folder)
-    assert sshd.stderr is not None
-    # Read what it says, so that it is never held up by it.
-    said: list[bytes] = []
-    reader = threading.Thread(target=lambda: said.extend(sshd.stderr))  # type: ignore[arg-type]
-    reader.start()
-    try:
-        with serving("--tunnel", f"/ssh ssh tcp:127.0.0.1:{port}") as server:
-            through = shlex.join([COMMAND, "connect", f"{server.url}ssh", "ssh"])
-            yield [
-                "-F",
-                "none",
-                "-i",
-                str(folder / "user_key"),
-                *(
-                    word
-                    for option in (
-                        f"ProxyCommand={through}",
-                        f"User={pwd.getpwuid(os.geteuid()).pw_name}",
-                        f"UserKnownHostsFile={folder / 'known_hosts'}",
-                        "GlobalKnownHostsFile=none",
-                        "StrictHostKeyChecking=yes",
-                        "IdentitiesOnly=yes",
-                        "IdentityAgent=none",
-                        "BatchMode=yes",
-                        "LogLevel=ERROR",
-                    )
-                    for word in ("-o", option)
-                ),
-            ]
-    finally:
-        sshd.terminate()
-        sshd.wait()
-        reader.join()
-        sshd.stderr.close()
-
-
-def ssh(options: list[str], command: str, **kwargs: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run a command on the other side of the tunnel."""
-    if "input" not in kwargs:
-        kwargs.setdefault("stdin", subprocess.DEVNULL)
-    return subprocess.run(
-        ["ssh", *options, "tunnelled", command],
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-        **kwargs,
-    )
+    with (
+        running_sshd(folder) as port,
+        serving("--tunnel", f"/ssh ssh tcp:127.0.0.1:{port}") as server,
+    ):
+        through = shlex.join([COMMAND, "connect", f"{server.url}ssh", "ssh"])
+        yield client_options(folder, f"ProxyCommand={through}")
 
 
 def digest(data: bytes) -> str:

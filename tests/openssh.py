@@ -1,0 +1,140 @@
+"""
+OpenSSH for tests: its server, with keys of its own, and its client.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .commands import PATIENCE
+
+#: What ssh calls the server, and knows its key by.
+HOST = "tunnelled"
+
+SSHD_CONFIG = """
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/user_key.pub
+PidFile none
+StrictModes no
+UsePAM no
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PubkeyAuthentication yes
+UseDNS no
+PrintMotd no
+Subsystem sftp internal-sftp
+"""
+
+
+def find_sshd() -> str:
+    """The server's whole path, without which it refuses to run; a skip where there is none."""
+    found = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/sbin")
+    if found is None and not os.environ.get("CI"):
+        pytest.skip("there is no sshd here")
+    assert found is not None, "CI is to have an sshd"
+    return found
+
+
+def make_key(path: Path) -> None:
+    """A new key pair without a passphrase."""
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)], check=True
+    )
+
+
+def start_sshd(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """sshd on a port that was free a moment ago; the next one where somebody else has been faster."""
+    sshd = find_sshd()
+    if os.geteuid() == 0:
+        # Where it goes to be nobody; the system's own service makes it at boot.
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    while True:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        config = folder / "sshd_config"
+        config.write_text(SSHD_CONFIG.format(port=port, folder=folder))
+        process = subprocess.Popen([sshd, "-D", "-e", "-f", str(config)], stderr=subprocess.PIPE)
+        said = b""
+        alarm = threading.Timer(PATIENCE, process.kill)
+        alarm.start()
+        assert process.stderr is not None
+        for line in process.stderr:
+            said += line
+            if line.startswith(b"Server listening on "):
+                alarm.cancel()
+                return process, port
+        alarm.cancel()
+        process.stderr.close()
+        process.wait()
+        assert b"Address already in use" in said, said.decode()
+
+
+@contextmanager
+def running_sshd(folder: Path) -> Iterator[int]:
+    """
+    A running sshd, with new keys in a folder.
+
+    :return: its port.
+    """
+    make_key(folder / "host_key")
+    make_key(folder / "user_key")
+    host_key = (folder / "host_key.pub").read_text()
+    (folder / "known_hosts").write_text(f"{HOST} {host_key}")
+    sshd, port = start_sshd(folder)
+    assert sshd.stderr is not None
+    # Read what it says, so that it is never held up by it.
+    said: list[bytes] = []
+    reader = threading.Thread(target=lambda: said.extend(sshd.stderr))  # type: ignore[arg-type]
+    reader.start()
+    try:
+        yield port
+    finally:
+        sshd.terminate()
+        sshd.wait()
+        reader.join()
+        sshd.stderr.close()
+
+
+def client_options(folder: Path, *options: str) -> list[str]:
+    """Options with which ssh knows and trusts the server of :func:`running_sshd`, and some more."""
+    known = (
+        *options,
+        f"User={pwd.getpwuid(os.geteuid()).pw_name}",
+        f"UserKnownHostsFile={folder / 'known_hosts'}",
+        "GlobalKnownHostsFile=none",
+        "StrictHostKeyChecking=yes",
+        "IdentitiesOnly=yes",
+        "IdentityAgent=none",
+        "BatchMode=yes",
+        "LogLevel=ERROR",
+    )
+    words = [word for option in known for word in ("-o", option)]
+    return ["-F", "none", "-i", str(folder / "user_key"), *words]
+
+
+def ssh(options: list[str], command: str, **kwargs: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run a command on the server."""
+    if "input" not in kwargs:
+        kwargs.setdefault("stdin", subprocess.DEVNULL)
+    return subprocess.run(
+        ["ssh", *options, HOST, command],
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+        **kwargs,
+    )
