@@ -127,10 +127,7 @@ async def test_large_answer_on_its_way(listen: Any) -> None:
     assert client.body_of(1) == LARGE
 
 
-TWICE = pytest.mark.xfail(strict=True, reason="an idle connection gets a second GOAWAY")
-
-
-@pytest.mark.parametrize("busy", [pytest.param(False, marks=TWICE), True])
+@pytest.mark.parametrize("busy", [False, True])
 @pytest_twisted.ensureDeferred
 async def test_twice(listen: Any, busy: bool) -> None:
     """Draining a second time changes nothing."""
@@ -193,7 +190,6 @@ async def test_newcomers(listen: Any) -> None:
     assert other.received == b""
 
 
-@pytest.mark.xfail(strict=True, reason="a GOAWAY that waits for the transport is lost")
 @pytest_twisted.ensureDeferred
 async def test_client_that_does_not_read(listen: Any) -> None:
     """GOAWAY comes behind all that still waits to be sent, though the client has not read that yet."""
@@ -217,7 +213,6 @@ async def test_client_that_does_not_read(listen: Any) -> None:
     assert frames(client.received)[-1][0] == GOAWAY_FRAME
 
 
-@pytest.mark.xfail(strict=True, reason="the request is answered on a connection that has ended")
 @pytest_twisted.ensureDeferred
 async def test_request_behind_the_last_reset(listen: Any, errors: Any) -> None:
     """A request right behind the reset that ends the connection does no harm."""

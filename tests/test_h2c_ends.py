@@ -275,10 +275,7 @@ async def test_requests_keep_it_alive(listen: Any) -> None:
 # Objects.
 
 
-PAUSED = pytest.param(
-    "paused", marks=pytest.mark.xfail(strict=True, reason="what waits for the transport is a cycle")
-)
-ENDS = ["close", "abort", "goaway", "broken", "middle", "idle", PAUSED]
+ENDS = ["close", "abort", "goaway", "broken", "middle", "idle", "paused"]
 
 
 @pytest.mark.parametrize("end", ENDS)

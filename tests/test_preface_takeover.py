@@ -337,3 +337,28 @@ async def test_client_that_leaves(listen: Any, kind: str, first: bytes) -> None:
     client.transport.abortConnection()
     await is_closed(listening, client, clock, 0)
     assert targets == []
+
+
+@pytest.mark.parametrize("preface", [None, b"HEL"])
+@pytest_twisted.ensureDeferred
+async def test_client_that_does_not_close(listen: Any, preface: bytes | None) -> None:
+    """
+    A client that does not answer the end of TLS when its time is over is aborted, whether it has
+    begun a preface or is at the end of one that has no target.
+    """
+    clock = Clock()
+    factory, _ = factory_of(lambda: None)
+    prefaces = dict.fromkeys([b"HELLO\r\n"] + ([preface] if preface else []), factory)
+    listening = await listen("tls", site_of(Resource(), prefaces=prefaces, reactor=clock, timeout=60))
+    client = await accepted(listening)
+    await send_in(client, [b"HEL"], [])
+    bottom = _twisted.bottom(listening.site.channels[0]().transport)
+    client.transport.pauseProducing()
+    clock.advance(60)
+    await turns()
+    assert not bottom.disconnected
+    clock.advance(15)
+    await turns()
+    assert bottom.disconnected
+    client.transport.resumeProducing()
+    await client.is_lost()

@@ -247,10 +247,12 @@ def test_http2_connection() -> None:
         "event.headers",
         "self.streams[event.stream_id] = stream",
         "def _requestDone(self, streamID):",
-        "def _tryToWriteControlData(self):",
         "def connectionLost(self, reason, _cancelTimeouts=True):",
         "self._stillProducing = False",
         "self._sendingDeferred = None",
+        "self._consumerBlocked = None",
+        "self._bufferedControlFrames = deque()",
+        "self._bufferedControlFrameBytes = 0",
         "self.conn.initiate_connection()",
     ):
         assert used in source, used

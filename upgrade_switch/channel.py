@@ -69,7 +69,7 @@ class UpgradeChannel(HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         transport: Any = self.transport
-        if transport.disconnecting:
+        if _twisted.is_closing(transport):
             # TLS goes on delivering after loseConnection; no 400 of ours must be followed by that.
             return
         if self._undecided is not None:
@@ -108,12 +108,12 @@ class UpgradeChannel(HTTPChannel):
         """No more came. What is a preface by now belongs to its target, the rest is closed."""
         data, self._undecided = self._undecided, None
         factory = self._prefaces.find(data) if data and self._prefaces is not None else None
-        if factory is None:
+        if factory is None or not self._give_to(factory, data or b""):
             super().timeoutConnection()
-        else:
-            self._give_to(factory, data or b"")
 
     def lineReceived(self, line: bytes) -> None:
+        if _twisted.is_closing(self.transport):
+            return
         prefaces = self._prefaces
         if prefaces is not None and not self.requests and self.persistent:
             # A request's first line, or a flag line.
@@ -124,22 +124,24 @@ class UpgradeChannel(HTTPChannel):
                 return
         super().lineReceived(line)
 
-    def _give_to(self, factory: IProtocolFactory, data: bytes) -> None:
+    def _give_to(self, factory: IProtocolFactory, data: bytes) -> bool:
         """
         Give a connection that is not in the middle of a request to another protocol.
 
-        :param data: all that was read and is not HTTP's. Where there is no target, the connection is
-            closed: there is no request that could be answered.
+        :param data: all that was read and is not HTTP's.
+        :return: False where there is no target: then the connection is closed, since there is no
+            request that could be answered; the idle timer sees to it that it ends.
         """
         transport: Any = self.transport
         target = self.site.target_of(factory, transport)
         if target is None:
             self.loseConnection()
-            return
+            return False
         slot = _twisted.slot_of(transport, self)
         self.setTimeout(None)
         self._let_go()
         self.site.give(transport, slot, target, data)
+        return True
 
     def _read(self, data: bytes) -> None:
         """
@@ -150,7 +152,7 @@ class UpgradeChannel(HTTPChannel):
         transport: Any = self.transport
         self._reading = True
         try:
-            while data and self.line_mode and not self.requests and not transport.disconnecting:
+            while data and self.line_mode and not self.requests and not _twisted.is_closing(transport):
                 if self._prefaces is not None and data.startswith(self._prefaces.lines):
                     break
                 head = read_head(data, self.totalHeadersSize, self.maxHeaders)
@@ -159,7 +161,7 @@ class UpgradeChannel(HTTPChannel):
                 self._behind = data[head.length :]
                 self._begin(b"GET", head.target, head.fields)
                 data, self._behind = self._behind, b""
-            if data and not transport.disconnecting:
+            if data and not _twisted.is_closing(transport):
                 super().dataReceived(data)
         finally:
             self._reading = False
@@ -178,9 +180,7 @@ class UpgradeChannel(HTTPChannel):
         else:
             request = factory(self, len(self.requests))
         self.requests.append(request)
-        add = request.requestHeaders.addRawHeader
-        for name, value in fields:
-            add(name, value)
+        _twisted.set_fields(request.requestHeaders, fields)
         request.parseCookies()
         self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         request.gotLength(0)

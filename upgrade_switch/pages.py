@@ -37,9 +37,10 @@ class StatusPage(Resource):
         self._code = code
         self._phrase = phrase.encode("ascii")
         self._fields = fields or {}
+        title = f"{code} {escape(phrase)}"
         self._body = (
-            f"<!DOCTYPE html>\n<html><head><title>{code} {phrase}</title></head>"
-            f"<body><h1>{code} {phrase}</h1><p>{escape(detail)}</p></body></html>\n"
+            f"<!DOCTYPE html>\n<html><head><title>{title}</title></head>"
+            f"<body><h1>{title}</h1><p>{escape(detail)}</p></body></html>\n"
         ).encode()
 
     def render(self, request: IRequest) -> bytes:

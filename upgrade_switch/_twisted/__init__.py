@@ -27,6 +27,7 @@ from .web import (
     forget_encoder,
     keep_off,
     negotiating,
+    set_fields,
     speaking_http11,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "negotiating",
     "rename_log_prefix",
     "report_end",
+    "set_fields",
     "slot_of",
     "speaking_http11",
     "start_tls",

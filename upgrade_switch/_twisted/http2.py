@@ -72,7 +72,7 @@ class HTTP2Connection(H2Connection):
         self._settings = settings
         self._headers = headers
         self._carried = carried
-        self._draining = False
+        self._draining = self._gone_away = False
 
     def logPrefix(self) -> str:
         return "HTTP/2"
@@ -100,20 +100,28 @@ class HTTP2Connection(H2Connection):
 
     def drain(self) -> None:
         """Say goodbye (RFC 9113 §6.8), now or when the last of the requests at hand is answered."""
-        self._draining = True
-        if not self.streams:
-            self._go_away()
+        if not self._draining:
+            self._draining = True
+            self._go_away_if_idle()
 
     def _requestDone(self, streamID: int) -> None:
         super()._requestDone(streamID)
-        if self._draining and not self.streams and self._stillProducing:
-            self._go_away()
+        if self._draining:
+            # Not now: the frame that ended a stream may have a new request behind it.
+            self._reactor.callLater(0, self._go_away_if_idle)
 
-    def _go_away(self) -> None:
+    def _go_away_if_idle(self) -> None:
+        if self.streams or not self._stillProducing or self._gone_away:
+            return
+        self._gone_away = True
         transport: Any = self.transport
         with suppress(H2Error):
             self.conn.close_connection(ErrorCodes.NO_ERROR)
-        self._tryToWriteControlData()
+        # Past what waits for a transport that is full: nobody will tell when it is not any more.
+        waiting = b"".join(self._bufferedControlFrames)
+        self._bufferedControlFrames.clear()
+        self._bufferedControlFrameBytes = 0
+        transport.write(waiting + self.conn.data_to_send())
         transport.unregisterProducer()
         transport.loseConnection()
 
@@ -122,5 +130,7 @@ class HTTP2Connection(H2Connection):
         carried, self._carried = self._carried, None
         if carried is not None:
             carried.content.close()
-        # What waits for more to send would keep the connection until a garbage collection.
+        # What waits for more to send, or for room, would keep the connection until a collection.
         self._sendingDeferred = None
+        if _cancelTimeouts:
+            self._consumerBlocked = None

@@ -87,12 +87,14 @@ def bottom(transport: Any) -> Any:
 def is_closing(transport: Any) -> bool:
     """
     Whether a transport has ended, or has been told to: ``disconnecting`` alone does not know of
-    ``abortConnection``, of which Twisted keeps only the private ``_aborting``.
+    ``abortConnection``, of which Twisted keeps only the private ``_aborting``; and after
+    ``startTLS`` only the TLS layer knows of ``loseConnection``.
     """
     return bool(
         getattr(transport, "disconnecting", False)
         or getattr(transport, "disconnected", False)
         or getattr(transport, "_aborting", False)
+        or (getattr(transport, "TLS", False) and getattr(transport.protocol, "disconnecting", False))
     )
 
 

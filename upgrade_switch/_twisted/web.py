@@ -4,6 +4,8 @@ What is private in ``twisted.web``'s HTTP/1.1, server and client.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -12,6 +14,7 @@ from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
 from twisted.web._newclient import Request as ClientRequest
 from twisted.web.client import _HTTP11ClientFactory
 from twisted.web.http import _GenericHTTPChannelProtocol
+from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
 from ..errors import InvalidResponse
@@ -19,7 +22,6 @@ from ..errors import InvalidResponse
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IProtocol
     from twisted.web.http import HTTPChannel
-    from twisted.web.http_headers import Headers
     from twisted.web.iweb import IResponse
 
     from ..channel import UpgradeChannel
@@ -31,6 +33,7 @@ __all__ = [
     "forget_encoder",
     "keep_off",
     "negotiating",
+    "set_fields",
     "speaking_http11",
 ]
 
@@ -64,6 +67,24 @@ def content_received(channel: HTTPChannel, method: bytes, target: bytes, version
     """
     channel._command, channel._path, channel._version = method, target, version
     channel.allContentReceived()
+
+
+@lru_cache(1000)
+def _canonical(name: bytes) -> bytes:
+    headers = Headers()
+    headers.addRawHeader(name, b"")
+    ((canonical, _),) = headers.getAllRawHeaders()
+    return canonical
+
+
+def set_fields(headers: Headers, fields: Iterable[tuple[bytes, bytes]]) -> None:
+    """
+    Give empty headers the fields of a message, which are known to be good: each ``addRawHeader``
+    looks for CR and LF in the value, and normalises the name anew.
+    """
+    values = headers._rawHeaders
+    for name, value in fields:
+        values.setdefault(_canonical(name), []).append(value)
 
 
 def keep_off(channel: HTTPChannel) -> None:

@@ -99,13 +99,14 @@ class ServeOptions(CommandOptions):
         \\t, \\xHH and \\\\ are bytes (a space is \\x20); one that ends in its only \\r\\n is
         looked for between two requests, too.
         """
-        preface, _, endpoint = value.strip().partition(" ")
-        if not endpoint.strip():
+        parts = value.split(None, 1)
+        if len(parts) != 2:
             raise UsageError(f"--preface wants 'PREFACE ENDPOINT', not {value!r}")
+        preface, endpoint = parts
         key = _unescaped(preface)
         if key in self.prefaces:
             raise UsageError(f"--preface: {preface!r} is here twice")
-        self.prefaces[key] = endpoint.strip()
+        self.prefaces[key] = endpoint
 
 
 _ESCAPE = re.compile(r"\\(?:([rnt\\])|x([0-9A-Fa-f]{2})|)")

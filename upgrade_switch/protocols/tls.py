@@ -74,8 +74,14 @@ class _Acceptor:
         return not ITLSTransport.providedBy(_twisted.bottom(request.channel.transport))
 
     def __call__(self, request: UpgradeRequest, token: UpgradeToken) -> IProtocol:
+        # What fails here is a 500; in the middle of startTLS it would be neither HTTP nor TLS.
+        getattr(self._context_factory, "getContext", _nothing)()
         site = request.channel.site
         return _Secured(site, request.carry(), self._context_factory, self._timeout)
+
+
+def _nothing() -> None:
+    """What a connection creator has to check, which makes its context by itself."""
 
 
 @implementer(IHandshakeListener, ILayered, IDrainable)
@@ -130,6 +136,8 @@ class _Secured(Protocol):
         channel = self._channel
         if channel is not None and channel.requests:
             channel.persistent = False
+        elif channel is not None:
+            channel.loseConnection()
         else:
             self.transport.loseConnection()
 
@@ -174,8 +182,9 @@ class TLSUpgradePool(UpgradePool):
     """
     An :class:`~upgrade_switch.UpgradePool` whose connections to ``http`` URLs are upgraded to TLS
     before anything else is sent (RFC 2817 §3.2), and which goes on with nothing less: a server that
-    does not switch fails the request with ``NotSwitched``, one with a wrong certificate with the
-    error that an ``https`` URL would give. Give it to an ``Agent``, or to treq::
+    does not switch fails the request with ``NotSwitched``, one with a wrong certificate with
+    ``OpenSSL.SSL.Error`` or ``service_identity.VerificationError``. Give it to an ``Agent``, or to
+    treq::
 
         response = await treq.get("http://printer:631/", pool=TLSUpgradePool(reactor))
 

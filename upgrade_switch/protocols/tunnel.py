@@ -64,8 +64,9 @@ class TunnelFactory(Factory):
     Builds protocols that connect to an endpoint, and are spliced to it: a tunnel without HTTP, for
     ``UpgradeSite(prefaces=...)``.
 
-    A connection is not read until the endpoint is connected; where that fails, which is logged in
-    one line, or takes too long, it is aborted.
+    A connection is not read until the endpoint is connected, so that a half-close is passed on; one
+    whose client has left meanwhile is noticed then, too. Where the endpoint cannot be connected to,
+    which is logged in one line, or takes too long, the connection is aborted.
     """
 
     noisy = False

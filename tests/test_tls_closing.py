@@ -1,0 +1,122 @@
+"""
+TLS by upgrade, the server: when a connection is being closed inside TLS, nothing more is read from it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytest_twisted
+from OpenSSL import SSL
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IOpenSSLContextFactory
+from zope.interface import implementer
+
+from .asking import PAGE, TRAILING, Broken, is_http
+from .asking import ByHand as Rendering
+from .harness import EchoTarget, patient, status, upgrade_head
+from .securing import CLEAR_KINDS, ByHand, ask_for_tls, inside, tls_site, told
+from .test_tls_handshake import Watched, request
+
+
+class Closing(EchoTarget):
+    """A target that closes the connection when it gets it."""
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.transport.loseConnection()
+
+
+@pytest.mark.parametrize("kind", CLEAR_KINDS)
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+@pytest_twisted.ensureDeferred
+async def test_requests_behind_the_end(listen: Any, kind: str, method: bytes) -> None:
+    """When a resource has closed a connection inside TLS, nothing behind its request is processed."""
+    site = tls_site()
+    site.resource.putChild(b"last", Rendering(lambda request: request.loseConnection() or b"last"))
+    client = await inside(await listen(kind, site))
+    last = PAGE.replace(b"GET", method).replace(b"page", b"last")
+    client.send(PAGE + last + PAGE + upgrade_head() + PAGE * 1000)
+    await client.is_lost()
+    assert site.lines[2:] == [(200, b"/page"), (200, b"/last")]
+    assert site.targets == []
+
+
+@pytest.mark.parametrize("kind", CLEAR_KINDS)
+@pytest_twisted.ensureDeferred
+async def test_requests_behind_a_bad_one(listen: Any, kind: str) -> None:
+    """Behind the 400 to a request that is none, nothing inside TLS is processed."""
+    site = tls_site()
+    client = await inside(await listen(kind, site))
+    client.send(b"none\r\n\r\n")
+    client.send(PAGE * 1000)
+    client.send(PAGE)
+    await client.is_lost()
+    assert client.data.startswith(b"HTTP/1.1 400 ")
+    assert client.data.count(b"HTTP/1.1 ") == 1
+    assert site.lines[2:] == []
+
+
+@pytest.mark.parametrize("kind", CLEAR_KINDS)
+@pytest_twisted.ensureDeferred
+async def test_target_that_closes(listen: Any, kind: str) -> None:
+    """A target inside TLS that closes in ``connectionMade`` gets no trailing data."""
+    targets: list[Closing] = []
+
+    def close(request: Any, token: Any) -> Closing:
+        targets.append(Closing())
+        return targets[-1]
+
+    client = await inside(await listen(kind, tls_site(upgrades={"closing": close})))
+    client.send(upgrade_head(b"closing", path=b"/page") + TRAILING)
+    assert status(await client.head()) == 101
+    client.send(b"more")
+    await client.is_lost()
+    assert targets[0].data == b""
+
+
+@pytest.mark.parametrize("kind", CLEAR_KINDS)
+@pytest_twisted.ensureDeferred
+async def test_drain_idle(listen: Any, kind: str) -> None:
+    """A connection inside TLS without a request is closed, with TLS's goodbye."""
+    watched = Watched()
+    client = await (await watched.listening(listen, kind)).connect(ByHand())
+    client.raw(ask_for_tls() + client.hello())
+    await told(client)
+    drained = watched.site.drain(5)
+    await client.until(lambda: "closed" in client.events)
+    client.transport.loseConnection()
+    await patient(drained)
+    assert watched.timers == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_drain_says_goodbye_properly(listen: Any) -> None:
+    """A client of Twisted's sees a clean end when the server goes down."""
+    watched = Watched()
+    client = await inside(await watched.listening(listen))
+    drained = watched.site.drain(5)
+    await client.is_lost()
+    assert client.reason is not None
+    assert client.reason.check(ConnectionDone)
+    await patient(drained)
+
+
+@pytest_twisted.ensureDeferred
+async def test_broken_context(listen: Any, errors: Any) -> None:
+    """A context factory that fails is logged, and answered with 500 in the clear; nothing is left."""
+
+    @implementer(IOpenSSLContextFactory)
+    class BrokenContextFactory:
+        def getContext(self) -> SSL.Context:
+            raise Broken
+
+    watched = Watched(BrokenContextFactory())
+    client = await (await watched.listening(listen)).connect()
+    client.send(request())
+    assert status((await client.response())[0]) == 500
+    assert len(watched.site.switched) == 0
+    await is_http(client)
+    assert watched.contents[0].closed
+    assert [type(error) for error in errors.take(1)] == [Broken]
