@@ -14,7 +14,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -22,7 +22,7 @@ from . import _twisted
 from .errors import AlreadyInstalled
 from .takeover import SwitchedConnection, hand_over
 
-__all__ = ["Splice", "SpliceEnd", "splice"]
+__all__ = ["OneFactory", "Splice", "SpliceEnd", "splice"]
 
 
 def splice(a: Any, b: Any) -> Deferred[None]:
@@ -192,3 +192,17 @@ class SpliceEnd(Protocol):
         elif not self.connected:
             self.lost = True
             self.splice.end_lost()
+
+
+class OneFactory(Factory):
+    """Builds one end of a splice, for an endpoint to connect: an end belongs to one connection."""
+
+    noisy = False
+
+    def __init__(self, end: SpliceEnd) -> None:
+        self._end: SpliceEnd | None = end
+
+    def buildProtocol(self, addr: object) -> SpliceEnd | None:
+        # Let go of it: the endpoint's connector, which the transport knows, keeps this factory.
+        end, self._end = self._end, None
+        return end

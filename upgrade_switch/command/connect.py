@@ -5,11 +5,9 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 import sys
-from math import inf
-from typing import Any, NoReturn
+from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -17,59 +15,31 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
-from twisted.python.usage import UsageError
-from twisted.web.client import URI, Agent
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IResponse
 
-from ..client import UpgradePool, switched_connection
-from ..errors import InvalidToken, NotSwitched
-from ..negotiation import UpgradeToken, is_host
-from ..splice import Splice, SpliceEnd
+from ..errors import NotSwitched
+from ..splice import OneFactory, Splice, SpliceEnd
 from .exits import FAILED, REFUSED, SUCCESS, explain, say
-from .options import CommandOptions
+from .target import TargetOptions, parse_target
 
 __all__ = ["ConnectOptions", "run_connect"]
 
-# RFC 3986 §2: what is neither printable nor ASCII is percent-encoded.
-_URL = re.compile(rb"[!-~]+\Z")
 
-
-class ConnectOptions(CommandOptions):
+class ConnectOptions(TargetOptions):
     """The options of ``connect``."""
 
-    synopsis = "[--timeout SECONDS] URL TOKEN"
+    synopsis = "[--timeout SECONDS] URL [TOKEN]"
     longdesc = (
-        "Asks URL for an upgrade to TOKEN; then standard input and output are the connection. "
-        "The end of standard input is passed on as a half-close (over TLS, which has none, it is "
-        "not, and who waits for it waits for ever); the command ends when the server has closed "
-        "and all that it sent is written. "
+        "Asks URL for an upgrade to TOKEN; then standard input and output are the connection. With "
+        "the token websocket, or a ws or wss URL, they go in binary messages. "
+        "The end of standard input is passed on as a half-close (over TLS and WebSockets, which have "
+        "none, it is not, and who waits for it waits for ever); the command ends when the server has "
+        "closed and all that it sent is written. "
         "Example, as an ssh ProxyCommand: "
         "ssh -o ProxyCommand='upgrade-switch connect http://example.com/ssh ssh' user@host"
     )
-    optParameters = [  # noqa: RUF012 - twisted.python.usage wants a list
-        ["timeout", None, 30.0, "How many seconds the server may take to switch.", float],
-    ]
 
     def parseArgs(self, *arguments: str) -> None:
-        if len(arguments) != 2:
-            raise UsageError("wants two arguments, URL and TOKEN")
-        url, token = arguments
-        try:
-            self.url = url.encode("ascii")
-            uri = URI.fromBytes(self.url)
-            self.token = str(UpgradeToken.parse(token))
-        except InvalidToken as error:
-            raise UsageError(str(error)) from None
-        except ValueError:
-            raise UsageError(f"not a URL: {url!r}") from None
-        sane = _URL.match(self.url) and is_host(uri.netloc) and 0 < uri.port < 65536
-        if uri.scheme not in (b"http", b"https") or not sane:
-            raise UsageError(f"not an http or https URL: {url!r}")
-
-    def postOptions(self) -> None:
-        if not 0 < self["timeout"] < inf:
-            raise UsageError("--timeout wants a number of seconds above 0")
+        self.target = parse_target(arguments)
 
 
 def run_connect(options: ConnectOptions) -> int:
@@ -97,11 +67,6 @@ def run_connect(options: ConnectOptions) -> int:
     return command.code
 
 
-def _timed_out(reason: object, timeout: float) -> NoReturn:
-    # What a cancelled attempt to connect fails with names objects, not the time-out.
-    raise TimeoutError(f"no answer within {timeout:g} seconds")
-
-
 class _Connect:
     """One run of the command."""
 
@@ -110,21 +75,19 @@ class _Connect:
         self.code = FAILED
 
     def start(self, options: ConnectOptions) -> None:
-        self._url = options.url.decode("ascii")
-        agent = Agent(self._reactor, pool=UpgradePool(self._reactor))
-        headers = Headers()
-        headers.addRawHeader(b"upgrade", options.token)
-        answered: Deferred[IResponse] = maybeDeferred(agent.request, b"GET", options.url, headers)
-        answered.addTimeout(options["timeout"], self._reactor, _timed_out)
-        done: Deferred[Any] = answered.addCallback(self._answered)
-        done.addErrback(self._failed).addBoth(self._stop)
-
-    def _answered(self, response: IResponse) -> Deferred[None]:
-        connection = switched_connection(response)
+        self._url = options.target.url
         near, far = _Remote(), _Local()
         joined = Splice(near, far)
+        done: Deferred[Any] = maybeDeferred(self._connect, options, near)
+        done.addCallback(lambda _: self._connected(near, far, joined))
+        done.addErrback(self._failed).addBoth(self._stop)
+
+    def _connect(self, options: ConnectOptions, near: _Remote) -> Deferred[Any]:
+        endpoint = options.target.endpoint(self._reactor, options["timeout"])
+        return endpoint.connect(OneFactory(near))
+
+    def _connected(self, near: _Remote, far: _Local, joined: Splice) -> Deferred[None]:
         StandardIO(far, reactor=self._reactor)
-        connection.install(near)
         self._reactor.addSystemEventTrigger("before", "shutdown", near.interrupt)
         return joined.done.addCallback(lambda _: self._ended(near, far))
 

@@ -11,6 +11,7 @@ from twisted.python.usage import UsageError
 
 from .connect import ConnectOptions, run_connect
 from .exits import USAGE, say
+from .forward import ForwardOptions, run_forward
 from .options import CommandOptions
 from .serve import ServeOptions, run_serve
 
@@ -28,11 +29,12 @@ class MainOptions(CommandOptions):
     subCommands = [  # noqa: RUF012 - twisted.python.usage wants a list
         ["serve", None, ServeOptions, "Listen, and switch connections."],
         ["connect", None, ConnectOptions, "Join standard input and output to a switched connection."],
+        ["forward", None, ForwardOptions, "Listen, and take each connection through an upgrade."],
     ]
 
     def postOptions(self) -> None:
         if self.subCommand is None:
-            raise UsageError("say what to do: serve or connect (--help explains them)")
+            raise UsageError("say what to do: serve, connect or forward (--help explains them)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,5 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
     if isinstance(options.subOptions, ServeOptions):
         return run_serve(options.subOptions)
+    if isinstance(options.subOptions, ForwardOptions):
+        return run_forward(options.subOptions)
     assert isinstance(options.subOptions, ConnectOptions)
     return run_connect(options.subOptions)

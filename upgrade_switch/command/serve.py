@@ -6,27 +6,13 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
-from twisted.internet.endpoints import clientFromString, serverFromString
-from twisted.internet.interfaces import (
-    IHalfCloseableProtocol,
-    IListeningPort,
-    IStreamClientEndpoint,
-    IStreamServerEndpoint,
-)
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.interfaces import IHalfCloseableProtocol, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import (
-    FilteringLogObserver,
-    LogLevel,
-    LogLevelFilterPredicate,
-    globalLogBeginner,
-    textFileLogObserver,
-)
-from twisted.python.failure import Failure
+from twisted.logger import LogLevel
 from twisted.python.usage import UsageError
 from twisted.web.resource import Resource
 from zope.interface import implementer
@@ -36,7 +22,8 @@ from ..negotiation import UpgradeToken
 from ..protocols.tunnel import TunnelFactory, tunnel
 from ..resource import UpgradeResource
 from ..site import UpgradeSite
-from .exits import FAILED, SUCCESS, USAGE, explain, say
+from .exits import USAGE, say
+from .listening import Server, begin_logging, server_endpoint, url_of
 from .options import CommandOptions
 from .page import FrontPage
 
@@ -80,7 +67,8 @@ class ServeOptions(CommandOptions):
     def opt_tunnel(self, value: str) -> None:
         """
         'PATH TOKEN ENDPOINT': carry upgrades to TOKEN at PATH to a client endpoint string
-        (tcp:127.0.0.1:22); may be given several times.
+        (tcp:127.0.0.1:22); may be given several times. With TOKEN websocket, in binary messages, as
+        noVNC and other clients in browsers speak them.
         """
         parts = value.split(None, 2)
         if len(parts) != 3 or not parts[0].startswith("/") or set("?#") & set(parts[0]):
@@ -158,7 +146,7 @@ def build_site(reactor: Any, options: ServeOptions) -> UpgradeSite:
         known = upgrades.setdefault(path, {})
         if token.lower() in map(str.lower, known):
             raise UsageError(f"--tunnel: {path} has two tunnels for {token}")
-        known[token] = tunnel(_client_endpoint(reactor, endpoint))
+        known[token] = _tunnel(token, _client_endpoint(reactor, endpoint))
     if not upgrades:
         upgrades["/echo"] = {"echo": Factory.forProtocol(Echo)}
     prefaces = {
@@ -174,6 +162,17 @@ def build_site(reactor: Any, options: ServeOptions) -> UpgradeSite:
         _put(root, path, UpgradeResource(upgrades[path], front if path == "/" else None))
     own = {"h2c": _h2c()} if options["h2c"] else {}
     return UpgradeSite(root, reactor=reactor, upgrades=own, prefaces=prefaces)
+
+
+def _tunnel(token: str, endpoint: IStreamClientEndpoint) -> Any:
+    """A tunnel; for browsers, which speak nothing else, in WebSocket's binary messages."""
+    if token.lower() != "websocket":
+        return tunnel(endpoint)
+    try:
+        from ..protocols.websocket import byte_stream
+    except ImportError:
+        raise UsageError("WebSockets need more: pip install 'upgrade_switch[websocket]'") from None
+    return byte_stream(tunnel(endpoint))
 
 
 def _h2c() -> Any:
@@ -208,14 +207,6 @@ def _client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint:
     return endpoint
 
 
-def _server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
-    try:
-        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
-    except Exception as error:
-        raise UsageError(f"not a server endpoint: {description!r} ({error})") from None
-    return endpoint
-
-
 def run_serve(options: ServeOptions) -> int:
     """
     Serve until a signal; then stop listening, and let what is switched end.
@@ -225,63 +216,14 @@ def run_serve(options: ServeOptions) -> int:
     from twisted.internet import reactor as _reactor
 
     reactor: Any = _reactor
-    _begin_logging()
+    begin_logging(LogLevel.warn)
     try:
         site = build_site(reactor, options)
         endpoints = [
-            (text, _server_endpoint(reactor, text)) for text in options.listen or [DEFAULT_LISTEN]
+            (text, server_endpoint(reactor, text)) for text in options.listen or [DEFAULT_LISTEN]
         ]
     except UsageError as error:
         say(f"serve: {error}")
         return USAGE
-    server = _Server(reactor, site)
-    reactor.callWhenRunning(server.listen, endpoints)
-    reactor.addSystemEventTrigger("before", "shutdown", server.stop)
-    reactor.run()
-    return server.code
-
-
-def _begin_logging() -> None:
-    """Warnings and errors go to standard error; what strangers do is neither."""
-    quiet = LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)
-    observer = FilteringLogObserver(textFileLogObserver(sys.stderr), [quiet])
-    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
-
-
-class _Server:
-    """A site on its ports."""
-
-    def __init__(self, reactor: Any, site: UpgradeSite) -> None:
-        self._reactor = reactor
-        self._site = site
-        self._ports: list[IListeningPort] = []
-        self.code = SUCCESS
-
-    def listen(self, endpoints: list[tuple[str, IStreamServerEndpoint]]) -> None:
-        for description, endpoint in endpoints:
-            listening: Deferred[Any] = maybeDeferred(endpoint.listen, self._site)
-            listening.addCallbacks(self._listens, self._cannot_listen, errbackArgs=(description,))
-
-    def _listens(self, port: IListeningPort) -> None:
-        self._ports.append(port)
-        say(f"listening on {_where(port)}")
-
-    def _cannot_listen(self, reason: Failure, description: str) -> None:
-        say(f"cannot listen on {description}: {explain(reason)}")
-        self.code = FAILED
-        if self._reactor.running:
-            self._reactor.stop()
-
-    def stop(self) -> Deferred[Any]:
-        closed = [maybeDeferred(port.stopListening) for port in self._ports]
-        return gatherResults(closed).addCallback(lambda _: self._site.drain(DRAIN_SECONDS))
-
-
-def _where(port: IListeningPort) -> str:
-    """An address that can be pasted: a URL where it is TCP."""
-    address: Any = port.getHost()
-    if not hasattr(address, "port"):
-        return os.fsdecode(getattr(address, "name", str(address)))
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    scheme = "https" if "TLS" in str(port) else "http"
-    return f"{scheme}://{host}:{address.port}/"
+    server = Server(reactor, site, url_of, lambda: site.drain(DRAIN_SECONDS))
+    return server.run(endpoints)

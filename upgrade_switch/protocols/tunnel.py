@@ -26,7 +26,7 @@ from ..decision import Acceptor
 from ..negotiation import UpgradeToken
 from ..pages import StatusPage
 from ..request import UpgradeRequest
-from ..splice import Splice, SpliceEnd
+from ..splice import OneFactory, Splice, SpliceEnd
 
 __all__ = ["TunnelFactory", "tunnel"]
 
@@ -126,24 +126,10 @@ class _Server(SpliceEnd):
         self.other.transport.loseConnection()
 
 
-class _OneFactory(Factory):
-    """Builds one protocol: an end of a splice belongs to one connection."""
-
-    noisy = False
-
-    def __init__(self, end: SpliceEnd) -> None:
-        self._end: SpliceEnd | None = end
-
-    def buildProtocol(self, addr: object) -> SpliceEnd | None:
-        # Let go of it: the endpoint's connector, which the transport knows, keeps this factory.
-        end, self._end = self._end, None
-        return end
-
-
 def _connect(
     endpoint: IStreamClientEndpoint, far: SpliceEnd, reactor: Any, timeout: float
 ) -> Deferred[Any]:
-    connecting: Deferred[Any] = maybeDeferred(endpoint.connect, _OneFactory(far))
+    connecting: Deferred[Any] = maybeDeferred(endpoint.connect, OneFactory(far))
     return connecting.addTimeout(timeout, reactor, _timed_out)
 
 

@@ -1,0 +1,235 @@
+"""
+What autobahn's public API does not give: a protocol that is open from the start, since its handshake
+has been done by somebody else. The only place that names autobahn's internals;
+``tests/test_autobahn.py`` fails when autobahn changes them.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from autobahn.twisted.websocket import WebSocketClientProtocol, WebSocketServerProtocol
+from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION
+from autobahn.websocket.protocol import WebSocketProtocol, _is_same_origin, _url_to_origin
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ...errors import UpgradeError
+from ...site import IDrainable
+
+__all__ = [
+    "MAGIC",
+    "Opening",
+    "accept_compression",
+    "compression_in",
+    "configure",
+    "is_origin_allowed_by",
+    "offered_compression",
+    "open_when_connected",
+    "parse_extensions",
+]
+
+_COMPRESSIONS: dict[str, dict[str, Any]] = PERMESSAGE_COMPRESSION_EXTENSION
+
+# RFC 6455 §4.2.2.
+MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+_CONNECTING = (WebSocketProtocol.STATE_CONNECTING, WebSocketProtocol.STATE_PROXY_CONNECTING)
+
+_GOING_AWAY = WebSocketProtocol.CLOSE_STATUS_CODE_GOING_AWAY
+
+
+class Opening(NamedTuple):
+    """What a handshake has settled."""
+
+    subprotocol: str | None
+    compression: Any
+    """autobahn's permessage-compress, made from offer and answer; None without."""
+    attributes: dict[str, Any]
+    """What autobahn's protocols keep of a handshake: ``http_headers``, ``websocket_version`` ..."""
+
+
+class _Opened:
+    """
+    Before the class of an autobahn protocol in its method resolution order.
+
+    autobahn copies the factory's options to each protocol when it is connected, and formats them all
+    for its log each time, which costs as much as the rest of the handshake: :func:`configure` copies
+    them.
+    """
+
+    CONFIG_ATTRS = ()
+    _opening: Opening | None = None
+
+    def makeConnection(self: Any, transport: Any) -> None:
+        super().makeConnection(transport)  # type: ignore[misc]
+        opening, self._opening = self._opening, None
+        if opening is not None and self.state in _CONNECTING:
+            _open(self, opening)
+
+    def startHandshake(self: Any) -> None:
+        """A client's own handshake: it has been done."""
+
+    startProxyConnect = startHandshake
+
+    def registerProducer(self: Any, producer: Any, streaming: bool) -> None:
+        self.transport.unregisterProducer()
+        super().registerProducer(producer, streaming)  # type: ignore[misc]
+
+    def connectionLost(self: Any, reason: Failure = connectionDone) -> None:
+        # A TLS layer keeps its producer beyond its end.
+        self.transport.unregisterProducer()
+        super().connectionLost(reason)  # type: ignore[misc]
+
+
+@implementer(IDrainable)
+class _Drainable:
+    """Says goodbye as RFC 6455 §7.4.1 has it: 1001, going away."""
+
+    def drain(self: Any) -> None:
+        # sendClose takes none of the protocol's own codes.
+        self.sendCloseFrame(code=_GOING_AWAY, reasonUtf8=b"the server is going down")
+
+
+class _Kind(NamedTuple):
+    """A class of autobahn's, or a user's, and what is made of it."""
+
+    opened: type
+    options: tuple[str, ...]
+    """The options that a protocol has of its factory, since its class has none of its own."""
+
+
+@lru_cache(128)
+def _kind(kind: Any) -> _Kind:
+    bases: tuple[type, ...] = (_Opened, kind)
+    if not IDrainable.implementedBy(kind) and issubclass(kind, WebSocketServerProtocol):
+        bases = (_Opened, _Drainable, kind)
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    opened = type(kind.__name__, bases, names)
+    return _Kind(opened, tuple(name for name in kind.CONFIG_ATTRS if not hasattr(kind, name)))
+
+
+def configure(protocol: Any, factory: Any) -> None:
+    """
+    Make a protocol that a factory has built ready for a handshake that is somebody else's.
+
+    :raises UpgradeError: for what is no WebSocket protocol of autobahn's on Twisted.
+    """
+    if not isinstance(protocol, WebSocketServerProtocol | WebSocketClientProtocol):
+        raise UpgradeError(f"not a WebSocket protocol of autobahn.twisted's: {protocol!r}")
+    built: Any = type(protocol)
+    kind = _kind(built)
+    attributes = vars(protocol)
+    for name in kind.options:
+        if name not in attributes:
+            attributes[name] = getattr(factory, name)
+    protocol.__class__ = kind.opened
+
+
+def open_when_connected(protocol: Any, opening: Opening) -> None:
+    """
+    Have a configured protocol open, in the state in which its own handshake would have left it, when
+    it gets its transport.
+    """
+    # The handshake is over: no timer for it.
+    attributes = vars(protocol)
+    attributes["_opening"] = opening
+    attributes["openHandshakeTimeout"] = 0
+
+
+def _open(protocol: Any, opening: Opening) -> None:
+    """The end of autobahn's ``succeedHandshake`` and of its client's ``processHandshake``."""
+    vars(protocol).update(opening.attributes)
+    protocol.websocket_protocol_in_use = opening.subprotocol
+    compression = opening.compression
+    protocol._perMessageCompress = compression
+    protocol.websocket_extensions_in_use = [] if compression is None else [compression]
+    protocol.state = WebSocketProtocol.STATE_OPEN
+    protocol.inside_message = False
+    protocol.current_frame = None
+    if protocol.autoPingInterval:
+        protocol.autoPingPendingCall = protocol.factory._batched_timer.call_later(
+            protocol.autoPingInterval, protocol._sendAutoPing
+        )
+    if protocol.trackedTimings:
+        protocol.trackedTimings.track("onOpen")
+    # Who does not read what is sent is not read either.
+    protocol.transport.registerProducer(protocol.transport, True)
+    protocol._onOpen()
+    if not protocol.is_open.called:
+        protocol.is_open.callback(None)
+
+
+def parse_extensions(protocol: Any, value: str) -> list[tuple[str, dict[str, list[Any]]]]:
+    """A Sec-WebSocket-Extensions field (RFC 6455 §9.1): names and their parameters."""
+    parsed: list[tuple[str, dict[str, list[Any]]]] = protocol._parseExtensionsHeader(value)
+    return parsed
+
+
+def offered_compression(extensions: list[tuple[str, dict[str, list[Any]]]]) -> list[Any]:
+    """
+    The offers of permessage-compress extensions that autobahn knows among all.
+
+    :raises Exception: what autobahn raises for parameters that make no sense.
+    """
+    return [
+        _COMPRESSIONS[name]["Offer"].parse(parameters)
+        for name, parameters in extensions
+        if name in _COMPRESSIONS
+    ]
+
+
+def accept_compression(protocol: Any, offers: list[Any]) -> tuple[Any, str | None]:
+    """
+    Have a server's protocol choose among offers (its option ``perMessageCompressionAccept``).
+
+    :return: what it will compress with, and the answer's field; None and None without.
+    """
+    accepted = protocol.perMessageCompressionAccept(offers) if offers else None
+    if accepted is None:
+        return None, None
+    kind = _COMPRESSIONS[accepted.EXTENSION_NAME]["PMCE"]
+    return kind.create_from_offer_accept(True, accepted), accepted.get_extension_string()
+
+
+def compression_in(
+    protocol: Any, extensions: list[tuple[str, dict[str, list[Any]]]]
+) -> tuple[Any, str | None]:
+    """
+    What a client's protocol makes of the extensions that a server has chosen.
+
+    :return: what it will compress with, None without; and what is wrong, None where nothing is.
+    """
+    compression = None
+    offered = {offer.EXTENSION_NAME for offer in protocol.perMessageCompressionOffers}
+    for name, parameters in extensions:
+        if name not in offered:
+            return None, f"the server chose the extension {name!r}, which was not offered"
+        if compression is not None:
+            return None, "the server chose two compressions"
+        kinds = _COMPRESSIONS[name]
+        try:
+            accepted = protocol.perMessageCompressionAccept(kinds["Response"].parse(parameters))
+        except Exception as error:
+            return None, f"the server's {name} makes no sense: {error}"
+        if accepted is None:
+            return None, f"the server's {name} is not acceptable"
+        compression = kinds["PMCE"].create_from_response_accept(False, accepted)
+    return compression, None
+
+
+def is_origin_allowed_by(factory: Any, origin: str) -> bool:
+    """What a factory's own options ``allowedOrigins`` and ``allowNullOrigin`` say."""
+    if factory.allowedOrigins == ["*"]:
+        return True
+    try:
+        parsed = _url_to_origin(origin)
+    except ValueError:
+        return False
+    if parsed == "null":
+        return bool(factory.allowNullOrigin)
+    scheme = "https" if factory.isSecure else "http"
+    port = factory.externalPort or factory.port
+    return bool(_is_same_origin(parsed, scheme, port, factory.allowedOriginsPatterns))

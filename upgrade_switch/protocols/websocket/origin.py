@@ -1,0 +1,68 @@
+"""
+Origins (RFC 6454): where the page comes from that opens a WebSocket.
+
+Pure: text in, values out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from ...errors import InvalidUpgrades
+
+__all__ = ["AllowedOrigins", "normal_origin"]
+
+ANY = "*"
+
+# RFC 6454 §7: a serialized origin is "null", or scheme, host and perhaps a port; no path, no user.
+_ORIGIN = re.compile(
+    r"([a-z][a-z0-9+.\-]*)://(\[[0-9a-f:.]+\]|[!$&'()*+,;=%a-z0-9\-._~]+)(?::([0-9]{1,5}))?\Z",
+    re.ASCII,
+)
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def normal_origin(text: str) -> str | None:
+    """
+    The one spelling of an origin: in lower case, without a default port.
+
+    :return: None for what is no origin.
+    """
+    lower = text.lower()
+    if lower == "null":
+        return lower
+    match = _ORIGIN.match(lower)
+    if match is None:
+        return None
+    scheme, host, port = match.groups()
+    if port is None or int(port) == _DEFAULT_PORTS.get(scheme):
+        return f"{scheme}://{host}"
+    return f"{scheme}://{host}:{int(port)}"
+
+
+class AllowedOrigins:
+    """A set of origins; an origin is in it where scheme, host and port are the same."""
+
+    def __init__(self, origins: Iterable[str]) -> None:
+        """
+        :param origins: such as ``https://example.com``, ``http://localhost:8080``, ``null``; ``*``
+            for any.
+        :raises InvalidUpgrades: for what is no origin.
+        """
+        if isinstance(origins, str):
+            raise InvalidUpgrades(f"allowed_origins is a list of origins, not a text: {origins!r}")
+        self._any = False
+        self._origins = set()
+        for origin in origins:
+            if origin == ANY:
+                self._any = True
+                continue
+            normal = normal_origin(origin) if isinstance(origin, str) else None
+            if normal is None:
+                raise InvalidUpgrades(f"not an origin (scheme://host[:port]): {origin!r}")
+            self._origins.add(normal)
+
+    def __contains__(self, origin: object) -> bool:
+        return self._any or (isinstance(origin, str) and normal_origin(origin) in self._origins)

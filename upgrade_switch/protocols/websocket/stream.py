@@ -1,0 +1,278 @@
+"""
+Byte streams in WebSocket's binary messages, as noVNC and other clients in browsers speak them:
+:func:`byte_stream` on a server, :class:`WebSocketEndpoint` on a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from autobahn.twisted.websocket import (
+    WebSocketClientFactory,
+    WebSocketClientProtocol,
+    WebSocketServerFactory,
+    WebSocketServerProtocol,
+)
+from autobahn.websocket.types import ConnectionRequest
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import ConnectionDone, ConnectionLost, NoProtocol
+from twisted.internet.error import TimeoutError as InternetTimeoutError
+from twisted.internet.interfaces import (
+    IConsumer,
+    IProtocol,
+    IProtocolFactory,
+    IPushProducer,
+    IStreamClientEndpoint,
+    ITransport,
+)
+from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent
+from twisted.web.resource import IResource
+from zope.interface import implementer
+
+from ...client import UpgradePool
+from ...decision import Acceptor
+from ...errors import UpgradeError
+from ...negotiation import UpgradeToken
+from ...pages import service_unavailable
+from ...request import UpgradeRequest
+from .client import connect_websocket, http_url
+from .server import HandshakeRequest, Refused, websocket
+
+__all__ = ["WebSocketEndpoint", "byte_stream"]
+
+# websockify's, which noVNC asks for.
+_SUBPROTOCOL = "binary"
+
+_UNSUPPORTED_DATA = 1003
+
+# Seconds between saying goodbye and cutting off: what is still to be written wants its time.
+_GOODBYE = 60
+
+
+@implementer(ITransport, IConsumer, IPushProducer)
+class FrameTransport:
+    """
+    The transport of a protocol whose bytes go in binary messages. There is no half-close.
+    """
+
+    disconnecting = False
+
+    def __init__(self, websocket: Any) -> None:
+        self._websocket = websocket
+
+    @property
+    def disconnected(self) -> bool:
+        return not self._websocket.connected
+
+    def write(self, data: bytes) -> None:
+        if data and not self.disconnecting:
+            self._websocket.sendMessage(data, isBinary=True)
+
+    def writeSequence(self, data: Any) -> None:
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        if not self.disconnecting:
+            self.disconnecting = True
+            self._websocket.sendClose(1000)
+
+    def abortConnection(self) -> None:
+        self.disconnecting = True
+        self._websocket.transport.abortConnection()
+
+    def getPeer(self) -> Any:
+        return self._websocket.transport.getPeer()
+
+    def getHost(self) -> Any:
+        return self._websocket.transport.getHost()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self._websocket.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        self._websocket.unregisterProducer()
+
+    def pauseProducing(self) -> None:
+        self._websocket.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._websocket.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
+
+class _Stream:
+    """One side's WebSocket protocol; passes bytes on as they come, not only whole messages."""
+
+    inner: Any = None
+    _opened = False
+
+    def onOpen(self) -> None:
+        self._opened = True
+        self.inner.makeConnection(FrameTransport(self))
+
+    def onMessageBegin(self: Any, isBinary: bool) -> None:
+        if not isBinary:
+            self.sendCloseFrame(code=_UNSUPPORTED_DATA, reasonUtf8=b"binary messages, please")
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        pass
+
+    def onMessageFrameData(self: Any, payload: bytes) -> None:
+        if self.state == self.STATE_OPEN and payload:
+            self.inner.dataReceived(payload)
+
+    def onMessageFrameEnd(self) -> None:
+        pass
+
+    def onMessageEnd(self) -> None:
+        pass
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        if self._opened:
+            self._opened = False
+            error = ConnectionDone() if wasClean else ConnectionLost(reason)
+            self.inner.connectionLost(Failure(error))
+
+
+class _ServerStream(_Stream, WebSocketServerProtocol):  # type: ignore[misc]  # autobahn's own bases
+    factory: _ServerFactory
+
+    def onConnect(self, request: ConnectionRequest) -> Any:
+        assert isinstance(request, HandshakeRequest)
+        decided = _ask(self.factory.acceptor, request.request)
+        return decided.addCallback(self._take, request.protocols)
+
+    def _take(self, result: Any, offered: list[str]) -> str | None:
+        if result is None:
+            result = service_unavailable("No connection is taken now.")
+        if IResource.providedBy(result):
+            raise Refused(result)
+        if not IProtocol.providedBy(result):
+            raise UpgradeError(f"an acceptor results in an IProtocol or IResource, not {result!r}")
+        self.inner = result
+        return _SUBPROTOCOL if _SUBPROTOCOL in offered else None
+
+
+def _ask(acceptor: Any, request: UpgradeRequest) -> Deferred[Any]:
+    if IProtocolFactory.providedBy(acceptor):
+        request.channel.site.start_factory(acceptor)
+        return maybeDeferred(acceptor.buildProtocol, request.getClientAddress())
+    return maybeDeferred(acceptor, request, UpgradeToken("websocket"))
+
+
+class _ServerFactory(WebSocketServerFactory):
+    protocol: Any = _ServerStream
+    noisy = False
+
+    def __init__(self, acceptor: Acceptor | IProtocolFactory) -> None:
+        super().__init__()
+        self.acceptor = acceptor
+        self.setProtocolOptions(failByDrop=False, closeHandshakeTimeout=_GOODBYE)
+
+
+def byte_stream(
+    acceptor: Acceptor | IProtocolFactory, allowed_origins: Iterable[str] | None = None
+) -> Acceptor:
+    """
+    An acceptor for the token ``websocket`` whose target gets and sends a stream of bytes, in binary
+    messages: any Twisted protocol, or a tunnel, for clients in browsers::
+
+        UpgradeResource({"websocket": byte_stream(tunnel(endpoint))})
+
+    The subprotocol ``binary`` is answered when it is asked for.
+
+    :param acceptor: what decides, as for ``UpgradeResource``: asked when the handshake has been found
+        good. Its target's transport has no half-close; ``loseConnection`` is close code 1000.
+    :param allowed_origins: as for :func:`websocket`.
+    :raises InvalidUpgrades: for what is no origin.
+    """
+    return websocket(_ServerFactory(acceptor), allowed_origins)
+
+
+class _ClientStream(_Stream, WebSocketClientProtocol):  # type: ignore[misc]  # autobahn's own bases
+    factory: _ClientFactory
+    transport: Any
+
+    def onOpen(self) -> None:
+        factory = self.factory.inner
+        factory.doStart()
+        self.inner = factory.buildProtocol(self.transport.getPeer())
+        if self.inner is None:
+            self.sendClose(1000)
+        else:
+            super().onOpen()
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        super().onClose(wasClean, code, reason)
+        self.factory.inner.doStop()
+
+
+class _ClientFactory(WebSocketClientFactory):
+    protocol: Any = _ClientStream
+    noisy = False
+
+    def __init__(self, reactor: Any, inner: IProtocolFactory) -> None:
+        super().__init__(reactor=reactor, protocols=[_SUBPROTOCOL])
+        self.inner = inner
+        self.setProtocolOptions(failByDrop=False, closeHandshakeTimeout=_GOODBYE)
+
+
+@implementer(IStreamClientEndpoint)
+class WebSocketEndpoint:
+    """
+    A client endpoint whose connections are streams of bytes in WebSocket's binary messages: what
+    noVNC's servers (websockify), and :func:`byte_stream`, speak.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        url: str | bytes,
+        headers: Headers | None = None,
+        agent: IAgent | None = None,
+        timeout: float | None = 30,
+    ) -> None:
+        """
+        :param url: ``ws`` or ``wss``, or ``http`` or ``https``.
+        :param headers: further fields of the handshake.
+        :param agent: any agent over an :class:`~upgrade_switch.UpgradePool`. Without one: a plain one.
+        :param timeout: how many seconds it may take to connect; None: any time.
+        :raises ValueError: for what is no such URL.
+        """
+        http_url(url)
+        self._reactor = reactor
+        self._url = url
+        self._headers = headers
+        self._agent = agent
+        self._timeout = timeout
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """
+        Connect.
+
+        :return: fires with the factory's protocol; fails as :func:`connect_websocket` does, or with
+            ``TimeoutError``.
+        """
+        pool = UpgradePool(self._reactor)
+        factory = _ClientFactory(self._reactor, protocolFactory)
+        opened = connect_websocket(pool, self._url, factory, self._headers, self._agent)
+        if self._timeout is not None:
+            opened.addTimeout(self._timeout, self._reactor, _timed_out)
+        return opened.addCallback(_inner)
+
+
+def _inner(stream: _ClientStream) -> IProtocol:
+    if stream.inner is None:
+        # What Twisted's own endpoints make of it.
+        raise NoProtocol
+    inner: IProtocol = stream.inner
+    return inner
+
+
+def _timed_out(reason: object, timeout: float) -> NoReturn:
+    raise InternetTimeoutError(f"no WebSocket within {timeout:g} seconds")
