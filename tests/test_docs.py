@@ -10,22 +10,38 @@ import subprocess
 import sys
 from contextlib import chdir
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import pytest_twisted
 from twisted.internet import endpoints
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import trustRootFromCertificates
 from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.resource import Resource
+from twisted.web.websocket import WebSocketClientEndpoint
 
 from upgrade_switch import UpgradeResource
 from upgrade_switch.protocols.tls import TLSUpgradePool
 
 from .certificate import AUTHORITY, CERTIFICATE_PEM, KEY_PEM
-from .harness import Listening, Page, Recorder, field, reactor, site_of, status, upgrade_head
+from .harness import (
+    Listening,
+    Page,
+    Recorder,
+    Waiters,
+    WatchedSite,
+    field,
+    patient,
+    reactor,
+    site_of,
+    status,
+    upgrade_head,
+)
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -185,6 +201,70 @@ async def test_h2c(readme: dict[str, Any], listen: Any) -> None:
     assert status(await client.head()) == 101
 
 
+@pytest_twisted.ensureDeferred
+async def test_websocket(readme: dict[str, Any], listen: Any, capsys: Any) -> None:
+    """README's WebSocket client gets its message back from README's server."""
+    (block,) = [block for block in PYTHON if "EchoMessages" in block]
+    own = readme | {"root": Resource()}
+    exec(compile(block, "README.md", "exec"), own)
+    listening = await listen("tcp", WatchedSite(own["root"]))
+    await patient(Deferred.fromCoroutine(readme["ask"](f"{listening.url}/ws")))
+    assert capsys.readouterr().out == "hello\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_byte_stream(readme: dict[str, Any], listen: Any) -> None:
+    """README's stream over WebSockets is an acceptor, and an endpoint."""
+    (block,) = [block for block in PYTHON if "byte_stream" in block]
+    own = readme.copy()
+    exec(compile(block, "README.md", "exec"), own)
+    assert isinstance(own["resource"], UpgradeResource)
+    assert IStreamClientEndpoint.providedBy(own["client"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_from_twisted_web_websocket(listen: Any) -> None:
+    """
+    What docs/ says about moving from twisted.web.websocket: a protocol of that module works on the
+    switch with that module's own client, and gets a frame from the request's own segment.
+    """
+    page = (ROOT / "docs" / "from-twisted-web-websocket.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = run_path(str(ROOT / "examples" / "twisted_websocket.py"), run_name="example")
+    names["root"] = Resource()
+    exec(compile(block, "docs", "exec"), names)
+    listening = await listen("tcp", WatchedSite(names["root"]))
+
+    told = Waiters()
+    heard: list[Any] = []
+
+    class Listener(names["Echo"]):
+        def textMessageReceived(self, message: str) -> None:
+            heard.append(message)
+            told.look()
+
+        def connectionLost(self, reason: Any) -> None:
+            heard.append("lost")
+            told.look()
+
+    class Factory:
+        def buildProtocol(self, url: str) -> Any:
+            return Listener()
+
+    endpoint = WebSocketClientEndpoint.new(reactor, f"{listening.url}/ws")
+    protocol = await patient(Deferred.fromCoroutine(endpoint.connect(Factory())))
+    protocol.transport.sendTextMessage("hello")
+    await told.until(lambda: heard == ["hello"])
+    protocol.transport.loseConnection()
+    await told.until(lambda: heard == ["hello", "lost"])
+
+    client = await listening.connect()
+    key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    client.send(upgrade_head(b"websocket", path=b"/ws", fields=key) + b"\x81\x82\0\0\0\0hi")
+    assert status(await client.head()) == 101
+    await client.receives(b"\x81\x02hi")
+
+
 def test_command() -> None:
     """README's command lines, on a port that is free, do what they say."""
     lines = [line[2:] for block in CONSOLE for line in block.splitlines()]
@@ -209,4 +289,4 @@ def test_command() -> None:
 
 def test_every_block_is_known() -> None:
     """A new code block in README wants a test of its own here."""
-    assert (len(PYTHON), len(CONSOLE)) == (10, 3)
+    assert (len(PYTHON), len(CONSOLE)) == (13, 3)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -73,10 +74,22 @@ def test_hybrid() -> None:
             lines.close()
 
 
+def test_twisted_websocket() -> None:
+    """The example listens; tests of docs/ say what it does."""
+    with (
+        serving("twisted_websocket.py") as port,
+        pytest.raises(HTTPError) as refused,
+    ):
+        urlopen(f"http://127.0.0.1:{port}/ws", timeout=30)
+    assert (refused.value.code, refused.value.headers["upgrade"]) == (426, "websocket")
+    refused.value.close()
+
+
 def test_every_example_is_run() -> None:
     """A new example wants a test here."""
     assert {path.name for path in EXAMPLES.iterdir() if path.suffix == ".py"} == {
         "echo_server.py",
         "hybrid.py",
         "treq_client.py",
+        "twisted_websocket.py",
     }
