@@ -22,6 +22,7 @@ from ..decision import Acceptor, ISelective
 from ..negotiation import UpgradeToken, connection_options
 from ..request import CarriedRequest, UpgradeRequest
 from ..site import IDrainable, IPrefaced, UpgradeSite
+from . import make_callable
 
 __all__ = ["h2c"]
 
@@ -115,3 +116,6 @@ class _H2CFactory(Factory):
 
     def buildProtocol(self, addr: object) -> Any:
         return _H2C(self._site)
+
+
+make_callable(__name__)

@@ -34,6 +34,7 @@ from ..request import CarriedRequest, ILayered, UpgradeRequest
 from ..resource import upgrade_required
 from ..site import IDrainable, UpgradeSite
 from ..takeover import hand_over
+from . import make_callable
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -320,3 +321,6 @@ class _Securing(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not self.done.called:
             self.done.errback(reason)
+
+
+make_callable(__name__)

@@ -27,6 +27,7 @@ from ..negotiation import UpgradeToken
 from ..pages import StatusPage
 from ..request import UpgradeRequest
 from ..splice import OneFactory, Splice, SpliceEnd
+from . import make_callable
 
 __all__ = ["TunnelFactory", "tunnel"]
 
@@ -143,3 +144,6 @@ def _not_connected(reason: Failure) -> IResource:
         return StatusPage(504, "Gateway Timeout", "The server behind this one did not answer.")
     reason.trap(ConnectError, ConnectionClosed, ResponseFailed, OSError)
     return StatusPage(502, "Bad Gateway", "The server behind this one cannot be reached.")
+
+
+make_callable(__name__)
