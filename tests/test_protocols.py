@@ -28,7 +28,7 @@ assert len(set(map(says, found))) == 1, found
 """
 
 
-@pytest.mark.parametrize("order", permutations(range(3)))
+@pytest.mark.parametrize("order", list(permutations(range(3))))
 def test_module_is_its_function(order: tuple[int, ...]) -> None:
     """Each way of importing a protocol gives what can be called, whichever comes first."""
     for name in ("h2c", "tls", "tunnel", "websocket"):
