@@ -12,7 +12,6 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection as StateMachine
 from h2.errors import ErrorCodes
 from h2.exceptions import H2Error
-from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web._http2 import H2Connection
@@ -79,8 +78,6 @@ class HTTP2Connection(H2Connection):
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
-        if ITCPTransport.providedBy(transport):
-            transport.setTcpNoDelay(True)
         self.setTimeout(self.timeOut)
         if self._headers is None:
             self.conn.initiate_connection()

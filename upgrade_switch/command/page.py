@@ -46,6 +46,7 @@ for it in the standard way (<code>Upgrade:</code>, RFC 9110 §7.8) gets
 {rows}
 </table>
 {prefaces}
+{pages}
 <h2>Try it</h2>
 <p>In a terminal on this machine; what you type goes through the switched connection, Ctrl-D
 ends it:</p>
@@ -73,14 +74,21 @@ _BY_HAND = """\
 class FrontPage(Resource):
     """Lists what can be upgraded to, each with a line to paste into a terminal."""
 
-    def __init__(self, upgrades: Sequence[tuple[str, str]], prefaces: Sequence[bytes] = ()) -> None:
+    def __init__(
+        self,
+        upgrades: Sequence[tuple[str, str]],
+        prefaces: Sequence[bytes] = (),
+        pages: Sequence[str] = (),
+    ) -> None:
         """
         :param upgrades: paths and the tokens there.
         :param prefaces: what a connection may begin with in place of a request.
+        :param pages: paths of what is for a browser.
         """
         super().__init__()
         self._upgrades = upgrades
         self._prefaces = prefaces
+        self._pages = pages
 
     def render_GET(self, request: Request) -> bytes:
         origin = _origin(request)
@@ -97,10 +105,17 @@ class FrontPage(Resource):
         )
         if prefaces:
             prefaces = f"<p>Connections that begin with {prefaces} are no HTTP at all.</p>"
+        pages = ", ".join(
+            f'<a href="{escape(page)}"><code>{escape(page)}</code></a>' for page in self._pages
+        )
+        if pages:
+            pages = f"<p>For a browser: {pages}.</p>"
         path, token = self._upgrades[0]
         by_hand = _BY_HAND.format(path=path, token=token, host=origin.partition("//")[2])
         request.setHeader(b"content-type", b"text/html; charset=utf-8")
-        page = _PAGE.format(rows=rows, prefaces=prefaces, commands=commands, by_hand=escape(by_hand))
+        page = _PAGE.format(
+            rows=rows, prefaces=prefaces, pages=pages, commands=commands, by_hand=escape(by_hand)
+        )
         return page.encode("utf-8")
 
 

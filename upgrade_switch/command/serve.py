@@ -13,8 +13,9 @@ from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IHalfCloseableProtocol, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import LogLevel
+from twisted.python.reflect import namedAny
 from twisted.python.usage import UsageError
-from twisted.web.resource import Resource
+from twisted.web.resource import IResource, Resource
 from zope.interface import implementer
 
 from ..errors import InvalidToken
@@ -38,7 +39,7 @@ class ServeOptions(CommandOptions):
 
     synopsis = (
         "[--listen ENDPOINT]... [--tunnel 'PATH TOKEN ENDPOINT']... "
-        "[--preface 'PREFACE ENDPOINT']... [--h2c]"
+        "[--class 'PATH MODULE.CLASS']... [--preface 'PREFACE ENDPOINT']... [--h2c]"
     )
     longdesc = (
         "Without --tunnel: the token echo at /echo. An ENDPOINT is one of Twisted's strings. "
@@ -55,6 +56,7 @@ class ServeOptions(CommandOptions):
         super().__init__()
         self.listen: list[str] = []
         self.tunnels: list[tuple[str, str, str]] = []
+        self.classes: dict[str, str] = {}
         self.prefaces: dict[bytes, str] = {}
 
     def opt_listen(self, endpoint: str) -> None:
@@ -71,7 +73,7 @@ class ServeOptions(CommandOptions):
         noVNC and other clients in browsers speak them.
         """
         parts = value.split(None, 2)
-        if len(parts) != 3 or not parts[0].startswith("/") or set("?#") & set(parts[0]):
+        if len(parts) != 3 or not _is_path(parts[0]):
             raise UsageError(f"--tunnel wants '/PATH TOKEN ENDPOINT', not {value!r}")
         path, token, endpoint = parts
         try:
@@ -79,6 +81,20 @@ class ServeOptions(CommandOptions):
         except InvalidToken as error:
             raise UsageError(f"--tunnel {value!r}: {error}") from None
         self.tunnels.append((path.rstrip("/") or "/", token, endpoint))
+
+    def opt_class(self, value: str) -> None:
+        """
+        'PATH MODULE.CLASS': put a resource (IResource), made by calling the class without arguments,
+        at PATH; Python looks for the module where it looks for all (PYTHONPATH). May be given several
+        times.
+        """
+        parts = value.split()
+        path = parts[0].rstrip("/") if parts else ""
+        if len(parts) != 2 or not _is_path(path):
+            raise UsageError(f"--class wants '/PATH MODULE.CLASS', not {value!r}")
+        if path in self.classes:
+            raise UsageError(f"--class: {path} is here twice")
+        self.classes[path] = parts[1]
 
     def opt_preface(self, value: str) -> None:
         """
@@ -95,6 +111,10 @@ class ServeOptions(CommandOptions):
         if key in self.prefaces:
             raise UsageError(f"--preface: {preface!r} is here twice")
         self.prefaces[key] = endpoint
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith("/") and not set("?#") & set(text)
 
 
 _ESCAPE = re.compile(r"\\(?:([rnt\\])|x([0-9A-Fa-f]{2})|)")
@@ -154,14 +174,34 @@ def build_site(reactor: Any, options: ServeOptions) -> UpgradeSite:
         for preface, endpoint in options.prefaces.items()
     }
     front = FrontPage(
-        [(path, token) for path, known in upgrades.items() for token in known], list(prefaces)
+        [(path, token) for path, known in upgrades.items() for token in known],
+        list(prefaces),
+        list(options.classes),
     )
     root = Resource()
     root.putChild(b"", front)
-    for path in sorted(upgrades):
-        _put(root, path, UpgradeResource(upgrades[path], front if path == "/" else None))
+    resources = {path: _made(name) for path, name in options.classes.items()}
+    for path, known in upgrades.items():
+        if path in resources:
+            raise UsageError(f"--class: {path} is another resource's")
+        resources[path] = UpgradeResource(known, front if path == "/" else None)
+    # Shorter paths first: what would lie below a resource is found out.
+    for path in sorted(resources):
+        _put(root, path, resources[path])
     own = {"h2c": _h2c()} if options["h2c"] else {}
     return UpgradeSite(root, reactor=reactor, upgrades=own, prefaces=prefaces)
+
+
+def _made(name: str) -> IResource:
+    """The resource of a class that is called by its name."""
+    try:
+        resource = namedAny(name)()
+    except Exception as error:
+        # Its module runs, and its constructor: whatever they raise.
+        raise UsageError(f"--class {name}: {type(error).__name__}: {error}") from None
+    if not IResource.providedBy(resource):
+        raise UsageError(f"--class {name}: makes no resource (IResource): {resource!r}")
+    return resource
 
 
 def _tunnel(token: str, endpoint: IStreamClientEndpoint) -> Any:
@@ -183,19 +223,23 @@ def _h2c() -> Any:
     return h2c()
 
 
-def _put(root: Resource, path: str, resource: UpgradeResource) -> None:
+def _put(root: Resource, path: str, resource: IResource) -> None:
     """Put a resource at a path, with the directories that it takes."""
     *above, last = map(unquote_to_bytes, path[1:].split("/"))
     parent = root
     for segment in above:
         child = parent.children.get(segment)
         if child is None:
-            child = Resource()
+            child = _Directory()
             parent.putChild(segment, child)
-        elif child.isLeaf:
-            raise UsageError(f"--tunnel: {path} lies below another tunnel's path")
+        elif not isinstance(child, _Directory):
+            raise UsageError(f"{path} lies below another resource's path")
         parent = child
     parent.putChild(last, resource)
+
+
+class _Directory(Resource):
+    """Has nothing but what is put below it."""
 
 
 def _client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint:
