@@ -1,0 +1,49 @@
+"""
+What ``wstest -m fuzzingclient`` tests: an echo at ``/echo`` of an ``UpgradeSite``. Says its port on
+standard output, and runs until it is killed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
+from echo import Echo, log_errors
+from twisted.web.resource import Resource
+
+from upgrade_switch import UpgradeResource, UpgradeSite
+from upgrade_switch.protocols.websocket import websocket
+
+
+class EchoServer(Echo, WebSocketServerProtocol):  # type: ignore[misc]  # autobahn's own bases
+    pass
+
+
+def accept(offers: list[Any]) -> Any:
+    """Compress where the other side can."""
+    for offer in offers:
+        if isinstance(offer, PerMessageDeflateOffer):
+            return PerMessageDeflateOfferAccept(offer)
+    return None
+
+
+def main() -> None:
+    reactor: Any = import_module("twisted.internet.reactor")
+    log_errors()
+    factory = WebSocketServerFactory()
+    factory.protocol = EchoServer
+    # The suite wants to be told what is wrong before the connection is cut.
+    factory.setProtocolOptions(failByDrop=False, perMessageCompressionAccept=accept)
+    root = Resource()
+    root.putChild(b"echo", UpgradeResource({"websocket": websocket(factory)}))
+    site = UpgradeSite(root)
+    site.log = lambda request: None  # type: ignore[method-assign]
+    port = reactor.listenTCP(0, site, interface="127.0.0.1")
+    print(port.getHost().port, flush=True)
+    reactor.run()
+
+
+if __name__ == "__main__":
+    main()
