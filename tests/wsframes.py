@@ -1,0 +1,254 @@
+"""
+WebSocket by hand: a client's handshake, frames built and parsed (RFC 6455 §5.2), and servers for them
+to talk to.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+
+from upgrade_switch import UpgradeResource
+from upgrade_switch.protocols.websocket import websocket
+
+from .harness import Recorder, Waiters, WatchedSite, field, site_of, status
+
+# RFC 6455 §1.3 has this pair.
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
+ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+
+_MASK = b"\x37\xfa\x21\x3d"
+
+
+def handshake(*more: bytes, path: bytes = b"/u", without: bytes = b"", line: bytes = b"") -> bytes:
+    """
+    The head of a valid handshake, or of one that is not.
+
+    :param more: further lines.
+    :param without: the name of a field to leave out.
+    :param line: the request line, where it is to be another.
+    """
+    lines = [
+        b"Host: localhost",
+        b"Upgrade: websocket",
+        b"Connection: Upgrade",
+        b"Sec-WebSocket-Key: " + KEY,
+        b"Sec-WebSocket-Version: 13",
+    ]
+    kept = [kept for kept in lines if kept.partition(b":")[0].lower() != without.lower()]
+    assert len(kept) == len(lines) - bool(without)
+    return b"\r\n".join([line or b"GET " + path + b" HTTP/1.1", *kept, *more, b"", b""])
+
+
+def instead(name: bytes, *values: bytes) -> bytes:
+    """The head of a handshake in which a field has other values: one line each, white space as is."""
+    return handshake(*(name + b":" + value for value in values), without=name)
+
+
+class Frame(NamedTuple):
+    """A frame, unmasked."""
+
+    opcode: int
+    payload: bytes
+    fin: bool = True
+    rsv: int = 0
+    masked: bool = False
+
+    def build(self, mask: bytes = _MASK) -> bytes:
+        """As it is on the wire; an empty mask is none."""
+        length = len(self.payload)
+        flag = 0x80 if mask else 0
+        head = struct.pack("!B", self.fin << 7 | self.rsv << 4 | self.opcode)
+        if length < 126:
+            head += struct.pack("!B", flag | length)
+        elif length < 65536:
+            head += struct.pack("!BH", flag | 126, length)
+        else:
+            head += struct.pack("!BQ", flag | 127, length)
+        return head + mask + masked(self.payload, mask)
+
+
+def masked(payload: bytes, mask: bytes) -> bytes:
+    """RFC 6455 §5.3; its own inverse."""
+    if not mask:
+        return payload
+    pad = (mask * (len(payload) // 4 + 1))[: len(payload)]
+    number = int.from_bytes(payload, "big") ^ int.from_bytes(pad, "big")
+    return number.to_bytes(len(payload), "big")
+
+
+def frame(payload: bytes, opcode: int = BINARY, **kwargs: Any) -> bytes:
+    """A client's frame."""
+    return Frame(opcode, payload, **kwargs).build()
+
+
+def close_frame(code: int, reason: bytes = b"") -> bytes:
+    return frame(struct.pack("!H", code) + reason, CLOSE)
+
+
+def parse(data: bytes) -> tuple[Frame | None, bytes]:
+    """The frame in front, None while it is not complete, and what is behind it."""
+    if len(data) < 2:
+        return None, data
+    first, second = data[:2]
+    length, at = second & 0x7F, 2
+    if length >= 126:
+        size = 2 if length == 126 else 8
+        if len(data) < at + size:
+            return None, data
+        length, at = int.from_bytes(data[at : at + size], "big"), at + size
+    mask = data[at : at + 4] if second & 0x80 else b""
+    at += len(mask)
+    if len(data) < at + length:
+        return None, data
+    payload = masked(data[at : at + length], mask)
+    found = Frame(first & 15, payload, bool(first >> 7), first >> 4 & 7, bool(mask))
+    return found, data[at + length :]
+
+
+class RawClient(Recorder):
+    """A client that speaks WebSocket by hand."""
+
+    site: Any
+
+    async def opens(self, head: bytes = b"", behind: bytes = b"") -> bytes:
+        """The handshake succeeds; gives the answer's head."""
+        self.send((head or handshake()) + behind)
+        answer: bytes = await self.head()
+        assert status(answer) == 101, answer
+        assert field(answer, b"sec-websocket-accept") == ACCEPT
+        return answer
+
+    async def frame(self) -> Frame:
+        """The next frame that the server sends."""
+        await self.until(lambda: parse(self.data)[0] is not None)
+        found, self.data = parse(self.data)
+        assert found is not None
+        assert not found.masked
+        return found
+
+    async def echoes(self, payload: bytes = b"\x00echo\xff", opcode: int = BINARY) -> None:
+        """The connection is an echoing WebSocket's."""
+        self.send(frame(payload, opcode))
+        assert await self.frame() == Frame(opcode, payload)
+
+    async def closed(self, code: int | None) -> Frame:
+        """The server says close, with this code; it is answered, and the server ends the connection."""
+        said = await self.frame()
+        assert said.opcode == CLOSE, said
+        assert (struct.unpack("!H", said.payload[:2])[0] if said.payload else None) == code
+        self.send(frame(said.payload, CLOSE))
+        await self.is_lost()
+        assert self.data == b""
+        return said
+
+    async def closes(self, code: int = 1000) -> None:
+        """The client says close: the server does so, too, and ends the connection."""
+        self.send(close_frame(code))
+        said = await self.frame()
+        assert (said.opcode, said.payload[:2]) == (CLOSE, struct.pack("!H", code))
+        await self.is_lost()
+        assert self.data == b""
+
+
+class Echo(WebSocketServerProtocol):
+    """
+    Sends every message back, and remembers what happens to it.
+
+    :ivar events: ``("connect", request)``, ``("open",)``, ``("message", payload, is_binary)``,
+        ``("pong", payload)``, ``("close", was_clean, code)``, in their order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[tuple[Any, ...]] = []
+        self.waiters = Waiters()
+
+    def note(self, *event: Any) -> None:
+        self.events.append(event)
+        self.waiters.look()
+
+    async def has(self, kind: str) -> tuple[Any, ...]:
+        """The first event of a kind, when there is one."""
+
+        def found() -> list[tuple[Any, ...]]:
+            return [event for event in self.events if event[0] == kind]
+
+        await self.waiters.until(lambda: bool(found()))
+        return found()[0]
+
+    @property
+    def kinds(self) -> list[str]:
+        return [event[0] for event in self.events]
+
+    @property
+    def messages(self) -> list[bytes]:
+        return [event[1] for event in self.events if event[0] == "message"]
+
+    def onConnect(self, request: Any) -> Any:
+        self.note("connect", request)
+
+    def onOpen(self) -> None:
+        self.note("open")
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        self.note("message", payload, isBinary)
+        self.sendMessage(payload, isBinary)
+
+    def onPong(self, payload: bytes) -> None:
+        self.note("pong", payload)
+
+    def onClose(self, wasClean: bool, code: Any, reason: Any) -> None:
+        self.note("close", wasClean, code)
+
+
+class Servers(WebSocketServerFactory):
+    """
+    A factory that remembers what it builds.
+
+    :ivar built: the protocols, in their order.
+    """
+
+    noisy = False
+
+    def __init__(self, make: Callable[[], Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.make = make
+        self.built: list[Any] = []
+
+    def buildProtocol(self, addr: object) -> Any:
+        protocol = self.make()
+        if protocol is not None:
+            protocol.factory = self
+        self.built.append(protocol)
+        return protocol
+
+
+def websocket_factory(
+    make: Callable[[], Any] = Echo, options: dict[str, Any] | None = None, **kwargs: Any
+) -> Servers:
+    """A factory for protocols, with autobahn's protocol options set."""
+    factory = Servers(make, **kwargs)
+    if options is not None:
+        factory.setProtocolOptions(**options)
+    return factory
+
+
+def websocket_site(
+    factory: Any, allowed_origins: Iterable[str] | None = None, **kwargs: Any
+) -> WatchedSite:
+    """A site with a WebSocket at ``/u``."""
+    return site_of(UpgradeResource({"websocket": websocket(factory, allowed_origins)}), **kwargs)
+
+
+async def raw_client(listening: Any) -> RawClient:
+    """A client that is connected; the handshake is to come."""
+    client = RawClient()
+    client.site = listening.site
+    await listening.connect(client)
+    return client
