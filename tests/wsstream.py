@@ -1,0 +1,217 @@
+"""
+WebSocket for tests of clients and byte streams: frames by hand, a server that a test plays, and
+protocols that remember what happens to them.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from hashlib import sha1
+from typing import Any, NamedTuple
+
+from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
+from twisted.internet.defer import Deferred
+
+from upgrade_switch import _twisted
+from upgrade_switch.protocols.websocket import connect_websocket
+
+from .harness import Recorder, Waiters, field, patient, reactor
+from .scripted import Scripted, playing
+
+MORE, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+
+MASK = b"\x37\xfa\x21\x3d"
+
+
+def frame(
+    opcode: int, payload: bytes = b"", fin: bool = True, masked: bool = False, announced: int = -1
+) -> bytes:
+    """A frame (RFC 6455 §5.2); ``announced``: the length that it says it has."""
+    length = len(payload) if announced < 0 else announced
+    mask = 0x80 if masked else 0
+    head = bytes([opcode | (0x80 if fin else 0)])
+    if length < 126:
+        head += bytes([mask | length])
+    elif length < 65536:
+        head += bytes([mask | 126]) + length.to_bytes(2, "big")
+    else:
+        head += bytes([mask | 127]) + length.to_bytes(8, "big")
+    if masked:
+        head += MASK
+        payload = bytes(byte ^ MASK[at % 4] for at, byte in enumerate(payload))
+    return head + payload
+
+
+def close(code: int = 1000, masked: bool = False) -> bytes:
+    return frame(CLOSE, code.to_bytes(2, "big"), masked=masked)
+
+
+class Frame(NamedTuple):
+    """A frame that has been received."""
+
+    opcode: int
+    payload: bytes
+    fin: bool
+
+    @property
+    def code(self) -> int:
+        """A close frame's code."""
+        assert self.opcode == CLOSE, self
+        return int.from_bytes(self.payload[:2], "big")
+
+
+def take_frame(data: bytes | bytearray) -> tuple[Frame, int] | None:
+    """The first frame, and how many bytes it takes; None where it is not whole yet."""
+    if len(data) < 2:
+        return None
+    length, at = data[1] & 0x7F, 2
+    if length > 125:
+        size = 2 if length == 126 else 8
+        length, at = int.from_bytes(data[2 : 2 + size], "big"), 2 + size
+    mask = b""
+    if data[1] & 0x80:
+        mask, at = bytes(data[at : at + 4]), at + 4
+    if len(data) < at + length:
+        return None
+    payload = bytes(data[at : at + length])
+    if mask:
+        key = (mask * (length // 4 + 1))[:length]
+        whole = int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")
+        payload = whole.to_bytes(length, "big")
+    return Frame(data[0] & 0x0F, payload, bool(data[0] & 0x80)), at + length
+
+
+async def next_frame(client: Any) -> Frame:
+    """A Recorder's next frame, which is taken off its data."""
+    await client.until(lambda: take_frame(client.data) is not None)
+    found = take_frame(client.data)
+    assert found is not None
+    client.data = client.data[found[1] :]
+    return found[0]
+
+
+def accept(head: bytes) -> bytes:
+    """The Sec-WebSocket-Accept to a request's head."""
+    key = field(head, b"sec-websocket-key")
+    assert key is not None
+    return b64encode(sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+
+
+def answer(head: bytes, fields: bytes = b"") -> bytes:
+    """A server's 101 to a request's head."""
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + accept(head) + b"\r\n" + fields + b"\r\n"
+    )
+
+
+class Remembering(WebSocketClientProtocol):
+    """
+    A client's protocol that remembers what happens to it.
+
+    :ivar events: ``("connect", subprotocol)``, ``("open",)``, ``("message", payload, binary)``,
+        ``("close", clean, code)``, in their order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[tuple[Any, ...]] = []
+        self.waiters = Waiters()
+
+    def onConnect(self, response: Any) -> Any:
+        self.note("connect", response.protocol)
+
+    def onOpen(self) -> None:
+        self.note("open")
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        self.note("message", payload, isBinary)
+
+    def onClose(self, wasClean: bool, code: Any, reason: Any) -> None:
+        self.note("close", wasClean, code)
+
+    def note(self, *event: Any) -> None:
+        self.events.append(event)
+        self.waiters.look()
+
+    def until(self, *event: Any) -> Deferred[None]:
+        """Fires when this has happened to it."""
+        return self.waiters.until(lambda: event in self.events)
+
+    def is_over(self) -> Deferred[None]:
+        return self.waiters.until(lambda: self.events[-1:] != [] and self.events[-1][0] == "close")
+
+
+def client_factory(protocol: Any = Remembering, **kwargs: Any) -> Any:
+    """A factory of autobahn's for clients; it is quiet, and waits for no close of TCP."""
+    factory = WebSocketClientFactory(reactor=reactor, **kwargs)
+    factory.noisy = False
+    factory.protocol = protocol
+    return factory
+
+
+class WebSocketScripted:
+    """A server in a test's hands, that clients open WebSockets to."""
+
+    def __init__(self, server: Scripted) -> None:
+        self.server = server
+        self.opened: list[Any] = []
+
+    @property
+    def url(self) -> str:
+        return self.server.url.replace("http", "ws", 1)
+
+    def connect(self, factory: Any = None, **kwargs: Any) -> Deferred[Any]:
+        """Open one; nobody looks at the time."""
+        kwargs.setdefault("agent", self.server.agent)
+        factory = client_factory() if factory is None else factory
+        url = kwargs.pop("url", self.url)
+        return connect_websocket(self.server.pool, url, factory, **kwargs)
+
+    async def asked(self, factory: Any = None, **kwargs: Any) -> tuple[Deferred[Any], Any, bytes]:
+        """Open one, and get its Deferred, the server's side, and the request's head."""
+        opening = self.connect(factory, **kwargs)
+        return (opening, *await self.server.asked())
+
+    async def open(
+        self, factory: Any = None, fields: bytes = b"", behind: bytes = b"", **kwargs: Any
+    ) -> tuple[Any, Any]:
+        """An open one, and the server's side; ``behind``: what comes in the 101's own segment."""
+        opening, peer, head = await self.asked(factory, **kwargs)
+        peer.send(answer(head, fields) + behind)
+        protocol = await patient(opening)
+        self.opened.append(protocol)
+        return protocol, peer
+
+
+@asynccontextmanager
+async def playing_websocket(kind: str = "tcp") -> AsyncIterator[WebSocketScripted]:
+    """A :class:`WebSocketScripted` that is stopped afterwards, what clients have opened with it."""
+    async with playing(kind) as server:
+        scripted = WebSocketScripted(server)
+        yield scripted
+        for protocol in scripted.opened:
+            _twisted.abort(protocol.transport)
+        for protocol in scripted.opened:
+            await protocol.is_over()
+
+
+class WebSocketByHand(Recorder):
+    """A client of a WebSocket server that reads and writes frames itself."""
+
+    KEY = b64encode(b"0123456789abcdef")
+
+    def ask(self, fields: bytes = b"", path: bytes = b"/u") -> None:
+        self.send(
+            b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+            b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+            + self.KEY
+            + b"\r\n"
+            + fields
+            + b"\r\n"
+        )
+
+    def send_frame(self, opcode: int, payload: bytes = b"", **kwargs: Any) -> None:
+        self.send(frame(opcode, payload, masked=True, **kwargs))
