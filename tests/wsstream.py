@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha1
 from typing import Any, NamedTuple
 
@@ -25,6 +25,12 @@ MORE, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 MASK = b"\x37\xfa\x21\x3d"
 
 
+def masked_with(mask: bytes, payload: bytes) -> bytes:
+    length = len(payload)
+    key = (mask * (length // 4 + 1))[:length]
+    return (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(length, "big")
+
+
 def frame(
     opcode: int, payload: bytes = b"", fin: bool = True, masked: bool = False, announced: int = -1
 ) -> bytes:
@@ -40,7 +46,7 @@ def frame(
         head += bytes([mask | 127]) + length.to_bytes(8, "big")
     if masked:
         head += MASK
-        payload = bytes(byte ^ MASK[at % 4] for at, byte in enumerate(payload))
+        payload = masked_with(MASK, payload)
     return head + payload
 
 
@@ -77,9 +83,7 @@ def take_frame(data: bytes | bytearray) -> tuple[Frame, int] | None:
         return None
     payload = bytes(data[at : at + length])
     if mask:
-        key = (mask * (length // 4 + 1))[:length]
-        whole = int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")
-        payload = whole.to_bytes(length, "big")
+        payload = masked_with(mask, payload)
     return Frame(data[0] & 0x0F, payload, bool(data[0] & 0x80)), at + length
 
 
@@ -203,14 +207,21 @@ class WebSocketByHand(Recorder):
 
     KEY = b64encode(b"0123456789abcdef")
 
-    def ask(self, fields: bytes = b"", path: bytes = b"/u") -> None:
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        # What is sent in two parts arrives as soon as one; UNIX sockets know nothing of it.
+        with suppress(AttributeError, OSError):
+            self.transport.setTcpNoDelay(True)
+
+    def ask(self, fields: bytes = b"", behind: bytes = b"") -> None:
         self.send(
-            b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+            b"GET /u HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
             b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
             + self.KEY
             + b"\r\n"
             + fields
             + b"\r\n"
+            + behind
         )
 
     def send_frame(self, opcode: int, payload: bytes = b"", **kwargs: Any) -> None:
