@@ -2,11 +2,20 @@
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+# The router that joins the chat's nodes; it brings 140 packages, which are to meet none of the others.
+CROSSBAR_VENV := .venv-crossbar
+CROSSBAR := $(CROSSBAR_VENV)/bin/crossbar
 
-.PHONY: serve test lint types format benchmark clean
+.PHONY: serve cluster crossbar test lint types format benchmark clean
 
 serve: $(INSTALLED)
-	$(VENV)/bin/upgrade-switch serve
+	PYTHONPATH=examples $(VENV)/bin/upgrade-switch serve --class '/chat chat.Chat'
+
+# The chat on several processes behind haproxy, on http://127.0.0.1:8090/chat/
+cluster: $(INSTALLED) crossbar
+	PYTHONPATH=examples $(VENV)/bin/python -m chat.cluster --crossbar $(CROSSBAR)
+
+crossbar: $(CROSSBAR_VENV)/.installed
 
 test: $(INSTALLED)
 	$(VENV)/bin/pytest $(PYTEST_ARGS)
@@ -26,11 +35,17 @@ benchmark: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/switching.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(CROSSBAR_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # Plugins of Twisted's are looked for in directories: hence the editable mode that has one.
 $(INSTALLED): setup.cfg setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip
 	$(VENV)/bin/pip install --quiet --editable '.[dev]' --config-settings editable_mode=compat
+	touch $@
+
+$(CROSSBAR_VENV)/.installed:
+	$(PYTHON) -m venv $(CROSSBAR_VENV)
+	$(CROSSBAR_VENV)/bin/pip install --quiet --upgrade pip
+	$(CROSSBAR_VENV)/bin/pip install --quiet crossbar
 	touch $@

@@ -1,11 +1,14 @@
 """
 A chat: its page, its history as JSON over plain HTTP, and what is said over a WebSocket, in one process
-on one port. ``python -m chat`` runs it; ``Chat`` is a resource that stands anywhere in a site.
+on one port. ``Chat`` is a resource that stands anywhere in a site::
+
+    PYTHONPATH=examples upgrade-switch serve --class '/chat chat.Chat'
 """
 
 import json
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny
@@ -18,10 +21,33 @@ from upgrade_switch.protocols.websocket import websocket
 
 from .rooms import Queue, Rooms
 
-NAME = re.compile(r"[^\x00-\x1f\x7f]{1,32}\Z")
-MESSAGE_ID = re.compile(r"[0-9A-Za-z-]{8,64}\Z")
 LONGEST = 2000  # characters of a message
 MOST_WAITING = 500  # events that wait for one slow reader
+
+# No control characters, and no halves of characters (which JSON can write, but UTF-8 can not).
+NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,32}\Z")
+TEXT = re.compile(rf"[^\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]{{1,{LONGEST}}}\Z")
+MESSAGE_ID = re.compile(r"[0-9A-Za-z-]{8,64}\Z")
+
+# Close codes of our own (RFC 6455 §7.4.2); the page knows them.
+BAD_MESSAGE, NOT_NOW = 4000, 4001
+
+
+def message_in(payload):
+    """
+    The text and the id in what a member sends.
+
+    :raises ValueError: where it is not a message.
+    """
+    try:
+        said = json.loads(payload)
+        text, message_id = said["text"].strip(), said["id"]
+        good = TEXT.match(text) and MESSAGE_ID.match(message_id)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        good = None
+    if not good:
+        raise ValueError("not a message")
+    return text, message_id
 
 
 def first(arguments, key, default=""):
@@ -37,41 +63,40 @@ class Member(WebSocketServerProtocol):
     room = None
 
     def onConnect(self, request):
+        # A page of somebody else's is not to speak for who looks at it.
+        origin = request.origin
+        if origin and self.factory.same_origin and not _is_at(origin, request.headers["host"]):
+            raise ConnectionDeny(403, "this is for its own page only")
         self.name = first(request.params, "name").strip()
-        room = first(request.params, "room", "lobby").strip()
-        if not NAME.match(self.name) or not NAME.match(room):
+        self._wanted = first(request.params, "room", "lobby").strip()
+        if not NAME.match(self.name) or not NAME.match(self._wanted):
             raise ConnectionDeny(400, "a name and a room have 1 to 32 characters")
-        self._wanted = room
         self._slow = False
         self._queue = Queue(MOST_WAITING)
 
     def onOpen(self):
         # Knows of a full buffer: a reader that is too slow must not fill the memory.
         self.registerProducer(self, True)
-        self.room = self.factory.rooms.get(self._wanted)
-        self.factory.rooms.enter(self.room, self)
+        self.room = self.factory.rooms.enter(self._wanted, self)
 
     def onMessage(self, payload, isBinary):
         try:
-            said = json.loads(payload)
-            text, message_id = said["text"].strip(), said["id"]
-            good = 0 < len(text) <= LONGEST and MESSAGE_ID.match(message_id)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            good = False
-        if good:
-            self.factory.rooms.say(self.room, self.name, text, message_id)
-        else:
-            self.sendClose(4000, "that is no message")
+            text, message_id = message_in(payload)
+        except ValueError:
+            self.sendClose(BAD_MESSAGE, "that is no message")
+            return
+        if not self.factory.rooms.say(self.room, self.name, text, message_id):
+            self.sendClose(NOT_NOW, "say it again")
 
     def onClose(self, wasClean, code, reason):
         if self.room is not None:
             self.factory.rooms.leave(self.room, self)
             self.room = None
 
-    def send(self, event):
+    def send(self, text):
         if not self._slow:
-            self.sendMessage(json.dumps(event).encode("utf-8"))
-        elif not self._queue.put(event):
+            self.sendMessage(text.encode("ascii"))
+        elif not self._queue.put(text):
             self.dropConnection(abort=True)
 
     def pauseProducing(self):
@@ -79,13 +104,17 @@ class Member(WebSocketServerProtocol):
 
     def resumeProducing(self):
         self._slow = False
-        for event in self._queue.take_all():
-            self.send(event)
+        for text in self._queue.take_all():
+            self.send(text)
             if self._slow:
                 break
 
     def stopProducing(self):
         pass
+
+
+def _is_at(origin, host):
+    return urlsplit(origin).netloc.lower() == host.lower()
 
 
 class Answer(Resource):
@@ -100,41 +129,47 @@ class Answer(Resource):
     def render_GET(self, request):
         request.setHeader(b"content-type", b"application/json")
         request.setHeader(b"cache-control", b"no-store")
-        return json.dumps(self._ask(request.args)).encode("utf-8")
+        return json.dumps(self._ask(request.args)).encode("ascii")
 
 
 class Page(Resource):
     def render_GET(self, request):
         request.setHeader(b"content-type", b"text/html; charset=utf-8")
+        request.setHeader(b"cache-control", b"no-cache")
         return (Path(__file__).parent / "page.html").read_bytes()
 
 
 class Chat(Resource):
     """The chat, to be put anywhere in a site's tree."""
 
-    def __init__(self, engine=None):
+    def __init__(self, engine=None, reactor=None, allowed_origins=None):
+        """
+        :param engine: what joins it with the chats of other processes; None: it is alone.
+        :param allowed_origins: whose pages may open the socket; None: the chat's own.
+        """
         super().__init__()
-        self.rooms = Rooms(engine)
+        if reactor is None:
+            from twisted.internet import reactor
+        self.rooms = Rooms(reactor.callLater, engine)
         factory = WebSocketServerFactory()
         factory.protocol = Member
         factory.rooms = self.rooms
-        factory.setProtocolOptions(
-            maxMessagePayloadSize=16384, autoPingInterval=10, autoPingTimeout=10, failByDrop=False
-        )
+        factory.same_origin = allowed_origins is None
+        factory.setProtocolOptions(maxMessagePayloadSize=16384, autoPingInterval=10, autoPingTimeout=10)
         self.putChild(b"", Page())
-        self.putChild(b"socket", UpgradeResource({"websocket": websocket(factory)}))
+        self.putChild(b"socket", UpgradeResource({"websocket": websocket(factory, allowed_origins)}))
         self.putChild(b"history", Answer(self._history))
         self.putChild(b"rooms", Answer(self._rooms))
 
     def render_GET(self, request):
         # Without the slash, the page's own links would lead elsewhere.
-        request.redirect(request.uri.partition(b"?")[0] + b"/")
+        path, mark, query = request.uri.partition(b"?")
+        request.redirect(b"./" + path.rpartition(b"/")[2] + b"/" + mark + query)
         return b""
 
     def _history(self, arguments):
-        name = first(arguments, b"room", "lobby").strip()
-        known = [room for room in self.rooms if room.name == name]
-        return known[0].history() if known else []
+        room = self.rooms.find(first(arguments, b"room", "lobby").strip())
+        return [] if room is None else room.history()
 
     def _rooms(self, arguments):
         return [{"room": room.name, "names": room.present()} for room in self.rooms if room.present()]

@@ -20,7 +20,7 @@ from twisted.logger import (
 )
 from twisted.web.resource import Resource
 
-from upgrade_switch import UpgradeSite
+from upgrade_switch import UpgradeService, UpgradeSite
 
 from . import Chat
 from .engine import Wamp
@@ -36,11 +36,11 @@ def main():
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     root = Resource()
     root.putChild(b"chat", Chat(Wamp(reactor, options.router) if options.router else None))
-    site = UpgradeSite(root)
-    listening = endpoints.serverFromString(reactor, options.listen).listen(site)
-    listening.addCallback(lambda port: print(f"listening on {port.getHost()}", flush=True))
-    # Those who are here go elsewhere at once, and not when their connection times out.
-    reactor.addSystemEventTrigger("before", "shutdown", site.drain, 2)
+    endpoint = endpoints.serverFromString(reactor, options.listen)
+    # Those who are here are told to go elsewhere, and not left to find out.
+    service = UpgradeService(endpoint, UpgradeSite(root), drain_timeout=2)
+    service.startService()
+    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     reactor.run()
 
 

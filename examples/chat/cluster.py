@@ -3,11 +3,12 @@ The chat on several processes: a router (crossbar) joins them, haproxy stands in
 
     make cluster
 
-Ctrl-C ends it all. Kill one of the nodes: its users are on another a moment later.
+Ctrl-C ends it all. Kill one of the nodes: its users are on another a moment later, and it comes back.
 """
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import socket
@@ -27,6 +28,8 @@ defaults
     timeout tunnel 1h
     retries 3
     option redispatch 1
+    # A connection to a node that is kept may lead to one that is just going.
+    option http-server-close
 
 frontend chat
     bind {listen}
@@ -54,7 +57,7 @@ def wait_for(port, process):
             if s.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
-    raise SystemExit(f"{process.args[0]} does not listen on port {port}")
+    raise SystemExit(f"chat.cluster: {process.args[0]} does not listen on port {port}")
 
 
 def router_config(port):
@@ -81,75 +84,122 @@ def router_config(port):
 
 
 class Cluster:
-    """A router, some nodes, and haproxy, all on this machine."""
+    """
+    A router, some nodes, and haproxy, all on this machine.
 
-    def __init__(self, listen, nodes, crossbar, folder):
+    :ivar ports: those of the nodes.
+    """
+
+    def __init__(self, listen, nodes, crossbar, haproxy, folder):
         self._folder = Path(folder)
-        self._crossbar = crossbar
         self._listen = listen
-        self.nodes = [None] * nodes
-        self.ports = [free_port() for _ in self.nodes]
-        self._others = []
+        self.ports = [free_port() for _ in range(nodes)]
+        self._router_port = free_port()
+        configuration = self._folder / "haproxy.cfg"
+        servers = "\n".join(f"    server n{n} 127.0.0.1:{p}" for n, p in enumerate(self.ports))
+        configuration.write_text(HAPROXY.format(listen=listen, servers=servers))
+        (self._folder / "config.json").write_text(json.dumps(router_config(self._router_port)))
+        self._commands = {"router": [crossbar, "start", "--cbdir", str(self._folder)]}
+        for number, port in enumerate(self.ports):
+            listening = f"tcp:{port}:interface=127.0.0.1"
+            router = f"ws://127.0.0.1:{self._router_port}/"
+            node = [sys.executable, "-m", "chat", "--listen", listening, "--router", router]
+            self._commands[f"node {number}"] = node
+        self._commands["haproxy"] = [haproxy, "-db", "-f", str(configuration)]
+        self._ports = dict(zip(self._commands, [self._router_port, *self.ports], strict=False))
+        self._ports["haproxy"] = int(listen.rpartition(":")[2])
+        self._processes = {}
 
     def start(self):
-        router = free_port()
-        (self._folder / "config.json").write_text(json.dumps(router_config(router)))
-        command = [self._crossbar, "start", "--cbdir", str(self._folder)]
-        self._others.append(self._run(command, "router.log"))
-        wait_for(router, self._others[0])
-        self._router = f"ws://127.0.0.1:{router}/"
-        for number in range(len(self.nodes)):
-            self.start_node(number)
-        servers = "\n".join(f"    server n{n} 127.0.0.1:{p}" for n, p in enumerate(self.ports))
-        configuration = self._folder / "haproxy.cfg"
-        configuration.write_text(HAPROXY.format(listen=self._listen, servers=servers))
-        haproxy = shutil.which("haproxy") or "/usr/sbin/haproxy"
-        self._others.append(self._run([haproxy, "-f", str(configuration)], "haproxy.log"))
-        wait_for(int(self._listen.rpartition(":")[2]), self._others[1])
+        for name in self._commands:
+            self.start_one(name)
+        for name, process in self._processes.items():
+            wait_for(self._ports[name], process)
 
-    def start_node(self, number):
-        listen = f"tcp:{self.ports[number]}:interface=127.0.0.1"
-        command = [sys.executable, "-m", "chat", "--listen", listen, "--router", self._router]
-        self.nodes[number] = self._run(command, f"node{number}.log")
-        wait_for(self.ports[number], self.nodes[number])
-
-    def _run(self, command, log):
-        with (self._folder / log).open("ab") as file:
-            here = Path(__file__).parent.parent
-            return subprocess.Popen(
-                command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, cwd=here
+    def start_one(self, name):
+        """Start the router, haproxy, or ``node 0`` and so on."""
+        with (self._folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(  # noqa: S603 - commands of its own
+                self._commands[name],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=Path(__file__).parent.parent,
+                # A group of its own: the router has a worker process, which is to end with it, and
+                # Ctrl-C is for this process alone.
+                start_new_session=True,
             )
+        return self._processes[name]
+
+    def restart(self, name):
+        """Start again what has ended, and wait until it listens."""
+        wait_for(self._ports[name], self.start_one(name))
+
+    def kill(self, name):
+        """As if its machine had lost its power."""
+        process = self._processes[name]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def ended(self):
+        """The names of those that have ended."""
+        return [name for name, process in self._processes.items() if process.poll() is not None]
+
+    def started(self):
+        """Names and process ids."""
+        return {name: process.pid for name, process in self._processes.items()}
+
+    def log(self):
+        """What all of them have said."""
+        return "".join(p.read_text(errors="replace") for p in sorted(self._folder.glob("*.log")))
 
     def stop(self):
-        processes = [p for p in [*self.nodes, *reversed(self._others)] if p is not None]
-        for process in processes:
-            process.terminate()
-        for process in processes:
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.terminate()
+        for name, process in self._processes.items():
             try:
                 process.wait(15)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                self.kill(name)
+
+
+def find(program, hint):
+    """A program's path; the end, with one line, where there is none."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
+    found = shutil.which(program, path=path)
+    if found is None:
+        raise SystemExit(f"chat.cluster: there is no {program} here: {hint}")
+    return str(Path(found).absolute())
+
+
+def supervise(cluster):
+    """Start again whatever ends, until a signal comes."""
+    while True:
+        time.sleep(3)
+        for name in cluster.ended():
+            print(f"{name} has ended: starting it again", flush=True)
+            cluster.start_one(name)
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m chat.cluster")
     parser.add_argument("--listen", default="127.0.0.1:8090", help="where haproxy listens")
     parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--crossbar", default=shutil.which("crossbar"), help="the program")
+    parser.add_argument("--crossbar", default="crossbar", help="the program")
     options = parser.parse_args()
-    if options.crossbar is None:
-        raise SystemExit("no crossbar here: pip install crossbar, or make cluster")
+    haproxy = find("haproxy", "apt-get install haproxy")
+    crossbar = find(options.crossbar, "make cluster installs it")
     # As Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory() as folder:
-        cluster = Cluster(options.listen, options.nodes, options.crossbar, folder)
+    with tempfile.TemporaryDirectory(prefix="chat-") as folder:
+        cluster = Cluster(options.listen, options.nodes, crossbar, haproxy, folder)
         try:
             cluster.start()
-            for number, node in enumerate(cluster.nodes):
-                print(f"node {number}: process {node.pid}")
+            for name, process in cluster.started().items():
+                print(f"{name}: process {process}")
             print(f"the chat: http://{options.listen}/chat/", flush=True)
-            signal.pause()
+            supervise(cluster)
         except KeyboardInterrupt:
             pass
         finally:

@@ -6,14 +6,20 @@ WAMP, because autobahn speaks it and comes with the WebSockets anyway: no second
 order, and tells when one of them has gone, even if it was killed.
 """
 
-from contextlib import suppress
+from collections import OrderedDict, deque
 
 from autobahn.twisted.component import Component
 from autobahn.wamp.exception import ApplicationError
 from autobahn.wamp.types import PublishOptions, RegisterOptions
-from twisted.internet.defer import inlineCallbacks
+from twisted.internet.defer import inlineCallbacks, maybeDeferred
+from twisted.logger import Logger
 
 SAID, PRESENT, ARRIVED, HISTORY = (f"chat.{what}" for what in ("said", "present", "arrived", "history"))
+
+MOST_UNSAID = 1000  # messages that wait for the router
+SAID_AGAIN = 200  # messages that are said again after a reconnect: the router may have lost them
+
+_log = Logger()
 
 
 class Wamp:
@@ -25,69 +31,95 @@ class Wamp:
     """
 
     def __init__(self, reactor, url, realm="chat"):
+        self._reactor = reactor
         self._session = None
-        self._unsaid = {}
-        self._component = Component(
-            transports=[
-                {
-                    "type": "websocket",
-                    "url": url,
-                    "max_retries": -1,
-                    "initial_retry_delay": 0.2,
-                    "max_retry_delay": 2,
-                    "options": {"open_handshake_timeout": 5, "auto_ping_interval": 5},
-                }
-            ],
-            realm=realm,
-        )
+        self._unsaid = OrderedDict()
+        self._said = deque(maxlen=SAID_AGAIN)
+        # A router whose machine has gone does not say goodbye: hence the pings.
+        options = {"open_handshake_timeout": 5, "auto_ping_interval": 5, "auto_ping_timeout": 5}
+        transport = {
+            "type": "websocket",
+            "url": url,
+            "max_retries": -1,
+            "initial_retry_delay": 0.2,
+            "max_retry_delay": 1,
+            "options": options,
+        }
+        self._component = Component(transports=[transport], realm=realm)
         self._component.on("join", self._joined)
         self._component.on("leave", self._left)
-        self._reactor = reactor
 
     def start(self, rooms):
         self._rooms = rooms
-        self._component.start(self._reactor)
+        self._connect()
+
+    def _connect(self):
+        # It connects again by itself, but not where the router has taken its leave in good form.
+        ended = self._component.start(self._reactor)
+        ended.addBoth(lambda _: self._reactor.callLater(1, self._connect))
 
     def publish(self, message):
+        if len(self._unsaid) >= MOST_UNSAID:
+            return False
         self._unsaid[message["id"]] = message
+        self._say(message)
+        return True
+
+    def _say(self, message):
+        if self._session is None:
+            return
+        options = PublishOptions(acknowledge=True, exclude_me=False)
+        published = maybeDeferred(self._session.publish, SAID, message, options=options)
+        # A failure leaves it unsaid: it is said again with the next session.
+        published.addCallbacks(self._is_said, lambda _: None, callbackArgs=(message,))
+
+    def _is_said(self, _, message):
+        if self._unsaid.pop(message["id"], None) is not None:
+            self._said.append(message)
+
+    def announce(self, name, names):
         if self._session is not None:
-            self._say(self._session, message)
+            published = maybeDeferred(self._session.publish, PRESENT, self._process, name, names)
+            published.addErrback(lambda _: None)
 
-    def _say(self, session, message):
-        published = session.publish(
-            SAID, message, options=PublishOptions(acknowledge=True, exclude_me=False)
-        )
-        published.addCallbacks(
-            lambda _: self._unsaid.pop(message["id"], None),
-            lambda _: None,  # still unsaid: it is said again
-        )
-
-    def announce(self, room):
-        if self._session is not None:
-            self._session.publish(PRESENT, self._session._session_id, self._here())
-
-    def _here(self):
-        return {
-            room.name: sorted({m.name for m in room.members}) for room in self._rooms if room.members
-        }
+    def _announce_all(self):
+        for room in self._rooms:
+            if room.members:
+                self.announce(room.name, room.here())
 
     @inlineCallbacks
     def _joined(self, session, details):
-        gone = "wamp.session.on_leave"
-        yield session.subscribe(self._rooms.heard, SAID)
-        yield session.subscribe(self._rooms.elsewhere, PRESENT)
-        yield session.subscribe(lambda: self.announce(None), ARRIVED)
-        yield session.subscribe(lambda process, *_: self._rooms.elsewhere(process, {}), gone)
-        # What has been said before this process came, or while it was cut off.
-        with suppress(ApplicationError):
-            for message in (yield session.call(HISTORY)):
-                self._rooms.heard(message)
-        yield session.register(self._history, HISTORY, options=RegisterOptions(invoke="roundrobin"))
-        self._session = session
+        try:
+            yield self._join(session)
+        except Exception as error:
+            _log.warn("cannot join the others: {error}", error=error)
+            session.disconnect()
+            return
+        self._session, self._process = session, details.session
         session.publish(ARRIVED)
-        self.announce(None)
-        for message in list(self._unsaid.values()):
-            self._say(session, message)
+        self._announce_all()
+        for message in [*self._said, *self._unsaid.values()]:
+            self._say(message)
+
+    @inlineCallbacks
+    def _join(self, session):
+        rooms = self._rooms
+        yield session.subscribe(rooms.heard, SAID)
+        yield session.subscribe(rooms.elsewhere, PRESENT)
+        yield session.subscribe(self._announce_all, ARRIVED)
+        yield session.subscribe(lambda process, *_: rooms.gone(process), "wamp.session.on_leave")
+        # Who has gone, and what has been said, while this process was not there.
+        for process in rooms.others().difference((yield session.call("wamp.session.list"))):
+            rooms.gone(process)
+        try:
+            messages = yield session.call(HISTORY).addTimeout(5, self._reactor)
+        except ApplicationError as error:
+            if error.error != ApplicationError.NO_SUCH_PROCEDURE:
+                raise
+            messages = []  # the first one to come finds nobody to ask
+        for message in messages:
+            rooms.heard(message)
+        yield session.register(self._history, HISTORY, options=RegisterOptions(invoke="roundrobin"))
 
     def _history(self):
         return [message for room in self._rooms for message in room.history()]

@@ -2,50 +2,63 @@
 What is said where, and who is there. Knows nothing of sockets or pages.
 """
 
+import json
 import time
 from collections import OrderedDict, deque
 from itertools import islice
 
 HISTORY = 200  # messages a room keeps
+KNOWN = 2000  # ids a room keeps: a message that comes again is not heard again
 ROOMS = 100  # rooms that are kept when nobody is in them
+SOON = 0.1  # seconds in which people come and go before the others are told of it
 
 
 class Room:
     """
     One room, as this process sees it.
 
-    :ivar members: who is in it on this process; each has ``name`` and ``send(event)``.
+    :ivar members: who is in it on this process; each has ``name`` and ``send(text)``.
     :ivar elsewhere: the names in it on other processes, by process.
+    :ivar told: the names that everybody has been told last.
+    :ivar announced: the names that other processes have been told last.
     """
 
     def __init__(self, name):
         self.name = name
         self.members = set()
         self.elsewhere = {}
-        self._history = OrderedDict()
+        self.told = self.announced = []
+        self.change = None
+        self._history = deque(maxlen=HISTORY)
+        self._known = OrderedDict()
+
+    def here(self):
+        return sorted({member.name for member in self.members}, key=str.lower)
 
     def present(self):
-        names = {member.name for member in self.members}
-        return sorted(names.union(*self.elsewhere.values()), key=str.lower)
+        return sorted({*self.here()}.union(*self.elsewhere.values()), key=str.lower)
 
     def history(self):
-        return list(self._history.values())
+        return sorted(self._history, key=lambda message: message["time"])
+
+    def last(self):
+        """The id of what was heard last; None where there is nothing yet."""
+        return self._history[-1]["id"] if self._history else None
 
     def add(self, message):
         """Keep a message and pass it on, once, however often it comes."""
-        if message["id"] in self._history:
+        if message["id"] in self._known:
             return
-        self._history[message["id"]] = message
-        while len(self._history) > HISTORY:
-            self._history.popitem(last=False)
-        self._tell({"type": "message", **message})
+        self._known[message["id"]] = None
+        if len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+        self._history.append(message)
+        self.tell({"type": "message", **message})
 
-    def tell_who_is_there(self):
-        self._tell({"type": "present", "names": self.present()})
-
-    def _tell(self, event):
+    def tell(self, event):
+        text = json.dumps(event)
         for member in list(self.members):
-            member.send(event)
+            member.send(text)
 
 
 class Alone:
@@ -55,17 +68,23 @@ class Alone:
         self._rooms = rooms
 
     def publish(self, message):
+        """:return: whether the message has been taken; else it is to be said again, later."""
         self._rooms.heard(message)
+        return True
 
-    def announce(self, room):
-        pass
+    def announce(self, name, names):
+        """Tell others who is in a room here."""
 
 
 class Rooms:
     """All rooms of one process, and the engine that joins them with those of others."""
 
-    def __init__(self, engine=None, clock=time.time):
+    def __init__(self, call_later, engine=None, clock=time.time):
+        """
+        :param call_later: a reactor's ``callLater``.
+        """
         self._rooms = OrderedDict()
+        self._call_later = call_later
         self._clock = clock
         self._engine = engine or Alone()
         self._engine.start(self)
@@ -73,7 +92,12 @@ class Rooms:
     def __iter__(self):
         return iter(list(self._rooms.values()))
 
+    def find(self, name):
+        """A room; None where there is none of that name."""
+        return self._rooms.get(name)
+
     def get(self, name):
+        """A room, which is made where there is none."""
         if name not in self._rooms:
             self._rooms[name] = Room(name)
             self._forget_the_oldest()
@@ -82,43 +106,74 @@ class Rooms:
 
     def _forget_the_oldest(self):
         # A stranger may think up any number of rooms.
-        empty = [room for room in self._rooms.values() if not room.members and not room.present()]
+        empty = [room for room in self if not room.members and not room.elsewhere]
         for room in islice(empty, max(0, len(empty) - ROOMS)):
             del self._rooms[room.name]
 
-    def enter(self, room, member):
+    def enter(self, name, member):
+        """
+        :return: the room. The member has been told who is there, and what was heard last.
+        """
+        room = self.get(name)
         room.members.add(member)
         self._changed(room)
+        entered = {"type": "entered", "names": room.present(), "last": room.last()}
+        member.send(json.dumps(entered))
+        return room
 
     def leave(self, room, member):
         room.members.discard(member)
         self._changed(room)
 
     def _changed(self, room):
-        self._engine.announce(room)
-        room.tell_who_is_there()
+        # Where hundreds come at once, everybody is told of all of them in one list.
+        if room.change is None:
+            room.change = self._call_later(SOON, self._tell_who_is_there, room)
+
+    def _tell_who_is_there(self, room):
+        room.change = None
+        here, names = room.here(), room.present()
+        if here != room.announced:
+            room.announced = here
+            self._engine.announce(room.name, here)
+        if names != room.told:
+            room.told = names
+            room.tell({"type": "present", "names": names})
 
     def say(self, room, name, text, message_id):
-        """Somebody here has said something; it is heard when the engine has passed it on."""
+        """
+        Somebody here says something; it is heard when the engine has passed it on.
+
+        :return: whether the engine has taken it.
+        """
         message = {"id": message_id, "room": room.name, "name": name, "text": text}
-        self._engine.publish(message | {"time": self._clock()})
+        return self._engine.publish(message | {"time": self._clock()})
 
     def heard(self, message):
+        """The engine has passed a message on."""
         self.get(message["room"]).add(message)
 
-    def elsewhere(self, process, names):
-        """
-        Who is where on another process.
-
-        :param names: lists of names by room; empty when the process has gone.
-        """
-        for room in self:
-            if room.elsewhere.pop(process, None) is not None and room.name not in names:
-                room.tell_who_is_there()
-        for name, present in names.items():
+    def elsewhere(self, process, name, names):
+        """Who is in a room on another process now."""
+        if names:
             room = self.get(name)
-            room.elsewhere[process] = frozenset(present)
-            room.tell_who_is_there()
+            room.elsewhere[process] = frozenset(names)
+            self._changed(room)
+        else:
+            self._forget(process, self.find(name))
+
+    def others(self):
+        """The other processes that somebody is on."""
+        return {process for room in self for process in room.elsewhere}
+
+    def gone(self, process):
+        """Another process is no more, nor are those who were on it."""
+        for room in self:
+            self._forget(process, room)
+
+    def _forget(self, process, room):
+        if room is not None and room.elsewhere.pop(process, None) is not None:
+            self._changed(room)
 
 
 class Queue:
@@ -130,9 +185,12 @@ class Queue:
 
     def put(self, item):
         """:return: whether there was room."""
+        if len(self._waiting) >= self._most:
+            return False
         self._waiting.append(item)
-        return len(self._waiting) <= self._most
+        return True
 
     def take_all(self):
+        """All of it, one by one; who stops early leaves the rest."""
         while self._waiting:
             yield self._waiting.popleft()
