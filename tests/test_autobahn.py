@@ -1,0 +1,275 @@
+"""
+What ``protocols/websocket/_autobahn.py`` relies on in autobahn: each of these fails when autobahn
+changes it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+from autobahn.twisted.websocket import (
+    WebSocketClientFactory,
+    WebSocketClientProtocol,
+    WebSocketServerFactory,
+    WebSocketServerProtocol,
+)
+from autobahn.websocket import protocol as internals
+from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
+from autobahn.websocket.protocol import WebSocketProtocol
+from autobahn.websocket.types import ConnectionRequest
+from twisted.internet.testing import StringTransportWithDisconnection
+
+from upgrade_switch import UpgradeSite
+from upgrade_switch.errors import UpgradeError
+from upgrade_switch.protocols.websocket import _autobahn
+from upgrade_switch.protocols.websocket.server import HandshakeRequest
+
+from .wsframes import BINARY, Frame, frame, handshake, parse, websocket_site
+
+# What a protocol has of its own handshake, and of nobody else's.
+ONLY_AUTOBAHNS = {
+    "http_request_data",
+    "http_response_data",
+    "http_status_line",
+    "_wskey",
+}
+
+# What cannot be equal: other objects, other connections; and what is turned off.
+DIFFERENT = {
+    "_perMessageCompress",
+    "_transport_details",
+    "is_closed",
+    "is_open",
+    "log",
+    "openHandshakeTimeout",
+    "trafficStats",
+    "transport",
+    "utf8validator",
+    "websocket_extensions_in_use",
+}
+
+REQUEST = handshake(
+    b"Sec-WebSocket-Protocol: a, chat",
+    b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits",
+    b"Origin: http://example.com",
+    b"X-Forwarded-For: 192.0.2.7",
+    path=b"/u?a=1&b=2",
+)
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "compressing": {
+        "perMessageCompressionAccept": lambda offers: PerMessageDeflateOfferAccept(offers[0])
+    },
+    "pinging": {"autoPingInterval": 10, "autoPingTimeout": 3},
+    "behind a proxy": {"trustXForwardedFor": 1},
+}
+
+
+class Chat(WebSocketServerProtocol):
+    def onConnect(self, request: ConnectionRequest) -> str:
+        return "chat"
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        self.sendMessage(payload, isBinary)
+
+
+def factory_with(options: dict[str, Any]) -> Any:
+    factory = WebSocketServerFactory()
+    factory.protocol = Chat
+    factory.setProtocolOptions(**options)
+    return factory
+
+
+def opened_by_autobahn(factory: Any) -> Any:
+    """A protocol that has shaken hands by itself."""
+    protocol = factory.buildProtocol(None)
+    transport = StringTransportWithDisconnection()
+    transport.protocol = protocol
+    protocol.makeConnection(transport)
+    protocol.dataReceived(REQUEST)
+    return protocol
+
+
+def opened_here(factory: Any) -> Any:
+    """A protocol whose handshake was a site's."""
+    site: UpgradeSite = websocket_site(factory)
+    channel: Any = site.buildProtocol(StringTransportWithDisconnection().getPeer())
+    transport: Any = StringTransportWithDisconnection()
+    transport.protocol = channel
+    channel.makeConnection(transport)
+    channel.dataReceived(REQUEST)
+    (entry,) = site.switched
+    return entry.target
+
+
+def end(*protocols: Any) -> None:
+    """Let them go: their timers with them."""
+    for protocol in protocols:
+        if protocol.autoPingPendingCall:
+            protocol.autoPingPendingCall.cancel()
+            protocol.autoPingPendingCall = None
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_same_state(name: str) -> None:
+    """A protocol that we open has every attribute of one that autobahn opens, and none more."""
+    factory = factory_with(OPTIONS[name])
+    ours, theirs = opened_here(factory), opened_by_autobahn(factory)
+    mine, its = vars(ours), vars(theirs)
+    assert its.keys() - mine.keys() == ONLY_AUTOBAHNS
+    assert mine.keys() - its.keys() <= {"_opening", "connectionLost"}
+    assert mine.get("_opening") is None
+    differing = {key for key in mine.keys() & its.keys() if mine[key] != its[key]}
+    expected = DIFFERENT | ({"autoPingPendingCall"} if name == "pinging" else set())
+    assert differing <= expected
+    for key in ("_perMessageCompress", "utf8validator", "trafficStats"):
+        assert type(mine[key]) is type(its[key]), key
+    for key in ("autoPingPendingCall", "openHandshakeTimeoutCall", "autoPingTimeoutCall"):
+        assert (mine[key] is None) == (its[key] is None), key
+    for key in ("is_open", "is_closed"):
+        assert mine[key].called == its[key].called, key
+    kinds = [[type(e) for e in p.websocket_extensions_in_use] for p in (ours, theirs)]
+    assert kinds[0] == kinds[1]
+    assert mine["state"] == WebSocketProtocol.STATE_OPEN
+    assert mine["peer"] == its["peer"]
+    end(ours, theirs)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_same_options(name: str) -> None:
+    """A protocol that we open has the options that autobahn copies from the factory, but one."""
+    factory = factory_with(OPTIONS[name])
+    ours, theirs = opened_here(factory), opened_by_autobahn(factory)
+    for option in WebSocketServerProtocol.CONFIG_ATTRS:
+        expected = 0 if option == "openHandshakeTimeout" else getattr(theirs, option)
+        assert getattr(ours, option) == expected, option
+    end(ours, theirs)
+
+
+def test_options_of_the_class() -> None:
+    """An option that a class has of its own, or an instance, goes before its factory's."""
+
+    class Small(Chat):
+        maxMessagePayloadSize = 7
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.failByDrop = False
+
+    factory = factory_with({})
+    factory.protocol = Small
+    ours = opened_here(factory)
+    assert (ours.maxMessagePayloadSize, ours.failByDrop, ours.autoPingSize) == (7, False, 12)
+
+
+def test_the_same_answers() -> None:
+    """Frames are answered alike by a protocol that we open and by one that autobahn opens."""
+    answers = []
+    for protocol in (opened_here(factory_with({})), opened_by_autobahn(factory_with({}))):
+        protocol.transport.clear()
+        for size in (0, 125, 126, 70_000):
+            protocol.dataReceived(frame(b"x" * size))
+        answers.append(protocol.transport.value())
+    assert answers[0] == answers[1]
+    assert parse(answers[0]) == (Frame(BINARY, b""), answers[0][2:])
+
+
+def test_class() -> None:
+    """The class that a protocol gets is its own with one more in front, and is made once."""
+    factory = factory_with({})
+    first, second = opened_here(factory), opened_here(factory)
+    assert type(first) is type(second)
+    assert isinstance(first, Chat)
+    assert (type(first).__name__, type(first).__module__) == ("Chat", __name__)
+    assert type(first).__qualname__ == "Chat"
+    assert type(Chat()) is Chat
+
+
+@pytest.mark.parametrize("protocol", [None, object(), WebSocketProtocol()])
+def test_configure_refuses(protocol: Any) -> None:
+    """What is no WebSocket protocol on Twisted cannot be configured."""
+    with pytest.raises(UpgradeError, match="not a WebSocket protocol"):
+        _autobahn.configure(protocol, factory_with({}))
+
+
+def test_server_handshake() -> None:
+    """The end of autobahn's own handshake does what ``_open`` does, and nothing else."""
+    source = inspect.getsource(internals.WebSocketServerProtocol.succeedHandshake)
+    assigned = {line.split(" = ")[0].strip() for line in source.split("\n") if " = " in line}
+    assert {name for name in assigned if name.startswith("self.")} == {
+        "self._perMessageCompress",
+        "self.autoPingPendingCall",
+        "self.current_frame",
+        "self.http_response_data",
+        "self.inside_message",
+        "self.openHandshakeTimeoutCall",
+        "self.state",
+        "self.websocket_extensions_in_use",
+        "self.websocket_protocol_in_use",
+    }
+    end_of_it = source[source.index("self.trackedTimings.track") :]
+    assert "self._onOpen()" in end_of_it
+    assert "txaio.resolve(self.is_open, None)" in end_of_it
+
+
+def test_names() -> None:
+    """The names that we use are autobahn's."""
+    assert _autobahn.MAGIC == WebSocketProtocol._WS_MAGIC
+    assert inspect.signature(WebSocketProtocol.sendCloseFrame).parameters.keys() == {
+        "self",
+        "code",
+        "reasonUtf8",
+        "isReply",
+    }
+    assert WebSocketProtocol.CLOSE_STATUS_CODE_GOING_AWAY == 1001
+    assert callable(WebSocketServerFactory()._batched_timer.call_later)
+    for kind in (WebSocketServerProtocol, WebSocketClientProtocol):
+        assert callable(kind._sendAutoPing)
+        assert kind.CONFIG_ATTRS
+    for name in ("startHandshake", "startProxyConnect"):
+        assert callable(getattr(WebSocketClientProtocol, name))
+    assert WebSocketClientFactory.isServer is False
+    assert ConnectionRequest.__slots__
+    told = inspect.signature(ConnectionRequest.__init__).parameters
+    assert inspect.signature(HandshakeRequest.__init__).parameters == told
+
+
+def test_configuration_is_copied_at_the_start_alone() -> None:
+    """autobahn reads CONFIG_ATTRS in one place: when a connection is made."""
+    source = inspect.getsource(internals)
+    assert source.count("self.CONFIG_ATTRS") == 1
+    assert "self.CONFIG_ATTRS" in inspect.getsource(WebSocketProtocol._connectionMade)
+
+
+@pytest.mark.parametrize(
+    ("value", "parsed"),
+    [
+        ("", []),
+        ("a", [("a", {})]),
+        ("A; B=1; c", [("a", {"b": ["1"], "c": [True]})]),
+        ('a; b="1"; b=2, c', [("a", {"b": ["1", "2"]}), ("c", {})]),
+    ],
+)
+def test_extensions(value: str, parsed: Any) -> None:
+    """autobahn's parser of extensions needs no open connection."""
+    assert _autobahn.parse_extensions(Chat(), value) == parsed
+
+
+def test_offers() -> None:
+    """Offers are parsed, unknown extensions left out, and nonsense raises."""
+    known = [("permessage-deflate", {}), ("x", {"y": [True]})]
+    (offer,) = _autobahn.offered_compression(known)
+    assert isinstance(offer, PerMessageDeflateOffer)
+    with pytest.raises(Exception, match="x"):
+        _autobahn.offered_compression([("permessage-deflate", {"x": [True]})])
+
+
+def test_compression() -> None:
+    """Without offers, and where the option takes none, there is no compression and no field."""
+    protocol = Chat()
+    _autobahn.configure(protocol, factory_with({}))
+    assert _autobahn.accept_compression(protocol, []) == (None, None)
+    assert _autobahn.accept_compression(protocol, [PerMessageDeflateOffer()]) == (None, None)
