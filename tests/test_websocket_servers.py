@@ -5,7 +5,6 @@ This package's WebSocket client against other people's servers.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -71,12 +70,12 @@ class Client(WebSocketClientProtocol):  # type: ignore[misc]  # autobahn's own b
         return self.waiters.until(lambda: self.ended is not None)
 
 
-@pytest.fixture(params=SERVERS)
-def server(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """One of the servers."""
+@pytest_twisted.async_yield_fixture(params=SERVERS)
+async def server(request: pytest.FixtureRequest) -> Any:
+    """One of the servers; what it waits for at its end, the reactor has to do."""
     running = request.param()
     yield running
-    running.end()
+    await patient(deferToThread(running.end))
 
 
 def compressing(response: Any) -> Any:

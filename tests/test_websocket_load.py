@@ -1,0 +1,106 @@
+"""A thousand WebSockets at once, half of which do not end well."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
+from .commands import PATIENCE, read_until, reset
+from .harness import patient, turns
+from .wsframes import frame, handshake, websocket_factory, websocket_site
+
+COUNT = 1000
+
+Sockets = list[socket.socket]
+
+
+@pytest.fixture(autouse=True)
+def _descriptors() -> Iterator[None]:
+    """As many file descriptors as both sides of all connections need, and some."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 3 * COUNT)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def ask(address: Any) -> Sockets:
+    """Clients that have asked for a WebSocket; blocks, as all here."""
+    clients = [socket.create_connection(address, PATIENCE) for _ in range(COUNT)]
+    for client in clients:
+        client.sendall(handshake())
+    return clients
+
+
+def are_answered(clients: Sockets) -> None:
+    for client in clients:
+        assert read_until(client, b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+
+
+def all_echo(clients: Sockets) -> None:
+    """Each client sends a message of its own, and gets it back."""
+    messages = [b"message %d" % number for number in range(len(clients))]
+    for client, message in zip(clients, messages, strict=True):
+        client.sendall(frame(message))
+    for client, message in zip(clients, messages, strict=True):
+        assert read_until(client, message) == b"\x82" + bytes([len(message)]) + message
+
+
+def reset_all(clients: Iterable[socket.socket]) -> None:
+    for client in clients:
+        reset(client)
+
+
+async def come_to(condition: Any) -> None:
+    """Go round with the reactor until it is true."""
+    while not condition():
+        await turns(1)
+
+
+@pytest.mark.parametrize("when", ["before the answer", "after the answer"])
+@pytest_twisted.ensureDeferred
+async def test_thousand(listen: Any, when: str) -> None:
+    """
+    Of 1,000 clients half reset their connections: the others still echo; when they have gone, too,
+    nothing is left of any, and nothing has been logged.
+    """
+    factory = websocket_factory()
+    listening = await listen("tcp", websocket_site(factory))
+    site = listening.site
+    before = descriptors()
+
+    def half(address: Any) -> Sockets:
+        clients = ask(address)
+        if when == "after the answer":
+            are_answered(clients)
+        reset_all(clients[::2])
+        if when == "before the answer":
+            are_answered(clients[1::2])
+        all_echo(clients[1::2])
+        return clients[1::2]
+
+    address = ("127.0.0.1", listening.port.getHost().port)
+    left = await patient(deferToThread(half, address))
+    await patient(Deferred.fromCoroutine(come_to(lambda: len(site.switched) == COUNT // 2)))
+    await patient(deferToThread(all_echo, left))
+    assert len(site.switched) == COUNT // 2
+    await patient(deferToThread(reset_all, left[::2]))
+    for client in left[1::2]:
+        client.close()
+    await patient(site.switched.when_empty())
+    await patient(Deferred.fromCoroutine(come_to(lambda: descriptors() == before)))
+    assert len(site.switched) == 0
+    assert factory.countConnections == 0
+    ended = [protocol.kinds.count("close") for protocol in factory.built]
+    assert set(ended) == {1}
