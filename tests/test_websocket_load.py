@@ -78,6 +78,8 @@ async def test_thousand(listen: Any, when: str) -> None:
     factory = websocket_factory()
     listening = await listen("tcp", websocket_site(factory))
     site = listening.site
+    # Else the kernel drops the clients that come while 50 wait, and they try again seconds later.
+    listening.port.socket.listen(COUNT)
     before = descriptors()
 
     def half(address: Any) -> Sockets:
