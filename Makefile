@@ -33,6 +33,7 @@ format: $(INSTALLED)
 
 benchmark: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/switching.py
+	$(VENV)/bin/python benchmarks/websocket.py
 
 clean:
 	rm -rf $(VENV) $(CROSSBAR_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -21,7 +21,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -130,11 +130,11 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def serve(kind: str) -> None:
+def serve(factory: Factory[Any]) -> None:
     """Be one of the servers, until standard input ends."""
     reactor: Any = import_module("twisted.internet.reactor")
     globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
-    port = reactor.listenTCP(0, factory_of(kind), backlog=128, interface=HOST)
+    port = reactor.listenTCP(0, factory, backlog=128, interface=HOST)
     StandardIO(Control(reactor, port.getHost().port))
     reactor.run()
 
@@ -155,8 +155,8 @@ class Server:
 
     @classmethod
     @contextmanager
-    def running(cls, kind: str, core: int) -> Iterator[Server]:
-        command, pipe = [sys.executable, __file__, "--serve", kind], subprocess.PIPE
+    def running(cls, kind: str, core: int, script: str = __file__) -> Iterator[Server]:
+        command, pipe = [sys.executable, script, "--serve", kind], subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
             try:
                 os.sched_setaffinity(process.pid, {core})
@@ -249,11 +249,22 @@ def switch_many(server: Server, count: int) -> tuple[Load, list[float]]:
     return load, took
 
 
-def echo_many(server: Server, payload: bytes, times: int) -> Load:
-    """Send a payload there and back so many times, on each of a few connections that are switched."""
-    connections = {c.fileno(): c for c in (switched(server) for _ in range(ECHOING))}
-    left = dict.fromkeys(connections, times * len(payload))
-    buffer = bytearray(len(payload))
+def echo_many(
+    server: Server,
+    connect: Callable[[Server], socket.socket],
+    payload: bytes,
+    times: int,
+    answer: int | None = None,
+) -> Load:
+    """
+    Send a payload there and back so many times, on each of a few connections.
+
+    :param answer: how many bytes come back; as many as have been sent, where nothing is said.
+    """
+    length = answer or len(payload)
+    connections = {c.fileno(): c for c in (connect(server) for _ in range(ECHOING))}
+    left = dict.fromkeys(connections, times * length)
+    buffer = bytearray(length)
     load = Load(server)
     with select.epoll() as poll:
         for number, connection in connections.items():
@@ -266,7 +277,7 @@ def echo_many(server: Server, payload: bytes, times: int) -> Load:
                 left[number] -= received
                 if not left[number]:
                     del left[number]
-                elif left[number] % len(payload) == 0:
+                elif left[number] % length == 0:
                     connections[number].sendall(payload)
     load.end()
     for connection in connections.values():
@@ -343,35 +354,43 @@ def measure(servers: Sequence[Server], size: Size, values: Values) -> None:
         values["busy with switches, %"][server.kind].append(load.busy)
     for name, payload, times in (("64-byte", SMALL, size.small), ("64 KiB", LARGE, size.large)):
         for server in servers:
-            load = echo_many(server, payload, times)
+            load = echo_many(server, switched, payload, times)
             a_second = times * ECHOING / load.seconds
             values[f"{name} echoes a second"][server.kind].append(a_second)
             values[f"busy with {name} echoes, %"][server.kind].append(load.busy)
 
 
-def measure_all(size: Size, core: int) -> Values:
-    """All rounds; whose turn is first changes with each."""
-    values: Values = {name: {kind: [] for kind in KINDS} for name in FIGURES}
-    for number in range(size.rounds):
-        first = number % len(KINDS)
+def rounds(count: int, kinds: tuple[str, ...], core: int, script: str) -> Iterator[list[Server]]:
+    """The servers of each round, new ones; whose turn is first changes with each."""
+    for number in range(count):
+        first = number % len(kinds)
         with ExitStack() as stack:
-            turns = KINDS[first:] + KINDS[:first]
-            servers = [stack.enter_context(Server.running(kind, core)) for kind in turns]
-            measure(servers, size, values)
+            turns = kinds[first:] + kinds[:first]
+            yield [stack.enter_context(Server.running(kind, core, script)) for kind in turns]
+
+
+def measure_all(size: Size, core: int) -> Values:
+    """All rounds."""
+    values: Values = {name: {kind: [] for kind in KINDS} for name in FIGURES}
+    for servers in rounds(size.rounds, KINDS, core, __file__):
+        measure(servers, size, values)
     for kind in KINDS * 2:
         values["idle connection, KiB"][kind].append(bytes_each(kind, core, size.idle) / 1024)
     return values
 
 
-def report(values: Values) -> None:
-    """The table: medians, and the median ratio of ``switch`` to another."""
-    print(f"{'':27}" + "".join(f"{kind:>9}" for kind in KINDS) + "    switch to    target")
-    for name, targets in FIGURES.items():
-        line = f"{name:27}" + "".join(f"{shown(median(values[name][kind])):>9}" for kind in KINDS)
+def report(values: Values, figures: dict[str, tuple[Target, ...]]) -> None:
+    """The table: medians, and the median ratio of the last kind, which is ours, to another."""
+    kinds = list(next(iter(values.values())))
+    ours = kinds[-1]
+    print(f"{'':27}" + "".join(f"{kind:>9}" for kind in kinds) + f"    {ours} to    target")
+    for name, targets in figures.items():
+        line = f"{name:27}" + "".join(f"{shown(median(values[name][kind])):>9}" for kind in kinds)
         for target in targets:
-            pairs = zip(values[name]["switch"], values[name][target.other], strict=True)
+            pairs = zip(values[name][ours], values[name][target.other], strict=True)
             ratio = median(ours / theirs for ours, theirs in pairs)
-            print(f"{line}    {target.other:5} {ratio:5.3f}  {target.verdict(ratio)}".rstrip())
+            said = f"{target.other:{len(ours) - 1}} {ratio:5.3f}  {target.verdict(ratio)}"
+            print(f"{line}    {said}".rstrip())
             line = " " * len(line)
         if not targets:
             print(line)
@@ -379,6 +398,20 @@ def report(values: Values) -> None:
 
 def shown(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def prepare() -> int:
+    """
+    Make this process the load.
+
+    :return: the core that is the servers'.
+    """
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    server_core, *others = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, others[:1] or {server_core})
+    gc.disable()
+    return server_core
 
 
 def main() -> None:
@@ -389,18 +422,14 @@ def main() -> None:
     parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(options.serve)
+        serve(factory_of(options.serve))
         return
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    server_core, *others = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, others[:1] or {server_core})
-    gc.disable()
+    server_core = prepare()
     if options.quick:
         size = Size(options.rounds or 2, switches=500, small=250, large=50, idle=1000)
     else:
         size = Size(options.rounds or 15)
-    report(measure_all(size, server_core))
+    report(measure_all(size, server_core), FIGURES)
 
 
 if __name__ == "__main__":
