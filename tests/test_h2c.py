@@ -159,6 +159,8 @@ async def test_request(listen: Any) -> None:
         b"Cookie": [b"a=b", b"c=d"],
         b"Accept": [b"*/*"],
         b"Host": [b"localhost"],
+        # Named by Connection, but as with HTTP/1.1: who forwards is who takes out what is named.
+        b"X-Named": [b"no"],
     }
     assert seen["content"].closed
     # "close" was about HTTP/1.1.

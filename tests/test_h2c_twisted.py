@@ -153,12 +153,15 @@ SCENES: dict[Callable[[Any], Coroutine[Any, Any, Any]], Any] = {
 #: one that is closed, which ends the connection.
 LOGGED = {shrinks: 1, resets_at_once: 2}
 
+#: How many of them ours does not: what comes out of ``dataReceived``, for strangers to order.
+SPARED = {resets_at_once: 1}
+
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 @pytest.mark.parametrize("way", [*WAYS, "alpn"])
 @pytest_twisted.ensureDeferred
 async def test_as_by_alpn(listen: Any, errors: Any, way: str, scene: Any) -> None:
-    """An unusual client sees the same, and leaves the same in the log, whichever way it came."""
+    """An unusual client sees the same, and leaves no more in the log, whichever way it came."""
     listening = await listen("tls" if way == "alpn" else "tcp", site_with(Endless()))
     listening.site.resource.putChild(b"held", ByHand())
     small = {WINDOW: 100} if scene in (grows, shrinks) else None
@@ -166,7 +169,8 @@ async def test_as_by_alpn(listen: Any, errors: Any, way: str, scene: Any) -> Non
     client.listening = listening
     assert await scene(client) == SCENES[scene]
     gc.collect()
-    errors.take(LOGGED.get(scene, 0))
+    spared = 0 if way == "alpn" else SPARED.get(scene, 0)
+    errors.take(LOGGED.get(scene, 0) - spared)
 
 
 @pytest.mark.parametrize("way", [*WAYS, "alpn"])

@@ -17,6 +17,8 @@ from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Any
 from weakref import ref
 
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import INonQueuedRequestFactory
@@ -24,6 +26,7 @@ from twisted.web.iweb import INonQueuedRequestFactory
 from . import _twisted
 from .head import read_head
 from .negotiation import connection_options
+from .takeover import live_and_die
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocolFactory
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from .request import CarriedRequest, UpgradeRequest
     from .site import UpgradeSite
 
-__all__ = ["UpgradeChannel"]
+__all__ = ["UpgradeChannel", "one_line"]
 
 # RFC 9110 §5.5: CR, LF and NUL are dangerous in a field; each becomes a SP.
 _DANGEROUS = b"\r\n\0"
@@ -111,6 +114,15 @@ class UpgradeChannel(HTTPChannel):
         if factory is None or not self._give_to(factory, data or b""):
             super().timeoutConnection()
 
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        data, self._undecided = self._undecided, None
+        super().connectionLost(reason)
+        factory = self._prefaces.find(data) if data and self._prefaces is not None else None
+        target = None if factory is None else self.site.target_of(factory, self.transport, ended=True)
+        if target is not None:
+            # No more comes: it was this preface, and no longer one.
+            live_and_die(self.transport, target, data or b"", reason)
+
     def lineReceived(self, line: bytes) -> None:
         if _twisted.is_closing(self.transport):
             return
@@ -140,7 +152,8 @@ class UpgradeChannel(HTTPChannel):
         slot = _twisted.slot_of(transport, self)
         self.setTimeout(None)
         self._let_go()
-        self.site.give(transport, slot, target, data)
+        connection = self.site.switched.enter(transport, None, b"", target)
+        self.site.give(connection, transport, slot, target, data)
         return True
 
     def _read(self, data: bytes) -> None:
@@ -225,7 +238,7 @@ class UpgradeChannel(HTTPChannel):
         Write a response's head. CR, LF and NUL in the phrase or in a field become spaces, wherever
         they come from (RFC 9110 §5.5): Twisted lets them through in the phrase, and NUL anywhere.
         """
-        super().writeHeaders(version, code, _one_line(reason), _spaced(headers))
+        super().writeHeaders(version, code, one_line(reason), _spaced(headers))
 
     def write_switch(self, phrase: bytes, token: bytes, fields: list[tuple[bytes, bytes]]) -> None:
         """
@@ -239,7 +252,7 @@ class UpgradeChannel(HTTPChannel):
         lines += (b"Upgrade: " + token, b"Connection: Upgrade")
         head = b"\r\n".join(lines)
         if b"\0" in head or not head.count(b"\r") == head.count(b"\n") == len(lines) - 1:
-            head = b"\r\n".join(_one_line(line) for line in lines)
+            head = b"\r\n".join(one_line(line) for line in lines)
         _twisted.write_at_once(self.transport, head + b"\r\n\r\n")
 
     def leave(self, request: UpgradeRequest) -> bytes:
@@ -280,7 +293,8 @@ def _no_timeout(period: float | None) -> None:
     """In place of a channel's ``setTimeout``, while it is being left."""
 
 
-def _one_line(value: bytes) -> bytes:
+def one_line(value: bytes) -> bytes:
+    """A field's value without CR, LF and NUL: spaces are in their place (RFC 9110 §5.5)."""
     return value.translate(_SPACED)
 
 
@@ -291,5 +305,5 @@ def _spaced(headers: Headers) -> Headers:
         if any(len(value.translate(None, _DANGEROUS)) != len(value) for value in values):
             if clean is headers:
                 clean = headers.copy()
-            clean.setRawHeaders(name, [_one_line(value) for value in values])
+            clean.setRawHeaders(name, [one_line(value) for value in values])
     return clean

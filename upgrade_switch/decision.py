@@ -72,13 +72,22 @@ class Upgrades:
         self._table = TokenTable({key: _leads_to(value) for key, value in upgrades.items()})
         self.names = self._table.names
 
+    def knows(self, token: UpgradeToken) -> bool:
+        """Whether a token is known here, or is none for anybody."""
+        return token.key[0] == "h2" or next(self._table.known([token]), None) is not None
+
     def choose(self, request: UpgradeRequest) -> Chosen | None:
         """The first token of a request's offer that is known here, and not ignored."""
+        # Asked once, however often a stranger repeats its token.
+        ignoring: set[int] = set()
         for token, (value, is_factory, is_selective) in self._table.known(request.offer):
             if token.key[0] in _OF_THE_CONNECTION and _is_out_of_place(request, token):
                 continue
-            if not (is_selective and value.ignores(request)):
+            if not is_selective:
                 return Chosen(token, value, is_factory)
+            if id(value) not in ignoring and not value.ignores(request):
+                return Chosen(token, value, is_factory)
+            ignoring.add(id(value))
         return None
 
 

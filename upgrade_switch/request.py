@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from io import SEEK_END, BytesIO
+from tempfile import SpooledTemporaryFile
 from typing import IO, Any, NamedTuple
 
 from twisted.internet.interfaces import IProtocol
 from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 from zope.interface import Attribute
 
@@ -27,11 +29,14 @@ from .errors import (
 )
 from .negotiation import NO_OFFER, Offer, UpgradeToken, is_host
 from .pages import StatusPage
-from .takeover import SwitchedConnection, check_target, hand_over
+from .takeover import SwitchedConnection, check_target
 
 __all__ = ["CarriedRequest", "ILayered", "UpgradeRequest"]
 
 SWITCHING_PROTOCOLS = 101
+
+# Bytes of a request's content; what Twisted has for those whose length is known.
+_MOST_IN_MEMORY = 100_000
 
 # What frames a response's content, which a 101 has not, and what the 101 says itself.
 _NOT_IN_A_101 = frozenset([b"Content-Length", b"Transfer-Encoding", b"Connection", b"Upgrade"])
@@ -73,6 +78,7 @@ class UpgradeRequest(Request):
     channel: UpgradeChannel
     _offer: Offer | None = None
     _switched = False
+    _as_sent: tuple[bytes, Headers] | None = None
 
     @property
     def offer(self) -> Offer:
@@ -165,10 +171,21 @@ class UpgradeRequest(Request):
             # The access log's formatter, say. The 101 is out: there is no way back into HTTP.
             _twisted.abort(transport)
             raise
-        site.keep_alive(transport)
-        connection.target = target
-        hand_over(transport, slot, target, trailing)
+        site.give(connection, transport, slot, target, trailing)
         return connection
+
+    def gotLength(self, length: int | None) -> None:
+        # Twisted opens a file for every content of unknown length, be it ever so small: with HTTP/2
+        # a hundred on each connection.
+        if length is None or length >= _MOST_IN_MEMORY:
+            self.content = SpooledTemporaryFile(_MOST_IN_MEMORY)  # noqa: SIM115 - finish closes it
+        else:
+            super().gotLength(length)
+
+    def keep_as_sent(self) -> None:
+        """Remember target and fields, the first time, for :meth:`carry`."""
+        if self._as_sent is None:
+            self._as_sent = self.uri, self.requestHeaders.copy()
 
     def carry(self, *named: bytes) -> CarriedRequest:
         """
@@ -180,15 +197,18 @@ class UpgradeRequest(Request):
         """
         content: Any = self.content
         self.content = BytesIO()
+        # What has been set on the way to the resource is for the answer, and will be set again.
+        self.cookies = []
+        uri, headers = self._as_sent or (self.uri, self.requestHeaders)
         dropped = {name.lower() for name in (b"upgrade", *named)}
         fields: list[tuple[bytes, bytes]] = []
-        for name, values in self.requestHeaders.getAllRawHeaders():
+        for name, values in headers.getAllRawHeaders():
             if name.lower() == b"connection":
                 values = _options_but(values, dropped)
             if name.lower() not in dropped:
                 fields.extend((name, value) for value in values)
         content.seek(0, SEEK_END)
-        return CarriedRequest(self.method, self.uri, fields, content)
+        return CarriedRequest(self.method, uri, fields, content)
 
     def _check_not_answered(self) -> None:
         if self._switched:
@@ -240,5 +260,6 @@ class UpgradeRequest(Request):
     def getStateToCopyFor(self, issuer: object) -> dict[str, object]:
         state: dict[str, object] = super().getStateToCopyFor(issuer)
         state.pop("_offer", None)
+        state.pop("_as_sent", None)
         state.pop("_switched", None)
         return state

@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.web.error import UnsupportedMethod
 from twisted.web.iweb import IRequest
-from twisted.web.resource import IResource, Resource, getChildForRequest
+from twisted.web.resource import EncodingResourceWrapper, IResource, Resource, getChildForRequest
 from zope.interface import Interface, implementer
 
 from .decision import Acceptor, Upgrades, decide
@@ -20,7 +20,7 @@ from .negotiation import UpgradeToken, connection_options
 from .pages import StatusPage
 from .request import UpgradeRequest
 
-__all__ = ["ITakesUpgrades", "UpgradeResource", "upgrade_required"]
+__all__ = ["ITakesUpgrades", "UpgradeResource", "takes_upgrades", "upgrade_required"]
 
 
 class _UpgradeRequired(StatusPage):
@@ -72,6 +72,16 @@ class ITakesUpgrades(Interface):
 
     def takes(request: UpgradeRequest) -> bool:  # noqa: N805 - interfaces have no self
         """Whether it switches to one of the tokens in ``request.offer``."""
+
+
+def takes_upgrades(resource: IResource, request: UpgradeRequest) -> bool:
+    """
+    Whether a resource switches to one of the tokens that a request offers, by itself. Of one that is
+    not known yet (a ``DeferredResource``: ``twisted.web.guard``'s) nobody can say.
+    """
+    while isinstance(resource, EncodingResourceWrapper):
+        resource = resource.original
+    return ITakesUpgrades.providedBy(resource) and bool(resource.takes(request))
 
 
 @implementer(ITakesUpgrades)

@@ -17,8 +17,10 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.logger import Logger
-from twisted.web.resource import EncodingResourceWrapper, IResource, Resource
+from twisted.web.guard import HTTPAuthSessionWrapper
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
+from twisted.web.util import DeferredResource
 from zope.interface import Attribute, Interface
 
 from . import _twisted
@@ -27,7 +29,7 @@ from .decision import Upgrades, decide
 from .errors import InvalidPrefaces
 from .preface import PrefaceTable
 from .request import UpgradeRequest
-from .resource import ITakesUpgrades
+from .resource import takes_upgrades
 from .switched import SwitchedConnections
 from .takeover import SwitchedConnection, check_target, hand_over
 
@@ -99,7 +101,8 @@ class UpgradeSite(Site):
             HTTP timer any more: idle limits are the target's business, dead peers TCP's.
         :param upgrades: what tokens lead to that do not depend on a resource (``h2c``, ``TLS``), as
             ``UpgradeResource`` takes it. They are asked where the addressed resource takes none of
-            the offered tokens (a resource of one's own that does says so by ``ITakesUpgrades``).
+            the offered tokens (a resource of one's own that does says so by ``ITakesUpgrades``). To
+            know that, the resource is looked for before the upgrade, and once more after it.
             ``h2c`` is ignored on connections with TLS, ``TLS`` where the request is secure, ``h2``
             always, all of them where the site is full or going down.
         :param prefaces: fixed first bytes of a connection, and the factory whose protocol gets
@@ -140,10 +143,25 @@ class UpgradeSite(Site):
         return _twisted.negotiating(UpgradeChannel())
 
     def getResourceFor(self, request: Any) -> IResource:
-        found: IResource = super().getResourceFor(request)
-        if not self._upgrades.names or not request.offer or _takes(found, request):
+        if not self._upgrades.names or not request.offer:
+            found: IResource = super().getResourceFor(request)
             return found
-        return self.own_upgrade(request) or found
+        # On the way to the resource, others may change the request (VHostMonsterResource).
+        request.keep_as_sent()
+        found = super().getResourceFor(request)
+        if takes_upgrades(found, request) or self._may_take(found, request):
+            return found
+        upgrade = self.own_upgrade(request)
+        if upgrade is not None and isinstance(found, DeferredResource):
+            # Nobody renders it; whatever it fails with, it will fail with again.
+            found.d.addErrback(lambda _: None)
+        return upgrade or found
+
+    def _may_take(self, resource: IResource, request: UpgradeRequest) -> bool:
+        """Whether a resource that is not known yet may take what nobody else does."""
+        if not isinstance(resource, DeferredResource | HTTPAuthSessionWrapper):
+            return False
+        return not all(self._upgrades.knows(token) for token in request.offer)
 
     def own_upgrade(self, request: UpgradeRequest) -> IResource | None:
         """
@@ -161,34 +179,44 @@ class UpgradeSite(Site):
         secure = ISSLTransport.providedBy(transport)
         return self._prefaces_inside_tls if secure else self._prefaces
 
-    def target_of(self, factory: IProtocolFactory, transport: Any) -> IProtocol | None:
+    def target_of(
+        self, factory: IProtocolFactory, transport: Any, ended: bool = False
+    ) -> IProtocol | None:
         """
         The protocol for a connection that begins with a preface; None where it can have none: the
         site is full or going down, the factory wants none or fails (which is logged).
+
+        :param ended: whether it is known that the connection has ended.
         """
         if self.draining or not self.switched.has_room_for(transport):
             return None
         try:
             self.start_factory(factory)
             target = factory.buildProtocol(transport.getPeer())
-            if target is None or _twisted.is_closing(transport):
+            if target is None or self.draining or (_twisted.is_closing(transport) and not ended):
                 return None
             return check_target(target)
         except Exception:
             _log.failure("{factory} failed to build a protocol for a preface", factory=factory)
             return None
 
-    def give(self, transport: Any, slot: _twisted.Slot, target: IProtocol, data: bytes) -> None:
-        """Hand a connection over that has begun with a preface, and count it."""
-        connection = self.switched.enter(transport, None, b"", target)
-        self.keep_alive(transport)
+    def give(
+        self,
+        connection: SwitchedConnection,
+        transport: Any,
+        slot: _twisted.Slot,
+        target: IProtocol,
+        data: bytes,
+    ) -> None:
+        """Hand a connection over that has been entered among those that are switched."""
+        if self._tcp_keepalive and ITCPTransport.providedBy(transport):
+            # HTTP's timer is gone: TCP looks after it.
+            transport.setTcpKeepAlive(True)
         connection.target = target
         hand_over(transport, slot, target, data)
-
-    def keep_alive(self, transport: Any) -> None:
-        """Have TCP look after a connection that has just switched."""
-        if self._tcp_keepalive and ITCPTransport.providedBy(transport):
-            transport.setTcpKeepAlive(True)
+        if self.draining:
+            # Since the switch began: nobody else will tell it.
+            _say_goodbye(connection)
 
     def start_factory(self, factory: IProtocolFactory) -> None:
         """
@@ -227,13 +255,6 @@ class UpgradeSite(Site):
     def _abort_switched(self) -> None:
         for connection in self.switched:
             connection.abort()
-
-
-def _takes(resource: IResource, request: UpgradeRequest) -> bool:
-    """Whether a resource switches to one of the tokens that a request offers, by itself."""
-    if isinstance(resource, EncodingResourceWrapper):
-        resource = resource.original
-    return ITakesUpgrades.providedBy(resource) and bool(resource.takes(request))
 
 
 class _OwnUpgrade(Resource):

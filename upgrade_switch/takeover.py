@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from .negotiation import UpgradeToken
 
-__all__ = ["Claim", "SwitchedConnection", "Waiting", "check_target", "hand_over"]
+__all__ = ["Claim", "SwitchedConnection", "Waiting", "check_target", "hand_over", "live_and_die"]
 
 _log = Logger()
 
@@ -203,10 +203,15 @@ class Waiting(Protocol):
         if self._lost is None:
             hand_over(transport, _twisted.slot_of(transport, self), target, data)
             return
-        _called(transport, target.makeConnection, transport)
-        if data:
-            _called(transport, target.dataReceived, data)
-        _called(transport, target.connectionLost, self._lost)
+        live_and_die(transport, target, data, self._lost)
+
+
+def live_and_die(transport: Any, target: IProtocol, data: bytes, reason: Failure) -> None:
+    """Give a target the whole short life of a connection that has ended already."""
+    _called(transport, target.makeConnection, transport)
+    if data:
+        _called(transport, target.dataReceived, data)
+    _called(transport, target.connectionLost, reason)
 
 
 class Claim:

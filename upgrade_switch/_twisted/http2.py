@@ -12,9 +12,12 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection as StateMachine
 from h2.errors import ErrorCodes
 from h2.exceptions import H2Error
+from priority.priority import PriorityError  # type: ignore[import-untyped]
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web._http2 import H2Connection
+
+from ..channel import one_line
 
 if TYPE_CHECKING:
     from ..request import CarriedRequest
@@ -48,6 +51,8 @@ class HTTP2Connection(H2Connection):
     Twisted's HTTP/2 for a site, on a connection that ALPN has not named: begun with prior knowledge,
     or with a request that was upgraded.
     """
+
+    transport: Any
 
     def __init__(
         self,
@@ -94,6 +99,55 @@ class HTTP2Connection(H2Connection):
             stream._request.content.close()
             stream._request.content = carried.content
             stream.requestComplete()
+
+    def dataReceived(self, data: bytes) -> None:
+        try:
+            super().dataReceived(data)
+        except (H2Error, PriorityError):
+            # What Twisted does not see coming is no reason for a traceback that strangers can order.
+            self.transport.abortConnection()
+
+    def _requestReceived(self, event: Any) -> None:
+        names = [name for name, _ in event.headers]
+        if b":path" in names:
+            super()._requestReceived(event)
+        else:
+            # CONNECT, which no resource answers (RFC 9113 §8.5).
+            self.conn.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
+
+    # Of a stream that has been refused, more may be in the same bytes.
+
+    def _requestDataReceived(self, event: Any) -> None:
+        if event.stream_id in self.streams:
+            super()._requestDataReceived(event)
+
+    def _requestEnded(self, event: Any) -> None:
+        if event.stream_id in self.streams:
+            super()._requestEnded(event)
+
+    def _requestAborted(self, event: Any) -> None:
+        if event.stream_id in self.streams:
+            super()._requestAborted(event)
+
+    def writeHeaders(
+        self, version: bytes, code: bytes, reason: bytes, headers: Any, streamID: int
+    ) -> None:
+        # RFC 9113 §8.2.1: one such field, and the whole connection would end.
+        clean = [(name, one_line(value)) for name, value in headers]
+        super().writeHeaders(version, code, reason, clean, streamID)
+
+    def timeoutConnection(self) -> None:
+        # HTTP/1.1's idle timer stands still while a request is being answered.
+        if any(map(self._is_being_answered, self.streams)):
+            self.setTimeout(self.timeOut)
+        else:
+            super().timeoutConnection()
+
+    def _is_being_answered(self, streamID: int) -> bool:
+        """Whether it is this side's turn: the request is complete, and its answer could be sent."""
+        request = self.streams[streamID]._request
+        complete = request.path is not None and not request.finished
+        return complete and self.conn.local_flow_control_window(streamID) > 0
 
     def drain(self) -> None:
         """Say goodbye (RFC 9113 §6.8), now or when the last of the requests at hand is answered."""

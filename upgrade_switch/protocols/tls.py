@@ -31,7 +31,7 @@ from ..decision import Acceptor, ISelective
 from ..errors import InvalidResponse, UpgradeError
 from ..negotiation import UpgradeToken
 from ..request import CarriedRequest, ILayered, UpgradeRequest
-from ..resource import upgrade_required
+from ..resource import ITakesUpgrades, takes_upgrades, upgrade_required
 from ..site import IDrainable, UpgradeSite
 from ..takeover import hand_over
 from . import make_callable
@@ -54,7 +54,9 @@ def tls(context_factory: IOpenSSLContextFactory, timeout: float = 30) -> Accepto
     """
     An acceptor that puts TLS beneath HTTP (RFC 2817 §3), for ``UpgradeSite(upgrades={"TLS": ...})``:
     it answers ``101``, does the handshake, and answers the request inside TLS, where it and all that
-    follow are ``isSecure()``. The connection stays the site's.
+    follow are ``isSecure()``. The connection stays the site's. (Absolute URLs that a resource makes
+    from such a request have the scheme ``https`` and this port, where nobody speaks TLS from the first
+    byte: relative ones lead back here.)
 
     Requests that are secure already are ignored, as are connections that cannot start TLS.
 
@@ -72,6 +74,9 @@ class _Acceptor:
         self._timeout = timeout
 
     def ignores(self, request: UpgradeRequest) -> bool:
+        # Not what isSecure says alone, which may speak of a connection in front of this one.
+        if request.channel.isSecure():
+            return True
         return not ITLSTransport.providedBy(_twisted.bottom(request.channel.transport))
 
     def __call__(self, request: UpgradeRequest, token: UpgradeToken) -> IProtocol:
@@ -128,6 +133,10 @@ class _Secured(Protocol):
         if carried is None or _twisted.is_closing(self.transport):
             return
         proxy = self._site.buildProtocol(self.transport.getPeer())
+        if proxy is None:
+            carried.content.close()
+            self.transport.loseConnection()
+            return
         self._channel = _twisted.speaking_http11(proxy)
         hand_over(self.transport, _twisted.slot_of(self.transport, self), proxy, b"")
         self._channel.answer(carried)
@@ -164,6 +173,7 @@ def tls_required(resource: IResource) -> IResource:
     return _TLSRequired(resource)
 
 
+@implementer(ITakesUpgrades)
 class _TLSRequired(Resource):
     def __init__(self, resource: IResource) -> None:
         super().__init__()
@@ -174,6 +184,9 @@ class _TLSRequired(Resource):
         # As twisted.web.guard does it: the child's name is for whoever comes next.
         request.postpath.insert(0, request.prepath.pop())
         return self._inside if request.isSecure() else self._outside
+
+    def takes(self, request: UpgradeRequest) -> bool:
+        return request.isSecure() and takes_upgrades(self._inside, request)
 
     def render(self, request: IRequest) -> Any:
         return (self._inside if request.isSecure() else self._outside).render(request)
