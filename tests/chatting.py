@@ -9,7 +9,7 @@ import sys
 from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import treq
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
@@ -112,6 +112,7 @@ class User:
     not come back, and asks for the history.
 
     :ivar heard: texts by id, each once; ``doubled`` are the ids that a socket brought twice.
+    :ivar node: what haproxy calls the node that this one is on.
     """
 
     def __init__(self, base: str, name: str, room: str = "lobby") -> None:
@@ -123,6 +124,8 @@ class User:
         self.names: list[str] = []
         self.lost = 0
         self.entered = 0
+        self.entered_at = 0.0
+        self.node = ""
         self.unsaid: dict[str, str] = {}
         self._socket: Any = None
         self._waiters = Waiters()
@@ -144,6 +147,7 @@ class User:
 
     def _opened(self, socket: Socket) -> None:
         self._socket = socket
+        self.node = socket.http_headers.get("x-node", "")
         self._seen = set()
         # What came with the handshake's last segment.
         for event in socket.events:
@@ -173,6 +177,7 @@ class User:
             self.names = event["names"]
         if event["type"] == "entered":
             self.entered += 1
+            self.entered_at = reactor.seconds()
             for message_id, text in self.unsaid.items():
                 self._say(message_id, text)
             Deferred.fromCoroutine(self._catch_up(event["last"])).addErrback(lambda _: None)
@@ -204,9 +209,3 @@ class User:
         self._gone = True
         if self._socket is not None:
             self._socket.sendClose()
-
-    def port(self) -> int:
-        """The port of the page's server."""
-        port = urlsplit(self.base).port
-        assert port is not None
-        return port

@@ -7,9 +7,11 @@ on one port. ``Chat`` is a resource that stands anywhere in a site::
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from autobahn.exception import Disconnected
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny
 from twisted.internet.interfaces import IPushProducer
@@ -95,7 +97,9 @@ class Member(WebSocketServerProtocol):
 
     def send(self, text):
         if not self._slow:
-            self.sendMessage(text.encode("ascii"))
+            # It may be on its way out.
+            with suppress(Disconnected):
+                self.sendMessage(text.encode("ascii"))
         elif not self._queue.put(text):
             self.dropConnection(abort=True)
 

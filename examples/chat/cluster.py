@@ -34,6 +34,7 @@ defaults
 frontend chat
     bind {listen}
     default_backend nodes
+    http-response set-header X-Node %s
 
 backend nodes
     balance leastconn
@@ -135,10 +136,10 @@ class Cluster:
         """Start again what has ended, and wait until it listens."""
         wait_for(self._ports[name], self.start_one(name))
 
-    def kill(self, name):
-        """As if its machine had lost its power."""
+    def kill(self, name, how=signal.SIGKILL):
+        """Without another signal: as if its machine had lost its power."""
         process = self._processes[name]
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, how)
         process.wait()
 
     def ended(self):
@@ -176,7 +177,7 @@ def find(program, hint):
 def supervise(cluster):
     """Start again whatever ends, until a signal comes."""
     while True:
-        time.sleep(3)
+        time.sleep(1)
         for name in cluster.ended():
             print(f"{name} has ended: starting it again", flush=True)
             cluster.start_one(name)
@@ -187,8 +188,9 @@ def main():
     parser.add_argument("--listen", default="127.0.0.1:8090", help="where haproxy listens")
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--crossbar", default="crossbar", help="the program")
+    parser.add_argument("--haproxy", default="haproxy", help="the program")
     options = parser.parse_args()
-    haproxy = find("haproxy", "apt-get install haproxy")
+    haproxy = find(options.haproxy, "apt-get install haproxy")
     crossbar = find(options.crossbar, "make cluster installs it")
     # As Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

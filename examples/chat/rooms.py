@@ -19,7 +19,7 @@ class Room:
 
     :ivar members: who is in it on this process; each has ``name`` and ``send(text)``.
     :ivar elsewhere: the names in it on other processes, by process.
-    :ivar told: the names that everybody has been told last.
+    :ivar told: the names that everybody has been told last; None where not all know the same.
     :ivar announced: the names that other processes have been told last.
     """
 
@@ -117,8 +117,11 @@ class Rooms:
         room = self.get(name)
         room.members.add(member)
         self._changed(room)
-        entered = {"type": "entered", "names": room.present(), "last": room.last()}
-        member.send(json.dumps(entered))
+        names = room.present()
+        if names != room.told:
+            # Now they do not know the same any more: all are to be told, even if it is the old list.
+            room.told = None
+        member.send(json.dumps({"type": "entered", "names": names, "last": room.last()}))
         return room
 
     def leave(self, room, member):
