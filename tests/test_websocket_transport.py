@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from upgrade_switch import IDrainable
 
-from .harness import KINDS, Flood, patient, turns
+from .harness import KINDS, Flood, Waiters, patient, turns
 from .wsframes import (
     BINARY,
     CLOSE,
@@ -63,8 +63,8 @@ async def test_drain(serve: Any, kind: str, cut: int | None) -> None:
     message = frame(b"x" * 100, fin=cut != -1)
     begun, rest = {None: (b"", b""), 50: (message[:50], message[50:]), -1: (message, b"")}[cut]
     client.send(begun)
-    while protocol.trafficStats.incomingOctetsWireLevel < len(begun):
-        await turns(1)
+    stats = protocol.trafficStats
+    await protocol.waiters.until(lambda: stats.incomingOctetsWireLevel >= len(begun))
     drained = client.site.drain(60)
     said = await client.frame()
     assert (said.opcode, said.payload[:2]) == (CLOSE, GOING_AWAY.to_bytes(2, "big"))
@@ -86,12 +86,13 @@ async def test_drain_in_a_message_that_is_sent(serve: Any) -> None:
     await client.closed(GOING_AWAY)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest_twisted.ensureDeferred
-async def test_drain_is_not_answered(serve: Any) -> None:
+async def test_drain_is_not_answered(serve: Any, kind: str) -> None:
     """Who does not answer the close is aborted when the time is over."""
     clock = Clock()
-    client, _protocol = await serve(reactor=clock)
-    _protocol.closeHandshakeTimeout = 0
+    client, protocol = await serve(kind=kind, reactor=clock)
+    protocol.closeHandshakeTimeout = 0
     drained = client.site.drain(5)
     assert (await client.frame()).opcode == CLOSE
     clock.advance(5)
@@ -145,15 +146,20 @@ class Stops:
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.waiters = Waiters()
+
+    def _note(self, call: str) -> None:
+        self.told.append(call)
+        self.waiters.look()
 
     def pauseProducing(self) -> None:
-        self.told.append("pause")
+        self._note("pause")
 
     def resumeProducing(self) -> None:
-        self.told.append("resume")
+        self._note("resume")
 
     def stopProducing(self) -> None:
-        self.told.append("stop")
+        self._note("stop")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -168,8 +174,7 @@ async def test_own_producer(serve: Any, kind: str) -> None:
     assert producer.told == ["pause"]
     client.transport.resumeProducing()
     assert len((await client.frame()).payload) == 10_000_000
-    while producer.told[-1] != "resume":
-        await turns(1)
+    await producer.waiters.until(lambda: producer.told[-1] == "resume")
     protocol.unregisterProducer()
     await client.echoes()
     await client.closes()

@@ -190,6 +190,10 @@ class Echo(WebSocketServerProtocol):
     def messages(self) -> list[bytes]:
         return [event[1] for event in self.events if event[0] == "message"]
 
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self.waiters.look()
+
     def onConnect(self, request: Any) -> Any:
         self.note("connect", request)
 
