@@ -1,0 +1,347 @@
+"""
+``upgrade-switch forward``: a port whose connections go through upgrades of their own.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .commands import (
+    LOCAL,
+    PATIENCE,
+    SWITCH,
+    Process,
+    echo,
+    fails,
+    listening,
+    read_all,
+    read_until,
+    serving,
+    switch,
+)
+from .openssh import HOST, client_options, running_sshd, ssh
+from .wsstream import BINARY, answer, close, frame
+
+MUCH = random.Random(7).randbytes(3_000_000)
+
+
+def digest(data: bytes) -> str:
+    return sha256(data).hexdigest()
+
+
+@contextmanager
+def forwarding(*arguments: str, lines: int = 0) -> Iterator[Any]:
+    """
+    ``upgrade-switch forward``, listening; ended by SIGTERM.
+
+    :param lines: how many lines it is to have logged, at its end.
+    :return: the process; its ``address`` is where it listens.
+    """
+    with Process("forward", *arguments, stdin=None, stdout=None) as process:
+        line = process.says()
+        assert line.startswith("listening on "), line
+        host, _, port = line.removeprefix("listening on ").rpartition(":")
+        found: Any = process
+        found.address = (host, int(port))
+        yield process
+        process.terminate()
+        code, _out, said = process.ends()
+        assert code == 0, said
+        assert b"Traceback" not in said
+        assert said.count(b"\n") == lines, said
+
+
+def connected(process: Any) -> socket.socket:
+    client = socket.create_connection(process.address, PATIENCE)
+    client.settimeout(PATIENCE)
+    return client
+
+
+# Name, the tunnel's token, and what forward is told of it.
+WAYS = {
+    "token": ("ssh", lambda url: (url, "ssh")),
+    "ws": ("websocket", lambda url: (url.replace("http", "ws", 1),)),
+    "token websocket": ("websocket", lambda url: (url, "websocket")),
+    "WebSocket": ("websocket", lambda url: (url.replace("http", "ws", 1), "WebSocket")),
+}
+every_way = pytest.mark.parametrize(("token", "told"), WAYS.values(), ids=WAYS)
+
+
+@pytest.fixture(scope="module", params=["token", "ws"])
+def options(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Options that lead ssh to a forwarded port, and there to a running sshd."""
+    folder = tmp_path_factory.mktemp("ssh")
+    token, told = WAYS[request.param]
+    with (
+        running_sshd(folder) as port,
+        serving("--tunnel", f"/ssh {token} tcp:127.0.0.1:{port}") as server,
+        forwarding(LOCAL, *told(server.url + "ssh")) as process,
+    ):
+        host, here = process.address
+        yield client_options(
+            folder, f"HostName={host}", f"Port={here}", f"HostKeyAlias={HOST}", "CheckHostIP=no"
+        )
+
+
+def test_ssh(options: list[str]) -> None:
+    """A command's output, its errors and its exit status come back."""
+    done = ssh(options, "echo out; echo error >&2; exit 7")
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"error\n")
+
+
+def test_ssh_much(options: list[str]) -> None:
+    """3 MB through ``cat`` on the other side are the same 3 MB."""
+    done = ssh(options, "cat", input=MUCH)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert digest(done.stdout) == digest(MUCH)
+
+
+def test_ssh_several_at_once(options: list[str]) -> None:
+    """Several sessions at the same time do not disturb one another."""
+    command = ["ssh", *options, HOST, "cat"]
+    pipe = subprocess.PIPE
+    running = [subprocess.Popen(command, stdin=pipe, stdout=pipe) for _ in range(3)]
+    for at, process in enumerate(running):
+        with process:
+            assert process.communicate(b"%d" % at, timeout=PATIENCE) == (b"%d" % at, None)
+
+
+@every_way
+def test_there_and_back(token: str, told: Any) -> None:
+    """What is sent comes back, over several connections at once, each with a far one of its own."""
+    with (
+        Echoing() as port,
+        serving("--tunnel", f"/x {token} tcp:127.0.0.1:{port}") as server,
+        forwarding(LOCAL, *told(server.url + "x")) as process,
+    ):
+        clients = [connected(process) for _ in range(4)]
+        for at, client in enumerate(clients):
+            client.sendall(b"hello %d\n" % at)
+        for at, client in enumerate(clients):
+            assert read_until(client, b"\n") == b"hello %d\n" % at
+        for client in clients:
+            client.close()
+
+
+class Echoing:
+    """A server that sends everything back, to any number of clients at the same time."""
+
+    def __enter__(self) -> int:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+        port: int = self._server.getsockname()[1]
+        return port
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._server.accept()
+            except OSError:
+                return
+            client.settimeout(PATIENCE)
+            self._threads.append(threading.Thread(target=self._echo, args=(client,)))
+            self._threads[-1].start()
+
+    @staticmethod
+    def _echo(client: socket.socket) -> None:
+        with client, suppress(ConnectionResetError):
+            echo(client)
+
+    def __exit__(self, *args: object) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
+def test_half_close() -> None:
+    """With a token of one's own, half-closes go through in both directions."""
+
+    def talk(client: socket.socket) -> None:
+        switch(client)
+        assert read_all(client) == b"all of it"
+        client.sendall(b"heard")
+
+    with (
+        listening(talk) as port,
+        forwarding(LOCAL, f"http://127.0.0.1:{port}/", "echo") as process,
+        connected(process) as client,
+    ):
+        client.sendall(b"all of it")
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b"heard"
+
+
+def test_far_end_closes() -> None:
+    """What the server has sent before it closed the WebSocket arrives, and then the end."""
+
+    def talk(client: socket.socket) -> None:
+        head = read_until(client, b"\r\n\r\n")
+        client.sendall(answer(head) + frame(BINARY, MUCH) + close())
+        # The client's close frame; then it is the server that closes (RFC 6455 §7.1.1).
+        client.recv(100)
+
+    with (
+        listening(talk) as port,
+        forwarding(LOCAL, f"ws://127.0.0.1:{port}/") as process,
+        connected(process) as client,
+    ):
+        assert digest(read_all(client)) == digest(MUCH)
+
+
+@pytest.mark.parametrize("target", ["ws://127.0.0.1:{}/", "http://127.0.0.1:{}/ echo"])
+def test_down_and_back_again(target: str) -> None:
+    """Each connection fails by itself while the server is down, with a line each; later ones go on."""
+
+    def talk(client: socket.socket) -> None:
+        head = read_until(client, b"\r\n\r\n")
+        client.sendall(
+            answer(head) + frame(BINARY, b"back") + close() if target.startswith("ws") else SWITCH
+        )
+        if not target.startswith("ws"):
+            client.sendall(b"back")
+        else:
+            client.recv(100)
+        client.close()
+
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with forwarding(LOCAL, *target.format(port).split(" "), lines=0) as process:
+            for _ in range(3):
+                with connected(process) as client:
+                    assert read_all(client) == b""
+                assert b"refused" in logged(process)
+            taken.listen()
+            with connected(process) as client:
+                far, _ = taken.accept()
+                far.settimeout(PATIENCE)
+                thread = threading.Thread(target=talk, args=(far,))
+                thread.start()
+                assert client.recv(4, socket.MSG_WAITALL) == b"back"
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
+def logged(process: Any) -> bytes:
+    """The next line of its log."""
+    with process.patience():
+        line: bytes = process.stderr.readline()
+    return line
+
+
+REFUSALS = [
+    b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno",
+    b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
+    SWITCH,
+    b"not HTTP\r\n\r\n",
+    b"",
+]
+
+
+@pytest.mark.parametrize("said", REFUSALS)
+def test_refused(said: bytes) -> None:
+    """A server that refuses, or answers nonsense, ends that connection, with one line in the log."""
+
+    def talk(client: socket.socket) -> None:
+        read_until(client, b"\r\n\r\n")
+        client.sendall(said)
+
+    with (
+        listening(talk, connections=2) as port,
+        forwarding(LOCAL, f"ws://127.0.0.1:{port}/", lines=0) as process,
+    ):
+        for _ in range(2):
+            with connected(process) as client:
+                assert read_all(client) == b""
+            line = logged(process)
+            assert b"tunnel" in line
+            assert line.endswith(b"\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_while_connected(number: signal.Signals) -> None:
+    """A signal ends it well although connections are open, one of them still connecting."""
+
+    def talk(client: socket.socket) -> None:
+        head = read_until(client, b"\r\n\r\n")
+        client.sendall(answer(head) + frame(BINARY, b"hello"))
+        read_all(client)
+
+    with (
+        listening(talk) as port,
+        Process("forward", LOCAL, f"ws://127.0.0.1:{port}/", stdin=None, stdout=None) as process,
+    ):
+        host, _, here = process.says().removeprefix("listening on ").rpartition(":")
+        with socket.create_connection((host, int(here)), PATIENCE) as one:
+            assert one.recv(5) == b"hello"
+            with socket.create_connection((host, int(here)), PATIENCE) as two:
+                process.send_signal(number)
+                assert process.ends()[0] == 0
+                assert read_all(one) == b""
+                assert read_all(two) == b""
+
+
+def test_on_a_socket_file(tmp_path: Path) -> None:
+    """ENDPOINT may be any server endpoint, a UNIX socket too."""
+
+    def talk(client: socket.socket) -> None:
+        switch(client)
+        echo(client)
+
+    path = tmp_path / "socket"
+    with (
+        listening(talk) as port,
+        Process("forward", f"unix:{path}", f"http://127.0.0.1:{port}/", "echo") as process,
+    ):
+        assert process.says() == f"listening on {path}"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE)
+            client.connect(str(path))
+            client.sendall(b"hello\n")
+            assert read_until(client, b"\n") == b"hello\n"
+        process.terminate()
+        assert process.ends() == (0, b"", b"")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        [LOCAL],
+        [LOCAL, "http://127.0.0.1/"],
+        [LOCAL, "http://127.0.0.1/", "echo", "more"],
+        [LOCAL, "http://127.0.0.1/", "no token"],
+        [LOCAL, "ws://127.0.0.1/", "echo"],
+        [LOCAL, "nowhere", "echo"],
+        ["nonsense:1", "http://127.0.0.1/", "echo"],
+        ["tcp:none", "http://127.0.0.1/", "echo"],
+        ["--timeout", "0", LOCAL, "ws://127.0.0.1/"],
+        ["--timeout", "soon", LOCAL, "ws://127.0.0.1/"],
+    ],
+)
+def test_arguments_that_make_no_sense(arguments: list[str]) -> None:
+    """Arguments that make no sense: exit code 2, and one line."""
+    fails(2, "forward", *arguments)
+
+
+def test_port_in_use() -> None:
+    """A port that is taken: exit code 1, and one line."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        fails(1, "forward", f"tcp:{port}:interface=127.0.0.1", "ws://127.0.0.1/")
