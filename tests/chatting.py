@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ from .harness import Waiters, patient, reactor
 EXAMPLES = Path(__file__).parent.parent / "examples"
 if str(EXAMPLES) not in sys.path:
     sys.path.append(str(EXAMPLES))
+
+#: The modules under test. Examples have no types.
+chat: Any = import_module("chat")
+rooms_module: Any = import_module("chat.rooms")
+cluster_module: Any = import_module("chat.cluster")
 
 _numbers = count()
 

@@ -4,7 +4,6 @@ The chat on three nodes, which a router joins, behind haproxy: what happens when
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import signal
@@ -20,7 +19,7 @@ import pytest_twisted
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 
-from .chatting import EXAMPLES, User, get
+from .chatting import EXAMPLES, User, cluster_module, get
 from .commands import PATIENCE, needs
 from .harness import reactor
 
@@ -45,10 +44,9 @@ def find_crossbar() -> str:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A running cluster; ``url`` is haproxy's, ``nodes`` are the nodes' own."""
-    module = importlib.import_module("chat.cluster")
-    listen = f"127.0.0.1:{module.free_port()}"
-    haproxy = module.find("haproxy", "apt-get install haproxy")
-    running = module.Cluster(
+    listen = f"127.0.0.1:{cluster_module.free_port()}"
+    haproxy = cluster_module.find("haproxy", "apt-get install haproxy")
+    running = cluster_module.Cluster(
         listen, NODES, find_crossbar(), haproxy, tmp_path_factory.mktemp("cluster")
     )
     running.url = f"http://{listen}/chat/"
@@ -223,7 +221,7 @@ def test_command() -> None:
     The command starts all of it, says where it is, starts again what has ended, and ends with all of it
     at SIGTERM.
     """
-    listen = f"127.0.0.1:{importlib.import_module('chat.cluster').free_port()}"
+    listen = f"127.0.0.1:{cluster_module.free_port()}"
     with running("--crossbar", find_crossbar(), "--nodes", "2", "--listen", listen) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(5)]

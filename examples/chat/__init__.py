@@ -7,11 +7,9 @@ on one port. ``Chat`` is a resource that stands anywhere in a site::
 
 import json
 import re
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from autobahn.exception import Disconnected
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny
 from twisted.internet.interfaces import IPushProducer
@@ -96,10 +94,11 @@ class Member(WebSocketServerProtocol):
             self.room = None
 
     def send(self, text):
+        if self.state != self.STATE_OPEN:
+            return
         if not self._slow:
-            # It may be on its way out.
-            with suppress(Disconnected):
-                self.sendMessage(text.encode("ascii"))
+            # Prepared, since the limit for messages is for what strangers send, not for lists of names.
+            self.sendPreparedMessage(self.factory.prepareMessage(text.encode("ascii")))
         elif not self._queue.put(text):
             self.dropConnection(abort=True)
 
@@ -159,7 +158,9 @@ class Chat(Resource):
         factory.protocol = Member
         factory.rooms = self.rooms
         factory.same_origin = allowed_origins is None
-        factory.setProtocolOptions(maxMessagePayloadSize=16384, autoPingInterval=10, autoPingTimeout=10)
+        factory.setProtocolOptions(
+            maxMessagePayloadSize=16384, autoPingInterval=10, autoPingTimeout=10, failByDrop=False
+        )
         self.putChild(b"", Page())
         self.putChild(b"socket", UpgradeResource({"websocket": websocket(factory, allowed_origins)}))
         self.putChild(b"history", Answer(self._history))

@@ -235,6 +235,8 @@ def _put(root: Resource, path: str, resource: IResource) -> None:
         elif not isinstance(child, _Directory):
             raise UsageError(f"{path} lies below another resource's path")
         parent = child
+    if last in parent.children and path != "/":
+        raise UsageError(f"{path} is another resource's path, too")
     parent.putChild(last, resource)
 
 
