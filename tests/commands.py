@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,9 @@ def listening(talk: Callable[[socket.socket], object], connections: int = 1) -> 
                 client, _address = server.accept()
                 with client:
                     client.settimeout(PATIENCE)
-                    talk(client)
+                    # Who is cut off is not what is tested here.
+                    with suppress(ConnectionResetError):
+                        talk(client)
 
         thread = threading.Thread(target=serve)
         thread.start()

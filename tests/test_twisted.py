@@ -12,22 +12,25 @@ from weakref import ref
 
 import pytest
 import pytest_twisted
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHandshakeListener, IProtocol, ISSLTransport
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import StringTransport
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
-from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.web import client, http, server
 from twisted.web._http2 import H2Connection, H2Stream
 from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
+from zope.interface import alsoProvides
 
 from upgrade_switch import UpgradeResource, UpgradeSite, _twisted
 from upgrade_switch.channel import UpgradeChannel
 from upgrade_switch.errors import NotDetachable
 
+from .certificate import SERVER
 from .harness import EchoTarget, Page, Recorder, factory_of, reactor, site_of, upgrade_head
 
 
@@ -237,6 +240,27 @@ def test_start_tls_leaves_no_cycle() -> None:
     del listener
     assert alive() is None
     wrapper.handshakeCompleted()
+
+
+def test_room_of_a_transport() -> None:
+    """What a transport has still to write, and how its one producer is told of that, is known."""
+    source = inspect.getsource(FileDescriptor)
+    assert "def _maybePauseProducer(self):" in source
+    for name in ("dataBuffer", "offset", "_tempDataLen", "bufferSize", "producer"):
+        assert hasattr(FileDescriptor(reactor), name)
+
+
+def test_tls_layer() -> None:
+    """The TLS layer is found beneath wrappers, and beneath a transport after startTLS."""
+    assert _twisted.tls_layer(StringTransport()) is None
+    layer = TLSMemoryBIOProtocol(TLSMemoryBIOFactory(SERVER.options(), False, None), Protocol())
+    wrapper: Any = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
+    wrapper.transport = layer
+    started: Any = StringTransport()
+    started.protocol = layer
+    for transport in (layer, wrapper, started):
+        alsoProvides(transport, ISSLTransport)
+        assert _twisted.tls_layer(transport) is layer
 
 
 def test_http2_connection() -> None:

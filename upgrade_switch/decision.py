@@ -168,6 +168,7 @@ def _settle(request: UpgradeRequest, token: UpgradeToken, result: Any) -> None:
         try:
             request.switch_to(token, result)
         except (TooManySwitched, Draining, ClientGone):
+            _forget_fields(request)
             _render(request, _no_room())
         except Exception:
             _fail(request, Failure())
@@ -178,6 +179,14 @@ def _settle(request: UpgradeRequest, token: UpgradeToken, result: Any) -> None:
     else:
         wrong = UpgradeError(f"an acceptor results in an IProtocol or IResource, not {result!r}")
         _fail(request, Failure(wrong))
+
+
+def _forget_fields(request: UpgradeRequest) -> None:
+    """Take off what has been set for the 101: it is not about this answer."""
+    for name, _ in list(request.responseHeaders.getAllRawHeaders()):
+        if name not in (b"Server", b"Date", b"Connection"):
+            request.responseHeaders.removeHeader(name)
+    request.cookies = []
 
 
 def _no_room() -> IResource:

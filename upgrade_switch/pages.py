@@ -41,7 +41,7 @@ class StatusPage(Resource):
         self._body = (
             f"<!DOCTYPE html>\n<html><head><title>{title}</title></head>"
             f"<body><h1>{title}</h1><p>{escape(detail)}</p></body></html>\n"
-        ).encode()
+        ).encode("utf-8", "replace")
 
     def render(self, request: IRequest) -> bytes:
         request.setResponseCode(self._code, self._phrase)

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 from weakref import ref
 
 from twisted.internet import interfaces
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.web.http import _GenericHTTPChannelProtocol
-from zope.interface import alsoProvides
+from zope.interface import alsoProvides, implementer
 
 from ..errors import NotDetachable
 
@@ -23,11 +25,14 @@ __all__ = [
     "abort",
     "bottom",
     "is_closing",
+    "is_full",
     "is_half_closeable",
     "rename_log_prefix",
     "report_end",
     "slot_of",
     "start_tls",
+    "tls_layer",
+    "wait_for_room",
     "watch_end",
     "watcher",
     "write_at_once",
@@ -118,6 +123,64 @@ def start_tls(transport: Any, context_factory: Any, listener: Any) -> None:
 def _tell(listener: Any) -> None:
     if listener is not None:
         listener.handshakeCompleted()
+
+
+def tls_layer(transport: Any) -> TLSMemoryBIOProtocol | None:
+    """The TLS layer of a transport, wherever it stands; None where there is none."""
+    if not interfaces.ISSLTransport.providedBy(transport):
+        return None
+    while isinstance(transport, ProtocolWrapper):
+        if isinstance(transport, TLSMemoryBIOProtocol):
+            return transport
+        transport = transport.transport
+    # After startTLS it stands beneath the transport that protocols see.
+    layer = getattr(transport, "protocol", None)
+    return layer if isinstance(layer, TLSMemoryBIOProtocol) else None
+
+
+@implementer(interfaces.IPushProducer)
+class _Patience:
+    """Pauses a transport's reading until what it has to write is written."""
+
+    def __init__(self, transport: Any, resume: Callable[[], None]) -> None:
+        self._transport = transport
+        self._resume = resume
+
+    def pauseProducing(self) -> None:
+        self._transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._transport.unregisterProducer()
+        self._resume()
+
+    def stopProducing(self) -> None:
+        """The end: nothing is read any more."""
+
+
+def is_full(transport: Any) -> bool:
+    """
+    Whether more waits to be written than a transport's buffer is for. Transports tell that only to
+    the one producer that is registered.
+    """
+    owner = bottom(transport)
+    if not isinstance(owner, FileDescriptor):
+        return False
+    waiting: int = len(owner.dataBuffer) - owner.offset + owner._tempDataLen
+    return waiting > owner.bufferSize
+
+
+def wait_for_room(transport: Any, resume: Callable[[], None]) -> None:
+    """
+    Where a transport is full, and nobody is registered to be told of it, pause its reading until it
+    is not. A producer that is registered all the time would be in the way of others', and of
+    ``loseConnection``.
+
+    :param resume: what has it read again.
+    """
+    owner = bottom(transport)
+    if is_full(transport) and owner.producer is None and not is_closing(transport):
+        transport.registerProducer(_Patience(transport, resume), True)
+        owner._maybePauseProducer()
 
 
 def is_half_closeable(transport: Any) -> bool:

@@ -87,6 +87,8 @@ def parse_target(arguments: tuple[str, ...]) -> Target:
         if token.lower() not in ("", _WEBSOCKET):
             raise UsageError(f"{url!r} is for the token websocket, not {token!r}")
         token = _WEBSOCKET
+    if token.lower() == _WEBSOCKET and "#" in url:
+        raise UsageError(f"a WebSocket's URL has no fragment: {url!r}")
     if not token:
         raise UsageError("wants two arguments, URL and TOKEN")
     return Target(url, token)

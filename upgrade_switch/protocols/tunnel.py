@@ -67,7 +67,8 @@ class TunnelFactory(Factory):
 
     A connection is not read until the endpoint is connected, so that a half-close is passed on; one
     whose client has left meanwhile is noticed then, too. Where the endpoint cannot be connected to,
-    which is logged in one line, or takes too long, the connection is aborted.
+    which is logged in one line, or takes too long, the connection is aborted. A client that has
+    finished ends an endpoint's connection that knows no half-close (TLS, WebSocket).
     """
 
     noisy = False
@@ -101,6 +102,10 @@ class _Client(SpliceEnd):
         super().connectionMade()
         self._connecting = self._connect()
         self._connecting.addCallbacks(self._connected, self._not_connected)
+
+    def end_not_passed_on(self) -> None:
+        # A client that has gone looks like one that has only finished; who waits for ever is worse.
+        self.other.transport.loseConnection()
 
     def _connected(self, _: object) -> None:
         self._connecting = None

@@ -9,15 +9,23 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from autobahn.twisted.websocket import WebSocketClientProtocol, WebSocketServerProtocol
+from autobahn.twisted.util import create_transport_details, peer2str
+from autobahn.twisted.websocket import (
+    WebSocketAdapterProtocol,
+    WebSocketClientProtocol,
+    WebSocketServerProtocol,
+)
+from autobahn.wamp.types import TransportDetails
 from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION
 from autobahn.websocket.protocol import WebSocketProtocol, _is_same_origin, _url_to_origin
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ... import _twisted
 from ...errors import UpgradeError
 from ...site import IDrainable
+from .origin import normal_origin
 
 __all__ = [
     "MAGIC",
@@ -69,28 +77,86 @@ class _Opened:
         if opening is not None and self.state in _CONNECTING:
             _open(self, opening)
 
+    def connectionLost(self: Any, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)  # type: ignore[misc]
+        # The protocol is its own result there: a cycle, which would wait for a collection.
+        self.is_closed.addCallback(lambda _: None)
+
     def startHandshake(self: Any) -> None:
         """A client's own handshake: it has been done."""
 
     startProxyConnect = startHandshake
 
-    def registerProducer(self: Any, producer: Any, streaming: bool) -> None:
-        self.transport.unregisterProducer()
-        super().registerProducer(producer, streaming)  # type: ignore[misc]
+
+class _Adapter(WebSocketAdapterProtocol):
+    """
+    Behind the classes of a user's and of autobahn's in the method resolution order, in front of
+    autobahn's adapter to Twisted: its way to the TLS layer ends at every wrapper and knows no
+    ``startTLS``; it describes each call for its log, whether that is written or not; and it logs the
+    failures of TLS, which are strangers', as errors.
+    """
+
+    def connectionMade(self: Any) -> None:
+        details = _details(self.transport, self.is_server)
+        details.channel_framing = TransportDetails.CHANNEL_FRAMING_WEBSOCKET
+        self._transport_details = details
+        self.peer = details.peer
+        self._connectionMade()
+
+    def dataReceived(self: Any, data: bytes) -> None:
+        self._dataReceived(data)
+        # Who does not read what is sent is not read either.
+        _twisted.wait_for_room(self.transport, self.read_on)
+
+    def read_on(self: Any) -> None:
+        """What has been sent is read: read, too."""
+        self.transport.resumeProducing()
+
+    def _onPing(self: Any, payload: bytes) -> None:
+        # RFC 6455 §5.5.3: not each needs a pong, least of all from who does not read them.
+        if not _twisted.is_full(self.transport):
+            self.onPing(payload)
 
     def connectionLost(self: Any, reason: Failure = connectionDone) -> None:
-        # A TLS layer keeps its producer beyond its end.
-        self.transport.unregisterProducer()
-        super().connectionLost(reason)  # type: ignore[misc]
+        self._connectionLost(reason)
+
+    def _onOpen(self: Any) -> None:
+        if self._transport_details.is_secure:
+            # Only now, when the handshake of TLS is over, are they known.
+            details = _details(self.transport, self.is_server)
+            self._transport_details.channel_id = details.channel_id
+            self._transport_details.peer_cert = details.peer_cert
+        self.onOpen()
+
+
+def _details(transport: Any, is_server: bool) -> TransportDetails:
+    """What autobahn knows of a transport."""
+    layer = _twisted.tls_layer(transport)
+    if layer is None:
+        return create_transport_details(transport, is_server)
+    if layer.getHandle() is None:
+        # It has ended.
+        kind = TransportDetails.CHANNEL_TYPE_TLS
+        peer = peer2str(layer)
+        return TransportDetails(channel_type=kind, peer=peer, is_server=is_server, is_secure=True)
+    return create_transport_details(layer, is_server)
 
 
 @implementer(IDrainable)
 class _Drainable:
     """Says goodbye as RFC 6455 §7.4.1 has it: 1001, going away."""
 
+    _drained = False
+
     def drain(self: Any) -> None:
+        self._drained = True
         # sendClose takes none of the protocol's own codes.
         self.sendCloseFrame(code=_GOING_AWAY, reasonUtf8=b"the server is going down")
+
+    def sendMessage(self: Any, *args: Any, **kwargs: Any) -> None:
+        # Who has not closed by himself may well answer what still comes, and would fail.
+        if not self._drained or self.state == WebSocketProtocol.STATE_OPEN:
+            super().sendMessage(*args, **kwargs)  # type: ignore[misc]
 
 
 class _Kind(NamedTuple):
@@ -103,9 +169,9 @@ class _Kind(NamedTuple):
 
 @lru_cache(128)
 def _kind(kind: Any) -> _Kind:
-    bases: tuple[type, ...] = (_Opened, kind)
+    bases: tuple[type, ...] = (_Opened, kind, _Adapter)
     if not IDrainable.implementedBy(kind) and issubclass(kind, WebSocketServerProtocol):
-        bases = (_Opened, _Drainable, kind)
+        bases = (_Opened, _Drainable, kind, _Adapter)
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     opened = type(kind.__name__, bases, names)
     return _Kind(opened, tuple(name for name in kind.CONFIG_ATTRS if not hasattr(kind, name)))
@@ -122,9 +188,7 @@ def configure(protocol: Any, factory: Any) -> None:
     built: Any = type(protocol)
     kind = _kind(built)
     attributes = vars(protocol)
-    for name in kind.options:
-        if name not in attributes:
-            attributes[name] = getattr(factory, name)
+    attributes.update({name: getattr(factory, name) for name in kind.options if name not in attributes})
     protocol.__class__ = kind.opened
 
 
@@ -155,8 +219,6 @@ def _open(protocol: Any, opening: Opening) -> None:
         )
     if protocol.trackedTimings:
         protocol.trackedTimings.track("onOpen")
-    # Who does not read what is sent is not read either.
-    protocol.transport.registerProducer(protocol.transport, True)
     protocol._onOpen()
     if not protocol.is_open.called:
         protocol.is_open.callback(None)
@@ -223,6 +285,10 @@ def compression_in(
 def is_origin_allowed_by(factory: Any, origin: str) -> bool:
     """What a factory's own options ``allowedOrigins`` and ``allowNullOrigin`` say."""
     if factory.allowedOrigins == ["*"]:
+        # As below, without the way through a regular expression for each handshake.
+        normal = normal_origin(origin)
+        if normal is None or normal == "null" or normal.startswith("file:"):
+            return normal is not None and bool(factory.allowNullOrigin)
         return True
     try:
         parsed = _url_to_origin(origin)

@@ -13,9 +13,11 @@ from urllib.parse import urlsplit, urlunsplit
 from autobahn.twisted.util import peer2str
 from autobahn.websocket.types import ConnectionResponse
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import ITransport
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
+from zope.interface import directlyProvides
 
 from ...client import UpgradePool, switched_connection
 from ...errors import InvalidResponse
@@ -108,8 +110,10 @@ def _answered(response: IResponse, protocol: Any, factory: Any, key: bytes) -> A
         connection.abort()
         raise
     _autobahn.open_when_connected(protocol, opening)
-    peer: Any = SimpleNamespace(getPeer=lambda: connection.peer)
-    protocol.peer = peer2str(peer)
+    asked: Any = SimpleNamespace(getPeer=lambda: connection.peer)
+    # autobahn asks transports alone.
+    directlyProvides(asked, ITransport)
+    protocol.peer = peer2str(asked)
     told = _tell(response, connection, protocol, opening)
     if isinstance(told, Deferred) or hasattr(told, "__await__"):
         waiting = told if isinstance(told, Deferred) else Deferred.fromCoroutine(told)

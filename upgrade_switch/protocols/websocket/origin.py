@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from ...errors import InvalidUpgrades
 
@@ -21,15 +22,21 @@ _ORIGIN = re.compile(
     re.ASCII,
 )
 
+_LARGEST_PORT = 65535
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
+@lru_cache(256)
 def normal_origin(text: str) -> str | None:
     """
     The one spelling of an origin: in lower case, without a default port.
 
     :return: None for what is no origin.
     """
+    if not text.isascii():
+        # A letter may become an ASCII one in lower case.
+        return None
     lower = text.lower()
     if lower == "null":
         return lower
@@ -37,6 +44,8 @@ def normal_origin(text: str) -> str | None:
     if match is None:
         return None
     scheme, host, port = match.groups()
+    if port is not None and int(port) > _LARGEST_PORT:
+        return None
     if port is None or int(port) == _DEFAULT_PORTS.get(scheme):
         return f"{scheme}://{host}"
     return f"{scheme}://{host}:{int(port)}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from hashlib import sha1
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
@@ -52,7 +53,7 @@ def websocket(factory: Any, allowed_origins: Iterable[str] | None = None) -> Acc
         ``allowedOrigins`` says, which is any if nothing has been set.
     :raises InvalidUpgrades: for what is no such factory, or no origin.
     """
-    if not getattr(factory, "isServer", False) or not callable(getattr(factory, "buildProtocol", None)):
+    if isinstance(factory, type) or not getattr(factory, "isServer", False):
         raise InvalidUpgrades(f"not an autobahn.twisted WebSocketServerFactory: {factory!r}")
     return _Acceptor(factory, None if allowed_origins is None else AllowedOrigins(allowed_origins))
 
@@ -106,8 +107,7 @@ class _Acceptor:
         try:
             key, origin, protocols = _checked(request, token)
             self._check_origin(origin)
-            if 0 < factory.maxConnections <= factory.countConnections:
-                raise Refused(service_unavailable("No more WebSockets are taken now."))
+            _check_room(factory)
             protocol = factory.buildProtocol(request.getClientAddress())
             if protocol is None:
                 raise Refused(service_unavailable("No connection is taken now."))
@@ -127,6 +127,11 @@ class _Acceptor:
             allowed = origin in self._allowed
         if not allowed:
             raise Refused(StatusPage(403, "Forbidden", "Not from this origin."))
+
+
+def _check_room(factory: Any) -> None:
+    if 0 < factory.maxConnections <= factory.countConnections:
+        raise Refused(service_unavailable("No more WebSockets are taken now."))
 
 
 def _checked(request: UpgradeRequest, token: UpgradeToken) -> tuple[bytes, str | None, list[str]]:
@@ -180,9 +185,14 @@ def _extensions(request: UpgradeRequest, protocol: Any) -> list[tuple[str, dict[
 def _headers(request: UpgradeRequest) -> dict[str, str]:
     """The fields as autobahn has them: in lower case, several lines joined."""
     return {
-        name.decode("latin-1").lower(): b", ".join(values).decode("latin-1")
+        _key(name): (b", ".join(values) if len(values) > 1 else values[0]).decode("latin-1")
         for name, values in request.requestHeaders.getAllRawHeaders()
     }
+
+
+@lru_cache(1000)
+def _key(name: bytes) -> str:
+    return name.decode("latin-1").lower()
 
 
 def _connect(
@@ -254,8 +264,18 @@ def _denied(denial: Any) -> IResource:
     """What ``onConnect`` denies with is the answer."""
     if isinstance(denial, Refused):
         return denial.answer
+    code = int(denial.code)
+    if not 300 <= code < 600 or code == 304:
+        raise UpgradeError(f"onConnect denies with {code}, which is no refusal")
     phrase = str(denial.reason or "").encode("ascii", "replace").decode("ascii")
-    return StatusPage(int(denial.code), phrase or "Denied", str(denial.reason or ""))
+    return StatusPage(code, phrase or "Denied", str(denial.reason or ""))
+
+
+def _lines_of(values: Any) -> list[str | bytes]:
+    """The values of one field, as autobahn takes them: one, or several, of any type."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        values = [values]
+    return [value if isinstance(value, str | bytes) else str(value) for value in values]
 
 
 def _opened(
@@ -266,18 +286,23 @@ def _opened(
     answer: Any,
 ) -> IProtocol | IResource:
     """Write what ``onConnect`` has answered to the request; the protocol is open when it connects."""
-    subprotocol, headers = answer if isinstance(answer, tuple) else (answer, None)
+    subprotocol, headers = (*answer, None, None)[:2] if isinstance(answer, tuple) else (answer, None)
     if subprotocol is not None and subprotocol not in handshake.protocols:
         raise UpgradeError(f"onConnect chose {subprotocol!r}, which the client does not offer")
     try:
         offers = _autobahn.offered_compression(handshake.extensions)
     except Exception as error:
         return StatusPage(400, "Bad Request", f"Sec-WebSocket-Extensions: {error}")
+    try:
+        # Others may have come while onConnect was deciding.
+        _check_room(protocol.factory)
+    except Refused as refused:
+        return refused.answer
     compression, extension = _autobahn.accept_compression(protocol, offers)
     add = request.responseHeaders.addRawHeader
     for source in (protocol.factory.headers, headers or {}):
         for name, values in source.items():
-            for value in [values] if isinstance(values, str) else values:
+            for value in _lines_of(values):
                 add(name, value)
     add(b"Sec-WebSocket-Accept", accept_key(handshake.key))
     if subprotocol is not None:

@@ -48,6 +48,9 @@ _SUBPROTOCOL = "binary"
 
 _UNSUPPORTED_DATA = 1003
 
+# RFC 6455 §7.4.1: close codes that are no failure; None and 1005 are none at all.
+_ENDS = (None, 1000, 1001, 1005)
+
 # Seconds between saying goodbye and cutting off: what is still to be written wants its time.
 _GOODBYE = 60
 
@@ -58,17 +61,19 @@ class FrameTransport:
     The transport of a protocol whose bytes go in binary messages. There is no half-close.
     """
 
-    disconnecting = False
-
     def __init__(self, websocket: Any) -> None:
         self._websocket = websocket
+        self.disconnecting = False
+        self.paused = False
+        self._has_producer = False
 
     @property
     def disconnected(self) -> bool:
         return not self._websocket.connected
 
     def write(self, data: bytes) -> None:
-        if data and not self.disconnecting:
+        # As with every transport, what is written after the end goes nowhere.
+        if data and self._websocket.state == self._websocket.STATE_OPEN:
             self._websocket.sendMessage(data, isBinary=True)
 
     def writeSequence(self, data: Any) -> None:
@@ -77,7 +82,13 @@ class FrameTransport:
     def loseConnection(self) -> None:
         if not self.disconnecting:
             self.disconnecting = True
-            self._websocket.sendClose(1000)
+            if not self._has_producer:
+                self._close()
+
+    def _close(self) -> None:
+        self._websocket.sendClose(1000)
+        # The other side's goodbye is still to be read.
+        self._websocket.transport.resumeProducing()
 
     def abortConnection(self) -> None:
         self.disconnecting = True
@@ -91,14 +102,20 @@ class FrameTransport:
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         self._websocket.registerProducer(producer, streaming)
+        self._has_producer = True
 
     def unregisterProducer(self) -> None:
         self._websocket.unregisterProducer()
+        self._has_producer = False
+        if self.disconnecting:
+            self._close()
 
     def pauseProducing(self) -> None:
+        self.paused = True
         self._websocket.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
+        self.paused = False
         self._websocket.transport.resumeProducing()
 
     def stopProducing(self) -> None:
@@ -109,14 +126,20 @@ class _Stream:
     """One side's WebSocket protocol; passes bytes on as they come, not only whole messages."""
 
     inner: Any = None
-    _opened = False
+    _frames: FrameTransport | None = None
+    _refused = False
 
     def onOpen(self) -> None:
-        self._opened = True
-        self.inner.makeConnection(FrameTransport(self))
+        self._frames = FrameTransport(self)
+        self.inner.makeConnection(self._frames)
+
+    def read_on(self: Any) -> None:
+        if not self._frames.paused:
+            self.transport.resumeProducing()
 
     def onMessageBegin(self: Any, isBinary: bool) -> None:
         if not isBinary:
+            self._refused = True
             self.sendCloseFrame(code=_UNSUPPORTED_DATA, reasonUtf8=b"binary messages, please")
 
     def onMessageFrameBegin(self, length: int) -> None:
@@ -132,10 +155,11 @@ class _Stream:
     def onMessageEnd(self) -> None:
         pass
 
-    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        if self._opened:
-            self._opened = False
-            error = ConnectionDone() if wasClean else ConnectionLost(reason)
+    def onClose(self: Any, wasClean: bool, code: int | None, reason: str | None) -> None:
+        frames, self._frames = self._frames, None
+        if frames is not None:
+            failed = self.failedByMe or self._refused or code not in _ENDS
+            error = ConnectionDone() if wasClean and not failed else ConnectionLost(reason)
             self.inner.connectionLost(Failure(error))
 
 
@@ -197,15 +221,25 @@ def byte_stream(
 class _ClientStream(_Stream, WebSocketClientProtocol):  # type: ignore[misc]  # autobahn's own bases
     factory: _ClientFactory
     transport: Any
+    failure: Failure | None = None
 
     def onOpen(self) -> None:
         factory = self.factory.inner
         factory.doStart()
-        self.inner = factory.buildProtocol(self.transport.getPeer())
+        try:
+            self.inner = factory.buildProtocol(self.transport.getPeer())
+        except Exception:
+            self.failure = Failure()
         if self.inner is None:
             self.sendClose(1000)
         else:
             super().onOpen()
+
+    def onCloseFrame(self, code: Any, reasonRaw: Any) -> bool | None:
+        result: bool | None = super().onCloseFrame(code, reasonRaw)
+        # RFC 6455 §7.1.1: the server is to close first, but nobody need wait for that.
+        self.transport.loseConnection()
+        return result
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         super().onClose(wasClean, code, reason)
@@ -266,7 +300,9 @@ class WebSocketEndpoint:
         return opened.addCallback(_inner)
 
 
-def _inner(stream: _ClientStream) -> IProtocol:
+def _inner(stream: _ClientStream) -> IProtocol | Failure:
+    if stream.failure is not None:
+        return stream.failure
     if stream.inner is None:
         # What Twisted's own endpoints make of it.
         raise NoProtocol
