@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from upgrade_switch import _twisted, splice
 from upgrade_switch.switched import SwitchedConnections
+from upgrade_switch.testing import MemoryTransport
 
 from .harness import HalfCloseRecorder, Recorder, Waiters, patient, reactor, status, turns
 
@@ -165,7 +166,10 @@ def send_buffers(size: int, *transports: Any) -> None:
 
 def has_unsent(transport: Any) -> bool:
     """Whether a transport has bytes that the kernel does not take."""
-    return _twisted.bottom(transport) in reactor.getWriters()
+    owner = _twisted.bottom(transport)
+    if isinstance(owner, MemoryTransport):
+        return bool(owner.dataBuffer)
+    return owner in reactor.getWriters()
 
 
 async def settled(progress: Callable[[], object]) -> None:

@@ -37,6 +37,7 @@ from zope.interface import implementer
 
 from upgrade_switch import UpgradeResource, UpgradeSite, _twisted
 from upgrade_switch.channel import UpgradeChannel
+from upgrade_switch.testing import MemoryEndpoint
 
 from .certificate import AUTHORITY, SERVER
 
@@ -44,8 +45,11 @@ reactor: Any = _reactor
 
 T = TypeVar("T")
 
+#: Every kind of connection with a socket beneath it.
+SOCKETS = ("tcp", "tls", "unix", "proxy")
+
 #: Every kind of connection that a takeover must work on.
-KINDS = ("tcp", "tls", "unix", "proxy")
+KINDS = (*SOCKETS, "memory")
 
 #: How long a test waits before it fails, in seconds.
 PATIENCE = 30
@@ -265,7 +269,9 @@ class Listening:
 
     async def start(self) -> Listening:
         endpoint: Any = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-        if self.kind == "unix":
+        if self.kind == "memory":
+            endpoint = self._memory = MemoryEndpoint(reactor)
+        elif self.kind == "unix":
             assert self._folder is not None
             path = str(Path(self._folder.name) / "socket")
             endpoint = UNIXServerEndpoint(reactor, path)
@@ -284,6 +290,8 @@ class Listening:
     def endpoint(self) -> Any:
         """A client endpoint to it."""
         host = self.port.getHost()
+        if self.kind == "memory":
+            return self._memory
         if self.kind == "unix":
             return UNIXClientEndpoint(reactor, host.name)
         if self.kind == "tls":

@@ -265,6 +265,14 @@ async def test_from_twisted_web_websocket(listen: Any) -> None:
     await client.receives(b"\x81\x02hi")
 
 
+def test_testing(readme: dict[str, Any]) -> None:
+    """README's test of an acceptor passes, and fails where the acceptor is wrong."""
+    readme["test_echo"]()
+    wrong = {"UpgradeResource": lambda upgrades: UpgradeResource({"other": lambda r, t: None})}
+    with patch.dict(readme["test_echo"].__globals__, wrong), pytest.raises(AssertionError):
+        readme["test_echo"]()
+
+
 def test_command() -> None:
     """README's command lines, on a port that is free, do what they say."""
     lines = [line[2:] for block in CONSOLE for line in block.splitlines()]
@@ -289,4 +297,4 @@ def test_command() -> None:
 
 def test_every_block_is_known() -> None:
     """A new code block in README wants a test of its own here."""
-    assert (len(PYTHON), len(CONSOLE)) == (13, 3)
+    assert (len(PYTHON), len(CONSOLE)) == (14, 3)

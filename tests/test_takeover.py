@@ -26,6 +26,7 @@ from upgrade_switch.takeover import hand_over
 from .certificate import AUTHORITY, SERVER
 from .harness import (
     KINDS,
+    SOCKETS,
     EchoTarget,
     Flood,
     HalfCloseRecorder,
@@ -520,7 +521,7 @@ async def test_render_after_the_switch(kind: str, render: str, listen: Any, erro
 
 
 @pytest.mark.parametrize("end", ["fin", "rst", "abort", "close"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOCKETS)
 @pytest_twisted.ensureDeferred
 async def test_every_end_is_noticed(kind: str, end: str, listen: Any) -> None:
     """However a connection ends, its entry goes, and its target hears of it once."""

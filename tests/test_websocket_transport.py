@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from upgrade_switch import IDrainable
 
-from .harness import KINDS, Flood, Waiters, patient, turns
+from .harness import KINDS, SOCKETS, Flood, Waiters, patient, turns
 from .wsframes import (
     BINARY,
     CLOSE,
@@ -211,7 +211,7 @@ def waiting_in(protocol: Any) -> int:
     return len(transport.dataBuffer) + transport._tempDataLen
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOCKETS)
 @pytest_twisted.ensureDeferred
 async def test_slow_reader(serve: Any, kind: str) -> None:
     """Echoing to a client that sends 50 MB and does not read takes little memory, loses nothing."""
@@ -275,7 +275,7 @@ def no_gc() -> Iterator[None]:
     [
         # Twisted's TLS layer keeps the failure of the other two endings.
         (kind, ending)
-        for kind in KINDS
+        for kind in SOCKETS
         for ending in ("client closes", "server closes", "lost")
         if kind != "tls" or ending == "client closes"
     ],

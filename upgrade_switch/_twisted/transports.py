@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from weakref import ref
 
 from twisted.internet import interfaces
-from twisted.internet.abstract import FileDescriptor
 from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -163,10 +162,11 @@ def is_full(transport: Any) -> bool:
     the one producer that is registered.
     """
     owner = bottom(transport)
-    if not isinstance(owner, FileDescriptor):
+    if not hasattr(owner, "_maybePauseProducer"):
+        # Not one of the reactor's, nor made like one (upgrade_switch.testing's).
         return False
     waiting: int = len(owner.dataBuffer) - owner.offset + owner._tempDataLen
-    return waiting > owner.bufferSize
+    return bool(waiting > owner.bufferSize)
 
 
 def wait_for_room(transport: Any, resume: Callable[[], None]) -> None:

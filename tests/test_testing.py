@@ -1,0 +1,282 @@
+"""
+The testing kit: a client and a server in memory, and a transport that behaves as a socket does. (Most
+of what is tested over sockets is tested over it, too: it is one of ``harness.KINDS``.)
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import treq
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+from twisted.web.client import Agent
+from twisted.web.iweb import IAgentEndpointFactory
+from twisted.web.resource import Resource
+from zope.interface import implementer
+
+from upgrade_switch import (
+    NotSwitched,
+    UpgradeEndpoint,
+    UpgradePool,
+    UpgradeResource,
+    UpgradeSite,
+    switched_connection,
+    testing,
+)
+from upgrade_switch.testing import Client, MemoryEndpoint, Wire, talk_to
+
+from .harness import EchoTarget, HalfCloseRecorder, Page, Recorder, factory_of
+
+TRAILING = bytes(range(256))
+
+
+def accept(request: Any, token: Any) -> Any:
+    class Welcoming(EchoTarget):
+        def dataReceived(self, data: bytes) -> None:
+            self.transport.write(b"welcome to the " + request.args[b"room"][0])
+
+    return Welcoming()
+
+
+def test_five_lines() -> None:
+    """The example of the module's docstring is what it says."""
+    (example,) = re.findall(r"five lines.*?::\n\n(.*?)\n\n:func", testing.__doc__ or "", re.DOTALL)
+    names = {"talk_to": talk_to, "UpgradeResource": UpgradeResource, "accept": accept}
+    # In one piece, since the acceptor above welcomes each.
+    program = example.replace("cut=1", "cut=None")
+    exec("\n".join(line[4:] for line in program.splitlines()), names)
+    test: Any = names["test_room"]
+    test()
+
+
+def echo_client(**kwargs: Any) -> tuple[Client, list[Any]]:
+    factory, targets = factory_of(EchoTarget)
+    return talk_to(UpgradeResource({"echo": factory}, fallback=Page()), **kwargs), targets
+
+
+@given(
+    cut=st.none() | st.integers(1, 400) | st.lists(st.integers(1, 400), max_size=20),
+    seed=st.none() | st.integers(0, 99),
+)
+def test_cuts(cut: Any, seed: int | None) -> None:
+    """However the bytes are cut, they are the same."""
+    client, targets = echo_client(cut=cut, seed=seed)
+    assert client.offer("other").status == 200
+    assert client.offer("echo", TRAILING, body=b"body", method="POST").status == 101
+    client.send(TRAILING)
+    assert client.received == TRAILING * 2
+    assert targets[0].data == TRAILING * 2
+    assert client.target is targets[0]
+    assert len(client.site.switched) == 1
+    client.close()
+    assert targets[0].events[-1] == "lost"
+    assert len(client.site.switched) == 0
+
+
+def test_pieces() -> None:
+    """Bytes arrive in the sizes that were asked for; then as they come."""
+    wire = Wire(cut=[1, 2, 3])
+    here, there = Recorder(), Recorder()
+    wire.join(here, there)
+    here.send(b"abcdefghijk")
+    wire.pump()
+    assert there.events == ["made", b"a", b"bc", b"def", b"ghijk"]
+
+
+def test_seed() -> None:
+    """The same seed cuts in the same way."""
+
+    def events(seed: int) -> list[Any]:
+        wire = Wire(seed=seed)
+        here, there = Recorder(), Recorder()
+        wire.join(here, there)
+        here.send(TRAILING * 10)
+        wire.pump()
+        return there.events
+
+    assert events(1) == events(1) != events(2)
+
+
+def test_answer() -> None:
+    """An answer has its fields and its body, several on one connection."""
+    client, _ = echo_client()
+    for method, body in (("GET", b""), ("POST", b"hello"), ("GET", b"")):
+        answer = client.request(method, body=body)
+        assert (answer.status, answer.body) == (200, b"page " + method.encode() + b" " + body)
+        assert answer.headers["content-length"] == str(len(answer.body))
+    assert client.request(headers={"Connection": "close"}).status == 200
+    assert client.is_closed
+
+
+def test_no_answer() -> None:
+    """Where a server has not answered, that is what fails."""
+
+    class Silent(Resource):
+        isLeaf = True
+
+        def render(self, request: Any) -> Any:
+            return 1  # NOT_DONE_YET
+
+    with pytest.raises(AssertionError, match="no answer"):
+        talk_to(Silent()).request()
+
+
+def test_time() -> None:
+    """Time-outs come by the clock."""
+    clock = Clock()
+    undecided: Deferred[Any] = Deferred()
+    site = UpgradeSite(
+        UpgradeResource({"echo": lambda request, token: undecided}), reactor=clock, accept_timeout=30
+    )
+    client = talk_to(site, clock=clock)
+    with pytest.raises(AssertionError, match="no answer"):
+        client.offer("echo")
+    clock.advance(30)
+    client.wire.pump()
+    assert client._answer().status == 503
+    undecided.addErrback(lambda _: None)
+
+
+@pytest.mark.parametrize("how", ["close", "abort", "half_close"])
+def test_ends(how: str) -> None:
+    """What a client does at the end is what the target sees."""
+    factory, targets = factory_of(HalfCloseRecorder)
+    client = talk_to(UpgradeResource({"echo": factory}))
+    client.offer("echo")
+    getattr(client, how)()
+    (target,) = targets
+    if how == "half_close":
+        assert target.events == ["made", "read lost"]
+        target.transport.write(b"still here")
+        target.transport.loseConnection()
+        client.wire.pump()
+        assert (client.received, client.is_closed) == (b"still here", True)
+    elif how == "close":
+        assert target.events == ["made", "read lost"]
+    else:
+        assert target.events == ["made", "lost"]
+        assert target.reason.check(ConnectionLost)
+
+
+def test_transport_is_strict() -> None:
+    """The transport refuses what a real one refuses, and notes what goes nowhere."""
+    wire = Wire()
+    here, there = Recorder(), Recorder()
+    wire.join(here, there)
+    with pytest.raises(TypeError):
+        wire.client.write("text")  # type: ignore[arg-type]
+    wire.client.registerProducer(wire.client, True)
+    with pytest.raises(RuntimeError):
+        wire.client.registerProducer(wire.server, True)
+    wire.client.unregisterProducer()
+    here.send(b"last")
+    wire.client.loseConnection()
+    wire.pump()
+    assert there.events == ["made", b"last", "lost"]
+    assert there.reason is not None
+    assert there.reason.check(ConnectionDone)
+    here.transport.write(b"more")
+    assert wire.client.complaints == ["4 bytes written after the end"]
+
+
+def test_back_pressure() -> None:
+    """A producer is paused when more waits than a transport keeps, and goes on when that is out."""
+    wire = Wire()
+    here, there = Recorder(), Recorder()
+    wire.join(here, there)
+    told: list[str] = []
+
+    class Producer:
+        def pauseProducing(self) -> None:
+            told.append("pause")
+
+        def resumeProducing(self) -> None:
+            told.append("resume")
+
+        def stopProducing(self) -> None:
+            told.append("stop")
+
+    producer: Any = Producer()
+    wire.client.registerProducer(producer, True)
+    wire.server.pauseProducing()
+    for _ in range(4):
+        here.send(b"x" * 50_000)
+        wire.pump()
+    # As a socket, which says so at each write.
+    assert (set(told), there.data) == ({"pause"}, b"")
+    wire.server.resumeProducing()
+    wire.pump()
+    assert (told[-1], told.count("resume"), len(there.data)) == ("resume", 1, 200_000)
+    wire.client.abortConnection()
+    wire.pump()
+    assert told[-1] == "stop"
+
+
+def site_in_memory(clock: Clock, **kwargs: Any) -> tuple[MemoryEndpoint, Any]:
+    factory, _ = factory_of(EchoTarget)
+    endpoint = MemoryEndpoint(clock, **kwargs)
+    site = UpgradeSite(UpgradeResource({"echo": factory}), reactor=clock)
+    endpoint.listen(site)
+    return endpoint, site
+
+
+def pump(endpoint: MemoryEndpoint) -> None:
+    for wire in endpoint.wires:
+        wire.pump()
+
+
+@implementer(IAgentEndpointFactory)
+class Everywhere:
+    """An agent's endpoint factory: all URLs lead to one place."""
+
+    def __init__(self, endpoint: MemoryEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def endpointForURI(self, uri: object) -> MemoryEndpoint:
+        return self._endpoint
+
+
+@pytest.mark.parametrize("cut", [None, 1, [3, 1, 4]])
+def test_real_clients(cut: Any) -> None:
+    """treq, and an endpoint over it, switch in memory, without a reactor."""
+
+    clock = Clock()
+    endpoint, site = site_in_memory(clock, cut=cut)
+    everywhere = Everywhere(endpoint)
+    agent = Agent.usingEndpointFactory(clock, everywhere, pool=UpgradePool(clock))
+    client = treq.client.HTTPClient(agent)
+    answers: list[Any] = []
+    client.get("http://here/", headers={"Upgrade": "echo"}).addCallback(answers.append)
+    client.get("http://here/", headers={"Upgrade": "other"}).addCallback(answers.append)
+    connected: list[Any] = []
+    factory = Factory.forProtocol(Recorder)
+    UpgradeEndpoint(clock, "http://here/", "echo", agent=agent).connect(factory).addCallback(
+        connected.append
+    )
+    pump(endpoint)
+    (refused,) = [answer for answer in answers if answer.code == 426]
+    (answer,) = [answer for answer in answers if answer.code == 101]
+    with pytest.raises(NotSwitched):
+        switched_connection(refused)
+    target = Recorder()
+    switched_connection(answer).install(target)
+    for protocol in (target, connected[0]):
+        protocol.send(b"hello")
+    pump(endpoint)
+    assert target.data == connected[0].data == b"hello"
+    assert len(site.switched) == 2
+
+
+def test_nobody_listens() -> None:
+    """Where nobody listens, nobody is reached."""
+    endpoint = MemoryEndpoint(Clock())
+    failed: list[Any] = []
+    endpoint.connect(Factory.forProtocol(Recorder)).addErrback(failed.append)
+    assert failed[0].check(ConnectionRefusedError)
