@@ -13,6 +13,8 @@ stands ``root.putChild(b"ws", on_the_switch(EchoFactory()))``.
 import sys
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.util import encode_truncate
+from autobahn.websocket.types import ConnectionDeny
 from twisted.internet import endpoints, task
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -30,6 +32,8 @@ class Adapter(WebSocketServerProtocol):
 
     def onConnect(self, request):
         self.inner = self.factory.inner.buildProtocol(request.request)
+        if self.inner is None:
+            raise ConnectionDeny(503)
 
     def onOpen(self):
         self.inner.negotiationStarted(self)
@@ -50,16 +54,18 @@ class Adapter(WebSocketServerProtocol):
     # What the protocol calls.
 
     def sendTextMessage(self, text):
-        self.sendMessage(text.encode("utf-8"))
+        if self.state == self.STATE_OPEN:
+            self.sendMessage(text.encode("utf-8"))
 
     def sendBytesMessage(self, data):
-        self.sendMessage(data, isBinary=True)
+        if self.state == self.STATE_OPEN:
+            self.sendMessage(bytes(data), isBinary=True)
 
     def ping(self, payload=b""):
         self.sendPing(payload)
 
     def loseConnection(self, code=1000, reason=""):
-        self.sendCloseFrame(code, reason.encode("utf-8"))
+        self.sendCloseFrame(code, encode_truncate(reason, 123))
 
     def attachProducer(self, producer):
         self.registerProducer(producer, True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
+from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 from websockets.sync.client import connect
 from websockets.sync.connection import Connection
 from websockets.typing import Origin
@@ -93,11 +93,11 @@ def greet(client: socket.socket) -> None:
 
 
 @contextmanager
-def tunnelling() -> Iterator[Any]:
+def tunnelling(*arguments: str, connections: int = 1) -> Iterator[Any]:
     """A server with a tunnel to one that greets; its ``websocket`` is the URL."""
     with (
-        listening(greet) as port,
-        serving("--tunnel", f"/vnc websocket tcp:127.0.0.1:{port}") as server,
+        listening(greet, connections) as port,
+        serving("--tunnel", f"/vnc websocket tcp:127.0.0.1:{port}", *arguments) as server,
     ):
         server.websocket = server.url.replace("http", "ws", 1) + "vnc"
         yield server
@@ -118,7 +118,7 @@ def test_vnc(offered: Any) -> None:
     """noVNC's way: the subprotocol binary, the server's greeting first, pings in between."""
     with (
         tunnelling() as server,
-        connect(server.websocket, subprotocols=offered, origin=Origin("http://page.test")) as client,
+        connect(server.websocket, subprotocols=offered, origin=own_origin(server)) as client,
     ):
         assert client.subprotocol == (None if offered is None else "binary")
         assert read(client, 12) == b"RFB 003.008\n"
@@ -127,6 +127,27 @@ def test_vnc(offered: Any) -> None:
         assert digest(read(client, len(MUCH))) == digest(MUCH)
         client.close()
         assert client.close_code == 1000
+
+
+def own_origin(server: Any) -> Origin:
+    """The origin of a page on the same port."""
+    return Origin(server.websocket.replace("ws:", "http:").rpartition("/")[0])
+
+
+def test_foreign_pages() -> None:
+    """Another site's page gets no tunnel, unless --origin says so; its port makes it another site."""
+    stranger = Origin("http://page.test")
+    with tunnelling() as server:
+        for origin in (stranger, Origin("http://127.0.0.1:1"), Origin("null")):
+            with pytest.raises(InvalidStatus), connect(server.websocket, origin=origin):
+                pass
+        with connect(server.websocket, origin=own_origin(server)) as client:
+            read(client, 12)
+    with tunnelling("--origin", str(stranger)) as server:
+        with connect(server.websocket, origin=stranger) as client:
+            read(client, 12)
+        with pytest.raises(InvalidStatus), connect(server.websocket, origin=own_origin(server)):
+            pass
 
 
 def test_text() -> None:

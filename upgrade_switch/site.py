@@ -271,9 +271,10 @@ class _OwnUpgrade(Resource):
 
 
 def _say_goodbye(connection: SwitchedConnection) -> None:
-    if IDrainable.providedBy(connection.target):
+    drainable = IDrainable(connection.target, None)
+    if drainable is not None:
         try:
-            connection.target.drain()
+            drainable.drain()
         except Exception:
             # The others want to hear of it, too; this one is aborted with the rest.
             _log.failure("{target} failed to drain", target=connection.target)

@@ -80,6 +80,9 @@ class Member(WebSocketServerProtocol):
         self.room = self.factory.rooms.enter(self._wanted, self)
 
     def onMessage(self, payload, isBinary):
+        if self.state != self.STATE_OPEN:
+            # Behind what was no message.
+            return
         try:
             text, message_id = message_in(payload)
         except ValueError:

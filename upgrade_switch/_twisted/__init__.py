@@ -6,6 +6,7 @@ when Twisted changes it.
 """
 
 from .transports import (
+    Patience,
     PauseWatch,
     Slot,
     abort,
@@ -35,6 +36,7 @@ from .web import (
 )
 
 __all__ = [
+    "Patience",
     "PauseWatch",
     "Slot",
     "UnaskedSwitchFactory",

@@ -19,6 +19,7 @@ from zope.interface import alsoProvides, implementer
 from ..errors import NotDetachable
 
 __all__ = [
+    "Patience",
     "PauseWatch",
     "Slot",
     "abort",
@@ -138,22 +139,27 @@ def tls_layer(transport: Any) -> TLSMemoryBIOProtocol | None:
 
 
 @implementer(interfaces.IPushProducer)
-class _Patience:
+class Patience:
     """Pauses a transport's reading until what it has to write is written."""
 
     def __init__(self, transport: Any, resume: Callable[[], None]) -> None:
         self._transport = transport
         self._resume = resume
+        self._over = False
 
     def pauseProducing(self) -> None:
         self._transport.pauseProducing()
 
     def resumeProducing(self) -> None:
-        self._transport.unregisterProducer()
-        self._resume()
+        """There is room; or somebody else wants to be told of it."""
+        if not self._over:
+            self._over = True
+            self._transport.unregisterProducer()
+            self._resume()
 
     def stopProducing(self) -> None:
         """The end: nothing is read any more."""
+        self._over = True
 
 
 def is_full(transport: Any) -> bool:
@@ -169,18 +175,23 @@ def is_full(transport: Any) -> bool:
     return bool(waiting > owner.bufferSize)
 
 
-def wait_for_room(transport: Any, resume: Callable[[], None]) -> None:
+def wait_for_room(transport: Any, resume: Callable[[], None]) -> Patience | None:
     """
     Where a transport is full, and nobody is registered to be told of it, pause its reading until it
     is not. A producer that is registered all the time would be in the way of others', and of
     ``loseConnection``.
 
     :param resume: what has it read again.
+    :return: who is registered for that; its ``resumeProducing`` ends it early. None where there is no
+        need for it.
     """
     owner = bottom(transport)
-    if is_full(transport) and owner.producer is None and not is_closing(transport):
-        transport.registerProducer(_Patience(transport, resume), True)
-        owner._maybePauseProducer()
+    if not is_full(transport) or owner.producer is not None or is_closing(transport):
+        return None
+    patience = Patience(transport, resume)
+    transport.registerProducer(patience, True)
+    owner._maybePauseProducer()
+    return patience
 
 
 def is_half_closeable(transport: Any) -> bool:

@@ -35,6 +35,8 @@ def begin_logging(level: Any) -> None:
     """
     quiet = LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)
     quiet.setLogLevelForNamespace(__name__.partition(".")[0], level)
+    # autobahn warns of what strangers do.
+    quiet.setLogLevelForNamespace("autobahn", LogLevel.error)
     observer = FilteringLogObserver(textFileLogObserver(sys.stderr), [quiet])
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
 

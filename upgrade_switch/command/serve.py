@@ -18,7 +18,7 @@ from twisted.python.usage import UsageError
 from twisted.web.resource import IResource, Resource
 from zope.interface import implementer
 
-from ..errors import InvalidToken
+from ..errors import InvalidToken, InvalidUpgrades
 from ..negotiation import UpgradeToken
 from ..protocols.tunnel import TunnelFactory, tunnel
 from ..resource import UpgradeResource
@@ -57,6 +57,7 @@ class ServeOptions(CommandOptions):
         self.listen: list[str] = []
         self.tunnels: list[tuple[str, str, str]] = []
         self.classes: dict[str, str] = {}
+        self.origins: list[str] = []
         self.prefaces: dict[bytes, str] = {}
 
     def opt_listen(self, endpoint: str) -> None:
@@ -95,6 +96,14 @@ class ServeOptions(CommandOptions):
         if path in self.classes:
             raise UsageError(f"--class: {path} is here twice")
         self.classes[path] = parts[1]
+
+    def opt_origin(self, origin: str) -> None:
+        """
+        A page's origin (https://example.com) from which a browser may open the tunnels for
+        WebSockets, besides clients that are no browsers; * is any; may be given several times.
+        [default: this site's own pages]
+        """
+        self.origins.append(origin)
 
     def opt_preface(self, value: str) -> None:
         """
@@ -166,7 +175,7 @@ def build_site(reactor: Any, options: ServeOptions) -> UpgradeSite:
         known = upgrades.setdefault(path, {})
         if token.lower() in map(str.lower, known):
             raise UsageError(f"--tunnel: {path} has two tunnels for {token}")
-        known[token] = _tunnel(token, _client_endpoint(reactor, endpoint))
+        known[token] = _tunnel(token, _client_endpoint(reactor, endpoint), options.origins)
     if not upgrades:
         upgrades["/echo"] = {"echo": Factory.forProtocol(Echo)}
     prefaces = {
@@ -204,15 +213,18 @@ def _made(name: str) -> IResource:
     return resource
 
 
-def _tunnel(token: str, endpoint: IStreamClientEndpoint) -> Any:
+def _tunnel(token: str, endpoint: IStreamClientEndpoint, origins: list[str]) -> Any:
     """A tunnel; for browsers, which speak nothing else, in WebSocket's binary messages."""
     if token.lower() != "websocket":
         return tunnel(endpoint)
     try:
-        from ..protocols.websocket import byte_stream
+        from ..protocols.websocket import SAME_ORIGIN, byte_stream
     except ImportError:
         raise UsageError("WebSockets need more: pip install 'upgrade_switch[websocket]'") from None
-    return byte_stream(tunnel(endpoint))
+    try:
+        return byte_stream(tunnel(endpoint), origins or SAME_ORIGIN)
+    except InvalidUpgrades as error:
+        raise UsageError(f"--origin: {error}") from None
 
 
 def _h2c() -> Any:

@@ -4,9 +4,9 @@ WebSocket (RFC 6455) on autobahn's protocols. Needs the extra ``websocket``.
 
 from .. import make_callable
 from .client import connect_websocket
-from .server import websocket
+from .server import SAME_ORIGIN, websocket
 from .stream import WebSocketEndpoint, byte_stream
 
-__all__ = ["WebSocketEndpoint", "byte_stream", "connect_websocket", "websocket"]
+__all__ = ["SAME_ORIGIN", "WebSocketEndpoint", "byte_stream", "connect_websocket", "websocket"]
 
 make_callable(__name__)

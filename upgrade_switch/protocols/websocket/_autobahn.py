@@ -6,8 +6,9 @@ has been done by somebody else. The only place that names autobahn's internals;
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autobahn.twisted.util import create_transport_details, peer2str
 from autobahn.twisted.websocket import (
@@ -18,14 +19,18 @@ from autobahn.twisted.websocket import (
 from autobahn.wamp.types import TransportDetails
 from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION
 from autobahn.websocket.protocol import WebSocketProtocol, _is_same_origin, _url_to_origin
+from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from ... import _twisted
 from ...errors import UpgradeError
 from ...site import IDrainable
 from .origin import normal_origin
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
 
 __all__ = [
     "MAGIC",
@@ -47,6 +52,7 @@ MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _CONNECTING = (WebSocketProtocol.STATE_CONNECTING, WebSocketProtocol.STATE_PROXY_CONNECTING)
 
 _GOING_AWAY = WebSocketProtocol.CLOSE_STATUS_CODE_GOING_AWAY
+_GOING_DOWN = b"the server is going down"
 
 
 class Opening(NamedTuple):
@@ -70,6 +76,10 @@ class _Opened:
 
     CONFIG_ATTRS = ()
     _opening: Opening | None = None
+    _patience: _twisted.Patience | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """A user's hook for his classes is not for those that are made here."""
 
     def makeConnection(self: Any, transport: Any) -> None:
         super().makeConnection(transport)  # type: ignore[misc]
@@ -77,8 +87,40 @@ class _Opened:
         if opening is not None and self.state in _CONNECTING:
             _open(self, opening)
 
+    def dataReceived(self: Any, data: bytes) -> None:
+        if self.failedByMe and self.state != WebSocketProtocol.STATE_OPEN:
+            # RFC 6455 §7.1.7: nothing is processed any more, nor kept.
+            return
+        super().dataReceived(data)  # type: ignore[misc]
+        self._wait_for_room()
+
+    def _wait_for_room(self: Any) -> None:
+        """Who does not read what is sent is not read either."""
+        patience = _twisted.wait_for_room(self.transport, self._read_on)
+        if patience is not None:
+            self._patience = patience
+
+    def _read_on(self: Any) -> None:
+        """There is room again."""
+        self._patience = None
+        if not self._is_paused():
+            self.transport.resumeProducing()
+
+    def _stop_waiting(self: Any) -> None:
+        if self._patience is not None:
+            self._patience.resumeProducing()
+
+    def registerProducer(self: Any, producer: Any, streaming: bool) -> None:
+        self._stop_waiting()
+        super().registerProducer(producer, streaming)  # type: ignore[misc]
+
+    def unregisterProducer(self: Any) -> None:
+        self._stop_waiting()
+        super().unregisterProducer()  # type: ignore[misc]
+
     def connectionLost(self: Any, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)  # type: ignore[misc]
+        self._patience = None
         # The protocol is its own result there: a cycle, which would wait for a collection.
         self.is_closed.addCallback(lambda _: None)
 
@@ -86,6 +128,10 @@ class _Opened:
         """A client's own handshake: it has been done."""
 
     startProxyConnect = startHandshake
+
+
+# Seconds until a goodbye that is not taken is none any more, and between two looks for room.
+_PATIENCE, _SOON = 60, 0.1
 
 
 class _Adapter(WebSocketAdapterProtocol):
@@ -96,29 +142,63 @@ class _Adapter(WebSocketAdapterProtocol):
     failures of TLS, which are strangers', as errors.
     """
 
+    _late_pong: bytes | None = None
+    _pong_call: IDelayedCall | None = None
+    _end_call: IDelayedCall | None = None
+
     def connectionMade(self: Any) -> None:
         details = _details(self.transport, self.is_server)
         details.channel_framing = TransportDetails.CHANNEL_FRAMING_WEBSOCKET
         self._transport_details = details
         self.peer = details.peer
+        if not self.tcpNoDelay and ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(False)
         self._connectionMade()
 
     def dataReceived(self: Any, data: bytes) -> None:
         self._dataReceived(data)
-        # Who does not read what is sent is not read either.
-        _twisted.wait_for_room(self.transport, self.read_on)
-
-    def read_on(self: Any) -> None:
-        """What has been sent is read: read, too."""
-        self.transport.resumeProducing()
-
-    def _onPing(self: Any, payload: bytes) -> None:
-        # RFC 6455 §5.5.3: not each needs a pong, least of all from who does not read them.
-        if not _twisted.is_full(self.transport):
-            self.onPing(payload)
 
     def connectionLost(self: Any, reason: Failure = connectionDone) -> None:
+        for name in ("_pong_call", "_end_call", "closeHandshakeTimeoutCall"):
+            call = getattr(self, name, None)
+            if call is not None:
+                setattr(self, name, None)
+                call.cancel()
         self._connectionLost(reason)
+        self.data = b""
+        vars(self)["control_frame_data"] = []
+
+    def _is_paused(self: Any) -> bool:
+        """Whether somebody else does not want to be given anything; for subclasses."""
+        return False
+
+    def _closeConnection(self: Any, abort: bool = False) -> None:
+        if abort and not self.wasClean:
+            _twisted.abort(self.transport)
+            return
+        # Where both have said goodbye, what is still to be written is not to be lost.
+        self.transport.loseConnection()
+        if self._end_call is None and not _twisted.bottom(self.transport).disconnected:
+            self._end_call = self.factory.reactor.callLater(_PATIENCE, self._not_taken)
+
+    def _not_taken(self: Any) -> None:
+        self._end_call = None
+        _twisted.abort(self.transport)
+
+    def _onPing(self: Any, payload: bytes) -> None:
+        if not _twisted.is_full(self.transport):
+            self.onPing(payload)
+            return
+        # RFC 6455 §5.5.3: a pong to the latest is enough, for who does not read them.
+        self._late_pong = payload
+        if self._pong_call is None:
+            self._pong_call = self.factory.reactor.callLater(_SOON, self._pong)
+
+    def _pong(self: Any) -> None:
+        self._pong_call = None
+        payload, self._late_pong = self._late_pong, None
+        if payload is not None and self.state == WebSocketProtocol.STATE_OPEN:
+            self._onPing(payload)
 
     def _onOpen(self: Any) -> None:
         if self._transport_details.is_secure:
@@ -151,12 +231,30 @@ class _Drainable:
     def drain(self: Any) -> None:
         self._drained = True
         # sendClose takes none of the protocol's own codes.
-        self.sendCloseFrame(code=_GOING_AWAY, reasonUtf8=b"the server is going down")
+        self.sendCloseFrame(code=_GOING_AWAY, reasonUtf8=_GOING_DOWN)
 
     def sendMessage(self: Any, *args: Any, **kwargs: Any) -> None:
         # Who has not closed by himself may well answer what still comes, and would fail.
         if not self._drained or self.state == WebSocketProtocol.STATE_OPEN:
             super().sendMessage(*args, **kwargs)  # type: ignore[misc]
+
+
+class _Goodbye:
+    """Says goodbye for a protocol whose class has a ``drain`` of its own that is something else."""
+
+    def __conform__(self, interface: Any) -> Any:
+        if interface is IDrainable:
+            return _Parting(self)
+        return None
+
+
+@implementer(IDrainable)
+class _Parting:
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+
+    def drain(self) -> None:
+        self._protocol.sendCloseFrame(code=_GOING_AWAY, reasonUtf8=_GOING_DOWN)
 
 
 class _Kind(NamedTuple):
@@ -171,7 +269,8 @@ class _Kind(NamedTuple):
 def _kind(kind: Any) -> _Kind:
     bases: tuple[type, ...] = (_Opened, kind, _Adapter)
     if not IDrainable.implementedBy(kind) and issubclass(kind, WebSocketServerProtocol):
-        bases = (_Opened, _Drainable, kind, _Adapter)
+        goodbye = _Goodbye if hasattr(kind, "drain") else _Drainable
+        bases = (_Opened, goodbye, kind, _Adapter)
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     opened = type(kind.__name__, bases, names)
     return _Kind(opened, tuple(name for name in kind.CONFIG_ATTRS if not hasattr(kind, name)))
@@ -189,7 +288,11 @@ def configure(protocol: Any, factory: Any) -> None:
     kind = _kind(built)
     attributes = vars(protocol)
     attributes.update({name: getattr(factory, name) for name in kind.options if name not in attributes})
+    attributes["state"] = WebSocketProtocol.STATE_CONNECTING
     protocol.__class__ = kind.opened
+    if "__provides__" in attributes and IDrainable.implementedBy(kind.opened):
+        # What an instance has been given to provide is kept together with what its class had.
+        alsoProvides(protocol, IDrainable)
 
 
 def open_when_connected(protocol: Any, opening: Opening) -> None:
@@ -232,15 +335,15 @@ def parse_extensions(protocol: Any, value: str) -> list[tuple[str, dict[str, lis
 
 def offered_compression(extensions: list[tuple[str, dict[str, list[Any]]]]) -> list[Any]:
     """
-    The offers of permessage-compress extensions that autobahn knows among all.
-
-    :raises Exception: what autobahn raises for parameters that make no sense.
+    The offers of permessage-compress extensions that autobahn knows among all. One whose parameters it
+    does not like is declined, not the others (RFC 7692 §7.1).
     """
-    return [
-        _COMPRESSIONS[name]["Offer"].parse(parameters)
-        for name, parameters in extensions
-        if name in _COMPRESSIONS
-    ]
+    offers = []
+    for name, parameters in extensions:
+        if name in _COMPRESSIONS:
+            with suppress(Exception):
+                offers.append(_COMPRESSIONS[name]["Offer"].parse(parameters))
+    return offers
 
 
 def accept_compression(protocol: Any, offers: list[Any]) -> tuple[Any, str | None]:
@@ -282,20 +385,24 @@ def compression_in(
     return compression, None
 
 
-def is_origin_allowed_by(factory: Any, origin: str) -> bool:
-    """What a factory's own options ``allowedOrigins`` and ``allowNullOrigin`` say."""
-    if factory.allowedOrigins == ["*"]:
+def is_origin_allowed_by(protocol: Any, factory: Any, origin: str) -> bool:
+    """
+    What the options ``allowedOrigins`` and ``allowNullOrigin`` of a configured protocol say, its own or
+    its factory's.
+    """
+    patterns = protocol.allowedOriginsPatterns
+    if factory.allowedOrigins == ["*"] and patterns is factory.allowedOriginsPatterns:
         # As below, without the way through a regular expression for each handshake.
         normal = normal_origin(origin)
         if normal is None or normal == "null" or normal.startswith("file:"):
-            return normal is not None and bool(factory.allowNullOrigin)
+            return normal is not None and bool(protocol.allowNullOrigin)
         return True
     try:
         parsed = _url_to_origin(origin)
     except ValueError:
         return False
     if parsed == "null":
-        return bool(factory.allowNullOrigin)
+        return bool(protocol.allowNullOrigin)
     scheme = "https" if factory.isSecure else "http"
     port = factory.externalPort or factory.port
-    return bool(_is_same_origin(parsed, scheme, port, factory.allowedOriginsPatterns))
+    return bool(_is_same_origin(parsed, scheme, port, patterns))

@@ -34,12 +34,12 @@ def http_url(url: str | bytes) -> bytes:
     """
     The ``http`` or ``https`` URL of a ``ws`` or ``wss`` one (RFC 6455 §3).
 
-    :raises ValueError: for what is neither, has a fragment, or is not ASCII.
+    :raises ValueError: for what is neither, has a fragment or a user, or is not ASCII.
     """
     text = url.decode("ascii") if isinstance(url, bytes) else url
     text.encode("ascii")
     parts = urlsplit(text)
-    if parts.scheme not in _HTTP or not parts.hostname or parts.fragment or text.endswith("#"):
+    if parts.scheme not in _HTTP or not parts.hostname or "#" in text or "@" in parts.netloc:
         raise ValueError(f"not a ws or wss URL: {text!r}")
     return urlunsplit(parts._replace(scheme=_HTTP[parts.scheme])).encode("ascii")
 
@@ -69,7 +69,7 @@ def connect_websocket(
         :class:`~upgrade_switch.NotSwitched`, which has the response, where the server refuses; with
         :class:`~upgrade_switch.errors.InvalidResponse` where its answer breaks the rules; or with
         what the agent fails with. Cancelling it closes the connection.
-    :raises ValueError: for what is no such URL.
+    :raises ValueError: for what is no such URL, and for headers that are up to the factory.
     """
     target = http_url(url)
     asking: IAgent = Agent(pool.clock, pool=pool) if agent is None else agent
@@ -84,6 +84,9 @@ def connect_websocket(
 def _fields(protocol: Any, factory: Any, key: bytes, headers: Headers | None) -> Headers:
     """What a handshake asks for (RFC 6455 §4.1)."""
     fields = Headers() if headers is None else headers.copy()
+    for settled in (b"sec-websocket-protocol", b"sec-websocket-extensions"):
+        if fields.hasHeader(settled):
+            raise ValueError(f"{settled.decode()} is up to the factory")
     for name, value in factory.headers.items():
         fields.addRawHeader(name, value)
     fields.setRawHeaders(b"upgrade", [b"websocket"])

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from ...errors import InvalidUpgrades
+from ...negotiation import is_host
 
-__all__ = ["AllowedOrigins", "normal_origin"]
+__all__ = ["AllowedOrigins", "is_same_origin", "normal_origin"]
 
 ANY = "*"
 
@@ -44,11 +45,25 @@ def normal_origin(text: str) -> str | None:
     if match is None:
         return None
     scheme, host, port = match.groups()
+    if host.startswith("[") and not is_host(host.encode("ascii")):
+        return None
     if port is not None and int(port) > _LARGEST_PORT:
         return None
     if port is None or int(port) == _DEFAULT_PORTS.get(scheme):
         return f"{scheme}://{host}"
     return f"{scheme}://{host}:{int(port)}"
+
+
+def is_same_origin(origin: str, authority: str) -> bool:
+    """
+    Whether an origin is where a request goes: host and port. (A proxy that ends TLS in front of a site
+    changes the scheme.)
+
+    :param authority: the request's Host.
+    """
+    scheme, _, _ = origin.partition("://")
+    normal = normal_origin(origin)
+    return normal is not None and normal == normal_origin(f"{scheme}://{authority}")
 
 
 class AllowedOrigins:

@@ -25,14 +25,17 @@ from ...negotiation import UpgradeToken, is_token
 from ...pages import StatusPage, service_unavailable
 from ...request import UpgradeRequest
 from . import _autobahn
-from .origin import AllowedOrigins
+from .origin import AllowedOrigins, is_same_origin
 
-__all__ = ["HandshakeRequest", "Refused", "accept_key", "websocket"]
+__all__ = ["SAME_ORIGIN", "HandshakeRequest", "Refused", "accept_key", "websocket"]
 
 # RFC 6455 §4.1: 16 bytes in base64, whose last four bits are none of theirs.
 _KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==\Z")
 
 _VERSION = b"13"
+
+SAME_ORIGIN = ("same origin",)
+"""For ``allowed_origins``: pages of the host and port that the request goes to."""
 
 
 def websocket(factory: Any, allowed_origins: Iterable[str] | None = None) -> Acceptor:
@@ -49,13 +52,16 @@ def websocket(factory: Any, allowed_origins: Iterable[str] | None = None) -> Acc
     :param factory: an ``autobahn.twisted.websocket.WebSocketServerFactory``, of WAMP too, with its
         options; those of them that are about listening and its own handshake do not matter.
     :param allowed_origins: the pages that may open it, as ``https://example.com``; ``*`` is any, and
-        requests without Origin are no browser's. None: what the factory's own option
-        ``allowedOrigins`` says, which is any if nothing has been set.
+        requests without Origin are no browser's. :data:`SAME_ORIGIN`: the site's own. None: what
+        the factory's own option ``allowedOrigins`` says, which is any if nothing has been set.
     :raises InvalidUpgrades: for what is no such factory, or no origin.
     """
     if isinstance(factory, type) or not getattr(factory, "isServer", False):
         raise InvalidUpgrades(f"not an autobahn.twisted WebSocketServerFactory: {factory!r}")
-    return _Acceptor(factory, None if allowed_origins is None else AllowedOrigins(allowed_origins))
+    allowed: Any = allowed_origins
+    if allowed is not None and allowed is not SAME_ORIGIN:
+        allowed = AllowedOrigins(allowed)
+    return _Acceptor(factory, allowed)
 
 
 def accept_key(key: bytes) -> bytes:
@@ -95,7 +101,7 @@ class _Handshake(NamedTuple):
 
 
 class _Acceptor:
-    def __init__(self, factory: Any, allowed: AllowedOrigins | None) -> None:
+    def __init__(self, factory: Any, allowed: Any) -> None:
         self._factory = factory
         self._allowed = allowed
 
@@ -106,31 +112,37 @@ class _Acceptor:
         request.channel.site.start_factory(factory)
         try:
             key, origin, protocols = _checked(request, token)
-            self._check_origin(origin)
-            _check_room(factory)
+            if self._allowed is not None:
+                self._check_origin(request, None, origin)
             protocol = factory.buildProtocol(request.getClientAddress())
             if protocol is None:
                 raise Refused(service_unavailable("No connection is taken now."))
             _autobahn.configure(protocol, factory)
+            if self._allowed is None:
+                self._check_origin(request, protocol, origin)
+            _check_room(protocol)
             extensions = _extensions(request, protocol)
         except Refused as refused:
             return refused.answer
         handshake = _Handshake(key, origin, protocols, extensions, _headers(request))
         return _connect(request, protocol, handshake)
 
-    def _check_origin(self, origin: str | None) -> None:
+    def _check_origin(self, request: UpgradeRequest, protocol: Any, origin: str | None) -> None:
         if origin is None:
             return
         if self._allowed is None:
-            allowed = _autobahn.is_origin_allowed_by(self._factory, origin)
+            allowed = _autobahn.is_origin_allowed_by(protocol, self._factory, origin)
+        elif self._allowed is SAME_ORIGIN:
+            (host,) = request.requestHeaders.getRawHeaders(b"host") or (b"",)
+            allowed = is_same_origin(origin, host.decode("latin-1"))
         else:
             allowed = origin in self._allowed
         if not allowed:
             raise Refused(StatusPage(403, "Forbidden", "Not from this origin."))
 
 
-def _check_room(factory: Any) -> None:
-    if 0 < factory.maxConnections <= factory.countConnections:
+def _check_room(protocol: Any) -> None:
+    if 0 < protocol.maxConnections <= protocol.factory.countConnections:
         raise Refused(service_unavailable("No more WebSockets are taken now."))
 
 
@@ -289,13 +301,10 @@ def _opened(
     subprotocol, headers = (*answer, None, None)[:2] if isinstance(answer, tuple) else (answer, None)
     if subprotocol is not None and subprotocol not in handshake.protocols:
         raise UpgradeError(f"onConnect chose {subprotocol!r}, which the client does not offer")
-    try:
-        offers = _autobahn.offered_compression(handshake.extensions)
-    except Exception as error:
-        return StatusPage(400, "Bad Request", f"Sec-WebSocket-Extensions: {error}")
+    offers = _autobahn.offered_compression(handshake.extensions)
     try:
         # Others may have come while onConnect was deciding.
-        _check_room(protocol.factory)
+        _check_room(protocol)
     except Refused as refused:
         return refused.answer
     compression, extension = _autobahn.accept_compression(protocol, offers)

@@ -39,7 +39,7 @@ from ...negotiation import UpgradeToken
 from ...pages import service_unavailable
 from ...request import UpgradeRequest
 from .client import connect_websocket, http_url
-from .server import HandshakeRequest, Refused, websocket
+from .server import SAME_ORIGIN, HandshakeRequest, Refused, websocket
 
 __all__ = ["WebSocketEndpoint", "byte_stream"]
 
@@ -64,17 +64,14 @@ class FrameTransport:
     def __init__(self, websocket: Any) -> None:
         self._websocket = websocket
         self.disconnecting = False
+        self.disconnected = False
         self.paused = False
         self._has_producer = False
-
-    @property
-    def disconnected(self) -> bool:
-        return not self._websocket.connected
 
     def write(self, data: bytes) -> None:
         # As with every transport, what is written after the end goes nowhere.
         if data and self._websocket.state == self._websocket.STATE_OPEN:
-            self._websocket.sendMessage(data, isBinary=True)
+            self._websocket.sendMessage(bytes(data), isBinary=True)
 
     def writeSequence(self, data: Any) -> None:
         self.write(b"".join(data))
@@ -116,7 +113,13 @@ class FrameTransport:
 
     def resumeProducing(self) -> None:
         self.paused = False
-        self._websocket.transport.resumeProducing()
+        self._websocket.go_on()
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        self._websocket.transport.setTcpNoDelay(enabled)
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        self._websocket.transport.setTcpKeepAlive(enabled)
 
     def stopProducing(self) -> None:
         self.loseConnection()
@@ -129,25 +132,50 @@ class _Stream:
     _frames: FrameTransport | None = None
     _refused = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        # What came in one segment with what the target paused at.
+        self._held: list[bytes] = []
+
     def onOpen(self) -> None:
         self._frames = FrameTransport(self)
         self.inner.makeConnection(self._frames)
 
-    def read_on(self: Any) -> None:
-        if not self._frames.paused:
+    def _is_paused(self: Any) -> bool:
+        return self._frames is not None and self._frames.paused
+
+    def go_on(self: Any) -> None:
+        """The target reads again: what is here already first."""
+        while self._held and not self._is_paused():
+            self._give(self._held.pop(0))
+        if self._is_paused():
+            return
+        self._wait_for_room()
+        if self._patience is None:
             self.transport.resumeProducing()
+
+    def _give(self, payload: bytes) -> None:
+        if self._frames is not None and not self._frames.disconnecting:
+            self.inner.dataReceived(payload)
 
     def onMessageBegin(self: Any, isBinary: bool) -> None:
         if not isBinary:
             self._refused = True
             self.sendCloseFrame(code=_UNSUPPORTED_DATA, reasonUtf8=b"binary messages, please")
+            # RFC 6455 §7.1.7: nobody waits for an answer.
+            self.transport.loseConnection()
 
     def onMessageFrameBegin(self, length: int) -> None:
         pass
 
     def onMessageFrameData(self: Any, payload: bytes) -> None:
-        if self.state == self.STATE_OPEN and payload:
-            self.inner.dataReceived(payload)
+        # While the server is going down, too: what the client has sent before it knew is no less.
+        if self._refused or not payload:
+            return
+        if self._held or self._is_paused():
+            self._held.append(payload)
+        else:
+            self._give(payload)
 
     def onMessageFrameEnd(self) -> None:
         pass
@@ -156,8 +184,12 @@ class _Stream:
         pass
 
     def onClose(self: Any, wasClean: bool, code: int | None, reason: str | None) -> None:
-        frames, self._frames = self._frames, None
+        frames = self._frames
         if frames is not None:
+            while self._held:
+                self._give(self._held.pop(0))
+            self._frames = None
+            frames.disconnecting = frames.disconnected = True
             failed = self.failedByMe or self._refused or code not in _ENDS
             error = ConnectionDone() if wasClean and not failed else ConnectionLost(reason)
             self.inner.connectionLost(Failure(error))
@@ -200,7 +232,7 @@ class _ServerFactory(WebSocketServerFactory):
 
 
 def byte_stream(
-    acceptor: Acceptor | IProtocolFactory, allowed_origins: Iterable[str] | None = None
+    acceptor: Acceptor | IProtocolFactory, allowed_origins: Iterable[str] = SAME_ORIGIN
 ) -> Acceptor:
     """
     An acceptor for the token ``websocket`` whose target gets and sends a stream of bytes, in binary
@@ -212,7 +244,8 @@ def byte_stream(
 
     :param acceptor: what decides, as for ``UpgradeResource``: asked when the handshake has been found
         good. Its target's transport has no half-close; ``loseConnection`` is close code 1000.
-    :param allowed_origins: as for :func:`websocket`.
+    :param allowed_origins: as for :func:`websocket`; without it the site's own pages alone, since what
+        is behind a tunnel seldom asks who is there.
     :raises InvalidUpgrades: for what is no origin.
     """
     return websocket(_ServerFactory(acceptor), allowed_origins)
