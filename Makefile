@@ -17,8 +17,9 @@ cluster: $(INSTALLED) crossbar
 
 crossbar: $(CROSSBAR_VENV)/.installed
 
+# A process a core: each has its own reactor.
 test: $(INSTALLED)
-	$(VENV)/bin/pytest $(PYTEST_ARGS)
+	$(VENV)/bin/pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
