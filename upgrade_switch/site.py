@@ -107,9 +107,9 @@ class UpgradeSite(Site):
             always, all of them where the site is full or going down.
         :param prefaces: fixed first bytes of a connection, and the factory whose protocol gets
             such a connection with all of its bytes, the preface included. Where one preface begins
-            another, the longer wins as long as it can still come; at the idle time-out the shorter
-            has it. A preface that is one whole line, CRLF included, is also looked for between
-            two requests.
+            another, the longer wins as long as it can still come; at the idle time-out, and at the
+            connection's end, the shorter has it. A preface that is one whole line, CRLF included, is
+            also looked for between two requests.
         :raises InvalidToken: for a key of ``upgrades`` that is no token.
         :raises InvalidUpgrades: for a value there that is neither factory nor acceptor.
         :raises InvalidPrefaces: for a preface that is no bytes, or leads to no factory.
