@@ -65,6 +65,10 @@ class Opening(NamedTuple):
     """What autobahn's protocols keep of a handshake: ``http_headers``, ``websocket_version`` ..."""
 
 
+# Bytes that are taken behind what broke the rules, until the other side's goodbye has come.
+_MOST_BEHIND = 65536
+
+
 class _Opened:
     """
     Before the class of an autobahn protocol in its method resolution order.
@@ -77,6 +81,7 @@ class _Opened:
     CONFIG_ATTRS = ()
     _opening: Opening | None = None
     _patience: _twisted.Patience | None = None
+    _behind = 0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """A user's hook for his classes is not for those that are made here."""
@@ -88,8 +93,12 @@ class _Opened:
             _open(self, opening)
 
     def dataReceived(self: Any, data: bytes) -> None:
-        if self.failedByMe and self.state != WebSocketProtocol.STATE_OPEN:
-            # RFC 6455 §7.1.7: nothing is processed any more, nor kept.
+        if self.failedByMe:
+            # RFC 6455 §7.1.7: nothing is of interest any more but the other side's goodbye.
+            self._behind += len(data)
+            if self._behind > _MOST_BEHIND:
+                self.dropConnection(abort=True)
+        if self.state == WebSocketProtocol.STATE_CLOSED:
             return
         super().dataReceived(data)  # type: ignore[misc]
         self._wait_for_room()
