@@ -22,11 +22,12 @@ from autobahn.websocket.protocol import WebSocketProtocol, _is_same_origin, _url
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from zope.interface import alsoProvides, implementer
+from zope.interface import alsoProvides
 
 from ... import _twisted
 from ...errors import UpgradeError
 from ...site import IDrainable
+from .goodbye import Drainable, Goodbye
 from .origin import normal_origin
 
 if TYPE_CHECKING:
@@ -50,9 +51,6 @@ _COMPRESSIONS: dict[str, dict[str, Any]] = PERMESSAGE_COMPRESSION_EXTENSION
 MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 _CONNECTING = (WebSocketProtocol.STATE_CONNECTING, WebSocketProtocol.STATE_PROXY_CONNECTING)
-
-_GOING_AWAY = WebSocketProtocol.CLOSE_STATUS_CODE_GOING_AWAY
-_GOING_DOWN = b"the server is going down"
 
 
 class Opening(NamedTuple):
@@ -231,41 +229,6 @@ def _details(transport: Any, is_server: bool) -> TransportDetails:
     return create_transport_details(layer, is_server)
 
 
-@implementer(IDrainable)
-class _Drainable:
-    """Says goodbye as RFC 6455 §7.4.1 has it: 1001, going away."""
-
-    _drained = False
-
-    def drain(self: Any) -> None:
-        self._drained = True
-        # sendClose takes none of the protocol's own codes.
-        self.sendCloseFrame(code=_GOING_AWAY, reasonUtf8=_GOING_DOWN)
-
-    def sendMessage(self: Any, *args: Any, **kwargs: Any) -> None:
-        # Who has not closed by himself may well answer what still comes, and would fail.
-        if not self._drained or self.state == WebSocketProtocol.STATE_OPEN:
-            super().sendMessage(*args, **kwargs)  # type: ignore[misc]
-
-
-class _Goodbye:
-    """Says goodbye for a protocol whose class has a ``drain`` of its own that is something else."""
-
-    def __conform__(self, interface: Any) -> Any:
-        if interface is IDrainable:
-            return _Parting(self)
-        return None
-
-
-@implementer(IDrainable)
-class _Parting:
-    def __init__(self, protocol: Any) -> None:
-        self._protocol = protocol
-
-    def drain(self) -> None:
-        self._protocol.sendCloseFrame(code=_GOING_AWAY, reasonUtf8=_GOING_DOWN)
-
-
 class _Kind(NamedTuple):
     """A class of autobahn's, or a user's, and what is made of it."""
 
@@ -278,7 +241,7 @@ class _Kind(NamedTuple):
 def _kind(kind: Any) -> _Kind:
     bases: tuple[type, ...] = (_Opened, kind, _Adapter)
     if not IDrainable.implementedBy(kind) and issubclass(kind, WebSocketServerProtocol):
-        goodbye = _Goodbye if hasattr(kind, "drain") else _Drainable
+        goodbye = Goodbye if hasattr(kind, "drain") else Drainable
         bases = (_Opened, goodbye, kind, _Adapter)
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     opened = type(kind.__name__, bases, names)
