@@ -160,10 +160,16 @@ def listening(talk: Callable[[socket.socket], object], connections: int = 1) -> 
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(PATIENCE)
+        stopped: list[bool] = []
 
         def serve() -> None:
             for _ in range(connections):
-                client, _address = server.accept()
+                try:
+                    client, _address = server.accept()
+                except OSError:
+                    if stopped:
+                        return
+                    raise
                 with client:
                     client.settimeout(PATIENCE)
                     # Who is cut off is not what is tested here.
@@ -172,7 +178,13 @@ def listening(talk: Callable[[socket.socket], object], connections: int = 1) -> 
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield server.getsockname()[1]
+        try:
+            yield server.getsockname()[1]
+        except BaseException:
+            # Nobody comes any more, and the thread must not trouble the tests that follow.
+            stopped.append(True)
+            server.shutdown(socket.SHUT_RDWR)
+            raise
         thread.join(PATIENCE)
         assert not thread.is_alive()
 

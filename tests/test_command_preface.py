@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from .commands import LOCAL, PATIENCE, echo, fails, listening, read_all, serving
+from .commands import LOCAL, PATIENCE, echo, fails, listening, read_all, read_until, serving
 from .openssh import HOST, client_options, running_sshd, ssh
 
 MUCH = random.Random(4).randbytes(5_000_000)
@@ -116,10 +116,15 @@ def test_escapes(text: str, preface: bytes) -> None:
 def test_several() -> None:
     """Several prefaces lead to several servers; the default upgrade stays."""
 
-    def say(what: bytes) -> Any:
-        return lambda client: client.sendall(what)
+    def say(what: bytes, preface: bytes) -> Any:
+        def talk(client: socket.socket) -> None:
+            # What is left unread at the close would be answered with a reset.
+            read_until(client, preface)
+            client.sendall(what)
 
-    with listening(say(b"one")) as one, listening(say(b"two")) as two:
+        return talk
+
+    with listening(say(b"one", b"ONE")) as one, listening(say(b"two", b"TWO\r\n")) as two:
         options = [f"ONE tcp:127.0.0.1:{one}", rf"TWO\r\n tcp:host=127.0.0.1:port={two}"]
         with serving(*(word for option in options for word in ("--preface", option))) as server:
             for first, answer in ((b"TWO\r\n", b"two"), (b"ONE", b"one")):
