@@ -39,11 +39,10 @@ benchmark: $(INSTALLED)
 clean:
 	rm -rf $(VENV) $(CROSSBAR_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-# Plugins of Twisted's are looked for in directories: hence the editable mode that has one.
 $(INSTALLED): setup.cfg setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip
-	$(VENV)/bin/pip install --quiet --editable '.[dev]' --config-settings editable_mode=compat
+	$(VENV)/bin/pip install --quiet --editable '.[dev]'
 	touch $@
 
 $(CROSSBAR_VENV)/.installed:
