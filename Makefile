@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 CROSSBAR_VENV := .venv-crossbar
 CROSSBAR := $(CROSSBAR_VENV)/bin/crossbar
 
-.PHONY: serve cluster crossbar test lint types format benchmark clean
+.PHONY: serve cluster crossbar test lint types docs format benchmark clean
 
 serve: $(INSTALLED)
 	PYTHONPATH=examples $(VENV)/bin/upgrade-switch serve --class '/chat chat.Chat'
@@ -28,6 +28,10 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(VENV)/bin/mypy
 
+# Into docs/_build/index.html. A warning is an error.
+docs: $(INSTALLED)
+	$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky docs docs/_build
+
 format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
@@ -37,7 +41,7 @@ benchmark: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/websocket.py
 
 clean:
-	rm -rf $(VENV) $(CROSSBAR_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(CROSSBAR_VENV) build dist docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(INSTALLED): setup.cfg setup.py
 	$(PYTHON) -m venv $(VENV)
