@@ -20,6 +20,7 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import Interface
 
 from .errors import ClientGone, Draining, InvalidUpgrades, TooManySwitched, UpgradeError
+from .events import Declined, tell
 from .negotiation import TokenTable, UpgradeToken
 from .pages import service_unavailable
 from .request import UpgradeRequest
@@ -120,17 +121,21 @@ def decide(request: UpgradeRequest, chosen: Chosen) -> Any:
     # Here, since an acceptor may finish the request, which then knows no site any more.
     site: UpgradeSite = request.channel.site
     if site.draining or not site.switched.has_room_for(request.channel.transport):
+        tell(site.observers, "declined", request, token, _WITHOUT_ROOM[site.draining])
         return _no_room().render(request)
     try:
         result = _build(value, request) if is_factory else _ask(value, request, token)
     except Exception:
         # Not kept in a variable: its traceback would keep this frame, and the frame the request.
         _fail(request, Failure())
+        tell(site.observers, "declined", request, token, Declined.FAILED)
         return NOT_DONE_YET
     if isinstance(result, Deferred):
         Decision(site, request, token, result)
     else:
-        _settle(request, token, result)
+        why = _settle(request, token, result)
+        if why is not None:
+            tell(site.observers, "declined", request, token, why)
     return NOT_DONE_YET
 
 
@@ -162,23 +167,40 @@ def _ask(acceptor: Any, request: UpgradeRequest, token: UpgradeToken) -> Any:
     return Deferred.fromCoroutine(result) if isinstance(result, CoroutineType) else result
 
 
-def _settle(request: UpgradeRequest, token: UpgradeToken, result: Any) -> None:
-    """Do what has been decided."""
+def _settle(request: UpgradeRequest, token: UpgradeToken, result: Any) -> Declined | None:
+    """
+    Do what has been decided.
+
+    :return: why the connection has not switched; None where it has.
+    """
     if IProtocol.providedBy(result):
         try:
             request.switch_to(token, result)
-        except (TooManySwitched, Draining, ClientGone):
+        except (TooManySwitched, Draining, ClientGone) as refused:
+            why = _REFUSED[type(refused)]
             _forget_fields(request)
             _render(request, _no_room())
+            return why
         except Exception:
             _fail(request, Failure())
-    elif IResource.providedBy(result):
+            return Declined.FAILED
+        return None
+    if IResource.providedBy(result):
         _render(request, result)
-    elif isinstance(result, Failure):
-        _fail(request, result)
-    else:
+        return Declined.ANSWERED
+    if not isinstance(result, Failure):
         wrong = UpgradeError(f"an acceptor results in an IProtocol or IResource, not {result!r}")
-        _fail(request, Failure(wrong))
+        result = Failure(wrong)
+    _fail(request, result)
+    return Declined.FAILED
+
+
+_WITHOUT_ROOM = (Declined.FULL, Declined.DRAINING)
+_REFUSED: dict[type[Exception], Declined] = {
+    TooManySwitched: Declined.FULL,
+    Draining: Declined.DRAINING,
+    ClientGone: Declined.LEFT,
+}
 
 
 def _forget_fields(request: UpgradeRequest) -> None:
@@ -234,25 +256,32 @@ class Decision:
         self._timeout: IDelayedCall | None = None
         if self._site.accept_timeout is not None:
             self._timeout = self._site.reactor.callLater(
-                self._site.accept_timeout, self.decline, "The decision took too long."
+                self._site.accept_timeout, self.decline, "The decision took too long.", Declined.TIMEOUT
             )
         request.notifyFinish().addErrback(self._client_left)
         deferred.addBoth(self._decided)
 
     def _client_left(self, reason: Failure) -> None:
-        self._end()
+        request = self._end()
+        if request is not None:
+            self._tell(request, Declined.LEFT)
 
-    def decline(self, detail: str) -> None:
+    def decline(self, detail: str, why: Declined) -> None:
         """Decide in the acceptor's place: 503, and the acceptor is cancelled."""
         request = self._end()
         if request is not None:
             _render(request, service_unavailable(detail))
+            self._tell(request, why)
 
     def _decided(self, result: Any) -> None:
         self._deferred = None
         request = self._end()
-        if request is not None:
-            _settle(request, self._token, result)
+        why = None if request is None else _settle(request, self._token, result)
+        if request is not None and why is not None:
+            self._tell(request, why)
+
+    def _tell(self, request: UpgradeRequest, why: Declined) -> None:
+        tell(self._site.observers, "declined", request, self._token, why)
 
     def _end(self) -> UpgradeRequest | None:
         """

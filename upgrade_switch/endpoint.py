@@ -16,6 +16,7 @@ from twisted.internet.interfaces import (
     IStreamClientEndpointStringParserWithReactor,
 )
 from twisted.plugin import IPlugin
+from twisted.python.failure import Failure
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
@@ -37,7 +38,7 @@ class _FactoryStopper:
     def forget(self, connection: SwitchedConnection) -> None:
         """There is no list."""
 
-    def ended(self) -> None:
+    def ended(self, connection: SwitchedConnection, reason: Failure) -> None:
         self._factory.doStop()
 
 

@@ -14,8 +14,10 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import EncodingResourceWrapper, IResource, Resource, getChildForRequest
 from zope.interface import Interface, implementer
 
+from .channel import UpgradeChannel
 from .decision import Acceptor, Upgrades, decide
 from .errors import InvalidUpgrades
+from .events import Declined, tell
 from .negotiation import UpgradeToken, connection_options
 from .pages import StatusPage
 from .request import UpgradeRequest
@@ -129,10 +131,12 @@ class UpgradeResource(Resource):
         return self._upgrades.choose(request) is not None
 
     def render(self, request: Any) -> Any:
-        chosen = None
         if isinstance(request, UpgradeRequest):
             chosen = self._upgrades.choose(request)
-        return self._decline(request) if chosen is None else decide(request, chosen)
+            if chosen is not None:
+                return decide(request, chosen)
+            _tell_declined(request)
+        return self._decline(request)
 
     def _decline(self, request: IRequest) -> Any:
         prepath, postpath = list(request.prepath), list(request.postpath)
@@ -142,3 +146,12 @@ class UpgradeResource(Resource):
             # Twisted renders a HEAD again, as GET: from here, the way to the child anew.
             request.prepath, request.postpath = prepath, postpath
             raise
+
+
+def _tell_declined(request: UpgradeRequest) -> None:
+    """Tell the site's observers of an offer that leads to nothing here."""
+    if not isinstance(request.channel, UpgradeChannel):
+        return
+    why = Declined.INELIGIBLE if request.offer.ineligible else Declined.UNKNOWN
+    if request.offer or why is Declined.INELIGIBLE:
+        tell(request.channel.site.observers, "declined", request, None, why)

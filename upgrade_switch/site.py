@@ -27,6 +27,7 @@ from . import _twisted
 from .channel import UpgradeChannel
 from .decision import Upgrades, decide
 from .errors import InvalidPrefaces
+from .events import Declined, ISwitchObserver, tell
 from .preface import PrefaceTable
 from .request import UpgradeRequest
 from .resource import takes_upgrades
@@ -34,7 +35,7 @@ from .switched import SwitchedConnections
 from .takeover import SwitchedConnection, check_target, hand_over
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from .decision import Acceptor, Chosen, Decision
 
@@ -75,6 +76,7 @@ class UpgradeSite(Site):
     :ivar switched: the connections that are switched now: ``len()``, iteration.
     :ivar draining: whether :meth:`drain` has been called.
     :ivar deciding: the decisions that acceptors are still at work on.
+    :ivar observers: who is told of what happens to upgrades.
     """
 
     requestFactory = UpgradeRequest
@@ -89,6 +91,7 @@ class UpgradeSite(Site):
         tcp_keepalive: bool = True,
         upgrades: Mapping[str, IProtocolFactory | Acceptor] | None = None,
         prefaces: Mapping[bytes, IProtocolFactory | IPrefaced] | None = None,
+        observers: Iterable[ISwitchObserver] = (),
         **kwargs: Any,
     ) -> None:
         """
@@ -110,13 +113,16 @@ class UpgradeSite(Site):
             another, the longer wins as long as it can still come; at the idle time-out, and at the
             connection's end, the shorter has it. A preface that is one whole line, CRLF included, is
             also looked for between two requests.
+        :param observers: who is told of switches, of their ends, and of what is declined
+            (``upgrade_switch.events``).
         :raises InvalidToken: for a key of ``upgrades`` that is no token.
         :raises InvalidUpgrades: for a value there that is neither factory nor acceptor.
         :raises InvalidPrefaces: for a preface that is no bytes, or leads to no factory.
         """
         super().__init__(resource, requestFactory, *args, **kwargs)
         self.accept_timeout = accept_timeout
-        self.switched = SwitchedConnections(self.reactor, max_switched)
+        self.observers = tuple(observers)
+        self.switched = SwitchedConnections(self.reactor, max_switched, self.observers)
         self.draining = False
         self.deciding: set[Decision] = set()
         self._tcp_keepalive = tcp_keepalive
@@ -213,6 +219,7 @@ class UpgradeSite(Site):
             # HTTP's timer is gone: TCP looks after it.
             transport.setTcpKeepAlive(True)
         connection.target = target
+        tell(self.observers, "switched", connection)
         hand_over(transport, slot, target, data)
         if self.draining:
             # Since the switch began: nobody else will tell it.
@@ -243,7 +250,7 @@ class UpgradeSite(Site):
         """
         self.draining = True
         for decision in list(self.deciding):
-            decision.decline("The server is going down.")
+            decision.decline("The server is going down.", Declined.DRAINING)
         emptied = self.switched.when_empty()
         for connection in self.switched:
             _say_goodbye(connection)

@@ -4,16 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
 from . import _twisted
+from .events import tell
 from .takeover import SwitchedConnection
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocol, IReactorTime
+    from twisted.python.failure import Failure
 
     from .negotiation import UpgradeToken
 
@@ -26,13 +28,17 @@ class SwitchedConnections(Collection[SwitchedConnection]):
     over the connections that were there when it began.
     """
 
-    def __init__(self, clock: IReactorTime, limit: int | None = None) -> None:
+    def __init__(
+        self, clock: IReactorTime, limit: int | None = None, observers: Sequence[Any] = ()
+    ) -> None:
         """
         :param clock: what ``since`` is taken from.
         :param limit: how many there may be; None for no limit.
+        :param observers: who is told of an end (``ISwitchObserver``).
         """
         self._clock = clock
         self._limit = limit
+        self._observers = observers
         # A dict, for its order: the oldest comes first.
         self._members: dict[SwitchedConnection, None] = {}
         self._waiters: list[Deferred[None]] = []
@@ -74,8 +80,11 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         """Take a connection out that has ended; harmless when it is not here."""
         self._members.pop(connection, None)
 
-    def ended(self) -> None:
-        """Tell who waits for the last connection's end."""
+    def ended(self, connection: SwitchedConnection, reason: Failure) -> None:
+        """Tell the observers, and who waits for the last connection's end."""
+        if self._observers:
+            seconds = self._clock.seconds() - connection.since
+            tell(self._observers, "ended", connection, seconds, reason)
         if not self._members:
             waiters, self._waiters = self._waiters, []
             for waiter in waiters:

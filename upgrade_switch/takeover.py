@@ -179,7 +179,8 @@ class Waiting(Protocol):
     nevertheless (TLS delivers the records that it has read already) put by for the target.
     """
 
-    _lost: Failure | None = None
+    lost: Failure | None = None
+    """How the connection has ended, where it has."""
 
     def __init__(self, transport: Any, data: bytes) -> None:
         self.transport = transport
@@ -189,21 +190,17 @@ class Waiting(Protocol):
         self._chunks.append(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._lost = reason
-
-    @property
-    def ended(self) -> bool:
-        return self._lost is not None
+        self.lost = reason
 
     def give_to(self, target: IProtocol) -> None:
         """Hand everything over; to a connection that has ended already, its whole short life."""
         data = b"".join(self._chunks)
         self._chunks.clear()
         transport: Any = self.transport
-        if self._lost is None:
+        if self.lost is None:
             hand_over(transport, _twisted.slot_of(transport, self), target, data)
             return
-        live_and_die(transport, target, data, self._lost)
+        live_and_die(transport, target, data, self.lost)
 
 
 def live_and_die(transport: Any, target: IProtocol, data: bytes, reason: Failure) -> None:
@@ -230,7 +227,7 @@ class Claim:
 
     def __del__(self) -> None:
         waiting = self._waiting
-        if waiting is not None and not waiting.ended:
+        if waiting is not None and waiting.lost is None:
             _twisted.abort(waiting.transport)
 
 
@@ -240,7 +237,7 @@ class Keeper(TypingProtocol):
     def forget(self, connection: SwitchedConnection) -> None:
         """The connection has ended; its target has not heard of it yet."""
 
-    def ended(self) -> None:
+    def ended(self, connection: SwitchedConnection, reason: Failure) -> None:
         """Its target has."""
 
 
@@ -320,14 +317,15 @@ class SwitchedConnection:
         assert claim is not None
         waiting = claim.take()
         self.target = target
-        if not waiting.ended:
+        lost = waiting.lost
+        if lost is None:
             if self._keeper is not None:
                 _twisted.watch_end(self._transport, target, self)
             waiting.give_to(target)
             return
         waiting.give_to(target)
         if self._keeper is not None:
-            self._keeper.ended()
+            self._keeper.ended(self, lost)
 
     def keep(self, keeper: Keeper) -> None:
         """Have the connection's end told to somebody; before it has a target."""
@@ -346,4 +344,4 @@ class SwitchedConnection:
         try:
             _twisted.report_end(self._transport, self.target, reason)
         finally:
-            keeper.ended()
+            keeper.ended(self, reason)

@@ -24,6 +24,7 @@ import h11
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import (
+    ConnectionAborted,
     ConnectionRefusedError,
     NoProtocol,
 )
@@ -153,6 +154,9 @@ class Client(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.is_closed = True
+        if reason.check(ConnectionAborted):
+            # The client's own doing: it wants no answer.
+            return
         if self._parser is not None and not self._has_switched:
             self._parser.receive_data(b"")
             self._parse()

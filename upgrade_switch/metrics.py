@@ -1,0 +1,77 @@
+"""
+:class:`MetricsResource`: what a ``Status`` has counted, for Prometheus. (Needs the extra ``metrics``.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from twisted.web.resource import Resource
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+    from .status import Status
+
+__all__ = ["MetricsResource"]
+
+
+class MetricsResource(Resource):
+    """
+    Prometheus' text format (or OpenMetrics', to who asks for it): connections and declined upgrades,
+    and what is known of every process (memory, descriptors, CPU).
+    """
+
+    isLeaf = True
+
+    def __init__(self, status: Status) -> None:
+        super().__init__()
+        self._registry = CollectorRegistry()
+        self._registry.register(_Counts(status))
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+
+    def render_GET(self, request: Any) -> bytes:
+        encode, content_type = choose_encoder(request.getHeader("accept") or "")
+        request.setHeader("content-type", content_type)
+        return encode(self._registry)
+
+
+class _Counts(Collector):
+    """Reads a ``Status`` when it is asked."""
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        live = GaugeMetricFamily(
+            "upgrade_switch_connections", "Connections that are switched now.", labels=["token"]
+        )
+        for token, count in self._status.live_by_token().items():
+            live.add_metric([token], count)
+        yield live
+        switches = CounterMetricFamily(
+            "upgrade_switch_switches", "Connections that have switched.", labels=["token"]
+        )
+        for token, count in self._status.switches.items():
+            switches.add_metric([token], count)
+        yield switches
+        ends = CounterMetricFamily(
+            "upgrade_switch_ends", "Switched connections that are over.", labels=["token", "why"]
+        )
+        for labels, count in self._status.ends.items():
+            ends.add_metric(labels, count)
+        yield ends
+        declines = CounterMetricFamily(
+            "upgrade_switch_declines",
+            "Upgrades that were answered in HTTP.",
+            labels=["token", "why"],
+        )
+        for labels, count in self._status.declines.items():
+            declines.add_metric(labels, count)
+        yield declines

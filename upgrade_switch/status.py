@@ -1,0 +1,213 @@
+"""
+What is switched now, what has been, and what was declined: :class:`Status` counts,
+:class:`StatusResource` shows it as a page, as JSON, and to Prometheus.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from datetime import UTC, datetime
+from importlib.resources import files
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from twisted.web.pages import notFound
+from twisted.web.resource import IResource, Resource
+from zope.interface import implementer
+
+from .events import Declined, ISwitchObserver, path_text, peer_text, why_ended
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+    from twisted.python.failure import Failure
+
+    from .negotiation import UpgradeToken
+    from .request import UpgradeRequest
+    from .takeover import SwitchedConnection
+
+__all__ = ["Status", "StatusResource"]
+
+# Bounds of what strangers can have kept or sent: characters of a path, names that are counted,
+# connections in one answer, declined upgrades that are remembered.
+_MOST_PATH, _MOST_NAMES, _MOST_SHOWN, _MOST_RECENT = 200, 100, 1000, 50
+
+
+class _Refusal(NamedTuple):
+    """An upgrade that was declined."""
+
+    time: float
+    tokens: str
+    path: str
+    peer: str
+    why: Declined
+    detail: str | None
+
+
+@implementer(ISwitchObserver)
+class Status:
+    """
+    Counts what happens to the upgrades of one site, or of several: give it to
+    ``UpgradeSite(observers=[status])``.
+
+    :ivar live: the connections that are switched now, the oldest first.
+    :ivar switches: how many connections have switched, by token; a preface's have ``""``.
+    :ivar ends: how many of these are over, by token and kind of end (``events.why_ended``).
+    :ivar declines: how many upgrades were answered in HTTP, by token (``""``: none that is known) and
+        ``events.Declined``.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        """
+        :param clock: the clock of the sites: a reactor.
+        """
+        self._clock = clock
+        self._began = clock.seconds()
+        self.live: dict[SwitchedConnection, None] = {}
+        self.switches: Counter[str] = Counter()
+        self.ends: Counter[tuple[str, str]] = Counter()
+        self.declines: Counter[tuple[str, str]] = Counter()
+        self._recent: deque[_Refusal] = deque(maxlen=_MOST_RECENT)
+        self._names = {""}
+
+    def switched(self, connection: SwitchedConnection) -> None:
+        self.live[connection] = None
+        self.switches[self._name(connection.token)] += 1
+
+    def ended(self, connection: SwitchedConnection, seconds: float, reason: Failure) -> None:
+        self.live.pop(connection, None)
+        self.ends[self._name(connection.token), why_ended(reason)] += 1
+
+    def declined(self, request: UpgradeRequest, token: UpgradeToken | None, why: Declined) -> None:
+        self.declines[self._name(token), why] += 1
+        detail = request.offer.ineligible
+        if why is Declined.ANSWERED and request.startedWriting:
+            phrase = request.code_message.decode("latin-1")
+            detail = f"{request.code} {phrase}"
+        self._recent.append(
+            _Refusal(
+                self._clock.seconds(),
+                str(token or request.offer)[:_MOST_PATH],
+                path_text(request.path)[:_MOST_PATH],
+                peer_text(request.getClientAddress()),
+                why,
+                detail,
+            )
+        )
+
+    def _name(self, token: UpgradeToken | None) -> str:
+        """A token's name, for counting: its version is the client's, and so may the name be."""
+        name = "" if token is None else token.key[0]
+        if name not in self._names:
+            if len(self._names) >= _MOST_NAMES:
+                return "other"
+            self._names.add(name)
+        return name
+
+    def as_json(self) -> dict[str, Any]:
+        """
+        All of it, in what JSON knows: times in ISO 8601 (UTC), durations in seconds. Of more than a
+        thousand connections the newest are listed.
+        """
+        now = self._clock.seconds()
+        newest = list(islice(reversed(self.live), _MOST_SHOWN))
+        return {
+            "now": _iso(now),
+            "since": _iso(self._began),
+            "switched": [_as_json(connection, now) for connection in newest],
+            "declined": [
+                {**refusal._asdict(), "time": _iso(refusal.time)} for refusal in reversed(self._recent)
+            ],
+            "totals": {
+                "live": len(self.live),
+                "switched": dict(self.switches),
+                "ended": _nested(self.ends),
+                "declined": _nested(self.declines),
+            },
+        }
+
+    def live_by_token(self) -> Counter[str]:
+        """How many connections are switched now, by token."""
+        return Counter(self._name(connection.token) for connection in self.live)
+
+
+def _as_json(connection: SwitchedConnection, now: float) -> dict[str, Any]:
+    return {
+        "token": None if connection.token is None else str(connection.token)[:_MOST_PATH],
+        "path": path_text(connection.path)[:_MOST_PATH],
+        "peer": peer_text(connection.peer),
+        "since": _iso(connection.since),
+        "seconds": round(now - connection.since, 3),
+        "target": type(connection.target).__name__,
+    }
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _nested(counts: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    nested: dict[str, dict[str, int]] = {}
+    for (token, why), count in counts.items():
+        nested.setdefault(token, {})[why] = count
+    return nested
+
+
+class StatusResource(Resource):
+    """
+    Shows a :class:`Status`: a page that keeps itself up to date; at ``json`` below it (or to who asks
+    for ``application/json``) the same as JSON; at ``metrics`` below it, in Prometheus' text format
+    (with the extra ``metrics``). It tells who is connected: put it where not everybody can look.
+    """
+
+    def __init__(self, status: Status) -> None:
+        super().__init__()
+        self._status = status
+        self._page = files(__package__).joinpath("status.html").read_bytes()
+        self.putChild(b"json", _Json(status))
+        self.putChild(b"metrics", _metrics(status))
+
+    def getChild(self, path: bytes, request: Any) -> IResource:
+        child: IResource = self if path == b"" else notFound()
+        return child
+
+    def render_GET(self, request: Any) -> bytes:
+        accepted = request.getHeader(b"accept") or b""
+        request.setHeader(b"vary", b"Accept")
+        if b"application/json" in accepted and b"text/html" not in accepted:
+            body: bytes = self.children[b"json"].render(request)
+            return body
+        request.setHeader(b"content-type", b"text/html; charset=utf-8")
+        request.setHeader(b"cache-control", b"no-store")
+        # What is shown comes from strangers: it could not be run, even if it got into the page.
+        request.setHeader(
+            b"content-security-policy",
+            b"default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
+            b"script-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
+        )
+        return self._page
+
+
+class _Json(Resource):
+    isLeaf = True
+
+    def __init__(self, status: Status) -> None:
+        super().__init__()
+        self._status = status
+
+    def render_GET(self, request: Any) -> bytes:
+        request.setHeader(b"content-type", b"application/json")
+        request.setHeader(b"cache-control", b"no-store")
+        return json.dumps(self._status.as_json()).encode("ascii")
+
+
+def _metrics(status: Status) -> IResource:
+    """Prometheus' text, or how to get it."""
+    try:
+        import prometheus_client  # noqa: F401
+    except ImportError:
+        missing: IResource = notFound("Not Found", "Metrics need the extra: upgrade_switch[metrics]")
+        return missing
+    from .metrics import MetricsResource
+
+    return MetricsResource(status)
