@@ -14,7 +14,11 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
 from twisted.internet.error import ConnectError, ConnectingCancelledError, TCPTimedOutError
-from twisted.internet.interfaces import IHostnameResolver, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IHostnameResolver,
+    IReactorPluggableNameResolver,
+    IStreamClientEndpoint,
+)
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
@@ -92,11 +96,19 @@ class NoNames:
         return receiver
 
 
+@implementer(IReactorPluggableNameResolver)
+class NamelessReactor(MemoryReactorClock):
+    """Twisted's reactor in memory with a resolver of ours; in Twisted 24.7 it could be given none."""
+
+    def __init__(self, names: NoNames) -> None:
+        super().__init__()
+        self.nameResolver = names
+
+
 @pytest_twisted.ensureDeferred
 async def test_no_such_host(listen: Listen) -> None:
     """Where the far host's name has no address, the answer is 502."""
-    nameless = MemoryReactorClock()
-    nameless.installNameResolver(NoNames(True))
+    nameless = NamelessReactor(NoNames(True))
     endpoint = HostnameEndpoint(nameless, "nowhere.invalid", 22)
     listening = await listen("tcp", site_of({"ssh": tunnel(endpoint)}))
     client = await listening.connect()
@@ -107,9 +119,8 @@ async def test_no_such_host(listen: Listen) -> None:
 @pytest_twisted.ensureDeferred
 async def test_slow_resolver(listen: Listen) -> None:
     """Where the far host's name is not resolved in time, the answer is 504."""
-    nameless = MemoryReactorClock()
     names = NoNames(False)
-    nameless.installNameResolver(names)
+    nameless = NamelessReactor(names)
     endpoint = HostnameEndpoint(nameless, "nowhere.invalid", 22)
     listening = await listen("tcp", site_of({"ssh": tunnel(endpoint)}, reactor=nameless))
     client = await listening.connect()

@@ -13,6 +13,7 @@ from weakref import ref
 import pytest
 import pytest_twisted
 from twisted.internet.task import Clock
+from twisted.protocols import tls
 from zope.interface import implementer
 
 from upgrade_switch import IDrainable
@@ -303,7 +304,9 @@ async def test_nothing_is_left(listen: Any, kind: str, ending: str) -> None:
     # autobahn's own: a closed protocol is the result of its Deferred.
     protocol.is_closed.addCallback(lambda _: None)
     assert [weak() for weak in site.requests + site.channels if weak()] == []
-    watched.append(ref(protocol.transport))
+    if kind != "tls" or hasattr(tls, "_NullAggregator"):
+        # Twisted's TLS layer of old keeps itself.
+        watched.append(ref(protocol.transport))
     if ending == "server closes":
         protocol.sendClose(1000)
         await client.closed(1000)
