@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from docutils import nodes
+from pygments.lexers.special import TextLexer
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import stringify_annotation
 from twisted.python.reflect import namedAny
@@ -97,6 +98,8 @@ def _plain(said):
 
 def setup(app):
     app.connect("autodoc-process-signature", plain_types)
+    # Pygments does not know it.
+    app.add_lexer("haproxy", TextLexer)
     app.add_directive("command-help", CommandHelp)
     app.add_directive("interface", Interface)
     return {"parallel_read_safe": True}
