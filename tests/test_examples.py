@@ -1,71 +1,71 @@
 """
-The examples run.
+The examples run. (Those with a file of their own: test_examples_*.py, test_chat.py.)
 """
 
 from __future__ import annotations
 
-import re
+import hashlib
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from .commands import read_all, read_until
+from .commands import run as command
+from .examples import EXAMPLES, Example, refused, run, serving
 
 
-def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(EXAMPLES / name), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+@pytest.fixture(scope="module")
+def echo() -> Iterator[Example]:
+    """The echo example."""
+    with serving("echo_server.py") as server:
+        yield server
 
 
-@contextmanager
-def serving(name: str) -> Iterator[int]:
-    """Run an example that listens; gives its port."""
-    command = [sys.executable, str(EXAMPLES / name), "tcp:0:interface=127.0.0.1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        match = re.search(r"port=(\d+)", process.stdout.readline())
-        assert match is not None
-        yield int(match[1])
-    finally:
-        process.terminate()
-        process.wait(30)
-        process.stdout.close()
+@pytest.fixture(scope="module")
+def frames() -> Iterator[Example]:
+    """The server of the example with frames."""
+    with serving("frames.py", "serve") as server:
+        yield server
 
 
-@pytest.fixture
-def server() -> Iterator[str]:
-    """The echo server's URL."""
-    with serving("echo_server.py") as port:
-        yield f"http://127.0.0.1:{port}"
+@pytest.fixture(scope="module")
+def amp() -> Iterator[Example]:
+    """The server of the example with AMP."""
+    with serving("amp_calls.py", "serve") as server:
+        yield server
 
 
-def test_echo(server: str) -> None:
+def test_echo(echo: Example) -> None:
     """The treq example gets its line back from the echo example."""
-    done = run("treq_client.py", f"{server}/echo")
+    done = run("treq_client.py", f"{echo.url}/echo")
     assert (done.stdout, done.stderr, done.returncode) == ("hello, switched world\n", "", 0)
 
 
-def test_refusal(server: str) -> None:
+def test_echo_through_the_command(echo: Example) -> None:
+    """``upgrade-switch connect`` gets all back from the echo example, and the end."""
+    much = b"0123456789abcdef" * 100_000
+    done = command("connect", f"{echo.url}/echo", "echo", input=much)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(much).digest()
+
+
+def test_refusal(echo: Example) -> None:
     """Where the server does not switch, the treq example says what it said."""
-    done = run("treq_client.py", f"{server}/")
+    done = run("treq_client.py", f"{echo.url}/")
     assert "did not switch protocols: 200 OK\nAn ordinary page." in done.stdout
     assert (done.stderr, done.returncode) == ("", 0)
 
 
 def test_hybrid() -> None:
     """The hybrid example answers HTTP, and shouts at who begins with the flag line."""
-    with serving("hybrid.py") as port:
-        with urlopen(f"http://127.0.0.1:{port}/", timeout=30) as response:
+    with serving("hybrid.py") as server:
+        with urlopen(f"{server.url}/", timeout=30) as response:
             assert response.read() == b"An ordinary page.\n"
-        with socket.create_connection(("127.0.0.1", port), 30) as connection:
+        with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
             lines = connection.makefile("rwb")
             for line in (b"SHOUT\r\n", b"hello\r\n"):
                 lines.write(line)
@@ -77,19 +77,99 @@ def test_hybrid() -> None:
 def test_twisted_websocket() -> None:
     """The example listens; tests of docs/ say what it does."""
     with (
-        serving("twisted_websocket.py") as port,
-        pytest.raises(HTTPError) as refused,
+        serving("twisted_websocket.py") as server,
+        pytest.raises(HTTPError) as refusal,
     ):
-        urlopen(f"http://127.0.0.1:{port}/ws", timeout=30)
-    assert (refused.value.code, refused.value.headers["upgrade"]) == (426, "websocket")
-    refused.value.close()
+        urlopen(f"{server.url}/ws", timeout=30)
+    assert (refusal.value.code, refusal.value.headers["upgrade"]) == (426, "websocket")
+    refusal.value.close()
+
+
+def test_frames(frames: Example, tmp_path: Path) -> None:
+    """Each frame gets its answer: an empty one, one of a byte, and the longest that there may be."""
+    files = {tmp_path / str(length): b"x" * length for length in (0, 1, 1_000_000)}
+    for path, content in files.items():
+        path.write_bytes(content)
+    done = run("frames.py", "digest", f"{frames.url}/digest", *map(str, files))
+    expected = [f"{hashlib.sha256(content).hexdigest()} {path}" for path, content in files.items()]
+    assert (done.stdout.splitlines(), done.stderr, done.returncode) == (expected, "", 0)
+
+
+def test_frames_behind_the_request(frames: Example) -> None:
+    """The answers come to a client too that sends all at once, half-closes, and reads then."""
+    head = (
+        b"GET /digest HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: digest/1\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", frames.port), 30) as connection:
+        connection.sendall(head + b"\0\0\0\1a" + b"\0\0\0\0")
+        connection.shutdown(socket.SHUT_WR)
+        answers = read_all(connection).partition(b"\r\n\r\n")[2]
+    length = b"\0\0\0\x20"
+    assert answers == b"".join(length + hashlib.sha256(frame).digest() for frame in (b"a", b""))
+
+
+def test_frame_too_long(frames: Example, tmp_path: Path) -> None:
+    """Who sends a frame that is too long is disconnected, and says so."""
+    path = tmp_path / "long"
+    path.write_bytes(b"x" * 1_000_001)
+    assert "onnection" in refused("frames.py", "digest", f"{frames.url}/digest", str(path))
+
+
+def test_frames_refused(frames: Example) -> None:
+    """Where the server does not switch, the client says what it answered instead."""
+    line = refused("frames.py", "digest", f"{frames.url}/elsewhere", __file__)
+    assert line.startswith("the server did not switch protocols: 404 Not Found")
+
+
+def test_frames_of_another_version(frames: Example) -> None:
+    """Another version of the protocol is refused with 426, which names the one that there is."""
+    head = (
+        b"GET /digest HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: digest/2\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", frames.port), 30) as connection:
+        connection.sendall(head)
+        answer = read_until(connection, b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 426 ")
+    assert b"\r\nUpgrade: digest/1\r\n" in answer
+
+
+def test_amp(amp: Example) -> None:
+    """A call over the upgrade has its result."""
+    done = run("amp_calls.py", "divide", f"{amp.url}/amp", "1", "4")
+    assert (done.stdout, done.stderr, done.returncode) == ("0.25\n", "", 0)
+
+
+def test_amp_error(amp: Example) -> None:
+    """An error that the server raises arrives at the client as what it is."""
+    line = refused("amp_calls.py", "divide", f"{amp.url}/amp", "1", "0")
+    assert line == "the server says that one cannot divide by zero"
+
+
+def test_amp_refused(amp: Example, frames: Example) -> None:
+    """A server that does not speak AMP there is one that the client cannot connect to."""
+    line = refused("amp_calls.py", "divide", f"{frames.url}/digest", "1", "4")
+    assert line.startswith("the server did not switch protocols: 426 Upgrade Required")
+
+
+@pytest.mark.parametrize("name", ["amp_calls.py", "frames.py", "reverse_http.py", "ssh_server.py"])
+def test_usage(name: str) -> None:
+    """Without arguments, an example says how it is tried."""
+    done = run(name)
+    assert done.returncode == 1
+    assert f"python examples/{name} " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_every_example_is_run() -> None:
     """A new example wants a test here."""
     assert {path.name for path in EXAMPLES.iterdir() if path.suffix == ".py"} == {
+        "amp_calls.py",
         "echo_server.py",
+        "frames.py",
         "hybrid.py",
+        "line_chat.py",
+        "reverse_http.py",
+        "ssh_server.py",
         "treq_client.py",
         "twisted_websocket.py",
     }

@@ -1,0 +1,110 @@
+"""
+The examples, run as their users run them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .commands import LOCAL, PATIENCE
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run an example to its end."""
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+def refused(name: str, *arguments: str, **environment: str) -> str:
+    """
+    Run an example that says in one line on standard error why it fails, with the exit code 1.
+
+    :return: the line, less the example's name.
+    """
+    done = run(name, *arguments, **environment)
+    example, separator, line = done.stderr.partition(": ")
+    assert (example, separator, done.stderr.count("\n")) == (name, ": ", 1), done.stderr
+    assert (done.stdout, done.returncode) == ("", 1)
+    return line.rstrip("\n")
+
+
+class Example(subprocess.Popen[str]):
+    """
+    An example that runs until it is told to end.
+
+    :ivar port: what a server listens on.
+    """
+
+    port: int
+
+    def __init__(self, name: str, *arguments: str, **environment: str) -> None:
+        super().__init__(
+            [sys.executable, str(EXAMPLES / name), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | environment,
+        )
+
+    @property
+    def url(self) -> str:
+        """A server's URL, without a slash at its end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def says(self) -> str:
+        """The next line on standard output; there has to be one."""
+        assert self.stdout is not None
+        alarm = threading.Timer(PATIENCE, self.kill)
+        alarm.start()
+        line = self.stdout.readline()
+        alarm.cancel()
+        assert line, "it says nothing"
+        return line.rstrip("\n")
+
+    def ends(self) -> tuple[int, str]:
+        """SIGTERM, and what becomes of it: exit code, and what stands on standard error."""
+        self.terminate()
+        _out, said = self.communicate(timeout=PATIENCE)
+        return self.returncode, said
+
+    def __exit__(self, *args: object) -> None:
+        if self.poll() is None:
+            self.kill()
+        super().__exit__(*args)  # type: ignore[arg-type]
+
+
+@contextmanager
+def running(name: str, *arguments: str, **environment: str) -> Iterator[Example]:
+    """An example that runs; ended by SIGTERM, to which it says nothing."""
+    with Example(name, *arguments, **environment) as example:
+        yield example
+        ended = example.ends()
+        assert ended == (0, ""), ended
+
+
+@contextmanager
+def serving(name: str, *arguments: str, **environment: str) -> Iterator[Example]:
+    """An example that listens, on a port that its last argument is to name."""
+    with running(name, *arguments, LOCAL, **environment) as example:
+        line = example.says()
+        match = re.search(r"port=(\d+)", line)
+        assert match is not None, line
+        example.port = int(match[1])
+        yield example
