@@ -15,6 +15,7 @@ Everything that this package raises of its own, in one tree::
     │   ├── TooManySwitched                   the site's max_switched is reached
     │   ├── Draining                          the site is going down
     │   └── NotDetachable                     nobody knows who feeds this transport's bytes
+    ├── UnsupportedTwisted  (ImportError)     Twisted lacks what this package is built on
     ├── AlreadyInstalled                      SwitchedConnection.install, a second time
     ├── InvalidResponse     (ResponseFailed)  a server's answer that breaks the rules
     └── NotSwitched         (ConnectError)    the server answered something else than 101
@@ -52,6 +53,7 @@ __all__ = [
     "ResponseStarted",
     "SwitchRefused",
     "TooManySwitched",
+    "UnsupportedTwisted",
     "UpgradeError",
 ]
 
@@ -78,6 +80,13 @@ class InvalidTarget(UpgradeError, TypeError):
 
 class InvalidPhrase(UpgradeError, TypeError):
     """A reason phrase is not ``bytes``."""
+
+
+class UnsupportedTwisted(UpgradeError, ImportError):
+    """
+    The Twisted that is installed is too old, or so new that internals of it are gone on which this
+    package is built; importing the package fails. The message names the versions.
+    """
 
 
 class SwitchRefused(UpgradeError):

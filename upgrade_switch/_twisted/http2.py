@@ -15,9 +15,13 @@ from h2.exceptions import H2Error
 from priority.priority import PriorityError  # type: ignore[import-untyped]
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from twisted.web._http2 import H2Connection
 
 from ..channel import one_line
+from .check import HTTP2, check
+
+check(HTTP2)
+
+from twisted.web._http2 import H2Connection  # noqa: E402
 
 if TYPE_CHECKING:
     from ..request import CarriedRequest

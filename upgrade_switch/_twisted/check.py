@@ -1,0 +1,166 @@
+"""
+Whether Twisted still has what the modules in this folder name of it.
+
+Names and attributes alone are looked at, which costs next to nothing at import;
+``tests/test_twisted.py`` looks at what they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from types import CodeType
+from typing import Any, NamedTuple
+
+import twisted
+
+from ..errors import UnsupportedTwisted
+
+__all__ = ["HTTP2", "NEEDED", "NEWEST", "OLDEST", "Need", "check"]
+
+#: The oldest Twisted with which the package works: before it, ``HTTPChannel`` kept bytes that wait
+#: behind a body where nobody can find them in time.
+OLDEST = (24, 7)
+
+#: The newest with which it has been tested. Later ones are not refused for that.
+NEWEST = (26, 10)
+
+
+class Need(NamedTuple):
+    """What is needed of a module of Twisted's."""
+
+    module: str
+    #: A class or a function, or a class's method.
+    owner: str
+    #: What the class has, or it or the function names in its code.
+    names: tuple[str, ...] = ()
+
+
+NEEDED = (
+    Need("twisted.internet._newtls", "ConnectionMixin", ("TLS",)),
+    Need("twisted.internet.tcp", "Connection", ("_aborting", "logstr")),
+    Need("twisted.internet.tcp", "Connection.abortConnection", ("_aborting",)),
+    Need("twisted.internet.tcp", "Connection.logPrefix", ("logstr",)),
+    Need(
+        "twisted.internet.abstract",
+        "FileDescriptor",
+        (
+            "_maybePauseProducer",
+            "_tempDataBuffer",
+            "_tempDataLen",
+            "bufferSize",
+            "connected",
+            "dataBuffer",
+            "disconnected",
+            "disconnecting",
+            "offset",
+            "producer",
+        ),
+    ),
+    Need("twisted.protocols.policies", "ProtocolWrapper", ("disconnecting", "wrappedProtocol")),
+    Need(
+        "twisted.protocols.tls",
+        "TLSMemoryBIOProtocol._checkHandshakeStatus",
+        ("handshakeCompleted", "wrappedProtocol"),
+    ),
+    Need("twisted.web.http", "HTTPChannel.allContentReceived", ("_command", "_path", "_version")),
+    Need("twisted.web.http", "HTTPChannel.pauseProducing", ("_handlingRequest",)),
+    Need("twisted.web.http", "HTTPChannel.resumeProducing", ("_handlingRequest",)),
+    Need("twisted.web.http", "HTTPChannel.requestDone", ("persistent", "setLineMode")),
+    Need("twisted.web.http", "_GenericHTTPChannelProtocol", ("_channel", "_negotiatedProtocol")),
+    Need(
+        "twisted.web.http",
+        "_GenericHTTPChannelProtocol.dataReceived",
+        ("_channel", "_negotiatedProtocol"),
+    ),
+    Need("twisted.web.http_headers", "Headers", ("_rawHeaders",)),
+    Need("twisted.web.server", "Request.finish", ("_encoder",)),
+    Need("twisted.web._newclient", "HTTP11ClientProtocol.request", ("HTTPClientParser", "_parser")),
+    Need("twisted.web._newclient", "HTTPClientParser.allHeadersReceived"),
+    Need("twisted.web._newclient", "Request.writeTo"),
+    Need("twisted.web.client", "HTTPConnectionPool", ("_factory",)),
+    Need("twisted.web.client", "_HTTP11ClientFactory", ("_quiescentCallback",)),
+)
+
+#: What ``http2.py`` needs besides; Twisted has the module only with the extra ``http2``.
+HTTP2 = (
+    Need(
+        "twisted.web._http2",
+        "H2Connection",
+        (
+            "_bufferedControlFrameBytes",
+            "_bufferedControlFrames",
+            "_consumerBlocked",
+            "_reactor",
+            "_requestAborted",
+            "_requestDataReceived",
+            "_requestDone",
+            "_requestEnded",
+            "_requestReceived",
+            "_sendingDeferred",
+            "_stillProducing",
+            "conn",
+            "streams",
+        ),
+    ),
+    Need("twisted.web._http2", "H2Stream", ("_request",)),
+)
+
+
+_TESTED = "which is tested with Twisted {}.{} to {}.{}".format(*OLDEST, *NEWEST)
+
+
+def check(needs: Iterable[Need] = NEEDED) -> None:
+    """
+    Look for everything that is needed of Twisted.
+
+    :raises UnsupportedTwisted: this Twisted is older than :data:`OLDEST`, or some of it is not there.
+    """
+    major, minor = twisted.__version__.split(".")[:2]
+    if (int(major), int(minor)) < OLDEST:
+        raise UnsupportedTwisted(
+            f"Twisted {twisted.__version__} is too old for upgrade_switch, {_TESTED}"
+        )
+    missing = dict.fromkeys(what for need in needs for what in _missing(need))
+    if missing:
+        raise UnsupportedTwisted(
+            f"Twisted {twisted.__version__} does not fit upgrade_switch, {_TESTED}; "
+            f"this one has no {', '.join(missing)}"
+        )
+
+
+def _missing(need: Need) -> Iterator[str]:
+    try:
+        found: Any = import_module(need.module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not need.module.startswith(error.name):
+            # It is there, and imports something else that is not.
+            raise
+        yield need.module
+        return
+    path = need.module
+    for name in need.owner.split("."):
+        path = f"{path}.{name}"
+        found = getattr(found, name, None)
+        if found is None:
+            yield path
+            return
+    there = _names(found) if need.names else frozenset()
+    yield from (f"{path}: {name}" for name in need.names if name not in there)
+
+
+def _names(found: Any) -> set[str]:
+    """What a class has, and what its methods, or what a function, names in its code."""
+    if not isinstance(found, type):
+        return _names_in(found)
+    names = set(dir(found))
+    for cls in found.__mro__:
+        for value in vars(cls).values():
+            names |= _names_in(value)
+    return names
+
+
+def _names_in(function: Any) -> set[str]:
+    function = getattr(function, "__wrapped__", function)
+    code = getattr(function, "__code__", None)
+    return set(code.co_names) if isinstance(code, CodeType) else set()
