@@ -1,6 +1,6 @@
 """
-What ``protocols/websocket/_autobahn.py`` relies on in autobahn: each of these fails when autobahn
-changes it.
+What ``protocols/websocket/_autobahn.py`` and ``_opened.py`` rely on in autobahn: each of these fails
+when autobahn changes it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from autobahn.twisted.websocket import (
+    WampWebSocketClientProtocol,
+    WampWebSocketServerProtocol,
     WebSocketClientFactory,
     WebSocketClientProtocol,
     WebSocketServerFactory,
@@ -19,7 +21,9 @@ from autobahn.websocket import protocol as internals
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 from autobahn.websocket.protocol import WebSocketProtocol
 from autobahn.websocket.types import ConnectionRequest
+from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.python.failure import Failure
 
 from upgrade_switch import UpgradeSite
 from upgrade_switch.errors import UpgradeError
@@ -36,17 +40,18 @@ ONLY_AUTOBAHNS = {
     "_wskey",
 }
 
+# What a protocol of ours makes when it is first asked for.
+MADE_LATE = {"_transport_details", "utf8validator"}
+
 # What cannot be equal: other objects, other connections; and what is turned off.
 DIFFERENT = {
     "_perMessageCompress",
-    "_transport_details",
     "is_closed",
     "is_open",
     "log",
     "openHandshakeTimeout",
     "trafficStats",
     "transport",
-    "utf8validator",
     "websocket_extensions_in_use",
 }
 
@@ -119,13 +124,13 @@ def test_the_same_state(name: str) -> None:
     factory = factory_with(OPTIONS[name])
     ours, theirs = opened_here(factory), opened_by_autobahn(factory)
     mine, its = vars(ours), vars(theirs)
-    assert its.keys() - mine.keys() == ONLY_AUTOBAHNS
+    assert its.keys() - mine.keys() == ONLY_AUTOBAHNS | MADE_LATE
     assert mine.keys() - its.keys() <= {"_opening", "connectionLost"}
     assert mine.get("_opening") is None
     differing = {key for key in mine.keys() & its.keys() if mine[key] != its[key]}
     expected = DIFFERENT | ({"autoPingPendingCall"} if name == "pinging" else set())
     assert differing <= expected
-    for key in ("_perMessageCompress", "utf8validator", "trafficStats"):
+    for key in ("_perMessageCompress", "trafficStats"):
         assert type(mine[key]) is type(its[key]), key
     for key in ("autoPingPendingCall", "openHandshakeTimeoutCall", "autoPingTimeoutCall"):
         assert (mine[key] is None) == (its[key] is None), key
@@ -237,11 +242,72 @@ def test_names() -> None:
     assert inspect.signature(HandshakeRequest.__init__).parameters == told
 
 
-def test_configuration_is_copied_at_the_start_alone() -> None:
-    """autobahn reads CONFIG_ATTRS in one place: when a connection is made."""
-    source = inspect.getsource(internals)
-    assert source.count("self.CONFIG_ATTRS") == 1
-    assert "self.CONFIG_ATTRS" in inspect.getsource(WebSocketProtocol._connectionMade)
+def unconnected(kind: Any, factory: Any) -> Any:
+    """A protocol that has been configured, with what its adapter knows when a connection is made."""
+    protocol = kind()
+    protocol.factory = factory
+    protocol.transport = StringTransportWithDisconnection()
+    protocol.transport.protocol = protocol
+    _autobahn.configure(protocol, factory)
+    _autobahn.open_when_connected(protocol, _autobahn.Opening(None, None, {}))
+    return protocol
+
+
+def kinds_of(protocol: Any) -> dict[str, Any]:
+    """A protocol's attributes: what is a plain value, and the class of what is not."""
+    plain = (bool, bytes, float, int, str, type(None))
+    return {
+        name: value if isinstance(value, plain) else type(value)
+        for name, value in vars(protocol).items()
+        if name not in MADE_LATE
+    }
+
+
+SIDES = pytest.mark.parametrize(
+    ("kind", "factory", "internal"),
+    [
+        (WebSocketServerProtocol, WebSocketServerFactory(), internals.WebSocketServerProtocol),
+        (WebSocketClientProtocol, WebSocketClientFactory(), internals.WebSocketClientProtocol),
+    ],
+    ids=["server", "client"],
+)
+
+
+@SIDES
+def test_connection_made(kind: Any, factory: Any, internal: Any) -> None:
+    """A connection that is made leaves a protocol as autobahn's own way of making it does."""
+    ours, theirs = unconnected(kind, factory), unconnected(kind, factory)
+    vars(ours).pop("_transport_details")
+    ours._connectionMade()
+    internal._connectionMade(theirs)
+    assert kinds_of(ours) == kinds_of(theirs)
+    assert vars(ours).keys() | MADE_LATE == vars(theirs).keys()
+    assert type(ours.utf8validator) is type(theirs.utf8validator)
+    assert ours.utf8validator is ours.utf8validator
+    assert getattr(factory, "countConnections", 0) == 2 * factory.isServer
+    ours._connectionLost(Failure(ConnectionDone()))
+    internal._connectionLost(theirs, Failure(ConnectionDone()))
+    assert kinds_of(ours) == kinds_of(theirs)
+    assert getattr(factory, "countConnections", 0) == 0
+
+
+@pytest.mark.parametrize("name", ["_connectionMade", "_connectionLost"])
+def test_no_other_connection_made(name: str) -> None:
+    """Between autobahn's own protocols and those of Twisted's, nobody does more to a connection."""
+    kinds = (WampWebSocketServerProtocol, WampWebSocketClientProtocol)
+    defining = {k for kind in kinds for k in kind.__mro__ if name in vars(k)}
+    assert defining == {
+        internals.WebSocketServerProtocol,
+        internals.WebSocketClientProtocol,
+        WebSocketProtocol,
+    }
+
+
+def test_transport_details() -> None:
+    """A protocol that we open knows the same of its transport as one that autobahn opens."""
+    ours, theirs = opened_here(factory_with({})), opened_by_autobahn(factory_with({}))
+    assert ours.transport_details.marshal() == theirs.transport_details.marshal()
+    assert ours.transport_details is ours.transport_details
 
 
 @pytest.mark.parametrize(
