@@ -5,8 +5,14 @@ INSTALLED := $(VENV)/.installed
 # The router that joins the chat's nodes; it brings 140 packages, which are to meet none of the others.
 CROSSBAR_VENV := .venv-crossbar
 CROSSBAR := $(CROSSBAR_VENV)/bin/crossbar
+OLDEST_VENV := .venv-oldest
+NEWEST_VENV := .venv-newest-python
+# What the tests on other versions leave out: what is none of Twisted's and Python's, and what takes long
+# and says what others say, too.
+LEFT_OUT := chat* docs* examples* installs negotiation openssh websocket_load
+ON_OTHERS := --numprocesses auto --dist loadfile $(LEFT_OUT:%='--ignore-glob=tests/test_%.py')
 
-.PHONY: serve cluster crossbar test lint types docs format benchmark clean
+.PHONY: serve cluster crossbar test test-oldest test-newest-python lint types docs format benchmark clean
 
 serve: $(INSTALLED)
 	PYTHONPATH=examples $(VENV)/bin/upgrade-switch serve --class '/chat chat.Chat'
@@ -20,6 +26,14 @@ crossbar: $(CROSSBAR_VENV)/.installed
 # A process a core: each has its own reactor.
 test: $(INSTALLED)
 	$(VENV)/bin/pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
+
+# On the oldest Twisted that setup.cfg allows.
+test-oldest: $(OLDEST_VENV)/.installed
+	$(OLDEST_VENV)/bin/pytest $(ON_OTHERS) $(PYTEST_ARGS)
+
+# On the newest Python of this machine.
+test-newest-python: $(NEWEST_VENV)/.installed
+	$(NEWEST_VENV)/bin/pytest $(ON_OTHERS) $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
@@ -41,12 +55,24 @@ benchmark: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/websocket.py
 
 clean:
-	rm -rf $(VENV) $(CROSSBAR_VENV) build dist docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(CROSSBAR_VENV) $(OLDEST_VENV) $(NEWEST_VENV) build dist docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(INSTALLED): setup.cfg setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip
 	$(VENV)/bin/pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(OLDEST_VENV)/.installed: setup.cfg setup.py .ci/oldest.txt
+	$(PYTHON) -m venv $(OLDEST_VENV)
+	$(OLDEST_VENV)/bin/pip install --quiet --upgrade pip
+	$(OLDEST_VENV)/bin/pip install --quiet --constraint .ci/oldest.txt --editable '.[test]'
+	touch $@
+
+$(NEWEST_VENV)/.installed: setup.cfg setup.py
+	"$$(.ci/newest-python)" -m venv --clear $(NEWEST_VENV)
+	$(NEWEST_VENV)/bin/pip install --quiet --upgrade pip
+	$(NEWEST_VENV)/bin/pip install --quiet --editable '.[test]'
 	touch $@
 
 $(CROSSBAR_VENV)/.installed:

@@ -15,7 +15,6 @@ import json
 import os
 import struct
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -38,7 +37,7 @@ PLEASE_PING = "please ping"
 PLEASE_CLOSE = "please close"
 
 #: Where ``.ci/run`` puts Node's packages.
-NODE_MODULES = Path(sys.prefix) / "node" / "node_modules"
+NODE_MODULES = Path(__file__).parent.parent / ".venv" / "node" / "node_modules"
 
 _missing = not (NODE_MODULES / "ws").exists() and not os.environ.get("CI")
 _NODE = (needs("node"), pytest.mark.skipif(_missing, reason="there is no ws of Node's here"))
