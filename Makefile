@@ -12,7 +12,9 @@ NEWEST_VENV := .venv-newest-python
 LEFT_OUT := chat* docs* examples* installs negotiation openssh websocket_load
 ON_OTHERS := --numprocesses auto --dist loadfile $(LEFT_OUT:%='--ignore-glob=tests/test_%.py')
 
-.PHONY: serve cluster crossbar test test-oldest test-newest-python lint types docs format benchmark clean
+FUZZ_ARGS ?= --seconds 600 --keep
+
+.PHONY: serve cluster crossbar test test-oldest test-newest-python lint types docs format benchmark fuzz clean
 
 serve: $(INSTALLED)
 	PYTHONPATH=examples $(VENV)/bin/upgrade-switch serve --class '/chat chat.Chat'
@@ -53,6 +55,11 @@ format: $(INSTALLED)
 benchmark: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/switching.py
 	$(VENV)/bin/python benchmarks/websocket.py
+
+# Ten minutes for each of the fuzzers' targets; what is new goes into the corpus.
+fuzz: $(INSTALLED)
+	$(VENV)/bin/pip install --quiet --editable '.[fuzz]' --config-settings editable_mode=compat
+	$(VENV)/bin/python fuzz/run.py $(FUZZ_ARGS)
 
 clean:
 	rm -rf $(VENV) $(CROSSBAR_VENV) $(OLDEST_VENV) $(NEWEST_VENV) build dist docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
