@@ -1,7 +1,7 @@
 """
 Reverse HTTP: a machine that nobody can connect to, behind a firewall, serves a folder. It connects to a
 public server, and upgrades to PTTH/1.0; from then on it is the server of that connection. The public
-server asks it in HTTP for what visitors want below /device. One request at a time, for up to a minute.
+server asks it in HTTP for what visitors want below /device: one request at a time, for up to a minute.
 
     export DEVICE_SECRET=what-both-sides-know
     python examples/reverse_http.py serve tcp:8080:interface=127.0.0.1

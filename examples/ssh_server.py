@@ -65,7 +65,7 @@ class Shell(LineReceiver):
 
 class Session(SSHSession):
     # Without a terminal, lines come as lines, edited where they are typed.
-    request_pty_req = None
+    request_pty_req = request_window_change = None
 
 
 @implementer(ISession)
@@ -84,7 +84,8 @@ class User:
         self.shell.dataReceived(line + b"\nexit\n")
 
     def eofReceived(self):
-        self.shell.end()
+        if self.shell.transport is not None:
+            self.shell.end()
 
     def closed(self):
         pass

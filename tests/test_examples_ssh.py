@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .commands import COMMAND, needs
+from .commands import COMMAND, PATIENCE, needs
 from .examples import Example, running, serving
 from .openssh import HOST, client_options, make_key, ssh
 
@@ -117,10 +117,13 @@ def test_server_goes(tmp_path: Path) -> None:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as session:
             assert session.stdout is not None
-            assert session.stdout.read(len(GREETING)) == GREETING
-            assert server.ends() == (0, "")
-            # Its input stays open.
-            assert session.wait(60) == 255
+            try:
+                assert session.stdout.read(len(GREETING)) == GREETING
+                assert server.ends() == (0, "")
+                # Its input stays open.
+                assert session.wait(PATIENCE) == 255
+            finally:
+                session.kill()
 
 
 def test_key_of_a_file(tmp_path: Path) -> None:
