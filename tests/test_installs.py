@@ -39,17 +39,16 @@ KINDS = (*EDITABLE, "plain", "wheel", "sdist", "Twisted elsewhere", "user", "tar
 LOOK = r"""
 import json
 from twisted import plugins
-from twisted.application.service import IServiceMaker
 from twisted.internet import reactor
 from twisted.internet.endpoints import clientFromString
-from twisted.plugin import getCache, getPlugins
+from twisted.plugin import getCache
 import upgrade_switch
+ours = {name: found.plugins for name, found in getCache(plugins).items() if "upgrade_switch" in name}
 endpoint = clientFromString(reactor, r"upgrade:url=http\://localhost/ssh:token=ssh")
 print(json.dumps({
     "place": upgrade_switch.__file__,
     "endpoint": isinstance(endpoint, upgrade_switch.UpgradeEndpoint),
-    "plugins": sorted(name for name in getCache(plugins) if name.startswith("upgrade_switch")),
-    "services": [maker.tapname for maker in getPlugins(IServiceMaker)],
+    "plugins": sorted(name for name in ours if ours[name]),
 }))
 """
 
