@@ -18,6 +18,9 @@ from .openssh import HOST, client_options, make_key, ssh
 
 pytestmark = needs("ssh")
 
+# An older conch, beside a newer cryptography, warns of the ciphers that it has.
+QUIET = {"PYTHONWARNINGS": "ignore:TripleDES"}
+
 GREETING = b"Hello, guest. 'exit' ends it.\n"
 
 
@@ -31,7 +34,7 @@ def options_for(server: Example, folder: Path, path: str = "/ssh") -> list[str]:
 def ssh_server(folder: Path, *arguments: str) -> Iterator[Example]:
     """The example, whose key ssh knows."""
     make_key(folder / "user_key")
-    with serving("ssh_server.py", str(folder / "user_key.pub"), *arguments) as server:
+    with serving("ssh_server.py", str(folder / "user_key.pub"), *arguments, **QUIET) as server:
         key = server.says().removeprefix("the server's key: ")
         (folder / "known_hosts").write_text(f"{HOST} {key}\n")
         yield server
@@ -135,7 +138,7 @@ def test_key_of_a_file(tmp_path: Path) -> None:
         "tcp:0:interface=127.0.0.1",
         str(tmp_path / "host_key"),
     ]
-    with running("ssh_server.py", *arguments) as server:
+    with running("ssh_server.py", *arguments, **QUIET) as server:
         assert server.says().startswith("listening on ")
         key = server.says().removeprefix("the server's key: ")
     assert key.split() == (tmp_path / "host_key.pub").read_text().split()[:2]
