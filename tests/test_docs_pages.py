@@ -1,0 +1,340 @@
+"""
+The code of docs/ runs, and does what the pages say.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+import treq
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import connectProtocol
+from twisted.internet.threads import deferToThread
+from twisted.python.usage import UsageError
+from twisted.web.http_headers import Headers
+
+from upgrade_switch import NotSwitched, switched_connection
+from upgrade_switch.command.main import MainOptions
+from upgrade_switch.protocols.websocket import WebSocketEndpoint
+
+from .commands import output_of
+from .documented import Block, blocks_of, environment, pages, read, sessions
+from .harness import HalfCloseRecorder, Recorder, localhost, patient, reactor, status, upgrade_head
+
+ROOT = Path(__file__).parent.parent
+
+__all__ = ["read"]  # a fixture
+
+#: How many code blocks each page has. A new one wants a test: here, in test_docs_servers.py or, for the
+#: page about twisted.web.websocket, in test_docs.py.
+KNOWN = {
+    "from-twisted-web-websocket.md": {"python": 1},
+    "howto/auth.md": {"python": 4},
+    "howto/from-autobahn.md": {"python": 2},
+    "howto/from-stolen-transport.md": {"python": 3},
+    "howto/haproxy.md": {"haproxy": 1, "python": 1, "console": 1},
+    "howto/nginx.md": {"nginx": 1, "python": 1},
+    "howto/systemd.md": {"ini": 2},
+    "howto/testing.md": {"python": 8},
+    "howto/tls.md": {"console": 2, "python": 4},
+    "index.md": {"console": 1},
+    "operating.md": {"python": 2},
+    "topics/security.md": {"python": 1},
+    "tutorial.md": {"console": 10, "http": 2, "python": 6},
+}
+
+
+def test_every_block_is_known() -> None:
+    """No code block of docs/ is without a test."""
+    assert pages() == KNOWN
+
+
+def commands() -> list[str]:
+    """Every command line of docs/ that is this package's."""
+    found = [
+        session.command
+        for page in pages()
+        for block in blocks_of(page)
+        if block.language == "console"
+        for session in sessions(block.text)
+    ]
+    parts = [part.strip() for command in found for part in command.split(" | ")]
+    return [part for part in parts if part.startswith("upgrade-switch ")]
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())))
+def test_commands_are_understood(command: str) -> None:
+    """Every upgrade-switch in docs/ has options that make sense to the command's own parser."""
+    options = MainOptions()
+    try:
+        options.parseOptions(shlex.split(command)[1:])
+    except UsageError as error:
+        pytest.fail(f"{command}: {error}")
+
+
+async def switched_at(port: int, path: bytes, token: bytes, fields: bytes = b"") -> Recorder:
+    """A client that has asked for an upgrade, with ``hello`` behind the request."""
+    client = await patient(connectProtocol(localhost(port), Recorder()))
+    client.send(upgrade_head(token, path=path, fields=fields) + b"hello\r\n")
+    return client
+
+
+def test_install(read: Any) -> None:
+    """What the front page installs is this package."""
+    (block,) = read("index.md").blocks("console")
+    ((command, answer),) = sessions(block.text)
+    assert (command, answer) == ("pip install upgrade_switch", "")
+    name = re.search(r"^name = (\S+)", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
+    assert name is not None
+    assert name[1] == "upgrade_switch"
+
+
+@pytest_twisted.ensureDeferred
+async def test_tutorial_site(read: Any) -> None:
+    """The tutorial's first part: the site of make serve echoes, answers as shown, and refuses chess."""
+    reader = read("tutorial.md")
+    make, echo, chess = (sessions(block.text)[0] for block in reader.blocks("console")[:3])
+    planned = subprocess.run(
+        ["make", "-n", *make.command.split()[1:], "VENV=/nowhere"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert "/nowhere/bin/upgrade-switch serve" in planned.stdout
+    listening = reader.text_of("upgrade-switch serve --listen tcp:8080:interface=127.0.0.1")
+    with reader.serves(sessions(f"$ {listening}\n")[0]):
+        await reader.types(echo)
+        await reader.types(chess)
+        request, answer = (block.text.replace("\n", "\r\n").encode() for block in reader.blocks("http"))
+        client = await patient(connectProtocol(localhost(reader.port(8080)), HalfCloseRecorder()))
+        client.send(request)
+        await client.receives(b"\r\n\r\n")
+        assert lines_of(client.data) == lines_of(answer)
+        client.transport.abortConnection()
+        await client.is_lost()
+
+
+def lines_of(head: bytes) -> Counter[bytes]:
+    """An HTTP head's lines; the server's name and the date are every answer's."""
+    return Counter(
+        line for line in head.split(b"\r\n") if line and not line.startswith((b"Server:", b"Date:"))
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_tutorial_protocol(read: Any) -> None:
+    """The tutorial's own protocol: it shouts, and the ordinary page is still there."""
+    reader = read("tutorial.md")
+    reader.saves("python")
+    _make, _echo, _chess, run, shout, page = (
+        sessions(block.text)[0] for block in reader.blocks("console")[:6]
+    )
+    assert run.command == "python server.py"
+    reader.runs(0, 1)
+    await reader.talks(shout)
+    await reader.types(page)
+
+
+@pytest_twisted.ensureDeferred
+async def test_tutorial_acceptor_client_and_test(read: Any) -> None:
+    """The tutorial's acceptor decides, its client is told so, and its test passes."""
+    reader = read("tutorial.md")
+    reader.saves("python")
+    refused, talking, clients, testing = (
+        sessions(block.text) for block in reader.blocks("console")[6:]
+    )
+    reader.runs(0, 1, 2, 3)
+    await reader.types(refused[0])
+    await reader.talks(talking[0])
+    for session in clients:
+        await reader.types(session)
+    await reader.types(testing[0])
+
+
+@pytest_twisted.ensureDeferred
+async def test_auth(read: Any) -> None:
+    """The guard's realm gives each user a protocol that knows them; a wrong password is a 401."""
+    reader = read("howto/auth.md")
+    (reader.folder / "passwords").write_text("ada:lovelace\n")
+    reader.runs()
+    line: Deferred[bytes] = Deferred()
+    await patient(Deferred.fromCoroutine(reader.names["greet"]("ada", "lovelace", line)))
+    assert await patient(line) == b"ada: hello"
+    with pytest.raises(NotSwitched) as refused:
+        await patient(Deferred.fromCoroutine(reader.names["greet"]("ada", "wrong", Deferred())))
+    assert refused.value.response.code == 401
+    line = Deferred()
+    await patient(connectProtocol(reader.names["endpoint"], reader.names["Hello"](line)))
+    assert await patient(line) == b"ada: hello"
+
+
+@pytest_twisted.ensureDeferred
+async def test_auth_acceptor(read: Any, listen: Any) -> None:
+    """The acceptor decides by the session's cookie."""
+    reader = read("howto/auth.md", sessions=KnownSessions())
+    (reader.folder / "passwords").write_text("")
+    reader.runs()
+    reader.sites[0].resource.putChild(
+        b"session", reader.names["UpgradeResource"]({"greet": reader.names["accept"]})
+    )
+    for cookie, expected in ((b"good", 101), (b"bad", 403)):
+        fields = b"Cookie: session=" + cookie + b"\r\n"
+        client = await switched_at(reader.port(8080), b"/session", b"greet", fields)
+        assert status(await client.head()) == expected
+        if expected == 101:
+            await client.receives(b"ada: hello\r\n")
+        client.transport.abortConnection()
+
+
+class KnownSessions:
+    """The page leaves them to its reader."""
+
+    async def user_of(self, cookie: bytes | None) -> bytes | None:
+        return b"ada" if cookie == b"good" else None
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls(read: Any) -> None:
+    """The page's certificate, sites and clients, from the first byte and by upgrade, work together."""
+    reader = read("howto/tls.md")
+    make, serve = (sessions(block.text)[0] for block in reader.blocks("console"))
+    # openssl tells of its progress.
+    await output_of("bash", "-c", f"cd {shlex.quote(str(reader.folder))} && {make.command}")
+    reader.runs()
+    client = await patient(connectProtocol(reader.names["endpoint"], HalfCloseRecorder()))
+    client.send(b"hello")
+    await client.receives(b"hello")
+    client.transport.abortConnection()
+    assert await patient(Deferred.fromCoroutine(reader.names["fetch"]())) == "inside TLS\n"
+    url = f"http://127.0.0.1:{reader.port(8631)}/private"
+    clear = await patient(treq.get(url, persistent=False))
+    assert clear.code == 426
+    await clear.text()
+    await reader.names["securing"].closeCachedConnections()
+    with reader.serves(serve):
+        url = f"https://localhost:{reader.port(8444)}/echo"
+        agent = reader.names["agent"]
+        response = await patient(agent.request(b"GET", url.encode(), Headers({"Upgrade": ["echo"]})))
+        connection = switched_connection(response)
+        connection.install(client := HalfCloseRecorder())
+        client.send(b"hello")
+        await client.receives(b"hello")
+        connection.abort()
+        await client.is_lost()
+
+
+@pytest_twisted.ensureDeferred
+async def test_testing(read: Any) -> None:
+    """The page's tests pass; without what they test, they fail."""
+    reader = read("howto/testing.md")
+    reader.saves("python")
+    tests = "".join(block.text for block in reader.blocks("python")[1:])
+    line_receiver = "from twisted.protocols.basic import LineOnlyReceiver\n"
+    (reader.folder / "test_rooms.py").write_text(line_receiver + tests)
+    assert (await run_tests(reader.folder)).endswith(" passed")
+    rooms = reader.saved("rooms.py")
+    rooms.write_text(rooms.read_text().replace('b"kitchen"', 'b"cellar"'))
+    assert " failed, " in await run_tests(reader.folder)
+
+
+async def run_tests(folder: Path) -> str:
+    """What pytest says last of a folder's tests."""
+    done = await deferToThread(
+        subprocess.run,
+        [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", folder],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        check=False,
+        timeout=60,
+        text=True,
+    )
+    return re.sub(r" in [\d.]+s.*", "", done.stdout.splitlines()[-1])
+
+
+@pytest_twisted.ensureDeferred
+async def test_from_autobahn(read: Any) -> None:
+    """Both servers echo messages; the one on the switch gets a frame of the request's own segment."""
+    reader = read("howto/from-autobahn.md")
+    reader.runs()
+    for named in (8080, 8081):
+        endpoint = WebSocketEndpoint(reactor, f"ws://127.0.0.1:{reader.port(named)}/ws")
+        client = await patient(connectProtocol(endpoint, Recorder()))
+        client.send(b"hello")
+        await client.receives(b"hello")
+        client.transport.loseConnection()
+        await client.is_lost()
+    key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    client = await patient(connectProtocol(localhost(reader.port(8081)), HalfCloseRecorder()))
+    client.send(upgrade_head(b"websocket", path=b"/ws", fields=key) + b"\x82\x82\0\0\0\0hi")
+    assert status(await client.head()) == 101
+    await client.receives(b"\x82\x02hi")
+    client.transport.abortConnection()
+
+
+@pytest_twisted.ensureDeferred
+async def test_from_stolen_transport(read: Any) -> None:
+    """The trick loses what comes behind the request; the switch does not, nor does one by hand."""
+    reader = read("howto/from-stolen-transport.md")
+    reader.runs()
+    for named, path, received in (
+        (8080, b"/echo", b"again"),
+        (8081, b"/echo", b"hello\r\nagain"),
+        (8081, b"/by-hand", b"hello\r\nagain"),
+    ):
+        client = await switched_at(reader.port(named), path, b"echo")
+        assert status(await client.head()) == 101
+        client.send(b"again")
+        await client.receives(b"again")
+        assert client.data == received
+        client.transport.abortConnection()
+
+
+@pytest_twisted.ensureDeferred
+async def test_operating(read: Any) -> None:
+    """The service says goodbye when it stops, and kicks who is to be kicked."""
+    reader = read("operating.md")
+    reader.runs()
+    service = reader.names["service"]
+    service.startService()
+    port = (await service._waitingForPort).getHost().port
+    clients = []
+    for _ in range(2):
+        client = await switched_at(port, b"/chat", b"chat")
+        await client.receives(b"hello\r\n")
+        clients.append(client)
+        if len(clients) == 1:
+            reader.names["kick"]("192.0.2.1")
+            assert len(reader.names["site"].switched) == 1
+            reader.names["kick"]("127.0.0.1")
+            await client.is_lost()
+    stopped = service.stopService()
+    await clients[1].receives(b"the server is going down\r\n")
+    await clients[1].is_lost()
+    await patient(stopped)
+
+
+@pytest_twisted.ensureDeferred
+async def test_security(read: Any) -> None:
+    """The limits are a site's."""
+    reader = read("topics/security.md")
+    reader.runs()
+    site = reader.names["site"]
+    assert (site.timeOut, site.accept_timeout, site.switched._limit) == (60, 10, 1000)
+
+
+def test_blocks_are_found() -> None:
+    """Whoever looks for blocks finds their language, their file, and their place."""
+    first = blocks_of("tutorial.md")[0]
+    assert first == Block("console", "$ make serve\n", first.line)
+    names = [block.file for block in blocks_of("tutorial.md") if block.language == "python"]
+    assert names == ["shout.py", "server.py", "deciding.py", None, "client.py", "test_shout.py"]
