@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from ..errors import NotSwitched
 from ..splice import OneFactory, Splice, SpliceEnd
 from .exits import FAILED, REFUSED, SUCCESS, explain, say
+from .progress import ProgressLine, Traffic, has_progress
 from .target import TargetOptions, parse_target
 
 __all__ = ["ConnectOptions", "run_connect"]
@@ -27,16 +28,23 @@ __all__ = ["ConnectOptions", "run_connect"]
 class ConnectOptions(TargetOptions):
     """The options of ``connect``."""
 
-    synopsis = "[--timeout SECONDS] URL [TOKEN]"
+    synopsis = "[options] URL [TOKEN]"
     longdesc = (
         "Asks URL for an upgrade to TOKEN; then standard input and output are the connection. With "
         "the token websocket, or a ws or wss URL, they go in binary messages. "
         "The end of standard input is passed on as a half-close (over TLS and WebSockets, which have "
         "none, it is not, and who waits for it waits for ever); the command ends when the server has "
-        "closed and all that it sent is written. "
-        "Example, as an ssh ProxyCommand: "
-        "ssh -o ProxyCommand='upgrade-switch connect http://example.com/ssh ssh' user@host"
+        "closed and all that it sent is written. On a terminal, standard error says how far a long "
+        "transfer is, where standard input or output is a file and neither is the terminal."
     )
+    examples: tuple[str, ...] = (
+        "ssh -o ProxyCommand='upgrade-switch connect https://example.com/ssh ssh' user@example.com",
+        "echo hello | upgrade-switch connect --user name:password http://example.com/echo echo",
+        "upgrade-switch connect --header 'X-Job: 7' http://example.com/load load < data.csv > log",
+    )
+    optFlags = [  # noqa: RUF012 - twisted.python.usage wants a list
+        ["progress", None, "Say on the terminal how far it is, wherever input and output go."],
+    ]
 
     def parseArgs(self, *arguments: str) -> None:
         self.target = parse_target(arguments)
@@ -55,9 +63,9 @@ def run_connect(options: ConnectOptions) -> int:
     from twisted.internet import reactor as _reactor
 
     reactor: Any = _reactor
-    command = _Connect(reactor)
+    command = _Connect(reactor, options)
     blocking = [(fd, os.get_blocking(fd)) for fd in (0, 1)]
-    reactor.callWhenRunning(command.start, options)
+    reactor.callWhenRunning(command.start)
     try:
         reactor.run()
     finally:
@@ -70,42 +78,50 @@ def run_connect(options: ConnectOptions) -> int:
 class _Connect:
     """One run of the command."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, options: ConnectOptions) -> None:
         self._reactor = reactor
+        self._options = options
+        self._traffic = Traffic()
+        self._line = ProgressLine(reactor, self._traffic)
         self.code = FAILED
 
-    def start(self, options: ConnectOptions) -> None:
-        self._url = options.target.url
-        near, far = _Remote(), _Local()
+    def start(self) -> None:
+        near, far = _Remote(self._traffic), _Local(self._traffic)
         joined = Splice(near, far)
-        done: Deferred[Any] = maybeDeferred(self._connect, options, near)
+        done: Deferred[Any] = maybeDeferred(self._connect, near)
         done.addCallback(lambda _: self._connected(near, far, joined))
         done.addErrback(self._failed).addBoth(self._stop)
 
-    def _connect(self, options: ConnectOptions, near: _Remote) -> Deferred[Any]:
-        endpoint = options.target.endpoint(self._reactor, options["timeout"])
-        return endpoint.connect(OneFactory(near))
+    def _connect(self, near: _Remote) -> Deferred[Any]:
+        return self._options.endpoint(self._reactor).connect(OneFactory(near))
 
     def _connected(self, near: _Remote, far: _Local, joined: Splice) -> Deferred[None]:
         StandardIO(far, reactor=self._reactor)
         self._reactor.addSystemEventTrigger("before", "shutdown", near.interrupt)
+        if has_progress(self._options["progress"]):
+            self._line.start()
+            self._reactor.addSystemEventTrigger("before", "shutdown", self._line.stop)
         return joined.done.addCallback(lambda _: self._ended(near, far))
 
     def _ended(self, remote: _Remote, local: _Local) -> None:
+        self._line.stop()
         if remote.interrupted:
             # By a signal: nothing that who sent it does not know.
             return
         if local.reason is not None:
             say("standard output could not be written")
         elif remote.reason is not None:
-            say(f"{self._url}: the connection was cut off: {explain(remote.reason)}")
+            self._say(f"the connection was cut off: {explain(remote.reason)}")
         else:
             self.code = SUCCESS
 
     def _failed(self, reason: Failure) -> None:
         if reason.check(NotSwitched):
             self.code = REFUSED
-        say(f"{self._url}: {explain(reason)}")
+        self._say(self._options.why(reason))
+
+    def _say(self, message: str) -> None:
+        say(f"{self._options.target.url}: {message}")
 
     def _stop(self, _: object) -> None:
         if self._reactor.running:
@@ -122,6 +138,14 @@ class _Remote(SpliceEnd):
 
     reason: Failure | None = None
     interrupted = False
+
+    def __init__(self, traffic: Traffic) -> None:
+        super().__init__()
+        self._traffic = traffic
+
+    def dataReceived(self, data: bytes) -> None:
+        self._traffic.received += len(data)
+        super().dataReceived(data)
 
     def interrupt(self) -> None:
         """A signal ends the command: what is not here yet is lost, and nobody need be told."""
@@ -149,6 +173,14 @@ class _Local(SpliceEnd):
     """
 
     reason: Failure | None = None
+
+    def __init__(self, traffic: Traffic) -> None:
+        super().__init__()
+        self._traffic = traffic
+
+    def dataReceived(self, data: bytes) -> None:
+        self._traffic.sent += len(data)
+        super().dataReceived(data)
 
     def writeConnectionLost(self) -> None:
         # Nobody takes what the server sends: there is no sense in going on.

@@ -4,35 +4,50 @@
 
 from __future__ import annotations
 
+import os
+from select import POLLERR, poll
 from typing import Any
 
-from twisted.logger import LogLevel
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
+from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
+from zope.interface import provider
 
-from ..protocols.tunnel import TunnelFactory
+from ..splice import OneFactory, Splice, SpliceEnd
 from .exits import USAGE, say
 from .listening import Server, address_of, begin_logging, server_endpoint
+from .patience import PatientEndpoint
+from .progress import STDERR, ProgressLine, Traffic
 from .target import TargetOptions, parse_target
 
-__all__ = ["ForwardOptions", "run_forward"]
+__all__ = ["ForwardOptions", "Forwarding", "run_forward"]
+
+_log = Logger()
 
 
 class ForwardOptions(TargetOptions):
     """The options of ``forward``."""
 
-    synopsis = "[--timeout SECONDS] ENDPOINT URL [TOKEN]"
+    synopsis = "[options] ENDPOINT URL [TOKEN]"
     longdesc = (
         "Listens on ENDPOINT, one of Twisted's strings; each connection there goes to URL through an "
         "upgrade to TOKEN of its own. With the token websocket, or a ws or wss URL, in binary "
-        "messages. "
-        "Example, a database behind a web server: "
-        "upgrade-switch forward tcp:5432:interface=127.0.0.1 https://example.com/db postgres"
+        "messages. While nobody answers there, or what answers is 502, 503 or 504, a connection waits, "
+        "and URL is asked again and again, until --timeout is over. On a terminal, standard error "
+        "says how much goes through."
+    )
+    examples: tuple[str, ...] = (
+        "upgrade-switch forward tcp:5432:interface=127.0.0.1 https://example.com/db postgres",
+        "upgrade-switch forward tcp:5901:interface=127.0.0.1 wss://example.com/vnc",
+        "upgrade-switch forward --timeout 300 --ca ca.pem unix:db.sock https://example.com/db postgres",
     )
 
     def parseArgs(self, *arguments: str) -> None:
         if len(arguments) not in (2, 3):
             raise UsageError("wants three arguments, ENDPOINT, URL and TOKEN")
-        self.endpoint, *rest = arguments
+        self.local, *rest = arguments
         self.target = parse_target(tuple(rest))
 
 
@@ -45,13 +60,128 @@ def run_forward(options: ForwardOptions) -> int:
     from twisted.internet import reactor as _reactor
 
     reactor: Any = _reactor
+    traffic = Traffic()
+    line = ProgressLine(reactor, traffic, several=True)
+
+    @provider(ILogObserver)
+    def make_room(event: LogEvent) -> None:
+        line.clear()
+
+    # What is logged comes in the line's place: the first observer is the first to hear of it.
+    globalLogPublisher.addObserver(make_room)
     # Who connects here is no stranger, and wants to know why it does not work.
     begin_logging(LogLevel.info)
     try:
-        far = options.target.endpoint(reactor, options["timeout"])
-        endpoint = server_endpoint(reactor, options.endpoint)
+        factory = Forwarding(reactor, options, traffic)
+        endpoints = [(options.local, server_endpoint(reactor, options.local))]
     except UsageError as error:
         say(f"forward: {error}")
         return USAGE
-    factory = TunnelFactory(reactor, far, options["timeout"])
-    return Server(reactor, factory, address_of).run([(options.endpoint, endpoint)])
+    if os.isatty(STDERR):
+        reactor.callWhenRunning(line.start)
+        reactor.addSystemEventTrigger("before", "shutdown", line.stop)
+    return Server(reactor, factory, endpoints, address_of).run()
+
+
+class Forwarding(Factory):
+    """Builds the near ends of connections to the target."""
+
+    noisy = False
+
+    def __init__(self, reactor: Any, options: ForwardOptions, traffic: Traffic) -> None:
+        """
+        :param traffic: counts what goes through.
+        :raises UsageError: where what the target needs is not installed.
+        """
+        self.traffic = traffic
+        self._options = options
+        self._patient = PatientEndpoint(
+            options.endpoint(reactor), reactor, options["timeout"], self._waits
+        )
+
+    def buildProtocol(self, addr: object) -> SpliceEnd:
+        near = _Near(self)
+        Splice(near, _Far(self.traffic))
+        return near
+
+    def connect(self, near: _Near) -> Deferred[Any]:
+        """Connect the other end of a splice."""
+        return self._patient.connect(OneFactory(near.other), near.is_here)
+
+    def _waits(self, reason: Failure) -> None:
+        seconds = self._options["timeout"]
+        self.log(reason, f"; a connection waits, for up to {seconds:g} seconds")
+
+    def log(self, reason: Failure, more: str = "") -> None:
+        """One line on why there is no connection."""
+        why = self._options.why(reason)
+        _log.info("{url}: {why}{more}", url=self._options.target.url, why=why, more=more)
+
+
+class _Near(SpliceEnd):
+    """
+    The local end, which is connected first. It is not read before the other is, so that all that the
+    client sends meanwhile, and its half-close, are passed on.
+    """
+
+    def __init__(self, factory: Forwarding) -> None:
+        super().__init__()
+        self._factory = factory
+        self._connecting: Deferred[Any] | None = None
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        traffic = self._factory.traffic
+        traffic.open += 1
+        traffic.connections += 1
+        self._connecting = self._factory.connect(self)
+        self._connecting.addCallbacks(self._connected, self._not_connected)
+
+    def is_here(self) -> bool:
+        """
+        Whether the client is: what is not read says nothing, the kernel knows. One that has closed is
+        still owed what it has sent before; one that has reset the connection is gone.
+        """
+        if self.lost:
+            return False
+        asking = poll()
+        asking.register(self.transport.getHandle(), 0)
+        return not any(event & POLLERR for _, event in asking.poll(0))
+
+    def _connected(self, _: object) -> None:
+        self._connecting = None
+
+    def _not_connected(self, reason: Failure) -> None:
+        self._connecting = None
+        if self.is_here():
+            self._factory.log(reason)
+        self.splice.abort()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._factory.traffic.sent += len(data)
+        super().dataReceived(data)
+
+    def end_not_passed_on(self) -> None:
+        # A client that has gone looks like one that has only finished; who waits for ever is worse.
+        self.other.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._factory.traffic.open -= 1
+        super().connectionLost(reason)
+        if self._connecting is not None:
+            self._connecting.cancel()
+
+
+class _Far(SpliceEnd):
+    """The server's end. When it has ended, it has closed, as a rule: a client is told, however."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        super().__init__()
+        self._traffic = traffic
+
+    def dataReceived(self, data: bytes) -> None:
+        self._traffic.received += len(data)
+        super().dataReceived(data)
+
+    def end_not_passed_on(self) -> None:
+        self.other.transport.loseConnection()
