@@ -220,6 +220,16 @@ def test_server_handshake() -> None:
     assert "txaio.resolve(self.is_open, None)" in end_of_it
 
 
+def test_on_connect() -> None:
+    """autobahn's own onConnect is known, wherever it is; it takes everybody, without a subprotocol."""
+    silent: Any = WebSocketServerProtocol()
+    assert not _autobahn.has_on_connect(silent)
+    assert silent.onConnect(None) is None
+    silent.onConnect = lambda request: "chat"
+    assert _autobahn.has_on_connect(silent)
+    assert _autobahn.has_on_connect(Chat())
+
+
 def test_names() -> None:
     """The names that we use are autobahn's."""
     assert _autobahn.MAGIC == WebSocketProtocol._WS_MAGIC

@@ -27,6 +27,7 @@ __all__ = [
     "accept_compression",
     "compression_in",
     "configure",
+    "has_on_connect",
     "is_origin_allowed_by",
     "offered_compression",
     "open_when_connected",
@@ -37,6 +38,8 @@ _COMPRESSIONS: dict[str, dict[str, Any]] = PERMESSAGE_COMPRESSION_EXTENSION
 
 # RFC 6455 §4.2.2.
 MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+_TAKES_EVERYBODY = WebSocketServerProtocol.onConnect
 
 
 class _Kind(NamedTuple):
@@ -75,6 +78,14 @@ def configure(protocol: Any, factory: Any) -> None:
     if "__provides__" in attributes and IDrainable.implementedBy(kind.opened):
         # What an instance has been given to provide is kept together with what its class had.
         alsoProvides(protocol, IDrainable)
+
+
+def has_on_connect(protocol: Any) -> bool:
+    """
+    Whether a server's protocol has an ``onConnect`` of its own. autobahn's takes everybody, without a
+    subprotocol; what it writes to its log costs more than that.
+    """
+    return getattr(protocol.onConnect, "__func__", None) is not _TAKES_EVERYBODY
 
 
 def open_when_connected(protocol: Any, opening: Opening) -> None:

@@ -233,6 +233,8 @@ def _connect(
         "websocket_extensions": handshake.extensions,
     }
     vars(protocol).update(known)
+    if not _autobahn.has_on_connect(protocol):
+        return _opened(request, protocol, handshake, known, None)
     asked = HandshakeRequest(
         peer,
         headers,
