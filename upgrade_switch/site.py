@@ -95,7 +95,7 @@ class UpgradeSite(Site):
         **kwargs: Any,
     ) -> None:
         """
-        :param resource: the root of the resource tree; ``UpgradeResource`` s are leaves in it.
+        :param resource: the root of the resource tree; an ``UpgradeResource`` is a leaf in it.
         :param accept_timeout: how many seconds an acceptor may take; then it is cancelled and the
             request answered with 503. None: as long as it likes.
         :param max_switched: how many connections may be switched at the same time; further

@@ -11,8 +11,9 @@ In five lines, the test of an acceptor::
         assert client.received == b"welcome to the kitchen"
 
 :func:`talk_to` is a client by hand. :class:`MemoryEndpoint` connects real clients (``Agent``, treq,
-``UpgradeEndpoint``) to a site. Both stand on :class:`Wire`, whose :class:`MemoryTransport` s behave as
-Twisted's TCP transports do, and keep a list of what no protocol should do.
+``UpgradeEndpoint``) to a site. Both stand on :class:`Wire`. Each of its ends is a
+:class:`MemoryTransport`, which behaves as Twisted's TCP transports do, and keeps a list of what no
+protocol should do.
 """
 
 from __future__ import annotations
