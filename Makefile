@@ -44,9 +44,11 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(VENV)/bin/mypy
 
-# Into docs/_build/index.html. A warning is an error.
+# Into docs/_build/index.html, all of it anew: the command's options come from the command. A warning is
+# an error.
 docs: $(INSTALLED)
-	$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky docs docs/_build
+	$(VENV)/bin/sphinx-build --quiet --fresh-env --write-all --fail-on-warning --keep-going --nitpicky \
+		docs docs/_build
 
 format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .

@@ -67,7 +67,7 @@ class Interface(SphinxDirective):
         interface = namedAny(name)
         module, _, short = name.rpartition(".")
         lines = [f".. py:class:: {short}", f"   :module: {module}", "", *indented(interface.__doc__, 1)]
-        for member, what in sorted(interface.namesAndDescriptions(), key=lambda pair: pair[0]):
+        for member, what in interface.namesAndDescriptions():
             if isinstance(what, Method):
                 lines += [f"   .. py:method:: {member}{what.getSignatureString()}", ""]
             else:
