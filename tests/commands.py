@@ -5,6 +5,7 @@ The command ``upgrade-switch``, run as its users run it, and the servers that it
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -79,8 +80,14 @@ async def output_of(*command: str) -> bytes:
     return output
 
 
+# A line of the log of switches and their ends.
+_SWITCHES = re.compile(rb"^\S+ \[upgrade_switch\.events\.SwitchLog#info\] (.*)\n", re.MULTILINE)
+
+
 class Process(subprocess.Popen[bytes]):
     """The command while it runs. It is killed when it keeps somebody waiting for too long."""
+
+    log: list[str]
 
     def __init__(self, *arguments: str, **kwargs: Any) -> None:
         for name in ("stdin", "stdout", "stderr"):
@@ -124,11 +131,15 @@ class Process(subprocess.Popen[bytes]):
             return self.stdout.read(count)
 
     def ends(self) -> tuple[int, bytes, bytes]:
-        """Exit code, standard output and standard error, as far as they have not been read yet."""
+        """
+        Exit code, standard output and standard error, as far as they have not been read yet; what
+        standard error tells of switches is in ``log``.
+        """
         with self.patience():
             out = self.stdout.read() if self.stdout and not self.stdout.closed else b""
             error = self.stderr.read() if self.stderr else b""
-            return self.wait(), out, error
+            self.log = [line.decode() for line in _SWITCHES.findall(error)]
+            return self.wait(), out, _SWITCHES.sub(b"", error)
 
 
 @contextmanager

@@ -9,36 +9,72 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.logger import (
     FilteringLogObserver,
+    ILogObserver,
+    LogEvent,
     LogLevel,
     LogLevelFilterPredicate,
+    eventAsText,
     globalLogBeginner,
+    jsonFileLogObserver,
     textFileLogObserver,
 )
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
+from zope.interface import provider
 
+from ..events import SwitchLog
 from .exits import FAILED, SUCCESS, explain, say
 
-__all__ = ["Server", "address_of", "begin_logging", "server_endpoint", "url_of"]
+__all__ = ["LOG_FORMATS", "Server", "address_of", "begin_logging", "server_endpoint", "url_of"]
 
 
-def begin_logging(level: Any) -> None:
+LOG_FORMATS = ("text", "json", "none")
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+def begin_logging(level: Any, log_format: str = "text") -> None:
     """
-    Log to standard error: warnings, and what this package says.
+    Log to standard error: warnings, what this package says, and its switches.
 
-    :param level: the lowest ``LogLevel`` of that; what strangers do is below ``warn``.
+    :param level: the lowest ``LogLevel`` of what this package says; what strangers do is below
+        ``warn``.
+    :param log_format: one of :data:`LOG_FORMATS`.
     """
     quiet = LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)
-    quiet.setLogLevelForNamespace(__name__.partition(".")[0], level)
+    quiet.setLogLevelForNamespace(_PACKAGE, level)
+    quiet.setLogLevelForNamespace(SwitchLog.__module__, LogLevel.info)
     # autobahn warns of what strangers do.
     quiet.setLogLevelForNamespace("autobahn", LogLevel.error)
-    observer = FilteringLogObserver(textFileLogObserver(sys.stderr), [quiet])
-    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+    observers = []
+    if log_format != "none" and sys.stderr is not None:
+        write = _json_observer if log_format == "json" else textFileLogObserver
+        observers.append(FilteringLogObserver(write(sys.stderr), [quiet]))
+    globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False)
+
+
+# What is Python's alone.
+_OBJECTS = ("log_logger", "log_source")
+
+
+def _json_observer(file: Any) -> ILogObserver:
+    """Twisted's JSON, a line for each event, with the text of the event besides."""
+    write = jsonFileLogObserver(file, recordSeparator="")
+
+    @provider(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        message = eventAsText(event, includeTimestamp=False, includeSystem=False)
+        told = {name: value for name, value in event.items() if name not in _OBJECTS}
+        write({**told, "message": message})
+
+    observer: ILogObserver = observe
+    return observer
 
 
 def server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
@@ -70,42 +106,51 @@ def url_of(port: IListeningPort) -> str:
     return f"{scheme}://{address_of(port)}/"
 
 
-class Server:
-    """A factory on its ports, until a signal comes."""
+class Server(Service):
+    """A factory on its ports; a service, which a command runs until a signal comes."""
 
     def __init__(
         self,
         reactor: Any,
         factory: IProtocolFactory,
+        endpoints: Sequence[tuple[str, IStreamServerEndpoint]],
         where: Callable[[IListeningPort], str],
         drain: Callable[[], Deferred[None]] | None = None,
     ) -> None:
         """
+        :param endpoints: where to listen, each with how it was written.
         :param where: says where a port is.
         :param drain: what is still to be done when the ports are closed.
         """
         self._reactor = reactor
         self._factory = factory
+        self._endpoints = endpoints
         self._where = where
         self._drain = drain
         self._ports: list[IListeningPort] = []
         self._code = SUCCESS
 
-    def run(self, endpoints: Sequence[tuple[str, IStreamServerEndpoint]]) -> int:
+    def run(self) -> int:
         """
         Listen, and run the reactor.
 
         :return: the exit code.
         """
-        self._reactor.callWhenRunning(self._listen, endpoints)
-        self._reactor.addSystemEventTrigger("before", "shutdown", self._stop)
+        self._reactor.callWhenRunning(self.startService)
+        self._reactor.addSystemEventTrigger("before", "shutdown", self.stopService)
         self._reactor.run()
         return self._code
 
-    def _listen(self, endpoints: Sequence[tuple[str, IStreamServerEndpoint]]) -> None:
-        for description, endpoint in endpoints:
+    def startService(self) -> None:
+        """
+        :raises SystemExit: where it cannot listen, and the reactor does not run yet.
+        """
+        super().startService()
+        for description, endpoint in self._endpoints:
             listening: Deferred[Any] = maybeDeferred(endpoint.listen, self._factory)
             listening.addCallbacks(self._listens, self._cannot_listen, errbackArgs=(description,))
+        if self._code != SUCCESS and not self._reactor.running:
+            raise SystemExit(self._code)
 
     def _listens(self, port: IListeningPort) -> None:
         self._ports.append(port)
@@ -117,6 +162,7 @@ class Server:
         if self._reactor.running:
             self._reactor.stop()
 
-    def _stop(self) -> Deferred[Any]:
+    def stopService(self) -> Deferred[Any]:
+        super().stopService()
         closed: Deferred[Any] = gatherResults([maybeDeferred(p.stopListening) for p in self._ports])
         return closed.addCallback(lambda _: None if self._drain is None else self._drain())

@@ -6,64 +6,73 @@ from __future__ import annotations
 
 import os
 import re
+from math import inf
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
-from twisted.internet.endpoints import clientFromString
-from twisted.internet.interfaces import IHalfCloseableProtocol, IStreamClientEndpoint
-from twisted.internet.protocol import Factory, Protocol
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.credentials import IUsernamePassword
+from twisted.cred.strcred import AuthOptionMixin
+from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import LogLevel
-from twisted.python.reflect import namedAny
 from twisted.python.usage import UsageError
-from twisted.web.resource import IResource, Resource
-from zope.interface import implementer
 
-from ..errors import InvalidToken, InvalidUpgrades
+from ..errors import InvalidToken
+from ..events import SwitchLog
 from ..negotiation import UpgradeToken
-from ..protocols.tunnel import TunnelFactory, tunnel
-from ..resource import UpgradeResource
 from ..site import UpgradeSite
+from ..status import Status
+from .auth import checker_of
+from .config import apply_config
 from .exits import USAGE, say
-from .listening import Server, begin_logging, server_endpoint, url_of
+from .listening import LOG_FORMATS, Server, begin_logging, server_endpoint, url_of
 from .options import CommandOptions
-from .page import FrontPage
+from .tree import Echo, build_own_upgrades, build_prefaces, build_tree
 
-__all__ = ["ServeOptions", "build_site", "run_serve"]
+__all__ = ["Echo", "ServeOptions", "build_server", "run_serve"]
 
 DEFAULT_LISTEN = "tcp:8080:interface=127.0.0.1"
-DRAIN_SECONDS = 5
 
 
-class ServeOptions(CommandOptions):
+class ServeOptions(CommandOptions, AuthOptionMixin):
     """The options of ``serve``."""
 
-    synopsis = (
-        "[--listen ENDPOINT]... [--tunnel 'PATH TOKEN ENDPOINT']... "
-        "[--class 'PATH MODULE.CLASS']... [--preface 'PREFACE ENDPOINT']... [--h2c]"
-    )
+    synopsis = "[options]"
     longdesc = (
-        "Without --tunnel: the token echo at /echo. An ENDPOINT is one of Twisted's strings. "
-        "Example, SSH through a web server's port: "
-        "upgrade-switch serve --listen tcp:8080 --tunnel '/ssh ssh tcp:127.0.0.1:22'. "
-        "The same for ssh clients that know nothing of HTTP: "
-        "upgrade-switch serve --listen tcp:8080 --preface 'SSH-2.0- tcp:127.0.0.1:22'"
+        "Serves HTTP, and switches connections to other protocols. Without --tunnel: the token echo at "
+        "/echo. An ENDPOINT is one of Twisted's strings. SIGTERM ends it: it stops listening, and says "
+        "goodbye to switched connections."
+    )
+    examples: tuple[str, ...] = (
+        "upgrade-switch serve --listen tcp:8080 --tunnel '/ssh ssh tcp:127.0.0.1:22'",
+        "upgrade-switch serve --listen ssl:8443:privateKey=key.pem:certKey=cert.pem "
+        "--files '/ public' --tunnel '/vnc websocket tcp:127.0.0.1:5900' --auth '/vnc file:passwords'",
+        "upgrade-switch serve --listen tcp:8080 --preface 'SSH-2.0- tcp:127.0.0.1:22' --status /status",
     )
     optFlags = [  # noqa: RUF012 - twisted.python.usage wants a list
         ["h2c", None, "Speak HTTP/2 without TLS as well: by upgrade, and with prior knowledge."],
     ]
+    supportedInterfaces = (IUsernamePassword,)
 
     def __init__(self) -> None:
         super().__init__()
         self.listen: list[str] = []
         self.tunnels: list[tuple[str, str, str]] = []
         self.classes: dict[str, str] = {}
+        self.files: dict[str, str] = {}
         self.origins: list[str] = []
         self.prefaces: dict[bytes, str] = {}
+        self.checkers: dict[str, list[ICredentialsChecker]] = {}
+        self.status: str | None = None
+        self.drain: float | None = None
+        self.log_format: str | None = None
+        self.access_log: str | None = None
+        self.config: str | None = None
 
     def opt_listen(self, endpoint: str) -> None:
         """
         Where to listen, as a server endpoint string (tcp:8080:interface=127.0.0.1, unix:/run/x.sock,
-        ssl:...); may be given several times. [default: tcp:8080:interface=127.0.0.1]
+        ssl:8443:privateKey=key.pem:certKey=cert.pem, systemd:domain=INET:index=0); may be given several
+        times. [default: tcp:8080:interface=127.0.0.1]
         """
         self.listen.append(endpoint)
 
@@ -97,6 +106,45 @@ class ServeOptions(CommandOptions):
             raise UsageError(f"--class: {path} is here twice")
         self.classes[path] = parts[1]
 
+    def opt_files(self, value: str) -> None:
+        """
+        'PATH DIRECTORY': serve the files of a directory, and those below it, at PATH; at / in place of
+        the page that is there. May be given several times.
+        """
+        path, _, directory = value.strip().partition(" ")
+        path, directory = path.rstrip("/") or "/", directory.strip()
+        if not _is_path(value) or not directory:
+            raise UsageError(f"--files wants '/PATH DIRECTORY', not {value!r}")
+        if path in self.files:
+            raise UsageError(f"--files: {path} is here twice")
+        if not os.path.isdir(directory):
+            raise UsageError(f"--files: there is no directory {directory!r}")
+        self.files[path] = directory
+
+    def opt_auth(self, value: str) -> None:
+        """
+        METHOD or 'PATH METHOD': ask for a name and a password (HTTP Basic) on the whole site, or at
+        PATH and below it, where the longest PATH decides alone. METHOD is one of Twisted's: file:FILE
+        with lines name:password, memory:name:password ... (--help-auth lists them). May be given
+        several times. Who connects with a --preface is not asked.
+        """
+        path, method = "/", value.strip()
+        if method.startswith("/"):
+            path, _, method = method.partition(" ")
+        if not _is_path(path) or not method.strip():
+            raise UsageError("--auth wants METHOD or '/PATH METHOD'")
+        checker = checker_of(method.strip())
+        self.checkers.setdefault(path.rstrip("/") or "/", []).append(checker)
+
+    def opt_status(self, path: str) -> None:
+        """
+        PATH: show there what is switched now, and what was declined: a page, JSON at PATH/json,
+        Prometheus' text at PATH/metrics. It tells who is connected: see --auth.
+        """
+        if not _is_path(path) or not path.strip("/"):
+            raise UsageError(f"--status wants a /PATH, not {path!r}")
+        self.status = path.rstrip("/")
+
     def opt_origin(self, origin: str) -> None:
         """
         A page's origin (https://example.com) from which a browser may open the tunnels for
@@ -121,6 +169,45 @@ class ServeOptions(CommandOptions):
             raise UsageError(f"--preface: {preface!r} is here twice")
         self.prefaces[key] = endpoint
 
+    def opt_drain(self, seconds: str) -> None:
+        """
+        How many seconds switched connections have to end by themselves when the server goes down; then
+        they are aborted. [default: 5]
+        """
+        try:
+            self.drain = float(seconds)
+        except ValueError:
+            self.drain = inf
+        if not 0 <= self.drain < inf:
+            raise UsageError(f"--drain wants a number of seconds, not {seconds!r}")
+
+    def opt_log_format(self, name: str) -> None:
+        """
+        How each switch and its end, and what goes wrong, is logged on standard error: text, json (a
+        line each, with Twisted's fields), or none. [default: text]
+        """
+        if name not in LOG_FORMATS:
+            raise UsageError(f"--log-format wants {', '.join(LOG_FORMATS)}, not {name!r}")
+        self.log_format = name
+
+    def opt_access_log(self, file: str) -> None:
+        """
+        A file for a line for each request, in combined format; - is standard output.
+        """
+        self.access_log = file
+
+    def opt_config(self, file: str) -> None:
+        """
+        A TOML file with options: listen = ["tcp:8080"], h2c = true, drain = 10. An option that may
+        be given several times has a list there, to which the command line adds; of the others the
+        command line wins.
+        """
+        self.config = file
+
+    def postOptions(self) -> None:
+        if self.config is not None:
+            apply_config(self, self.config)
+
 
 def _is_path(text: str) -> bool:
     return text.startswith("/") and not set("?#") & set(text)
@@ -142,127 +229,51 @@ def _unescaped(text: str) -> bytes:
     return preface + os.fsencode(text[begun:])
 
 
-@implementer(IHalfCloseableProtocol)
-class Echo(Protocol):
+_STDOUT = "/dev/stdout"
+
+
+class _Site(UpgradeSite):
+    """Has an access log that grows in one file: Twisted's starts a new one with each megabyte."""
+
+    def _openLogFile(self, path: Any) -> Any:
+        # By its number: what has no name (a socket of systemd's) cannot be opened.
+        return open(1 if path == _STDOUT else path, "a", 1, closefd=path != _STDOUT)
+
+
+def build_server(reactor: Any, options: ServeOptions) -> Server:
     """
-    Sends back what it gets: the target of the default site's ``/echo``. It takes half-closes, since
-    for a protocol that does not, Twisted drops what is still to be sent when the client's FIN comes.
-    """
-
-    transport: Any
-
-    def connectionMade(self) -> None:
-        # A client that sends without reading is not read any more, either.
-        self.transport.registerProducer(self.transport, True)
-
-    def dataReceived(self, data: bytes) -> None:
-        self.transport.write(data)
-
-    def readConnectionLost(self) -> None:
-        self.transport.unregisterProducer()
-        self.transport.loseConnection()
-
-    def writeConnectionLost(self) -> None:
-        pass
-
-
-def build_site(reactor: Any, options: ServeOptions) -> UpgradeSite:
-    """
+    :return: a service: what listens, and drains when it is stopped.
     :raises UsageError: where the options contradict one another.
     """
-    upgrades: dict[str, dict[str, Any]] = {}
-    for path, token, endpoint in options.tunnels:
-        known = upgrades.setdefault(path, {})
-        if token.lower() in map(str.lower, known):
-            raise UsageError(f"--tunnel: {path} has two tunnels for {token}")
-        known[token] = _tunnel(token, _client_endpoint(reactor, endpoint), options.origins)
-    if not upgrades:
-        upgrades["/echo"] = {"echo": Factory.forProtocol(Echo)}
-    prefaces = {
-        preface: TunnelFactory(reactor, _client_endpoint(reactor, endpoint))
-        for preface, endpoint in options.prefaces.items()
-    }
-    front = FrontPage(
-        [(path, token) for path, known in upgrades.items() for token in known],
-        list(prefaces),
-        list(options.classes),
+    status = Status(reactor)
+    root = build_tree(reactor, options, status)
+    site = _Site(
+        root,
+        reactor=reactor,
+        upgrades=build_own_upgrades(options),
+        prefaces=build_prefaces(reactor, options),
+        observers=[SwitchLog(), *([status] if options.status else [])],
+        logPath=_access_log(options),
     )
-    root = Resource()
-    root.putChild(b"", front)
-    resources = {path: _made(name) for path, name in options.classes.items()}
-    for path, known in upgrades.items():
-        if path in resources:
-            raise UsageError(f"--class: {path} is another resource's")
-        resources[path] = UpgradeResource(known, front if path == "/" else None)
-    # Shorter paths first: what would lie below a resource is found out.
-    for path in sorted(resources):
-        _put(root, path, resources[path])
-    own = {"h2c": _h2c()} if options["h2c"] else {}
-    return UpgradeSite(root, reactor=reactor, upgrades=own, prefaces=prefaces)
+    endpoints = _endpoints(reactor, options.listen or [DEFAULT_LISTEN])
+    seconds = 5 if options.drain is None else options.drain
+    return Server(reactor, site, endpoints, url_of, lambda: site.drain(seconds))
 
 
-def _made(name: str) -> IResource:
-    """The resource of a class that is called by its name."""
-    try:
-        resource = namedAny(name)()
-    except Exception as error:
-        # Its module runs, and its constructor: whatever they raise.
-        raise UsageError(f"--class {name}: {type(error).__name__}: {error}") from None
-    if not IResource.providedBy(resource):
-        raise UsageError(f"--class {name}: makes no resource (IResource): {resource!r}")
-    return resource
+def _endpoints(reactor: Any, texts: list[str]) -> list[tuple[str, IStreamServerEndpoint]]:
+    return [(text, server_endpoint(reactor, text)) for text in texts]
 
 
-def _tunnel(token: str, endpoint: IStreamClientEndpoint, origins: list[str]) -> Any:
-    """A tunnel; for browsers, which speak nothing else, in WebSocket's binary messages."""
-    if token.lower() != "websocket":
-        return tunnel(endpoint)
-    try:
-        from ..protocols.websocket import SAME_ORIGIN, byte_stream
-    except ImportError:
-        raise UsageError("WebSockets need more: pip install 'upgrade_switch[websocket]'") from None
-    try:
-        return byte_stream(tunnel(endpoint), origins or SAME_ORIGIN)
-    except InvalidUpgrades as error:
-        raise UsageError(f"--origin: {error}") from None
-
-
-def _h2c() -> Any:
-    try:
-        from ..protocols.h2c import h2c
-    except ImportError:
-        raise UsageError("--h2c needs more: pip install 'upgrade_switch[http2]'") from None
-    return h2c()
-
-
-def _put(root: Resource, path: str, resource: IResource) -> None:
-    """Put a resource at a path, with the directories that it takes."""
-    *above, last = map(unquote_to_bytes, path[1:].split("/"))
-    parent = root
-    for segment in above:
-        child = parent.children.get(segment)
-        if child is None:
-            child = _Directory()
-            parent.putChild(segment, child)
-        elif not isinstance(child, _Directory):
-            raise UsageError(f"{path} lies below another resource's path")
-        parent = child
-    if last in parent.children and path != "/":
-        raise UsageError(f"{path} is another resource's path, too")
-    parent.putChild(last, resource)
-
-
-class _Directory(Resource):
-    """Has nothing but what is put below it."""
-
-
-def _client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint:
-    try:
-        endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
-    except Exception as error:
-        # Every parser raises what it likes: ValueError, TypeError, KeyError, OSError ...
-        raise UsageError(f"not a client endpoint: {description!r} ({error})") from None
-    return endpoint
+def _access_log(options: ServeOptions) -> str | None:
+    """Where the access log goes; None: nowhere."""
+    if options.access_log == "-":
+        return _STDOUT
+    if options.access_log is not None:
+        try:
+            open(options.access_log, "ab").close()
+        except OSError as error:
+            raise UsageError(f"--access-log {options.access_log}: {error.strerror}") from None
+    return options.access_log
 
 
 def run_serve(options: ServeOptions) -> int:
@@ -274,14 +285,10 @@ def run_serve(options: ServeOptions) -> int:
     from twisted.internet import reactor as _reactor
 
     reactor: Any = _reactor
-    begin_logging(LogLevel.warn)
+    begin_logging(LogLevel.warn, options.log_format or "text")
     try:
-        site = build_site(reactor, options)
-        endpoints = [
-            (text, server_endpoint(reactor, text)) for text in options.listen or [DEFAULT_LISTEN]
-        ]
+        server = build_server(reactor, options)
     except UsageError as error:
         say(f"serve: {error}")
         return USAGE
-    server = Server(reactor, site, url_of, lambda: site.drain(DRAIN_SECONDS))
-    return server.run(endpoints)
+    return server.run()

@@ -1,0 +1,206 @@
+"""
+The resource tree of ``upgrade-switch serve``: what its options put where.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.interfaces import IHalfCloseableProtocol, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.python.reflect import namedAny
+from twisted.python.usage import UsageError
+from twisted.web.resource import IResource, Resource
+from twisted.web.static import File
+from zope.interface import implementer
+
+from ..errors import InvalidUpgrades
+from ..protocols.tunnel import TunnelFactory, tunnel
+from ..resource import UpgradeResource
+from ..status import Status, StatusResource
+from .auth import Guarded
+from .page import FrontPage
+
+if TYPE_CHECKING:
+    from .serve import ServeOptions
+
+__all__ = ["Echo", "build_own_upgrades", "build_prefaces", "build_tree"]
+
+
+@implementer(IHalfCloseableProtocol)
+class Echo(Protocol):
+    """
+    Sends back what it gets: the target of the default site's ``/echo``. It takes half-closes, since
+    for a protocol that does not, Twisted drops what is still to be sent when the client's FIN comes.
+    """
+
+    transport: Any
+
+    def connectionMade(self) -> None:
+        # A client that sends without reading is not read any more, either.
+        self.transport.registerProducer(self.transport, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def readConnectionLost(self) -> None:
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        pass
+
+
+class _Files(File):
+    """Files, for strangers: what can be no name of a file is not there, and nobody's mistake."""
+
+    def getChild(self, path: bytes, request: Any) -> Any:
+        try:
+            path.decode("utf-8")
+        except UnicodeDecodeError:
+            return self.childNotFound
+        return self.childNotFound if b"\0" in path else super().getChild(path, request)
+
+
+class _Directory(Resource):
+    """Has nothing but what is put below it."""
+
+
+def build_tree(reactor: Any, options: ServeOptions, status: Status) -> IResource:
+    """
+    :param status: what is shown where the options want a status page.
+    :raises UsageError: where the options contradict one another.
+    """
+    upgrades = _upgrades(reactor, options)
+    front = FrontPage(
+        [(path, token) for path, known in upgrades.items() for token in known],
+        list(options.prefaces),
+        [*options.classes, *options.files, *([options.status] if options.status else [])],
+    )
+    resources: dict[str, IResource] = {}
+    root: Resource = Resource()
+    root.putChild(b"", front)
+    for path, directory in options.files.items():
+        if path == "/":
+            # In place of the page, too.
+            root = _Files(directory)
+        else:
+            _claim(resources, "files", path, _Files(directory))
+    for path, name in options.classes.items():
+        _claim(resources, "class", path, _made(name))
+    for path, known in upgrades.items():
+        if path == "/" and isinstance(root, File):
+            raise UsageError("--tunnel: / is --files' already")
+        _claim(resources, "tunnel", path, UpgradeResource(known, front if path == "/" else None))
+    if options.status:
+        _claim(resources, "status", options.status, StatusResource(status))
+    # Shorter paths first: what would lie below a resource is found out.
+    for path in sorted(resources):
+        _put(root, path, resources[path])
+    return Guarded(root, options.checkers) if options.checkers else root
+
+
+def _claim(resources: dict[str, IResource], option: str, path: str, resource: IResource) -> None:
+    if path in resources:
+        raise UsageError(f"--{option}: {path} is another resource's")
+    resources[path] = resource
+
+
+def build_own_upgrades(options: ServeOptions) -> dict[str, Any]:
+    """
+    The upgrades that belong to the connection.
+
+    :raises UsageError: where what they need is not installed.
+    """
+    if not options["h2c"]:
+        return {}
+    try:
+        from ..protocols.h2c import h2c
+    except ImportError:
+        raise UsageError("--h2c needs more: pip install 'upgrade_switch[http2]'") from None
+    return {"h2c": h2c()}
+
+
+def build_prefaces(reactor: Any, options: ServeOptions) -> dict[bytes, TunnelFactory]:
+    """
+    :raises UsageError: for what is no endpoint.
+    """
+    return {
+        preface: TunnelFactory(reactor, _client_endpoint(reactor, endpoint))
+        for preface, endpoint in options.prefaces.items()
+    }
+
+
+def _upgrades(reactor: Any, options: ServeOptions) -> dict[str, dict[str, Any]]:
+    """What each path leads to, by token."""
+    upgrades: dict[str, dict[str, Any]] = {}
+    for path, token, endpoint in options.tunnels:
+        known = upgrades.setdefault(path, {})
+        if token.lower() in map(str.lower, known):
+            raise UsageError(f"--tunnel: {path} has two tunnels for {token}")
+        known[token] = _tunnel(token, _client_endpoint(reactor, endpoint), options.origins)
+    if not upgrades:
+        upgrades["/echo"] = {"echo": Factory.forProtocol(Echo)}
+    return upgrades
+
+
+def _made(name: str) -> IResource:
+    """The resource of a class that is called by its name."""
+    try:
+        resource = namedAny(name)()
+    except Exception as error:
+        # Its module runs, and its constructor: whatever they raise.
+        raise UsageError(f"--class {name}: {type(error).__name__}: {error}") from None
+    if not IResource.providedBy(resource):
+        raise UsageError(f"--class {name}: makes no resource (IResource): {resource!r}")
+    return resource
+
+
+def _tunnel(token: str, endpoint: IStreamClientEndpoint, origins: list[str]) -> Any:
+    """A tunnel; for browsers, which speak nothing else, in WebSocket's binary messages."""
+    if token.lower() != "websocket":
+        return tunnel(endpoint)
+    try:
+        from ..protocols.websocket import SAME_ORIGIN, byte_stream
+    except ImportError:
+        raise UsageError("WebSockets need more: pip install 'upgrade_switch[websocket]'") from None
+    try:
+        return byte_stream(tunnel(endpoint), origins or SAME_ORIGIN)
+    except InvalidUpgrades as error:
+        raise UsageError(f"--origin: {error}") from None
+
+
+def _put(root: Resource, path: str, resource: IResource) -> None:
+    """Put a resource at a path, with the directories that it takes."""
+    *above, last = map(unquote_to_bytes, path[1:].split("/"))
+    parent = root
+    for segment in above:
+        child = parent.children.get(segment)
+        if child is None:
+            child = _directory_below(parent, segment)
+            parent.putChild(segment, child)
+        elif not isinstance(child, _Directory | File):
+            raise UsageError(f"{path} lies below another resource's path")
+        parent = child
+    if last in parent.children and path != "/":
+        raise UsageError(f"{path} is another resource's path, too")
+    parent.putChild(last, resource)
+
+
+def _directory_below(parent: Resource, segment: bytes) -> Resource:
+    """A directory for what is put below it; among files, one that has its own files, too."""
+    if isinstance(parent, File):
+        return _Files(os.path.join(parent.path, os.fsdecode(segment)))
+    return _Directory()
+
+
+def _client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint:
+    try:
+        endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
+    except Exception as error:
+        # Every parser raises what it likes: ValueError, TypeError, KeyError, OSError ...
+        raise UsageError(f"not a client endpoint: {description!r} ({error})") from None
+    return endpoint
