@@ -12,11 +12,12 @@ from cryptography.x509.oid import NameOID
 from twisted.internet.ssl import Certificate, PrivateCertificate
 
 
-def _make() -> tuple[bytes, bytes]:
+def make_certificate(host: str = "localhost") -> tuple[bytes, bytes]:
+    """A new certificate, its own authority, for a host and for 127.0.0.1; and its key; both in PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = [x509.DNSName(host), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -37,9 +38,9 @@ def _make() -> tuple[bytes, bytes]:
     return certificate.public_bytes(serialization.Encoding.PEM), private
 
 
-CERTIFICATE_PEM, KEY_PEM = _make()
+CERTIFICATE_PEM, KEY_PEM = make_certificate()
 AUTHORITY = Certificate.loadPEM(CERTIFICATE_PEM)
 SERVER = PrivateCertificate.loadPEM(CERTIFICATE_PEM + KEY_PEM)
 
 #: Of the same name, and nobody's whom the tests trust.
-STRANGER = Certificate.loadPEM(_make()[0])
+STRANGER = Certificate.loadPEM(make_certificate()[0])

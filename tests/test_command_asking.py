@@ -15,7 +15,7 @@ import pytest
 from OpenSSL.crypto import FILETYPE_PEM
 from twisted.internet.ssl import KeyPair
 
-from .certificate import CERTIFICATE_PEM, KEY_PEM, STRANGER
+from .certificate import CERTIFICATE_PEM, KEY_PEM, STRANGER, make_certificate
 from .commands import COMMAND, LOCAL, fails, listening, read_until, run, serving
 from .forwarding import Answering, connected, forwarding, logged
 from .harness import field
@@ -184,14 +184,18 @@ def test_options_and_urls(options: list[str], url: str, named: str) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with certificates: a server's, a stranger's, and another server's; and the keys."""
     path = tmp_path_factory.mktemp("tls")
+    another, another_key = make_certificate("another.example")
+    # Without subjectAltName.
     key = KeyPair.generate(size=2048)
-    another = key.selfSignedCert(1, CN=b"another.example").dumpPEM()
+    nameless = key.selfSignedCert(1, CN=b"localhost").dumpPEM()
     files = {
         "ca.pem": CERTIFICATE_PEM,
         "key.pem": KEY_PEM,
         "stranger.pem": STRANGER.dumpPEM(),
         "another.pem": another,
-        "another.key": key.dump(FILETYPE_PEM),
+        "another.key": another_key,
+        "nameless.pem": nameless,
+        "nameless.key": key.dump(FILETYPE_PEM),
         "several.pem": b"Two of them:\n" + another + CERTIFICATE_PEM,
     }
     for name, content in files.items():
@@ -201,19 +205,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ports(folder: Path) -> Iterator[list[str]]:
-    """The ports of a TLS server, the second with the certificate of another name. It says hello."""
+    """The ports of three TLS servers: of this name, of another, and of none. They say hello."""
 
     def hello(client: socket.socket) -> None:
         client.sendall(b"hello")
 
     with Answering(hello) as behind:
         to = f"tcp:127.0.0.1:{behind}"
-        here = f"ssl:0:interface=127.0.0.1:privateKey={folder}/"
-        listen = (f"{here}key.pem:certKey={folder}/ca.pem",)
-        other = (f"{here}another.key:certKey={folder}/another.pem",)
+        pairs = [("ca", "key.pem"), ("another", "another.key"), ("nameless", "nameless.key")]
+        listen = tuple(
+            f"ssl:0:interface=127.0.0.1:privateKey={folder}/{key}:certKey={folder}/{name}.pem"
+            for name, key in pairs
+        )
         options = ["--tunnel", f"/t t {to}", "--tunnel", f"/ws websocket {to}"]
-        with serving(*options, listen=listen) as one, serving(*options, listen=other) as two:
-            yield [server.addresses[0].rstrip("/").rpartition(":")[2] for server in (one, two)]
+        with serving(*options, listen=listen) as server:
+            by_port = dict(zip(listen, server.addresses, strict=True))
+            yield [by_port[endpoint].rstrip("/").rpartition(":")[2] for endpoint in listen]
 
 
 ASK = [("https", "/t", ["t"]), ("wss", "/ws", []), ("https", "/ws", ["websocket"])]
@@ -257,8 +264,24 @@ def test_not_trusted(
 
 
 @ask
-def test_other_name(scheme: str, path: str, token: list[str], ports: list[str], folder: Path) -> None:
-    """A certificate for another name: exit code 1, and one line that says so."""
-    url = f"{scheme}://localhost:{ports[1]}{path}"
-    line = fails(1, "connect", "--ca", f"{folder}/another.pem", url, *token)
-    assert "the server's certificate is not to be trusted: it is for another name" in line
+@pytest.mark.parametrize(
+    ("at", "file", "said"),
+    [
+        (1, "another.pem", "it is for another name"),
+        (2, "nameless.pem", "Certificate does not contain any `subjectAltName`s."),
+    ],
+)
+def test_other_name(
+    at: int,
+    file: str,
+    said: str,
+    scheme: str,
+    path: str,
+    token: list[str],
+    ports: list[str],
+    folder: Path,
+) -> None:
+    """A certificate for another name, or for none: exit code 1, and one line that says so."""
+    url = f"{scheme}://localhost:{ports[at]}{path}"
+    line = fails(1, "connect", "--ca", f"{folder}/{file}", url, *token)
+    assert f"the server's certificate is not to be trusted: {said}" in line

@@ -218,8 +218,10 @@ def why(reason: Failure, headers: Headers) -> str:
     cause = cause_of(reason)
     if isinstance(cause, NotSwitched) and cause.response.code == 401:
         return f"{_unauthorized(cause, headers.hasHeader(b'authorization'))}: {cause}"
-    if isinstance(cause, (VerificationError, CertificateError)):
+    if isinstance(cause, VerificationError):
         return "the server's certificate is not to be trusted: it is for another name"
+    if isinstance(cause, CertificateError):
+        return f"the server's certificate is not to be trusted: {cause}"
     if isinstance(cause, SSL.Error):
         said = _of_openssl(cause)
         if "certificate verify failed" in said:
