@@ -37,6 +37,6 @@ nitpicky = True
 # What is others', or is not public: names that a signature mentions and nothing here documents. (No
 # intersphinx: the documentation is built without a network.)
 nitpick_ignore_regex = [
-    ("py:.*", r"(twisted|zope|autobahn)\..*|(collections\.abc|typing)\..*"),
+    ("py:.*", r"(twisted|zope|autobahn)\..*|(collections|typing)\..*"),
     ("py:.*", r"I[A-Z]\w+|Deferred|Headers|Failure|Clock|Any|Callable|Iterable|Mapping|Sequence"),
 ]

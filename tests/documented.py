@@ -21,6 +21,7 @@ from unittest.mock import patch
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.threads import deferToThread
 
 from .commands import COMMAND, PATIENCE, Process
@@ -120,6 +121,9 @@ class Reader:
         """The port that is used in place of the one that the page names."""
         return int(self._ports[str(named)])
 
+    def lines(self) -> list[str]:
+        return (DOCS / self.page).read_text().splitlines()
+
     def blocks(self, language: str) -> list[Block]:
         return [block for block in blocks_of(self.page) if block.language == language]
 
@@ -142,8 +146,19 @@ class Reader:
         for number in which or range(len(blocks)):
             self._run(blocks[number])
 
+    def starts(self, service: Any) -> None:
+        """Start a service that the page's Python has made."""
+        with self._listening_here():
+            service.startService()
+
     def _run(self, block: Block) -> None:
         code = compile(self.text_of(block.text), f"{self.page}:{block.line}", "exec")
+        with self._listening_here(), patch.object(reactor, "run"):
+            exec(code, self.names)
+
+    @contextmanager
+    def _listening_here(self) -> Iterator[None]:
+        """What listens is remembered; what is imported may be a file that was saved."""
         listen = reactor.listenTCP
 
         def listen_tcp(port: int, factory: Any, *args: Any, **kwargs: Any) -> Any:
@@ -153,15 +168,14 @@ class Reader:
 
         with (
             patch.object(sys, "path", [str(self.folder), *sys.path]),
-            patch.object(reactor, "run"),
             patch.object(reactor, "listenTCP", listen_tcp),
         ):
-            exec(code, self.names)
+            yield
 
     async def stops(self) -> None:
         """End everything that listens, and what is left on it."""
         for port in self._listening:
-            await port.stopListening()
+            await maybeDeferred(port.stopListening)
         for site in self.sites:
             # TLS and other layers are factories around it.
             while not hasattr(site, "switched") and hasattr(site, "wrappedFactory"):
@@ -185,8 +199,8 @@ class Reader:
             timeout=PATIENCE,
             check=False,
         )
-        said = done.stdout.decode()
-        wanted = self.text_of(session.answer)
+        said = done.stdout.decode().rstrip("\n")
+        wanted = self.text_of(session.answer).rstrip("\n")
         assert OutputChecker().check_output(wanted, said, ELLIPSIS) or not wanted, (session, said)
         is_refusal = wanted.startswith("upgrade-switch: ")
         assert (done.returncode == 0) is not is_refusal, (session, said)
@@ -210,16 +224,21 @@ class Reader:
 
     @contextmanager
     def serves(self, session: Session) -> Iterator[Any]:
-        """Type a ``serve``; it is ended by SIGTERM."""
+        """
+        Type a ``serve``; it is ended by SIGTERM.
+
+        :return: the process; afterwards, its ``log`` is what it has said on standard error.
+        """
         program, serve, *arguments = shlex.split(self.text_of(session.command))
         assert (program, serve) == ("upgrade-switch", "serve"), session
-        with Process(serve, *arguments, stdin=None, stdout=None, cwd=self.folder) as process:
+        process: Any = Process(serve, *arguments, stdin=None, stdout=None, cwd=self.folder)
+        with process:
             assert process.says().startswith("listening on ")
             yield process
             process.terminate()
-            ended = process.ends()
-            assert ended[0] == 0, ended
-            assert not re.search(rb"Traceback|#(warn|error|critical)", ended[2]), ended
+            code, _out, process.log = process.ends()
+            assert code == 0, process.log
+            assert not re.search(rb"Traceback|#(warn|error|critical)", process.log), process.log
 
 
 @pytest_twisted.async_yield_fixture

@@ -9,6 +9,8 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from upgrade_switch.command.main import MainOptions
 from upgrade_switch.protocols.websocket import WebSocketEndpoint
 
 from .commands import output_of
-from .documented import Block, blocks_of, environment, pages, read, sessions
+from .documented import DOCS, Block, blocks_of, environment, pages, read, sessions
 from .harness import HalfCloseRecorder, Recorder, localhost, patient, reactor, status, upgrade_head
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +39,7 @@ __all__ = ["read"]  # a fixture
 #: page about twisted.web.websocket, in test_docs.py.
 KNOWN = {
     "from-twisted-web-websocket.md": {"python": 1},
-    "howto/auth.md": {"python": 4},
+    "howto/auth.md": {"python": 4, "console": 2},
     "howto/from-autobahn.md": {"python": 2},
     "howto/from-stolen-transport.md": {"python": 3},
     "howto/haproxy.md": {"haproxy": 1, "python": 1, "console": 1},
@@ -46,7 +48,7 @@ KNOWN = {
     "howto/testing.md": {"python": 8},
     "howto/tls.md": {"console": 2, "python": 4},
     "index.md": {"console": 1},
-    "operating.md": {"python": 2},
+    "operating.md": {"python": 4, "console": 5, "toml": 1},
     "topics/security.md": {"python": 1},
     "tutorial.md": {"console": 10, "http": 2, "python": 6},
 }
@@ -55,6 +57,27 @@ KNOWN = {
 def test_every_block_is_known() -> None:
     """No code block of docs/ is without a test."""
     assert pages() == KNOWN
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "upgrade_switch",
+        "upgrade_switch.events",
+        "upgrade_switch.metrics",
+        "upgrade_switch.protocols.h2c",
+        "upgrade_switch.protocols.tls",
+        "upgrade_switch.protocols.tunnel",
+        "upgrade_switch.protocols.websocket",
+        "upgrade_switch.status",
+        "upgrade_switch.testing",
+    ],
+)
+def test_every_name_is_in_the_reference(module: str) -> None:
+    """The reference has every public name. (Of the errors, it has all that the module has.)"""
+    reference = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
+    public = set(import_module(module).__all__) - {"tell"}
+    assert {name for name in public if not re.search(rf"\b{name}\b", reference)} == set()
 
 
 def commands() -> list[str]:
@@ -71,8 +94,11 @@ def commands() -> list[str]:
 
 
 @pytest.mark.parametrize("command", sorted(set(commands())))
-def test_commands_are_understood(command: str) -> None:
+def test_commands_are_understood(command: str, read: Any) -> None:
     """Every upgrade-switch in docs/ has options that make sense to the command's own parser."""
+    for page in pages():
+        read(page).saves("toml")
+    Path("passwords").touch()
     options = MainOptions()
     try:
         options.parseOptions(shlex.split(command)[1:])
@@ -195,6 +221,17 @@ async def test_auth_acceptor(read: Any, listen: Any) -> None:
         client.transport.abortConnection()
 
 
+@pytest_twisted.ensureDeferred
+async def test_auth_command(read: Any) -> None:
+    """The page's serve asks for a password, and the page's connect has one, or is refused."""
+    reader = read("howto/auth.md")
+    (reader.folder / "passwords").write_text("ada:lovelace\n")
+    served, asked = (sessions(block.text) for block in reader.blocks("console"))
+    with reader.serves(served[0]):
+        for session in asked:
+            await reader.types(session)
+
+
 class KnownSessions:
     """The page leaves them to its reader."""
 
@@ -283,44 +320,34 @@ async def test_from_autobahn(read: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_from_stolen_transport(read: Any) -> None:
-    """The trick loses what comes behind the request; the switch does not, nor does one by hand."""
+    """
+    The trick loses what comes behind the request, the access log's line, and the place of the producer.
+    The switch does not, nor does one by hand.
+    """
     reader = read("howto/from-stolen-transport.md")
     reader.runs()
-    for named, path, received in (
-        (8080, b"/echo", b"again"),
-        (8081, b"/echo", b"hello\r\nagain"),
-        (8081, b"/by-hand", b"hello\r\nagain"),
+    made: list[Any] = []
+    lines: list[bytes] = []
+    reader.names["Echo"].connectionMade = lambda target: made.append(target)
+    for site in reader.sites:
+        site.log = lambda request: lines.append(request.uri)
+    for named, path, received, logged in (
+        (8080, b"/echo", b"again", []),
+        (8081, b"/echo", b"hello\r\nagain", [b"/echo"]),
+        (8081, b"/by-hand", b"hello\r\nagain", [b"/by-hand"]),
     ):
         client = await switched_at(reader.port(named), path, b"echo")
         assert status(await client.head()) == 101
         client.send(b"again")
         await client.receives(b"again")
         assert client.data == received
+        transport = made.pop().transport
+        with nullcontext() if logged else pytest.raises(RuntimeError):
+            transport.registerProducer(transport, True)
         client.transport.abortConnection()
-
-
-@pytest_twisted.ensureDeferred
-async def test_operating(read: Any) -> None:
-    """The service says goodbye when it stops, and kicks who is to be kicked."""
-    reader = read("operating.md")
-    reader.runs()
-    service = reader.names["service"]
-    service.startService()
-    port = (await service._waitingForPort).getHost().port
-    clients = []
-    for _ in range(2):
-        client = await switched_at(port, b"/chat", b"chat")
-        await client.receives(b"hello\r\n")
-        clients.append(client)
-        if len(clients) == 1:
-            reader.names["kick"]("192.0.2.1")
-            assert len(reader.names["site"].switched) == 1
-            reader.names["kick"]("127.0.0.1")
-            await client.is_lost()
-    stopped = service.stopService()
-    await clients[1].receives(b"the server is going down\r\n")
-    await clients[1].is_lost()
-    await patient(stopped)
+        await client.is_lost()
+        assert lines == logged
+        lines.clear()
 
 
 @pytest_twisted.ensureDeferred

@@ -1,0 +1,168 @@
+"""
+What docs/operating.md says about running a site holds.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from base64 import b64encode
+from typing import Any
+
+import pytest_twisted
+import treq
+from twisted.internet.endpoints import connectProtocol
+from twisted.internet.threads import deferToThread
+
+from .commands import PATIENCE
+from .documented import Reader, environment, read, sessions
+from .harness import Recorder, localhost, patient, status, upgrade_head
+
+__all__ = ["read"]  # a fixture
+
+PAGE = "operating.md"
+
+
+async def asks(port: int, path: bytes, token: bytes, fields: bytes = b"") -> Recorder:
+    """A client that has asked for an upgrade, with ``hello`` behind the request."""
+    client = await patient(connectProtocol(localhost(port), Recorder()))
+    client.send(upgrade_head(token, path=path, fields=fields) + b"hello\r\n")
+    return client
+
+
+async def closes(client: Recorder) -> None:
+    client.transport.abortConnection()
+    await client.is_lost()
+
+
+async def get(url: str, **arguments: Any) -> tuple[int, str]:
+    """Status and body of a page."""
+    response = await patient(treq.get(url, persistent=False, **arguments))
+    return response.code, await patient(response.text())
+
+
+def commands_of(reader: Reader) -> list[Any]:
+    return [sessions(block.text)[0] for block in reader.blocks("console")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_service(read: Any) -> None:
+    """The service says goodbye when it stops, and kicks who is to be kicked."""
+    reader = read(PAGE)
+    reader.runs(0, 1)
+    reader.starts(reader.names["service"])
+    port = reader.port(8080)
+    kicked = await asks(port, b"/chat", b"chat")
+    await kicked.receives(b"hello\r\n")
+    reader.names["kick"]("192.0.2.1")
+    assert len(reader.names["site"].switched) == 1
+    reader.names["kick"]("127.0.0.1")
+    await kicked.is_lost()
+    client = await asks(port, b"/chat", b"chat")
+    await client.receives(b"hello\r\n")
+    stopped = reader.names["service"].stopService()
+    await client.receives(b"the server is going down\r\n")
+    await client.is_lost()
+    await patient(stopped)
+
+
+@pytest_twisted.ensureDeferred
+async def test_observers(read: Any, listen: Any) -> None:
+    """The page's observer is told of a switch, of its end, and of what was declined."""
+    reader = read(PAGE)
+    reader.runs(0, 1, 2)
+    listening = await listen("tcp", reader.names["watched"])
+    port = listening.port.getHost().port
+    declined = await asks(port, b"/chat", b"chess")
+    assert status(await declined.head()) == 426
+    await closes(declined)
+    client = await asks(port, b"/chat", b"chat")
+    await client.receives(b"hello\r\n")
+    client.transport.loseConnection()
+    await client.is_lost()
+    await patient(reader.names["watched"].switched.when_empty())
+    assert reader.names["tally"].lines == ["chess: unknown token", "chat at /chat", "chat closed"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_status(read: Any) -> None:
+    """The page's site shows what it has counted: to people, as JSON, and every metric to Prometheus."""
+    reader = read(PAGE)
+    reader.runs()
+    port = reader.port(8081)
+    url = f"http://127.0.0.1:{port}/status"
+    declined = await asks(port, b"/chat", b"chess")
+    assert status(await declined.head()) == 426
+    await closes(declined)
+    ended = await asks(port, b"/chat", b"chat")
+    await ended.receives(b"hello\r\n")
+    await closes(ended)
+    await patient(reader.names["counted"].switched.when_empty())
+    client = await asks(port, b"/chat", b"chat")
+    await client.receives(b"hello\r\n")
+    assert (await get(url))[0] == 200
+    shown = json.loads((await get(f"{url}/json"))[1])
+    assert [connection["path"] for connection in shown["switched"]] == ["/chat"]
+    metrics = (await get(f"{url}/metrics"))[1]
+    for name in (
+        line.split("`")[1] for line in reader.lines() if line.startswith("| `upgrade_switch_")
+    ):
+        assert f"\n{name}{{" in metrics
+    await closes(client)
+
+
+@pytest_twisted.ensureDeferred
+async def test_logs(read: Any) -> None:
+    """The page's serve logs a switch and its end as JSON, and the request in the access log."""
+    reader = read(PAGE)
+    with reader.serves(commands_of(reader)[0]) as server:
+        client = await asks(reader.port(8080), b"/echo", b"echo")
+        await client.receives(b"hello\r\n")
+        client.transport.loseConnection()
+        await client.is_lost()
+    events = [json.loads(line) for line in server.log.splitlines()]
+    named = [(event["event"], event["token"], event["path"]) for event in events if "event" in event]
+    assert named == [("switched", "echo", "/echo"), ("ended", "echo", "/echo")]
+    assert '"GET /echo HTTP/1.1" 101' in (reader.folder / "access.log").read_text()
+
+
+@pytest_twisted.ensureDeferred
+async def test_status_of_the_command(read: Any) -> None:
+    """The page's serve shows its status to who has the password, as the page's curl says."""
+    reader = read(PAGE)
+    _logs, serve, curl, *_more = commands_of(reader)
+    with reader.serves(serve):
+        await reader.types(curl)
+        assert (await get(f"http://127.0.0.1:{reader.port(8082)}/status"))[0] == 401
+
+
+@pytest_twisted.ensureDeferred
+async def test_configuration_file(read: Any) -> None:
+    """The page's file is what serve takes: its port, its tunnel, its password, its status."""
+    reader = read(PAGE)
+    reader.saves("toml")
+    with reader.serves(commands_of(reader)[3]):
+        url = f"http://127.0.0.1:{reader.port(8083)}"
+        assert "/ssh" in (await get(url))[1]
+        assert (await get(f"{url}/status"))[0] == 401
+        password = b64encode(b"ops:secret").decode()
+        code, _page = await get(f"{url}/status", headers={"Authorization": f"Basic {password}"})
+        assert code == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_twist(read: Any) -> None:
+    """The page's twist serves, with twist's own log."""
+    reader = read(PAGE)
+    command = f"exec {reader.text_of(commands_of(reader)[4].command)}"
+    with subprocess.Popen(
+        ["bash", "-c", command], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as twist:
+        try:
+            assert twist.stdout is not None
+            line = await patient(deferToThread(twist.stdout.readline))
+            assert f"starting on {reader.port(8084)}".encode() in line
+            assert (await get(f"http://127.0.0.1:{reader.port(8084)}/"))[0] == 200
+        finally:
+            twist.terminate()
+            await deferToThread(twist.communicate, timeout=PATIENCE)
