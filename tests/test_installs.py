@@ -208,6 +208,9 @@ def test_install(install: tuple[Install, set[Path]], source: Path) -> None:
     assert seen["plugins"] == sorted(path.stem for path in source.glob("twisted/plugins/*.py"))
     said = run(made.bin / "upgrade-switch", "--help", cwd=made.folder, **made.env)
     assert said.startswith("Usage: upgrade-switch")
+    # What the command twist runs.
+    twist = (made.python, "-m", "twisted", "upgrade-switch", "--help")
+    assert "upgrade-switch [options]" in run(*twist, cwd=made.folder, **made.env)
     if made.kind in ("target", "user"):
         # pip does not uninstall what is outside of the virtual environment.
         return
