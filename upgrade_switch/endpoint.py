@@ -59,6 +59,7 @@ class UpgradeEndpoint:
         timeout: float | None = 30,
     ) -> None:
         """
+        :param reactor: provides ``IReactorTime``; without an ``agent``, what connects.
         :param url: where to ask, ``http`` or ``https``.
         :param token: what to upgrade to; a comma-separated list offers several.
         :param headers: further fields of the request.
@@ -87,6 +88,8 @@ class UpgradeEndpoint:
         """
         Ask for the upgrade, and install the factory's protocol on the connection.
 
+        :param protocolFactory: builds the protocol; its ``doStart`` comes with the 101, its ``doStop``
+            with the connection's end.
         :return: fires with the protocol, which owns the connection; fails with
             :class:`~upgrade_switch.errors.NotSwitched` (a ``ConnectError``; its ``response`` has
             code, headers and body) where the server did not switch, or with what the agent failed
