@@ -68,6 +68,8 @@ class ISwitchObserver(Interface):
         """
         A connection is given to its target. One that switches again (a WebSocket inside upgraded
         TLS) is told of again, and ends once.
+
+        :param connection: the entry in ``site.switched``, with token, path, peer and target.
         """
 
     def ended(
@@ -78,6 +80,7 @@ class ISwitchObserver(Interface):
         """
         A switched connection is over, and its target has heard of it.
 
+        :param connection: the same as in :meth:`switched`.
         :param seconds: how long it was switched.
         :param reason: what the transport says.
         """
@@ -90,6 +93,7 @@ class ISwitchObserver(Interface):
         """
         A request for an upgrade is answered in HTTP, or not at all.
 
+        :param request: the request; its ``offer`` is what the client asked for.
         :param token: the offered token that was decided about; None where none is known.
         :param why: the kind of reason. ``request.code`` is the answer's, where it has been made.
         """
