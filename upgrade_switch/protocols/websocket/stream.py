@@ -305,6 +305,7 @@ class WebSocketEndpoint:
         timeout: float | None = 30,
     ) -> None:
         """
+        :param reactor: provides ``IReactorTime``; without an ``agent``, what connects.
         :param url: ``ws`` or ``wss``, or ``http`` or ``https``.
         :param headers: further fields of the handshake.
         :param agent: any agent over an :class:`~upgrade_switch.UpgradePool`. Without one: a plain one.
@@ -322,6 +323,7 @@ class WebSocketEndpoint:
         """
         Connect.
 
+        :param protocolFactory: builds the protocol of the stream, when the WebSocket is open.
         :return: fires with the factory's protocol; fails as :func:`connect_websocket` does, or with
             ``TimeoutError``.
         """
