@@ -297,6 +297,7 @@ class UpgradeService(StreamServerEndpointService):
     ) -> None:
         """
         :param endpoint: where to listen.
+        :param site: what listens there, and is drained.
         :param drain_timeout: how many seconds switched connections have to end by themselves.
         """
         super().__init__(endpoint, site)
@@ -304,6 +305,7 @@ class UpgradeService(StreamServerEndpointService):
         self._drain_timeout = drain_timeout
 
     def startService(self) -> None:
+        """Listen; a site that has been drained takes upgrades again."""
         self._site.draining = False
         super().startService()
 
