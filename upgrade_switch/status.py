@@ -161,6 +161,9 @@ class StatusResource(Resource):
     """
 
     def __init__(self, status: Status) -> None:
+        """
+        :param status: what is shown.
+        """
         super().__init__()
         self._status = status
         self._page = files(__package__).joinpath("status.html").read_bytes()
