@@ -191,6 +191,9 @@ class Client(Protocol):
         """
         Send a request, and what is to follow it at once; move everything.
 
+        :param path: the request's target, with its query.
+        :param headers: its fields. ``Host`` is added, and ``Content-Length`` where there is a body.
+        :param trailing: bytes that are sent right behind it, before the answer.
         :return: what has been answered.
         :raises AssertionError: where there is no whole answer.
         """
@@ -217,7 +220,10 @@ class Client(Protocol):
 
         :param token: the Upgrade field.
         :param trailing: bytes that are sent right behind the request, before the answer.
+        :param path: the request's target, with its query.
         :param arguments: as for :meth:`request`.
+        :return: what has been answered: with status 101, the connection has switched.
+        :raises AssertionError: where there is no whole answer.
         """
         headers = {"Connection": "Upgrade", "Upgrade": token, **arguments.pop("headers", {})}
         return self.request(path=path, headers=headers, trailing=trailing, **arguments)
