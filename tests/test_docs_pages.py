@@ -21,9 +21,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.threads import deferToThread
 from twisted.python.usage import UsageError
-from twisted.web.http_headers import Headers
 
-from upgrade_switch import NotSwitched, switched_connection
+from upgrade_switch import NotSwitched
 from upgrade_switch.command.main import MainOptions
 from upgrade_switch.protocols.websocket import WebSocketEndpoint
 
@@ -46,7 +45,7 @@ KNOWN = {
     "howto/nginx.md": {"nginx": 1, "python": 1},
     "howto/systemd.md": {"ini": 2},
     "howto/testing.md": {"python": 8},
-    "howto/tls.md": {"console": 2, "python": 4},
+    "howto/tls.md": {"console": 3, "python": 4},
     "index.md": {"console": 1},
     "operating.md": {"python": 4, "console": 5, "toml": 1},
     "topics/security.md": {"python": 1},
@@ -243,7 +242,7 @@ class KnownSessions:
 async def test_tls(read: Any) -> None:
     """The page's certificate, sites and clients, from the first byte and by upgrade, work together."""
     reader = read("howto/tls.md")
-    make, serve = (sessions(block.text)[0] for block in reader.blocks("console"))
+    make, serve, connect = (sessions(block.text)[0] for block in reader.blocks("console"))
     # openssl tells of its progress.
     await output_of("bash", "-c", f"cd {shlex.quote(str(reader.folder))} && {make.command}")
     reader.runs()
@@ -258,15 +257,7 @@ async def test_tls(read: Any) -> None:
     await clear.text()
     await reader.names["securing"].closeCachedConnections()
     with reader.serves(serve):
-        url = f"https://localhost:{reader.port(8444)}/echo"
-        agent = reader.names["agent"]
-        response = await patient(agent.request(b"GET", url.encode(), Headers({"Upgrade": ["echo"]})))
-        connection = switched_connection(response)
-        connection.install(client := HalfCloseRecorder())
-        client.send(b"hello")
-        await client.receives(b"hello")
-        connection.abort()
-        await client.is_lost()
+        await reader.talks(connect)
 
 
 @pytest_twisted.ensureDeferred
