@@ -26,6 +26,7 @@ from upgrade_switch import NotSwitched
 from upgrade_switch.command.main import MainOptions
 from upgrade_switch.protocols.websocket import WebSocketEndpoint
 
+from .certificate import CERTIFICATE_PEM
 from .commands import output_of
 from .documented import DOCS, Block, blocks_of, environment, pages, read, sessions
 from .harness import HalfCloseRecorder, Recorder, localhost, patient, reactor, status, upgrade_head
@@ -98,6 +99,7 @@ def test_commands_are_understood(command: str, read: Any) -> None:
     for page in pages():
         read(page).saves("toml")
     Path("passwords").touch()
+    Path("cert.pem").write_bytes(CERTIFICATE_PEM)
     options = MainOptions()
     try:
         options.parseOptions(shlex.split(command)[1:])
