@@ -32,8 +32,10 @@ class Terminal:
         self.master, self.slave = os.openpty()
 
     def shown(self) -> str:
-        """What is there by now."""
-        return os.read(self.master, 100_000).decode()
+        """What has been written since the last time."""
+        # What is written arrives in pieces; the end of a line says that all of it is here.
+        os.write(self.slave, b"\n")
+        return self.until("\n").removesuffix("\r\n")
 
     def until(self, pattern: str) -> str:
         """Everything up to what matches; the terminal's end where nothing does."""
@@ -80,7 +82,6 @@ class Shown:
     def after(self, seconds: float) -> str:
         """What is on the screen so much later."""
         self.clock.advance(seconds)
-        os.write(self.terminal.slave, b"\n")
         return screen(self.terminal.shown())[0]
 
 
