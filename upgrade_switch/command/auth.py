@@ -18,6 +18,7 @@ from twisted.cred.strcred import InvalidAuthType, makeChecker
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.usage import UsageError
 from twisted.web.guard import BasicCredentialFactory, HTTPAuthSessionWrapper
+from twisted.web.pages import notFound
 from twisted.web.resource import IResource, Resource
 from zope.interface import implementer
 
@@ -106,8 +107,11 @@ class Guarded(Resource):
         ]
 
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
-        # What does not count in a path must not lead around a guard.
-        asked = [part for part in (path, *request.postpath) if part not in (b"", b".")]
+        # What does not count in a path must not lead around a guard; nor must an escaped slash, or
+        # "..", where a resource takes them for what they are in the names of files.
+        asked = _parts(b"/".join((path, *request.postpath)))
+        if b".." in asked:
+            return notFound()
         for segments, guard in self._guards:
             if asked[: len(segments)] == segments:
                 guarded: IResource = guard.getChildWithDefault(path, request)
@@ -122,5 +126,9 @@ def _guard(root: IResource, checkers: Sequence[ICredentialsChecker]) -> HTTPAuth
 
 
 def segments_of(path: str) -> list[bytes]:
-    """The parts of a path, as ``Request.postpath`` has them, less the empty ones."""
-    return [unquote_to_bytes(part) for part in path.split("/") if part]
+    """The parts of a path that count, without their escapes."""
+    return _parts(unquote_to_bytes(path))
+
+
+def _parts(path: bytes) -> list[bytes]:
+    return [part for part in path.split(b"/") if part not in (b"", b".")]

@@ -62,7 +62,9 @@ class _Files(File):
             path.decode("utf-8")
         except UnicodeDecodeError:
             return self.childNotFound
-        return self.childNotFound if b"\0" in path else super().getChild(path, request)
+        # An escaped slash makes no name; FilePath.child would take "x%2F" for "x".
+        is_name = not {b"\0"[0], b"/"[0]} & set(path)
+        return super().getChild(path, request) if is_name else self.childNotFound
 
 
 class _Directory(Resource):

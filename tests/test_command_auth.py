@@ -1,0 +1,250 @@
+"""
+``upgrade-switch serve --auth``: user names and passwords for a site, or for parts of it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .commands import LOCAL, PATIENCE, echo, fails, listening, needs, read_until, run, serving
+from .harness import field, status, upgrade_head
+from .operating import TWIST, connected, get, upgraded
+
+
+def basic(credentials: str) -> bytes:
+    """The field with a name and a password."""
+    return b"Authorization: Basic " + b64encode(credentials.encode()) + b"\r\n"
+
+
+OPS, GUEST = basic("ops:secret"), basic("guest:welcome")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server, with files at its root, that asks for passwords at some paths."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "index.html").write_text("welcome")
+    for name in ("private", "private/deep", "a b"):
+        (folder / name).mkdir()
+        (folder / name / "file.txt").write_text("a secret")
+    options = [
+        *("--files", f"/ {folder}"),
+        *("--tunnel", "/private/echo echo tcp:127.0.0.1:1"),
+        *("--status", "/status"),
+        *("--auth", "/private memory:ops:secret"),
+        *("--auth", "/private/ memory:guest:welcome"),
+        *("--auth", "/private/deep memory:deep:secret"),
+        *("--auth", "/a%20b/ memory:ops:secret"),
+        *("--auth", "/status memory:ops:secret"),
+    ]
+    with serving(*options) as server:
+        yield server.url
+
+
+def test_free(url: str) -> None:
+    """What lies elsewhere asks nobody."""
+    assert get(url)[0] == 200
+    assert get(url, "/nowhere")[0] == 404
+    assert get(url, "/privateer")[0] == 404
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/private/file.txt", "/private", "/private/", "/private/nowhere", "/a%20b/file.txt", "/status",
+     "/status/json", "/status/metrics", "/private/echo"],
+)  # fmt: skip
+def test_guarded(url: str, target: str) -> None:
+    """Without a password, or with a wrong one: 401, with a challenge; HEAD and POST, too."""
+    for fields in (b"", basic("ops:wrong"), basic("guest"), b"Authorization: Basic ~\r\n"):
+        code, got = get(url, target, fields)
+        assert code == 401
+        assert field(got.partition(b"\r\n\r\n")[0], b"www-authenticate") == (
+            b'basic realm="upgrade_switch"'
+        )
+        assert b"secret" not in got
+    code, got = get(url, target, OPS)
+    assert code in (200, 301, 302, 404, 426)
+
+
+def test_several_methods(url: str) -> None:
+    """Several methods for one path: whom one of them lets in is in."""
+    for fields in (OPS, GUEST):
+        assert get(url, "/private/file.txt", fields)[0] == 200
+    assert get(url, "/status", GUEST)[0] == 401
+
+
+def test_longest_path_decides_alone(url: str) -> None:
+    """Who may go to a path may not go to what is below it, where that has a method of its own."""
+    assert get(url, "/private/deep/file.txt", OPS)[0] == 401
+    assert get(url, "/private/deep/file.txt", basic("deep:secret"))[0] == 200
+    assert get(url, "/private/file.txt", basic("deep:secret"))[0] == 401
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "//private/file.txt",
+        "/./private/file.txt",
+        "/private//file.txt",
+        "/private/./file.txt",
+        "/%70rivate/file.txt",
+        "/%2e/private/file.txt",
+        "/private%2Ffile.txt",
+        "/private%2F/file.txt",
+        "/private%2f./file.txt",
+        "/.%2Fprivate/file.txt",
+        "/%2Fprivate/file.txt",
+        "/x%2F..%2Fprivate/file.txt",
+        "/x/../private/file.txt",
+        "/x/%2e%2e/private/file.txt",
+        "/private/../private/file.txt",
+        "/private/deep/../file.txt",
+        "/private/file.txt?x",
+        "/private/file.txt%00",
+        "http://localhost/private/file.txt",
+        "/private%2Fdeep%2F../file.txt",
+    ],
+)
+def test_other_spellings(url: str, target: str) -> None:
+    """No spelling of a path leads around the password."""
+    code, got = get(url, target)
+    assert code in (400, 401, 404)
+    assert b"a secret" not in got
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/private/%2e%2e/private/echo", "/private/./echo", "//private/echo", "/private/echo/",
+     "/private/echo/x", "/private%2Fecho"],
+)  # fmt: skip
+def test_other_spellings_of_an_upgrade(url: str, target: str) -> None:
+    """Nor to an upgrade."""
+    with connected(url) as client:
+        client.sendall(upgrade_head(path=target.encode()))
+        assert status(read_until(client, b"\r\n\r\n")) in (401, 404)
+
+
+@pytest.fixture
+def everything() -> Iterator[str]:
+    """A server that asks everybody, with a tunnel and one for browsers."""
+    with listening(echo, connections=2) as port:
+        tunnels = [f"/{token} {token} tcp:127.0.0.1:{port}" for token in ("ssh", "websocket")]
+        options = [part for tunnel in tunnels for part in ("--tunnel", tunnel)]
+        with serving(*options, "--auth", "memory:ops:secret", "--h2c") as server:
+            yield server.url
+
+
+WEBSOCKET = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+
+
+def test_whole_site(everything: str) -> None:
+    """Without a path, the whole site asks: pages, upgrades, WebSockets, what is not there."""
+    for target in ("/", "/ssh", "/websocket", "/nowhere"):
+        assert get(everything, target)[0] == 401
+    assert get(everything, "/", OPS)[0] == 200
+    assert get(everything, "/nowhere", OPS)[0] == 404
+    for token, fields in (("ssh", b""), ("websocket", WEBSOCKET)):
+        head = upgrade_head(token.encode(), path=f"/{token}".encode(), fields=fields)
+        with connected(everything) as client:
+            client.sendall(head)
+            assert status(read_until(client, b"\r\n\r\n")) == 401
+        with upgraded(everything, f"/{token}", token, fields + OPS) as client:
+            if token == "ssh":
+                client.sendall(b"hello")
+                assert read_until(client, b"hello") == b"hello"
+
+
+@needs("curl")
+def test_http_2(everything: str) -> None:
+    """Nor does HTTP/2 lead around it, by an upgrade or by prior knowledge."""
+    for option in ("--http2", "--http2-prior-knowledge"):
+        for user, code in ((["--user", "ops:secret"], "200"), ([], "401")):
+            command = ["curl", "-s", "-o", "-", "-w", "%{stderr}%{http_version} %{http_code}"]
+            done = subprocess.run(
+                [*command, option, *user, everything],
+                capture_output=True,
+                timeout=PATIENCE,
+                check=False,
+                text=True,
+            )
+            assert done.stderr == f"2 {code}"
+    # The tunnels have to have been used.
+    for token, fields in (("ssh", b""), ("websocket", WEBSOCKET)):
+        upgraded(everything, f"/{token}", token, fields + OPS).close()
+
+
+def test_connect(tmp_path: Path) -> None:
+    """``connect --user`` gets in, with names that are not ASCII, too."""
+    passwords = tmp_path / "passwords"
+    passwords.write_text("ops:secret\nJürgen:Köln\n", "utf-8")
+    with serving("--auth", f"/echo file:{passwords}") as server:
+        for user in ("ops:secret", "Jürgen:Köln"):
+            done = run("connect", "--user", user, f"{server.url}echo", "echo", input=b"hello")
+            assert (done.returncode, done.stdout, done.stderr) == (0, b"hello", b"")
+        done = run("connect", "--user", "ops:wrong", f"{server.url}echo", "echo", input=b"hello")
+        assert (done.returncode, done.stdout) == (3, b"")
+        assert b"401" in done.stderr
+
+
+def test_file_changes(tmp_path: Path) -> None:
+    """A file of passwords may be changed while the server runs, and even go."""
+    passwords = tmp_path / "passwords"
+    passwords.write_text("ops:secret\n")
+    with serving("--auth", f"file:{passwords}") as server:
+        assert get(server.url, "/", OPS)[0] == 200
+        passwords.write_text("guest:welcome\n")
+        assert get(server.url, "/", OPS)[0] == 401
+        assert get(server.url, "/", GUEST)[0] == 200
+
+
+def test_preface_is_not_asked() -> None:
+    """Who connects with a preface is not asked: it has no fields."""
+    with listening(echo) as port:
+        options = ["--preface", rf"HELLO\r\n tcp:127.0.0.1:{port}", "--auth", "memory:ops:secret"]
+        with serving(*options) as server, connected(server.url) as client:
+            client.sendall(b"HELLO\r\nthere")
+            assert read_until(client, b"there") == b"HELLO\r\nthere"
+
+
+@pytest.mark.parametrize("command", [["serve"], ["upgrade-switch"]])
+def test_help_auth(command: list[str]) -> None:
+    """``--help-auth`` lists methods, ``--help-auth-type`` explains one."""
+    program = (
+        [TWIST] if command == ["upgrade-switch"] else [str(Path(TWIST).with_name("upgrade-switch"))]
+    )
+    for option, said in (("--help-auth", "memory"), ("--help-auth-type=file", "username:password")):
+        done = subprocess.run(
+            [*program, *command, option], capture_output=True, timeout=PATIENCE, check=False, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert said in done.stdout
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "/x",
+        "/x ",
+        "/x?y memory:ops:hunter2",
+        "nothing:ops:hunter2",
+        "/x nothing:ops:hunter2",
+        "memory:ops:hunter2:guest",
+        "memory:hunter2",
+        "file:/no/such/file",
+        "file:/",
+        "file:",
+        "file",
+        "ops",
+    ],
+)
+def test_values_that_make_no_sense(value: str) -> None:
+    """Exit code 2, and one line that says so, and tells no password."""
+    line = fails(2, "serve", "--listen", LOCAL, "--auth", value)
+    assert "--auth" in line
+    assert "hunter2" not in line
