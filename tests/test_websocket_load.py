@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
-import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,39 +11,23 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from .commands import PATIENCE, read_until, reset
+from .commands import read_until
+from .crowds import Sockets, are_answered, connect_many, reset_all, room_for
 from .harness import patient, turns
 from .wsframes import frame, handshake, websocket_factory, websocket_site
 
 COUNT = 1000
 
-Sockets = list[socket.socket]
-
 
 @pytest.fixture(autouse=True)
 def _descriptors() -> Iterator[None]:
-    """As many file descriptors as both sides of all connections need, and some."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 3 * COUNT)), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    """As many file descriptors as both sides of all connections need."""
+    with room_for(2 * COUNT):
+        yield
 
 
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
-
-
-def ask(address: Any) -> Sockets:
-    """Clients that have asked for a WebSocket; blocks, as all here."""
-    clients = [socket.create_connection(address, PATIENCE) for _ in range(COUNT)]
-    for client in clients:
-        client.sendall(handshake())
-    return clients
-
-
-def are_answered(clients: Sockets) -> None:
-    for client in clients:
-        assert read_until(client, b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
 
 
 def all_echo(clients: Sockets) -> None:
@@ -55,11 +37,6 @@ def all_echo(clients: Sockets) -> None:
         client.sendall(frame(message))
     for client, message in zip(clients, messages, strict=True):
         assert read_until(client, message) == b"\x82" + bytes([len(message)]) + message
-
-
-def reset_all(clients: Iterable[socket.socket]) -> None:
-    for client in clients:
-        reset(client)
 
 
 async def come_to(condition: Any) -> None:
@@ -83,7 +60,7 @@ async def test_thousand(listen: Any, when: str) -> None:
     before = descriptors()
 
     def half(address: Any) -> Sockets:
-        clients = ask(address)
+        clients = connect_many(address, COUNT, handshake())
         if when == "after the answer":
             are_answered(clients)
         reset_all(clients[::2])
