@@ -53,8 +53,8 @@ class Target(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         assert self.is_live
-        assert not self.is_deaf
-        assert not self.is_paused
+        # To a connection that had ended before, pausing and closing mean nothing.
+        assert self.transport.disconnected or not (self.is_deaf or self.is_paused)
         self.data += data
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -190,7 +190,7 @@ class Side:
         if self.is_live and self.target.is_paused:
             self.target.do("resume")
         self.wire.pump()
-        if not self.was_reset:
+        if not self.wire.client.disconnected:
             self.end(("reset", "close")[number % 2])
 
     def end_for_good(self) -> None:

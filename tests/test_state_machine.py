@@ -62,8 +62,8 @@ def requests(tokens: st.SearchStrategy[str]) -> st.SearchStrategy[Message]:
         body=st.one_of(st.just(b""), BYTES),
         chunks=st.one_of(st.just([]), st.lists(BYTES, max_size=3)),
         token=tokens,
-        is_old=one_in(20),
-        is_last=one_in(10),
+        is_old=one_in(8),
+        is_last=one_in(8),
         expects=one_in(3),
     )
 
@@ -128,7 +128,9 @@ class Machine(RuleBasedStateMachine):
         self.site.doStart()
         for token in tokens:
             self.connect(None, seed)
-            self.sides[-1].send([page(token=token)], 0)
+            # The first one has room for sure.
+            behind = [] if len(self.sides) > 1 or not token else [Message("raw", b"trailing")]
+            self.sides[-1].send([page(token=token), *behind], 0)
             self._settle(self.sides[-1])
 
     #: Where others keep what is logged: failures, which refer to channels.
