@@ -129,7 +129,7 @@ class Reader:
 
     def text_of(self, text: str) -> str:
         """A text with ports that are free."""
-        return re.sub(r"\b(?:8\d{3}|2222)\b", lambda match: self._ports[match[0]], text)
+        return re.sub(r"\b(?:8\d{3}|2222|5432|5900)\b", lambda match: self._ports[match[0]], text)
 
     def saves(self, *languages: str) -> None:
         """Save every block that has a file's name."""
@@ -225,13 +225,13 @@ class Reader:
     @contextmanager
     def serves(self, session: Session) -> Iterator[Any]:
         """
-        Type a ``serve``; it is ended by SIGTERM.
+        Type a ``serve`` or ``forward``; it is ended by SIGTERM.
 
         :return: the process; afterwards, its ``log`` is what it has said on standard error.
         """
-        program, serve, *arguments = shlex.split(self.text_of(session.command))
-        assert (program, serve) == ("upgrade-switch", "serve"), session
-        process: Any = Process(serve, *arguments, stdin=None, stdout=None, cwd=self.folder)
+        program, *arguments = shlex.split(self.text_of(session.command))
+        assert program == "upgrade-switch", session
+        process: Any = Process(*arguments, stdin=None, stdout=None, cwd=self.folder)
         with process:
             assert process.says().startswith("listening on ")
             yield process

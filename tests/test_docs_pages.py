@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 
 __all__ = ["read"]  # a fixture
 
-#: How many code blocks each page has. A new one wants a test: here, in test_docs_servers.py or, for the
+#: How many code blocks each page has. A new one wants a test: here, in its neighbours, or, for the
 #: page about twisted.web.websocket, in test_docs.py.
 KNOWN = {
     "from-twisted-web-websocket.md": {"python": 1},
@@ -47,6 +47,7 @@ KNOWN = {
     "howto/systemd.md": {"ini": 2},
     "howto/testing.md": {"python": 8},
     "howto/tls.md": {"console": 3, "python": 4},
+    "howto/tunnels.md": {"console": 7, "python": 1},
     "index.md": {"console": 1},
     "operating.md": {"python": 4, "console": 5, "toml": 1},
     "topics/security.md": {"python": 1},
