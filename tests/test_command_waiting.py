@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
+from .certificate import CERTIFICATE_PEM, KEY_PEM
 from .commands import LOCAL, PATIENCE, SWITCH, listening, read_all, read_until, reset, switch
 from .forwarding import connected, forwarding, logged
 from .wsstream import BINARY, answer, close, frame
@@ -146,3 +149,29 @@ def test_client_that_is_gone() -> None:
             assert read_all(client) == b""
     # The second is the other client's.
     assert len(heads) == 2
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_clients_with_tls(tmp_path: Path, comes_back: bool) -> None:
+    """A connection waits on a port with TLS, too; in the end it goes through, or is closed."""
+    (tmp_path / "server.pem").write_bytes(CERTIFICATE_PEM + KEY_PEM)
+    pem = tmp_path / "server.pem"
+    local = f"ssl:0:interface=127.0.0.1:privateKey={pem}:certKey={pem}"
+    context = ssl.create_default_context(cadata=CERTIFICATE_PEM.decode())
+    timeout = "60" if comes_back else "0.5"
+    with (
+        down() as (server, port),
+        forwarding("--timeout", timeout, local, f"http://127.0.0.1:{port}/", "echo") as process,
+        context.wrap_socket(connected(process), server_hostname="localhost") as client,
+    ):
+        assert b"a connection waits" in logged(process)
+        if comes_back:
+            server.listen()
+            with accept(server) as far:
+                switch(far)
+                far.sendall(b"back")
+                assert client.recv(4) == b"back"
+        else:
+            with suppress(OSError):
+                assert client.recv(1) == b""
+            assert b"refused" in logged(process)

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from zope.interface import provider
 
+from .. import _twisted
 from ..splice import OneFactory, Splice, SpliceEnd
 from .exits import USAGE, say
 from .listening import Server, address_of, begin_logging, server_endpoint
@@ -145,7 +146,8 @@ class _Near(SpliceEnd):
         if self.lost:
             return False
         asking = poll()
-        asking.register(self.transport.getHandle(), 0)
+        # The socket's own number: above it there may be TLS.
+        asking.register(_twisted.bottom(self.transport).fileno(), 0)
         return not any(event & POLLERR for _, event in asking.poll(0))
 
     def _connected(self, _: object) -> None:
