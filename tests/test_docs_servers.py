@@ -18,7 +18,7 @@ from twisted.internet.threads import deferToThread
 
 from .commands import COMMAND, PATIENCE, needs
 from .documented import Reader, daemon, environment, find, read, sessions
-from .harness import Recorder, field, localhost, patient, status, upgrade_head
+from .harness import Recorder, localhost, patient, status, upgrade_head
 
 __all__ = ["read"]  # a fixture
 
@@ -61,9 +61,18 @@ async def test_haproxy(read: Any) -> None:
         own = client.transport.getHost()
         assert (connection.peer.host, connection.peer.port) == (own.host, own.port)
         await closes(client)
-        for token in (b"h2c", b"echo"):
-            head, client = await shouts(reader, token, 426)
-            assert field(head, b"upgrade") == b"shout"
+        # As a site that would speak h2c sees it.
+        seen: list[Any] = []
+        site = reader.sites[0].wrappedFactory
+        site.log = lambda request: seen.append(request.requestHeaders.getRawHeaders(b"upgrade"))
+        for offer, passed, code in (
+            (b"h2c", None, 426),
+            (b"echo", None, 426),
+            (b"h2c, Shout", [b"shout"], 101),
+            (b"shout\r\nUpgrade: h2c", [b"shout"], 101),
+        ):
+            _head, client = await shouts(reader, offer, code)
+            assert seen.pop() == passed
             await closes(client)
         client = await patient(connectProtocol(localhost(reader.port(2222)), Recorder()))
         client.send(b"SHOUT\r\nhello\r\n")
@@ -119,9 +128,13 @@ async def test_nginx(read: Any) -> None:
         _head, client = await shouts(reader, b"SHOUT", 101)
         await client.receives(b"HELLO from 127.0.0.1\r\n")
         await closes(client)
-        for token in (b"h2c", b"echo"):
-            head, client = await shouts(reader, token, 426)
-            assert field(head, b"upgrade") == b"shout"
+        seen: list[Any] = []
+        reader.sites[0].log = lambda request: seen.append(
+            [request.requestHeaders.getRawHeaders(name) for name in (b"upgrade", b"connection")]
+        )
+        for offer in (b"h2c", b"echo", b"shout, h2c"):
+            _head, client = await shouts(reader, offer, 426)
+            assert seen.pop() == [None, None]
             await closes(client)
 
 
