@@ -4,18 +4,25 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
+import signal
 import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+from twisted.logger import eventsFromJSONLogFile, formatEvent
+from twisted.web.http import HTTPFactory
 
-from .commands import LOCAL, fails, read_all, read_until
+from .commands import COMMAND, LOCAL, fails, read_all, read_until, run, serving
 from .harness import status, upgrade_head
-from .operating import SERVERS, connected, operated, upgraded
+from .operating import SERVERS, Operated, connected, get, logged, operated, upgraded
 
 MODULE = """
 import os
@@ -158,3 +165,200 @@ def test_last_one_out(kind: str) -> None:
 def test_drain_values(seconds: str) -> None:
     """``--drain`` wants a number of seconds, or says so: one line, exit code 2."""
     assert "--drain" in fails(2, "serve", "--listen", LOCAL, "--drain", seconds)
+
+
+@pytest.mark.parametrize("kind", ["serve", "twist"])
+def test_sigterm_twice(kind: str) -> None:
+    """A second SIGTERM, as timeout(1) sends it, changes nothing, and no traceback is seen."""
+    with operated(kind, "--class", "/things things.Things", "--drain", "600") as server:
+        with (
+            upgraded(server.url, "/things", "rude") as rude,
+            upgraded(server.url, "/things", "polite") as polite,
+        ):
+            server.terminate()
+            assert read_all(polite) == b"goodbye"
+            server.terminate()
+            rude.sendall(b"hello")
+            assert read_until(rude, b"hello") == b"hello"
+        code, out, error = server.ends()
+    assert code in (0, -signal.SIGTERM)
+    levels = {event["log_level"]["name"] for event in logged(error) if kind == "serve"}
+    assert levels <= {"info"}, (out, error)
+
+
+def test_sigint_twice() -> None:
+    """A second SIGINT ends it at once."""
+    with operated("serve", "--class", "/things things.Things", "--drain", "600") as server:
+        with (
+            upgraded(server.url, "/things", "rude") as rude,
+            upgraded(server.url, "/things", "polite") as polite,
+        ):
+            server.send_signal(signal.SIGINT)
+            assert read_all(polite) == b"goodbye"
+            server.send_signal(signal.SIGINT)
+            assert read_all(rude) == b""
+        code, _out, error = server.ends()
+    assert code == -signal.SIGINT
+    assert b"Traceback" not in error
+
+
+def test_several_ports_in_use() -> None:
+    """Where several ports are in use, a line for each says so; exit code 1."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        ports = [server.getsockname()[1] for server in (one, two)]
+        options = [part for port in ports for part in ("--listen", f"tcp:{port}:interface=127.0.0.1")]
+        done = run("serve", *options)
+    assert (done.returncode, done.stdout) == (1, b"")
+    lines = done.stderr.decode().splitlines()
+    assert len(lines) == 2
+    for line, port in zip(lines, ports, strict=True):
+        assert line.startswith(f"upgrade-switch: cannot listen on tcp:{port}:")
+
+
+def switches_once(server: Any) -> str:
+    """
+    Switch, and end the server.
+
+    :return: what the client is called in the log.
+    """
+    with upgraded(server.url, "/echo", "echo") as client:
+        server.terminate()
+        assert read_all(client) == b""
+        return name_of(client)
+
+
+def test_json_log() -> None:
+    """
+    ``--log-format json``: all that follows the address is JSON, an object a line, with the fields of
+    the switch; Twisted reads it, too.
+    """
+    with operated("serve", "--drain", "0") as server:
+        name = switches_once(server)
+        code, _out, error = server.ends()
+    assert code == 0
+    begin, end = logged(error)
+    common = {"token": "echo", "path": "/echo", "peer": name, "target": "Echo"}
+    assert begin.items() >= {**common, "event": "switched"}.items()
+    assert end.items() >= {**common, "event": "ended", "why": "aborted"}.items()
+    assert 0 <= end["seconds"] < 60
+    assert begin["message"] == f"{name} switched to echo at /echo: Echo"
+    assert end["message"] == f"{name} ended echo at /echo after {end['seconds']} s: aborted"
+    read = list(eventsFromJSONLogFile(StringIO(error.decode())))
+    assert [formatEvent(event) for event in read] == [begin["message"], end["message"]]
+
+
+def test_json_of_what_goes_wrong() -> None:
+    """What an acceptor raises is an object of one line, too, with the traceback in its message."""
+    with operated("serve", "--class", "/things things.Things") as server:
+        with connected(server.url) as client:
+            client.sendall(upgrade_head(b"failing", path=b"/things"))
+            assert status(read_until(client, b"\r\n\r\n")) == 500
+        server.terminate()
+        _code, _out, error = server.ends()
+    (event,) = logged(error)
+    assert event["log_level"]["name"] == "critical"
+    assert "RuntimeError: not today" in event["message"]
+
+
+def test_text_log() -> None:
+    """The log is for people unless something else is said: a line for a switch, and for its end."""
+    with Operated([COMMAND, "serve"], "--listen", LOCAL, "--drain", "0") as server:
+        server.url = server.listens()
+        name = switches_once(server)
+        assert server.ends() == (0, b"", b"")
+    begin, end = server.log
+    assert begin == f"{name} switched to echo at /echo: Echo"
+    assert re.fullmatch(rf"{re.escape(name)} ended echo at /echo after [0-9.]+ s: aborted", end)
+
+
+def test_no_log() -> None:
+    """``--log-format none``: the address, and nothing else."""
+    options = ["--log-format", "none", "--class", "/things things.Things"]
+    with Operated([COMMAND, "serve"], "--listen", LOCAL, *options) as server:
+        url = server.listens()
+        with upgraded(url, "/things", "polite") as client, connected(url) as failing:
+            failing.sendall(upgrade_head(b"failing", path=b"/things"))
+            assert status(read_until(failing, b"\r\n\r\n")) == 500
+            server.terminate()
+            assert read_all(client) == b"goodbye"
+        assert server.ends() == (0, b"", b"")
+        assert server.log == []
+
+
+def test_log_format_values() -> None:
+    """``--log-format`` wants one of its formats, or says which there are."""
+    assert "text, json, none" in fails(2, "serve", "--listen", LOCAL, "--log-format", "xml")
+
+
+COMBINED = r'"127\.0\.0\.1" - - \[[^]]+\] "GET {} HTTP/1\.1" {} (\d+|-) "http://x/" "curl/8"\n'
+FIELDS = b"Referer: http://x/\r\nUser-Agent: curl/8\r\n"
+
+
+def three_requests(url: str) -> str:
+    """
+    A page, what is not there, and a switch.
+
+    :return: what an access log has of it, as a regular expression.
+    """
+    get(url, "/", FIELDS)
+    get(url, "/nowhere?x=%22", FIELDS)
+    upgraded(url, "/echo", "echo", FIELDS).close()
+    wanted = [("/", 200), (re.escape("/nowhere?x=%22"), 404), ("/echo", 101)]
+    return "".join(COMBINED.format(*one) for one in wanted)
+
+
+def test_access_log(tmp_path: Path) -> None:
+    """``--access-log FILE``: a line for each request, in combined format, behind what is there."""
+    file = tmp_path / "access.log"
+    file.write_text("of yesterday\n")
+    for _ in range(2):
+        with serving("--access-log", str(file)) as server:
+            wanted = three_requests(server.url)
+    assert re.fullmatch("of yesterday\n" + 2 * wanted, file.read_text())
+    assert [entry.name for entry in tmp_path.glob("access*")] == ["access.log"]
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_access_log_on_standard_output(gone: bool) -> None:
+    """``--access-log -``: standard output; when nobody reads it any more, requests are served."""
+    with Operated([COMMAND, "serve"], "--listen", LOCAL, "--access-log", "-") as server:
+        url = server.listens()
+        if gone:
+            server.stdout.close()
+        wanted = three_requests(url)
+        server.terminate()
+        code, out, error = server.ends()
+    assert code == 0
+    if gone:
+        assert error.count(b"\n") == error.count(b"cannot write /dev/stdout: Broken pipe") == 1
+    else:
+        assert re.fullmatch(wanted, out.decode())
+        assert error == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_full_disk() -> None:
+    """Where the access log cannot be written, the log says so once, and requests are served."""
+    with Operated([COMMAND, "serve"], "--listen", LOCAL, "--access-log", "/dev/full") as server:
+        url = server.listens()
+        three_requests(url)
+        assert get(url)[0] == 200
+        server.terminate()
+        code, _out, error = server.ends()
+    assert code == 0
+    assert error.count(b"\n") == error.count(b"cannot write /dev/full: No space left") == 1, error
+
+
+def test_access_log_is_not_rotated() -> None:
+    """Twisted asks ``_openLogFile`` for the file: else it would begin a new one with each megabyte."""
+    assert "self._openLogFile(" in inspect.getsource(HTTPFactory.startFactory)
+    assert "_openLogFile" in vars(HTTPFactory)
+
+
+@pytest.mark.parametrize("name", ["", "missing/access.log"])
+def test_unwritable_access_log(name: str, tmp_path: Path) -> None:
+    """A file that cannot be written: one line that names it, exit code 2."""
+    file = str(tmp_path / name)
+    line = fails(2, "serve", "--listen", LOCAL, "--access-log", file)
+    assert "--access-log" in line
+    assert file in line

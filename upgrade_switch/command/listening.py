@@ -5,6 +5,7 @@ What the subcommands that listen have in common: ports, the log, and the end by 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -137,9 +138,16 @@ class Server(Service):
         :return: the exit code.
         """
         self._reactor.callWhenRunning(self.startService)
-        self._reactor.addSystemEventTrigger("before", "shutdown", self.stopService)
+        self._reactor.addSystemEventTrigger("before", "shutdown", self._stop)
         self._reactor.run()
         return self._code
+
+    def _stop(self) -> Deferred[Any]:
+        # For somebody who does not want to wait, SIGINT again ends it at once. SIGTERM again changes
+        # nothing: timeout(1) sends it twice.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return self.stopService()
 
     def startService(self) -> None:
         """
@@ -158,8 +166,8 @@ class Server(Service):
 
     def _cannot_listen(self, reason: Failure, description: str) -> None:
         say(f"cannot listen on {description}: {explain(reason)}")
-        self._code = FAILED
-        if self._reactor.running:
+        is_first, self._code = self._code == SUCCESS, FAILED
+        if self._reactor.running and is_first:
             self._reactor.stop()
 
     def stopService(self) -> Deferred[Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+from io import FileIO
 from math import inf
 from typing import Any
 
@@ -13,7 +14,7 @@ from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.strcred import AuthOptionMixin
 from twisted.internet.interfaces import IStreamServerEndpoint
-from twisted.logger import LogLevel
+from twisted.logger import Logger, LogLevel
 from twisted.python.usage import UsageError
 
 from ..errors import InvalidToken
@@ -29,6 +30,8 @@ from .options import CommandOptions
 from .tree import Echo, build_own_upgrades, build_prefaces, build_tree
 
 __all__ = ["Echo", "ServeOptions", "build_server", "run_serve"]
+
+_log = Logger()
 
 DEFAULT_LISTEN = "tcp:8080:interface=127.0.0.1"
 
@@ -236,8 +239,30 @@ class _Site(UpgradeSite):
     """Has an access log that grows in one file: Twisted's starts a new one with each megabyte."""
 
     def _openLogFile(self, path: Any) -> Any:
+        return _AccessLog(path)
+
+
+class _AccessLog:
+    """A file that grows by a line at a time. What cannot be written is lost: it stops no request."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fails = False
         # By its number: what has no name (a socket of systemd's) cannot be opened.
-        return open(1 if path == _STDOUT else path, "a", 1, closefd=path != _STDOUT)
+        self._file = FileIO(1 if path == _STDOUT else path, "ab", closefd=path != _STDOUT)
+
+    def write(self, line: str) -> None:
+        try:
+            self._file.write(line.encode())
+        except OSError as error:
+            if not self._fails:
+                _log.warn("cannot write {path}: {why}", path=self._path, why=error.strerror)
+            self._fails = True
+        else:
+            self._fails = False
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def build_server(reactor: Any, options: ServeOptions) -> Server:
@@ -271,8 +296,10 @@ def _access_log(options: ServeOptions) -> str | None:
     if options.access_log is not None:
         try:
             open(options.access_log, "ab").close()
-        except OSError as error:
-            raise UsageError(f"--access-log {options.access_log}: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            # ValueError: with a NUL in it.
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"--access-log {options.access_log}: {reason}") from None
     return options.access_log
 
 
