@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.python.usage import UsageError
 
+from .exits import USAGE, say
 from .listening import Server
 from .serve import ServeOptions, build_server
 
@@ -22,17 +23,23 @@ class Options(ServeOptions):
         for example in ServeOptions.examples
     )
 
-    def postOptions(self) -> None:
-        super().postOptions()
-        if self.log_format is not None:
-            raise UsageError("the log is twist's: twist --log-format=json upgrade-switch ...")
+    def opt_log_format(self, name: str) -> None:
+        """
+        The log is twist's own: twist --log-format=json upgrade-switch ...
+        """
+        raise UsageError("the log is twist's: twist --log-format=json upgrade-switch ...")
 
 
 def makeService(options: Options) -> Server:
     """
-    :raises UsageError: where the options contradict one another.
+    :raises SystemExit: where the options contradict one another, which has been said.
     """
     from twisted.internet import reactor as _reactor
 
     reactor: Any = _reactor
-    return build_server(reactor, options)
+    try:
+        return build_server(reactor, options)
+    except UsageError as error:
+        # Of options only, twist shows such an error to people.
+        say(str(error))
+        raise SystemExit(USAGE) from None
