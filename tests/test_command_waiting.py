@@ -178,6 +178,6 @@ def test_clients_with_tls(tmp_path: Path, comes_back: bool) -> None:
                 client.do_handshake()
                 assert client.recv(4) == b"back"
         else:
-            with pytest.raises(OSError, match="reset|EOF"):
+            with pytest.raises(OSError, match=r"reset|EOF"):
                 client.do_handshake()
             assert b"refused" in logged(process)
