@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["apply_config"]
 
 _SEVERAL = ("listen", "tunnel", "class", "files", "auth", "origin", "preface")
-_ONCE = ("status", "drain", "log-format", "access-log")
+_ONCE = {"status": str, "drain": str | float | int, "log-format": str, "access-log": str}
+_CALLED = {str: "a text", str | float | int: "a number"}
 _FLAGS = ("h2c",)
 
 
@@ -32,7 +33,7 @@ def apply_config(options: ServeOptions, path: str) -> None:
             table = tomllib.load(file)
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"--config {path}: {error}") from None
     for key, value in table.items():
         try:
@@ -51,12 +52,13 @@ def _apply(options: ServeOptions, key: str, value: Any) -> None:
     if key in _SEVERAL and option is not None:
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(one, str) for one in values):
-            raise UsageError(f"{key} is a list of texts, not {value!r}")
+            # What it is may be a password.
+            raise UsageError(f"{key} is a list of texts")
         for one in values:
             option(one)
     elif key in _ONCE and option is not None:
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise UsageError(f"{key} is a text or a number, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, _ONCE[key]):
+            raise UsageError(f"{key} is {_CALLED[_ONCE[key]]}, not {value!r}")
         if getattr(options, key.replace("-", "_")) is None:
             option(str(value))
     else:
