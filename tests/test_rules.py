@@ -13,6 +13,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from upgrade_switch import upgrade_required
+from upgrade_switch.testing import talk_to
 
 from .asking import PAGE, TRAILING, Accepting, client_of, echoes, echoes_after, fields_of, is_http
 from .harness import EchoTarget, field, site_of, status, turns, upgrade_head
@@ -381,3 +382,17 @@ async def test_no_close(serve: Any, connection: bytes) -> None:
         client.send(b"GET /page HTTP/1.1\r\nHost: a\r\nConnection: " + connection + b"\r\n\r\n")
         head, body = await client.response()
         assert (field(head, b"connection"), body) == (None, b"page GET ")
+
+
+def test_connect_is_closed() -> None:
+    """
+    A CONNECT that is not taken up ends the connection: what follows it was meant for a tunnel, and is
+    not taken for a request (RFC 9931).
+    """
+    client = talk_to(Resource())
+    hidden = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
+    answer = client.request("CONNECT", "example.com:443", trailing=hidden)
+    assert answer.headers["connection"] == "close"
+    assert client.is_closed
+    assert b"hidden" not in answer.body
+    assert client.received == b""

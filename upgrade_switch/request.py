@@ -106,6 +106,11 @@ class UpgradeRequest(Request):
         """
         # Now, while there is a connection: whoever asks later gets the same.
         self.offer  # noqa: B018
+        if self.method == b"CONNECT" and isinstance(self.channel, UpgradeChannel):
+            # RFC 9931: the client may have sent what belongs into the tunnel already, and that is not
+            # HTTP.
+            self.channel.persistent = False
+            self.responseHeaders.setRawHeaders(b"connection", [b"close"])
         hosts = self.requestHeaders.getRawHeaders(b"host") or ()
         if self.clientproto == b"HTTP/1.1" and (len(hosts) != 1 or not is_host(hosts[0])):
             self.site = self.channel.site

@@ -233,6 +233,11 @@ class MemoryTransport:
 
     def _write(self) -> bool:
         """Give the kernel what it takes: as much as the other end has not read yet."""
+        if self._outgoing and self.other.disconnected:
+            # Nobody is there any more: what is sent is answered with a reset.
+            self._outgoing.clear()
+            self.reset = True
+            return True
         room = _FULL - len(self._wire_bytes)
         if room <= 0 or not (self._outgoing or self._wants_more):
             return False
