@@ -5,19 +5,21 @@ What the subcommands that listen have in common: ports, the log, and the end by 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.logger import (
     FilteringLogObserver,
     ILogObserver,
     LogEvent,
+    Logger,
     LogLevel,
     LogLevelFilterPredicate,
     eventAsText,
@@ -36,6 +38,8 @@ __all__ = ["LOG_FORMATS", "Server", "address_of", "begin_logging", "server_endpo
 
 
 LOG_FORMATS = ("text", "json", "none")
+
+_log = Logger()
 
 _PACKAGE = __name__.partition(".")[0]
 
@@ -107,6 +111,10 @@ def url_of(port: IListeningPort) -> str:
     return f"{scheme}://{address_of(port)}/"
 
 
+# Endpoints for sockets that others have made.
+_GIVEN = re.compile(r"(^|:)(systemd|fd):")
+
+
 class Server(Service):
     """A factory on its ports; a service, which a command runs until a signal comes."""
 
@@ -128,7 +136,7 @@ class Server(Service):
         self._endpoints = endpoints
         self._where = where
         self._drain = drain
-        self._ports: list[IListeningPort] = []
+        self._ports: list[tuple[str, IListeningPort]] = []
         self._code = SUCCESS
 
     def run(self) -> int:
@@ -156,12 +164,14 @@ class Server(Service):
         super().startService()
         for description, endpoint in self._endpoints:
             listening: Deferred[Any] = maybeDeferred(endpoint.listen, self._factory)
-            listening.addCallbacks(self._listens, self._cannot_listen, errbackArgs=(description,))
+            listening.addCallbacks(
+                self._listens, self._cannot_listen, (description,), errbackArgs=(description,)
+            )
         if self._code != SUCCESS and not self._reactor.running:
             raise SystemExit(self._code)
 
-    def _listens(self, port: IListeningPort) -> None:
-        self._ports.append(port)
+    def _listens(self, port: IListeningPort, description: str) -> None:
+        self._ports.append((description, port))
         say(f"listening on {self._where(port)}")
 
     def _cannot_listen(self, reason: Failure, description: str) -> None:
@@ -172,5 +182,19 @@ class Server(Service):
 
     def stopService(self) -> Deferred[Any]:
         super().stopService()
-        closed: Deferred[Any] = gatherResults([maybeDeferred(p.stopListening) for p in self._ports])
+        closed: Deferred[Any] = gatherResults([self._close(*port) for port in self._ports])
         return closed.addCallback(lambda _: None if self._drain is None else self._drain())
+
+    def _close(self, description: str, port: Any) -> Deferred[Any]:
+        if _GIVEN.search(description) and not hasattr(port.getHost(), "port"):
+            # Twisted would remove the UNIX socket's path, which is systemd's: who connects there waits
+            # for the next server. The socket goes with the process.
+            port.stopReading()
+            self._factory.doStop()
+            return succeed(None)
+        # A UNIX socket's path may be gone: all the same, nobody is taken any more.
+        closed: Deferred[Any] = maybeDeferred(port.stopListening)
+        where = self._where(port)
+        return closed.addErrback(
+            lambda reason: _log.warn("cannot close {port}: {why}", port=where, why=explain(reason))
+        )
