@@ -173,7 +173,7 @@ async def test_password(browser: Browser) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest_twisted.ensureDeferred
 async def test_fits(browser: Browser, width: int, height: int, scheme: str) -> None:
-    """On a phone and on a desk the page is as wide as the window, with its owner's taste in colours."""
+    """The page is as wide as the window; on a desk long paths are cut, on a phone they are wrapped."""
     long = "/echo/" + "long" * 100
     with serving("--status", "/status") as server:
         window = await browser.window()
@@ -184,6 +184,8 @@ async def test_fits(browser: Browser, width: int, height: int, scheme: str) -> N
             assert await window.run("document.documentElement.scrollWidth") <= width
             inside = "[...document.querySelectorAll('.wide')].map(e => e.scrollWidth - e.clientWidth)"
             assert await window.run(inside) == [0, 0, 0]
+            cut = "[...document.querySelectorAll('td')].some(e => e.scrollWidth > e.clientWidth)"
+            assert await window.run(cut) == (width > 640)
             dark = "matchMedia('(prefers-color-scheme: dark)').matches"
             assert await window.run(dark) == (scheme == "dark")
         assert window.errors == []
