@@ -30,7 +30,7 @@ from upgrade_switch import (
     switched_connection,
     testing,
 )
-from upgrade_switch.testing import Client, MemoryEndpoint, Wire, talk_to
+from upgrade_switch.testing import Client, MemoryEndpoint, Recording, Wire, talk_to
 
 from .harness import EchoTarget, HalfCloseRecorder, Page, Recorder, factory_of
 
@@ -280,3 +280,23 @@ def test_nobody_listens() -> None:
     failed: list[Any] = []
     endpoint.connect(Factory.forProtocol(Recorder)).addErrback(failed.append)
     assert failed[0].check(ConnectionRefusedError)
+
+
+@pytest.mark.parametrize("end", [Client.close, Client.abort])
+def test_recording(end: Any) -> None:
+    """The kit's own target has all bytes, the half-close, and the end."""
+    client = talk_to(UpgradeResource({"echo": Factory.forProtocol(Recording)}), cut=1)
+    client.offer("echo", TRAILING)
+    client.send(b"more")
+    target = client.target
+    assert (target.received, target.half_closed, target.lost) == (TRAILING + b"more", False, None)
+    target.transport.write(b"back")
+    client.half_close()
+    assert (target.half_closed, target.lost, client.received) == (True, None, b"back")
+    if end is Client.close:
+        target.transport.loseConnection()
+        client.wire.pump()
+        assert target.lost.check(ConnectionDone)
+    else:
+        client.abort()
+        assert target.lost.check(ConnectionLost)

@@ -30,6 +30,7 @@ from twisted.internet.error import (
     NoProtocol,
 )
 from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
     IListeningPort,
     IProtocol,
     IProtocolFactory,
@@ -45,7 +46,36 @@ from zope.interface import implementer
 from .site import UpgradeSite
 from .wire import Cut, MemoryTransport, Wire
 
-__all__ = ["Answer", "Client", "MemoryEndpoint", "MemoryTransport", "Wire", "talk_to"]
+__all__ = ["Answer", "Client", "MemoryEndpoint", "MemoryTransport", "Recording", "Wire", "talk_to"]
+
+
+@implementer(IHalfCloseableProtocol)
+class Recording(Protocol):
+    """
+    A target that remembers, for tests of an acceptor, or of a client, that care for the bytes alone:
+    ``UpgradeResource({"chat": Factory.forProtocol(Recording)})``, then ``client.target.received``.
+
+    :ivar received: all bytes that it was given.
+    :ivar half_closed: whether the other side has ended its direction; this one is still open then.
+    :ivar lost: why the connection is over; None while it is not.
+    """
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.half_closed = False
+        self.lost: Failure | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def readConnectionLost(self) -> None:
+        self.half_closed = True
+
+    def writeConnectionLost(self) -> None:
+        """Its own direction is closed: whoever did that knows."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost = reason
 
 
 @implementer(IStreamClientEndpoint, IStreamServerEndpoint)
