@@ -85,12 +85,12 @@ class TunnelFactory(Factory):
 
     def buildProtocol(self, addr: object) -> SpliceEnd:
         far = _Server()
-        near = _Client(lambda: _connect(self._endpoint, far, self._reactor, self._timeout))
+        near = _TunnelClient(lambda: _connect(self._endpoint, far, self._reactor, self._timeout))
         Splice(near, far)
         return near
 
 
-class _Client(SpliceEnd):
+class _TunnelClient(SpliceEnd):
     """The near end, where it is connected first."""
 
     def __init__(self, connect: Callable[[], Deferred[Any]]) -> None:
