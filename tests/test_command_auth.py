@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from .commands import LOCAL, PATIENCE, echo, fails, listening, needs, read_until, run, serving
+from .commands import COMMAND, LOCAL, PATIENCE, echo, fails, listening, needs, read_until, run, serving
 from .harness import field, status, upgrade_head
-from .operating import TWIST, connected, get, upgraded
+from .operating import TWIST, Operated, connected, get, upgraded
 
 
 def basic(credentials: str) -> bytes:
@@ -129,6 +129,30 @@ def test_other_spellings_of_an_upgrade(url: str, target: str) -> None:
         assert status(read_until(client, b"\r\n\r\n")) in (401, 404)
 
 
+MODULE = """
+from twisted.web.static import File
+
+
+def files():
+    return File({folder!r})
+"""
+
+
+def test_resources_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does any lead around it where a resource cleans its names up by itself."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "file.txt").write_text("a secret")
+    (tmp_path / "things.py").write_text(MODULE.format(folder=str(tmp_path)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    options = ["--class", "/files things.files", "--auth", "/files/private memory:ops:secret"]
+    with serving(*options) as server:
+        for spelling in ("private%2F", "private%2F.", ".%2Fprivate", "x%2F..%2Fprivate", "private"):
+            code, got = get(server.url, f"/files/{spelling}/file.txt")
+            assert code in (401, 404)
+            assert b"a secret" not in got
+        assert get(server.url, "/files/private/file.txt", OPS)[0] == 200
+
+
 @pytest.fixture
 def everything() -> Iterator[str]:
     """A server that asks everybody, with a tunnel and one for browsers."""
@@ -192,7 +216,7 @@ def test_connect(tmp_path: Path) -> None:
 
 
 def test_file_changes(tmp_path: Path) -> None:
-    """A file of passwords may be changed while the server runs, and even go."""
+    """A file of passwords may be changed while the server runs."""
     passwords = tmp_path / "passwords"
     passwords.write_text("ops:secret\n")
     with serving("--auth", f"file:{passwords}") as server:
@@ -200,6 +224,22 @@ def test_file_changes(tmp_path: Path) -> None:
         passwords.write_text("guest:welcome\n")
         assert get(server.url, "/", OPS)[0] == 401
         assert get(server.url, "/", GUEST)[0] == 200
+
+
+def test_file_goes(tmp_path: Path) -> None:
+    """Where the file is gone, nobody gets in, and the log says why."""
+    passwords = tmp_path / "passwords"
+    passwords.write_text("ops:secret\n")
+    command = [COMMAND, "serve", "--listen", LOCAL]
+    with Operated(command, "--auth", f"file:{passwords}") as server:
+        url = server.listens()
+        passwords.unlink()
+        assert get(url, "/", OPS)[0] == 401
+        server.terminate()
+        code, _out, error = server.ends()
+    assert code == 0
+    assert b"Unable to load credentials db: FileNotFoundError" in error
+    assert b"secret" not in error
 
 
 def test_preface_is_not_asked() -> None:
@@ -211,18 +251,17 @@ def test_preface_is_not_asked() -> None:
             assert read_until(client, b"there") == b"HELLO\r\nthere"
 
 
-@pytest.mark.parametrize("command", [["serve"], ["upgrade-switch"]])
-def test_help_auth(command: list[str]) -> None:
+@pytest.mark.parametrize("command", [[COMMAND, "serve"], [TWIST, "upgrade-switch"]])
+@pytest.mark.parametrize(
+    ("option", "said"), [("--help-auth", "memory"), ("--help-auth-type=file", "username:password")]
+)
+def test_help_auth(command: list[str], option: str, said: str) -> None:
     """``--help-auth`` lists methods, ``--help-auth-type`` explains one."""
-    program = (
-        [TWIST] if command == ["upgrade-switch"] else [str(Path(TWIST).with_name("upgrade-switch"))]
+    done = subprocess.run(
+        [*command, option], capture_output=True, timeout=PATIENCE, check=False, text=True
     )
-    for option, said in (("--help-auth", "memory"), ("--help-auth-type=file", "username:password")):
-        done = subprocess.run(
-            [*program, *command, option], capture_output=True, timeout=PATIENCE, check=False, text=True
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        assert said in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+    assert said in done.stdout
 
 
 @pytest.mark.parametrize(

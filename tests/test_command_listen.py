@@ -19,6 +19,7 @@ from upgrade_switch.command.serve import ServeOptions
 
 from .certificate import CERTIFICATE_PEM, KEY_PEM
 from .commands import COMMAND, LOCAL, echo, listening, read_all, read_until, run
+from .harness import upgrade_head
 from .operating import TWIST, Operated, body_of, connected, get, upgraded
 
 
@@ -102,6 +103,25 @@ def test_every_kind(kind: str, folder: Path) -> None:
     # What it has made, it removes; what it was given is systemd's.
     assert not (folder / "made").exists()
     assert (folder / "given").exists()
+
+
+def test_activated_again(folder: Path) -> None:
+    """Who connects to a UNIX socket of systemd's while there is no server gets the next one."""
+    path = folder / "given"
+    options = ["--listen", "systemd:domain=UNIX:index=0"]
+    with socket.socket(socket.AF_UNIX) as systemds:
+        systemds.bind(str(path))
+        systemds.listen()
+        for _ in range(2):
+            with connected(str(path)) as waiting:
+                waiting.sendall(upgrade_head(path=b"/echo") + b"hello")
+                given = [high(systemds.dup())]
+                with activated(given, PROGRAMS["serve"], *options, folder=folder) as server:
+                    assert server.listens() == str(path)
+                    assert read_until(waiting, b"hello").startswith(b"HTTP/1.1 101 ")
+                    waiting.close()
+                    server.terminate()
+                    assert server.ends() == (0, b"", b"")
 
 
 @pytest.mark.parametrize("kind", PROGRAMS)
