@@ -11,6 +11,7 @@ import pytest_twisted
 from hypothesis import settings
 from twisted.logger import LogLevel, globalLogBeginner, globalLogPublisher
 
+from .browser import Browser
 from .harness import Listening
 
 # Else Twisted keeps all events until somebody begins, and with them what their failures refer to.
@@ -39,6 +40,16 @@ async def listen() -> Any:
     yield start
     for listening in running:
         await listening.stop()
+
+
+@pytest_twisted.async_yield_fixture
+async def browser() -> Any:
+    """A running browser."""
+    browser = Browser()
+    try:
+        yield await browser.start()
+    finally:
+        await browser.stop()
 
 
 class Errors(list[Any]):

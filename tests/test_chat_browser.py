@@ -18,16 +18,6 @@ pytestmark = needs("chromium")
 OPEN = "document.querySelector('#state.open')"
 
 
-@pytest_twisted.async_yield_fixture
-async def browser() -> Any:
-    """A running browser."""
-    browser = Browser()
-    try:
-        yield await browser.start()
-    finally:
-        await browser.stop()
-
-
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Any:
     """``with served(port):`` the command, serving the chat as ``make serve`` does; 0 is any port."""

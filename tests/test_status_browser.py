@@ -23,16 +23,6 @@ pytestmark = needs("chromium")
 BOLD = "/echo/&lt;b&gt;%3Cb%3E<b>bold"
 
 
-@pytest_twisted.async_yield_fixture
-async def browser() -> Any:
-    """A running browser."""
-    browser = Browser()
-    try:
-        yield await browser.start()
-    finally:
-        await browser.stop()
-
-
 def asks(url: str, head: bytes) -> socket.socket:
     """A client that has been answered."""
     port = int(url.rstrip("/").rpartition(":")[2])

@@ -17,9 +17,9 @@ from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
 
 from ..errors import NotSwitched
-from ..splice import OneFactory, Splice, SpliceEnd
+from ..splice import OneFactory, Splice
 from .exits import FAILED, REFUSED, SUCCESS, explain, say
-from .progress import ProgressLine, Traffic, has_progress
+from .progress import FarEnd, NearEnd, ProgressLine, Traffic, has_progress
 from .target import TargetOptions, parse_target
 
 __all__ = ["ConnectOptions", "run_connect"]
@@ -128,7 +128,7 @@ class _Connect:
             self._reactor.stop()
 
 
-class _Remote(SpliceEnd):
+class _Remote(FarEnd):
     """
     The server's end. When it has said its last word, the command is over, whatever standard input
     may still bring.
@@ -138,14 +138,6 @@ class _Remote(SpliceEnd):
 
     reason: Failure | None = None
     interrupted = False
-
-    def __init__(self, traffic: Traffic) -> None:
-        super().__init__()
-        self._traffic = traffic
-
-    def dataReceived(self, data: bytes) -> None:
-        self._traffic.received += len(data)
-        super().dataReceived(data)
 
     def interrupt(self) -> None:
         """A signal ends the command: what is not here yet is lost, and nobody need be told."""
@@ -164,7 +156,7 @@ class _Remote(SpliceEnd):
         super().connectionLost(reason)
 
 
-class _Local(SpliceEnd):
+class _Local(NearEnd):
     """
     Standard input and output.
 
@@ -173,14 +165,6 @@ class _Local(SpliceEnd):
     """
 
     reason: Failure | None = None
-
-    def __init__(self, traffic: Traffic) -> None:
-        super().__init__()
-        self._traffic = traffic
-
-    def dataReceived(self, data: bytes) -> None:
-        self._traffic.sent += len(data)
-        super().dataReceived(data)
 
     def writeConnectionLost(self) -> None:
         # Nobody takes what the server sends: there is no sense in going on.

@@ -20,7 +20,7 @@ from ..splice import OneFactory, Splice, SpliceEnd
 from .exits import USAGE, say
 from .listening import Server, address_of, begin_logging, server_endpoint
 from .patience import PatientEndpoint
-from .progress import STDERR, ProgressLine, Traffic
+from .progress import STDERR, FarEnd, NearEnd, ProgressLine, Traffic
 from .target import TargetOptions, parse_target
 
 __all__ = ["ForwardOptions", "Forwarding", "run_forward"]
@@ -119,22 +119,21 @@ class Forwarding(Factory):
         _log.info("{url}: {why}{more}", url=self._options.target.url, why=why, more=more)
 
 
-class _Near(SpliceEnd):
+class _Near(NearEnd):
     """
     The local end, which is connected first. It is not read before the other is, so that all that the
     client sends meanwhile, and its half-close, are passed on.
     """
 
     def __init__(self, factory: Forwarding) -> None:
-        super().__init__()
+        super().__init__(factory.traffic)
         self._factory = factory
         self._connecting: Deferred[Any] | None = None
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        traffic = self._factory.traffic
-        traffic.open += 1
-        traffic.connections += 1
+        self.traffic.open += 1
+        self.traffic.connections += 1
         self._connecting = self._factory.connect(self)
         self._connecting.addCallbacks(self._connected, self._not_connected)
 
@@ -159,31 +158,19 @@ class _Near(SpliceEnd):
             self._factory.log(reason)
         self.splice.abort()
 
-    def dataReceived(self, data: bytes) -> None:
-        self._factory.traffic.sent += len(data)
-        super().dataReceived(data)
-
     def end_not_passed_on(self) -> None:
         # A client that has gone looks like one that has only finished; who waits for ever is worse.
         self.other.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._factory.traffic.open -= 1
+        self.traffic.open -= 1
         super().connectionLost(reason)
         if self._connecting is not None:
             self._connecting.cancel()
 
 
-class _Far(SpliceEnd):
+class _Far(FarEnd):
     """The server's end. When it has ended, it has closed, as a rule: a client is told, however."""
-
-    def __init__(self, traffic: Traffic) -> None:
-        super().__init__()
-        self._traffic = traffic
-
-    def dataReceived(self, data: bytes) -> None:
-        self._traffic.received += len(data)
-        super().dataReceived(data)
 
     def end_not_passed_on(self) -> None:
         self.other.transport.loseConnection()

@@ -12,7 +12,9 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import LoopingCall
 
-__all__ = ["STDERR", "ProgressLine", "Traffic", "has_progress"]
+from ..splice import SpliceEnd
+
+__all__ = ["STDERR", "FarEnd", "NearEnd", "ProgressLine", "Traffic", "has_progress"]
 
 STDERR = 2
 
@@ -35,6 +37,30 @@ class Traffic:
 
     def __init__(self) -> None:
         self.sent = self.received = self.open = self.connections = 0
+
+
+class FarEnd(SpliceEnd):
+    """The server's end of a splice: counts what is received."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        super().__init__()
+        self.traffic = traffic
+
+    def dataReceived(self, data: bytes) -> None:
+        self.traffic.received += len(data)
+        super().dataReceived(data)
+
+
+class NearEnd(SpliceEnd):
+    """The other: counts what is sent."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        super().__init__()
+        self.traffic = traffic
+
+    def dataReceived(self, data: bytes) -> None:
+        self.traffic.sent += len(data)
+        super().dataReceived(data)
 
 
 class ProgressLine:
