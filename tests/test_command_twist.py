@@ -11,6 +11,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from twisted.internet.testing import MemoryReactorClock
+
+from upgrade_switch.command.serve import build_server
+from upgrade_switch.command.service import Options
 
 from .commands import LOCAL, PATIENCE, read_all, read_until, run
 from .operating import SERVERS, TWIST, TWISTD, Operated, get, logged, operated, upgraded
@@ -173,6 +177,17 @@ def test_every_line_is_json() -> None:
         _code, out, error = server.ends()
     assert error == b""
     assert [event for event in logged(out) if '"GET / HTTP/1.1" 200' in event.get("log_io", "")]
+
+
+def test_twistd_as_root(capsys: pytest.CaptureFixture[str]) -> None:
+    """twistd has it listen while it is still root, for ports below 1024; and once."""
+    options, reactor = Options(), MemoryReactorClock()
+    options.parseOptions(["--listen", "tcp:80"])
+    server = build_server(reactor, options)
+    server.privilegedStartService()
+    server.startService()
+    assert [port for port, *_more in reactor.tcpServers] == [80]
+    assert capsys.readouterr().err.count("listening on") == 1
 
 
 def test_twistd(tmp_path: Path) -> None:

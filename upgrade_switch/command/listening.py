@@ -157,11 +157,22 @@ class Server(Service):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return self.stopService()
 
+    def privilegedStartService(self) -> None:
+        """
+        Listen, while twistd may still listen on ports below 1024; it gives root up after that.
+        """
+        super().privilegedStartService()
+        self._listen()
+
     def startService(self) -> None:
         """
         :raises SystemExit: where it cannot listen, and the reactor does not run yet.
         """
         super().startService()
+        if not self._ports:
+            self._listen()
+
+    def _listen(self) -> None:
         for description, endpoint in self._endpoints:
             listening: Deferred[Any] = maybeDeferred(endpoint.listen, self._factory)
             listening.addCallbacks(
