@@ -28,6 +28,7 @@ INSTRUMENTED = ["fuzz", "upgrade_switch", "twisted.web.http", "twisted.protocols
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--seconds", type=int, default=60, help="how long each target is fuzzed")
+    parser.add_argument("--seed", type=int, default=0, help="for the same inputs again; 0: others")
     parser.add_argument("--keep", action="store_true", help="add what reaches new lines to the corpus")
     parser.add_argument("target", nargs="?", choices=TARGETS, help="all, one after the other")
     parser.add_argument("file", nargs="?", type=Path, help="an input, to be checked alone")
@@ -43,7 +44,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as found:
             # A process of its own: libFuzzer ends the one that it runs in.
             command = [sys.executable, "-c", "from fuzz.run import fuzz; fuzz()", target, found]
-            command.append(str(options.seconds))
+            command += [str(options.seconds), str(options.seed)]
             done = subprocess.run(command, cwd=HERE.parent, check=False)  # noqa: S603 - ourselves
             if done.returncode:
                 return done.returncode
@@ -61,7 +62,7 @@ def fuzz() -> None:
     """Fuzz one target; in a process of its own."""
     import atheris
 
-    target, found, seconds = sys.argv[1:]
+    target, found, seconds, seed = sys.argv[1:]
     quiet()
     with atheris.instrument_imports(include=INSTRUMENTED):
         module = import_module(f"fuzz.{target}")
@@ -70,6 +71,7 @@ def fuzz() -> None:
         found,
         str(HERE / "corpus" / target),
         f"-max_total_time={seconds}",
+        f"-seed={seed}",
         f"-artifact_prefix={HERE}/",
         f"-dict={HERE / 'http.dict'}",
         "-max_len=700",
