@@ -60,7 +60,7 @@ benchmark: $(INSTALLED)
 
 # Ten minutes for each of the fuzzers' targets; what is new goes into the corpus.
 fuzz: $(INSTALLED)
-	$(VENV)/bin/pip install --quiet --editable '.[fuzz]' --config-settings editable_mode=compat
+	$(VENV)/bin/pip install --quiet --editable '.[fuzz]'
 	$(VENV)/bin/python fuzz/run.py $(FUZZ_ARGS)
 
 clean:
