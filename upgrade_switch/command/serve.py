@@ -112,7 +112,8 @@ class ServeOptions(CommandOptions, AuthOptionMixin):
     def opt_files(self, value: str) -> None:
         """
         'PATH DIRECTORY': serve the files of a directory, and those below it, at PATH; at / in place of
-        the page that is there. May be given several times.
+        the page that is there. Names that begin with a dot are not served (.well-known is), symbolic
+        links are followed. May be given several times.
         """
         path, _, directory = value.strip().partition(" ")
         path, directory = path.rstrip("/") or "/", directory.strip()

@@ -13,8 +13,8 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IStreamClientEnd
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.reflect import namedAny
 from twisted.python.usage import UsageError
+from twisted.web.pages import notFound
 from twisted.web.resource import IResource, Resource
-from twisted.web.static import File
 from zope.interface import implementer
 
 from ..errors import InvalidUpgrades
@@ -22,6 +22,7 @@ from ..protocols.tunnel import TunnelFactory, tunnel
 from ..resource import UpgradeResource
 from ..status import Status, StatusResource
 from .auth import Guarded
+from .files import Files, is_hidden
 from .page import FrontPage
 
 if TYPE_CHECKING:
@@ -54,21 +55,11 @@ class Echo(Protocol):
         pass
 
 
-class _Files(File):
-    """Files, for strangers: what can be no name of a file is not there, and nobody's mistake."""
-
-    def getChild(self, path: bytes, request: Any) -> Any:
-        try:
-            path.decode("utf-8")
-        except UnicodeDecodeError:
-            return self.childNotFound
-        # An escaped slash makes no name; FilePath.child would take "x%2F" for "x".
-        is_name = not {b"\0"[0], b"/"[0]} & set(path)
-        return super().getChild(path, request) if is_name else self.childNotFound
-
-
 class _Directory(Resource):
     """Has nothing but what is put below it."""
+
+    def render(self, request: Any) -> Any:
+        return notFound().render(request)
 
 
 def build_tree(reactor: Any, options: ServeOptions, status: Status) -> IResource:
@@ -88,13 +79,13 @@ def build_tree(reactor: Any, options: ServeOptions, status: Status) -> IResource
     for path, directory in options.files.items():
         if path == "/":
             # In place of the page, too.
-            root = _Files(directory)
+            root = Files(directory)
         else:
-            _claim(resources, "files", path, _Files(directory))
+            _claim(resources, "files", path, Files(directory))
     for path, name in options.classes.items():
         _claim(resources, "class", path, _made(name))
     for path, known in upgrades.items():
-        if path == "/" and isinstance(root, File):
+        if path == "/" and isinstance(root, Files):
             raise UsageError("--tunnel: / is --files' already")
         _claim(resources, "tunnel", path, UpgradeResource(known, front if path == "/" else None))
     if options.status:
@@ -184,7 +175,7 @@ def _put(root: Resource, path: str, resource: IResource) -> None:
         if child is None:
             child = _directory_below(parent, segment)
             parent.putChild(segment, child)
-        elif not isinstance(child, _Directory | File):
+        elif not isinstance(child, _Directory | Files):
             raise UsageError(f"{path} lies below another resource's path")
         parent = child
     if last in parent.children and path != "/":
@@ -194,8 +185,9 @@ def _put(root: Resource, path: str, resource: IResource) -> None:
 
 def _directory_below(parent: Resource, segment: bytes) -> Resource:
     """A directory for what is put below it; among files, one that has its own files, too."""
-    if isinstance(parent, File):
-        return _Files(os.path.join(parent.path, os.fsdecode(segment)))
+    name = os.fsdecode(segment)
+    if isinstance(parent, Files) and not is_hidden(name):
+        return Files(os.path.join(parent.path, name))
     return _Directory()
 
 
