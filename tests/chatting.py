@@ -108,6 +108,8 @@ def open_socket(base: str, headers: Any = None, **query: str) -> Deferred[Socket
     """
     factory = WebSocketClientFactory()
     factory.protocol = Socket
+    # autobahn's own is a second, which is not much on a machine that is busy.
+    factory.setProtocolOptions(closeHandshakeTimeout=0)
     url = f"{base}socket?{urlencode(query)}"
     return patient(connect_websocket(UpgradePool(reactor), url, factory, headers))
 
