@@ -202,6 +202,18 @@ def test_http_2(everything: str) -> None:
         upgraded(everything, f"/{token}", token, fields + OPS).close()
 
 
+@pytest.mark.parametrize("method", ["unix", "memory:ops:secret", "file"])
+def test_odd_names(method: str, tmp_path: Path) -> None:
+    """What is no text, or has a NUL in it, is nobody's name or password: 401; the log is empty."""
+    if method == "file":
+        (tmp_path / "passwords").write_text("ops:secret\n")
+        method = f"file:{tmp_path}/passwords"
+    with serving("--auth", method) as server:
+        for odd in (b"\xff:x", b"\0:x", b"root:\xff", b"root:\0", b":", b"", b"x" * 9000 + b":x"):
+            field = b"Authorization: Basic " + b64encode(odd) + b"\r\n"
+            assert get(server.url, "/", field)[0] == 401
+
+
 def test_connect(tmp_path: Path) -> None:
     """``connect --user`` gets in, with names that are not ASCII, too."""
     passwords = tmp_path / "passwords"

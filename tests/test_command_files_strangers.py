@@ -82,12 +82,14 @@ def test_listing_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
 
     files = Files(str(tmp_path))
     monkeypatch.setattr(Files, "listdir", refuse)
-    assert cast(Any, files.getChild(b"", SimpleNamespace())) is Files.forbidden
+    assert cast(Any, files.getChild(b"", SimpleNamespace(uri=b"/"))) is Files.forbidden
 
 
-@pytest.mark.parametrize("target", ["/pipe", "/socket", "/nowhere"])
+@pytest.mark.parametrize(
+    "target", ["/pipe", "/socket", "/nowhere", "/sub?\xa3", "/?\xa3", "/sub/file.txt?\xa3", "\xa3"]
+)
 def test_no_file(url: str, target: str) -> None:
-    """What is neither file nor directory is not there, and nobody waits for it."""
+    """What is neither file nor directory is not there, and not waited for; nor is what is no URL."""
     assert get(url, target)[0] == 404
 
 

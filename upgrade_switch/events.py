@@ -122,12 +122,21 @@ def why_ended(reason: Failure) -> str:
 
 
 def peer_text(address: IAddress) -> str:
-    """An address as people write it: ``192.0.2.1:4711``, ``[2001:db8::1]:4711``, a socket's path."""
+    """
+    An address as people write it: ``192.0.2.1:4711``, ``[2001:db8::1]:4711``, a socket's path. What
+    might trouble a terminal or a log is ``?``: a client names its own UNIX socket, and whoever speaks
+    the PROXY protocol any host.
+    """
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if host is None:
         name = getattr(address, "name", None)
-        return os.fsdecode(name) if name else "a UNIX socket"
+        return _printable(os.fsdecode(name)) if name else "a UNIX socket"
+    host = _printable(host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def path_text(path: bytes) -> str:

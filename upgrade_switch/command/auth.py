@@ -68,7 +68,8 @@ class _AnyOf:
         for checker in self._checkers:
             try:
                 return await maybeDeferred(checker.requestAvatarId, credentials)
-            except UnauthorizedLogin:
+            except (UnauthorizedLogin, ValueError):
+                # ValueError: unix fails so on what is no text, or has a NUL in it.
                 continue
         raise UnauthorizedLogin
 

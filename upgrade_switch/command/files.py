@@ -47,7 +47,7 @@ class Files(File):
         except UnicodeDecodeError:
             return self.childNotFound
         # An escaped slash makes no name; FilePath.child would take "x%2F" for "x".
-        if is_hidden(name) or {"\0", "/"} & set(name):
+        if is_hidden(name) or {"\0", "/"} & set(name) or not request.uri.isascii():
             return self.childNotFound
         return super().getChild(path, request)
 
@@ -66,6 +66,9 @@ class Files(File):
         return listing
 
     def render_GET(self, request: Any) -> Any:
+        if not request.uri.isascii():
+            # Neither HTTP/2 nor Twisted's HTTP/1.1 refuses it (RFC 3986 §2); File fails on it.
+            return self.childNotFound.render(request)
         self.restat(False)
         if self.isfile():
             self._drop_what_makes_no_sense(request)
