@@ -15,7 +15,7 @@ import pytest
 
 from upgrade_switch.command.files import Files
 
-from .commands import serving
+from .commands import LOCAL, fails, serving
 from .harness import field
 from .operating import body_of, get
 
@@ -130,3 +130,21 @@ def test_not_modified(url: str) -> None:
     """Who has the file already is told so."""
     changed = field(get(url, "/sub/file.txt")[1].partition(b"\r\n\r\n")[0], b"last-modified")
     assert get(url, "/sub/file.txt", b"If-Modified-Since: " + changed + b"\r\n")[0] == 304
+
+
+@pytest.mark.parametrize("name", ["passwords", "sub/passwords"])
+def test_passwords_are_not_served(name: str, tmp_path: Path) -> None:
+    """A file with passwords below a directory that is served: exit code 2, and one line that says so."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / name).write_text("ops:secret\n")
+    options = ["--files", f"/f {tmp_path}/link", "--auth", f"/x file:{tmp_path / name}"]
+    line = fails(2, "serve", "--listen", LOCAL, *options)
+    assert f"--files /f: {tmp_path / name}" in line
+
+
+def test_hidden_passwords(tmp_path: Path) -> None:
+    """What begins with a dot is not served, and may be there."""
+    (tmp_path / ".passwords").write_text("ops:secret\n")
+    with serving("--files", f"/ {tmp_path}", "--auth", f"/x file:{tmp_path}/.passwords") as server:
+        assert get(server.url, "/.passwords")[0] == 404

@@ -65,6 +65,7 @@ class ServeOptions(CommandOptions, AuthOptionMixin):
         self.origins: list[str] = []
         self.prefaces: dict[bytes, str] = {}
         self.checkers: dict[str, list[ICredentialsChecker]] = {}
+        self.password_files: list[str] = []
         self.status: str | None = None
         self.drain: float | None = None
         self.log_format: str | None = None
@@ -129,8 +130,9 @@ class ServeOptions(CommandOptions, AuthOptionMixin):
         """
         METHOD or 'PATH METHOD': ask for a name and a password (HTTP Basic) on the whole site, or at
         PATH and below it, where the longest PATH decides alone. METHOD is one of Twisted's: file:FILE
-        with lines name:password, memory:name:password ... (--help-auth lists them). May be given
-        several times. Who connects with a --preface is not asked.
+        with lines name:password (no colon in it), memory:name:password, which others on this machine
+        can see ... (--help-auth lists them). May be given several times. Who connects with a --preface
+        is not asked.
         """
         path, method = "/", value.strip()
         if method.startswith("/"):
@@ -139,6 +141,9 @@ class ServeOptions(CommandOptions, AuthOptionMixin):
             raise UsageError("--auth wants METHOD or '/PATH METHOD'")
         checker = checker_of(method.strip())
         self.checkers.setdefault(path.rstrip("/") or "/", []).append(checker)
+        kind, _, argument = method.strip().partition(":")
+        if kind == "file":
+            self.password_files.append(argument)
 
     def opt_status(self, path: str) -> None:
         """

@@ -5,6 +5,7 @@ The resource tree of ``upgrade-switch serve``: what its options put where.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
@@ -67,6 +68,7 @@ def build_tree(reactor: Any, options: ServeOptions, status: Status) -> IResource
     :param status: what is shown where the options want a status page.
     :raises UsageError: where the options contradict one another.
     """
+    _keep_secrets(options)
     upgrades = _upgrades(reactor, options)
     front = FrontPage(
         [(path, token) for path, known in upgrades.items() for token in known],
@@ -94,6 +96,19 @@ def build_tree(reactor: Any, options: ServeOptions, status: Status) -> IResource
     for path in sorted(resources):
         _put(root, path, resources[path])
     return Guarded(root, options.checkers) if options.checkers else root
+
+
+def _keep_secrets(options: ServeOptions) -> None:
+    """
+    See to it that nobody can fetch the passwords.
+
+    :raises UsageError: where their files are among those that are served.
+    """
+    for secret in options.password_files:
+        for path, directory in options.files.items():
+            file, folder = Path(secret).resolve(), Path(directory).resolve()
+            if file.is_relative_to(folder) and not any(map(is_hidden, file.relative_to(folder).parts)):
+                raise UsageError(f"--files {path}: {secret} is there, and would be served")
 
 
 def _claim(resources: dict[str, IResource], option: str, path: str, resource: IResource) -> None:
