@@ -134,7 +134,7 @@ def test_not_modified(url: str) -> None:
 
 @pytest.mark.parametrize("name", ["passwords", "sub/passwords"])
 def test_passwords_are_not_served(name: str, tmp_path: Path) -> None:
-    """A file with passwords below a directory that is served: exit code 2, and one line that says so."""
+    """A file with passwords below a directory that is served: exit code 2, and one line."""
     (tmp_path / "sub").mkdir()
     (tmp_path / "link").symlink_to(tmp_path)
     (tmp_path / name).write_text("ops:secret\n")

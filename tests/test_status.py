@@ -15,6 +15,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.web.pages import forbidden
 from twisted.web.resource import Resource
+from twisted.web.test.requesthelper import DummyRequest
 
 from upgrade_switch import UpgradeResource, UpgradeSite
 from upgrade_switch.status import Status, StatusResource
@@ -187,6 +188,20 @@ def test_metrics() -> None:
     openmetrics = setting.get("/status/metrics", Accept="application/openmetrics-text")
     assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
     assert openmetrics.body.endswith(b"# EOF\n")
+
+
+def test_odd_accept() -> None:
+    """Whoever asks for metrics in a form that makes no sense gets them in Prometheus' own."""
+    metrics = Setting().site.resource.children[b"status"].children[b"metrics"]
+    for accept in (
+        b"\xff",
+        b"application/openmetrics-text; version=9; escaping=\xff",
+        b";;;=,",
+        b"x;q=",
+    ):
+        request: Any = DummyRequest([b""])
+        request.requestHeaders.setRawHeaders(b"accept", [accept])
+        assert b"upgrade_switch_connections" in metrics.render(request), accept
 
 
 def test_without_prometheus_client(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,9 @@ class MetricsResource(Resource):
         PlatformCollector(registry=self._registry)
 
     def render_GET(self, request: Any) -> bytes:
-        encode, content_type = choose_encoder(request.getHeader("accept") or "")
+        # As bytes: whoever asks need not write UTF-8.
+        accepted = request.getHeader(b"accept") or b""
+        encode, content_type = choose_encoder(accepted.decode("latin-1"))
         request.setHeader("content-type", content_type)
         return encode(self._registry)
 
