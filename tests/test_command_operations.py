@@ -336,6 +336,19 @@ def test_access_log_on_standard_output(gone: bool) -> None:
         assert error == b""
 
 
+def test_access_log_that_nobody_reads() -> None:
+    """Where standard output is a pipe that is full, the log says so once, and requests are served."""
+    with Operated([COMMAND, "serve"], "--listen", LOCAL, "--access-log", "-") as server:
+        url = server.listens()
+        for _ in range(40):
+            # A pipe has 64 KiB.
+            assert get(url, "/" + 3000 * "x")[0] == 404
+        server.terminate()
+        code, _out, error = server.ends()
+    assert code == 0
+    assert error.count(b"\n") == error.count(b"cannot write /dev/stdout: nobody reads it") == 1, error
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_full_disk() -> None:
     """Where the access log cannot be written, the log says so once, and requests are served."""

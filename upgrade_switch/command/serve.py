@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import os
 import re
+from errno import EAGAIN
 from io import FileIO
 from math import inf
+from select import POLLOUT, poll
 from typing import Any
 
 from twisted.cred.checkers import ICredentialsChecker
@@ -257,8 +259,14 @@ class _AccessLog:
         # By its number: what has no name (a socket of systemd's) cannot be opened.
         self._file = FileIO(1 if path == _STDOUT else path, "ab", closefd=path != _STDOUT)
 
+        # A pipe that nobody reads, or a terminal that is held, would block all of the server.
+        self._room = poll()
+        self._room.register(self._file, POLLOUT)
+
     def write(self, line: str) -> None:
         try:
+            if not self._room.poll(0):
+                raise OSError(EAGAIN, "nobody reads it")
             self._file.write(line.encode())
         except OSError as error:
             if not self._fails:
