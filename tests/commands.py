@@ -80,8 +80,10 @@ async def output_of(*command: str) -> bytes:
     return output
 
 
-# A line of the log of switches and their ends.
-_SWITCHES = re.compile(rb"^\S+ \[upgrade_switch\.events\.SwitchLog#info\] (.*)\n", re.MULTILINE)
+# A line of the log of switches and their ends, and of tunnels that lead nowhere.
+_SWITCHES = re.compile(
+    rb"^\S+ \[upgrade_switch\.(?:events\.SwitchLog|protocols\.tunnel)#info\] (.*)\n", re.MULTILINE
+)
 
 
 class Process(subprocess.Popen[bytes]):
@@ -133,7 +135,7 @@ class Process(subprocess.Popen[bytes]):
     def ends(self) -> tuple[int, bytes, bytes]:
         """
         Exit code, standard output and standard error, as far as they have not been read yet; what
-        standard error tells of switches is in ``log``.
+        standard error tells of switches and tunnels is in ``log``.
         """
         with self.patience():
             out = self.stdout.read() if self.stdout and not self.stdout.closed else b""

@@ -235,6 +235,16 @@ def test_arguments_that_make_no_sense(arguments: list[str]) -> None:
     fails(2, "forward", *arguments)
 
 
+def test_line_about_arguments() -> None:
+    """The line says what is wanted: options first, and a number."""
+    url = "ws://127.0.0.1/"
+    assert "before" in fails(2, "forward", LOCAL, url, "--insecure")
+    assert "before" in fails(2, "connect", url, "--insecure")
+    assert "--timeout wants a number of seconds, not 'soon'" in fails(
+        2, "connect", "--timeout", "soon", url
+    )
+
+
 def test_port_in_use() -> None:
     """A port that is taken: exit code 1, and one line."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -211,13 +211,14 @@ def test_tunnel_at_the_root() -> None:
 
 
 def test_tunnel_to_nowhere() -> None:
-    """A tunnel whose server is down is a 502."""
+    """A tunnel whose server is down is a 502, and a line that says why."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         with serving("--tunnel", f"/x x tcp:127.0.0.1:{taken.getsockname()[1]}") as server:
             done = run("connect", f"{server.url}x", "x")
     assert done.returncode == 3
     assert b"502" in done.stderr
+    assert ["the tunnel at /x: Connection was refused" in line for line in server.log] == [True]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

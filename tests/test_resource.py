@@ -58,14 +58,23 @@ def test_refused_protocol_class_is_told_what_to_give() -> None:
     """Who gives a Protocol class, as one does, is told what to write in its place."""
     with pytest.raises(InvalidUpgrades, match=r"Factory\.forProtocol\(EchoTarget\)"):
         UpgradeResource({"echo": EchoTarget})  # type: ignore[dict-item]
+    with pytest.raises(InvalidUpgrades, match="give an instance"):
+        UpgradeResource({"echo": Factory})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(
     "upgrades",
-    [{}, {"echo": print, "ECHO": print}, {"a/1": print, "A/1": print}, {b"echo": print}, {None: print}],
+    [
+        {},
+        [("echo", print)],
+        {"echo": print, "ECHO": print},
+        {"a/1": print, "A/1": print},
+        {b"a": print},
+        {None: 1},
+    ],
 )
 def test_refused_mappings(upgrades: Any) -> None:
-    """An empty mapping is refused, one key in two cases, and keys that are no texts."""
+    """An empty mapping is refused, what is none, one key in two cases, and keys that are no texts."""
     with pytest.raises(InvalidUpgrades):
         UpgradeResource(upgrades)
 

@@ -17,6 +17,7 @@ from klein import Klein
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, globalLogPublisher
 from twisted.spread.pb import PBServerFactory
 from twisted.web.distrib import ResourcePublisher, ResourceSubscription
 from twisted.web.guard import BasicCredentialFactory, HTTPAuthSessionWrapper
@@ -98,6 +99,26 @@ def plain(request: Any, listen: Any) -> Any:
         return await client_of(await listen("tcp", site))
 
     return start
+
+
+@pytest_twisted.ensureDeferred
+async def test_plain_site_is_said(listen: Any, resource: UpgradeResource) -> None:
+    """That a plain Site cannot switch is logged as a warning, once, when an upgrade is asked for."""
+    warnings: list[Any] = []
+
+    def observe(event: Any) -> None:
+        if event["log_namespace"] == "upgrade_switch.resource":
+            warnings.append((event["log_level"], "UpgradeSite" in event["log_format"]))
+
+    site: Any = Site(tree(u=resource))
+    site.switched = SwitchedConnections(reactor)  # for the fixture that cleans up
+    client = await client_of(await listen("tcp", site))
+    globalLogPublisher.addObserver(observe)
+    for request, said in ((PAGE.replace(b"/page", b"/u"), 0), (upgrade_head(), 1), (upgrade_head(), 1)):
+        client.send(request)
+        assert status((await client.response())[0]) == 426
+        assert warnings == [(LogLevel.warn, True)] * said
+    globalLogPublisher.removeObserver(observe)
 
 
 @pytest_twisted.ensureDeferred

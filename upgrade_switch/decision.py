@@ -65,8 +65,11 @@ class Upgrades:
     def __init__(self, upgrades: Mapping[str, IProtocolFactory | Acceptor]) -> None:
         """
         :raises InvalidToken: for a key that is no token.
-        :raises InvalidUpgrades: for a value that is neither, or two keys that are the same token.
+        :raises InvalidUpgrades: for what is no mapping, a value that is neither, or two keys that are
+            the same token.
         """
+        if not isinstance(upgrades, Mapping):
+            raise InvalidUpgrades(f"not a mapping from tokens, as {{'echo': factory}} is: {upgrades!r}")
         for key, value in upgrades.items():
             _check_value(key, value)
         self.values: tuple[Any, ...] = tuple(upgrades.values())
@@ -143,6 +146,8 @@ def _check_value(key: object, value: object) -> None:
     """Refuse what an acceptor or factory is often mistaken for, when it can still be told."""
     if IProtocolFactory.providedBy(value):
         return
+    if isinstance(value, type) and IProtocolFactory.implementedBy(value):
+        raise InvalidUpgrades(f"{key!r}: {value.__name__} is a class; give an instance of it")
     if isinstance(value, type):
         raise InvalidUpgrades(
             f"{key!r}: {value.__name__} is a class; give Factory.forProtocol({value.__name__}), "

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from twisted.internet.interfaces import IProtocolFactory
+from twisted.logger import Logger
 from twisted.web.error import UnsupportedMethod
 from twisted.web.iweb import IRequest
 from twisted.web.resource import EncodingResourceWrapper, IResource, Resource, getChildForRequest
@@ -23,6 +24,8 @@ from .pages import StatusPage
 from .request import UpgradeRequest
 
 __all__ = ["ITakesUpgrades", "UpgradeResource", "takes_upgrades", "upgrade_required"]
+
+_log = Logger()
 
 
 class _UpgradeRequired(StatusPage):
@@ -92,7 +95,7 @@ class UpgradeResource(Resource):
     A leaf resource that switches connections to other protocols, or declines in HTTP.
 
     It works with any ``IRequest``; where the request cannot switch (a plain Site's, HTTP/2,
-    ``twisted.web.distrib``) it declines.
+    ``twisted.web.distrib``) it declines; the first time it logs a warning.
     """
 
     isLeaf = True
@@ -121,6 +124,7 @@ class UpgradeResource(Resource):
             the same token.
         """
         super().__init__()
+        self._has_warned = False
         if not upgrades:
             raise InvalidUpgrades("an UpgradeResource without upgrades")
         self._upgrades = Upgrades(upgrades)
@@ -136,6 +140,10 @@ class UpgradeResource(Resource):
             if chosen is not None:
                 return decide(request, chosen)
             _tell_declined(request)
+        elif not self._has_warned and request.requestHeaders.hasHeader(b"upgrade"):
+            # Once: a stranger must not fill the log.
+            self._has_warned = True
+            _log.warn("an UpgradeResource cannot switch where the site is no UpgradeSite")
         return self._decline(request)
 
     def _decline(self, request: IRequest) -> Any:

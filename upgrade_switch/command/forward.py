@@ -46,6 +46,8 @@ class ForwardOptions(TargetOptions):
     )
 
     def parseArgs(self, *arguments: str) -> None:
+        if any(argument.startswith("--") for argument in arguments):
+            raise UsageError("options come before ENDPOINT")
         if len(arguments) not in (2, 3):
             raise UsageError("wants three arguments, ENDPOINT, URL and TOKEN")
         self.local, *rest = arguments

@@ -32,6 +32,7 @@ from twisted.python.usage import UsageError
 from zope.interface import provider
 
 from ..events import SwitchLog
+from ..protocols.tunnel import tunnel
 from .exits import FAILED, SUCCESS, explain, say
 
 __all__ = ["LOG_FORMATS", "Server", "address_of", "begin_logging", "server_endpoint", "url_of"]
@@ -46,7 +47,8 @@ _PACKAGE = __name__.partition(".")[0]
 
 def begin_logging(level: Any, log_format: str = "text") -> None:
     """
-    Log to standard error: warnings, what this package says, and its switches.
+    Log to standard error: warnings, what this package says, its switches, and what keeps a tunnel from
+    its far end.
 
     :param level: the lowest ``LogLevel`` of what this package says; what strangers do is below
         ``warn``.
@@ -55,6 +57,8 @@ def begin_logging(level: Any, log_format: str = "text") -> None:
     quiet = LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)
     quiet.setLogLevelForNamespace(_PACKAGE, level)
     quiet.setLogLevelForNamespace(SwitchLog.__module__, LogLevel.info)
+    # A tunnel whose far end is down.
+    quiet.setLogLevelForNamespace(tunnel.__module__, LogLevel.info)
     # autobahn warns of what strangers do.
     quiet.setLogLevelForNamespace("autobahn", LogLevel.error)
     observers = []

@@ -62,6 +62,14 @@ class Target(NamedTuple):
         return WebSocketEndpoint(reactor, self.url, headers, agent, timeout)
 
 
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        # twisted.python.usage would put words of its own before a ValueError's.
+        raise UsageError(f"--timeout wants a number of seconds, not {text!r}") from None
+
+
 class TargetOptions(CommandOptions):
     """
     The options of commands that have a target.
@@ -70,7 +78,7 @@ class TargetOptions(CommandOptions):
     """
 
     optParameters = [  # noqa: RUF012 - twisted.python.usage wants a list
-        ["timeout", None, 30.0, "How many seconds the server may take to switch.", float],
+        ["timeout", None, 30.0, "How many seconds the server may take to switch.", _seconds],
         ["ca", None, None, "A file (PEM) of the certificates to trust, in place of the system's."],
     ]
     optFlags = [  # noqa: RUF012 - twisted.python.usage wants a list
@@ -152,6 +160,8 @@ def parse_target(arguments: tuple[str, ...]) -> Target:
 
     :raises UsageError: where there is none.
     """
+    if any(argument.startswith("--") for argument in arguments[1:]):
+        raise UsageError("options come before the URL")
     if len(arguments) not in (1, 2):
         raise UsageError("wants two arguments, URL and TOKEN")
     url = arguments[0]

@@ -23,6 +23,7 @@ from twisted.web.client import ResponseFailed
 from twisted.web.resource import IResource
 
 from ..decision import Acceptor
+from ..events import path_text
 from ..negotiation import UpgradeToken
 from ..pages import StatusPage
 from ..request import UpgradeRequest
@@ -40,7 +41,7 @@ def tunnel(endpoint: IStreamClientEndpoint, timeout: float = 10) -> Acceptor:
     connections are spliced (:func:`~upgrade_switch.splice`).
 
     Where the endpoint cannot be connected to, the answer is 502 (RFC 9110 §15.6.3); where that takes
-    too long, 504 (§15.6.5). A client that leaves ends the attempt.
+    too long, 504 (§15.6.5); the reason is logged in one line. A client that leaves ends the attempt.
 
     :param endpoint: where to: any Twisted client endpoint.
     :param timeout: how many seconds it may take to connect.
@@ -55,7 +56,8 @@ def tunnel(endpoint: IStreamClientEndpoint, timeout: float = 10) -> Acceptor:
         request.notifyFinish().addCallbacks(
             lambda _: None if request.code == 101 else joined.abort(), lambda _: joined.abort()
         )
-        return connecting.addCallbacks(lambda _: near, _not_connected)
+        path = path_text(request.path)
+        return connecting.addCallbacks(lambda _: near, lambda reason: _not_connected(reason, path))
 
     return accept
 
@@ -144,10 +146,14 @@ def _timed_out(reason: object, timeout: float) -> NoReturn:
     raise InternetTimeoutError(f"not connected within {timeout:g} seconds")
 
 
-def _not_connected(reason: Failure) -> IResource:
-    if reason.check(InternetTimeoutError, TCPTimedOutError):
+def _not_connected(reason: Failure, path: str) -> IResource:
+    timed_out = reason.check(InternetTimeoutError, TCPTimedOutError)
+    if not timed_out:
+        reason.trap(ConnectError, ConnectionClosed, ResponseFailed, OSError)
+    # The client is told as little as possible; who runs the site wants to know.
+    _log.info("the far end of the tunnel at {path}: {why}", path=path, why=reason.getErrorMessage())
+    if timed_out:
         return StatusPage(504, "Gateway Timeout", "The server behind this one did not answer.")
-    reason.trap(ConnectError, ConnectionClosed, ResponseFailed, OSError)
     return StatusPage(502, "Bad Gateway", "The server behind this one cannot be reached.")
 
 
