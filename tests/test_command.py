@@ -332,3 +332,17 @@ def test_streams_after_a_signal(url: str) -> None:
     finally:
         os.close(reading)
         os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serv"], "(there are serve, connect and forward)"),
+        (["serve", "8080"], "there are options only, not '8080'"),
+        (["serve", "--listen", "8080"], "not a server endpoint, as tcp:8080 is: '8080'"),
+        (["serve", "--tunnel", "/x x 22"], "not a client endpoint, as tcp:127.0.0.1:22 is: '22'"),
+    ],
+)
+def test_hints(arguments: list[str], said: str) -> None:
+    """What is often forgotten is said."""
+    assert said in fails(2, *arguments)

@@ -299,3 +299,19 @@ def test_values_that_make_no_sense(value: str) -> None:
     line = fails(2, "serve", "--listen", LOCAL, "--auth", value)
     assert "--auth" in line
     assert "hunter2" not in line
+
+
+@pytest.mark.parametrize("path", ["/dbx", "/d", "/statu/s"])
+def test_guards_nothing(path: str) -> None:
+    """A path where nothing is, nor above or below it, is a mistake that would leave something open."""
+    options = ["--tunnel", "/a/db x tcp:127.0.0.1:1", "--status", "/status"]
+    line = fails(2, "serve", "--listen", LOCAL, *options, "--auth", f"{path} memory:a:b")
+    assert f"--auth {path}: nothing is there; there are /a/db, /status" in line
+
+
+@pytest.mark.parametrize("path", ["/a", "/a/db", "/a/db/below", "/status/json"])
+def test_guards_a_part(path: str) -> None:
+    """A path above or below something is none."""
+    options = ["--tunnel", "/a/db x tcp:127.0.0.1:1", "--status", "/status"]
+    with serving(*options, "--auth", f"{path} memory:a:b"):
+        pass

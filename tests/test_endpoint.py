@@ -317,3 +317,25 @@ async def test_in_time(timeout: float | None) -> None:
         clock.advance(100)
         peer.send(b"alive")
         await client.receives(b"alive")
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8080/echo", "ws://host/echo", "", "http://", "/echo"])
+def test_no_url(url: str) -> None:
+    """What a plain agent could not ask is refused when the endpoint is made."""
+    with pytest.raises(ValueError, match="not an http or https URL"):
+        UpgradeEndpoint(reactor, url, "echo")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "upgrade:url=http://host/ssh:token=ssh",
+        r"upgrade:url=http\://host/ssh",
+        "upgrade:token=ssh",
+        r"upgrade:url=http\://host/ssh:token=ssh:user=x",
+    ],
+)
+def test_string_that_makes_no_sense(text: str) -> None:
+    """A string with colons that are not escaped, or without a token, is told how it is written."""
+    with pytest.raises(ValueError, match=r"written upgrade:url=http\\://host/path:token=TOKEN"):
+        clientFromString(reactor, text)

@@ -15,7 +15,8 @@ import pytest_twisted
 from twisted.protocols.portforward import ProxyFactory
 
 from upgrade_switch import _twisted
-from upgrade_switch.protocols.tunnel import tunnel
+from upgrade_switch.errors import InvalidUpgrades
+from upgrade_switch.protocols.tunnel import TunnelFactory, tunnel
 from upgrade_switch.splice import SpliceEnd
 
 from .farside import (
@@ -30,7 +31,7 @@ from .farside import (
     switched,
 )
 from .harness import KINDS as NEAR_KINDS
-from .harness import site_of, turns, upgrade_head
+from .harness import reactor, site_of, turns, upgrade_head
 
 every_pair = pytest.mark.parametrize(("near", "far"), PAIRS)
 half_closing_pairs = pytest.mark.parametrize(
@@ -325,3 +326,10 @@ async def test_nothing_is_left(listen: Listen, serve: Servers, near: str, far: s
     await listening.site.switched.when_empty()
     await turns()
     assert [weak() for weak in watched] == [None] * len(watched)
+
+
+@pytest.mark.parametrize("make", [tunnel, lambda endpoint: TunnelFactory(reactor, endpoint)])
+def test_no_endpoint(make: Any) -> None:
+    """What is no client endpoint, a string for one too, is refused when the tunnel is made."""
+    with pytest.raises(InvalidUpgrades, match="clientFromString"):
+        make("tcp:127.0.0.1:22")

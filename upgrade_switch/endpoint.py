@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -27,6 +28,9 @@ from .negotiation import UpgradeToken
 from .takeover import SwitchedConnection
 
 __all__ = ["UpgradeEndpoint", "UpgradeEndpointParser"]
+
+
+_URL = re.compile(rb"https?://[^/]")
 
 
 class _FactoryStopper:
@@ -67,11 +71,14 @@ class UpgradeEndpoint:
             own. Without one: a plain ``Agent``.
         :param timeout: how many seconds it may take to connect and to switch; None: any time.
         :raises InvalidToken: for what is no upgrade token.
-        :raises ValueError: for a URL that is not ASCII, and for a timeout that is none.
+        :raises ValueError: for a URL that is not ASCII, or that a plain ``Agent`` does not know, and
+            for a timeout that is none.
         """
         if timeout is not None and not timeout > 0:
             raise ValueError(f"a timeout is a number of seconds above 0, not {timeout!r}")
         self._url = url.encode("ascii") if isinstance(url, str) else url
+        if agent is None and not _URL.match(self._url):
+            raise ValueError(f"not an http or https URL: {url!r}")
         self._headers = Headers()
         if isinstance(headers, Headers):
             self._headers = headers.copy()
@@ -134,11 +141,21 @@ class UpgradeEndpointParser:
     prefix = "upgrade"
 
     def parseStreamClient(  # type: ignore[override]  # what comes is up to the string
-        self, reactor: Any, url: str, token: str, timeout: str = "30"
+        self, reactor: Any, *values: str, **named: str
     ) -> UpgradeEndpoint:
         """
-        :param url: as :class:`UpgradeEndpoint` takes it; its colons are escaped as ``\\:``.
-        :param token: what to upgrade to.
-        :param timeout: how many seconds it may take to connect and to switch.
+        :param values: and their names: ``url`` and ``token``, as :class:`UpgradeEndpoint` takes them
+            (the URL's colons are escaped as ``\\:``), and the ``timeout`` in seconds.
+        :raises ValueError: where the string makes no sense.
         """
+        try:
+            url, token, timeout = _arguments(*values, **named)
+        except TypeError:
+            form = r"upgrade:url=http\://host/path:token=TOKEN"
+            raise ValueError(f"written {form}, with the URL's colons as \\:") from None
         return UpgradeEndpoint(reactor, url, token, timeout=float(timeout))
+
+
+def _arguments(url: str, token: str, timeout: str = "30") -> tuple[str, str, str]:
+    """What an endpoint string may have."""
+    return url, token, timeout

@@ -30,6 +30,7 @@ __all__ = [
     "SwitchLog",
     "path_text",
     "peer_text",
+    "target_text",
     "tell",
     "why_ended",
 ]
@@ -139,6 +140,11 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
+def target_text(target: object) -> str:
+    """What a target is called: its class, be that public or not."""
+    return type(target).__name__.lstrip("_")
+
+
 def path_text(path: bytes) -> str:
     """A request's path, with everything that might trouble a terminal or a log percent-encoded."""
     return quote_from_bytes(path, safe="/%:@!$&'()*+,;=~-._")
@@ -190,5 +196,5 @@ def _fields(connection: SwitchedConnection) -> dict[str, Any]:
         "token": None if connection.token is None else str(connection.token),
         "path": path_text(connection.path),
         "peer": peer_text(connection.peer),
-        "target": type(connection.target).__name__,
+        "target": target_text(connection.target),
     }

@@ -16,7 +16,7 @@ from twisted.web.pages import notFound
 from twisted.web.resource import IResource, Resource
 from zope.interface import implementer
 
-from .events import Declined, ISwitchObserver, path_text, peer_text, why_ended
+from .events import Declined, ISwitchObserver, path_text, peer_text, target_text, why_ended
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -138,7 +138,7 @@ def _as_json(connection: SwitchedConnection, now: float) -> dict[str, Any]:
         "peer": peer_text(connection.peer),
         "since": _iso(connection.since),
         "seconds": round(now - connection.since, 3),
-        "target": type(connection.target).__name__,
+        "target": target_text(connection.target),
     }
 
 

@@ -118,7 +118,7 @@ class Forwarding(Factory):
     def log(self, reason: Failure, more: str = "") -> None:
         """One line on why there is no connection."""
         why = self._options.why(reason)
-        _log.info("{url}: {why}{more}", url=self._options.target.url, why=why, more=more)
+        _log.info("{url}: {why}{more}", url=self._options.target.url, why=why.rstrip("."), more=more)
 
 
 class _Near(NearEnd):

@@ -94,7 +94,7 @@ def server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
     except Exception as error:
         # Every parser raises what it likes: ValueError, TypeError, KeyError, OSError ...
-        raise UsageError(f"not a server endpoint: {description!r} ({error})") from None
+        raise UsageError(f"not a server endpoint, as tcp:8080 is: {description!r} ({error})") from None
     return endpoint
 
 

@@ -24,7 +24,8 @@ class MainOptions(CommandOptions):
     synopsis = "Usage: upgrade-switch"
     longdesc = (
         "HTTP Upgrade: one port, many protocols. Exit codes: 0 success; 1 the network failed; "
-        "2 the options make no sense; 3 the server did not switch."
+        "2 the options make no sense; 3 the server did not switch. "
+        "upgrade-switch COMMAND --help tells of a command's options."
     )
     subCommands = [  # noqa: RUF012 - twisted.python.usage wants a list
         ["serve", None, ServeOptions, "Listen, and switch connections."],
@@ -50,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.parseOptions(arguments)
     except UsageError as error:
         command = options.subCommand
-        say(f"{command}: {error}" if command else str(error))
+        message = str(error)
+        if message.startswith("Unknown command"):
+            message += " (there are serve, connect and forward)"
+        say(f"{command}: {message}" if command else message)
         return USAGE
     if isinstance(options.subOptions, ServeOptions):
         return run_serve(options.subOptions)

@@ -74,6 +74,10 @@ class ServeOptions(CommandOptions, AuthOptionMixin):
         self.access_log: str | None = None
         self.config: str | None = None
 
+    def parseArgs(self, *arguments: str) -> None:
+        if arguments:
+            raise UsageError(f"there are options only, not {arguments[0]!r}")
+
     def opt_listen(self, endpoint: str) -> None:
         """
         Where to listen, as a server endpoint string (tcp:8080:interface=127.0.0.1, unix:/run/x.sock,

@@ -5,6 +5,7 @@ The resource tree of ``upgrade-switch serve``: what its options put where.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
@@ -22,7 +23,7 @@ from ..errors import InvalidUpgrades
 from ..protocols.tunnel import TunnelFactory, tunnel
 from ..resource import UpgradeResource
 from ..status import Status, StatusResource
-from .auth import Guarded
+from .auth import Guarded, segments_of
 from .files import Files, is_hidden
 from .page import FrontPage
 
@@ -95,6 +96,8 @@ def build_tree(reactor: Any, options: ServeOptions, status: Status) -> IResource
     # Shorter paths first: what would lie below a resource is found out.
     for path in sorted(resources):
         _put(root, path, resources[path])
+    if not isinstance(root, Files):
+        _check_guards(options, resources)
     return Guarded(root, options.checkers) if options.checkers else root
 
 
@@ -109,6 +112,18 @@ def _keep_secrets(options: ServeOptions) -> None:
             file, folder = Path(secret).resolve(), Path(directory).resolve()
             if file.is_relative_to(folder) and not any(map(is_hidden, file.relative_to(folder).parts)):
                 raise UsageError(f"--files {path}: {secret} is there, and would be served")
+
+
+def _check_guards(options: ServeOptions, resources: Iterable[str]) -> None:
+    """
+    :raises UsageError: for a path of ``--auth`` at, below and above which there is nothing: what was
+        meant would be open.
+    """
+    there = [segments_of(path) for path in resources]
+    for path in options.checkers:
+        guarded = segments_of(path)
+        if not any(guarded[: len(one)] == one or one[: len(guarded)] == guarded for one in there):
+            raise UsageError(f"--auth {path}: nothing is there; there are {', '.join(resources)}")
 
 
 def _claim(resources: dict[str, IResource], option: str, path: str, resource: IResource) -> None:
@@ -211,5 +226,7 @@ def _client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint:
         endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
     except Exception as error:
         # Every parser raises what it likes: ValueError, TypeError, KeyError, OSError ...
-        raise UsageError(f"not a client endpoint: {description!r} ({error})") from None
+        raise UsageError(
+            f"not a client endpoint, as tcp:127.0.0.1:22 is: {description!r} ({error})"
+        ) from None
     return endpoint

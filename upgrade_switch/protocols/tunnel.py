@@ -23,6 +23,7 @@ from twisted.web.client import ResponseFailed
 from twisted.web.resource import IResource
 
 from ..decision import Acceptor
+from ..errors import InvalidUpgrades
 from ..events import path_text
 from ..negotiation import UpgradeToken
 from ..pages import StatusPage
@@ -45,12 +46,14 @@ def tunnel(endpoint: IStreamClientEndpoint, timeout: float = 10) -> Acceptor:
 
     :param endpoint: where to: any Twisted client endpoint.
     :param timeout: how many seconds it may take to connect.
+    :raises InvalidUpgrades: for what is no client endpoint.
     """
+    _check_endpoint(endpoint)
 
     def accept(request: UpgradeRequest, token: UpgradeToken) -> Deferred[IProtocol | IResource]:
         far = _Server()
-        joined = Splice(far=far)
-        near = joined.ends[0]
+        near = _TunnelEnd()
+        joined = Splice(near, far)
         connecting = _connect(endpoint, far, request.channel.site.reactor, timeout)
         # The request ends in the switch or in something else; the far connection is of no use then.
         request.notifyFinish().addCallbacks(
@@ -80,7 +83,9 @@ class TunnelFactory(Factory):
         :param reactor: provides ``IReactorTime``.
         :param endpoint: where to: any Twisted client endpoint.
         :param timeout: how many seconds it may take to connect.
+        :raises InvalidUpgrades: for what is no client endpoint.
         """
+        _check_endpoint(endpoint)
         self._reactor = reactor
         self._endpoint = endpoint
         self._timeout = timeout
@@ -92,7 +97,11 @@ class TunnelFactory(Factory):
         return near
 
 
-class _TunnelClient(SpliceEnd):
+class _TunnelEnd(SpliceEnd):
+    """The near end; the log and the status page have its name."""
+
+
+class _TunnelClient(_TunnelEnd):
     """The near end, where it is connected first."""
 
     def __init__(self, connect: Callable[[], Deferred[Any]]) -> None:
@@ -132,6 +141,13 @@ class _Server(SpliceEnd):
 
     def end_not_passed_on(self) -> None:
         self.other.transport.loseConnection()
+
+
+def _check_endpoint(endpoint: object) -> None:
+    if not IStreamClientEndpoint.providedBy(endpoint):
+        raise InvalidUpgrades(
+            f"a tunnel leads to a client endpoint (clientFromString makes one), not {endpoint!r}"
+        )
 
 
 def _connect(
