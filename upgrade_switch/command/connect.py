@@ -32,9 +32,9 @@ class ConnectOptions(TargetOptions):
     longdesc = (
         "Asks URL for an upgrade to TOKEN; then standard input and output are the connection. With "
         "the token websocket, or a ws or wss URL, they go in binary messages. "
-        "The end of standard input is passed on as a half-close (over TLS and WebSockets, which have "
-        "none, it is not, and who waits for it waits for ever); the command ends when the server has "
-        "closed and all that it sent is written. On a terminal, standard error says how far a long "
+        "The end of standard input is passed on as a half-close. (TLS and WebSockets have none: there "
+        "the server is not told, and one that waits for the end waits for ever.) The command ends "
+        "when the server has closed and all that it sent is written. On a terminal, standard error says how far a long "
         "transfer is, where standard input or output is a file and neither is the terminal."
     )
     examples: tuple[str, ...] = (
