@@ -33,9 +33,10 @@ class ConnectOptions(TargetOptions):
         "Asks URL for an upgrade to TOKEN; then standard input and output are the connection. With "
         "the token websocket, or a ws or wss URL, they go in binary messages. "
         "The end of standard input is passed on as a half-close. (TLS and WebSockets have none: there "
-        "the server is not told, and one that waits for the end waits for ever.) The command ends "
-        "when the server has closed and all that it sent is written. On a terminal, standard error says how far a long "
-        "transfer is, where standard input or output is a file and neither is the terminal."
+        "the server is not told, and one that waits for the end waits for ever.) The command ends when "
+        "the server has closed and all that it sent is written. On a terminal, standard "
+        "error says how far a long transfer is, where standard input or output is a file and neither "
+        "is the terminal."
     )
     examples: tuple[str, ...] = (
         "ssh -o ProxyCommand='upgrade-switch connect https://example.com/ssh ssh' user@example.com",
