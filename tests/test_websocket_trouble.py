@@ -249,6 +249,21 @@ async def test_drain_of_ones_own(listen: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_goodbye_has_its_time(listen: Any) -> None:
+    """A goodbye waits for the other one as long as the option says; autobahn's timer may be early."""
+    client, protocol = await talking(listen, Echo)
+    protocol.closeHandshakeTimeout = 600
+    protocol.sendClose(1000)
+    call = protocol.closeHandshakeTimeoutCall
+    assert call.getTime() - reactor.seconds() > 599.0
+    # A second one is none, and does not begin again.
+    protocol.sendClose(1000)
+    assert protocol.closeHandshakeTimeoutCall is call
+    await client.closes()
+    assert not call.active()
+
+
+@pytest_twisted.ensureDeferred
 async def test_interfaces_of_an_instance(listen: Any) -> None:
     """An instance that provides something of its own is drained, too."""
 

@@ -193,6 +193,18 @@ class Adapter(WebSocketAdapterProtocol):
         if self.is_server:
             self.factory.countConnections -= 1
 
+    def sendCloseFrame(self: Any, *args: Any, **kwargs: Any) -> None:
+        before = self.closeHandshakeTimeoutCall
+        super().sendCloseFrame(*args, **kwargs)  # type: ignore[misc]
+        call = self.closeHandshakeTimeoutCall
+        if call is not None and call is not before:
+            # autobahn's timer goes by whole seconds of the clock: one second may be over at once, and
+            # the connection aborted before the goodbye is on its way.
+            call.cancel()
+            self.closeHandshakeTimeoutCall = self.factory.reactor.callLater(
+                self.closeHandshakeTimeout, self.onCloseHandshakeTimeout
+            )
+
     def dataReceived(self: Any, data: bytes) -> None:
         self._dataReceived(data)
 
