@@ -315,3 +315,14 @@ def test_guards_a_part(path: str) -> None:
     options = ["--tunnel", "/a/db x tcp:127.0.0.1:1", "--status", "/status"]
     with serving(*options, "--auth", f"{path} memory:a:b"):
         pass
+
+
+@pytest.mark.parametrize("path", ["/status", "/status/json", "/status/metrics"])
+def test_status_is_guarded(path: str) -> None:
+    """A status page wants one of the passwords that there are, where no --auth names it."""
+    options = ["--auth", "/echo memory:ops:secret", "--status", "/status"]
+    with serving(*options) as server:
+        assert get(server.url, path)[0] == 401
+        assert get(server.url, path, basic("ops:wrong"))[0] == 401
+        assert get(server.url, path, OPS)[0] == 200
+        assert get(server.url, "/")[0] == 200

@@ -154,7 +154,8 @@ class ServeOptions(CommandOptions, AuthOptionMixin):
     def opt_status(self, path: str) -> None:
         """
         PATH: show there what is switched now, and what was declined: a page, JSON at PATH/json,
-        Prometheus' text at PATH/metrics. It tells who is connected: see --auth.
+        Prometheus' text at PATH/metrics. It tells who is connected: where --auth guards other paths
+        only, any of their passwords is asked for.
         """
         if not _is_path(path) or not path.strip("/"):
             raise UsageError(f"--status wants a /PATH, not {path!r}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
+from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IHalfCloseableProtocol, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
@@ -98,7 +99,7 @@ def build_tree(reactor: Any, options: ServeOptions, status: Status) -> IResource
         _put(root, path, resources[path])
     if not isinstance(root, Files):
         _check_guards(options, resources)
-    return Guarded(root, options.checkers) if options.checkers else root
+    return Guarded(root, _checkers(options)) if options.checkers else root
 
 
 def _keep_secrets(options: ServeOptions) -> None:
@@ -112,6 +113,19 @@ def _keep_secrets(options: ServeOptions) -> None:
             file, folder = Path(secret).resolve(), Path(directory).resolve()
             if file.is_relative_to(folder) and not any(map(is_hidden, file.relative_to(folder).parts)):
                 raise UsageError(f"--files {path}: {secret} is there, and would be served")
+
+
+def _checkers(options: ServeOptions) -> dict[str, list[ICredentialsChecker]]:
+    """
+    Who may go where. A status page tells who is connected: where some paths want a password and none of
+    them is above it, it wants one of theirs.
+    """
+    checkers = dict(options.checkers)
+    if options.status:
+        page = segments_of(options.status)
+        if not any(page[: len(part)] == part for part in map(segments_of, checkers)):
+            checkers[options.status] = [one for several in checkers.values() for one in several]
+    return checkers
 
 
 def _check_guards(options: ServeOptions, resources: Iterable[str]) -> None:
