@@ -102,18 +102,22 @@ async def test_alone(listen: Any, kind: str) -> None:
 @every_kind
 @pytest_twisted.ensureDeferred
 async def test_like_http(listen: Any, kind: str) -> None:
-    """A flag line that looks like a request's first line is one also behind requests in one segment."""
+    """
+    A flag line that looks like a request's first line is one also behind requests in one segment, and
+    where what follows it looks like the rest of a request.
+    """
     factory, targets = factory_of(EchoTarget)
     flag = b"GET /raw HTTP/1.1\r\n"
     listening = await listen(kind, site_of(Resource(), prefaces={flag: factory}))
-    for pieces in splits(PAGE * 2 + flag + PAGE):
+    data = flag + b"Host: localhost\r\n\r\n" + PAGE
+    for pieces in splits(PAGE * 2 + data):
         targets.clear()
         client = await client_of(listening)
         await send_in(client, pieces, targets, 2 * len(PAGE))
         for _ in range(2):
             assert (await client.response())[1] == b"page GET "
-        await client.receives(flag + PAGE)
-        assert client.data == targets[0].data == flag + PAGE
+        await client.receives(data)
+        assert client.data == targets[0].data == data
         await leave(client, targets[0])
 
 

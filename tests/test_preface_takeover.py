@@ -292,9 +292,9 @@ async def test_complete_when_the_time_is_over(listen: Any, kind: str) -> None:
 @every_kind
 @pytest_twisted.ensureDeferred
 async def test_no_target_when_the_time_is_over(listen: Any, kind: str, why: str) -> None:
-    """A preface that is complete when the time is over, but has no target, is closed."""
+    """A complete preface without target is closed when the time is over; the factory is asked once."""
     clock = Clock()
-    factory, _ = factory_of(lambda: None)
+    factory, built = factory_of(lambda: None)
     prefaces = {b"HEL": factory, b"HELLO\r\n": factory}
     listening = await listen(kind, site_of(Resource(), prefaces=prefaces, reactor=clock, timeout=60))
     client = await accepted(listening)
@@ -303,6 +303,8 @@ async def test_no_target_when_the_time_is_over(listen: Any, kind: str, why: str)
         await listening.site.drain(1)
     clock.advance(60)
     await is_closed(listening, client, clock, 0)
+    await eventually(lambda: channel_is_gone(listening.site))
+    assert built == ([] if why == "draining" else [None])
 
 
 @every_kind
