@@ -105,9 +105,9 @@ def tls_site(timeout: float = 30, **kwargs: Any) -> WatchedSite:
     return site
 
 
-def options(hostname: str = "localhost", authority: Any = AUTHORITY) -> Any:
+def options(hostname: str = "localhost", authority: Any = AUTHORITY, certificate: Any = None) -> Any:
     """What a client starts TLS with."""
-    return optionsForClientTLS(hostname, trustRootFromCertificates([authority]))
+    return optionsForClientTLS(hostname, trustRootFromCertificates([authority]), certificate)
 
 
 def ask_for_tls(

@@ -8,9 +8,15 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from OpenSSL import SSL
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from zope.interface import implementer
+
+from upgrade_switch.protocols.tls import tls
 
 from .asking import PAGE, fields_of, is_http
 from .asking import ByHand as Rendering
+from .certificate import AUTHORITY, SERVER
 from .harness import Recorder, field, status, turns, upgrade_head
 from .securing import (
     CLEAR_KINDS,
@@ -19,6 +25,7 @@ from .securing import (
     ByHand,
     ask_for_tls,
     inside,
+    options,
     secured,
     tls_site,
     told,
@@ -140,6 +147,52 @@ async def test_requests_in_front(listen: Any) -> None:
     client.answer = b"has been read"
     client.raw(client.hello())
     assert (await told(client))["secure"]
+
+
+@pytest.mark.parametrize("kind", CLEAR_KINDS)
+@pytest_twisted.ensureDeferred
+async def test_connection_creator(listen: Any, kind: str) -> None:
+    """A creator of connections, by which servers choose among certificates, is as good as a context."""
+
+    @implementer(IOpenSSLServerConnectionCreator)
+    class Creator:
+        def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
+            return SSL.Connection(SERVER.options().getContext(), None)
+
+    await is_http(await inside(await listen(kind, tls_site(upgrades={"TLS": tls(Creator())}))))
+
+
+@pytest.mark.parametrize("kind", CLEAR_KINDS)
+@pytest_twisted.ensureDeferred
+async def test_client_certificate(listen: Any, kind: str) -> None:
+    """A client's certificate is asked for where the context does, and the resource sees it."""
+    site = tls_site(upgrades={"TLS": tls(SERVER.options(AUTHORITY))})
+    seen: list[Any] = []
+
+    def look(request: Any) -> bytes:
+        seen.append(request.transport.getPeerCertificate())
+        return b"seen"
+
+    site.resource.putChild(b"look", Rendering(look))
+    listening = await listen(kind, site)
+    for certificate in (SERVER, None):
+        client = await listening.connect(Recorder())
+        client.send(ask_for_tls(b"/look"))
+        assert status(await client.head()) == 101
+        client.transport.startTLS(options(certificate=certificate))
+        if certificate is not None:
+            assert (await client.response())[1] == b"seen"
+        else:
+            await client.is_lost()
+    assert [found.to_cryptography() for found in seen] == [SERVER.original.to_cryptography()]
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_way_to_tls(listen: Any) -> None:
+    """On a connection that cannot start TLS, the offer is ignored."""
+    client = await (await listen("memory", tls_site())).connect()
+    client.send(ask_for_tls())
+    assert not (await told(client))["secure"]
 
 
 @pytest_twisted.ensureDeferred

@@ -4,20 +4,44 @@ TLS by upgrade, the server: when a connection is being closed inside TLS, nothin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import pytest_twisted
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IOpenSSLContextFactory
+from twisted.internet.interfaces import IOpenSSLContextFactory, IOpenSSLServerConnectionCreator
+from twisted.internet.ssl import CertificateOptions
 from zope.interface import implementer
 
-from .asking import PAGE, TRAILING, Broken, is_http
+from upgrade_switch.errors import InvalidUpgrades
+from upgrade_switch.protocols.tls import tls
+
+from .asking import PAGE, TRAILING, Broken, is_http, kind_of
 from .asking import ByHand as Rendering
-from .harness import EchoTarget, patient, status, upgrade_head
-from .securing import CLEAR_KINDS, ByHand, ask_for_tls, inside, tls_site, told
+from .certificate import SERVER
+from .harness import EchoTarget, field, patient, status, upgrade_head
+from .securing import CLEAR_KINDS, ByHand, ask_for_tls, inside, options, tls_site, told
 from .test_tls_handshake import Watched, request
+
+
+class Keeping(ByHand):
+    """
+    A ByHand that keeps the server's part of the handshake back.
+
+    :ivar kept: it.
+    """
+
+    kept = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.kept += data
+        self.waiters.look()
+
+    def go_on(self) -> None:
+        """Take it."""
+        super().dataReceived(self.kept)
 
 
 class Closing(EchoTarget):
@@ -104,15 +128,67 @@ async def test_drain_says_goodbye_properly(listen: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_broken_context(listen: Any, errors: Any) -> None:
+async def test_drain_in_the_fields(listen: Any) -> None:
+    """A request whose fields are still coming is answered, says that it is the last, and is it."""
+    watched = Watched()
+    client = await inside(await watched.listening(listen))
+    line, _, fields = PAGE.partition(b"\r\n")
+    client.send(line + b"\r\n")
+    await watched.site.until(lambda: len(watched.site.requests) == 3)
+    drained = watched.site.drain(5)
+    client.send(fields + PAGE)
+    head, body = await client.response()
+    assert (body, field(head, b"connection")) == (b"page GET ", b"close")
+    await client.is_lost()
+    await patient(drained)
+    assert [line[0] for line in watched.site.lines] == [101, 200, 200]
+    assert watched.timers == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_drain_before_the_last_words_of_the_handshake(listen: Any) -> None:
+    """A connection that is being closed is not answered, though its handshake be completed."""
+    watched = Watched()
+    client = await (await watched.listening(listen)).connect(Keeping())
+    client.raw(ask_for_tls() + client.hello())
+    await client.until(lambda: len(client.kept) > 100)
+    drained = watched.site.drain(5)
+    client.go_on()
+    await client.is_lost()
+    await patient(drained)
+    await watched.has_left_nothing()
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_protocol_inside(listen: Any) -> None:
+    """Where the site builds no protocol any more, the connection ends behind the handshake."""
+    watched = Watched()
+    client = await (await watched.listening(listen)).connect()
+    watched.site.buildProtocol = lambda addr: None  # type: ignore[method-assign]
+    client.send(request())
+    assert status(await client.head()) == 101
+    client.transport.startTLS(options())
+    await client.is_lost()
+    await watched.has_left_nothing()
+
+
+@implementer(IOpenSSLContextFactory)
+class BrokenContextFactory:
+    def getContext(self) -> SSL.Context:
+        raise Broken
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class BrokenCreator:
+    def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
+        raise Broken
+
+
+@pytest.mark.parametrize("kind", [BrokenContextFactory, BrokenCreator])
+@pytest_twisted.ensureDeferred
+async def test_broken_context(listen: Any, errors: Any, kind: Callable[[], Any]) -> None:
     """A context factory that fails is logged, and answered with 500 in the clear; nothing is left."""
-
-    @implementer(IOpenSSLContextFactory)
-    class BrokenContextFactory:
-        def getContext(self) -> SSL.Context:
-            raise Broken
-
-    watched = Watched(BrokenContextFactory())
+    watched = Watched(kind())
     client = await (await watched.listening(listen)).connect()
     client.send(request())
     assert status((await client.response())[0]) == 500
@@ -120,3 +196,10 @@ async def test_broken_context(listen: Any, errors: Any) -> None:
     await is_http(client)
     assert watched.contents[0].closed
     assert [type(error) for error in errors.take(1)] == [Broken]
+
+
+@pytest.mark.parametrize("wrong", [SERVER, CertificateOptions, None, "cert.pem"], ids=kind_of)
+def test_no_context_factory(wrong: Any) -> None:
+    """What is no context factory, a certificate without its options say, is refused at once."""
+    with pytest.raises(InvalidUpgrades, match="no context factory"):
+        tls(wrong)

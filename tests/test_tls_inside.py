@@ -13,6 +13,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from upgrade_switch import UpgradeResource
+from upgrade_switch.protocols.h2c import h2c
 from upgrade_switch.protocols.tls import tls_required
 
 from .asking import PAGE, TRAILING, Shelf, echoes, echoes_after, is_http
@@ -240,6 +241,36 @@ async def test_required_changes_no_paths(listen: Any, path: bytes) -> None:
             client.send(b"GET /%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % (prefix + name + path))
             answers.append((await client.response())[1].replace(b"must-", b""))
         assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("token", [b"chat", b"chat, TLS/1.2", b"h2c"])
+@pytest.mark.parametrize("path", [b"/must", b"/must/below", b"/page"])
+@pytest_twisted.ensureDeferred
+async def test_required_leads_nowhere_else(listen: Any, token: bytes, path: bytes) -> None:
+    """In the clear the site's own upgrades to other protocols get a 426, too; TLS comes first."""
+    factory, targets = factory_of(EchoTarget)
+    site = tls_site(upgrades={"chat": factory, "h2c": h2c()})
+    site.resource.putChild(b"must", tls_required(Resource()))
+    if path == b"/page":
+        site.resource = tls_required(site.resource)
+    listening = await listen("tcp", site)
+    client = await listening.connect()
+    client.send(
+        upgrade_head(
+            token,
+            path=path,
+            fields=b"HTTP2-Settings: AAMAAABk\r\n",
+            connection=b"Upgrade, HTTP2-Settings",
+        )
+    )
+    head, _body = await client.response()
+    assert (status(head), field(head, b"upgrade")) == (426, UPGRADE)
+    assert (targets, len(site.switched)) == ([], 0)
+    await secured(listening, ask_for_tls(path, token=b"TLS/1.2, chat"), client)
+    await client.response()
+    client.send(upgrade_head(b"chat", path=path))
+    assert status(await client.head()) == 101
+    await echoes(client)
 
 
 @pytest_twisted.ensureDeferred

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 import pytest_twisted
 import treq
+from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionClosed
+from twisted.internet.ssl import Certificate, CertificateOptions, PrivateCertificate, TLSVersion
 from twisted.internet.task import Clock
 from twisted.web.client import (
     Agent,
@@ -24,13 +27,20 @@ from twisted.web.client import (
 from upgrade_switch import NotSwitched
 from upgrade_switch.errors import InvalidResponse, UpgradeError
 
-from .certificate import SERVER
-from .harness import patient, reactor, status, turns
+from .certificate import SERVER, make_certificate
+from .harness import field, patient, reactor, status, turns
 from .scripted import SWITCH as TO_ECHO
 from .scripted import Scripted
 from .securing import fails, pool_of
 
 SWITCH = TO_ECHO.replace(b"echo", b"TLS/1.2, HTTP/1.1")
+
+#: What CUPS 2.4 says: Connection does not name Upgrade, and there is a length of nothing.
+CUPS_SWITCH = (
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Keep-Alive\r\nContent-Language: en\r\n"
+    b"Content-Length: 0\r\nKeep-Alive: timeout=10\r\nUpgrade: TLS/1.2,TLS/1.1,TLS/1.0\r\n"
+    b"Accept-Encoding: gzip, deflate, identity\r\nServer: CUPS/2.4 IPP/2.1\r\n\r\n"
+)
 DONE = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -46,11 +56,13 @@ class Securing(Scripted):
     def url(self) -> str:
         return "http://localhost/u"
 
-    async def secured(self, behind: bytes = b"", **kwargs: Any) -> tuple[Any, Any]:
+    async def secured(
+        self, behind: bytes = b"", switch: bytes = SWITCH, **kwargs: Any
+    ) -> tuple[Any, Any]:
         """Ask, and switch: the Deferred of the answer, and the server's side, inside TLS."""
         answer = self.ask(**kwargs)
         peer, _head = await self.asked()
-        peer.send(SWITCH)
+        peer.send(switch)
         peer.transport.startTLS(SERVER.options())
         peer.send(behind)
         return answer, peer
@@ -135,6 +147,44 @@ async def test_no_answer(said: bytes) -> None:
         assert (peer.data, server.count) == (b"", 1)
 
 
+@pytest.mark.parametrize("behind", [DONE, b"\r\n"])
+@pytest_twisted.ensureDeferred
+async def test_behind_the_101(behind: bytes) -> None:
+    """What somebody has put behind the 101, in the clear, is not taken for what comes inside TLS."""
+    async with securing() as server:
+        answer = server.ask(None)
+        peer, _head = await server.asked()
+        peer.send(SWITCH + behind)
+        peer.transport.startTLS(SERVER.options())
+        peer.send(DONE)
+        await fails(answer, SSL.Error)
+        await peer.is_lost()
+        assert (peer.data, server.count) == (b"", 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_somebody_else_in_a_hurry() -> None:
+    """An answer right behind the handshake of a server with another's certificate is not looked at."""
+    certificate, key = make_certificate("other.test")
+    other = PrivateCertificate.loadPEM(certificate + key)
+    oldest = CertificateOptions(
+        privateKey=other.privateKey.original,
+        certificate=other.original,
+        insecurelyLowerMinimumTo=TLSVersion.TLSv1_0,
+        # There the server has the handshake's last word.
+        lowerMaximumSecurityTo=TLSVersion.TLSv1_2,
+    )
+    async with securing(authority=Certificate.loadPEM(certificate)) as server:
+        answer = server.ask(None)
+        peer, _head = await server.asked()
+        peer.send(SWITCH)
+        peer.transport.startTLS(oldest)
+        peer.send(DONE)
+        await fails(answer, VerificationError)
+        await peer.is_lost()
+        assert (peer.data, server.count) == (b"", 1)
+
+
 @pytest.mark.parametrize("garbage", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"\0" * 999])
 @pytest_twisted.ensureDeferred
 async def test_no_handshake(garbage: bytes) -> None:
@@ -195,6 +245,46 @@ async def test_answers_inside(inside: bytes) -> None:
         assert (await peer.head()).startswith(b"GET /u ")
         peer.send(DONE)
         assert (await patient(answer)).code == 200
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        CUPS_SWITCH,
+        SWITCH.replace(b"TLS/1.2", b"TLS/1.0"),
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + SWITCH,
+    ],
+    ids=["cups", "old", "more"],
+)
+@pytest_twisted.ensureDeferred
+async def test_ways_to_switch(switch: bytes) -> None:
+    """Servers have their own ways to say 101; what counts is the TLS that follows."""
+    async with securing() as server:
+        answer, peer = await server.secured(DONE, switch, upgrade=None)
+        assert (await peer.head()).startswith(b"GET /u ")
+        peer.send(DONE)
+        assert (await patient(answer)).code == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_ipv6() -> None:
+    """An IPv6 address is in brackets in Host, and without them in what the certificate is for."""
+    async with securing() as server:
+        answer = server.agent.request(b"GET", b"http://[::1]:8080/u")
+        peer, head = await server.asked()
+        assert field(head, b"host") == b"[::1]:8080"
+        peer.send(SWITCH)
+        peer.transport.startTLS(SERVER.options())
+        await fails(answer, VerificationError)
+        await peer.is_lost()
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_name_for_a_certificate() -> None:
+    """A host of a name that no certificate can have fails the request; nothing is sent."""
+    async with securing() as server:
+        await fails(server.agent.request(b"GET", b"http://a..b/u"), UnicodeError)
+        assert server.count == 0
 
 
 @pytest_twisted.ensureDeferred

@@ -5,19 +5,22 @@ insist on it; :class:`TLSUpgradePool` is the client that goes on with nothing el
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import h11
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import (
     IHandshakeListener,
     IOpenSSLContextFactory,
+    IOpenSSLServerConnectionCreator,
     IProtocol,
     IProtocolFactory,
     IStreamClientEndpoint,
     ITLSTransport,
 )
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.http_headers import Headers
@@ -26,9 +29,9 @@ from twisted.web.resource import IResource, Resource
 from zope.interface import implementer
 
 from .. import _twisted
-from ..client import UpgradePool, switched_connection
+from ..client import UpgradePool, _UpgradeClient, switched_connection
 from ..decision import Acceptor, ISelective
-from ..errors import InvalidResponse, UpgradeError
+from ..errors import InvalidResponse, InvalidUpgrades, UpgradeError
 from ..negotiation import UpgradeToken
 from ..request import CarriedRequest, ILayered, UpgradeRequest
 from ..resource import ITakesUpgrades, takes_upgrades, upgrade_required
@@ -46,11 +49,14 @@ __all__ = ["TLSUpgradePool", "tls", "tls_required"]
 # RFC 2817 §4.2, with a version of this century. What is spoken is up to the handshake.
 _TLS, _HTTP = "TLS/1.2", "HTTP/1.1"
 
+# What a server's TLS is made with.
+ContextFactory: TypeAlias = IOpenSSLContextFactory | IOpenSSLServerConnectionCreator
+
 # What a client offers: servers look for the version that they knew first.
 _OFFERED = b"TLS/1.2, TLS/1.1, TLS/1.0"
 
 
-def tls(context_factory: IOpenSSLContextFactory, timeout: float = 30) -> Acceptor:
+def tls(context_factory: ContextFactory, timeout: float = 30) -> Acceptor:
     """
     An acceptor that puts TLS beneath HTTP (RFC 2817 §3), for ``UpgradeSite(upgrades={"TLS": ...})``:
     it answers ``101``, does the handshake, and answers the request inside TLS, where it and all that
@@ -61,15 +67,25 @@ def tls(context_factory: IOpenSSLContextFactory, timeout: float = 30) -> Accepto
     Requests that are secure already are ignored, as are connections that cannot start TLS.
 
     :param context_factory: what Twisted's server endpoints take: ``CertificateOptions``,
-        ``PrivateCertificate.options()``.
+        ``PrivateCertificate.options()``, an ``IOpenSSLServerConnectionCreator``. It has no ``h2`` among
+        its protocols for ALPN: HTTP/1.1 is what goes on.
     :param timeout: how many seconds the handshake may take; then the connection is aborted.
+    :raises InvalidUpgrades: for what is no context factory.
     """
+    if isinstance(context_factory, type) or not (
+        IOpenSSLServerConnectionCreator.providedBy(context_factory)
+        or callable(getattr(context_factory, "getContext", None))
+    ):
+        raise InvalidUpgrades(
+            "no context factory, as PrivateCertificate.options() and CertificateOptions(...) are: "
+            f"{context_factory!r}"
+        )
     return _Acceptor(context_factory, timeout)
 
 
 @implementer(ISelective)
 class _Acceptor:
-    def __init__(self, context_factory: IOpenSSLContextFactory, timeout: float) -> None:
+    def __init__(self, context_factory: ContextFactory, timeout: float) -> None:
         self._context_factory = context_factory
         self._timeout = timeout
 
@@ -81,13 +97,18 @@ class _Acceptor:
 
     def __call__(self, request: UpgradeRequest, token: UpgradeToken) -> IProtocol:
         # What fails here is a 500; in the middle of startTLS it would be neither HTTP nor TLS.
-        getattr(self._context_factory, "getContext", _nothing)()
+        _try(self._context_factory)
         site = request.channel.site
         return _Secured(site, request.carry(), self._context_factory, self._timeout)
 
 
-def _nothing() -> None:
-    """What a connection creator has to check, which makes its context by itself."""
+def _try(context_factory: ContextFactory) -> None:
+    """Have a context factory do what ``startTLS`` will have it do."""
+    if IOpenSSLServerConnectionCreator.providedBy(context_factory):
+        factory = TLSMemoryBIOFactory(context_factory, False, Factory())
+        context_factory.serverConnectionForTLS(TLSMemoryBIOProtocol(factory, Protocol()))
+    else:
+        context_factory.getContext()
 
 
 @implementer(IHandshakeListener, ILayered, IDrainable)
@@ -106,7 +127,7 @@ class _Secured(Protocol):
         self,
         site: UpgradeSite,
         carried: CarriedRequest,
-        context_factory: IOpenSSLContextFactory,
+        context_factory: ContextFactory,
         timeout: float,
     ) -> None:
         self._site = site
@@ -146,6 +167,8 @@ class _Secured(Protocol):
         channel = self._channel
         if channel is not None and channel.requests:
             channel.persistent = False
+            # Of one whose fields are still to come, it is decided again.
+            channel.checkPersistence = _is_last  # type: ignore[method-assign]
         elif channel is not None:
             channel.loseConnection()
         else:
@@ -163,10 +186,18 @@ class _Secured(Protocol):
             timer.cancel()
 
 
+def _is_last(request: UpgradeRequest, version: bytes) -> bool:
+    """In place of a channel's ``checkPersistence``, where no request is to follow."""
+    request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+    return False
+
+
 def tls_required(resource: IResource) -> IResource:
     """
     A resource, and all that is below it, for requests inside TLS only: any other gets a 426 with
-    ``Upgrade: TLS/1.2, HTTP/1.1`` (RFC 2817 §4.2). Around a site's root, it is for the whole site.
+    ``Upgrade: TLS/1.2, HTTP/1.1`` (RFC 2817 §4.2), also where it offers another of the site's own
+    upgrades. Around a site's root, it is for the whole site; but a connection that begins with one of
+    the site's prefaces asks for no resource.
 
     :param resource: where requests that are secure go.
     """
@@ -178,7 +209,7 @@ class _TLSRequired(Resource):
     def __init__(self, resource: IResource) -> None:
         super().__init__()
         self._inside = resource
-        self._outside = upgrade_required(_TLS, _HTTP)
+        self._outside = _Outside()
 
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
         # As twisted.web.guard does it: the child's name is for whoever comes next.
@@ -186,10 +217,30 @@ class _TLSRequired(Resource):
         return self._inside if request.isSecure() else self._outside
 
     def takes(self, request: UpgradeRequest) -> bool:
-        return request.isSecure() and takes_upgrades(self._inside, request)
+        return takes_upgrades(self._inside if request.isSecure() else self._outside, request)
 
     def render(self, request: IRequest) -> Any:
         return (self._inside if request.isSecure() else self._outside).render(request)
+
+
+@implementer(ITakesUpgrades)
+class _Outside(Resource):
+    """What is there in the clear: nothing but the way to TLS."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._required = upgrade_required(_TLS, _HTTP)
+
+    def takes(self, request: UpgradeRequest) -> bool:
+        # A site's own upgrades are asked about what nobody takes: in the clear, that is TLS alone.
+        chosen = request.channel.site._upgrades.choose(request)
+        token = None if chosen is None else chosen.token
+        return token is not None and token.key[0] != "tls"
+
+    def render(self, request: IRequest) -> Any:
+        return self._required.render(request)
 
 
 class TLSUpgradePool(UpgradePool):
@@ -227,13 +278,27 @@ class TLSUpgradePool(UpgradePool):
     def getConnection(self, key: Any, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
         if key[0] == b"http":
             _scheme, host, port = key
-            creator = self._policy.creatorForNetloc(host, port)
+            try:
+                creator = self._policy.creatorForNetloc(host, port)
+            except Exception:
+                # A host's name that no certificate can have.
+                return fail()
             authority = b"[%b]:%d" % (host, port) if b":" in host else b"%b:%d" % (host, port)
             endpoint = _SecuredEndpoint(self._reactor, endpoint, authority, creator, self._timeout)
         elif key[0] != b"https":
             # ProxyAgent's: its requests would go to the proxy as they are.
             return fail(UpgradeError(f"no TLS to {key!r}: requests are not sent in the clear"))
         return super().getConnection(key, endpoint)
+
+
+class _Asking(_UpgradeClient):
+    """Asks for TLS."""
+
+    def _check_switch(self, event: h11.InformationalResponse) -> None:
+        # cupsd says Connection: Keep-Alive, where RFC 9110 §7.8 wants Upgrade. Nothing depends on it:
+        # what follows is TLS, or the end.
+        named = [*event.headers, (b"connection", b"upgrade")]
+        super()._check_switch(h11.InformationalResponse(status_code=101, headers=named))
 
 
 @implementer(IStreamClientEndpoint)
@@ -257,9 +322,10 @@ class _SecuredEndpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         headers = Headers({b"host": [self._authority], b"upgrade": [_OFFERED]})
         request = _twisted.client_request(b"OPTIONS", b"*", headers)
-        pool = UpgradePool(self._reactor)
-        done: Deferred[Any] = pool.getConnection(self._authority, self._endpoint)
-        done.addCallback(lambda gate: gate.request(request))
+        asking = Factory.forProtocol(partial(_Asking, self._reactor))
+        asking.noisy = False
+        done: Deferred[Any] = self._endpoint.connect(asking)
+        done.addCallback(lambda client: client.request(request))
         done.addCallback(self._answered, protocolFactory)
         return done.addTimeout(self._timeout, self._reactor, _timed_out)
 
