@@ -138,3 +138,24 @@ def ssh(options: list[str], command: str, **kwargs: Any) -> subprocess.Completed
         check=False,
         **kwargs,
     )
+
+
+def scp(options: list[str], folder: Path, data: bytes, back: bool) -> bytes:
+    """
+    Bring a file to the server, or back from it, by ``scp``.
+
+    :param folder: an empty one.
+    :return: what has arrived.
+    """
+    source, target = folder / "source", folder / "target"
+    source.write_bytes(data)
+    names = [f"{HOST}:{source}", str(target)] if back else [str(source), f"{HOST}:{target}"]
+    done = subprocess.run(
+        ["scp", "-q", *options, *names],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    return target.read_bytes()

@@ -11,12 +11,13 @@ import re
 import socket
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from .commands import LOCAL, PATIENCE, echo, fails, listening, read_all, read_until, serving
-from .openssh import HOST, client_options, running_sshd, ssh
+from .openssh import HOST, client_options, running_sshd, scp, ssh
 
 MUCH = random.Random(4).randbytes(5_000_000)
 
@@ -46,7 +47,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[s
     folder = tmp_path_factory.mktemp("ssh")
     with (
         running_sshd(folder) as port,
-        serving("--preface", f"SSH-2.0- tcp:127.0.0.1:{port}") as server,
+        serving("--preface", f"SSH-2.0- tcp:127.0.0.1:{port}", "--h2c") as server,
     ):
         host, here = address(server.url)
         options = client_options(
@@ -69,7 +70,14 @@ def test_ssh_much(both: tuple[str, list[str]]) -> None:
     assert done.stdout == MUCH
 
 
-def test_curl(both: tuple[str, list[str]]) -> None:
+@pytest.mark.parametrize("back", [False, True], ids=["there", "back"])
+def test_scp(both: tuple[str, list[str]], tmp_path: Path, back: bool) -> None:
+    """``scp`` brings a file through the web server's port, whole, in either direction."""
+    assert scp(both[1], tmp_path, MUCH, back) == MUCH
+
+
+@pytest.mark.parametrize(("way", "version"), [("--http1.1", b"1.1"), ("--http2-prior-knowledge", b"2")])
+def test_curl(both: tuple[str, list[str]], way: str, version: bytes) -> None:
     """The same port serves the page to curl, during an ssh session, too; the page says so."""
     url, options = both
     command = ["ssh", *options, HOST, "echo here; cat"]
@@ -77,13 +85,14 @@ def test_curl(both: tuple[str, list[str]]) -> None:
         assert session.stdout is not None
         assert session.stdout.readline() == b"here\n"
         done = subprocess.run(
-            ["curl", "--silent", "--show-error", "--fail", "--noproxy", "*", url],
+            ["curl", "-sSf", "--noproxy", "*", way, "-w", "|%{http_version}", url],
             capture_output=True,
             timeout=PATIENCE,
             check=True,
         )
         assert session.communicate(b"hello", timeout=PATIENCE) == (b"hello", None)
     assert b"<code>SSH-2.0-</code>" in done.stdout
+    assert done.stdout.endswith(b"|" + version)
 
 
 # What a preface is, on a command line.

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from .commands import COMMAND, PATIENCE, serving
-from .openssh import client_options, make_key, running_sshd, ssh
+from .openssh import client_options, make_key, running_sshd, scp, ssh
 
 MUCH = random.Random(4).randbytes(20_000_000)
 
@@ -71,19 +71,7 @@ def test_two_at_once(options: list[str]) -> None:
 @pytest.mark.parametrize("back", [False, True], ids=["there", "back"])
 def test_scp(options: list[str], tmp_path: Path, back: bool) -> None:
     """``scp`` brings a file of 20 MB through the tunnel, intact, in either direction."""
-    here, there = tmp_path / "here", tmp_path / "there"
-    source, target = (there, here) if back else (here, there)
-    source.write_bytes(MUCH)
-    names = [f"tunnelled:{source}", str(target)] if back else [str(source), f"tunnelled:{target}"]
-    done = subprocess.run(
-        ["scp", "-q", *options, *names],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert digest(target.read_bytes()) == digest(MUCH)
+    assert digest(scp(options, tmp_path, MUCH, back)) == digest(MUCH)
 
 
 def test_wrong_key(options: list[str], tmp_path: Path) -> None:

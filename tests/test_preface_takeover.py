@@ -222,7 +222,7 @@ async def test_start_tls_at_the_flag(listen: Any, kind: str, between: bool) -> N
 # HTTP's timer.
 
 
-@pytest.mark.parametrize("kind", ["tcp", "unix", "proxy"])
+@every_kind
 @pytest_twisted.ensureDeferred
 async def test_silent_client(listen: Any, kind: str) -> None:
     """A client that says nothing is closed by the idle timer, and nothing is left of it."""
