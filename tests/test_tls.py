@@ -10,6 +10,7 @@ import pytest
 import pytest_twisted
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.ssl import CertificateOptions, optionsForClientTLS, trustRootFromCertificates
 from zope.interface import implementer
 
 from upgrade_switch.protocols.tls import tls
@@ -185,6 +186,26 @@ async def test_client_certificate(listen: Any, kind: str) -> None:
         else:
             await client.is_lost()
     assert [found.to_cryptography() for found in seen] == [SERVER.original.to_cryptography()]
+
+
+@pytest_twisted.ensureDeferred
+async def test_alpn(listen: Any) -> None:
+    """Inside goes on what the 101 has named, HTTP/1.1, whatever is negotiated by ALPN."""
+    context = CertificateOptions(
+        privateKey=SERVER.privateKey.original,
+        certificate=SERVER.original,
+        acceptableProtocols=[b"h2", b"http/1.1"],
+    )
+    client = await (await listen("tcp", tls_site(upgrades={"TLS": tls(context)}))).connect(Recorder())
+    client.send(ask_for_tls())
+    assert status(await client.head()) == 101
+    client.transport.startTLS(
+        optionsForClientTLS(
+            "localhost", trustRootFromCertificates([AUTHORITY]), acceptableProtocols=[b"h2"]
+        )
+    )
+    assert (await told(client))["version"] == "HTTP/1.1"
+    await is_http(client)
 
 
 @pytest_twisted.ensureDeferred

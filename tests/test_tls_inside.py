@@ -16,7 +16,7 @@ from upgrade_switch import UpgradeResource
 from upgrade_switch.protocols.h2c import h2c
 from upgrade_switch.protocols.tls import tls_required
 
-from .asking import PAGE, TRAILING, Shelf, echoes, echoes_after, is_http
+from .asking import PAGE, TRAILING, Shelf, echoes, echoes_after, fields_of, is_http
 from .asking import ByHand as Rendering
 from .harness import EchoTarget, Page, Waiters, factory_of, field, status, turns, upgrade_head
 from .securing import (
@@ -129,6 +129,27 @@ async def test_slow_answer(listen: Any) -> None:
     for _ in range(200):
         assert (await client.response())[1] == b"page GET "
     await is_http(client)
+
+
+@pytest_twisted.ensureDeferred
+async def test_session(listen: Any) -> None:
+    """A session begins inside: its cookie is set there, once and for TLS alone; not in the clear."""
+
+    class Session(Shelf):
+        def getChild(self, name: bytes, request: Any) -> Resource:
+            request.getSession()
+            return super().getChild(name, request)
+
+    site = tls_site()
+    site.resource.putChild(b"session", Session())
+    client = await secured(await listen("tcp", site), ask_for_tls(b"/session/a"))
+    assert fields_of(client.answer).keys() == {b"Upgrade", b"Connection"}
+    head, _body = await client.response()
+    (cookie,) = fields_of(head)[b"Set-Cookie"]
+    assert cookie.startswith(b"TWISTED_SECURE_SESSION=")
+    assert b"Secure" in cookie
+    for session in list(site.sessions.values()):
+        session.expire()
 
 
 @pytest_twisted.ensureDeferred

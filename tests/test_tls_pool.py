@@ -21,12 +21,15 @@ from twisted.web.iweb import IAgentEndpointFactory
 from twisted.web.util import Redirect
 from zope.interface import implementer
 
-from upgrade_switch import NotSwitched, UpgradeEndpoint, switched_connection
-from upgrade_switch.protocols.tls import tls_required
+from upgrade_switch import NotSwitched, UpgradeEndpoint, UpgradeResource, switched_connection
+from upgrade_switch.protocols import connect_websocket, websocket
+from upgrade_switch.protocols.tls import TLSUpgradePool, tls_required
 
 from .certificate import AUTHORITY, STRANGER
 from .harness import Recorder, patient, reactor
 from .securing import Telling, fails, pool_of, tls_site
+from .wsframes import websocket_factory
+from .wsstream import client_factory
 
 
 @pytest_twisted.async_yield_fixture
@@ -135,6 +138,43 @@ async def test_redirect(listen: Any, pool: Any) -> None:
     response = await patient(treq.get(listening.url + "/moved", pool=pool))
     assert (await patient(treq.json_content(response)))["secure"]
     assert other.site.lines == [(101, b"*"), (200, b"*"), (200, b"/told")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_policy(listen: Any) -> None:
+    """Without a policy, what the platform trusts is trusted; a certificate that one has made is not."""
+    site = tls_site()
+    listening = await listen("tcp", site)
+    await fails(treq.get(listening.url + "/told", pool=TLSUpgradePool(reactor)), SSL.Error)
+    await patient(site.switched.when_empty())
+    assert site.lines == [(101, b"*")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_connection_that_has_ended(listen: Any, pool: Any) -> None:
+    """Where a kept connection has ended, the request is sent again: inside TLS, too."""
+    site = tls_site()
+    listening = await listen("tcp", site)
+    for _ in range(2):
+        response = await patient(treq.get(listening.url + "/told", pool=pool))
+        assert (await patient(treq.json_content(response)))["secure"]
+        for connection in site.switched:
+            connection.abort()
+    assert site.lines == [(101, b"*"), (200, b"*"), (200, b"/told")] * 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_websocket(listen: Any, pool: Any) -> None:
+    """A WebSocket is opened inside TLS."""
+    site = tls_site()
+    resource = UpgradeResource({"websocket": websocket(websocket_factory())})
+    site.resource.putChild(b"socket", tls_required(resource))
+    listening = await listen("tcp", site)
+    client = await patient(connect_websocket(pool, listening.url + "/socket", client_factory()))
+    await client.until("open")
+    assert site.lines == [(101, b"*"), (200, b"*"), (101, b"/socket")]
+    client.sendClose()
+    await client.is_over()
 
 
 @pytest.mark.parametrize(
