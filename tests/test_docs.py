@@ -223,6 +223,23 @@ async def test_byte_stream(readme: dict[str, Any], listen: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_connect(readme: dict[str, Any], listen: Any) -> None:
+    """README's acceptor of CONNECTs lets through to what it names, and to nobody else."""
+    (block,) = [block for block in PYTHON if "def connect" in block]
+    far = await listen("tcp", WatchedSite(Page()))
+    own = readme | {"root": Resource()}
+    exec(compile(block.replace("5432", str(far.port.getHost().port)), "README.md", "exec"), own)
+    near = await listen("tcp", own["site"])
+    for port, code in ((far.port.getHost().port, 200), (443, 403)):
+        client = await near.connect()
+        client.send(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: a\r\n\r\n" % port)
+        assert status(await client.head()) == code
+        if code == 200:
+            client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await client.response())[1] == b"page GET "
+
+
+@pytest_twisted.ensureDeferred
 async def test_from_twisted_web_websocket(listen: Any) -> None:
     """
     What docs/ says about moving from twisted.web.websocket: a protocol of that module works on the
@@ -297,4 +314,4 @@ def test_command() -> None:
 
 def test_every_block_is_known() -> None:
     """A new code block in README wants a test of its own here."""
-    assert (len(PYTHON), len(CONSOLE)) == (14, 3)
+    assert (len(PYTHON), len(CONSOLE)) == (15, 3)

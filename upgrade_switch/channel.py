@@ -210,15 +210,23 @@ class UpgradeChannel(HTTPChannel):
         self._begin(carried.method, carried.target, carried.fields, carried.content)
 
     def headerReceived(self, line: bytes) -> bool:
-        if len(line) > _MOST_LENGTH_DIGITS and line[:15].lower() == b"content-length:":
-            digits = line[15:].strip(b" \t")
-        else:
-            digits = b""
-        if len(digits) > _MOST_LENGTH_DIGITS:
+        if self._is_wrong_framing(line):
             # Sends the 400 that every length which is no number gets.
             line = b"Content-Length: none"
         received: bool = super().headerReceived(line)
         return received
+
+    def _is_wrong_framing(self, line: bytes) -> bool:
+        """
+        Whether a header line frames a content of more bytes than there are, or that of a CONNECT, which
+        has none (RFC 9110 §9.3.6): what follows may be anything.
+        """
+        name = line[:18].lower()
+        if not name.startswith((b"content-length:", b"transfer-encoding:")):
+            return False
+        if _twisted.method_of(self) == b"CONNECT":
+            return True
+        return name.startswith(b"c") and len(line[15:].strip(b" \t")) > _MOST_LENGTH_DIGITS
 
     def checkPersistence(self, request: UpgradeRequest, version: bytes) -> bool:
         """
@@ -240,16 +248,14 @@ class UpgradeChannel(HTTPChannel):
         """
         super().writeHeaders(version, code, one_line(reason), _spaced(headers))
 
-    def write_switch(self, phrase: bytes, token: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+    def write_switch(self, code: int, phrase: bytes, fields: list[tuple[bytes, bytes]]) -> None:
         """
-        Write a 101 (RFC 9110 §15.2.2).
+        Write a response that ends HTTP (RFC 9110 §15.2.2, §9.3.6).
 
-        :param token: the Upgrade field's value.
-        :param fields: further fields, in their canonical spelling.
+        :param fields: its fields, in their canonical spelling.
         """
-        lines = [b"HTTP/1.1 101 " + phrase]
+        lines = [b"HTTP/1.1 %d %b" % (code, phrase)]
         lines += [name + b": " + value for name, value in fields]
-        lines += (b"Upgrade: " + token, b"Connection: Upgrade")
         head = b"\r\n".join(lines)
         if b"\0" in head or not head.count(b"\r") == head.count(b"\n") == len(lines) - 1:
             head = b"\r\n".join(one_line(line) for line in lines)

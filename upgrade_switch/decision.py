@@ -30,13 +30,27 @@ if TYPE_CHECKING:
 
     from .site import UpgradeSite
 
-__all__ = ["Acceptor", "Chosen", "Decision", "ISelective", "Upgrades", "decide"]
+__all__ = [
+    "Acceptor",
+    "Chosen",
+    "ConnectAcceptor",
+    "Decision",
+    "ISelective",
+    "Upgrades",
+    "check_connect",
+    "decide",
+]
 
 _log = Logger()
 
 Answer: TypeAlias = IProtocol | IResource
 Acceptor: TypeAlias = Callable[
     [UpgradeRequest, UpgradeToken], Answer | Deferred[Answer] | Coroutine[Any, Any, Answer]
+]
+
+
+ConnectAcceptor: TypeAlias = Callable[
+    [UpgradeRequest, bytes], Answer | Deferred[Answer] | Coroutine[Any, Any, Answer]
 ]
 
 
@@ -48,9 +62,9 @@ class ISelective(Interface):
 
 
 class Chosen(NamedTuple):
-    """A token of a request's offer that is known here, and what it leads to."""
+    """A token of a request's offer that is known here, and what it leads to; no token for CONNECT."""
 
-    token: UpgradeToken
+    token: UpgradeToken | None
     value: Any
     is_factory: bool
 
@@ -142,6 +156,14 @@ def decide(request: UpgradeRequest, chosen: Chosen) -> Any:
     return NOT_DONE_YET
 
 
+def check_connect(value: object) -> None:
+    """
+    :raises InvalidUpgrades: for what is no acceptor of CONNECTs.
+    """
+    if IProtocolFactory.providedBy(value) or isinstance(value, type) or not callable(value):
+        raise InvalidUpgrades(f"connect is a callable (request, authority), not {value!r}")
+
+
 def _check_value(key: object, value: object) -> None:
     """Refuse what an acceptor or factory is often mistaken for, when it can still be told."""
     if IProtocolFactory.providedBy(value):
@@ -166,13 +188,13 @@ def _build(factory: Any, request: UpgradeRequest) -> Any:
     return service_unavailable("No connection is taken now.") if target is None else target
 
 
-def _ask(acceptor: Any, request: UpgradeRequest, token: UpgradeToken) -> Any:
-    """What an acceptor makes of a request."""
-    result = acceptor(request, token)
+def _ask(acceptor: Any, request: UpgradeRequest, token: UpgradeToken | None) -> Any:
+    """What an acceptor makes of a request; for CONNECT, its authority is in the token's place."""
+    result = acceptor(request, request.uri if token is None else token)
     return Deferred.fromCoroutine(result) if isinstance(result, CoroutineType) else result
 
 
-def _settle(request: UpgradeRequest, token: UpgradeToken, result: Any) -> Declined | None:
+def _settle(request: UpgradeRequest, token: UpgradeToken | None, result: Any) -> Declined | None:
     """
     Do what has been decided.
 
@@ -180,7 +202,10 @@ def _settle(request: UpgradeRequest, token: UpgradeToken, result: Any) -> Declin
     """
     if IProtocol.providedBy(result):
         try:
-            request.switch_to(token, result)
+            if token is None:
+                request.accept_connect(result)
+            else:
+                request.switch_to(token, result)
         except (TooManySwitched, Draining, ClientGone) as refused:
             why = _REFUSED[type(refused)]
             _forget_fields(request)
@@ -250,7 +275,7 @@ class Decision:
         self,
         site: UpgradeSite,
         request: UpgradeRequest,
-        token: UpgradeToken,
+        token: UpgradeToken | None,
         deferred: Deferred[Any],
     ) -> None:
         self._request: UpgradeRequest | None = request

@@ -156,19 +156,19 @@ class SwitchLog:
     Writes a line for each switch and for its end to Twisted's log (``twisted.logger``, level ``info``),
     with the fields ``event`` (``"switched"``, ``"ended"``), ``token``, ``path``, ``peer``, ``target``
     (its class), and at the end ``seconds`` and ``why`` (:func:`why_ended`). ``token`` is None where a
-    preface, or CONNECT, led to the target.
+    preface led to the target, which has no path, or a CONNECT, whose path is the authority.
     """
 
     _log = Logger()
 
     def switched(self, connection: SwitchedConnection) -> None:
         fields = _fields(connection)
-        self._log.info(_SWITCHED[fields["token"] is None], event="switched", **fields)
+        self._log.info(_SWITCHED[_way(connection)], event="switched", **fields)
 
     def ended(self, connection: SwitchedConnection, seconds: float, reason: Failure) -> None:
         fields = _fields(connection)
         self._log.info(
-            _ENDED[fields["token"] is None],
+            _ENDED[_way(connection)],
             event="ended",
             seconds=round(seconds, 3),
             why=why_ended(reason),
@@ -179,15 +179,23 @@ class SwitchLog:
         """The access log has it."""
 
 
-# Without and with a preface.
-_SWITCHED = (
-    "{peer} switched to {token} at {path}: {target}",
-    "{peer} switched without a request: {target}",
-)
-_ENDED = (
-    "{peer} ended {token} at {path} after {seconds} s: {why}",
-    "{peer} ended {target} after {seconds} s: {why}",
-)
+_SWITCHED = {
+    "token": "{peer} switched to {token} at {path}: {target}",
+    "connect": "{peer} connected to {path}: {target}",
+    "preface": "{peer} switched without a request: {target}",
+}
+_ENDED = {
+    "token": "{peer} ended {token} at {path} after {seconds} s: {why}",
+    "connect": "{peer} ended {path} after {seconds} s: {why}",
+    "preface": "{peer} ended {target} after {seconds} s: {why}",
+}
+
+
+def _way(connection: SwitchedConnection) -> str:
+    """How a connection has left HTTP."""
+    if connection.token is not None:
+        return "token"
+    return "connect" if connection.path else "preface"
 
 
 def _fields(connection: SwitchedConnection) -> dict[str, Any]:

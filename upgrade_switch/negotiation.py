@@ -17,7 +17,15 @@ from typing import Generic, TypeVar
 
 from .errors import InvalidToken, InvalidUpgrades
 
-__all__ = ["Offer", "TokenTable", "UpgradeToken", "connection_options", "is_host", "is_token"]
+__all__ = [
+    "Offer",
+    "TokenTable",
+    "UpgradeToken",
+    "connection_options",
+    "is_authority",
+    "is_host",
+    "is_token",
+]
 
 V = TypeVar("V")
 
@@ -37,11 +45,14 @@ _MOST_LINES = 256
 # Nobody offers more; and a field of 16 KiB would cost as much time as a thousand requests.
 _MOST_TOKENS = 64
 
+# Those of 65535, and some zeros in front.
+_MOST_PORT_DIGITS = 9
+
 # RFC 3986 §3.2.2: reg-name (which IPv4 addresses match, too) or an IP literal; RFC 9110 §4.2.1:
 # "http" has no empty host. The port may be empty.
 _HOST = re.compile(
     rb"(?:\[(?:(?P<v6>[0-9A-Fa-f:.]+)|[vV][0-9A-Fa-f]+\.[\w\-.~!$&'()*+,;=:]+)\]"
-    rb"|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?\Z",
+    rb"|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::(?P<port>[0-9]*))?\Z",
     re.ASCII,
 )
 
@@ -67,6 +78,18 @@ def is_host(value: bytes) -> bool:
     except AddressValueError:
         return False
     return True
+
+
+def is_authority(value: bytes) -> bool:
+    """
+    Whether the target of a CONNECT is ``uri-host ":" port`` with a port that there is (RFC 9112
+    §3.2.3; RFC 9110 §9.3.6).
+    """
+    match = _HOST.match(value)
+    if match is None or not is_host(value):
+        return False
+    port: bytes = match["port"] or b"0"
+    return len(port) <= _MOST_PORT_DIGITS and 0 < int(port) < 65536
 
 
 def _elements(lines: Iterable[bytes]) -> Iterator[str]:

@@ -12,8 +12,11 @@ from typing import IO, Any, NamedTuple
 
 from twisted.internet.interfaces import IProtocol
 from twisted.python.failure import Failure
+from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
+from twisted.web.resource import IResource
 from twisted.web.server import Request
+from twisted.web.server import version as server_version
 from zope.interface import Attribute
 
 from . import _twisted
@@ -33,13 +36,13 @@ from .takeover import SwitchedConnection, check_target
 
 __all__ = ["CarriedRequest", "ILayered", "UpgradeRequest"]
 
-SWITCHING_PROTOCOLS = 101
+OK, SWITCHING_PROTOCOLS = 200, 101
 
 # Bytes of a request's content; what Twisted has for those whose length is known.
 _MOST_IN_MEMORY = 100_000
 
-# What frames a response's content, which a 101 has not, and what the 101 says itself.
-_NOT_IN_A_101 = frozenset([b"Content-Length", b"Transfer-Encoding", b"Connection", b"Upgrade"])
+# What frames a response's content, which one that switches has not, and what a 101 says itself.
+_NOT_IN_A_SWITCH = frozenset([b"Content-Length", b"Transfer-Encoding", b"Connection", b"Upgrade"])
 
 
 class ILayered(IProtocol):
@@ -113,14 +116,24 @@ class UpgradeRequest(Request):
             self.responseHeaders.setRawHeaders(b"connection", [b"close"])
         hosts = self.requestHeaders.getRawHeaders(b"host") or ()
         if self.clientproto == b"HTTP/1.1" and (len(hosts) != 1 or not is_host(hosts[0])):
-            self.site = self.channel.site
-            self.render(StatusPage(400, "Bad Request", "A request has one valid Host."))
+            self._answer_with(StatusPage(400, "Bad Request", "A request has one valid Host."))
+        elif self.method == b"CONNECT" and (answer := self._answer_to_connect()):
+            self._answer_with(answer)
         elif self.path == b"*" and self.offer and (upgrade := self.channel.site.own_upgrade(self)):
             # Twisted answers OPTIONS * without asking for a resource.
-            self.site, self.prepath, self.postpath = self.channel.site, [], []
-            self.render(upgrade)
+            self._answer_with(upgrade)
         else:
             super().process()
+
+    def _answer_to_connect(self) -> IResource | None:
+        return self.channel.site.own_connect(self) if isinstance(self.channel, UpgradeChannel) else None
+
+    def _answer_with(self, resource: IResource) -> None:
+        """Answer with a resource that is not the tree's, as ``Request.process`` does with those."""
+        self.site, self.prepath, self.postpath = self.channel.site, [], []
+        self.setHeader(b"server", server_version)
+        self.setHeader(b"date", datetimeToString())
+        self.render(resource)
 
     def switch_to(
         self,
@@ -146,15 +159,53 @@ class UpgradeRequest(Request):
         :raises InvalidTarget: for what is no ``IProtocol``.
         :raises InvalidPhrase: for a phrase that is no bytes.
         """
-        check_target(target)
-        if not isinstance(phrase, bytes):
-            raise InvalidPhrase(f"a reason phrase is bytes, not {phrase!r}")
-        self._check_not_answered()
+        self._check_switch(target, phrase)
         offered = self.offer.first(token)
         if offered is None:
             raise NotOffered(
                 f"the client does not offer {token}: {self.offer.ineligible or self.offer or 'nothing'}"
             )
+        layers = target.layers if ILayered.providedBy(target) else ()
+        said = ", ".join((str(offered), *layers)).encode("ascii")
+        fields = ((b"Upgrade", said), (b"Connection", b"Upgrade"))
+        return self._switch(offered, target, SWITCHING_PROTOCOLS, phrase, fields)
+
+    def accept_connect(self, target: IProtocol, phrase: bytes = b"OK") -> SwitchedConnection:
+        """
+        Answer a CONNECT with 200 and give the connection to another protocol (RFC 9110 §9.3.6): all
+        else is as with :meth:`switch_to`. What an acceptor of ``UpgradeSite(connect=...)`` results in
+        goes through here.
+
+        :param target: any ``IProtocol``.
+        :param phrase: the status line's reason phrase.
+        :raises SwitchRefused: one of its subclasses says why not; nothing has been written.
+        :raises InvalidTarget: for what is no ``IProtocol``.
+        :raises InvalidPhrase: for a phrase that is no bytes.
+        """
+        self._check_switch(target, phrase)
+        if self.method != b"CONNECT" or not isinstance(self.channel, UpgradeChannel):
+            raise NotOffered("this request is no CONNECT to an UpgradeSite")
+        return self._switch(None, target, OK, phrase, ())
+
+    @property
+    def has_switched(self) -> bool:
+        """Whether this request was answered with another protocol, and its connection is that's."""
+        return self._switched
+
+    def _check_switch(self, target: IProtocol, phrase: bytes) -> None:
+        check_target(target)
+        if not isinstance(phrase, bytes):
+            raise InvalidPhrase(f"a reason phrase is bytes, not {phrase!r}")
+        self._check_not_answered()
+
+    def _switch(
+        self,
+        token: UpgradeToken | None,
+        target: IProtocol,
+        code: int,
+        phrase: bytes,
+        fields: Sequence[tuple[bytes, bytes]],
+    ) -> SwitchedConnection:
         channel = self.channel
         transport: Any = channel.transport
         site = channel.site
@@ -164,16 +215,15 @@ class UpgradeRequest(Request):
             raise Draining("the site is going down")
         if not site.switched.has_room_for(transport):
             raise TooManySwitched(f"{len(site.switched)} connections are switched already")
-        layers = target.layers if ILayered.providedBy(target) else ()
         slot = _twisted.slot_of(transport, channel)
         self._switched = True
         # Before anybody else's code runs: who looks at the site in notifyFinish counts this one, too.
-        connection = site.switched.enter(transport, offered, self.path, target)
+        connection = site.switched.enter(transport, token, self.path, target)
         try:
-            self._write_head(channel, offered, layers, phrase)
+            self._write_head(channel, code, phrase, fields)
             trailing = channel.leave(self)
         except BaseException:
-            # The access log's formatter, say. The 101 is out: there is no way back into HTTP.
+            # The access log's formatter, say. The answer is out: there is no way back into HTTP.
             _twisted.abort(transport)
             raise
         site.give(connection, transport, slot, target, trailing)
@@ -224,19 +274,19 @@ class UpgradeRequest(Request):
             raise ClientGone("the client has closed the connection")
 
     def _write_head(
-        self, channel: UpgradeChannel, token: UpgradeToken, layers: Sequence[str], phrase: bytes
+        self, channel: UpgradeChannel, code: int, phrase: bytes, fields: Sequence[tuple[bytes, bytes]]
     ) -> None:
-        """Write the 101, which has neither body nor framing (RFC 9110 §15.2, §8.6)."""
+        """Write an answer that has neither body nor framing (RFC 9110 §15.2, §9.3.6, §8.6)."""
         _twisted.forget_encoder(self)
-        self.code, self.code_message = SWITCHING_PROTOCOLS, phrase
+        self.code, self.code_message = code, phrase
         lines = [
             (name, value)
             for name, values in self.responseHeaders.getAllRawHeaders()
-            if name not in _NOT_IN_A_101
+            if name not in _NOT_IN_A_SWITCH
             for value in values
         ]
         lines.extend((b"Set-Cookie", cookie) for cookie in self.cookies)
-        channel.write_switch(phrase, ", ".join((str(token), *layers)).encode("ascii"), lines)
+        channel.write_switch(code, phrase, [*lines, *fields])
         self.startedWriting = 1
 
     # What keeps HTTP off the wire after the switch.

@@ -25,9 +25,11 @@ from zope.interface import Attribute, Interface
 
 from . import _twisted
 from .channel import UpgradeChannel
-from .decision import Upgrades, decide
+from .decision import Chosen, Upgrades, check_connect, decide
 from .errors import InvalidPrefaces
 from .events import Declined, ISwitchObserver, tell
+from .negotiation import is_authority
+from .pages import StatusPage
 from .preface import PrefaceTable
 from .request import UpgradeRequest
 from .resource import takes_upgrades
@@ -37,7 +39,7 @@ from .takeover import SwitchedConnection, check_target, hand_over
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from .decision import Acceptor, Chosen, Decision
+    from .decision import Acceptor, ConnectAcceptor, Decision
 
 __all__ = ["IDrainable", "IPrefaced", "UpgradeService", "UpgradeSite"]
 
@@ -91,6 +93,7 @@ class UpgradeSite(Site):
         tcp_keepalive: bool = True,
         upgrades: Mapping[str, IProtocolFactory | Acceptor] | None = None,
         prefaces: Mapping[bytes, IProtocolFactory | IPrefaced] | None = None,
+        connect: ConnectAcceptor | None = None,
         observers: Iterable[ISwitchObserver] = (),
         **kwargs: Any,
     ) -> None:
@@ -113,10 +116,16 @@ class UpgradeSite(Site):
             another, the longer wins as long as it can still come; at the idle time-out, and at the
             connection's end, the shorter has it. A preface that is one whole line, CRLF included, is
             also looked for between two requests.
+        :param connect: an acceptor for the method CONNECT (RFC 9110 §9.3.6): a callable
+            ``acceptor(request, authority)`` with an authority such as ``b"example.com:22"``. As with
+            every acceptor, a protocol is switched to, behind a 200, and a resource is the answer,
+            behind which the connection is closed. Requests with a bad authority never get there (400).
+            Without an acceptor, CONNECT gets what the resource tree has for it.
         :param observers: who is told of switches, of their ends, and of what is declined
             (``upgrade_switch.events``).
         :raises InvalidToken: for a key of ``upgrades`` that is no token.
-        :raises InvalidUpgrades: for a value there that is neither factory nor acceptor.
+        :raises InvalidUpgrades: for a value there that is neither factory nor acceptor, and for a
+            ``connect`` that is no acceptor.
         :raises InvalidPrefaces: for a preface that is no bytes, or leads to no factory.
         """
         super().__init__(resource, requestFactory, *args, **kwargs)
@@ -125,6 +134,9 @@ class UpgradeSite(Site):
         self.switched = SwitchedConnections(self.reactor, max_switched, self.observers)
         self.draining = False
         self.deciding: set[Decision] = set()
+        if connect is not None:
+            check_connect(connect)
+        self._connect = connect
         self._tcp_keepalive = tcp_keepalive
         # By identity: a factory need not be hashable, nor be equal to itself alone.
         self._started: dict[int, IProtocolFactory] = {}
@@ -179,6 +191,14 @@ class UpgradeSite(Site):
         if chosen is None or self.draining or not self.switched.has_room_for(request.channel.transport):
             return None
         return _OwnUpgrade(chosen)
+
+    def own_connect(self, request: UpgradeRequest) -> IResource | None:
+        """What answers a CONNECT in place of the resource tree; None where that does."""
+        if self._connect is None:
+            return None
+        if not is_authority(request.uri):
+            return StatusPage(400, "Bad Request", "A CONNECT names a host and a port.")
+        return _OwnUpgrade(Chosen(None, self._connect, is_factory=False))
 
     def prefaces_on(self, transport: object) -> PrefaceTable[IProtocolFactory] | None:
         """What a connection may begin with in place of a request; None: nothing."""

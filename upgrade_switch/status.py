@@ -51,7 +51,7 @@ class Status:
     ``UpgradeSite(observers=[status])``.
 
     :ivar live: the connections that are switched now, the oldest first.
-    :ivar switches: how many connections have switched, by token; a preface's have ``""``.
+    :ivar switches: how many connections have switched, by token; ``""``: without one.
     :ivar ends: how many of these are over, by token and kind of end (``events.why_ended``).
     :ivar declines: how many upgrades were answered in HTTP, by token (``""``: none that is known) and
         ``events.Declined``.

@@ -64,6 +64,7 @@ NEEDED = (
         ("handshakeCompleted", "wrappedProtocol"),
     ),
     Need("twisted.web.http", "HTTPChannel.allContentReceived", ("_command", "_path", "_version")),
+    Need("twisted.web.http", "HTTPChannel.lineReceived", ("_command",)),
     Need("twisted.web.http", "HTTPChannel.pauseProducing", ("_handlingRequest",)),
     Need("twisted.web.http", "HTTPChannel.resumeProducing", ("_handlingRequest",)),
     Need("twisted.web.http", "HTTPChannel.requestDone", ("persistent", "setLineMode")),

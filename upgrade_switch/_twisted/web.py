@@ -32,6 +32,7 @@ __all__ = [
     "content_received",
     "forget_encoder",
     "keep_off",
+    "method_of",
     "negotiating",
     "set_fields",
     "speaking_http11",
@@ -67,6 +68,12 @@ def content_received(channel: HTTPChannel, method: bytes, target: bytes, version
     """
     channel._command, channel._path, channel._version = method, target, version
     channel.allContentReceived()
+
+
+def method_of(channel: HTTPChannel) -> bytes:
+    """The method of the request whose fields a channel is reading; public only when all are read."""
+    method: bytes = channel._command
+    return method
 
 
 @lru_cache(1000)

@@ -22,10 +22,8 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
 from twisted.web.resource import IResource
 
-from ..decision import Acceptor
 from ..errors import InvalidUpgrades
 from ..events import path_text
-from ..negotiation import UpgradeToken
 from ..pages import StatusPage
 from ..request import UpgradeRequest
 from ..splice import OneFactory, Splice, SpliceEnd
@@ -36,10 +34,12 @@ __all__ = ["TunnelFactory", "tunnel"]
 _log = Logger()
 
 
-def tunnel(endpoint: IStreamClientEndpoint, timeout: float = 10) -> Acceptor:
+def tunnel(
+    endpoint: IStreamClientEndpoint, timeout: float = 10
+) -> Callable[[UpgradeRequest, object], Deferred[IProtocol | IResource]]:
     """
-    An acceptor that connects to an endpoint first, and switches only then; from there on the two
-    connections are spliced (:func:`~upgrade_switch.splice`).
+    An acceptor, of a token or of CONNECTs, that connects to an endpoint first, and switches only then;
+    from there on the two connections are spliced (:func:`~upgrade_switch.splice`).
 
     Where the endpoint cannot be connected to, the answer is 502 (RFC 9110 §15.6.3); where that takes
     too long, 504 (§15.6.5); the reason is logged in one line. A client that leaves ends the attempt.
@@ -50,14 +50,14 @@ def tunnel(endpoint: IStreamClientEndpoint, timeout: float = 10) -> Acceptor:
     """
     _check_endpoint(endpoint)
 
-    def accept(request: UpgradeRequest, token: UpgradeToken) -> Deferred[IProtocol | IResource]:
+    def accept(request: UpgradeRequest, token: object) -> Deferred[IProtocol | IResource]:
         far = _Server()
         near = _TunnelEnd()
         joined = Splice(near, far)
         connecting = _connect(endpoint, far, request.channel.site.reactor, timeout)
         # The request ends in the switch or in something else; the far connection is of no use then.
         request.notifyFinish().addCallbacks(
-            lambda _: None if request.code == 101 else joined.abort(), lambda _: joined.abort()
+            lambda _: None if request.has_switched else joined.abort(), lambda _: joined.abort()
         )
         path = path_text(request.path)
         return connecting.addCallbacks(lambda _: near, lambda reason: _not_connected(reason, path))

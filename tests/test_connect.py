@@ -1,0 +1,416 @@
+"""
+The method CONNECT (RFC 9110 §9.3.6): ``UpgradeSite(connect=...)``, on every kind of transport, and with
+real clients.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.logger import formatEvent, globalLogPublisher
+from twisted.web.http_headers import Headers
+from twisted.web.pages import forbidden
+from twisted.web.resource import Resource
+
+from upgrade_switch import UpgradeSite
+from upgrade_switch.errors import InvalidUpgrades, NotOffered, ResponseStarted
+from upgrade_switch.events import Declined, SwitchLog
+from upgrade_switch.testing import Recording, talk_to
+
+from .harness import (
+    KINDS,
+    EchoTarget,
+    Page,
+    Recorder,
+    WatchedSite,
+    field,
+    status,
+    upgrade_head,
+)
+
+# Looks like HTTP, so that a channel that goes on parsing is caught.
+TRAILING = b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n\x00\xff\r\n\r\n"
+
+POST = b"POST /page HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+
+HEADS = {
+    "1.1": b"CONNECT far.example:22 HTTP/1.1\r\nHost: far.example:22\r\n\r\n",
+    # What OpenBSD's nc sends.
+    "1.0": b"CONNECT far.example:22 HTTP/1.0\r\n\r\n",
+    "close": b"CONNECT far.example:22 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    "upgrade": upgrade_head(b"echo", b"CONNECT", b"far.example:22"),
+}
+
+
+def site_with(connect: Any, **kwargs: Any) -> WatchedSite:
+    root = Resource()
+    root.putChild(b"page", Page())
+    return WatchedSite(root, connect=connect, **kwargs)
+
+
+class Accepting:
+    """An acceptor that remembers what it was asked, and what it has made."""
+
+    def __init__(self, later: bool = False) -> None:
+        self.asked: list[bytes] = []
+        self.targets: list[EchoTarget] = []
+        self._later = later
+
+    def __call__(self, request: Any, authority: bytes) -> Any:
+        self.asked.append(authority)
+        target = EchoTarget()
+        target.waiters = request.site.waiters
+        self.targets.append(target)
+        if not self._later:
+            return target
+        decision: Deferred[Any] = Deferred()
+        request.site.reactor.callLater(0, decision.callback, target)
+        return decision
+
+
+@pytest.mark.parametrize(
+    ("kind", "head"), [*((kind, "1.1") for kind in KINDS), *(("memory", head) for head in HEADS)]
+)
+@pytest.mark.parametrize("later", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_every_split(listen: Any, kind: str, head: str, later: bool) -> None:
+    """
+    The target gets every byte behind the request, wherever they are split; the answer is a 200 of no
+    length, without Upgrade; and nothing of HTTP's is left.
+    """
+    accepting = Accepting(later)
+    listening = await listen(kind, site_with(accepting))
+    whole = HEADS[head] + TRAILING
+    gc.collect()
+    gc.disable()
+    try:
+        for at in range(1, len(whole)):
+            client = await listening.connect()
+            listening.site.received = 0
+            client.send(whole[:at])
+            if at <= len(HEADS[head]):
+                await listening.site.has_received(at)
+            client.send(whole[at:])
+            answer = await client.head()
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\nServer: ")
+            for name in (b"content-length", b"transfer-encoding", b"connection", b"upgrade"):
+                assert field(answer, name) is None, answer
+            await client.receives(TRAILING)
+            (target,) = accepting.targets
+            (connection,) = listening.site.switched
+            assert (connection.token, connection.path) == (None, b"far.example:22")
+            assert connection.target is target
+            assert client.data == target.data == TRAILING
+            assert listening.site.lines == [(200, b"far.example:22")]
+            assert [ref() for ref in listening.site.channels if ref() is not None] == []
+            assert [ref() for ref in listening.site.requests if ref() is not None] == []
+            client.transport.loseConnection()
+            await target.is_lost()
+            assert not listening.site.switched
+            accepting.targets.clear()
+            listening.site.lines.clear()
+    finally:
+        gc.enable()
+    assert set(accepting.asked) == {b"far.example:22"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        pytest.param(forbidden(), 403, id="resource"),
+        pytest.param(None, 500, id="nonsense"),
+        pytest.param(RuntimeError("broken"), 500, id="failure"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_declined(listen: Any, errors: Any, kind: str, answer: Any, code: int) -> None:
+    """A declined CONNECT is answered and closed: what follows it is not taken for a request."""
+
+    def decline(request: Any, authority: bytes) -> Any:
+        return fail(answer) if isinstance(answer, Exception) else succeed(answer)
+
+    listening = await listen(kind, site_with(decline))
+    client = await listening.connect(Recorder())
+    client.send(HEADS["1.1"] + b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n")
+    head = await client.head()
+    assert (status(head), field(head, b"connection")) == (code, b"close")
+    await client.is_lost()
+    assert b"page" not in client.data
+    assert listening.site.lines == [(code, b"far.example:22")]
+    if code == 500:
+        errors.take(1)
+
+
+@pytest.mark.parametrize(
+    "authority",
+    [
+        b"far.example",
+        b"far.example:",
+        b"far.example:0",
+        b"far.example:65536",
+        b"far.example:22x",
+        b"far.example:+22",
+        b"far.example:" + b"0" * 5000 + b"22",
+        b":22",
+        b"/page",
+        b"*",
+        b"http://far.example:22/",
+        b"user@far.example:22",
+        b"far.example:22/",
+        b"far.example:22?x",
+        b"[::1:22",
+        b"[::g]:22",
+        b"::1:22",
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_bad_authority(listen: Any, authority: bytes) -> None:
+    """A target that is no host and port is a 400; no acceptor is asked."""
+    accepting = Accepting()
+    listening = await listen("tcp", site_with(accepting))
+    client = await listening.connect(Recorder())
+    client.send(b"CONNECT " + authority + b" HTTP/1.1\r\nHost: a\r\n\r\n" + TRAILING)
+    assert status(await client.head()) == 400
+    await client.is_lost()
+    assert accepting.asked == []
+
+
+@pytest.mark.parametrize("authority", [b"a:1", b"192.0.2.1:65535", b"[2001:db8::1]:00022", b"x_y:443"])
+def test_good_authority(authority: bytes) -> None:
+    """The acceptor gets the authority as it was sent."""
+    asked: list[bytes] = []
+
+    def accept(request: Any, authority: bytes) -> Any:
+        asked.append(authority)
+        return Recording()
+
+    client = talk_to(UpgradeSite(Resource(), connect=accept, reactor=Clock()))
+    client.send(b"CONNECT " + authority + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert asked == [authority]
+
+
+@pytest.mark.parametrize("with_acceptor", [False, True])
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 5", b"content-length:0", b"Transfer-Encoding: chunked"]
+)
+@pytest.mark.parametrize("behind", [b"", b"hello", b"0\r\n\r\n"])
+@pytest_twisted.ensureDeferred
+async def test_content(listen: Any, with_acceptor: bool, framing: bytes, behind: bytes) -> None:
+    """A CONNECT with a content is a 400 at once, without waiting for it."""
+    accepting = Accepting()
+    listening = await listen("tcp", site_with(accepting if with_acceptor else None))
+    client = await listening.connect(Recorder())
+    client.send(b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n" + framing + b"\r\n\r\n" + behind)
+    assert status(await client.head()) == 400
+    await client.is_lost()
+    assert accepting.asked == []
+
+
+@pytest.mark.parametrize("hosts", [b"", b"Host: a\r\nHost: b\r\n", b"Host: a/b\r\n"])
+@pytest_twisted.ensureDeferred
+async def test_bad_host(listen: Any, hosts: bytes) -> None:
+    """Like every request of HTTP/1.1, a CONNECT has one valid Host (RFC 9112 §3.2)."""
+    accepting = Accepting()
+    listening = await listen("tcp", site_with(accepting))
+    client = await listening.connect(Recorder())
+    client.send(b"CONNECT a:1 HTTP/1.1\r\n" + hosts + b"\r\n" + TRAILING)
+    assert status(await client.head()) == 400
+    await client.is_lost()
+    assert accepting.asked == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_requests_in_front(listen: Any) -> None:
+    """Requests in front of a CONNECT are answered first."""
+    accepting = Accepting()
+    listening = await listen("tcp", site_with(accepting))
+    client = await listening.connect(Recorder())
+    client.send(POST + HEADS["1.1"] + TRAILING)
+    assert (await client.response())[1] == b"page POST abc"
+    assert status(await client.head()) == 200
+    await client.receives(TRAILING)
+
+
+def test_fields_of_the_answer() -> None:
+    """What an acceptor sets goes out with the 200, but for what frames a content."""
+
+    def accept(request: Any, authority: bytes) -> Any:
+        request.setHeader(b"x-exit", b"a\r\nb")
+        request.setHeader(b"content-length", b"5")
+        request.setHeader(b"transfer-encoding", b"chunked")
+        return Recording()
+
+    client = talk_to(UpgradeSite(Resource(), connect=accept, reactor=Clock()))
+    answer = client.request("CONNECT", "far.example:22", trailing=b"abc")
+    assert answer.status == 200
+    assert answer.headers["x-exit"] == "a b"
+    assert not {"content-length", "transfer-encoding", "connection"} & set(answer.headers)
+    assert client.target.received == b"abc"
+
+
+class Told:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def switched(self, connection: Any) -> None:
+        self.events.append(("switched", connection.path))
+
+    def ended(self, connection: Any, seconds: float, reason: Any) -> None:
+        self.events.append(("ended", connection.path))
+
+    def declined(self, request: Any, token: Any, why: Any) -> None:
+        self.events.append((token, why))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "why"),
+    [({"max_switched": 0}, Declined.FULL), ({}, Declined.DRAINING), ({}, Declined.TIMEOUT)],
+)
+def test_limits(kwargs: Any, why: Declined) -> None:
+    """A site that is full, that goes down or whose acceptor is too slow answers 503, and closes."""
+    told = Told()
+    clock = Clock()
+    accepted: list[bytes] = []
+
+    def accept(request: Any, authority: bytes) -> Any:
+        accepted.append(authority)
+        return Deferred()
+
+    site = UpgradeSite(Resource(), connect=accept, observers=[told], reactor=clock, **kwargs)
+    if why is Declined.DRAINING:
+        site.drain(5)
+    client = talk_to(site, clock=clock)
+    client.send(HEADS["1.1"] + TRAILING)
+    if why is Declined.TIMEOUT:
+        assert accepted == [b"far.example:22"]
+        client.wire.clock.advance(30)
+        client.wire.pump()
+    assert client.is_closed
+    assert told.events == [(None, why)]
+
+
+def test_client_that_leaves() -> None:
+    """Its acceptor is cancelled."""
+    cancelled: list[Any] = []
+
+    def accept(request: Any, authority: bytes) -> Any:
+        return Deferred(cancelled.append)
+
+    told = Told()
+    client = talk_to(UpgradeSite(Resource(), connect=accept, observers=[told], reactor=Clock()))
+    client.send(HEADS["1.1"])
+    client.close()
+    assert len(cancelled) == 1
+    assert told.events == [(None, Declined.LEFT)]
+
+
+def test_entry_and_drain() -> None:
+    """It is in the site's collection until its end, and is drained like all others."""
+    told = Told()
+    site = UpgradeSite(Resource(), connect=lambda r, a: Recording(), observers=[told], reactor=Clock())
+    client = talk_to(site)
+    client.send(HEADS["1.1"])
+    assert len(site.switched) == 1
+    site.drain(5)
+    site.reactor.advance(5)
+    client.wire.pump()
+    assert client.is_closed
+    assert not site.switched
+    assert told.events == [("switched", b"far.example:22"), ("ended", b"far.example:22")]
+
+
+class ByHand(Resource):
+    """Takes CONNECTs from a site's tree."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: list[Any] = []
+
+    def render(self, request: Any) -> Any:
+        for late in (False, True):
+            if late:
+                assert not request.has_switched
+                request.accept_connect(Recording(), b"Connection\r\n established")
+                assert request.has_switched
+            try:
+                request.accept_connect(Recording()) if late else request.switch_to("echo", Recording())
+            except Exception as error:
+                self.refused.append(type(error))
+        return b"never"
+
+
+def test_by_hand() -> None:
+    """``accept_connect`` is for resources, too; a CONNECT offers no token."""
+    resource = ByHand()
+    client = talk_to(resource)
+    answer = client.request("CONNECT", "far.example:22", trailing=b"abc")
+    assert answer.status == 200
+    assert client.target.received == b"abc"
+    assert client.received == b""
+    assert resource.refused[0] is NotOffered
+    assert issubclass(resource.refused[1], ResponseStarted.__mro__[1])
+
+
+def test_no_connect() -> None:
+    """Other requests cannot be accepted as a CONNECT."""
+
+    class Wrong(Resource):
+        isLeaf = True
+
+        def render(self, request: Any) -> bytes:
+            with pytest.raises(NotOffered):
+                request.accept_connect(Recording())
+            return b"a page"
+
+    assert talk_to(Wrong()).request("GET", "/").body == b"a page"
+
+
+def test_without_acceptor() -> None:
+    """Where a site has none, the resource tree answers, as ever, and the connection is closed."""
+    client = talk_to(Resource())
+    assert client.request("CONNECT", "far.example:22").status == 404
+    assert client.is_closed
+
+
+@pytest.mark.parametrize(
+    "wrong", ["tcp:22", 7, Protocol(), Protocol, Factory.forProtocol(Protocol), Resource(), Headers()]
+)
+def test_no_acceptor(wrong: Any) -> None:
+    """What is no acceptor is refused when the site is made."""
+    with pytest.raises(InvalidUpgrades, match="connect is a callable"):
+        UpgradeSite(Resource(), connect=wrong)
+
+
+def test_log() -> None:
+    """The log of switches names the authority, with nothing in it that troubles a terminal."""
+    lines: list[str] = []
+
+    def observe(event: Any) -> None:
+        if event["log_namespace"] == "upgrade_switch.events.SwitchLog":
+            lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        site = UpgradeSite(
+            Resource(), connect=lambda r, a: Recording(), observers=[SwitchLog()], reactor=Clock()
+        )
+        client = talk_to(site)
+        client.send(HEADS["1.1"])
+        client.abort()
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert [line.partition(" ")[2] for line in lines] == [
+        "connected to far.example:22: Recording",
+        "ended far.example:22 after 0.0 s: lost",
+    ]
