@@ -30,7 +30,10 @@ PLAIN_KINDS = ("tcp", "unix", "proxy")
 
 LARGE = bytes(range(256)) * 4000
 
-SETTINGS_FRAME, GOAWAY_FRAME = 4, 7
+SETTINGS_FRAME, PING_FRAME, GOAWAY_FRAME = 4, 6, 7
+
+#: Settings with which no window and no frame is in the way of an answer.
+WIDE = {4: 2**31 - 1, 5: 2**20}
 
 Answer = tuple[int, dict[bytes, bytes], bytes]
 
@@ -70,6 +73,12 @@ def frames(data: bytes) -> list[tuple[int, int]]:
         found.append((data[3], length))
         data = data[9 + length :]
     return found
+
+
+def frame(kind: int, stream: int, payload: bytes, flags: int = 0) -> bytes:
+    """An HTTP/2 frame."""
+    head = len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
+    return head + payload
 
 
 class StillClock(Clock):

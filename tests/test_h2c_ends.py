@@ -21,6 +21,7 @@ from .h2client import (
     PLAIN_KINDS,
     PREFACE,
     WAYS,
+    WIDE,
     H2Client,
     StillClock,
     client_by,
@@ -33,9 +34,6 @@ from .harness import Recorder, patient, turns
 
 #: More than the kernel takes for a client that does not read.
 MUCH = LARGE * 32
-
-#: Settings with which no window and no frame is in the way of that.
-WIDE = {4: 2**31 - 1, 5: 2**20}
 
 LENGTH = b"Content-Length: %d\r\n" % len(LARGE)
 

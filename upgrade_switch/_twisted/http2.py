@@ -9,11 +9,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from h2.config import H2Configuration
+from h2.connection import ConnectionState
 from h2.connection import H2Connection as StateMachine
 from h2.errors import ErrorCodes
 from h2.exceptions import H2Error
-from priority.priority import PriorityError  # type: ignore[import-untyped]
+from priority import PriorityTree  # type: ignore[import-untyped]
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..channel import one_line
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTP2Connection", "are_settings"]
 
+_log = Logger()
+
 
 def are_settings(value: bytes) -> bool:
     """
@@ -41,6 +45,49 @@ def are_settings(value: bytes) -> bool:
     except (H2Error, ValueError):
         return False
     return True
+
+
+# How many bytes of an answer its producer may be ahead of what is sent, however wide the window is.
+_MOST_AHEAD = 2**16
+
+
+class _Order(PriorityTree):
+    """
+    Which stream's turn it is: one that may send. Twisted's loop would go round without an end where a
+    window is closed, keeping the idle timer from ever firing, and fail where it is less than that.
+
+    A client that has not begun HTTP/2 gets one DATA frame: curl has a buffer of 32 KiB for what comes
+    with the 101, and fails when that is full.
+
+    :ivar has_begun: whether the client has.
+    :ivar latest: the stream whose turn it was.
+    """
+
+    def __init__(self, conn: StateMachine, queues: dict[int, Any]) -> None:
+        super().__init__()
+        self._conn = conn
+        self._queues = queues
+        self._has_sent = False
+        self.has_begun = False
+        self.latest = 0
+
+    def __next__(self) -> int:
+        while True:
+            stream: int = super().__next__()
+            if self._may_send(stream):
+                self.latest = stream
+                return stream
+            self.block(stream)
+
+    def _may_send(self, stream: int) -> bool:
+        first = self._queues[stream][0]
+        if not isinstance(first, bytes) or not first:
+            # The end, which needs no window.
+            return True
+        if self._has_sent and not self.has_begun:
+            return False
+        self._has_sent = self._conn.local_flow_control_window(stream) > 0
+        return self._has_sent
 
 
 class _Opened(NamedTuple):
@@ -77,6 +124,7 @@ class HTTP2Connection(H2Connection):
         given.requestFactory = site.requestFactory
         given.timeOut = site.timeOut
         given.callLater = site.reactor.callLater
+        given.priority = _Order(self.conn, self._outboundStreamQueues)
         self._settings = settings
         self._headers = headers
         self._carried = carried
@@ -105,11 +153,43 @@ class HTTP2Connection(H2Connection):
             stream.requestComplete()
 
     def dataReceived(self, data: bytes) -> None:
+        self.priority.has_begun = True
         try:
             super().dataReceived(data)
-        except (H2Error, PriorityError):
+        except H2Error:
             # What Twisted does not see coming is no reason for a traceback that strangers can order.
             self.transport.abortConnection()
+        if self._stillProducing:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Windows may have been opened, by SETTINGS too: send what has waited for that."""
+        for stream_id, stream in tuple(self.streams.items()):
+            # What a producer does may end others.
+            if stream_id in self.streams:
+                stream.windowUpdated()
+        waiting = [stream_id for stream_id, queue in self._outboundStreamQueues.items() if queue]
+        for stream_id in waiting:
+            self.priority.unblock(stream_id)
+        if waiting and self._sendingDeferred is not None:
+            d, self._sendingDeferred = self._sendingDeferred, None
+            d.callback(None)
+
+    def _sendPrioritisedData(self, *args: Any) -> None:
+        super()._sendPrioritisedData(*args)
+        stream = self.streams.get(self.priority.latest)
+        if stream is not None:
+            stream.windowUpdated()
+
+    def remainingOutboundWindow(self, streamID: int) -> int:
+        # What Twisted asks for when it pauses producers, and resumes them. It looks at the window
+        # alone, which may be gigabytes wide for a client that reads nothing.
+        room: int = super().remainingOutboundWindow(streamID)
+        return room - max(self.conn.local_flow_control_window(streamID) - _MOST_AHEAD, 0)
+
+    def _handlePriorityUpdate(self, event: Any) -> None:
+        # Deprecated by RFC 9113 §5.3.2, and a tree that strangers make as deep as they like.
+        pass
 
     def _requestReceived(self, event: Any) -> None:
         names = [name for name, _ in event.headers]
@@ -119,19 +199,44 @@ class HTTP2Connection(H2Connection):
             # CONNECT, which no resource answers (RFC 9113 §8.5).
             self.conn.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
 
-    # Of a stream that has been refused, more may be in the same bytes.
+    # Of a stream that has been refused, more may be in the same bytes; and behind a request, in the
+    # same bytes, what ends its stream, or the connection.
+
+    def _is_over(self, streamID: int) -> bool:
+        stream = self.conn.streams.get(streamID)
+        closed = self.conn.state_machine.state is ConnectionState.CLOSED
+        return closed or stream is None or stream.closed
 
     def _requestDataReceived(self, event: Any) -> None:
         if event.stream_id in self.streams:
             super()._requestDataReceived(event)
+        else:
+            self.openStreamWindow(event.stream_id, event.flow_controlled_length)
 
     def _requestEnded(self, event: Any) -> None:
-        if event.stream_id in self.streams:
+        if event.stream_id in self.streams and not self._is_over(event.stream_id):
             super()._requestEnded(event)
 
     def _requestAborted(self, event: Any) -> None:
         if event.stream_id in self.streams:
+            self._stop_producer(event.stream_id)
             super()._requestAborted(event)
+
+    def _send100Continue(self, streamID: int) -> None:
+        if not self._is_over(streamID):
+            super()._send100Continue(streamID)
+
+    def _stop_producer(self, streamID: int) -> None:
+        """Tell what produces an answer that nobody wants it any more, as transports do."""
+        stream = self.streams[streamID]
+        producer = stream.producer
+        if producer is None:
+            return
+        stream.unregisterProducer()
+        try:
+            producer.stopProducing()
+        except Exception:
+            _log.failure("{producer} failed to stop", producer=producer)
 
     def writeHeaders(
         self, version: bytes, code: bytes, reason: bytes, headers: Any, streamID: int
@@ -169,19 +274,29 @@ class HTTP2Connection(H2Connection):
         if self.streams or not self._stillProducing or self._gone_away:
             return
         self._gone_away = True
-        transport: Any = self.transport
         with suppress(H2Error):
             self.conn.close_connection(ErrorCodes.NO_ERROR)
-        # Past what waits for a transport that is full: nobody will tell when it is not any more.
+        self._send_the_rest()
+        self.transport.loseConnection()
+
+    def _send_the_rest(self) -> None:
+        """
+        Write what waits for a transport that is full: this is the end, and nobody will tell when it is
+        not full any more. A transport that has a producer would wait for that, and not close.
+        """
         waiting = b"".join(self._bufferedControlFrames)
         self._bufferedControlFrames.clear()
         self._bufferedControlFrameBytes = 0
-        transport.write(waiting + self.conn.data_to_send())
-        transport.unregisterProducer()
-        transport.loseConnection()
+        self.transport.write(waiting + self.conn.data_to_send())
+        self.transport.unregisterProducer()
 
     def connectionLost(self, reason: Failure = connectionDone, _cancelTimeouts: bool = True) -> None:
+        for stream_id in tuple(self.streams):
+            self._stop_producer(stream_id)
         super().connectionLost(reason, _cancelTimeouts)
+        if not _cancelTimeouts:
+            # Not lost yet: it is being closed.
+            self._send_the_rest()
         carried, self._carried = self._carried, None
         if carried is not None:
             carried.content.close()

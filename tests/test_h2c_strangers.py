@@ -1,0 +1,250 @@
+"""
+HTTP/2 without TLS and those who mean ill, or just change their mind: nothing goes on for them, the
+log stays empty, and whoever is honest on the same connection is answered.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from .asking import ByHand
+from .h2client import LARGE, WAYS, WIDE, H2Client, StillClock, client_by, frame, frames, site_with
+from .harness import patient, turns
+from .test_h2c_flow import Pulled
+from .test_h2c_twisted import Endless
+
+HEADERS_FRAME, PRIORITY_FRAME = 1, 2
+
+
+def requests_in_one(client: Any, path: bytes = b"/r", more: Any = ()) -> int:
+    """Have a request wait to be sent with what follows; gives its stream."""
+    client.holds = True
+    stream: int = client.begin_request(path, b"POST", b"body", more)
+    return stream
+
+
+@pytest.mark.parametrize("more", [(), [(b"expect", b"100-continue")]], ids=["plain", "Expect"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest_twisted.ensureDeferred
+async def test_reset_with_the_request(listen: Any, way: str, more: Any) -> None:
+    """Of a request and its reset in one segment nothing is heard; those around them are answered."""
+    asked: list[Any] = []
+    client = await client_by(way, await listen("tcp", site_with(ByHand(asked.append))))
+    before = requests_in_one(client, b"/page")
+    for _ in range(10):
+        client.connection.reset_stream(requests_in_one(client, more=more))
+    behind = client.begin_request(b"/page")
+    client.holds = False
+    client.flush()
+    assert (await client.answer(before))[2] == b"page POST body"
+    assert (await client.answer(behind))[2] == b"page GET "
+    assert asked == []
+
+
+@pytest.mark.parametrize("more", [(), [(b"expect", b"100-continue")]], ids=["plain", "Expect"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest_twisted.ensureDeferred
+async def test_goaway_with_the_request(listen: Any, way: str, more: Any) -> None:
+    """A request with the GOAWAY in its segment is nobody's any more: it is not answered."""
+    asked: list[Any] = []
+    listening = await listen("tcp", site_with(ByHand(asked.append)))
+    client = await client_by(way, listening)
+    requests_in_one(client, more=more)
+    client.leave()
+    await client.is_lost()
+    await patient(listening.site.switched.when_empty())
+    assert asked == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest_twisted.ensureDeferred
+async def test_connect(listen: Any, way: str) -> None:
+    """CONNECT is refused, its stream alone; what came on it does not use up the connection's window."""
+    client = await client_by(way, await listen("tcp", site_with(Pulled())))
+    client.holds = True
+    for _ in range(60):
+        stream = client.connection.get_next_available_stream_id()
+        fields = [(b":method", b"CONNECT"), (b":authority", b"localhost:80")]
+        client.connection.send_headers(stream, fields)
+        client.connection.send_data(stream, b"x" * 1000, end_stream=stream % 4 == 1)
+        client.flush()
+        await client.until(lambda: client.broken)
+        assert [(event.stream_id, event.error_code) for event in client.broken] == [(stream, 7)]
+        client.broken.clear()
+    client.holds = False
+    body = b"x" * client.connection.outbound_flow_control_window
+    assert len(body) > 20_000
+    streams = [
+        client.begin_request(b"/page", b"POST", body[i : i + 10_000]) for i in range(0, 20_000, 10_000)
+    ]
+    for stream in streams:
+        assert (await client.answer(stream))[2] == b"page POST " + b"x" * 10_000
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest_twisted.ensureDeferred
+async def test_priorities(listen: Any, way: str) -> None:
+    """However many streams somebody orders one beneath the other, all is answered."""
+    client = await client_by(way, await listen("tcp", site_with(Pulled())))
+    for stream in range(5, 4005, 2):
+        depends = (stream - 2).to_bytes(4, "big") + b"\x10"
+        client.send(frame(PRIORITY_FRAME, stream, depends))
+    assert (await client.ask(b"/page"))[2] == b"page GET "
+    assert (await client.ask(b"/r"))[2] == LARGE
+
+
+# Answers that are not wanted any more, or not now.
+
+
+async def leave(client: Any, stream: int, how: str) -> None:
+    """Give an answer up in one of several ways."""
+    if how == "reset":
+        client.connection.reset_stream(stream)
+        client.flush()
+        assert (await client.ask(b"/page", b"HEAD"))[0] == 200
+    elif how == "goaway":
+        client.leave()
+        await client.is_lost()
+    elif how == "broken":
+        client.send(frame(0, 0, b"x"))
+        await client.is_lost()
+    else:
+        client.transport.abortConnection()
+        await client.is_lost()
+
+
+@pytest.mark.parametrize("how", ["reset", "goaway", "broken", "abort"])
+@pytest.mark.parametrize("wide", [False, True], ids=["window closed", "window open"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest_twisted.ensureDeferred
+async def test_producer_is_stopped(listen: Any, way: str, wide: bool, how: str) -> None:
+    """Who produces an answer that is not wanted any more is told to stop, once."""
+    endless = Endless()
+    listening = await listen("tcp", site_with(endless))
+    client = await client_by(way, listening, settings=WIDE if wide else None)
+    client.opens_windows = wide
+    stream = client.begin_request(b"/r")
+    await client.until(lambda: client.body_of(stream))
+    await leave(client, stream, how)
+    if how != "reset":
+        await patient(listening.site.switched.when_empty())
+    await turns()
+    assert (endless.stopped, len(endless.lost)) == (1, 1)
+
+
+class Unstoppable(Endless):
+    def stopProducing(self) -> None:
+        raise ZeroDivisionError
+
+
+@pytest_twisted.ensureDeferred
+async def test_producer_that_fails_to_stop(listen: Any, errors: Any) -> None:
+    """What a producer raises when it is told to stop is logged, and harms nobody else."""
+    resource = Unstoppable()
+    client = await client_by("upgrade", await listen("tcp", site_with(resource)))
+    client.opens_windows = False
+    stream = client.begin_request(b"/r")
+    await client.until(lambda: client.body_of(stream))
+    await leave(client, stream, "reset")
+    assert len(resource.lost) == 1
+    assert [type(error) for error in errors.take(1)] == [ZeroDivisionError]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest_twisted.ensureDeferred
+async def test_producer_is_not_ahead(listen: Any, way: str) -> None:
+    """For a client that does not read, wide as its windows are, little is kept of an endless answer."""
+    endless = Endless()
+    listening = await listen("tcp", site_with(endless))
+    client = await client_by(way, listening, settings=WIDE)
+    client.connection.increment_flow_control_window(2**30)
+    stream = client.begin_request(b"/r")
+    await client.until(lambda: client.body_of(stream))
+    client.transport.pauseProducing()
+    (connection,) = listening.site.switched
+    while connection.target._consumerBlocked is None:
+        await turns()
+        assert endless.given < 10**9
+    await turns(20)
+    given = endless.given
+    await turns(50)
+    assert endless.given == given
+    (queue,) = connection.target._outboundStreamQueues.values()
+    assert sum(map(len, queue)) < 2**17
+    client.transport.abortConnection()
+
+
+@pytest.mark.parametrize("resource", [ByHand(lambda _: LARGE), Pulled()], ids=["at once", "pulled"])
+@pytest.mark.parametrize("window", [0, 10, 65_535])
+@pytest.mark.parametrize("way", WAYS)
+@pytest_twisted.ensureDeferred
+async def test_window_that_stays_closed(listen: Any, way: str, window: int, resource: Any) -> None:
+    """While a window is closed the server rests: the idle timer runs, and ends the connection."""
+    clock = StillClock()
+    listening = await listen("tcp", site_with(resource, reactor=clock))
+    before = len(clock.getDelayedCalls())
+    if way == "upgrade":
+        client = await listening.connect(H2Client(settings={4: window}))
+        client.send(client.asking(path=b"/r"))
+        stream = 1
+    else:
+        client = await client_by(way, listening)
+        client.connection.update_settings({4: window})
+        stream = client.begin_request(b"/r")
+    client.opens_windows = False
+    await client.until(lambda: stream in client.answers)
+    await turns(20)
+    clock.advance(59)
+    await turns(20)
+    assert not client.lost
+    clock.advance(2)
+    await client.is_lost()
+    assert client.body_of(stream) == LARGE[: len(client.body_of(stream))]
+    await patient(listening.site.switched.when_empty())
+    assert len(clock.getDelayedCalls()) == before
+
+
+@pytest.mark.parametrize("how", ["goaway", "broken"])
+@pytest_twisted.ensureDeferred
+async def test_end_of_a_client_that_did_not_read(listen: Any, how: str) -> None:
+    """A connection that is to be closed while it is full is closed when it is not, without a timer."""
+    listening = await listen("tcp", site_with(ByHand(lambda _: LARGE * 32), timeout=None))
+    client = await client_by("upgrade", listening, settings=WIDE)
+    client.connection.increment_flow_control_window(2**30)
+    stream = client.begin_request(b"/r")
+    await client.until(lambda: client.body_of(stream))
+    client.transport.pauseProducing()
+    (connection,) = listening.site.switched
+    while connection.target._consumerBlocked is None:
+        await turns()
+    if how == "goaway":
+        client.leave()
+    else:
+        client.send(frame(0, 0, b"x"))
+        client.holds = True
+    while not connection.target.transport.disconnecting:
+        await turns()
+    client.transport.resumeProducing()
+    await client.is_lost()
+    await patient(listening.site.switched.when_empty())
+
+
+@pytest_twisted.ensureDeferred
+async def test_little_before_the_client_has_begun(listen: Any) -> None:
+    """Behind the 101 comes one DATA frame; the rest waits for the client's preface (curl's limit)."""
+    client: Any
+    listening = await listen("tcp", site_with(ByHand(lambda _: LARGE)))
+    client = await listening.connect(H2Client())
+    client.holds = True
+    client.send(client.asking(path=b"/r"))
+    await client.until(lambda: client.body_of(1))
+    await turns(20)
+    assert client.body_of(1) == LARGE[: 2**14]
+    assert len(client.received) < 2**15
+    assert [kind for kind, _ in frames(client.received)] == [4, HEADERS_FRAME, 0]
+    client.holds = False
+    client.flush()
+    assert (await client.answer(1))[2] == LARGE
