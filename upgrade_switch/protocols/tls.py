@@ -197,7 +197,7 @@ def tls_required(resource: IResource) -> IResource:
     A resource, and all that is below it, for requests inside TLS only: any other gets a 426 with
     ``Upgrade: TLS/1.2, HTTP/1.1`` (RFC 2817 §4.2), also where it offers another of the site's own
     upgrades. Around a site's root, it is for the whole site; but a connection that begins with one of
-    the site's prefaces asks for no resource.
+    the site's prefaces, and a CONNECT, ask for no resource.
 
     :param resource: where requests that are secure go.
     """
