@@ -15,7 +15,7 @@ from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionClosed
-from twisted.internet.ssl import Certificate, CertificateOptions, PrivateCertificate, TLSVersion
+from twisted.internet.ssl import Certificate, PrivateCertificate
 from twisted.internet.task import Clock
 from twisted.web.client import (
     Agent,
@@ -167,13 +167,9 @@ async def test_somebody_else_in_a_hurry() -> None:
     """An answer right behind the handshake of a server with another's certificate is not looked at."""
     certificate, key = make_certificate("other.test")
     other = PrivateCertificate.loadPEM(certificate + key)
-    oldest = CertificateOptions(
-        privateKey=other.privateKey.original,
-        certificate=other.original,
-        insecurelyLowerMinimumTo=TLSVersion.TLSv1_0,
-        # There the server has the handshake's last word.
-        lowerMaximumSecurityTo=TLSVersion.TLSv1_2,
-    )
+    oldest = other.options()
+    # There the server has the handshake's last word.
+    oldest.getContext().set_max_proto_version(SSL.TLS1_2_VERSION)
     async with securing(authority=Certificate.loadPEM(certificate)) as server:
         answer = server.ask(None)
         peer, _head = await server.asked()
