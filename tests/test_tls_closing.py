@@ -151,11 +151,30 @@ async def test_drain_before_the_last_words_of_the_handshake(listen: Any) -> None
     watched = Watched()
     client = await (await watched.listening(listen)).connect(Keeping())
     client.raw(ask_for_tls() + client.hello())
-    await client.until(lambda: len(client.kept) > 100)
+    await client.until(lambda: len(client.kept.partition(b"\r\n\r\n")[2]) > 100)
     drained = watched.site.drain(5)
     client.go_on()
     await client.is_lost()
     await patient(drained)
+    await watched.has_left_nothing()
+
+
+@pytest.mark.parametrize("kind", CLEAR_KINDS)
+@pytest_twisted.ensureDeferred
+async def test_ended_by_the_context(listen: Any, kind: str) -> None:
+    """A connection that a context's own check ends as the handshake completes is not answered."""
+    context_factory = SERVER.options()
+    watched = Watched(context_factory)
+
+    def check(connection: Any, where: int, _: int) -> None:
+        if where & SSL.SSL_CB_HANDSHAKE_DONE:
+            for switched in watched.site.switched:
+                switched.abort()
+
+    context_factory.getContext().set_info_callback(check)
+    client = await (await watched.listening(listen, kind)).connect(ByHand())
+    client.raw(ask_for_tls() + client.hello())
+    await client.is_lost()
     await watched.has_left_nothing()
 
 

@@ -150,9 +150,10 @@ class _Secured(Protocol):
 
     def handshakeCompleted(self) -> None:
         self._stop_timer()
-        carried, self._carried = self._carried, None
-        if carried is None or _twisted.is_closing(self.transport):
+        if self._carried is None or _twisted.is_closing(self.transport):
+            # Its content is closed when the connection is lost.
             return
+        carried, self._carried = self._carried, None
         proxy = self._site.buildProtocol(self.transport.getPeer())
         if proxy is None:
             carried.content.close()
