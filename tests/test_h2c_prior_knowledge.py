@@ -38,6 +38,7 @@ async def test_requests(listen: Any, kind: str) -> None:
     assert (await client.ask(b"/missing"))[0] == 404
     (connection,) = listening.site.switched
     assert (connection.token, connection.path) == (None, b"")
+    assert connection.target.logPrefix() == "HTTP/2"
     assert listening.site.lines == [(200, b"/page"), (200, b"/page"), (404, b"/missing")]
 
 
@@ -59,6 +60,10 @@ async def test_every_split(listen: Any, kind: str) -> None:
         await turns(2)
         if cut < len(PREFACE):
             assert client.received == b""
+        else:
+            # The server's SETTINGS do not wait for the client's.
+            await client.until(lambda client=client: client.received)
+            assert frames(client.received)[0][0] == SETTINGS_FRAME
         client.send(whole[cut:])
         assert (await client.answer(stream))[::2] == (200, b"page PUT body"), cut
         client.transport.abortConnection()

@@ -46,6 +46,7 @@ GOOD = {
     "no streams": encoded((SettingCodes.MAX_CONCURRENT_STREAMS, 0)),
     "no table": encoded((SettingCodes.HEADER_TABLE_SIZE, 0)),
     "- and _": b"_____" + b"wAAAAf" + b"-" * 5,
+    "as many as are read": encoded(*[(3, 100)] * 64),
 }
 
 BAD_VALUES = {
@@ -53,6 +54,7 @@ BAD_VALUES = {
     "too short": SETTINGS[:-1],
     "five bytes": SETTINGS[:7],
     "too long by three bytes": SETTINGS + b"AAAA",
+    "more than are read": encoded(*[(3, 100)] * 65),
     "padded": urlsafe_b64encode(b"\0\3\0\0\0\x64\0"),
     "padding behind": SETTINGS + b"=",
     "padding enough": SETTINGS + b"====",

@@ -232,6 +232,43 @@ async def test_end_of_a_client_that_did_not_read(listen: Any, how: str) -> None:
     await patient(listening.site.switched.when_empty())
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest_twisted.ensureDeferred
+async def test_fields_of_an_answer(listen: Any, way: str) -> None:
+    """What a resource says about HTTP/1.1's connection is left out, and NUL is a space."""
+
+    def render(request: Any) -> bytes:
+        for name in (b"Connection", b"Upgrade", b"Keep-Alive", b"Proxy-Connection"):
+            request.setHeader(name, b"echo")
+        request.setHeader(b"Transfer-Encoding", b"chunked")
+        request.setHeader(b"X-Mine", b"a\0b")
+        return b"body"
+
+    client = await client_by(way, await listen("tcp", site_with(ByHand(render))))
+    code, fields, body = await client.ask(b"/r")
+    assert (code, body, fields[b"x-mine"]) == (200, b"body", b"a b")
+    left_out = {b"connection", b"upgrade", b"keep-alive", b"proxy-connection", b"transfer-encoding"}
+    assert not left_out & set(fields)
+
+
+@pytest_twisted.ensureDeferred
+async def test_settings_alone_open_windows(listen: Any) -> None:
+    """A window that SETTINGS open is used, by a producer too, without a WINDOW_UPDATE."""
+    pulled = Pulled()
+    site = site_with(pulled)
+    site.resource.putChild(b"at_once", ByHand(lambda _: LARGE))
+    client = await (await listen("tcp", site)).connect(H2Client(settings={4: 0}))
+    client.send(client.asking(path=b"/r"))
+    at_once = client.begin_request(b"/at_once")
+    await client.until(lambda: {1, at_once} <= set(client.answers))
+    await turns(20)
+    assert client.body_of(1) + client.body_of(at_once) == b""
+    client.connection.update_settings({4: 1000})
+    client.opens_windows = False
+    client.flush()
+    await client.until(lambda: len(client.body_of(1) + client.body_of(at_once)) == 2000)
+
+
 @pytest_twisted.ensureDeferred
 async def test_little_before_the_client_has_begun(listen: Any) -> None:
     """Behind the 101 comes one DATA frame; the rest waits for the client's preface (curl's limit)."""
