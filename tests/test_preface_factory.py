@@ -217,6 +217,28 @@ async def test_refused(listen: Any, kind: str, between: bool, why: str) -> None:
     await echoes(third, FLAG)
 
 
+@every_place
+@every_kind
+@pytest_twisted.ensureDeferred
+async def test_drained_by_the_factory(listen: Any, kind: str, between: bool) -> None:
+    """A factory that has the site drain builds in vain: its protocol is never connected."""
+
+    class Draining(Counting):
+        def buildProtocol(self, addr: Any) -> Any:
+            drained.append(site.drain(1))
+            return super().buildProtocol(addr)
+
+    drained: list[Any] = []
+    factory, clock = Draining(), Clock()
+    site = site_of(Resource(), prefaces={FLAG: factory}, reactor=clock)
+    listening = await listen(kind, site)
+    client = await client_at(listening, between)
+    client.send(FLAG + REST)
+    await is_closed(listening, client, clock, int(between))
+    assert [target.events for target in factory.targets] == [[]]
+    assert [d.called for d in drained] == [True]
+
+
 # What is switched.
 
 
