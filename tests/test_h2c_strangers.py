@@ -26,21 +26,23 @@ def requests_in_one(client: Any, path: bytes = b"/r", more: Any = ()) -> int:
     return stream
 
 
+@pytest.mark.parametrize("count", [1, 10])
 @pytest.mark.parametrize("more", [(), [(b"expect", b"100-continue")]], ids=["plain", "Expect"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest_twisted.ensureDeferred
-async def test_reset_with_the_request(listen: Any, way: str, more: Any) -> None:
+async def test_reset_with_the_request(listen: Any, way: str, more: Any, count: int) -> None:
     """Of a request and its reset in one segment nothing is heard; those around them are answered."""
     asked: list[Any] = []
     client = await client_by(way, await listen("tcp", site_with(ByHand(asked.append))))
     before = requests_in_one(client, b"/page")
-    for _ in range(10):
+    for _ in range(count):
         client.connection.reset_stream(requests_in_one(client, more=more))
-    behind = client.begin_request(b"/page")
+    behind = [client.begin_request(b"/page") for _ in range(count - 1)]
     client.holds = False
     client.flush()
     assert (await client.answer(before))[2] == b"page POST body"
-    assert (await client.answer(behind))[2] == b"page GET "
+    for stream in behind or [client.begin_request(b"/page")]:
+        assert (await client.answer(stream))[2] == b"page GET "
     assert asked == []
 
 
@@ -74,6 +76,10 @@ async def test_connect(listen: Any, way: str) -> None:
         await client.until(lambda: client.broken)
         assert [(event.stream_id, event.error_code) for event in client.broken] == [(stream, 7)]
         client.broken.clear()
+    # And one that is given up in the same segment.
+    stream = client.connection.get_next_available_stream_id()
+    client.connection.send_headers(stream, fields)
+    client.connection.reset_stream(stream)
     client.holds = False
     body = b"x" * client.connection.outbound_flow_control_window
     assert len(body) > 20_000

@@ -195,7 +195,7 @@ class HTTP2Connection(H2Connection):
         names = [name for name, _ in event.headers]
         if b":path" in names:
             super()._requestReceived(event)
-        else:
+        elif not self._is_over(event.stream_id):
             # CONNECT, which no resource answers (RFC 9113 §8.5).
             self.conn.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
 
@@ -214,7 +214,7 @@ class HTTP2Connection(H2Connection):
             self.openStreamWindow(event.stream_id, event.flow_controlled_length)
 
     def _requestEnded(self, event: Any) -> None:
-        if event.stream_id in self.streams and not self._is_over(event.stream_id):
+        if not self._is_over(event.stream_id):
             super()._requestEnded(event)
 
     def _requestAborted(self, event: Any) -> None:
