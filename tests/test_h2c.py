@@ -13,7 +13,7 @@ from twisted.web.resource import Resource
 
 from upgrade_switch import UpgradeRequest
 
-from .asking import Accepting, client_of, is_http, switches
+from .asking import Accepting, ByHand, client_of, is_http, switches
 from .h2client import (
     LARGE,
     PLAIN_KINDS,
@@ -132,6 +132,16 @@ async def test_byte_by_byte(listen: Any) -> None:
         await turns(2)
     assert (await client.answer(1))[2] == b"page POST first"
     assert (await client.answer(stream))[2] == b"page PUT third"
+
+
+@pytest_twisted.ensureDeferred
+async def test_settings_come_before_the_answer(listen: Any) -> None:
+    """The server's SETTINGS wait neither for the client's preface nor for the answer."""
+    client = await (await listen("tcp", site_with(ByHand()))).connect(H2Client())
+    client.holds = True
+    client.send(client.asking(path=b"/r"))
+    await client.until(lambda: client.received)
+    assert [kind for kind, _ in frames(client.received)] == [SETTINGS_FRAME]
 
 
 # The request on stream 1.
