@@ -228,11 +228,9 @@ class HTTP2Connection(H2Connection):
 
     def _stop_producer(self, streamID: int) -> None:
         """Tell what produces an answer that nobody wants it any more, as transports do."""
-        stream = self.streams[streamID]
-        producer = stream.producer
+        producer = self.streams[streamID].producer
         if producer is None:
             return
-        stream.unregisterProducer()
         try:
             producer.stopProducing()
         except Exception:
