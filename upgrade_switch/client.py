@@ -3,7 +3,7 @@ The client: a connection pool that fits every ``Agent`` and every treq call.
 
 ``HTTPConnectionPool.getConnection`` may give the agent anything that has ``request(request)``. Ours
 gives an object that looks at the request first: one with ``Upgrade`` gets a connection of its own
-and :class:`_UpgradeClient`, any other goes on to Twisted's pool. What is sent stays Twisted's
+and :class:`UpgradeClient`, any other goes on to Twisted's pool. What is sent stays Twisted's
 (``Request.writeTo``: bodies, chunking); what comes back is h11's, which knows about 101.
 """
 
@@ -38,7 +38,7 @@ from .takeover import Claim, SwitchedConnection, Waiting
 if TYPE_CHECKING:
     from twisted.web._newclient import Request
 
-__all__ = ["UpgradePool", "switched_connection"]
+__all__ = ["UpgradeClient", "UpgradePool", "switched_connection"]
 
 
 class UpgradePool(HTTPConnectionPool):
@@ -79,7 +79,7 @@ class _Gate:
 
     def request(self, request: Request) -> Deferred[IResponse]:
         if request.headers.hasHeader(b"upgrade"):
-            factory = _UpgradeClientFactory(self._pool.clock)
+            factory = _ClientFactory(self._pool.clock)
             connected: Deferred[Any] = self._endpoint.connect(factory)
         else:
             connected = HTTPConnectionPool.getConnection(self._pool, self._key, self._endpoint)
@@ -95,17 +95,17 @@ def _say_invalid(reason: Failure) -> Failure:
     return reason
 
 
-class _UpgradeClientFactory(Factory):
+class _ClientFactory(Factory):
     noisy = False
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
 
-    def buildProtocol(self, addr: object) -> _UpgradeClient:
-        return _UpgradeClient(self._clock)
+    def buildProtocol(self, addr: object) -> UpgradeClient:
+        return UpgradeClient(self._clock)
 
 
-class _UpgradeClient(Protocol):
+class UpgradeClient(Protocol):
     """
     One request with Upgrade, and its answer. Afterwards the connection is a
     :class:`SwitchedConnection`'s, or is closed.
@@ -271,12 +271,31 @@ class _UpgradeClient(Protocol):
 
     def _check_switch(self, event: h11.InformationalResponse) -> None:
         transport: Any = self.transport
-        self._token = _switched_to(event, self._offer)
+        self._token = self.token_of(event, self._offer)
         transport.pauseProducing()
         if self._sent:
             self._switch(event)
         else:
             self._early = event
+
+    def token_of(self, event: h11.InformationalResponse, offer: Offer) -> UpgradeToken:
+        """
+        The token that a 101 switches to.
+
+        :raises InvalidResponse: where the 101 breaks RFC 9110 §7.8: without ``Connection: upgrade``, or
+            to something that was not offered. Where layers are named (``TLS/1.2, HTTP/1.1``), the first
+            is what was offered, and the rest is what it carries (RFC 2817 §3.3).
+        """
+        lines = [value for name, value in event.headers if name == b"connection"]
+        if "upgrade" not in connection_options(lines):
+            raise InvalidResponse("a 101 without Connection: upgrade")
+        named = Offer.parse(value for name, value in event.headers if name == b"upgrade")
+        if not named:
+            raise InvalidResponse("a 101 that does not name its protocol")
+        token = named.tokens[0]
+        if token not in offer.tokens:
+            raise InvalidResponse(f"a 101 to {token}, which was not offered")
+        return token
 
     def _switch(self, event: h11.InformationalResponse) -> None:
         """
@@ -313,26 +332,6 @@ def _name_upgrade(request: Request) -> None:
     ]
     kept = [option for option in said if option and option.lower() not in (b"close", b"upgrade")]
     request.headers.setRawHeaders(b"connection", [b", ".join([b"Upgrade", *kept])])
-
-
-def _switched_to(event: h11.InformationalResponse, offer: Offer) -> UpgradeToken:
-    """
-    The token that a 101 switches to.
-
-    :raises InvalidResponse: where the 101 breaks RFC 9110 §7.8: without ``Connection: upgrade``, or
-        to something that was not offered. Where layers are named (``TLS/1.2, HTTP/1.1``), the first
-        is what was offered, and the rest is what it carries (RFC 2817 §3.3).
-    """
-    lines = [value for name, value in event.headers if name == b"connection"]
-    if "upgrade" not in connection_options(lines):
-        raise InvalidResponse("a 101 without Connection: upgrade")
-    named = Offer.parse(value for name, value in event.headers if name == b"upgrade")
-    if not named:
-        raise InvalidResponse("a 101 that does not name its protocol")
-    token = named.tokens[0]
-    if token not in offer.tokens:
-        raise InvalidResponse(f"a 101 to {token}, which was not offered")
-    return token
 
 
 def switched_connection(response: IResponse) -> SwitchedConnection:

@@ -181,13 +181,17 @@ class UpgradeSite(Site):
             return False
         return not all(self._upgrades.knows(token) for token in request.offer)
 
+    def chosen_for(self, request: UpgradeRequest) -> Chosen | None:
+        """What a request offers of the site's own upgrades, and what that leads to."""
+        return self._upgrades.choose(request)
+
     def own_upgrade(self, request: UpgradeRequest) -> IResource | None:
         """
         What answers a request that offers one of the tokens that are the site's own. None where
         there is none, and where there is no room: many clients offer ``h2c`` or ``TLS`` with every
         request, and want an answer more than an upgrade.
         """
-        chosen = self._upgrades.choose(request)
+        chosen = self.chosen_for(request)
         if chosen is None or self.draining or not self.switched.has_room_for(request.channel.transport):
             return None
         return _OwnUpgrade(chosen)
