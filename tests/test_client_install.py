@@ -179,6 +179,29 @@ async def test_ended_before_install(kind: str) -> None:
         connection.abort()
 
 
+@pytest.mark.parametrize("end", ["loseConnection", "abortConnection"])
+@pytest_twisted.ensureDeferred
+async def test_closed_in_connection_made_of_an_ended_one(end: str) -> None:
+    """A target that closes in connectionMade gets no data, be the connection over already or not."""
+
+    class Closing(Recorder):
+        def connectionMade(self) -> None:
+            super().connectionMade()
+            getattr(self.transport, end)()
+
+    async with playing("tls") as server:
+        answer = server.ask()
+        peer, _head = await server.asked()
+        peer.send(SWITCH + b"all there is")
+        peer.transport.loseConnection()
+        connection = switched_connection(await patient(answer))
+        await server.client.is_closed()
+        target = Closing()
+        connection.install(target)
+        assert target.events == ["made", "lost"]
+        assert target.transport.getPeer() == connection.peer
+
+
 @pytest.mark.parametrize("asking", ASKING)
 @on_all_kinds
 @pytest.mark.usefixtures("no_gc")

@@ -108,6 +108,26 @@ async def test_no_target_at_the_end(listen: Any, kind: str, why: str) -> None:
     assert built == ([None] if why == "None" else [])
 
 
+@every_end
+@every_kind
+@pytest_twisted.ensureDeferred
+async def test_closed_in_connection_made_at_the_end(listen: Any, kind: str, end: str) -> None:
+    """A target that closes in connectionMade gets no bytes, as on a connection that lives."""
+
+    class Closing(Recorder):
+        def connectionMade(self) -> None:
+            super().connectionMade()
+            getattr(self.transport, end)()
+
+    clock = Clock()
+    factory, targets = factory_of(Closing)
+    listening = await nested(listen, kind, factory, clock)
+    client = await accepted(listening)
+    await send_in(client, [SHORT], targets)
+    await leaves(client, "loseConnection", clock)
+    assert targets[0].events == ["made", "lost"]
+
+
 @pytest.mark.parametrize("method", ["connectionMade", "dataReceived", "connectionLost"])
 @every_kind
 @pytest_twisted.ensureDeferred
@@ -128,5 +148,6 @@ async def test_target_that_raises_at_the_end(listen: Any, errors: Any, kind: str
     client = await accepted(listening)
     await send_in(client, [SHORT], targets)
     await leaves(client, "loseConnection", clock)
-    assert targets[0].events.count("lost") == 1
+    made, *data, lost = targets[0].events
+    assert (made, data, lost) == ("made", [] if method == "connectionMade" else [SHORT], "lost")
     assert [type(error) for error in errors.take(1)] == [Broken]

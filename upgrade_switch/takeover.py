@@ -98,16 +98,20 @@ def _nothing() -> None:
     """What a transport does that cannot pause, when it is resumed."""
 
 
-def _called(transport: Any, function: Any, *arguments: Any) -> None:
+def _called(transport: Any, function: Any, *arguments: Any) -> bool:
     """
     Call the target as the reactor would: what it raises, of any kind, is logged and drops the
     connection, after which the transport tells the target ``connectionLost``.
+
+    :return: whether it has not raised.
     """
     try:
         function(*arguments)
     except BaseException:
         _log.failure("{function} failed after a takeover", function=function)
         _twisted.abort(transport)
+        return False
+    return True
 
 
 class _InPlaceOf(Protocol):
@@ -203,12 +207,34 @@ class Waiting(Protocol):
         live_and_die(transport, target, data, self.lost)
 
 
+class _Ended:
+    """
+    A transport that has ended, for a target that comes too late: it is the transport, but that one
+    would not remember that it was told to close.
+
+    :ivar was_closed: whether it was.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self.was_closed = False
+        directlyProvides(self, providedBy(transport))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def loseConnection(self, *args: object) -> None:
+        self.was_closed = True
+
+    abortConnection = loseConnection
+
+
 def live_and_die(transport: Any, target: IProtocol, data: bytes, reason: Failure) -> None:
     """Give a target the whole short life of a connection that has ended already."""
-    _called(transport, target.makeConnection, transport)
-    if data:
-        _called(transport, target.dataReceived, data)
-    _called(transport, target.connectionLost, reason)
+    ended = _Ended(transport)
+    if _called(ended, target.makeConnection, ended) and data and not ended.was_closed:
+        _called(ended, target.dataReceived, data)
+    _called(ended, target.connectionLost, reason)
 
 
 class Claim:
