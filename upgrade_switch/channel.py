@@ -216,6 +216,16 @@ class UpgradeChannel(HTTPChannel):
         received: bool = super().headerReceived(line)
         return received
 
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """
+        Refuse a request line (RFC 9112 §3) or a header line (RFC 6585 §5) longer than Twisted reads.
+        Twisted closes without a word, and over TLS, whose producer the channel still is, not even that.
+        """
+        status = b"431 Request Header Fields Too Large" if self.requests else b"414 URI Too Long"
+        transport: Any = self.transport
+        transport.write(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        self.loseConnection()
+
     def _is_wrong_framing(self, line: bytes) -> bool:
         """
         Whether a header line frames a content of more bytes than there are, or that of a CONNECT, which
