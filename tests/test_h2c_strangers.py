@@ -281,7 +281,7 @@ async def test_settings_alone_open_windows(listen: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_little_before_the_client_has_begun(listen: Any) -> None:
-    """Behind the 101 comes one DATA frame; the rest waits for the client's preface (curl's limit)."""
+    """Behind the 101 come 16 KiB; the rest waits for the client's preface (curl's limit)."""
     client: Any
     listening = await listen("tcp", site_with(ByHand(lambda _: LARGE)))
     client = await listening.connect(H2Client())
@@ -295,3 +295,20 @@ async def test_little_before_the_client_has_begun(listen: Any) -> None:
     client.holds = False
     client.flush()
     assert (await client.answer(1))[2] == LARGE
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_before_the_client_has_begun(listen: Any) -> None:
+    """An answer in several small writes is there before the client's preface, to its end."""
+
+    def render(request: Any) -> bytes:
+        for _ in range(7):
+            request.write(LARGE[: 2**11])
+        return LARGE[: 2**11]
+
+    client: Any
+    listening = await listen("tcp", site_with(ByHand(render)))
+    client = await listening.connect(H2Client())
+    client.holds = True
+    client.send(client.asking(path=b"/r"))
+    assert (await client.answer(1))[2] == LARGE[: 2**11] * 8

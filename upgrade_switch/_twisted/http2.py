@@ -47,6 +47,10 @@ def are_settings(value: bytes) -> bool:
     return True
 
 
+# A DATA frame's, as long as nobody asks for more (RFC 9113 §4.2): what a client that has not begun HTTP/2
+# is sent. curl has a buffer of 32 KiB for all that comes with the 101, and fails when that is full.
+_MOST_BEFORE = 2**14
+
 # How many bytes of an answer its producer may be ahead of what is sent, however wide the window is.
 _MOST_AHEAD = 2**16
 
@@ -56,9 +60,6 @@ class _Order(PriorityTree):
     Which stream's turn it is: one that may send. Twisted's loop would go round without an end where a
     window is closed, keeping the idle timer from ever firing, and fail where it is less than that.
 
-    A client that has not begun HTTP/2 gets one DATA frame: curl has a buffer of 32 KiB for what comes
-    with the 101, and fails when that is full.
-
     :ivar has_begun: whether the client has.
     :ivar latest: the stream whose turn it was.
     """
@@ -67,7 +68,7 @@ class _Order(PriorityTree):
         super().__init__()
         self._conn = conn
         self._queues = queues
-        self._has_sent = False
+        self._sent = 0
         self.has_begun = False
         self.latest = 0
 
@@ -84,10 +85,13 @@ class _Order(PriorityTree):
         if not isinstance(first, bytes) or not first:
             # The end, which needs no window.
             return True
-        if self._has_sent and not self.has_begun:
+        size = min(len(first), _MOST_BEFORE, self._conn.local_flow_control_window(stream))
+        if size <= 0:
             return False
-        self._has_sent = self._conn.local_flow_control_window(stream) > 0
-        return self._has_sent
+        if self.has_begun:
+            return True
+        self._sent += size
+        return self._sent <= _MOST_BEFORE
 
 
 class _Opened(NamedTuple):
