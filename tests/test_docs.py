@@ -186,7 +186,7 @@ async def test_tls(readme: dict[str, Any], listen: Any) -> None:
     assert field(await client.head(), b"upgrade") == b"TLS/1.2, HTTP/1.1"
     policy = BrowserLikePolicyForHTTPS(trustRootFromCertificates([AUTHORITY]))
     pool = TLSUpgradePool(reactor, policy)
-    with patch.dict(readme, TLSUpgradePool=lambda reactor: pool):
+    with patch.dict(readme, secure=pool):
         assert await readme["fetch"](f"{listening.url}/private") == "page GET "
     await pool.closeCachedConnections()
 

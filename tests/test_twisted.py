@@ -278,6 +278,9 @@ def test_http2_connection() -> None:
         "self._bufferedControlFrames = deque()",
         "self._bufferedControlFrameBytes = 0",
         "self.conn.initiate_connection()",
+        "stream = next(self.priority)",
+        "self.priority.unblock(",
+        "self._outboundStreamQueues[stream].popleft()",
     ):
         assert used in source, used
     assert "self._request = requestFactory(self, queued=False)" in inspect.getsource(H2Stream)
