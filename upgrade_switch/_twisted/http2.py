@@ -47,8 +47,8 @@ def are_settings(value: bytes) -> bool:
     return True
 
 
-# A DATA frame's, as long as nobody asks for more (RFC 9113 §4.2): what a client that has not begun HTTP/2
-# is sent. curl has a buffer of 32 KiB for all that comes with the 101, and fails when that is full.
+# How many bytes of answers a client is sent that has not begun HTTP/2: one DATA frame's (RFC 9113 §4.2).
+# curl has a buffer of 32 KiB for all that comes with the 101, and fails when that is full.
 _MOST_BEFORE = 2**14
 
 # How many bytes of an answer its producer may be ahead of what is sent, however wide the window is.
