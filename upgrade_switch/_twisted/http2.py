@@ -47,7 +47,7 @@ def are_settings(value: bytes) -> bool:
     return True
 
 
-# How many bytes of answers a client is sent that has not begun HTTP/2: one DATA frame's (RFC 9113 §4.2).
+# How many bytes of answers a client gets that has not begun HTTP/2: one DATA frame (RFC 9113 §4.2).
 # curl has a buffer of 32 KiB for all that comes with the 101, and fails when that is full.
 _MOST_BEFORE = 2**14
 
