@@ -110,6 +110,7 @@ class Site(UpgradeSite):
             reactor=clock,
             upgrades={"own": self.accept},
             prefaces=dict.fromkeys(PREFACES, Targets(self.build)),
+            connect=self.accept,
         )
 
     def build(self, behind: bytes | None = None) -> Target:
