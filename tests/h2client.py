@@ -8,17 +8,20 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.interfaces import IPullProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+from zope.interface import implementer
 
 from upgrade_switch.protocols.h2c import h2c
 
 from .asking import fields_of
 from .certificate import AUTHORITY
-from .harness import Waiters, WatchedSite, patient, reactor, site_of, status, upgrade_head
+from .harness import Waiters, WatchedSite, patient, reactor, site_of, status, turns, upgrade_head
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -63,6 +66,57 @@ def site_with(resource: Any, path: bytes = b"r", **kwargs: Any) -> WatchedSite:
     site = h2c_site(**kwargs)
     site.resource.putChild(path, resource)
     return site
+
+
+@implementer(IPullProducer)
+class Pulled(Resource):
+    """Answers with LARGE, piece by piece, as it is asked for them; counts what it has given."""
+
+    isLeaf = True
+
+    def render(self, request: Any) -> int:
+        self.given = 0
+        self._request = request
+        request.registerProducer(self, False)
+        return NOT_DONE_YET
+
+    def resumeProducing(self) -> None:
+        piece = LARGE[self.given : self.given + 10_000]
+        self.given += len(piece)
+        if piece:
+            self._request.write(piece)
+        else:
+            self._request.unregisterProducer()
+            self._request.finish()
+
+    def stopProducing(self) -> None:
+        pass
+
+
+@implementer(IPullProducer)
+class Endless(Resource):
+    """Answers without an end; remembers whether anybody has told it to stop."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopped = 0
+        self.given = 0
+        self.lost: list[Any] = []
+
+    def render(self, request: Any) -> int:
+        self._request = request
+        request.notifyFinish().addErrback(self.lost.append)
+        request.registerProducer(self, False)
+        return NOT_DONE_YET
+
+    def resumeProducing(self) -> None:
+        self.given += 10_000
+        self._request.write(b"x" * 10_000)
+
+    def stopProducing(self) -> None:
+        self.stopped += 1
 
 
 def frames(data: bytes) -> list[tuple[int, int]]:
@@ -281,3 +335,19 @@ async def client_by(way: str, listening: Any, **kwargs: Any) -> Any:
 
 #: The ways in that are not ALPN.
 WAYS = ("upgrade", "knowledge")
+
+
+async def unread(way: str, listening: Any) -> tuple[Any, Any]:
+    """
+    A client with the widest of windows that has asked for ``/r`` and reads no more, and its connection
+    on the server, which cannot send more by now.
+    """
+    client = await client_by(way, listening, settings=WIDE)
+    client.connection.increment_flow_control_window(2**30)
+    stream = client.begin_request(b"/r")
+    await client.until(lambda: client.body_of(stream))
+    client.transport.pauseProducing()
+    (connection,) = listening.site.switched
+    while connection.target._consumerBlocked is None:
+        await turns()
+    return client, connection.target

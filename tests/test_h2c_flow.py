@@ -8,40 +8,11 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.interfaces import IPullProducer
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 from twisted.web.static import File
-from zope.interface import implementer
 
 from .asking import ByHand, Slow
-from .h2client import LARGE, PLAIN_KINDS, H2Client, client_by, frames, h2c_site, site_with
+from .h2client import LARGE, PLAIN_KINDS, H2Client, Pulled, client_by, frames, h2c_site, site_with
 from .harness import turns
-
-
-@implementer(IPullProducer)
-class Pulled(Resource):
-    """Answers with LARGE, piece by piece, as it is asked for them; counts what it has given."""
-
-    isLeaf = True
-
-    def render(self, request: Any) -> int:
-        self.given = 0
-        self._request = request
-        request.registerProducer(self, False)
-        return NOT_DONE_YET
-
-    def resumeProducing(self) -> None:
-        piece = LARGE[self.given : self.given + 10_000]
-        self.given += len(piece)
-        if piece:
-            self._request.write(piece)
-        else:
-            self._request.unregisterProducer()
-            self._request.finish()
-
-    def stopProducing(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize("resource", [ByHand(lambda _: LARGE), Pulled()], ids=["at once", "pulled"])

@@ -11,10 +11,21 @@ import pytest
 import pytest_twisted
 
 from .asking import ByHand
-from .h2client import LARGE, WAYS, WIDE, H2Client, StillClock, client_by, frame, frames, site_with
+from .h2client import (
+    LARGE,
+    WAYS,
+    WIDE,
+    Endless,
+    H2Client,
+    Pulled,
+    StillClock,
+    client_by,
+    frame,
+    frames,
+    site_with,
+    unread,
+)
 from .harness import patient, turns
-from .test_h2c_flow import Pulled
-from .test_h2c_twisted import Endless
 
 HEADERS_FRAME, PRIORITY_FRAME = 1, 2
 
@@ -165,20 +176,12 @@ async def test_producer_is_not_ahead(listen: Any, way: str) -> None:
     """For a client that does not read, wide as its windows are, little is kept of an endless answer."""
     endless = Endless()
     listening = await listen("tcp", site_with(endless))
-    client = await client_by(way, listening, settings=WIDE)
-    client.connection.increment_flow_control_window(2**30)
-    stream = client.begin_request(b"/r")
-    await client.until(lambda: client.body_of(stream))
-    client.transport.pauseProducing()
-    (connection,) = listening.site.switched
-    while connection.target._consumerBlocked is None:
-        await turns()
-        assert endless.given < 10**9
+    client, connection = await unread(way, listening)
     await turns(20)
     given = endless.given
     await turns(50)
     assert endless.given == given
-    (queue,) = connection.target._outboundStreamQueues.values()
+    (queue,) = connection._outboundStreamQueues.values()
     assert sum(map(len, queue)) < 2**17
     client.transport.abortConnection()
 
@@ -218,20 +221,13 @@ async def test_window_that_stays_closed(listen: Any, way: str, window: int, reso
 async def test_end_of_a_client_that_did_not_read(listen: Any, how: str) -> None:
     """A connection that is to be closed while it is full is closed when it is not, without a timer."""
     listening = await listen("tcp", site_with(ByHand(lambda _: LARGE * 32), timeout=None))
-    client = await client_by("upgrade", listening, settings=WIDE)
-    client.connection.increment_flow_control_window(2**30)
-    stream = client.begin_request(b"/r")
-    await client.until(lambda: client.body_of(stream))
-    client.transport.pauseProducing()
-    (connection,) = listening.site.switched
-    while connection.target._consumerBlocked is None:
-        await turns()
+    client, connection = await unread("upgrade", listening)
     if how == "goaway":
         client.leave()
     else:
         client.send(frame(0, 0, b"x"))
         client.holds = True
-    while not connection.target.transport.disconnecting:
+    while not connection.transport.disconnecting:
         await turns()
     client.transport.resumeProducing()
     await client.is_lost()

@@ -10,45 +10,15 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.interfaces import IPullProducer
 from twisted.web._http2 import H2Connection
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
-from zope.interface import implementer
 
 from .asking import ByHand
-from .h2client import LARGE, WAYS, client_by, site_with
+from .h2client import LARGE, WAYS, Endless, client_by, site_with
 from .harness import turns
 
 WINDOW = 4
 
 FIELDS = [(b":scheme", b"http"), (b":authority", b"localhost")]
-
-
-@implementer(IPullProducer)
-class Endless(Resource):
-    """Answers without an end; remembers whether anybody has told it to stop."""
-
-    isLeaf = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stopped = 0
-        self.given = 0
-        self.lost: list[Any] = []
-
-    def render(self, request: Any) -> int:
-        self._request = request
-        request.notifyFinish().addErrback(self.lost.append)
-        request.registerProducer(self, False)
-        return NOT_DONE_YET
-
-    def resumeProducing(self) -> None:
-        self.given += 10_000
-        self._request.write(b"x" * 10_000)
-
-    def stopProducing(self) -> None:
-        self.stopped += 1
 
 
 async def grows(client: Any) -> Any:

@@ -55,6 +55,15 @@ _MOST_BEFORE = 2**14
 _MOST_AHEAD = 2**16
 
 
+def _is_over(conn: StateMachine, stream_id: int) -> bool:
+    """
+    Whether nothing can be sent on a stream any more. h2 has read all that comes in one segment when
+    Twisted hears of the first event in it: a reset, or the connection's end, may be among the rest.
+    """
+    stream = conn.streams.get(stream_id)
+    return conn.state_machine.state is ConnectionState.CLOSED or stream is None or stream.closed
+
+
 class _Order(PriorityTree):
     """
     Which stream's turn it is: one that may send. Twisted's loop would go round without an end where a
@@ -81,6 +90,8 @@ class _Order(PriorityTree):
             self.block(stream)
 
     def _may_send(self, stream: int) -> bool:
+        if _is_over(self._conn, stream):
+            return False
         first = self._queues[stream][0]
         if not isinstance(first, bytes) or not first:
             # The end, which needs no window.
@@ -186,6 +197,8 @@ class HTTP2Connection(H2Connection):
             stream.windowUpdated()
 
     def remainingOutboundWindow(self, streamID: int) -> int:
+        if self._is_over(streamID):
+            return 0
         # What Twisted asks for when it pauses producers, and resumes them. It looks at the window
         # alone, which may be gigabytes wide for a client that reads nothing.
         room: int = super().remainingOutboundWindow(streamID)
@@ -203,13 +216,22 @@ class HTTP2Connection(H2Connection):
             # CONNECT, which no resource answers (RFC 9113 §8.5).
             self.conn.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
 
-    # Of a stream that has been refused, more may be in the same bytes; and behind a request, in the
-    # same bytes, what ends its stream, or the connection.
+    # Where a stream is over already, Twisted hears of that next.
 
     def _is_over(self, streamID: int) -> bool:
-        stream = self.conn.streams.get(streamID)
-        closed = self.conn.state_machine.state is ConnectionState.CLOSED
-        return closed or stream is None or stream.closed
+        return _is_over(self.conn, streamID)
+
+    def writeDataToStream(self, streamID: int, data: bytes) -> None:
+        if not self._is_over(streamID):
+            super().writeDataToStream(streamID, data)
+
+    def endRequest(self, streamID: int) -> None:
+        if not self._is_over(streamID):
+            super().endRequest(streamID)
+
+    def abortRequest(self, streamID: int) -> None:
+        if not self._is_over(streamID):
+            super().abortRequest(streamID)
 
     def _requestDataReceived(self, event: Any) -> None:
         if event.stream_id in self.streams:
@@ -222,8 +244,8 @@ class HTTP2Connection(H2Connection):
             super()._requestEnded(event)
 
     def _requestAborted(self, event: Any) -> None:
+        self._stop_producer(event.stream_id)
         if event.stream_id in self.streams:
-            self._stop_producer(event.stream_id)
             super()._requestAborted(event)
 
     def _send100Continue(self, streamID: int) -> None:
@@ -231,8 +253,12 @@ class HTTP2Connection(H2Connection):
             super()._send100Continue(streamID)
 
     def _stop_producer(self, streamID: int) -> None:
-        """Tell what produces an answer that nobody wants it any more, as transports do."""
-        producer = self.streams[streamID].producer
+        """
+        Tell what produces an answer that nobody wants it any more, as transports do. In answer to that
+        it may end others.
+        """
+        stream = self.streams.get(streamID)
+        producer = None if stream is None else stream.producer
         if producer is None:
             return
         try:
@@ -243,6 +269,8 @@ class HTTP2Connection(H2Connection):
     def writeHeaders(
         self, version: bytes, code: bytes, reason: bytes, headers: Any, streamID: int
     ) -> None:
+        if self._is_over(streamID):
+            return
         # RFC 9113 §8.2.1: one such field, and the whole connection would end.
         clean = [(name, one_line(value)) for name, value in headers]
         super().writeHeaders(version, code, reason, clean, streamID)
