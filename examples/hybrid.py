@@ -4,25 +4,38 @@ A hybrid server: it speaks HTTP, until a client says that it would rather speak 
     python examples/hybrid.py tcp:8080:interface=127.0.0.1
 
 Then: curl http://127.0.0.1:8080/
-And:  printf 'SHOUT\r\nhello\r\nworld\r\n' | nc 127.0.0.1 8080
+And:  printf 'SHOUT\r\nhello\r\nworld\r\n' | nc -N 127.0.0.1 8080
+Both: printf 'GET / HTTP/1.1\r\nHost: x\r\n\r\nSHOUT\r\nhello\r\n' | nc -N 127.0.0.1 8080
+
+(Some nc know no -N: they half-close without it, or go on until Ctrl-C.)
 """
 
 import sys
 
 from twisted.internet import endpoints, task
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory
 from twisted.protocols.basic import LineReceiver
 from twisted.web.resource import Resource
 from twisted.web.static import Data
+from zope.interface import implementer
 
 from upgrade_switch import UpgradeSite
 
 
+@implementer(IHalfCloseableProtocol)
 class Shout(LineReceiver):
     def lineReceived(self, line):
         # The first line is the flag line: a target receives every byte.
         self.sendLine(line.upper())
+
+    def readConnectionLost(self):
+        # The client has said all; without this, answers that are still on their way would be lost.
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self):
+        pass
 
 
 async def main(reactor, description="tcp:8080:interface=127.0.0.1"):
