@@ -70,9 +70,13 @@ def site_with(resource: Any, path: bytes = b"r", **kwargs: Any) -> WatchedSite:
 
 @implementer(IPullProducer)
 class Pulled(Resource):
-    """Answers with LARGE, piece by piece, as it is asked for them; counts what it has given."""
+    """Answers piece by piece, as it is asked for them; counts what it has given."""
 
     isLeaf = True
+
+    def __init__(self, content: bytes = LARGE) -> None:
+        super().__init__()
+        self._content = content
 
     def render(self, request: Any) -> int:
         self.given = 0
@@ -81,7 +85,7 @@ class Pulled(Resource):
         return NOT_DONE_YET
 
     def resumeProducing(self) -> None:
-        piece = LARGE[self.given : self.given + 10_000]
+        piece = self._content[self.given : self.given + 10_000]
         self.given += len(piece)
         if piece:
             self._request.write(piece)
