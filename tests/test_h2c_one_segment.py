@@ -77,6 +77,42 @@ async def test_write_to_a_reset(listen: Any, way: str, pruned: bool) -> None:
     assert (await client.ask(b"/page"))[0] == 200
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest_twisted.ensureDeferred
+async def test_write_while_another_is_reset(listen: Any, way: str) -> None:
+    """What a request writes into others' answers is sent, though another that is reset has its turn."""
+    waiting: list[Any] = []
+
+    def render(request: Any) -> Any:
+        if request.method == b"GET":
+            return LARGE
+        if request.method == b"PUT":
+            waiting.append(request)
+            for piece in (b"h", b"e", b"a", b"r", b" "):
+                request.write(piece)
+            return NOT_DONE_YET
+        for other in waiting:
+            other.write(b"said")
+            other.finish()
+        return b"done"
+
+    client = await client_by(way, await listen("tcp", site_with(ByHand(render))))
+    client.opens_windows = False
+    large = client.begin_request(b"/r")
+    await client.until(lambda: len(client.body_of(large)) > 60_000)
+    client.connection.increment_flow_control_window(100_000)
+    streams = [client.begin_request(b"/r", b"PUT", b"x") for _ in range(3)]
+    await client.until(lambda: all(client.body_of(stream) == b"hear " for stream in streams))
+    client.holds = True
+    client.connection.increment_flow_control_window(100_000, large)
+    streams.append(client.begin_request(b"/r", b"POST", b"x"))
+    client.connection.reset_stream(large)
+    client.holds = False
+    client.flush()
+    for stream, body in zip(streams, [b"hear said"] * 3 + [b"done"], strict=True):
+        assert (await client.answer(stream))[2] == body
+
+
 class Ending(ByHand):
     """Pulled answers, which are all ended when one of them is told to stop."""
 
@@ -112,7 +148,7 @@ async def test_producer_ends_others(listen: Any, how: str, end: str) -> None:
     client = await client_by("knowledge", listening)
     client.opens_windows = False
     streams = [client.begin_request(b"/r") for _ in range(3)]
-    await client.until(lambda: all(map(client.body_of, streams)))
+    await client.until(lambda: all(client.body_of(stream) == b"hear " for stream in streams))
     if end == "reset":
         client.opens_windows = True
         client.connection.increment_flow_control_window(100_000)

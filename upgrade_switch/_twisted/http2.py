@@ -179,10 +179,8 @@ class HTTP2Connection(H2Connection):
 
     def _go_on(self) -> None:
         """Windows may have been opened, by SETTINGS too: send what has waited for that."""
-        for stream_id, stream in tuple(self.streams.items()):
-            # What a producer does may end others.
-            if stream_id in self.streams:
-                stream.windowUpdated()
+        for stream in tuple(self.streams.values()):
+            stream.windowUpdated()
         waiting = [stream_id for stream_id, queue in self._outboundStreamQueues.items() if queue]
         for stream_id in waiting:
             self.priority.unblock(stream_id)
