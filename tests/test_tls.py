@@ -208,6 +208,23 @@ async def test_alpn(listen: Any) -> None:
     await is_http(client)
 
 
+@pytest.mark.parametrize("offered", [[b"http/1.1"], [b"h2", b"http/1.1"]])
+@pytest_twisted.ensureDeferred
+async def test_alpn_of_nothing_in_particular(listen: Any, offered: list[bytes]) -> None:
+    """A client may say what it speaks, as browsers do; a certificate alone knows nothing of it."""
+    client = await (await listen("tcp", tls_site())).connect(Recorder())
+    client.send(ask_for_tls())
+    assert status(await client.head()) == 101
+    client.transport.startTLS(
+        optionsForClientTLS(
+            "localhost", trustRootFromCertificates([AUTHORITY]), acceptableProtocols=offered
+        )
+    )
+    assert (await told(client))["secure"]
+    # Older Twisteds choose nothing.
+    assert client.transport.protocol.negotiatedProtocol in (b"http/1.1", None)
+
+
 @pytest_twisted.ensureDeferred
 async def test_no_way_to_tls(listen: Any) -> None:
     """On a connection that cannot start TLS, the offer is ignored."""

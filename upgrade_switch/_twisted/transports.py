@@ -30,6 +30,7 @@ __all__ = [
     "rename_log_prefix",
     "report_end",
     "slot_of",
+    "speak_inside",
     "start_tls",
     "tls_layer",
     "wait_for_room",
@@ -118,6 +119,26 @@ def start_tls(transport: Any, context_factory: Any, listener: Any) -> None:
     while isinstance(transport, ProtocolWrapper):
         alsoProvides(transport, interfaces.ISSLTransport)
         transport = transport.transport
+
+
+@implementer(interfaces.IProtocolNegotiationFactory)
+class _Speaking:
+    """Who is asked what may be chosen by ALPN."""
+
+    def __init__(self, protocol: bytes) -> None:
+        self._protocol = protocol
+
+    def acceptableProtocols(self) -> list[bytes]:
+        return [self._protocol]
+
+
+def speak_inside(transport: Any, protocol: bytes) -> None:
+    """
+    Have the TLS that a server has just started choose a protocol by ALPN, where the client offers it.
+    The TLS layer asks its factory what is spoken; ``startTLS`` gives it none, and Twisted fails the
+    handshakes of all clients that offer anything then.
+    """
+    bottom(transport).protocol.factory.wrappedFactory = _Speaking(protocol)
 
 
 def _tell(listener: Any) -> None:
