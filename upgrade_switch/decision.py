@@ -8,7 +8,8 @@ resource that is the answer in HTTP.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from types import CoroutineType
+from inspect import signature
+from types import CoroutineType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from twisted.internet.defer import Deferred
@@ -47,8 +48,6 @@ Answer: TypeAlias = IProtocol | IResource
 Acceptor: TypeAlias = Callable[
     [UpgradeRequest, UpgradeToken], Answer | Deferred[Answer] | Coroutine[Any, Any, Answer]
 ]
-
-
 ConnectAcceptor: TypeAlias = Callable[
     [UpgradeRequest, bytes], Answer | Deferred[Answer] | Coroutine[Any, Any, Answer]
 ]
@@ -162,6 +161,7 @@ def check_connect(value: object) -> None:
     """
     if IProtocolFactory.providedBy(value) or isinstance(value, type) or not callable(value):
         raise InvalidUpgrades(f"connect is a callable (request, authority), not {value!r}")
+    _check_call("connect", value, "(request, authority)")
 
 
 def _check_value(key: object, value: object) -> None:
@@ -179,6 +179,32 @@ def _check_value(key: object, value: object) -> None:
         raise InvalidUpgrades(
             f"{key!r}: neither an IProtocolFactory nor a callable (request, token): {value!r}"
         )
+    _check_call(key, value, "(request, token)")
+
+
+def _check_call(key: object, acceptor: Any, arguments: str) -> None:
+    """Refuse what cannot be called as an acceptor is, and what only makes acceptors (``h2c``)."""
+    name = getattr(acceptor, "__name__", "").rpartition(".")[2]
+    if isinstance(acceptor, ModuleType) or _is_maker(acceptor):
+        raise InvalidUpgrades(f"{key!r}: {name} makes acceptors, and is none: give {name}(...)")
+    try:
+        wanted = signature(acceptor)
+    except (TypeError, ValueError):
+        # A builtin that does not tell.
+        return
+    try:
+        wanted.bind(None, None)
+    except TypeError:
+        raise InvalidUpgrades(f"{key!r}: {acceptor!r} is not to be called with {arguments}") from None
+
+
+def _is_maker(acceptor: object) -> bool:
+    """Whether something is one of the functions of ``upgrade_switch.protocols``."""
+    if not isinstance(acceptor, FunctionType):
+        return False
+    # None, where some text was executed.
+    is_ours = (acceptor.__module__ or "").startswith(f"{__package__}.protocols.")
+    return is_ours and acceptor.__qualname__ == acceptor.__name__
 
 
 def _build(factory: Any, request: UpgradeRequest) -> Any:

@@ -5,6 +5,7 @@ Everything that this package raises of its own, in one tree::
     ├── InvalidToken        (ValueError)      text that is no upgrade token
     ├── InvalidUpgrades     (TypeError)       a mapping of upgrades that cannot work
     ├── InvalidPrefaces     (TypeError)       a mapping of prefaces that cannot work
+    ├── InvalidArgument     (TypeError)       no endpoint, no site, no observer, no policy ...
     ├── InvalidTarget       (TypeError)       a target that provides no IProtocol
     ├── InvalidPhrase       (TypeError)       a reason phrase that is no bytes
     ├── SwitchRefused                         Request.switch_to cannot switch (now)
@@ -16,6 +17,7 @@ Everything that this package raises of its own, in one tree::
     │   ├── Draining                          the site is going down
     │   └── NotDetachable                     nobody knows who feeds this transport's bytes
     ├── UnsupportedTwisted  (ImportError)     Twisted lacks what this package is built on
+    ├── MissingExtra        (ImportError)     an extra of the package is not installed
     ├── AlreadyInstalled                      SwitchedConnection.install, a second time
     ├── InvalidResponse     (ResponseFailed)  a server's answer that breaks the rules
     └── NotSwitched         (ConnectError)    the server answered something else than 101
@@ -27,6 +29,8 @@ exceptions catches the right thing.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from twisted.internet.error import ConnectError
@@ -41,12 +45,14 @@ __all__ = [
     "AlreadySwitched",
     "ClientGone",
     "Draining",
+    "InvalidArgument",
     "InvalidPhrase",
     "InvalidPrefaces",
     "InvalidResponse",
     "InvalidTarget",
     "InvalidToken",
     "InvalidUpgrades",
+    "MissingExtra",
     "NotDetachable",
     "NotOffered",
     "NotSwitched",
@@ -55,6 +61,7 @@ __all__ = [
     "TooManySwitched",
     "UnsupportedTwisted",
     "UpgradeError",
+    "needs_extra",
 ]
 
 
@@ -74,6 +81,10 @@ class InvalidPrefaces(UpgradeError, TypeError):
     """A mapping of prefaces has a key that is no text in bytes, or a value that cannot work."""
 
 
+class InvalidArgument(UpgradeError, TypeError):
+    """An argument is not what its place wants: no endpoint, no site, no observer, no policy."""
+
+
 class InvalidTarget(UpgradeError, TypeError):
     """What was to be installed on a connection does not provide ``IProtocol``."""
 
@@ -87,6 +98,23 @@ class UnsupportedTwisted(UpgradeError, ImportError):
     The Twisted that is installed is too old, or so new that internals of it are gone on which this
     package is built; importing the package fails. The message names the versions.
     """
+
+
+class MissingExtra(UpgradeError, ImportError):
+    """What a module needs, and an extra of this package brings, is not installed."""
+
+
+@contextmanager
+def needs_extra(name: str) -> Iterator[None]:
+    """
+    Import what an extra brings.
+
+    :raises MissingExtra: where it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f"{error}: pip install 'upgrade_switch[{name}]'") from error
 
 
 class SwitchRefused(UpgradeError):

@@ -5,6 +5,7 @@ those that have; :class:`UpgradeService` for running one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.internet import StreamServerEndpointService
@@ -26,9 +27,9 @@ from zope.interface import Attribute, Interface
 from . import _twisted
 from .channel import UpgradeChannel
 from .decision import Chosen, Upgrades, check_connect, decide
-from .errors import InvalidPrefaces
+from .errors import InvalidArgument, InvalidPrefaces
 from .events import Declined, ISwitchObserver, tell
-from .negotiation import is_authority
+from .negotiation import UpgradeToken, is_authority
 from .pages import StatusPage
 from .preface import PrefaceTable
 from .request import UpgradeRequest
@@ -37,7 +38,7 @@ from .switched import SwitchedConnections
 from .takeover import SwitchedConnection, check_target, hand_over
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable
 
     from .decision import Acceptor, ConnectAcceptor, Decision
 
@@ -126,11 +127,13 @@ class UpgradeSite(Site):
         :raises InvalidToken: for a key of ``upgrades`` that is no token.
         :raises InvalidUpgrades: for a value there that is neither factory nor acceptor, and for a
             ``connect`` that is no acceptor.
-        :raises InvalidPrefaces: for a preface that is no bytes, or leads to no factory.
+        :raises InvalidPrefaces: for what is no mapping, a preface that is no bytes, or leads to no
+            factory.
+        :raises InvalidArgument: for an observer that is none.
         """
         super().__init__(resource, requestFactory, *args, **kwargs)
         self.accept_timeout = accept_timeout
-        self.observers = tuple(observers)
+        self.observers = _checked_observers(observers)
         self.switched = SwitchedConnections(self.reactor, max_switched, self.observers)
         self.draining = False
         self.deciding: set[Decision] = set()
@@ -142,7 +145,7 @@ class UpgradeSite(Site):
         self._started: dict[int, IProtocolFactory] = {}
         self._upgrades = Upgrades(upgrades or {})
         known = {v.preface: v for v in self._upgrades.values if IPrefaced.providedBy(v) and v.preface}
-        given = dict(prefaces or {})
+        given = _checked_prefaces({} if prefaces is None else prefaces)
         self._prefaces = self._table_of(known | given)
         self._prefaces_inside_tls = self._table_of(
             {preface: value for preface, value in given.items() if not IPrefaced.providedBy(value)}
@@ -153,7 +156,7 @@ class UpgradeSite(Site):
         for preface, value in prefaces.items():
             factory = value.factory_for(self) if IPrefaced.providedBy(value) else value
             if not IProtocolFactory.providedBy(factory):
-                raise InvalidPrefaces(f"{preface!r}: no IProtocolFactory: {value!r}")
+                raise InvalidPrefaces(f"{preface!r}: no IProtocolFactory: {value!r}{_hint(value)}")
             factories[preface] = factory
         return PrefaceTable(factories) if factories else None
 
@@ -184,6 +187,10 @@ class UpgradeSite(Site):
     def chosen_for(self, request: UpgradeRequest) -> Chosen | None:
         """What a request offers of the site's own upgrades, and what that leads to."""
         return self._upgrades.choose(request)
+
+    def has_own(self, token: str) -> bool:
+        """Whether one of the site's own upgrades is to a token."""
+        return self._upgrades.knows(UpgradeToken.parse(token))
 
     def own_upgrade(self, request: UpgradeRequest) -> IResource | None:
         """
@@ -288,6 +295,32 @@ class UpgradeSite(Site):
             connection.abort()
 
 
+def _checked_prefaces(prefaces: object) -> dict[bytes, Any]:
+    if not isinstance(prefaces, Mapping):
+        raise InvalidPrefaces(f"not a mapping from bytes, as {{b'SSH-': factory}} is: {prefaces!r}")
+    return dict(prefaces)
+
+
+def _hint(value: object) -> str:
+    """What may be meant by something that is no factory."""
+    if isinstance(value, type) and IProtocol.implementedBy(value):
+        return f"; give Factory.forProtocol({value.__name__})"
+    if callable(value):
+        return "; nobody asks an acceptor here: for a tunnel, give TunnelFactory(reactor, endpoint)"
+    return ""
+
+
+def _checked_observers(observers: Iterable[ISwitchObserver]) -> tuple[ISwitchObserver, ...]:
+    if not isinstance(observers, Iterable):
+        raise InvalidArgument(f"observers are several, as [SwitchLog()] is: {observers!r}")
+    checked = tuple(observers)
+    for observer in checked:
+        told = (getattr(observer, name, None) for name in ISwitchObserver)
+        if isinstance(observer, type) or not all(map(callable, told)):
+            raise InvalidArgument(f"no ISwitchObserver, as SwitchLog() is: {observer!r}")
+    return checked
+
+
 class _OwnUpgrade(Resource):
     """Stands in the place of the addressed resource where the site's own upgrades decide."""
 
@@ -323,7 +356,12 @@ class UpgradeService(StreamServerEndpointService):
         :param endpoint: where to listen.
         :param site: what listens there, and is drained.
         :param drain_timeout: how many seconds switched connections have to end by themselves.
+        :raises InvalidArgument: for what is no server endpoint, or no UpgradeSite.
         """
+        if not IStreamServerEndpoint.providedBy(endpoint):
+            raise InvalidArgument(f"no server endpoint (serverFromString makes one): {endpoint!r}")
+        if not isinstance(site, UpgradeSite):
+            raise InvalidArgument(f"no UpgradeSite: {site!r}")
         super().__init__(endpoint, site)
         self._site = site
         self._drain_timeout = drain_timeout

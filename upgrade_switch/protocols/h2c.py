@@ -17,12 +17,15 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
-from .._twisted.http2 import HTTP2Connection, are_settings
 from ..decision import Acceptor, ISelective
+from ..errors import needs_extra
 from ..negotiation import UpgradeToken, connection_options
 from ..request import CarriedRequest, UpgradeRequest
 from ..site import IDrainable, IPrefaced, UpgradeSite
 from . import make_callable
+
+with needs_extra("http2"):
+    from .._twisted.http2 import HTTP2Connection, are_settings
 
 __all__ = ["h2c"]
 

@@ -165,7 +165,8 @@ def _timed_out(reason: object, timeout: float) -> NoReturn:
 def _not_connected(reason: Failure, path: str) -> IResource:
     timed_out = reason.check(InternetTimeoutError, TCPTimedOutError)
     if not timed_out:
-        reason.trap(ConnectError, ConnectionClosed, ResponseFailed, OSError)
+        # ValueError: a name that no host can have; it may be a stranger's.
+        reason.trap(ConnectError, ConnectionClosed, ResponseFailed, OSError, ValueError)
     # The client is told as little as possible; who runs the site wants to know.
     _log.info("the far end of the tunnel at {path}: {why}", path=path, why=reason.getErrorMessage())
     if timed_out:

@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from ... import _twisted
 from ...client import UpgradeClient, UpgradePool, switched_connection
-from ...errors import InvalidResponse, UpgradeError
+from ...errors import InvalidArgument, InvalidResponse, UpgradeError
 from ...negotiation import Offer, UpgradeToken
 from ...takeover import hand_over
 
@@ -60,7 +60,13 @@ class TLSUpgradePool(UpgradePool):
             certificate authorities.
         :param persistent: whether requests without Upgrade keep their connections.
         :param timeout: how many seconds the connection and its TLS may take.
+        :raises InvalidArgument: for what is no policy.
         """
+        if policy is not None and not IPolicyForHTTPS.providedBy(policy):
+            raise InvalidArgument(
+                "no IPolicyForHTTPS, as BrowserLikePolicyForHTTPS(trustRootFromCertificates([ca])) is: "
+                f"{policy!r}"
+            )
         super().__init__(reactor, persistent)
         self._policy = BrowserLikePolicyForHTTPS() if policy is None else policy
         self._timeout = timeout

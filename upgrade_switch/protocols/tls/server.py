@@ -14,6 +14,7 @@ from twisted.internet.interfaces import (
     ITLSTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
@@ -22,7 +23,7 @@ from zope.interface import implementer
 
 from ... import _twisted
 from ...decision import Acceptor, ISelective
-from ...errors import InvalidUpgrades
+from ...errors import InvalidArgument, InvalidUpgrades
 from ...negotiation import UpgradeToken
 from ...request import CarriedRequest, ILayered, UpgradeRequest
 from ...resource import ITakesUpgrades, takes_upgrades, upgrade_required
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from ...channel import UpgradeChannel
 
 __all__ = ["tls", "tls_required"]
+
+_log = Logger()
 
 # RFC 2817 §4.2, with a version of this century. What is spoken is up to the handshake.
 _TLS, _HTTP = "TLS/1.2", "HTTP/1.1"
@@ -130,6 +133,7 @@ class _Secured(Protocol):
     def connectionMade(self) -> None:
         self._timer = self._site.reactor.callLater(self._timeout, self._timed_out)
         _twisted.start_tls(self.transport, self._context_factory, self)
+        _twisted.speak_inside(self.transport, b"http/1.1")
 
     def _timed_out(self) -> None:
         self._timer = None
@@ -188,7 +192,10 @@ def tls_required(resource: IResource) -> IResource:
     the site's prefaces, and a CONNECT, ask for no resource.
 
     :param resource: where requests that are secure go.
+    :raises InvalidArgument: for what is no resource.
     """
+    if not IResource.providedBy(resource):
+        raise InvalidArgument(f"no IResource: {resource!r}")
     return _TLSRequired(resource)
 
 
@@ -220,6 +227,7 @@ class _Outside(Resource):
     def __init__(self) -> None:
         super().__init__()
         self._required = upgrade_required(_TLS, _HTTP)
+        self._has_warned = False
 
     def takes(self, request: UpgradeRequest) -> bool:
         # A site's own upgrades are asked about what nobody takes: in the clear, that is TLS alone.
@@ -227,5 +235,10 @@ class _Outside(Resource):
         token = None if chosen is None else chosen.token
         return token is not None and token.key[0] != "tls"
 
-    def render(self, request: IRequest) -> Any:
+    def render(self, request: Any) -> Any:
+        site = request.site
+        if not self._has_warned and not (isinstance(site, UpgradeSite) and site.has_own(_TLS)):
+            # Once: a stranger must not fill the log.
+            self._has_warned = True
+            _log.warn('tls_required: the upgrades of the site have no "TLS"; here nobody gets in')
         return self._required.render(request)

@@ -1,0 +1,184 @@
+"""What is given wrongly is told where it is given, in a line that says what to give."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, globalLogPublisher
+from twisted.web.client import BrowserLikePolicyForHTTPS
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+
+from upgrade_switch import UpgradeResource, UpgradeService, UpgradeSite
+from upgrade_switch.errors import InvalidArgument, InvalidPrefaces, InvalidUpgrades, UpgradeError
+from upgrade_switch.events import SwitchLog
+from upgrade_switch.protocols.h2c import h2c
+from upgrade_switch.protocols.tls import TLSUpgradePool, tls, tls_required
+from upgrade_switch.protocols.tunnel import tunnel
+from upgrade_switch.protocols.websocket import byte_stream, websocket
+from upgrade_switch.status import StatusResource
+from upgrade_switch.testing import talk_to
+
+from .asking import kind_of
+from .certificate import AUTHORITY, SERVER
+from .commands import PATIENCE
+from .harness import EchoTarget, reactor
+
+MAKERS = {
+    "h2c": h2c,
+    "tls": tls,
+    "tunnel": tunnel,
+    "websocket": websocket,
+    "byte_stream": byte_stream,
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_forgotten_parentheses(name: str) -> None:
+    """What makes acceptors is no acceptor: neither for a token nor for CONNECT."""
+    for give in (
+        lambda: UpgradeResource({"x": MAKERS[name]}),
+        lambda: UpgradeSite(Resource(), upgrades={"x": MAKERS[name]}),
+        lambda: UpgradeSite(Resource(), connect=MAKERS[name]),
+    ):
+        with pytest.raises(InvalidUpgrades, match=rf"give {name}\(\.\.\.\)"):
+            give()
+
+
+def test_module_in_the_place_of_its_function() -> None:
+    """Nor is the module, which can be called as its function can."""
+    with pytest.raises(InvalidUpgrades, match=r"'h2c': h2c makes acceptors"):
+        UpgradeSite(Resource(), upgrades={"h2c": sys.modules[h2c.__module__]})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda: None, lambda request: None, lambda a, b, c: None, lambda *, request, token: None]
+)
+def test_wrong_arguments(wrong: Any) -> None:
+    """An acceptor is called with two arguments."""
+    with pytest.raises(InvalidUpgrades, match=r"'x': .* not to be called with \(request, token\)"):
+        UpgradeResource({"x": wrong})
+    with pytest.raises(InvalidUpgrades, match=r"'connect': .* with \(request, authority\)"):
+        UpgradeSite(Resource(), connect=wrong)
+
+
+@pytest.mark.parametrize(
+    "right",
+    [lambda r, t: None, lambda *a: None, lambda r, t, more=1: None, min, print, Resource().putChild],
+)
+def test_right_arguments(right: Any) -> None:
+    """Whatever takes two is taken, and what does not tell how it is called."""
+    UpgradeResource({"x": right})
+    UpgradeSite(Resource(), connect=right)
+
+
+@pytest.mark.parametrize("wrong", [[b"SSH-"], b"SSH-", "SSH-", [(b"SSH-", Factory())], 7])
+def test_prefaces_that_are_no_mapping(wrong: Any) -> None:
+    """Prefaces are a mapping."""
+    with pytest.raises(InvalidPrefaces, match="not a mapping"):
+        UpgradeSite(Resource(), prefaces=wrong)
+
+
+def test_prefaces_of_nothing() -> None:
+    """No prefaces is none."""
+    UpgradeSite(Resource(), prefaces={})
+    UpgradeSite(Resource(), prefaces=None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (EchoTarget, r"give Factory\.forProtocol\(EchoTarget\)"),
+        (lambda request, token: None, r"TunnelFactory\(reactor, endpoint\)"),
+        ("x", r"'x'$"),
+    ],
+    ids=["protocol", "acceptor", "text"],
+)
+def test_preface_without_a_factory(wrong: Any, hint: str) -> None:
+    """Who gives something else is told what to give."""
+    with pytest.raises(InvalidPrefaces, match=hint):
+        UpgradeSite(Resource(), prefaces={b"SSH-": wrong})
+
+
+@pytest.mark.parametrize("wrong", [SwitchLog(), [SwitchLog], ["x"], [print], [StatusResource], [None]])
+def test_observers(wrong: Any) -> None:
+    """Observers are several, each with the three methods."""
+    with pytest.raises(InvalidArgument):
+        UpgradeSite(Resource(), observers=wrong)
+
+
+def test_service() -> None:
+    """A service has an endpoint and an UpgradeSite."""
+    endpoint = TCP4ServerEndpoint(reactor, 0)
+    with pytest.raises(InvalidArgument, match="no server endpoint"):
+        UpgradeService("tcp:0", UpgradeSite(Resource()))  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="no UpgradeSite"):
+        UpgradeService(endpoint, Site(Resource()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [AUTHORITY, BrowserLikePolicyForHTTPS, "x", True], ids=kind_of)
+def test_policy(wrong: Any) -> None:
+    """A pool for TLS has a policy."""
+    with pytest.raises(InvalidArgument, match="no IPolicyForHTTPS"):
+        TLSUpgradePool(reactor, wrong)
+
+
+@pytest.mark.parametrize("wrong", [b"x", None, Resource])
+def test_tls_required_around_nothing(wrong: Any) -> None:
+    """What is for requests inside TLS only is a resource."""
+    with pytest.raises(InvalidArgument, match="no IResource"):
+        tls_required(wrong)
+
+
+@pytest.mark.parametrize("way_in", ["TLS", "TLS/1.2", None])
+def test_tls_required_without_tls(way_in: str | None) -> None:
+    """Where no upgrade leads to TLS, a warning says so, once."""
+    warned: list[Any] = []
+
+    def observe(event: Any) -> None:
+        if event["log_level"] is LogLevel.warn:
+            warned.append(event)
+
+    upgrades: Any = {way_in: tls(SERVER.options())} if way_in else {}
+    client = talk_to(UpgradeSite(tls_required(Resource()), upgrades=upgrades, reactor=Clock()))
+    globalLogPublisher.addObserver(observe)
+    try:
+        for _ in range(3):
+            assert client.request("GET", "/").status == 426
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert len(warned) == (0 if way_in else 1)
+
+
+@pytest.mark.parametrize(
+    ("module", "lacks", "extra"),
+    [
+        ("protocols.h2c", "h2", "http2"),
+        ("protocols.websocket", "autobahn", "websocket"),
+        ("metrics", "prometheus_client", "metrics"),
+    ],
+)
+def test_missing_extra(module: str, lacks: str, extra: str) -> None:
+    """Where an extra is not installed, the import says which."""
+    code = (
+        f"import sys; sys.modules[{lacks!r}] = None\n"
+        "from upgrade_switch.errors import MissingExtra\n"
+        f"try: import upgrade_switch.{module}\n"
+        "except MissingExtra as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    assert done.stdout.endswith(f": pip install 'upgrade_switch[{extra}]'\n")
+
+
+def test_one_tree() -> None:
+    """Such mistakes are the package's errors, and TypeErrors."""
+    assert issubclass(InvalidArgument, UpgradeError)
+    assert issubclass(InvalidArgument, TypeError)
