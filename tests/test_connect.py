@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
@@ -21,6 +22,7 @@ from twisted.web.resource import Resource
 from upgrade_switch import UpgradeSite
 from upgrade_switch.errors import AlreadySwitched, InvalidUpgrades, NotOffered
 from upgrade_switch.events import Declined, SwitchLog
+from upgrade_switch.protocols.tunnel import tunnel
 from upgrade_switch.testing import Recording, talk_to
 
 from .harness import (
@@ -30,6 +32,7 @@ from .harness import (
     Recorder,
     WatchedSite,
     field,
+    reactor,
     status,
     upgrade_head,
 )
@@ -418,3 +421,29 @@ def test_log() -> None:
         "connected to far.example:22: Recording",
         "ended far.example:22 after 0.0 s: lost",
     ]
+
+
+def test_session() -> None:
+    """An acceptor may use the site's sessions, whose cookie goes out with the answer."""
+
+    def accept(request: Any, authority: bytes) -> Any:
+        request.getSession().expire()
+        return Recording()
+
+    client = talk_to(UpgradeSite(Resource(), connect=accept, reactor=Clock()))
+    assert "TWISTED_SESSION" in client.request("CONNECT", "far.example:22").headers["set-cookie"]
+
+
+@pytest.mark.parametrize("host", ["-", "..", "%65cho", "a" * 70, "xn--a"])
+@pytest_twisted.ensureDeferred
+async def test_name_that_no_host_has(listen: Any, host: str) -> None:
+    """A tunnel to what cannot be a name is a 502, and no failure in the log."""
+
+    def accept(request: Any, authority: bytes) -> Any:
+        return tunnel(HostnameEndpoint(reactor, host, 22))(request, authority)
+
+    listening = await listen("tcp", site_with(accept))
+    client = await listening.connect(Recorder())
+    client.send(HEADS["1.1"])
+    assert status(await client.head()) == 502
+    await client.is_lost()

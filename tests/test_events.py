@@ -249,7 +249,8 @@ def test_texts() -> None:
     assert peer_text(UNIXAddress(None)) == "a UNIX socket"
     assert peer_text(UNIXAddress(b"/\xc3\xbc\n\xff\x1b[1m")) == "/ü???[1m"
     assert peer_text(IPv4Address("TCP", "\x1b]0;x\x07\u202e", 1)) == "?]0;x??:1"
-    assert path_text(b"/a%20b?\x1b[1m\xff") == "/a%20b%3F%1B%5B1m%FF"
+    assert path_text(b"[::1]:22") == "[::1]:22"
+    assert path_text(b"/a%20b?\x1b[1m\xff") == "/a%20b%3F%1B[1m%FF"
     ends = [ConnectionDone(), ConnectionAborted(), ConnectionLost(), TLSError(), ValueError()]
     said = [why_ended(Failure(end)) for end in ends]
     assert said == ["closed", "aborted", "lost", "TLS error", "ValueError"]

@@ -128,6 +128,27 @@ async def test_closed_in_connection_made_at_the_end(listen: Any, kind: str, end:
     assert targets[0].events == ["made", "lost"]
 
 
+@every_kind
+@pytest_twisted.ensureDeferred
+async def test_socket_options_at_the_end(listen: Any, kind: str) -> None:
+    """What targets do in connectionMade to the socket is no failure where there is none any more."""
+
+    class Adjusting(Recorder):
+        def connectionMade(self) -> None:
+            super().connectionMade()
+            self.transport.setTcpNoDelay(True)
+            self.transport.setTcpKeepAlive(True)
+            self.transport.loseWriteConnection()
+
+    clock = Clock()
+    factory, targets = factory_of(Adjusting)
+    listening = await nested(listen, kind, factory, clock)
+    client = await accepted(listening)
+    await send_in(client, [SHORT], targets)
+    await leaves(client, "abortConnection", clock)
+    assert targets[0].events == ["made", SHORT, "lost"]
+
+
 @pytest.mark.parametrize("method", ["connectionMade", "dataReceived", "connectionLost"])
 @every_kind
 @pytest_twisted.ensureDeferred

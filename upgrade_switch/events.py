@@ -147,7 +147,7 @@ def target_text(target: object) -> str:
 
 def path_text(path: bytes) -> str:
     """A request's path, with everything that might trouble a terminal or a log percent-encoded."""
-    return quote_from_bytes(path, safe="/%:@!$&'()*+,;=~-._")
+    return quote_from_bytes(path, safe="/%:@!$&'()*+,;=~-._[]")
 
 
 @implementer(ISwitchObserver)

@@ -109,7 +109,8 @@ class UpgradeRequest(Request):
         """
         # Now, while there is a connection: whoever asks later gets the same.
         self.offer  # noqa: B018
-        if self.method == b"CONNECT" and isinstance(self.channel, UpgradeChannel):
+        is_connect = self.method == b"CONNECT" and isinstance(self.channel, UpgradeChannel)
+        if is_connect:
             # RFC 9931: the client may have sent what belongs into the tunnel already, and that is not
             # HTTP.
             self.channel.persistent = False
@@ -117,7 +118,7 @@ class UpgradeRequest(Request):
         hosts = self.requestHeaders.getRawHeaders(b"host") or ()
         if self.clientproto == b"HTTP/1.1" and (len(hosts) != 1 or not is_host(hosts[0])):
             self._answer_with(StatusPage(400, "Bad Request", "A request has one valid Host."))
-        elif self.method == b"CONNECT" and (answer := self._answer_to_connect()):
+        elif is_connect and (answer := self.channel.site.own_connect(self)):
             self._answer_with(answer)
         elif self.path == b"*" and self.offer and (upgrade := self.channel.site.own_upgrade(self)):
             # Twisted answers OPTIONS * without asking for a resource.
@@ -125,12 +126,11 @@ class UpgradeRequest(Request):
         else:
             super().process()
 
-    def _answer_to_connect(self) -> IResource | None:
-        return self.channel.site.own_connect(self) if isinstance(self.channel, UpgradeChannel) else None
-
     def _answer_with(self, resource: IResource) -> None:
         """Answer with a resource that is not the tree's, as ``Request.process`` does with those."""
         self.site, self.prepath, self.postpath = self.channel.site, [], []
+        # Of the tree's resources, Site.getResourceFor knows it: sessions are kept by it.
+        self.sitepath: list[bytes] = []
         self.setHeader(b"server", server_version)
         self.setHeader(b"date", datetimeToString())
         self.render(resource)

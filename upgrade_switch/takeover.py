@@ -228,6 +228,17 @@ class _Ended:
 
     abortConnection = loseConnection
 
+    # What a socket that is closed refuses, and what many protocols begin with.
+
+    def loseWriteConnection(self) -> None:
+        """There is no direction left to end."""
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Nothing is sent any more."""
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """Nobody is kept alive."""
+
 
 def live_and_die(transport: Any, target: IProtocol, data: bytes, reason: Failure) -> None:
     """Give a target the whole short life of a connection that has ended already."""
