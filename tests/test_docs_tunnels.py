@@ -18,7 +18,7 @@ from upgrade_switch import UpgradeEndpoint
 from upgrade_switch.protocols.websocket import WebSocketEndpoint
 
 from .documented import Reader, Session, read, sessions
-from .harness import Recorder, localhost, patient, reactor
+from .harness import Recorder, localhost, patient, reactor, status
 from .openssh import HOST, client_options, running_sshd
 
 __all__ = ["read"]  # a fixture
@@ -86,7 +86,7 @@ async def test_desktop(read: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_own_site(read: Any, listen: Any) -> None:
-    """The page's own site has the same tunnels: by upgrade, for browsers, and by a preface."""
+    """The page's own site has the same tunnels: by upgrade, for browsers, by a preface, by CONNECT."""
     reader = read(PAGE)
     reader.runs()
     listening = await listen("tcp", reader.names["site"])
@@ -97,3 +97,11 @@ async def test_own_site(read: Any, listen: Any) -> None:
         client = await listening.connect(Recorder())
         client.send(b"DB\r\nhello")
         await client.receives(b"DB\r\nhello")
+        for name, code in (("database", 200), ("other", 403)):
+            client = await listening.connect(Recorder())
+            authority = f"{name}:{reader.port(5432)}".encode()
+            client.send(b"CONNECT " + authority + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert status(await client.head()) == code
+            if code == 200:
+                client.send(b"hello")
+                await client.receives(b"hello")
