@@ -46,6 +46,17 @@ async def leaves(client: Any, end: str, clock: Clock) -> None:
     await eventually(lambda: not timers(clock))
 
 
+async def after_its_life(listen: Any, kind: str, make: Any) -> Any:
+    """The target of a connection that has ended while it might have become something else."""
+    clock = Clock()
+    factory, targets = factory_of(make)
+    client = await accepted(await nested(listen, kind, factory, clock))
+    await send_in(client, [SHORT], targets)
+    await leaves(client, "loseConnection", clock)
+    (target,) = targets
+    return target
+
+
 @every_end
 @every_kind
 @pytest_twisted.ensureDeferred
@@ -119,13 +130,8 @@ async def test_closed_in_connection_made_at_the_end(listen: Any, kind: str, end:
             super().connectionMade()
             getattr(self.transport, end)()
 
-    clock = Clock()
-    factory, targets = factory_of(Closing)
-    listening = await nested(listen, kind, factory, clock)
-    client = await accepted(listening)
-    await send_in(client, [SHORT], targets)
-    await leaves(client, "loseConnection", clock)
-    assert targets[0].events == ["made", "lost"]
+    target = await after_its_life(listen, kind, Closing)
+    assert target.events == ["made", "lost"]
 
 
 @every_kind
@@ -140,13 +146,8 @@ async def test_socket_options_at_the_end(listen: Any, kind: str) -> None:
             self.transport.setTcpKeepAlive(True)
             self.transport.loseWriteConnection()
 
-    clock = Clock()
-    factory, targets = factory_of(Adjusting)
-    listening = await nested(listen, kind, factory, clock)
-    client = await accepted(listening)
-    await send_in(client, [SHORT], targets)
-    await leaves(client, "abortConnection", clock)
-    assert targets[0].events == ["made", SHORT, "lost"]
+    target = await after_its_life(listen, kind, Adjusting)
+    assert target.events == ["made", SHORT, "lost"]
 
 
 @pytest.mark.parametrize("method", ["connectionMade", "dataReceived", "connectionLost"])
@@ -163,12 +164,7 @@ async def test_target_that_raises_at_the_end(listen: Any, errors: Any, kind: str
         raise Broken
 
     setattr(Failing, method, fail)
-    clock = Clock()
-    factory, targets = factory_of(Failing)
-    listening = await nested(listen, kind, factory, clock)
-    client = await accepted(listening)
-    await send_in(client, [SHORT], targets)
-    await leaves(client, "loseConnection", clock)
-    made, *data, lost = targets[0].events
+    target = await after_its_life(listen, kind, Failing)
+    made, *data, lost = target.events
     assert (made, data, lost) == ("made", [] if method == "connectionMade" else [SHORT], "lost")
     assert [type(error) for error in errors.take(1)] == [Broken]
