@@ -9,8 +9,10 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +64,20 @@ def test_help(words: list[str]) -> None:
     text = " ".join(done.stdout.decode().split())
     assert " ".join(["upgrade-switch", *words]) in text
     assert [word for word in HELP[" ".join(words)] if word not in text] == []
+
+
+@pytest.mark.parametrize("words", [[], ["serve"]])
+@pytest.mark.parametrize("nobody", ["reads", "is there"])
+def test_help_for_nobody(words: list[str], nobody: str) -> None:
+    """Who stops reading the help (``head``) has not failed, nor who has no standard output."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    close: Any = {"preexec_fn": partial(os.close, 1)} if nobody == "is there" else {}
+    try:
+        done = run(*words, "--help", stdout=writer, **close)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("words", [[], ["serve"], ["connect"]])

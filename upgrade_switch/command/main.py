@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -38,6 +39,21 @@ class MainOptions(CommandOptions):
             raise UsageError("say what to do: serve, connect or forward (--help explains them)")
 
 
+def _parse(options: MainOptions, arguments: Sequence[str]) -> None:
+    """Parse the arguments. ``--help`` ends with success also where nobody reads all of it."""
+    try:
+        try:
+            options.parseOptions(arguments)
+        finally:
+            # None, where it was closed.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # Else Python would write what is left at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """
     Run the command.
@@ -48,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = MainOptions()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        options.parseOptions(arguments)
+        _parse(options, arguments)
     except UsageError as error:
         command = options.subCommand
         message = str(error)
