@@ -62,7 +62,8 @@ class TLSUpgradePool(UpgradePool):
         :param timeout: how many seconds the connection and its TLS may take.
         :raises InvalidArgument: for what is no policy.
         """
-        if policy is not None and not IPolicyForHTTPS.providedBy(policy):
+        creator = getattr(policy, "creatorForNetloc", None)
+        if policy is not None and (isinstance(policy, type) or not callable(creator)):
             raise InvalidArgument(
                 "no IPolicyForHTTPS, as BrowserLikePolicyForHTTPS(trustRootFromCertificates([ca])) is: "
                 f"{policy!r}"
