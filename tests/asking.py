@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from .harness import EchoTarget, Recorder, Waiters, status, turns, upgrade_head
+from .harness import EchoTarget, Recorder, Waiters, factory_of, site_of, status, turns, upgrade_head
 
 PAGE = b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -176,3 +176,12 @@ class Deciding:
 
     async def is_cancelled(self) -> None:
         await self.waiters.until(lambda: bool(self.cancelled))
+
+
+def own(upgrades: Any, **kwargs: Any) -> Any:
+    """A site with upgrades of its own: ``/u`` takes ``echo``, ``/page`` and ``/shelf`` nothing."""
+    factory, targets = factory_of(EchoTarget)
+    site = site_of({"echo": factory}, upgrades=upgrades, **kwargs)
+    site.resource.putChild(b"shelf", Shelf())
+    site.targets = targets
+    return site

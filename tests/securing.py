@@ -13,6 +13,7 @@ import pytest
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
+from twisted.internet.task import Clock
 from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.resource import Resource
 
@@ -30,6 +31,7 @@ from .harness import (
     reactor,
     site_of,
     status,
+    turns,
     upgrade_head,
 )
 
@@ -259,3 +261,54 @@ async def fails(answer: Deferred[Any], *kinds: type[BaseException]) -> Any:
     with pytest.raises(kinds) as caught:
         await patient(answer)
     return caught.value
+
+
+class Watched:
+    """
+    A site with TLS by upgrade, and all that a handshake may leave behind.
+
+    :ivar contents: the contents of the requests that have asked for TLS.
+    """
+
+    def __init__(self, context_factory: Any = None, **kwargs: Any) -> None:
+        self.clock = Clock()
+        self.contents: list[Any] = []
+        acceptor: Any = tls(context_factory or SERVER.options(), timeout=10)
+
+        def remember(request: Any, token: Any) -> Any:
+            self.contents.append(request.content)
+            return acceptor(request, token)
+
+        # The idle timer is HTTP's: those below are the handshake's.
+        kwargs.setdefault("timeout", None)
+        self.site = tls_site(upgrades={"TLS": remember}, reactor=self.clock, **kwargs)
+
+    async def listening(self, listen: Any, kind: str = "tcp") -> Any:
+        started = await listen(kind, self.site)
+        self._timers = len(self.clock.getDelayedCalls())
+        return started
+
+    @property
+    def timers(self) -> int:
+        """How many timers run that did not before."""
+        return len(self.clock.getDelayedCalls()) - self._timers
+
+    async def has_left_nothing(self) -> None:
+        """Connections, timers and files are gone."""
+        await patient(self.site.switched.when_empty())
+        await turns()
+        assert len(self.site.switched) == 0
+        assert self.timers == 0
+        assert self.contents
+        assert all(content.closed for content in self.contents)
+        assert [line[0] for line in self.site.lines] == [101] * len(self.contents)
+
+
+#: A content that is kept in a file.
+LARGE = b"x" * 200_000
+
+
+def large_request() -> bytes:
+    """A request that asks for TLS, with content in a file."""
+    fields = b"Content-Length: %d\r\n" % len(LARGE)
+    return ask_for_tls(method=b"POST", fields=fields) + LARGE

@@ -16,28 +16,16 @@ from upgrade_switch import UpgradeRequest
 from upgrade_switch.decision import ISelective
 from upgrade_switch.resource import ITakesUpgrades
 
-from .asking import PAGE, TRAILING, Accepting, Shelf, echoes, echoes_after, is_http
+from .asking import PAGE, TRAILING, Accepting, echoes, echoes_after, is_http, own
 from .harness import (
     KINDS,
-    EchoTarget,
     Page,
     Recorder,
-    factory_of,
     field,
     site_of,
     status,
     upgrade_head,
 )
-
-
-def own(upgrades: Any, **kwargs: Any) -> Any:
-    """A site with upgrades of its own: ``/u`` takes ``echo``, ``/page`` and ``/shelf`` nothing."""
-    factory, targets = factory_of(EchoTarget)
-    site = site_of({"echo": factory}, upgrades=upgrades, **kwargs)
-    site.resource.putChild(b"shelf", Shelf())
-    site.targets = targets
-    return site
-
 
 # When they are asked.
 

@@ -17,7 +17,7 @@ from upgrade_switch import UpgradeRequest, UpgradeResource
 from upgrade_switch.errors import InvalidToken, InvalidUpgrades
 from upgrade_switch.switched import SwitchedConnections
 
-from .asking import TRAILING, Accepting, Broken, Deciding, echoes, echoes_after, is_http
+from .asking import TRAILING, Accepting, Broken, Deciding, echoes, echoes_after, is_http, own
 from .harness import (
     KINDS,
     EchoTarget,
@@ -29,7 +29,6 @@ from .harness import (
     status,
     upgrade_head,
 )
-from .test_own_upgrades import own
 
 
 @pytest.mark.parametrize("path", [b"/page", b"*"])

@@ -22,8 +22,17 @@ from .asking import PAGE, TRAILING, Broken, is_http, kind_of
 from .asking import ByHand as Rendering
 from .certificate import SERVER
 from .harness import EchoTarget, field, patient, status, upgrade_head
-from .securing import CLEAR_KINDS, ByHand, ask_for_tls, inside, options, tls_site, told
-from .test_tls_handshake import Watched, request
+from .securing import (
+    CLEAR_KINDS,
+    ByHand,
+    Watched,
+    ask_for_tls,
+    inside,
+    large_request,
+    options,
+    tls_site,
+    told,
+)
 
 
 class Keeping(ByHand):
@@ -184,7 +193,7 @@ async def test_no_protocol_inside(listen: Any) -> None:
     watched = Watched()
     client = await (await watched.listening(listen)).connect()
     watched.site.buildProtocol = lambda addr: None  # type: ignore[method-assign]
-    client.send(request())
+    client.send(large_request())
     assert status(await client.head()) == 101
     client.transport.startTLS(options())
     await client.is_lost()
@@ -209,7 +218,7 @@ async def test_broken_context(listen: Any, errors: Any, kind: Callable[[], Any])
     """A context factory that fails is logged, and answered with 500 in the clear; nothing is left."""
     watched = Watched(kind())
     client = await (await watched.listening(listen)).connect()
-    client.send(request())
+    client.send(large_request())
     assert status((await client.response())[0]) == 500
     assert len(watched.site.switched) == 0
     await is_http(client)

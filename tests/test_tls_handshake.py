@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.ssl import CertificateOptions, TLSVersion
-from twisted.internet.task import Clock
-
-from upgrade_switch.protocols.tls import tls
 
 from .asking import PAGE, is_http
 from .certificate import SERVER, STRANGER
@@ -20,63 +17,14 @@ from .harness import Recorder, patient, status, turns, upgrade_head
 from .securing import (
     CLEAR_KINDS,
     ByHand,
+    Watched,
     ask_for_tls,
     inside,
+    large_request,
     late_at,
     options,
     secured,
-    tls_site,
 )
-
-#: So much content that it is in a file.
-LARGE = b"x" * 200_000
-
-
-class Watched:
-    """
-    A site with TLS by upgrade, and all that a handshake may leave behind.
-
-    :ivar contents: the contents of the requests that have asked for TLS.
-    """
-
-    def __init__(self, context_factory: Any = None, **kwargs: Any) -> None:
-        self.clock = Clock()
-        self.contents: list[Any] = []
-        acceptor: Any = tls(context_factory or SERVER.options(), timeout=10)
-
-        def remember(request: Any, token: Any) -> Any:
-            self.contents.append(request.content)
-            return acceptor(request, token)
-
-        # The idle timer is HTTP's: those below are the handshake's.
-        kwargs.setdefault("timeout", None)
-        self.site = tls_site(upgrades={"TLS": remember}, reactor=self.clock, **kwargs)
-
-    async def listening(self, listen: Any, kind: str = "tcp") -> Any:
-        started = await listen(kind, self.site)
-        self._timers = len(self.clock.getDelayedCalls())
-        return started
-
-    @property
-    def timers(self) -> int:
-        """How many timers run that did not before."""
-        return len(self.clock.getDelayedCalls()) - self._timers
-
-    async def has_left_nothing(self) -> None:
-        """Connections, timers and files are gone."""
-        await patient(self.site.switched.when_empty())
-        await turns()
-        assert len(self.site.switched) == 0
-        assert self.timers == 0
-        assert self.contents
-        assert all(content.closed for content in self.contents)
-        assert [line[0] for line in self.site.lines] == [101] * len(self.contents)
-
-
-def request() -> bytes:
-    """A request that asks for TLS, with content in a file."""
-    fields = b"Content-Length: %d\r\n" % len(LARGE)
-    return ask_for_tls(method=b"POST", fields=fields) + LARGE
 
 
 def leave(client: Any) -> None:
@@ -143,7 +91,7 @@ async def test_wrong(listen: Any, kind: str, do: Callable[[Any], None]) -> None:
     """Whatever a client does in place of a handshake, its connection ends, and leaves nothing."""
     watched = Watched()
     client = await (await watched.listening(listen, kind)).connect(ByHand())
-    client.send(request())
+    client.send(large_request())
     assert status(await client.head()) == 101
     assert (watched.timers, len(watched.site.switched)) == (1, 1)
     do(client)
@@ -158,7 +106,7 @@ async def test_wrong_at_once(listen: Any, kind: str, behind: bytes) -> None:
     """What is no ClientHello in the segment of the request ends the connection behind the 101."""
     watched = Watched()
     client = await (await watched.listening(listen, kind)).connect(Recorder())
-    client.send(request() + behind)
+    client.send(large_request() + behind)
     assert status(await client.head()) == 101
     client.transport.loseConnection()
     await watched.has_left_nothing()
@@ -170,7 +118,7 @@ async def test_leaves_behind_the_hello(listen: Any, kind: str) -> None:
     """A client that leaves when it has seen the server's part of the handshake leaves nothing."""
     watched = Watched()
     client = await (await watched.listening(listen, kind)).connect(Recorder())
-    client.send(request())
+    client.send(large_request())
     assert status(await client.head()) == 101
     client.send(ByHand().hello())
     await client.until(lambda: len(client.data) > 100)
@@ -188,7 +136,7 @@ async def test_no_common_version(listen: Any) -> None:
     )
     watched = Watched(newest)
     client = await (await watched.listening(listen)).connect(Recorder())
-    client.send(request() + ByHand().hello())
+    client.send(large_request() + ByHand().hello())
     assert status(await client.head()) == 101
     await client.is_lost()
     # An alert, fatal.
@@ -203,7 +151,7 @@ async def test_silent(listen: Any, kind: str, sent: int) -> None:
     """A handshake that takes longer than ``timeout`` is aborted."""
     watched = Watched()
     client = await (await watched.listening(listen, kind)).connect(ByHand())
-    client.send(request())
+    client.send(large_request())
     await client.head()
     if sent:
         client.raw(ByHand().hello()[:sent])
@@ -251,7 +199,7 @@ async def test_drain_in_the_handshake(listen: Any, kind: str) -> None:
     """A connection in the middle of its handshake has nothing to finish: it ends at once."""
     watched = Watched()
     client = await (await watched.listening(listen, kind)).connect(Recorder())
-    client.send(request())
+    client.send(large_request())
     await client.head()
     drained = watched.site.drain(5)
     await client.is_lost()
