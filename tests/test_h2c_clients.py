@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pycurl
 import pytest
 import pytest_twisted
+from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 
 from .asking import Accepting
@@ -106,7 +109,46 @@ async def test_curl(
     assert codes(listening) == WAYS[way]
 
 
-# With prior knowledge curl 7.88 cannot use a connection twice, whoever the server is.
+def ask_with_libcurl(url: str, version: int) -> list[tuple[int, int, int, bytes]]:
+    """Of several requests, one after the other: version, status, new connections, content."""
+    client = pycurl.Curl()
+    client.setopt(pycurl.HTTP_VERSION, version)
+    client.setopt(pycurl.TIMEOUT, 20)
+    answers = []
+    for body in (None, SMALL, None, LARGE):
+        content = BytesIO()
+        client.setopt(pycurl.URL, f"{url}/echo")
+        client.setopt(pycurl.WRITEDATA, content)
+        if body is None:
+            client.setopt(pycurl.HTTPGET, True)
+        else:
+            client.setopt(pycurl.POSTFIELDS, body)
+        client.perform()
+        told = (pycurl.INFO_HTTP_VERSION, pycurl.RESPONSE_CODE, pycurl.NUM_CONNECTS)
+        answers.append((*map(client.getinfo, told), content.getvalue()))
+    client.close()
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("version", "logged"),
+    [
+        (pycurl.CURL_HTTP_VERSION_2_0, [101, 200, 200, 200, 200]),
+        (pycurl.CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE, [200, 200, 200, 200]),
+    ],
+    ids=WAYS,
+)
+@pytest_twisted.ensureDeferred
+async def test_libcurl_on_one_connection(serve: Any, version: int, logged: list[int]) -> None:
+    """curl's library, as new as pycurl brings it, gets and posts on one connection, either way."""
+    listening = await serve()
+    answers = await deferToThread(ask_with_libcurl, listening.url, version)
+    assert [answer[:3] for answer in answers] == [(3, 200, 1), (3, 200, 0), (3, 200, 0), (3, 200, 0)]
+    assert [answer[3] for answer in answers] == [b"nothing", SMALL, b"nothing", LARGE]
+    assert codes(listening) == logged
+
+
+# With prior knowledge the program curl 7.88 cannot use a connection twice, whoever the server is.
 
 
 @curl
