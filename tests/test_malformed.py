@@ -93,6 +93,8 @@ MALFORMED = {
     "large field without end": upgrade_head()[:-2] + b"X-Y: " + b"z" * 20_000,
     "large target": upgrade_head(path=b"/u?" + b"z" * 20_000),
     "two words": b"GET /u\r\n\r\n",
+    "two words, and a long line": b"GET /u\r\n" + b"z" * 20_000,
+    "no colon, and a long line": upgrade_head()[:-2] + b"Connection\r\n\r\n" + b"z" * 20_000,
     "one word": b"GET\r\n\r\n",
     "two spaces": upgrade_head().replace(b" ", b"  ", 1),
     "no HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
