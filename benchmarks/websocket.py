@@ -35,7 +35,7 @@ from switching import (
 from twisted.web.resource import Resource
 
 from upgrade_switch import UpgradeResource, UpgradeSite
-from upgrade_switch.protocols.websocket import websocket
+from upgrade_switch.protocols import websocket
 
 KINDS = ("autobahn", "ours")
 

@@ -23,8 +23,8 @@ from twisted.python.reflect import namedAny
 from zope.interface.interface import Method
 
 import upgrade_switch
-from upgrade_switch import testing
-from upgrade_switch.decision import Acceptor
+from upgrade_switch.interfaces import Acceptor
+from upgrade_switch.testing import client as testing
 
 _ACCEPTOR = stringify_annotation(Acceptor, "smart")
 # Where things are, and where they are imported from.

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
 from upgrade_switch import UpgradeResource, UpgradeSite
-from upgrade_switch.protocols.websocket import websocket
+from upgrade_switch.protocols import websocket
 
 
 class Adapter(WebSocketServerProtocol):

@@ -21,7 +21,7 @@ from twisted.web.pages import forbidden
 from twisted.web.resource import Resource
 
 from upgrade_switch import UpgradeResource, UpgradeSite
-from upgrade_switch.wire import Cut, Wire
+from upgrade_switch.testing.wire import Cut, Wire
 
 PREFACES = (b"HELLO\r\n", b"SSH-", b"SSH-2.0-")
 

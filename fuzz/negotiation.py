@@ -11,7 +11,8 @@ from string import ascii_letters, digits, hexdigits
 
 from upgrade_switch import Offer, UpgradeToken
 from upgrade_switch.errors import InvalidToken
-from upgrade_switch.negotiation import TokenTable, connection_options, is_host
+from upgrade_switch.fields import connection_options, is_host
+from upgrade_switch.negotiation import TokenTable
 
 TCHARS = set(f"!#$%&'*+-.^_`|~{digits}{ascii_letters}")
 HOST_CHARS = set(f"-._~!$&'()*+,;={digits}{ascii_letters}")

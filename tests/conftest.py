@@ -11,8 +11,8 @@ import pytest_twisted
 from hypothesis import settings
 from twisted.logger import LogLevel, globalLogBeginner, globalLogPublisher
 
-from .browser import Browser
-from .harness import Listening
+from tests.kit.browser import Browser
+from tests.kit.harness import Listening
 
 # Else Twisted keeps all events until somebody begins, and with them what their failures refer to.
 globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
@@ -21,8 +21,13 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")
 
 
-def pytest_collection_finish() -> None:
-    """What is there before the first test need not be looked through after each."""
+@pytest.fixture(scope="module", autouse=True)
+def frozen_heap() -> None:
+    """
+    What is there before a module's tests need not be looked through after each: a collection takes as
+    long as the heap is large. What has become garbage since the last module is found here.
+    """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 
@@ -76,7 +81,8 @@ def errors() -> Iterator[Errors]:
 
     globalLogPublisher.addObserver(observe)
     yield logged
-    # Errors that nobody has handled are logged when their Deferred is collected.
+    # Errors that nobody has handled are logged when their Deferred is collected. What is left is kept.
     gc.collect()
+    gc.freeze()
     globalLogPublisher.removeObserver(observe)
     assert not logged, [str(event.get("log_failure", event)) for event in logged]

@@ -2,15 +2,17 @@
 HTTP Upgrade for Twisted: one port, many protocols, and no byte lost between them.
 """
 
-from .client import UpgradePool, switched_connection
-from .endpoint import UpgradeEndpoint
+from .client.endpoint import UpgradeEndpoint
+from .client.pool import UpgradePool, switched_connection
+from .connection import SwitchedConnection
 from .errors import NotSwitched
+from .interfaces import IDrainable
 from .negotiation import Offer, UpgradeToken
-from .request import UpgradeRequest
-from .resource import UpgradeResource, upgrade_required
-from .site import IDrainable, UpgradeService, UpgradeSite
+from .server.request import UpgradeRequest
+from .server.resource import UpgradeResource, upgrade_required
+from .server.service import UpgradeService
+from .server.site import UpgradeSite
 from .splice import splice
-from .takeover import SwitchedConnection
 
 __all__ = [
     "IDrainable",

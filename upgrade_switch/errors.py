@@ -28,14 +28,13 @@ exceptions catches the right thing.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from twisted.internet.error import ConnectError
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
+
+from .fields import printable
 
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
@@ -61,7 +60,6 @@ __all__ = [
     "TooManySwitched",
     "UnsupportedTwisted",
     "UpgradeError",
-    "needs_extra",
 ]
 
 
@@ -102,19 +100,6 @@ class UnsupportedTwisted(UpgradeError, ImportError):
 
 class MissingExtra(UpgradeError, ImportError):
     """What a module needs, and an extra of this package brings, is not installed."""
-
-
-@contextmanager
-def needs_extra(name: str) -> Iterator[None]:
-    """
-    Import what an extra brings.
-
-    :raises MissingExtra: where it is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise MissingExtra(f"{error}: pip install 'upgrade_switch[{name}]'") from error
 
 
 class SwitchRefused(UpgradeError):
@@ -185,12 +170,9 @@ class NotSwitched(UpgradeError, ConnectError):
         self.response = response
 
     def __str__(self) -> str:
-        phrase = _printable(self.response.phrase)
+        phrase = printable(self.response.phrase.decode("latin-1"))
         said = f"the server did not switch protocols: {self.response.code} {phrase}".rstrip()
         offers = self.response.headers.getRawHeaders(b"upgrade") or ()
-        return f"{said} (it offers: {_printable(b', '.join(offers))})" if offers else said
-
-
-def _printable(said: bytes) -> str:
-    """What a server says, for people: without what a terminal would take for an order."""
-    return re.sub(r"[^ -~]", "?", said.decode("latin-1"))
+        return (
+            f"{said} (it offers: {printable(b', '.join(offers).decode('latin-1'))})" if offers else said
+        )

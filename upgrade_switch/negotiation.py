@@ -1,121 +1,32 @@
 """
-The grammar of ``Upgrade``, ``Connection`` and ``Host``, and the choice among what a client offers.
+What a client offers to switch to, and the choice among it: :class:`UpgradeToken`, :class:`Offer`.
 
-Pure: text in, values out; no Twisted, no I/O. Nothing that comes from the network raises here:
-:meth:`Offer.of_request` and the functions take any bytes and say what they make of them. Only
-:meth:`UpgradeToken.parse`, which is for what a program's own author writes, raises.
+Pure: text in, values out; no Twisted, no I/O. :meth:`Offer.of_request` takes whatever comes from the
+network and never raises; only :meth:`UpgradeToken.parse` raises, which is for what a program's own
+author writes.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from ipaddress import AddressValueError, IPv6Address
 from typing import Generic, TypeVar
 
 from .errors import InvalidToken, InvalidUpgrades
+from .fields import connection_options, elements, split_protocol
 
-__all__ = [
-    "Offer",
-    "TokenTable",
-    "UpgradeToken",
-    "connection_options",
-    "is_authority",
-    "is_host",
-    "is_token",
-]
+__all__ = ["NO_OFFER", "Offer", "TokenTable", "UpgradeToken"]
 
 V = TypeVar("V")
 
-# RFC 9110 §5.6.2: token = 1*tchar. Anchored with \Z: "$" would take a trailing newline.
-_TCHAR = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_TOKEN = re.compile(rf"{_TCHAR}+\Z")
-_PROTOCOL = re.compile(rf"({_TCHAR}+)(?:/({_TCHAR}+))?\Z")
-
-# RFC 9110 §5.6.3: OWS is SP and HTAB. bytes.strip() without arguments takes VT and FF as well.
-_OWS = " \t"
-
-# What clients send is much alike: short lines are parsed once. The bounds are there so that strangers
-# cannot fill the memory.
-_MOST_REMEMBERED = 128
-_MOST_LINES = 256
+# Clients send much the same lines: short ones are parsed once. The bounds keep strangers from filling
+# the memory.
+_LONGEST_REMEMBERED = 128
+_MOST_REMEMBERED = 256
 
 # Nobody offers more; and a field of 16 KiB would cost as much time as a thousand requests.
 _MOST_TOKENS = 64
-
-# Those of 65535, and some zeros in front.
-_MOST_PORT_DIGITS = 9
-
-# RFC 3986 §3.2.2: reg-name (which IPv4 addresses match, too) or an IP literal; RFC 9110 §4.2.1:
-# "http" has no empty host. The port may be empty.
-_HOST = re.compile(
-    rb"(?:\[(?:(?P<v6>[0-9A-Fa-f:.]+)|[vV][0-9A-Fa-f]+\.[\w\-.~!$&'()*+,;=:]+)\]"
-    rb"|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::(?P<port>[0-9]*))?\Z",
-    re.ASCII,
-)
-
-
-def is_token(text: str) -> bool:
-    """Whether a text is a ``token`` (RFC 9110 §5.6.2), as methods and field names are."""
-    return _TOKEN.match(text) is not None
-
-
-def is_host(value: bytes) -> bool:
-    """
-    Whether a ``Host`` field's value is ``uri-host [":" port]`` with a host in it (RFC 9110 §7.2,
-    §4.2.1; RFC 3986 §3.2.2).
-    """
-    match = _HOST.match(value)
-    if match is None:
-        return False
-    literal = match["v6"]
-    if literal is None:
-        return True
-    try:
-        IPv6Address(literal.decode("ascii"))
-    except AddressValueError:
-        return False
-    return True
-
-
-def is_authority(value: bytes) -> bool:
-    """
-    Whether the target of a CONNECT is ``uri-host ":" port`` with a port that there is (RFC 9112
-    §3.2.3; RFC 9110 §9.3.6).
-    """
-    match = _HOST.match(value)
-    if match is None or not is_host(value):
-        return False
-    port: bytes = match["port"] or b"0"
-    return len(port) <= _MOST_PORT_DIGITS and 0 < int(port) < 65536
-
-
-def _elements(lines: Iterable[bytes]) -> Iterator[str]:
-    """
-    The elements of a list-based field, of all its lines together, empty ones skipped (RFC 9110
-    §5.6.1, §5.3). Latin-1 keeps every byte, so that what is no token stays none.
-    """
-    for line in lines:
-        for element in line.decode("latin-1").split(","):
-            stripped = element.strip(_OWS)
-            if stripped:
-                yield stripped
-
-
-def connection_options(lines: Sequence[bytes]) -> frozenset[str]:
-    """
-    The connection options of all ``Connection`` lines together, in lower case (RFC 9110 §7.6.1).
-    """
-    if len(lines) == 1 and len(lines[0]) <= _MOST_REMEMBERED:
-        return _options_of_line(lines[0])
-    return frozenset(_elements(line.lower() for line in lines))
-
-
-@lru_cache(_MOST_LINES)
-def _options_of_line(line: bytes) -> frozenset[str]:
-    return frozenset(_elements((line.lower(),)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +57,10 @@ class UpgradeToken:
         """
         if isinstance(text, bytes):
             text = text.decode("latin-1")
-        match = _PROTOCOL.match(text)
-        if match is None:
+        parts = split_protocol(text)
+        if parts is None:
             raise InvalidToken(f"not an upgrade token (name or name/version): {text!r}")
-        return cls(match[1], match[2])
+        return cls(*parts)
 
     def answers(self, wanted: UpgradeToken) -> bool:
         """
@@ -216,20 +127,20 @@ class Offer:
     def parse(cls, lines: Iterable[bytes]) -> Offer:
         """The tokens of all lines of an Upgrade field; never raises."""
         lines = tuple(lines)
-        if len(lines) == 1 and len(lines[0]) <= _MOST_REMEMBERED:
+        if len(lines) == 1 and len(lines[0]) <= _LONGEST_REMEMBERED:
             return _offer_of_line(lines[0])
         return cls._parse(lines)
 
     @classmethod
     def _parse(cls, lines: Iterable[bytes]) -> Offer:
         tokens: list[UpgradeToken] = []
-        for element in _elements(lines):
+        for element in elements(lines):
             if len(tokens) == _MOST_TOKENS:
                 return cls((), "Upgrade names too many protocols")
-            match = _PROTOCOL.match(element)
-            if match is None:
+            parts = split_protocol(element)
+            if parts is None:
                 return cls((), "Upgrade breaks the grammar")
-            tokens.append(UpgradeToken(match[1], match[2]))
+            tokens.append(UpgradeToken(*parts))
         return cls(tuple(tokens), None if tokens else "Upgrade names no protocol")
 
     def first(self, wanted: str | UpgradeToken) -> UpgradeToken | None:
@@ -262,7 +173,7 @@ class Offer:
         return ", ".join(map(str, self.tokens))
 
 
-@lru_cache(_MOST_LINES)
+@lru_cache(_MOST_REMEMBERED)
 def _offer_of_line(line: bytes) -> Offer:
     return Offer._parse((line,))
 

@@ -19,10 +19,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from . import _twisted
+from .connection import SwitchedConnection
 from .errors import AlreadyInstalled
-from .takeover import SwitchedConnection, hand_over
+from .takeover import hand_over
 
-__all__ = ["OneFactory", "Splice", "SpliceEnd", "splice"]
+__all__ = ["SingleUseFactory", "Splice", "SpliceEnd", "splice"]
 
 
 def splice(a: Any, b: Any) -> Deferred[None]:
@@ -159,9 +160,9 @@ class SpliceEnd(Protocol):
             elif _twisted.is_half_closeable(other.transport):
                 other.transport.loseWriteConnection()
             else:
-                self.end_not_passed_on()
+                self.half_close_unsupported()
 
-    def end_not_passed_on(self) -> None:
+    def half_close_unsupported(self) -> None:
         """
         No more comes from here, and the other side cannot be told without closing it: the opposite
         direction goes on. To be overridden where it is known that nothing is waited for any more.
@@ -194,7 +195,7 @@ class SpliceEnd(Protocol):
             self.splice.end_lost()
 
 
-class OneFactory(Factory):
+class SingleUseFactory(Factory):
     """Builds one end of a splice, for an endpoint to connect: an end belongs to one connection."""
 
     noisy = False

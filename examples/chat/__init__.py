@@ -17,7 +17,7 @@ from twisted.web.resource import Resource
 from zope.interface import implementer
 
 from upgrade_switch import UpgradeResource
-from upgrade_switch.protocols.websocket import websocket
+from upgrade_switch.protocols import websocket
 
 from .rooms import Queue, Rooms
 

@@ -27,12 +27,11 @@ from twisted.web.iweb import IAgent, IResponse
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from tests.kit.harness import EchoTarget, Recorder, factory_of, patient, reactor, site_of, turns
+from tests.kit.scripted import SWITCH, endpoint_to, playing, trusting_agent
 from upgrade_switch import NotSwitched, UpgradeEndpoint
 from upgrade_switch.errors import InvalidToken, UpgradeError
-from upgrade_switch.pages import StatusPage
-
-from .harness import EchoTarget, Recorder, factory_of, patient, reactor, site_of, turns
-from .scripted import SWITCH, endpoint_to, playing, trusting_agent
+from upgrade_switch.server.pages import StatusPage
 
 
 class Counting(Factory):

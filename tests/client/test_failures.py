@@ -27,11 +27,10 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgentEndpointFactory
 from zope.interface import implementer
 
+from tests.kit.harness import Flood, patient, reactor
+from tests.kit.scripted import CLIENT_KINDS, SWITCH, Pipe, Scripted, Slow, playing
 from upgrade_switch import UpgradePool
 from upgrade_switch.errors import InvalidResponse
-
-from .harness import Flood, patient, reactor
-from .scripted import CLIENT_KINDS, SWITCH, Pipe, Scripted, Slow, playing
 
 on_all_kinds = pytest.mark.parametrize("kind", CLIENT_KINDS)
 

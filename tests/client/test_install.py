@@ -15,11 +15,10 @@ from twisted.internet.interfaces import ITransport
 from twisted.internet.protocol import Protocol
 from twisted.web.client import readBody
 
+from tests.kit.harness import HalfCloseRecorder, Recorder, patient, turns
+from tests.kit.scripted import ASKING, CLIENT_KINDS, SWITCH, playing
 from upgrade_switch import UpgradeToken, switched_connection
 from upgrade_switch.errors import AlreadyInstalled, InvalidTarget
-
-from .harness import HalfCloseRecorder, Recorder, patient, turns
-from .scripted import ASKING, CLIENT_KINDS, SWITCH, playing
 
 on_all_kinds = pytest.mark.parametrize("kind", CLIENT_KINDS)
 

@@ -25,11 +25,10 @@ from twisted.web.client import (
 )
 from twisted.web.http_headers import Headers
 
+from tests.kit.harness import Recorder, field, localhost, patient, reactor, turns
+from tests.kit.scripted import CLIENT_KINDS, SWITCH, Peer, Scripted, playing
 from upgrade_switch import NotSwitched, switched_connection
 from upgrade_switch.errors import InvalidResponse
-
-from .harness import Recorder, field, localhost, patient, reactor, turns
-from .scripted import CLIENT_KINDS, SWITCH, Peer, Scripted, playing
 
 on_all_kinds = pytest.mark.parametrize("kind", CLIENT_KINDS)
 

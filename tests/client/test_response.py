@@ -24,10 +24,9 @@ from twisted.web.client import (
 from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import UNKNOWN_LENGTH
 
+from tests.kit.harness import Recorder, field, patient, turns
+from tests.kit.scripted import ASKING, CLIENT_KINDS, SWITCH, Pipe, Scripted, Slow, playing
 from upgrade_switch import NotSwitched, switched_connection
-
-from .harness import Recorder, field, patient, turns
-from .scripted import ASKING, CLIENT_KINDS, SWITCH, Pipe, Scripted, Slow, playing
 
 on_all_kinds = pytest.mark.parametrize("kind", CLIENT_KINDS)
 

@@ -25,12 +25,11 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
+from tests.kit.harness import WatchedSite, factory_of, site_of
+from tests.kit.sides import Target, target_of_kind
 from upgrade_switch import NotSwitched, UpgradePool, UpgradeResource, switched_connection
-from upgrade_switch.pages import StatusPage
+from upgrade_switch.server.pages import StatusPage
 from upgrade_switch.testing import MemoryEndpoint
-
-from .harness import WatchedSite, factory_of, site_of
-from .sides import Target, target_of_kind
 
 KINDS = ("plain", "greeting", "closing", "half-closing", "pausing")
 BYTES = st.binary(min_size=1, max_size=30)

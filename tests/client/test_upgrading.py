@@ -14,11 +14,10 @@ import treq
 from twisted.web.client import ResponseFailed
 from twisted.web.http_headers import Headers
 
+from tests.kit.harness import Recorder, field, patient, reactor, turns
+from tests.kit.scripted import CLIENT_KINDS, SWITCH, Scripted, Slow, playing
 from upgrade_switch import UpgradePool, switched_connection
 from upgrade_switch.errors import InvalidResponse
-
-from .harness import Recorder, field, patient, reactor, turns
-from .scripted import CLIENT_KINDS, SWITCH, Scripted, Slow, playing
 
 # Looks like HTTP, so that a client that goes on parsing is caught.
 TRAILING = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n\x00\xff"

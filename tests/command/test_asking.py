@@ -15,10 +15,10 @@ import pytest
 from OpenSSL.crypto import FILETYPE_PEM
 from twisted.internet.ssl import KeyPair
 
-from .certificate import CERTIFICATE_PEM, KEY_PEM, STRANGER, make_certificate
-from .commands import COMMAND, LOCAL, fails, listening, read_until, run, serving
-from .forwarding import Answering, connected, forwarding, logged
-from .harness import field
+from tests.kit.certificate import CERTIFICATE_PEM, KEY_PEM, STRANGER, make_certificate
+from tests.kit.commands import COMMAND, LOCAL, fails, listening, read_until, run, serving
+from tests.kit.forwarding import Answering, connected, forwarding, logged
+from tests.kit.harness import field
 
 REFUSAL = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
 UNAUTHORIZED = b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: %s realm=x\r\nContent-Length: 0\r\n\r\n"

@@ -11,9 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from .commands import COMMAND, LOCAL, PATIENCE, echo, fails, listening, needs, read_until, run, serving
-from .harness import field, status, upgrade_head
-from .operating import TWIST, Operated, connected, get, upgraded
+from tests.kit.commands import (
+    COMMAND,
+    LOCAL,
+    PATIENCE,
+    echo,
+    fails,
+    listening,
+    needs,
+    read_until,
+    run,
+    serving,
+)
+from tests.kit.harness import field, status, upgrade_head
+from tests.kit.operating import TWIST, Operated, connected, get, upgraded
 
 
 def basic(credentials: str) -> bytes:

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from .commands import LOCAL, PATIENCE, fails, run, serving
+from tests.kit.commands import LOCAL, PATIENCE, fails, run, serving
 
 MODULE = """
 from twisted.web.resource import Resource

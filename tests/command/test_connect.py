@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .commands import (
+from tests.kit.commands import (
     COMMAND,
     PATIENCE,
     SWITCH,

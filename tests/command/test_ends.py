@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .commands import COMMAND, Process, run, serving
+from tests.kit.commands import COMMAND, Process, run, serving
 
 
 def test_full_disk(tmp_path: Path) -> None:

@@ -16,13 +16,12 @@ from typing import Any
 
 import pytest
 
-from upgrade_switch.command.connect import ConnectOptions
-from upgrade_switch.command.forward import ForwardOptions
-
-from .certificate import CERTIFICATE_PEM, KEY_PEM
-from .commands import COMMAND, PATIENCE, echo, read_all, read_until, run, serving
-from .forwarding import Answering
-from .openssh import HOST, client_options, running_sshd
+from tests.kit.certificate import CERTIFICATE_PEM, KEY_PEM
+from tests.kit.commands import COMMAND, PATIENCE, echo, read_all, read_until, run, serving
+from tests.kit.forwarding import Answering
+from tests.kit.openssh import HOST, client_options, running_sshd
+from upgrade_switch.command.client.connect import ConnectOptions
+from upgrade_switch.command.client.forward import ForwardOptions
 
 TO_CONNECT = ConnectOptions.examples
 TO_FORWARD = ForwardOptions.examples

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from .certificate import CERTIFICATE_PEM, KEY_PEM
-from .commands import COMMAND, LOCAL, echo, fails, listening, read_until, serving
-from .harness import field, status, upgrade_head
-from .operating import Operated, body_of, connected, get, upgraded
+from tests.kit.certificate import CERTIFICATE_PEM, KEY_PEM
+from tests.kit.commands import COMMAND, LOCAL, echo, fails, listening, read_until, serving
+from tests.kit.harness import field, status, upgrade_head
+from tests.kit.operating import Operated, body_of, connected, get, upgraded
 
 OPS = b"Authorization: Basic " + b64encode(b"ops:secret") + b"\r\n"
 

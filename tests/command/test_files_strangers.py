@@ -13,11 +13,10 @@ from typing import Any, cast
 
 import pytest
 
-from upgrade_switch.command.files import Files
-
-from .commands import LOCAL, fails, serving
-from .harness import field
-from .operating import body_of, get
+from tests.kit.commands import LOCAL, fails, serving
+from tests.kit.harness import field
+from tests.kit.operating import body_of, get
+from upgrade_switch.command.server.files import Files
 
 TEXT = b"0123456789"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from .commands import (
+from tests.kit.commands import (
     LOCAL,
     PATIENCE,
     SWITCH,
@@ -28,9 +28,9 @@ from .commands import (
     serving,
     switch,
 )
-from .forwarding import Answering, connected, forwarding, logged
-from .openssh import HOST, client_options, running_sshd, ssh
-from .wsstream import BINARY, answer, close, frame
+from tests.kit.forwarding import Answering, connected, forwarding, logged
+from tests.kit.openssh import HOST, client_options, running_sshd, ssh
+from tests.kit.wsstream import BINARY, answer, close, frame
 
 MUCH = random.Random(7).randbytes(3_000_000)
 

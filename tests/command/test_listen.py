@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from upgrade_switch.command.serve import ServeOptions
-
-from .certificate import CERTIFICATE_PEM, KEY_PEM
-from .commands import COMMAND, LOCAL, echo, listening, read_all, read_until, run
-from .harness import upgrade_head
-from .operating import TWIST, Operated, body_of, connected, get, upgraded
+from tests.kit.certificate import CERTIFICATE_PEM, KEY_PEM
+from tests.kit.commands import COMMAND, LOCAL, echo, listening, read_all, read_until, run
+from tests.kit.harness import upgrade_head
+from tests.kit.operating import TWIST, Operated, body_of, connected, get, upgraded
+from upgrade_switch.command.server.options import ServeOptions
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from .commands import PATIENCE, read_until, serving
-from .crowds import Sockets, are_answered, connect_many, reset_all, room_for
-from .harness import upgrade_head
+from tests.kit.commands import PATIENCE, read_until, serving
+from tests.kit.crowds import Sockets, are_answered, connect_many, reset_all, room_for
+from tests.kit.harness import upgrade_head
 
 HEAD = upgrade_head(path=b"/echo")
 

@@ -10,12 +10,11 @@ import pytest
 import pytest_twisted
 from twisted.internet.protocol import Factory
 
+from tests.kit.harness import reactor
+from tests.kit.scripted import playing
 from upgrade_switch import NotSwitched, UpgradeEndpoint
 from upgrade_switch.command.exits import say
 from upgrade_switch.errors import UpgradeError
-
-from .harness import reactor
-from .scripted import playing
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ import pytest
 from twisted.logger import eventsFromJSONLogFile, formatEvent
 from twisted.web.http import HTTPFactory
 
-from .commands import COMMAND, LOCAL, fails, read_all, read_until, run, serving
-from .harness import status, upgrade_head
-from .operating import SERVERS, Operated, connected, get, logged, operated, upgraded
+from tests.kit.commands import COMMAND, LOCAL, fails, read_all, read_until, run, serving
+from tests.kit.harness import status, upgrade_head
+from tests.kit.operating import SERVERS, Operated, connected, get, logged, operated, upgraded
 
 MODULE = """
 import os

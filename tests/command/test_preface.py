@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from .commands import LOCAL, PATIENCE, echo, fails, listening, read_all, read_until, serving
-from .openssh import HOST, client_options, running_sshd, scp, ssh
+from tests.kit.commands import LOCAL, PATIENCE, echo, fails, listening, read_all, read_until, serving
+from tests.kit.openssh import HOST, client_options, running_sshd, scp, ssh
 
 MUCH = random.Random(4).randbytes(5_000_000)
 

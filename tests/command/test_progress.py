@@ -19,10 +19,9 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from upgrade_switch.command.progress import ProgressLine, Traffic
-
-from .commands import LOCAL, PATIENCE, Process, listening, read_all, read_until, reset, switch
-from .forwarding import Answering
+from tests.kit.commands import LOCAL, PATIENCE, Process, listening, read_all, read_until, reset, switch
+from tests.kit.forwarding import Answering
+from upgrade_switch.command.client.progress import ProgressLine, Traffic
 
 
 class Terminal:

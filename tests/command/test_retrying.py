@@ -25,11 +25,10 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseNeverReceived
 from zope.interface import implementer
 
+from tests.kit.harness import Recorder, factory_of
 from upgrade_switch import NotSwitched
-from upgrade_switch.command.patience import PatientEndpoint, is_down
+from upgrade_switch.command.client.retrying import RetryingEndpoint, is_down
 from upgrade_switch.errors import InvalidResponse
-
-from .harness import Recorder, factory_of
 
 TIMEOUT = 30
 
@@ -66,14 +65,14 @@ class Scripted:
         return protocol
 
 
-class Waiting:
+class HoldingProtocol:
     """One connection that is waited for; each wait between two tries is a second."""
 
     def __init__(self, endpoint: Any = None, is_wanted: Callable[[], bool] = lambda: True) -> None:
         self.clock = Clock()
         self.endpoint = Scripted() if endpoint is None else endpoint
         self.told: list[Any] = []
-        patient = PatientEndpoint(
+        patient = RetryingEndpoint(
             self.endpoint, self.clock, TIMEOUT, self.told.append, policy=lambda attempt: 1
         )
         self.factory, self.built = factory_of(Recorder)
@@ -98,7 +97,7 @@ def refused(code: int) -> NotSwitched:
 @pytest.mark.parametrize("failures", [0, 1, 5])
 def test_connected_at_last(failures: int) -> None:
     """It tries again until it is connected; the protocol is the factory's, and no timer is left."""
-    waiting = Waiting()
+    waiting = HoldingProtocol()
     for at in range(failures):
         assert len(waiting.endpoint.tries) == at + 1
         waiting.endpoint.fails()
@@ -114,7 +113,7 @@ def test_connected_at_last(failures: int) -> None:
 
 def test_no_reconnect() -> None:
     """A connection that has been made and ends is not made again."""
-    waiting = Waiting()
+    waiting = HoldingProtocol()
     waiting.endpoint.fails()
     waiting.clock.advance(1)
     protocol = waiting.endpoint.succeeds()
@@ -126,7 +125,7 @@ def test_no_reconnect() -> None:
 
 def test_told_once() -> None:
     """Who wants to know why a connection waits is told when the first try fails, once."""
-    waiting = Waiting()
+    waiting = HoldingProtocol()
     for _ in range(3):
         waiting.endpoint.fails()
         waiting.clock.advance(1)
@@ -153,7 +152,7 @@ UP = [
 def test_worth_another_try(error: Exception) -> None:
     """Where nobody is there, or nobody answers, or what answers says so, it tries again."""
     assert is_down(Failure(error))
-    waiting = Waiting()
+    waiting = HoldingProtocol()
     waiting.endpoint.fails(error)
     waiting.clock.advance(1)
     assert len(waiting.endpoint.tries) == 2
@@ -163,7 +162,7 @@ def test_worth_another_try(error: Exception) -> None:
 @pytest.mark.parametrize("error", UP, ids=repr)
 def test_not_worth_another_try(error: Exception) -> None:
     """A refusal, and what no waiting changes, is final; nothing is left."""
-    waiting = Waiting()
+    waiting = HoldingProtocol()
     waiting.endpoint.fails()
     waiting.clock.advance(1)
     waiting.endpoint.fails(error)
@@ -174,7 +173,7 @@ def test_not_worth_another_try(error: Exception) -> None:
 
 def test_time_is_over_between_tries() -> None:
     """When the time is over, it fails with what the last try has failed with."""
-    waiting = Waiting()
+    waiting = HoldingProtocol()
     for at in range(TIMEOUT - 1):
         waiting.endpoint.fails(DNSLookupError() if at else None)
         waiting.clock.advance(1)
@@ -187,7 +186,7 @@ def test_time_is_over_between_tries() -> None:
 @pytest.mark.parametrize(("failures", "kind"), [(0, TimeoutError), (1, ConnectionRefusedError)])
 def test_time_is_over_in_a_try(failures: int, kind: type[Exception]) -> None:
     """When the time is over, the try that is under way is cancelled."""
-    waiting = Waiting()
+    waiting = HoldingProtocol()
     for _ in range(failures):
         waiting.endpoint.fails()
         waiting.clock.advance(1)
@@ -199,7 +198,7 @@ def test_time_is_over_in_a_try(failures: int, kind: type[Exception]) -> None:
 @pytest.mark.parametrize("in_a_try", [True, False])
 def test_cancel(in_a_try: bool) -> None:
     """Cancelling ends the try that is under way, or the wait for the next: no timer is left."""
-    waiting = Waiting()
+    waiting = HoldingProtocol()
     if not in_a_try:
         waiting.endpoint.fails()
     waiting.deferred.cancel()
@@ -212,7 +211,7 @@ def test_cancel(in_a_try: bool) -> None:
 def test_not_wanted_any_more() -> None:
     """When nobody wants the connection any more, there is no further try."""
     wanted = [True, False]
-    waiting = Waiting(is_wanted=lambda: wanted.pop(0))
+    waiting = HoldingProtocol(is_wanted=lambda: wanted.pop(0))
     waiting.endpoint.fails()
     waiting.clock.advance(1)
     waiting.endpoint.fails()
@@ -236,7 +235,7 @@ def test_fails_at_once(error: Exception) -> None:
         endpoint = Scripted()
         later = endpoint.connect
         endpoint.connect = lambda f, ends=ends, later=later: next(ends, lambda: later(f))()
-        waiting = Waiting(endpoint)
+        waiting = HoldingProtocol(endpoint)
         if is_down(Failure(error)):
             waiting.clock.advance(1)
             assert waiting.results == [endpoint.succeeds()]
@@ -248,6 +247,6 @@ def test_connected_at_once() -> None:
     """An endpoint that is connected before it returns is one like any other."""
     endpoint = Scripted()
     endpoint.connect = lambda factory: succeed(factory.buildProtocol(None))
-    waiting = Waiting(endpoint)
+    waiting = HoldingProtocol(endpoint)
     assert waiting.results == waiting.built
     assert waiting.clock.getDelayedCalls() == []

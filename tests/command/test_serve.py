@@ -15,8 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from .certificate import CERTIFICATE_PEM, KEY_PEM
-from .commands import COMMAND, LOCAL, PATIENCE, Process, echo, listening, read_all, run, serving
+from tests.kit.certificate import CERTIFICATE_PEM, KEY_PEM
+from tests.kit.commands import (
+    COMMAND,
+    LOCAL,
+    PATIENCE,
+    Process,
+    echo,
+    listening,
+    read_all,
+    run,
+    serving,
+)
 
 
 @pytest.fixture(scope="module")

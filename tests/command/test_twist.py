@@ -12,11 +12,9 @@ from pathlib import Path
 import pytest
 from twisted.internet.testing import MemoryReactorClock
 
-from upgrade_switch.command.serve import build_server
-from upgrade_switch.command.service import Options
-
-from .commands import LOCAL, PATIENCE, read_all, read_until, run
-from .operating import SERVERS, TWIST, TWISTD, Operated, get, logged, operated, upgraded
+from tests.kit.commands import LOCAL, PATIENCE, read_all, read_until, run
+from tests.kit.operating import SERVERS, TWIST, TWISTD, Operated, get, logged, operated, upgraded
+from upgrade_switch.command.server.service import Options, build_server
 
 
 def twist(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from .commands import (
+from tests.kit.commands import (
     COMMAND,
     LOCAL,
     SWITCH,

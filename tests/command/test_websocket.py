@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 from websockets.sync.connection import Connection
 from websockets.typing import Origin
 
-from .commands import (
+from tests.kit.commands import (
     COMMAND,
     PATIENCE,
     Process,
@@ -32,8 +32,8 @@ from .commands import (
     run,
     serving,
 )
-from .openssh import client_options, running_sshd, ssh
-from .wsstream import BINARY, CLOSE, TEXT, Frame, answer, close, frame, take_frame
+from tests.kit.openssh import client_options, running_sshd, ssh
+from tests.kit.wsstream import BINARY, CLOSE, TEXT, Frame, answer, close, frame, take_frame
 
 MUCH = random.Random(6).randbytes(5_000_000)
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuzz import channel, negotiation
-from upgrade_switch.channel import UpgradeChannel
-from upgrade_switch.decision import Decision
 from upgrade_switch.negotiation import Offer, _offer_of_line
-from upgrade_switch.request import UpgradeRequest
+from upgrade_switch.server.channel import UpgradeChannel
+from upgrade_switch.server.decision import Decision
+from upgrade_switch.server.request import UpgradeRequest
 
 CORPUS = Path(negotiation.__file__).parent / "corpus"
 CHECKS = {"negotiation": negotiation.check, "channel": channel.check}

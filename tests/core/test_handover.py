@@ -14,7 +14,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from .harness import KINDS, EchoTarget, Listening, reactor, site_of, status, upgrade_head
+from tests.kit.harness import KINDS, EchoTarget, Listening, reactor, site_of, status, upgrade_head
 
 BODIES = {
     "no body": (upgrade_head(), b""),

@@ -15,20 +15,23 @@ from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
+from tests.kit.asking import kind_of
+from tests.kit.certificate import AUTHORITY, SERVER
+from tests.kit.commands import PATIENCE
+from tests.kit.harness import EchoTarget, reactor
 from upgrade_switch import UpgradeResource, UpgradeService, UpgradeSite
 from upgrade_switch.errors import InvalidArgument, InvalidPrefaces, InvalidUpgrades, UpgradeError
-from upgrade_switch.events import SwitchLog
-from upgrade_switch.protocols.h2c import h2c
-from upgrade_switch.protocols.tls import TLSUpgradePool, tls, tls_required
-from upgrade_switch.protocols.tunnel import tunnel
-from upgrade_switch.protocols.websocket import byte_stream, websocket
-from upgrade_switch.status import StatusResource
+from upgrade_switch.observe import StatusResource, SwitchLog
+from upgrade_switch.protocols import (
+    TLSUpgradePool,
+    byte_stream,
+    h2c,
+    tls,
+    tls_required,
+    tunnel,
+    websocket,
+)
 from upgrade_switch.testing import talk_to
-
-from .asking import kind_of
-from .certificate import AUTHORITY, SERVER
-from .commands import PATIENCE
-from .harness import EchoTarget, reactor
 
 MAKERS = {
     "h2c": h2c,

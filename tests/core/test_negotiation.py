@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from upgrade_switch import Offer, UpgradeToken
 from upgrade_switch.errors import InvalidToken, InvalidUpgrades, UpgradeError
-from upgrade_switch.negotiation import TokenTable, connection_options, is_host, is_token
+from upgrade_switch.fields import connection_options, is_host, is_token
+from upgrade_switch.negotiation import TokenTable
 
 TCHARS = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 

@@ -17,18 +17,9 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
+from tests.kit.harness import EchoTarget, Recorder, factory_of, site_of, status, turns, upgrade_head
 from upgrade_switch import UpgradeRequest, _twisted
 from upgrade_switch.errors import InvalidPhrase, TooManySwitched
-
-from .harness import (
-    EchoTarget,
-    Recorder,
-    factory_of,
-    site_of,
-    status,
-    turns,
-    upgrade_head,
-)
 
 
 class Kept(Resource):

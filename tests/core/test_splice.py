@@ -22,10 +22,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from upgrade_switch import _twisted
-from upgrade_switch.splice import SpliceEnd
-
-from .farside import (
+from tests.kit.farside import (
     KINDS,
     LARGE,
     MEGABYTE,
@@ -38,7 +35,9 @@ from .farside import (
     passes_end_on,
     settled,
 )
-from .harness import turns
+from tests.kit.harness import turns
+from upgrade_switch import _twisted
+from upgrade_switch.splice import SpliceEnd
 
 #: Where a FIN can be told from the end.
 HALF_CLOSING = [pair for pair in PAIRS if "tls" not in pair]

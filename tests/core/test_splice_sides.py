@@ -18,10 +18,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from upgrade_switch import SwitchedConnection, UpgradePool, splice, switched_connection
-from upgrade_switch.errors import AlreadyInstalled, NotDetachable
-
-from .farside import (
+from tests.kit.farside import (
     KINDS,
     MEGABYTE,
     PAIRS,
@@ -31,7 +28,9 @@ from .farside import (
     passes_end_on,
     settled,
 )
-from .harness import factory_of, patient, reactor, site_of
+from tests.kit.harness import factory_of, patient, reactor, site_of
+from upgrade_switch import SwitchedConnection, UpgradePool, splice, switched_connection
+from upgrade_switch.errors import AlreadyInstalled, NotDetachable
 
 every_pair = pytest.mark.parametrize(("near", "far"), PAIRS)
 both_orders = pytest.mark.parametrize("backwards", [False, True], ids=["in order", "in reverse"])

@@ -21,13 +21,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
 
-from upgrade_switch import UpgradeResource, upgrade_required
-from upgrade_switch.errors import UpgradeError
-from upgrade_switch.pages import StatusPage
-from upgrade_switch.wire import Wire
-
-from .harness import WatchedSite, factory_of, site_of
-from .model import (
+from tests.kit.harness import WatchedSite, factory_of, site_of
+from tests.kit.model import (
     ACCEPT_TIMEOUT,
     DECLINED,
     DRAIN_TIMEOUT,
@@ -40,7 +35,11 @@ from .model import (
     State,
     page,
 )
-from .sides import Deliberate, Side, target_of_kind
+from tests.kit.sides import Deliberate, Side, target_of_kind
+from upgrade_switch import UpgradeResource, upgrade_required
+from upgrade_switch.errors import UpgradeError
+from upgrade_switch.server.pages import StatusPage
+from upgrade_switch.testing.wire import Wire
 
 # What looks like HTTP, or like the end of a body, belongs to bodies and targets nevertheless.
 BYTES = st.one_of(

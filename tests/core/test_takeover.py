@@ -20,11 +20,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
-from upgrade_switch import SwitchedConnection, UpgradeRequest, _twisted
-from upgrade_switch.takeover import hand_over
-
-from .certificate import AUTHORITY, SERVER
-from .harness import (
+from tests.kit.certificate import AUTHORITY, SERVER
+from tests.kit.harness import (
     KINDS,
     SOCKETS,
     EchoTarget,
@@ -39,6 +36,8 @@ from .harness import (
     turns,
     upgrade_head,
 )
+from upgrade_switch import SwitchedConnection, UpgradeRequest, _twisted
+from upgrade_switch.takeover import hand_over
 
 BIG = b"0123456789abcdef" * 6400
 

@@ -26,12 +26,11 @@ from twisted.web._http2 import H2Connection, H2Stream
 from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
 from zope.interface import alsoProvides
 
+from tests.kit.certificate import SERVER
+from tests.kit.harness import EchoTarget, Page, Recorder, factory_of, reactor, site_of, upgrade_head
 from upgrade_switch import UpgradeResource, UpgradeSite, _twisted
-from upgrade_switch.channel import UpgradeChannel
 from upgrade_switch.errors import NotDetachable
-
-from .certificate import SERVER
-from .harness import EchoTarget, Page, Recorder, factory_of, reactor, site_of, upgrade_head
+from upgrade_switch.server.channel import UpgradeChannel
 
 
 def test_proxy_around_the_channel() -> None:
@@ -168,7 +167,7 @@ def test_channel_that_is_at_work() -> None:
     transport = StringTransport()
     channel.timeOut = None
     channel.makeConnection(transport)
-    _twisted.keep_off(channel)
+    _twisted.detach_flow_control(channel)
     channel.pauseProducing()
     assert transport.producerState == "producing"
     transport.pauseProducing()
@@ -191,7 +190,7 @@ def test_proxy_is_told_what_is_spoken() -> None:
     assert proxy._negotiatedProtocol is None
     source = inspect.getsource(http._GenericHTTPChannelProtocol.dataReceived)
     assert "if self._negotiatedProtocol is None:" in source
-    assert _twisted.speaking_http11(proxy) is proxy._channel
+    assert _twisted.fix_http11(proxy) is proxy._channel
     assert proxy._negotiatedProtocol == b"http/1.1"
 
 

@@ -14,10 +14,9 @@ import pytest_twisted
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
+from tests.kit.chatting import Socket, chat, get, new_id, open_socket
+from tests.kit.harness import KINDS, WatchedSite, reactor, status, turns, upgrade_head
 from upgrade_switch import NotSwitched
-
-from .chatting import Socket, chat, get, new_id, open_socket
-from .harness import KINDS, WatchedSite, reactor, status, turns, upgrade_head
 
 HANDSHAKE = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from .browser import Browser, Window
-from .chatting import EXAMPLES
-from .commands import needs, serving
+from tests.kit.browser import Browser, Window
+from tests.kit.chatting import EXAMPLES
+from tests.kit.commands import needs, serving
 
 pytestmark = needs("chromium")
 

@@ -19,9 +19,9 @@ import pytest_twisted
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 
-from .chatting import EXAMPLES, User, cluster_module, get
-from .commands import PATIENCE, needs
-from .harness import reactor
+from tests.kit.chatting import EXAMPLES, User, cluster_module, get
+from tests.kit.commands import PATIENCE, needs
+from tests.kit.harness import reactor
 
 NODES = 3
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from .chatting import rooms_module
+from tests.kit.chatting import rooms_module
 
 SOON = rooms_module.SOON
 

@@ -13,9 +13,9 @@ from urllib.request import urlopen
 
 import pytest
 
-from .commands import read_all, read_until
-from .commands import run as command
-from .examples import EXAMPLES, Example, refused, run, serving
+from tests.kit.commands import read_all, read_until
+from tests.kit.commands import run as command
+from tests.kit.examples import EXAMPLES, Example, refused, run, serving
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from .commands import Process, fails, read_all, read_until
-from .examples import Example, serving
+from tests.kit.commands import Process, fails, read_all, read_until
+from tests.kit.examples import Example, serving
 
 ASKED = b"What is your name?\n"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from .commands import read_all, read_until
-from .examples import Example, refused, running, serving
+from tests.kit.commands import read_all, read_until
+from tests.kit.examples import Example, refused, running, serving
 
 SECRET = {"DEVICE_SECRET": "open sesame"}
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from .commands import COMMAND, PATIENCE, needs
-from .examples import Example, running, serving
-from .openssh import HOST, client_options, make_key, ssh
+from tests.kit.commands import COMMAND, PATIENCE, needs
+from tests.kit.examples import Example, running, serving
+from tests.kit.openssh import HOST, client_options, make_key, ssh
 
 pytestmark = needs("ssh")
 

@@ -14,9 +14,9 @@ import treq
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.threads import deferToThread
 
-from .commands import PATIENCE
-from .documented import Reader, environment, read, sessions
-from .harness import Recorder, localhost, patient, status, upgrade_head
+from tests.kit.commands import PATIENCE
+from tests.kit.documented import Reader, environment, read, sessions
+from tests.kit.harness import Recorder, localhost, patient, status, upgrade_head
 
 __all__ = ["read"]  # a fixture
 

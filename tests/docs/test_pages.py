@@ -22,14 +22,21 @@ from twisted.internet.endpoints import connectProtocol
 from twisted.internet.threads import deferToThread
 from twisted.python.usage import UsageError
 
+from tests.kit.certificate import CERTIFICATE_PEM
+from tests.kit.commands import output_of
+from tests.kit.documented import DOCS, Block, blocks_of, environment, pages, read, sessions
+from tests.kit.harness import (
+    HalfCloseRecorder,
+    Recorder,
+    localhost,
+    patient,
+    reactor,
+    status,
+    upgrade_head,
+)
 from upgrade_switch import NotSwitched
 from upgrade_switch.command.main import MainOptions
-from upgrade_switch.protocols.websocket import WebSocketEndpoint
-
-from .certificate import CERTIFICATE_PEM
-from .commands import output_of
-from .documented import DOCS, Block, blocks_of, environment, pages, read, sessions
-from .harness import HalfCloseRecorder, Recorder, localhost, patient, reactor, status, upgrade_head
+from upgrade_switch.protocols import WebSocketEndpoint
 
 ROOT = Path(__file__).parent.parent
 

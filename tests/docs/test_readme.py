@@ -25,11 +25,8 @@ from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.resource import Resource
 from twisted.web.websocket import WebSocketClientEndpoint
 
-from upgrade_switch import UpgradeResource
-from upgrade_switch.protocols.tls import TLSUpgradePool
-
-from .certificate import AUTHORITY, CERTIFICATE_PEM, KEY_PEM
-from .harness import (
+from tests.kit.certificate import AUTHORITY, CERTIFICATE_PEM, KEY_PEM
+from tests.kit.harness import (
     Listening,
     Page,
     Recorder,
@@ -42,6 +39,8 @@ from .harness import (
     status,
     upgrade_head,
 )
+from upgrade_switch import UpgradeResource
+from upgrade_switch.protocols import TLSUpgradePool
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

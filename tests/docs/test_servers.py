@@ -16,9 +16,9 @@ import treq
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.threads import deferToThread
 
-from .commands import COMMAND, PATIENCE, needs
-from .documented import Reader, daemon, environment, find, read, sessions
-from .harness import Recorder, localhost, patient, status, upgrade_head
+from tests.kit.commands import COMMAND, PATIENCE, needs
+from tests.kit.documented import Reader, daemon, environment, find, read, sessions
+from tests.kit.harness import Recorder, localhost, patient, status, upgrade_head
 
 __all__ = ["read"]  # a fixture
 

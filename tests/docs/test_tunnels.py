@@ -14,12 +14,11 @@ from twisted.internet.endpoints import connectProtocol
 from twisted.internet.protocol import Factory
 from twisted.protocols.wire import Echo
 
+from tests.kit.documented import Reader, Session, read, sessions
+from tests.kit.harness import Recorder, localhost, patient, reactor, status
+from tests.kit.openssh import HOST, client_options, running_sshd
 from upgrade_switch import UpgradeEndpoint
-from upgrade_switch.protocols.websocket import WebSocketEndpoint
-
-from .documented import Reader, Session, read, sessions
-from .harness import Recorder, localhost, patient, reactor, status
-from .openssh import HOST, client_options, running_sshd
+from upgrade_switch.protocols import WebSocketEndpoint
 
 __all__ = ["read"]  # a fixture
 

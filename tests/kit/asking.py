@@ -9,7 +9,16 @@ from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from .harness import EchoTarget, Recorder, Waiters, factory_of, site_of, status, turns, upgrade_head
+from tests.kit.harness import (
+    EchoTarget,
+    Recorder,
+    Waiters,
+    factory_of,
+    site_of,
+    status,
+    turns,
+    upgrade_head,
+)
 
 PAGE = b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

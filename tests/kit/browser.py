@@ -16,10 +16,9 @@ from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientPr
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+from tests.kit.harness import patient, reactor
 from upgrade_switch import UpgradePool
-from upgrade_switch.protocols.websocket import connect_websocket
-
-from .harness import patient, reactor
+from upgrade_switch.protocols import connect_websocket
 
 #: Resolves when a condition has come true in a page: it is looked at whenever the page changes.
 UNTIL = """

@@ -18,10 +18,9 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web.client import HTTPConnectionPool
 
+from tests.kit.harness import Waiters, patient, reactor
 from upgrade_switch import UpgradePool
-from upgrade_switch.protocols.websocket import connect_websocket
-
-from .harness import Waiters, patient, reactor
+from upgrade_switch.protocols import connect_websocket
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 if str(EXAMPLES) not in sys.path:

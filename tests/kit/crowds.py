@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .commands import PATIENCE, read_until, reset
+from tests.kit.commands import PATIENCE, read_until, reset
 
 Sockets = list[socket.socket]
 

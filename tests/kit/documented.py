@@ -24,8 +24,8 @@ import pytest_twisted
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.threads import deferToThread
 
-from .commands import COMMAND, PATIENCE, Process
-from .harness import reactor, turns
+from tests.kit.commands import COMMAND, PATIENCE, Process
+from tests.kit.harness import reactor, turns
 
 DOCS = Path(__file__).parent.parent / "docs"
 

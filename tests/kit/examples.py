@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGTERM
 
-from .commands import LOCAL, PATIENCE
+from tests.kit.commands import LOCAL, PATIENCE
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -16,11 +16,10 @@ from twisted.internet.interfaces import IPullProducer, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
+from tests.kit.harness import HalfCloseRecorder, Recorder, Waiters, patient, reactor, status, turns
 from upgrade_switch import _twisted, splice
-from upgrade_switch.switched import SwitchedConnections
+from upgrade_switch.server.switched import SwitchedConnections
 from upgrade_switch.testing import MemoryTransport
-
-from .harness import HalfCloseRecorder, Recorder, Waiters, patient, reactor, status, turns
 
 KINDS = ("tcp", "tls", "unix")
 PAIRS = [(near, far) for near in KINDS for far in KINDS]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from .commands import PATIENCE, Process
+from tests.kit.commands import PATIENCE, Process
 
 
 @contextmanager

@@ -17,11 +17,19 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
-from upgrade_switch.protocols.h2c import h2c
-
-from .asking import fields_of
-from .certificate import AUTHORITY
-from .harness import Waiters, WatchedSite, patient, reactor, site_of, status, turns, upgrade_head
+from tests.kit.asking import fields_of
+from tests.kit.certificate import AUTHORITY
+from tests.kit.harness import (
+    Waiters,
+    WatchedSite,
+    patient,
+    reactor,
+    site_of,
+    status,
+    turns,
+    upgrade_head,
+)
+from upgrade_switch.protocols import h2c
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 

@@ -35,11 +35,10 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from zope.interface import implementer
 
+from tests.kit.certificate import AUTHORITY, SERVER
 from upgrade_switch import UpgradeResource, UpgradeSite, _twisted
-from upgrade_switch.channel import UpgradeChannel
+from upgrade_switch.server.channel import UpgradeChannel
 from upgrade_switch.testing import MemoryEndpoint
-
-from .certificate import AUTHORITY, SERVER
 
 reactor: Any = _reactor
 

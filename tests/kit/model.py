@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from .harness import field as field_of
-from .harness import status
+from tests.kit.harness import field as field_of
+from tests.kit.harness import status
 
 ACCEPT_TIMEOUT = 30
 IDLE_TIMEOUT = 60

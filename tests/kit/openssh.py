@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from .commands import PATIENCE
+from tests.kit.commands import PATIENCE
 
 #: What ssh calls the server, and knows its key by.
 HOST = "tunnelled"

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .commands import COMMAND, LOCAL, PATIENCE, Process, read_all, read_until
-from .harness import status, upgrade_head
+from tests.kit.commands import COMMAND, LOCAL, PATIENCE, Process, read_all, read_until
+from tests.kit.harness import status, upgrade_head
 
 TWIST = str(Path(COMMAND).with_name("twist"))
 TWISTD = str(Path(COMMAND).with_name("twistd"))

@@ -28,7 +28,7 @@ import websockets.exceptions
 import websockets.sync.client
 import websockets.sync.server
 
-from .commands import PATIENCE, needs
+from tests.kit.commands import PATIENCE, needs
 
 REFUSED = "/refused"
 WELCOME = "/welcome"

@@ -11,10 +11,8 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.web.resource import Resource
 
-from upgrade_switch import _twisted
-
-from .asking import client_of, is_http
-from .harness import (
+from tests.kit.asking import client_of, is_http
+from tests.kit.harness import (
     KINDS,
     PATIENCE,
     EchoTarget,
@@ -25,6 +23,7 @@ from .harness import (
     site_of,
     turns,
 )
+from upgrade_switch import _twisted
 
 #: A preface that is a whole line: a flag line.
 FLAG = b"HELLO\r\n"

@@ -20,10 +20,9 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
+from tests.kit.certificate import AUTHORITY
+from tests.kit.harness import Listening, Recorder, Waiters, patient, reactor, turns
 from upgrade_switch import UpgradeEndpoint, UpgradePool, _twisted
-
-from .certificate import AUTHORITY
-from .harness import Listening, Recorder, Waiters, patient, reactor, turns
 
 #: Every kind of connection that a client may have.
 CLIENT_KINDS = ("tcp", "tls", "unix")

@@ -17,11 +17,9 @@ from twisted.internet.task import Clock
 from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.resource import Resource
 
-from upgrade_switch.protocols.tls import TLSUpgradePool, tls
-
-from .asking import Slow
-from .certificate import AUTHORITY, SERVER
-from .harness import (
+from tests.kit.asking import Slow
+from tests.kit.certificate import AUTHORITY, SERVER
+from tests.kit.harness import (
     EchoTarget,
     Recorder,
     Waiters,
@@ -34,6 +32,7 @@ from .harness import (
     turns,
     upgrade_head,
 )
+from upgrade_switch.protocols import TLSUpgradePool, tls
 
 #: Where an upgrade to TLS works. ``tls`` has it already.
 CLEAR_KINDS = ("tcp", "unix", "proxy")

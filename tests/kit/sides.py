@@ -10,10 +10,9 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tests.kit.model import Message, Model, State, answers_in
 from upgrade_switch import IDrainable
-from upgrade_switch.wire import Wire
-
-from .model import Message, Model, State, answers_in
+from upgrade_switch.testing.wire import Wire
 
 
 class Deliberate(Exception):

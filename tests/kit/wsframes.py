@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 
+from tests.kit.harness import Recorder, Waiters, WatchedSite, field, site_of, status
 from upgrade_switch import UpgradeResource
-from upgrade_switch.protocols.websocket import websocket
-
-from .harness import Recorder, Waiters, WatchedSite, field, site_of, status
+from upgrade_switch.protocols import websocket
 
 # RFC 6455 §1.3 has this pair.
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.internet.defer import Deferred
 
+from tests.kit.harness import Recorder, Waiters, field, patient, reactor
+from tests.kit.scripted import Scripted, playing
 from upgrade_switch import _twisted
-from upgrade_switch.protocols.websocket import connect_websocket
-
-from .harness import Recorder, Waiters, field, patient, reactor
-from .scripted import Scripted, playing
+from upgrade_switch.protocols import connect_websocket
 
 MORE, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 

@@ -21,18 +21,12 @@ from twisted.web.pages import forbidden
 from twisted.web.resource import Resource
 from zope.interface import implementer
 
+from tests.kit.harness import KINDS, EchoTarget, Recorder, factory_of, site_of, turns, upgrade_head
 from upgrade_switch import UpgradeResource, UpgradeSite
-from upgrade_switch.events import (
-    Declined,
-    ISwitchObserver,
-    SwitchLog,
-    path_text,
-    peer_text,
-    why_ended,
-)
+from upgrade_switch.interfaces import Declined, ISwitchObserver
+from upgrade_switch.observe import SwitchLog
+from upgrade_switch.observe.events import path_text, peer_text, why_ended
 from upgrade_switch.testing import Client, talk_to
-
-from .harness import KINDS, EchoTarget, Recorder, factory_of, site_of, turns, upgrade_head
 
 
 @implementer(ISwitchObserver)

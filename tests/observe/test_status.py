@@ -17,11 +17,10 @@ from twisted.web.pages import forbidden
 from twisted.web.resource import Resource
 from twisted.web.test.requesthelper import DummyRequest
 
+from tests.kit.harness import EchoTarget
 from upgrade_switch import UpgradeResource, UpgradeSite
-from upgrade_switch.status import Status, StatusResource
+from upgrade_switch.observe import Status, StatusResource
 from upgrade_switch.testing import Client, talk_to
-
-from .harness import EchoTarget
 
 ECHO = Factory.forProtocol(EchoTarget)
 JSON = {"Accept": "application/json"}

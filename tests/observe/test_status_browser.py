@@ -13,9 +13,9 @@ from urllib.request import urlopen
 import pytest
 import pytest_twisted
 
-from .browser import Browser, Window
-from .commands import PATIENCE, needs, read_until, serving
-from .harness import upgrade_head
+from tests.kit.browser import Browser, Window
+from tests.kit.commands import PATIENCE, needs, read_until, serving
+from tests.kit.harness import upgrade_head
 
 pytestmark = needs("chromium")
 

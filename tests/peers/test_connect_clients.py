@@ -16,11 +16,10 @@ from twisted.internet.threads import deferToThread
 from twisted.web.pages import forbidden
 from twisted.web.resource import Resource
 
-from upgrade_switch.protocols.tunnel import tunnel
-
-from .certificate import CERTIFICATE_PEM
-from .commands import PATIENCE, needs, output_of
-from .harness import WatchedSite, patient, reactor
+from tests.kit.certificate import CERTIFICATE_PEM
+from tests.kit.commands import PATIENCE, needs, output_of
+from tests.kit.harness import WatchedSite, patient, reactor
+from upgrade_switch.protocols import tunnel
 
 LARGE = random.Random(7).randbytes(3_000_000)
 

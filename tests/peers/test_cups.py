@@ -14,10 +14,9 @@ import pytest_twisted
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.web.resource import Resource
 
-from upgrade_switch.protocols.tls import tls_required
-
-from .harness import patient
-from .securing import tls_site
+from tests.kit.harness import patient
+from tests.kit.securing import tls_site
+from upgrade_switch.protocols import tls_required
 
 #: What ipptool is to send, and what it is to see.
 TEST = """

@@ -13,10 +13,10 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 
-from .asking import Accepting
-from .commands import needs, output_of
-from .h2client import h2c_site
-from .harness import patient
+from tests.kit.asking import Accepting
+from tests.kit.commands import needs, output_of
+from tests.kit.h2client import h2c_site
+from tests.kit.harness import patient
 
 LARGE = random.Random(5).randbytes(1_000_000)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from .commands import COMMAND, PATIENCE, serving
-from .openssh import client_options, make_key, running_sshd, scp, ssh
+from tests.kit.commands import COMMAND, PATIENCE, serving
+from tests.kit.openssh import client_options, make_key, running_sshd, scp, ssh
 
 MUCH = random.Random(4).randbytes(20_000_000)
 

@@ -18,14 +18,7 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
-from upgrade_switch import (
-    UpgradeResource,
-    switched_connection,
-    upgrade_required,
-)
-from upgrade_switch.pages import StatusPage
-
-from ..harness import (
+from tests.kit.harness import (
     EchoTarget,
     HalfCloseRecorder,
     Recorder,
@@ -34,8 +27,10 @@ from ..harness import (
     reactor,
     turns,
 )
-from ..scripted import Slow
-from .client import echoes, using
+from tests.kit.scripted import Slow
+from tests.peers.treq_user import echoes, using
+from upgrade_switch import UpgradeResource, switched_connection, upgrade_required
+from upgrade_switch.server.pages import StatusPage
 
 on_both_kinds = pytest.mark.parametrize("kind", ["tcp", "tls"])
 

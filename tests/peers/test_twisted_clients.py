@@ -15,11 +15,10 @@ from twisted.internet.endpoints import connectProtocol
 from twisted.protocols import amp
 from twisted.protocols.basic import LineReceiver
 
+from tests.kit.harness import EchoTarget, Recorder, factory_of, patient, site_of, turns
+from tests.kit.scripted import endpoint_to
 from upgrade_switch import NotSwitched, UpgradeEndpoint, UpgradeResource
-from upgrade_switch.pages import StatusPage
-
-from .harness import EchoTarget, Recorder, factory_of, patient, site_of, turns
-from .scripted import endpoint_to
+from upgrade_switch.server.pages import StatusPage
 
 
 @asynccontextmanager

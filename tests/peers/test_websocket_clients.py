@@ -17,11 +17,8 @@ from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
-from upgrade_switch import UpgradeResource
-from upgrade_switch.protocols.websocket import websocket
-
-from .harness import KINDS, Waiters, WatchedSite, patient
-from .peers import (
+from tests.kit.harness import KINDS, Waiters, WatchedSite, patient
+from tests.kit.peers import (
     CLIENTS,
     COMPRESSING_CLIENTS,
     PLEASE_CLOSE,
@@ -31,6 +28,8 @@ from .peers import (
     RefusedError,
     connected,
 )
+from upgrade_switch import UpgradeResource
+from upgrade_switch.protocols import websocket
 
 MANY = random.Random(6).randbytes(1_000_000)
 TEXT = "ä€😀" * 100_000

@@ -19,11 +19,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.web.client import readBody
 
+from tests.kit.harness import Waiters, patient, reactor
+from tests.kit.peers import PLEASE_CLOSE, PLEASE_PING, REFUSED, SERVERS, WELCOME
 from upgrade_switch import NotSwitched, UpgradePool
-from upgrade_switch.protocols.websocket import connect_websocket
-
-from .harness import Waiters, patient, reactor
-from .peers import PLEASE_CLOSE, PLEASE_PING, REFUSED, SERVERS, WELCOME
+from upgrade_switch.protocols import connect_websocket
 
 MANY = random.Random(7).randbytes(1_000_000)
 

@@ -12,11 +12,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.ssl import trustRootFromCertificates
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS
 
+from tests.kit.certificate import AUTHORITY
+from tests.kit.harness import Listening, Recorder, patient, reactor, site_of
 from upgrade_switch import NotSwitched, UpgradePool, switched_connection
 from upgrade_switch._twisted import bottom
-
-from ..certificate import AUTHORITY
-from ..harness import Listening, Recorder, patient, reactor, site_of
 
 
 class Client:

@@ -16,11 +16,29 @@ from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
+from tests.kit.asking import (
+    PAGE,
+    Accepting,
+    Broken,
+    Shelf,
+    client_of,
+    echoes,
+    is_http,
+    kind_of,
+    switches,
+)
+from tests.kit.harness import (
+    EchoTarget,
+    Page,
+    factory_of,
+    field,
+    reactor,
+    site_of,
+    status,
+    upgrade_head,
+)
 from upgrade_switch import UpgradeResource
 from upgrade_switch.errors import UpgradeError
-
-from .asking import PAGE, Accepting, Broken, Shelf, client_of, echoes, is_http, kind_of, switches
-from .harness import EchoTarget, Page, factory_of, field, reactor, site_of, status, upgrade_head
 
 
 def later(result: Any = None) -> Deferred[Any]:

@@ -19,13 +19,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.pages import forbidden
 from twisted.web.resource import Resource
 
-from upgrade_switch import UpgradeSite
-from upgrade_switch.errors import AlreadySwitched, InvalidUpgrades, NotOffered
-from upgrade_switch.events import Declined, SwitchLog
-from upgrade_switch.protocols.tunnel import tunnel
-from upgrade_switch.testing import Recording, talk_to
-
-from .harness import (
+from tests.kit.harness import (
     KINDS,
     EchoTarget,
     Page,
@@ -36,6 +30,11 @@ from .harness import (
     status,
     upgrade_head,
 )
+from upgrade_switch import UpgradeSite
+from upgrade_switch.errors import AlreadySwitched, InvalidUpgrades, NotOffered
+from upgrade_switch.observe import Declined, SwitchLog
+from upgrade_switch.protocols import tunnel
+from upgrade_switch.testing import Recording, talk_to
 
 # Looks like HTTP, so that a channel that goes on parsing is caught.
 TRAILING = b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n\x00\xff\r\n\r\n"

@@ -12,9 +12,7 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from upgrade_switch import UpgradeResource
-
-from .asking import (
+from tests.kit.asking import (
     PAGE,
     TRAILING,
     Accepting,
@@ -26,7 +24,8 @@ from .asking import (
     is_http,
     switches,
 )
-from .harness import EchoTarget, Page, field, site_of, status, turns, upgrade_head
+from tests.kit.harness import EchoTarget, Page, field, site_of, status, turns, upgrade_head
+from upgrade_switch import UpgradeResource
 
 LEAVING = {
     "FIN": "loseConnection",

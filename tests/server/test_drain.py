@@ -11,9 +11,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, c
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from upgrade_switch import IDrainable, UpgradeService
-
-from .harness import (
+from tests.kit.harness import (
     EchoTarget,
     Recorder,
     factory_of,
@@ -24,6 +22,7 @@ from .harness import (
     turns,
     upgrade_head,
 )
+from upgrade_switch import IDrainable, UpgradeService
 
 
 @implementer(IDrainable)

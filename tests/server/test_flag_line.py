@@ -11,11 +11,19 @@ import pytest_twisted
 from twisted.internet.task import Clock
 from twisted.web.resource import Resource
 
-from upgrade_switch import UpgradeResource
-
-from .asking import PAGE, Accepting, ByHand, Deciding, Slow, client_of, echoes, echoes_after, is_http
-from .harness import KINDS, EchoTarget, Page, factory_of, site_of, status, upgrade_head
-from .prefaced import (
+from tests.kit.asking import (
+    PAGE,
+    Accepting,
+    ByHand,
+    Deciding,
+    Slow,
+    client_of,
+    echoes,
+    echoes_after,
+    is_http,
+)
+from tests.kit.harness import KINDS, EchoTarget, Page, factory_of, site_of, status, upgrade_head
+from tests.kit.prefaced import (
     FLAG,
     HTTP2,
     REST,
@@ -31,6 +39,7 @@ from .prefaced import (
     splits,
     timers,
 )
+from upgrade_switch import UpgradeResource
 
 #: Could be a request's first line, and is a flag line.
 LIKE_HTTP = b"GET /page HTTP/1.1\r\n"

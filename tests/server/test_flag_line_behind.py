@@ -12,11 +12,10 @@ from twisted.internet.interfaces import IPullProducer, IPushProducer
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
+from tests.kit.asking import ByHand, client_of, echoes_after
+from tests.kit.harness import EchoTarget, Page, factory_of, reactor, site_of, status, upgrade_head
+from tests.kit.prefaced import FLAG, REST, every_kind, leave, send_in
 from upgrade_switch import UpgradeResource
-
-from .asking import ByHand, client_of, echoes_after
-from .harness import EchoTarget, Page, factory_of, reactor, site_of, status, upgrade_head
-from .prefaced import FLAG, REST, every_kind, leave, send_in
 
 LARGE = b"x" * 2_000_000
 

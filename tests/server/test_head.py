@@ -17,11 +17,10 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
 
+from tests.kit.asking import PAGE, TRAILING, Accepting
+from tests.kit.harness import upgrade_head
 from upgrade_switch import UpgradeResource, UpgradeSite
-from upgrade_switch.head import read_head
-
-from .asking import PAGE, TRAILING, Accepting
-from .harness import upgrade_head
+from upgrade_switch.server.head import read_head
 
 ADDRESS = IPv4Address("TCP", "127.0.0.1", 1)
 

@@ -16,10 +16,9 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from tests.kit.asking import PAGE, Accepting, client_of, echoes, is_http
+from tests.kit.harness import EchoTarget, Page, Recorder, field, site_of, status, upgrade_head
 from upgrade_switch import UpgradeResource
-
-from .asking import PAGE, Accepting, client_of, echoes, is_http
-from .harness import EchoTarget, Page, Recorder, field, site_of, status, upgrade_head
 
 
 @pytest.fixture

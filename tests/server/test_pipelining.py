@@ -14,10 +14,19 @@ from twisted.internet.defer import Deferred
 from twisted.web.resource import IResource
 from twisted.web.static import File
 
+from tests.kit.asking import (
+    PAGE,
+    TRAILING,
+    Accepting,
+    ByHand,
+    Deciding,
+    Slow,
+    client_of,
+    echoes_after,
+    is_http,
+)
+from tests.kit.harness import EchoTarget, Page, site_of, status, turns, upgrade_head
 from upgrade_switch import UpgradeResource
-
-from .asking import PAGE, TRAILING, Accepting, ByHand, Deciding, Slow, client_of, echoes_after, is_http
-from .harness import EchoTarget, Page, site_of, status, turns, upgrade_head
 
 
 @pytest.fixture

@@ -17,11 +17,9 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
 
-from upgrade_switch import UpgradeSite
-
-from .asking import TRAILING, echoes_after, is_http
-from .certificate import AUTHORITY, CERTIFICATE_PEM, KEY_PEM
-from .harness import (
+from tests.kit.asking import TRAILING, echoes_after, is_http
+from tests.kit.certificate import AUTHORITY, CERTIFICATE_PEM, KEY_PEM
+from tests.kit.harness import (
     PROXY_LINE,
     EchoTarget,
     Recorder,
@@ -32,6 +30,7 @@ from .harness import (
     status,
     upgrade_head,
 )
+from upgrade_switch import UpgradeSite
 
 
 @asynccontextmanager

@@ -12,9 +12,9 @@ import pytest_twisted
 from twisted.internet.task import Clock
 from twisted.web.resource import Resource
 
-from .asking import Broken, client_of, echoes
-from .harness import EchoTarget, Recorder, factory_of, site_of
-from .prefaced import (
+from tests.kit.asking import Broken, client_of, echoes
+from tests.kit.harness import EchoTarget, Recorder, factory_of, site_of
+from tests.kit.prefaced import (
     FLAG,
     accepted,
     channel_is_gone,

@@ -13,18 +13,9 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.web.resource import Resource
 
-from upgrade_switch import SwitchedConnection, UpgradeResource, UpgradeSite
-from upgrade_switch.errors import InvalidPrefaces, UpgradeError
-from upgrade_switch.protocols.h2c import h2c
-
-from .asking import Broken, client_of, echoes, is_http, kind_of, switches
-from .harness import (
-    EchoTarget,
-    Listening,
-    factory_of,
-    site_of,
-)
-from .prefaced import (
+from tests.kit.asking import Broken, client_of, echoes, is_http, kind_of, switches
+from tests.kit.harness import EchoTarget, Listening, factory_of, site_of
+from tests.kit.prefaced import (
     FLAG,
     REST,
     client_at,
@@ -34,6 +25,9 @@ from .prefaced import (
     leave,
     prefaced,
 )
+from upgrade_switch import SwitchedConnection, UpgradeResource, UpgradeSite
+from upgrade_switch.errors import InvalidPrefaces, UpgradeError
+from upgrade_switch.protocols import h2c
 
 # What leads to what.
 

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from upgrade_switch.errors import InvalidPrefaces, UpgradeError
-from upgrade_switch.preface import PrefaceTable
+from upgrade_switch.server.preface import PrefaceTable
 
 NESTED = {b"HEL": "short", b"HELLO": "middle", b"HELLO\r\n": "long", b"SSH-2.0-": "ssh"}
 

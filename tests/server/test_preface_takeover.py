@@ -12,19 +12,10 @@ from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
 from twisted.internet.task import Clock
 from twisted.web.resource import Resource
 
-from upgrade_switch import _twisted
-
-from .asking import PAGE, Broken, client_of, echoes, is_http
-from .certificate import AUTHORITY, SERVER
-from .harness import (
-    EchoTarget,
-    HalfCloseRecorder,
-    Recorder,
-    factory_of,
-    site_of,
-    turns,
-)
-from .prefaced import (
+from tests.kit.asking import PAGE, Broken, client_of, echoes, is_http
+from tests.kit.certificate import AUTHORITY, SERVER
+from tests.kit.harness import EchoTarget, HalfCloseRecorder, Recorder, factory_of, site_of, turns
+from tests.kit.prefaced import (
     FLAG,
     REST,
     accepted,
@@ -42,6 +33,7 @@ from .prefaced import (
     splits,
     timers,
 )
+from upgrade_switch import _twisted
 
 # The takeover.
 

@@ -10,11 +10,10 @@ import pytest
 import pytest_twisted
 from twisted.web.resource import Resource
 
+from tests.kit.asking import PAGE, TRAILING, Accepting, client_of, echoes, fields_of, is_http, switches
+from tests.kit.harness import EchoTarget, Recorder, factory_of, site_of, status, turns, upgrade_head
+from tests.kit.prefaced import FLAG, HTTP2, REST, every_kind, leave, prefaced, receiver, send_in, splits
 from upgrade_switch import UpgradeResource
-
-from .asking import PAGE, TRAILING, Accepting, client_of, echoes, fields_of, is_http, switches
-from .harness import EchoTarget, Recorder, factory_of, site_of, status, turns, upgrade_head
-from .prefaced import FLAG, HTTP2, REST, every_kind, leave, prefaced, receiver, send_in, splits
 
 POST = b"POST /page HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nPRI "
 PUT = (

@@ -19,6 +19,18 @@ from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
+from tests.kit.asking import (
+    TRAILING,
+    Broken,
+    ByHand,
+    client_of,
+    echoes,
+    echoes_after,
+    is_http,
+    kind_of,
+    switches,
+)
+from tests.kit.harness import EchoTarget, field, site_of, status, upgrade_head
 from upgrade_switch import UpgradeToken, upgrade_required
 from upgrade_switch.errors import (
     AlreadySwitched,
@@ -32,19 +44,6 @@ from upgrade_switch.errors import (
     TooManySwitched,
     UpgradeError,
 )
-
-from .asking import (
-    TRAILING,
-    Broken,
-    ByHand,
-    client_of,
-    echoes,
-    echoes_after,
-    is_http,
-    kind_of,
-    switches,
-)
-from .harness import EchoTarget, field, site_of, status, upgrade_head
 
 
 @pytest.fixture

@@ -11,6 +11,18 @@ from twisted.internet.task import Clock
 from twisted.web.error import UnsupportedMethod
 from twisted.web.server import NOT_DONE_YET
 
+from tests.kit.asking import (
+    PAGE,
+    TRAILING,
+    Broken,
+    ByHand,
+    client_of,
+    echoes_after,
+    is_http,
+    kind_of,
+    switches,
+)
+from tests.kit.harness import EchoTarget, Recorder, field, site_of, status, turns, upgrade_head
 from upgrade_switch import (
     SwitchedConnection,
     UpgradeRequest,
@@ -18,9 +30,6 @@ from upgrade_switch import (
     UpgradeToken,
     upgrade_required,
 )
-
-from .asking import PAGE, TRAILING, Broken, ByHand, client_of, echoes_after, is_http, kind_of, switches
-from .harness import EchoTarget, Recorder, field, site_of, status, turns, upgrade_head
 
 
 @pytest.fixture

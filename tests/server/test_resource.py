@@ -9,11 +9,19 @@ import pytest_twisted
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Factory, Protocol
 
+from tests.kit.asking import Accepting, Broken, Shelf, client_of, is_http, kind_of, switches
+from tests.kit.harness import (
+    EchoTarget,
+    Listening,
+    Page,
+    factory_of,
+    field,
+    site_of,
+    status,
+    upgrade_head,
+)
 from upgrade_switch import UpgradeResource, upgrade_required
 from upgrade_switch.errors import InvalidToken, InvalidUpgrades, UpgradeError
-
-from .asking import Accepting, Broken, Shelf, client_of, is_http, kind_of, switches
-from .harness import EchoTarget, Listening, Page, factory_of, field, site_of, status, upgrade_head
 
 # What it can be made of.
 

@@ -12,11 +12,19 @@ import pytest_twisted
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from tests.kit.asking import (
+    PAGE,
+    TRAILING,
+    Accepting,
+    client_of,
+    echoes,
+    echoes_after,
+    fields_of,
+    is_http,
+)
+from tests.kit.harness import EchoTarget, field, site_of, status, turns, upgrade_head
 from upgrade_switch import upgrade_required
 from upgrade_switch.testing import talk_to
-
-from .asking import PAGE, TRAILING, Accepting, client_of, echoes, echoes_after, fields_of, is_http
-from .harness import EchoTarget, field, site_of, status, turns, upgrade_head
 
 
 @pytest.fixture

@@ -12,20 +12,10 @@ from twisted.web.resource import EncodingResourceWrapper
 from twisted.web.server import GzipEncoderFactory
 from zope.interface import implementer
 
+from tests.kit.asking import PAGE, TRAILING, Accepting, echoes, echoes_after, is_http, own
+from tests.kit.harness import KINDS, Page, Recorder, field, site_of, status, upgrade_head
 from upgrade_switch import UpgradeRequest
-from upgrade_switch.decision import ISelective
-from upgrade_switch.resource import ITakesUpgrades
-
-from .asking import PAGE, TRAILING, Accepting, echoes, echoes_after, is_http, own
-from .harness import (
-    KINDS,
-    Page,
-    Recorder,
-    field,
-    site_of,
-    status,
-    upgrade_head,
-)
+from upgrade_switch.interfaces import ISelective, ITakesUpgrades
 
 # When they are asked.
 

@@ -21,15 +21,9 @@ from twisted.web.util import DeferredResource
 from twisted.web.vhost import VHostMonsterResource
 from zope.interface import implementer
 
-from upgrade_switch import IDrainable, UpgradeResource
-from upgrade_switch.decision import Upgrades
-from upgrade_switch.negotiation import Offer
-from upgrade_switch.protocols.h2c import h2c
-from upgrade_switch.protocols.tls import tls_required
-
-from .asking import Broken
-from .h2client import PREFACE, SETTINGS, H2Client, h2c_head, h2c_site
-from .harness import (
+from tests.kit.asking import Broken
+from tests.kit.h2client import PREFACE, SETTINGS, H2Client, h2c_head, h2c_site
+from tests.kit.harness import (
     EchoTarget,
     Page,
     Recorder,
@@ -40,7 +34,11 @@ from .harness import (
     turns,
     upgrade_head,
 )
-from .securing import ask_for_tls, inside, tls_site
+from tests.kit.securing import ask_for_tls, inside, tls_site
+from upgrade_switch import IDrainable, UpgradeResource
+from upgrade_switch.negotiation import Offer
+from upgrade_switch.protocols import h2c, tls_required
+from upgrade_switch.server.upgrades import Upgrades
 
 
 class Telling(Resource):

@@ -13,12 +13,8 @@ from twisted.internet.task import Clock
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from upgrade_switch import UpgradeRequest, UpgradeResource
-from upgrade_switch.errors import InvalidToken, InvalidUpgrades
-from upgrade_switch.switched import SwitchedConnections
-
-from .asking import TRAILING, Accepting, Broken, Deciding, echoes, echoes_after, is_http, own
-from .harness import (
+from tests.kit.asking import TRAILING, Accepting, Broken, Deciding, echoes, echoes_after, is_http, own
+from tests.kit.harness import (
     KINDS,
     EchoTarget,
     Page,
@@ -29,6 +25,9 @@ from .harness import (
     status,
     upgrade_head,
 )
+from upgrade_switch import UpgradeRequest, UpgradeResource
+from upgrade_switch.errors import InvalidToken, InvalidUpgrades
+from upgrade_switch.server.switched import SwitchedConnections
 
 
 @pytest.mark.parametrize("path", [b"/page", b"*"])

@@ -28,11 +28,7 @@ from twisted.web.util import DeferredResource
 from twisted.web.vhost import NameVirtualHost
 from zope.interface import implementer
 
-from upgrade_switch import UpgradeRequest, UpgradeResource, UpgradeSite
-from upgrade_switch.errors import NotOffered
-from upgrade_switch.switched import SwitchedConnections
-
-from .asking import (
+from tests.kit.asking import (
     PAGE,
     TRAILING,
     Accepting,
@@ -44,16 +40,10 @@ from .asking import (
     is_http,
     switches,
 )
-from .harness import (
-    EchoTarget,
-    Page,
-    field,
-    patient,
-    reactor,
-    status,
-    turns,
-    upgrade_head,
-)
+from tests.kit.harness import EchoTarget, Page, field, patient, reactor, status, turns, upgrade_head
+from upgrade_switch import UpgradeRequest, UpgradeResource, UpgradeSite
+from upgrade_switch.errors import NotOffered
+from upgrade_switch.server.switched import SwitchedConnections
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from twisted.web.iweb import IAgentEndpointFactory
 from twisted.web.resource import Resource
 from zope.interface import implementer
 
+from tests.kit.harness import EchoTarget, HalfCloseRecorder, Page, Recorder, factory_of
 from upgrade_switch import (
     NotSwitched,
     UpgradeEndpoint,
@@ -28,11 +29,9 @@ from upgrade_switch import (
     UpgradeResource,
     UpgradeSite,
     switched_connection,
-    testing,
 )
 from upgrade_switch.testing import Client, MemoryEndpoint, Recording, Wire, talk_to
-
-from .harness import EchoTarget, HalfCloseRecorder, Page, Recorder, factory_of
+from upgrade_switch.testing import client as testing
 
 TRAILING = bytes(range(256))
 

@@ -10,10 +10,10 @@ from .check import check
 # First: what is imported beneath would say less.
 check()
 
-from .transports import (  # noqa: E402
-    Patience,
+from .transports import (  # noqa: E402 - behind the check
     PauseWatch,
     Slot,
+    WriteBackpressure,
     abort,
     bottom,
     is_closing,
@@ -21,8 +21,8 @@ from .transports import (  # noqa: E402
     is_half_closeable,
     rename_log_prefix,
     report_end,
+    set_server_alpn,
     slot_of,
-    speak_inside,
     start_tls,
     tls_layer,
     wait_for_room,
@@ -30,40 +30,40 @@ from .transports import (  # noqa: E402
     watcher,
     write_at_once,
 )
-from .web import (  # noqa: E402
+from .web import (  # noqa: E402 - behind the check
     UnaskedSwitchFactory,
     client_request,
     content_received,
+    detach_flow_control,
+    fix_http11,
     forget_encoder,
-    keep_off,
     method_of,
     negotiating,
     set_fields,
-    speaking_http11,
 )
 
 __all__ = [
-    "Patience",
     "PauseWatch",
     "Slot",
     "UnaskedSwitchFactory",
+    "WriteBackpressure",
     "abort",
     "bottom",
     "client_request",
     "content_received",
+    "detach_flow_control",
+    "fix_http11",
     "forget_encoder",
     "is_closing",
     "is_full",
     "is_half_closeable",
-    "keep_off",
     "method_of",
     "negotiating",
     "rename_log_prefix",
     "report_end",
     "set_fields",
+    "set_server_alpn",
     "slot_of",
-    "speak_inside",
-    "speaking_http11",
     "start_tls",
     "tls_layer",
     "wait_for_room",

@@ -18,7 +18,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..channel import one_line
+from ..fields import one_line
 from .check import HTTP2, check
 
 check(HTTP2)
@@ -26,8 +26,8 @@ check(HTTP2)
 from twisted.web._http2 import H2Connection  # noqa: E402
 
 if TYPE_CHECKING:
-    from ..request import CarriedRequest
-    from ..site import UpgradeSite
+    from ..server.request import CarriedRequest
+    from ..server.site import UpgradeSite
 
 __all__ = ["HTTP2Connection", "are_settings"]
 

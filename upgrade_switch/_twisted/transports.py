@@ -19,9 +19,9 @@ from zope.interface import alsoProvides, implementer
 from ..errors import NotDetachable
 
 __all__ = [
-    "Patience",
     "PauseWatch",
     "Slot",
+    "WriteBackpressure",
     "abort",
     "bottom",
     "is_closing",
@@ -29,8 +29,8 @@ __all__ = [
     "is_half_closeable",
     "rename_log_prefix",
     "report_end",
+    "set_server_alpn",
     "slot_of",
-    "speak_inside",
     "start_tls",
     "tls_layer",
     "wait_for_room",
@@ -132,7 +132,7 @@ class _Speaking:
         return [self._protocol]
 
 
-def speak_inside(transport: Any, protocol: bytes) -> None:
+def set_server_alpn(transport: Any, protocol: bytes) -> None:
     """
     Have the TLS that a server has just started choose a protocol by ALPN, where the client offers it.
     The TLS layer asks its factory what is spoken; ``startTLS`` gives it none, and Twisted fails the
@@ -160,7 +160,7 @@ def tls_layer(transport: Any) -> TLSMemoryBIOProtocol | None:
 
 
 @implementer(interfaces.IPushProducer)
-class Patience:
+class WriteBackpressure:
     """Pauses a transport's reading until what it has to write is written."""
 
     def __init__(self, transport: Any, resume: Callable[[], None]) -> None:
@@ -196,7 +196,7 @@ def is_full(transport: Any) -> bool:
     return bool(waiting > owner.bufferSize)
 
 
-def wait_for_room(transport: Any, resume: Callable[[], None]) -> Patience | None:
+def wait_for_room(transport: Any, resume: Callable[[], None]) -> WriteBackpressure | None:
     """
     Where a transport is full, and nobody is registered to be told of it, pause its reading until it
     is not. A producer that is registered all the time would be in the way of others', and of
@@ -209,7 +209,7 @@ def wait_for_room(transport: Any, resume: Callable[[], None]) -> Patience | None
     owner = bottom(transport)
     if not is_full(transport) or owner.producer is not None or is_closing(transport):
         return None
-    patience = Patience(transport, resume)
+    patience = WriteBackpressure(transport, resume)
     transport.registerProducer(patience, True)
     owner._maybePauseProducer()
     return patience

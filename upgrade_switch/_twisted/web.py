@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from twisted.web.http import HTTPChannel
     from twisted.web.iweb import IResponse
 
-    from ..channel import UpgradeChannel
+    from ..server.channel import UpgradeChannel
 
 __all__ = [
     "UnaskedSwitchFactory",
     "client_request",
     "content_received",
+    "detach_flow_control",
+    "fix_http11",
     "forget_encoder",
-    "keep_off",
     "method_of",
     "negotiating",
     "set_fields",
-    "speaking_http11",
 ]
 
 
@@ -49,7 +49,7 @@ def negotiating(channel: UpgradeChannel) -> IProtocol:
     return proxy
 
 
-def speaking_http11(proxy: Any) -> UpgradeChannel:
+def fix_http11(proxy: Any) -> UpgradeChannel:
     """
     Have Twisted's proxy around a channel not look for another protocol in ALPN: what is spoken on
     this connection has been said already.
@@ -94,7 +94,7 @@ def set_fields(headers: Headers, fields: Iterable[tuple[bytes, bytes]]) -> None:
         values.setdefault(_canonical(name), []).append(value)
 
 
-def keep_off(channel: HTTPChannel) -> None:
+def detach_flow_control(channel: HTTPChannel) -> None:
     """
     Have a channel that has been left not touch its transport any more: its ``pauseProducing`` and
     ``resumeProducing``, in whose middle a request may have switched, do so unless it is at work on a

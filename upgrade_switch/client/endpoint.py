@@ -23,9 +23,9 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 from zope.interface import implementer
 
-from .client import UpgradePool, switched_connection
-from .negotiation import UpgradeToken
-from .takeover import SwitchedConnection
+from ..connection import SwitchedConnection
+from ..negotiation import UpgradeToken
+from .pool import UpgradePool, switched_connection
 
 __all__ = ["UpgradeEndpoint", "UpgradeEndpointParser"]
 
@@ -125,7 +125,7 @@ class UpgradeEndpoint:
             raise
         connection.keep(_FactoryStopper(factory))
         # Unchecked: ClientService's own protocols do not say that they provide IProtocol.
-        connection.give_to(target)
+        connection.hand_over_to(target)
         return target
 
 

@@ -29,11 +29,12 @@ from twisted.web.client import (
 from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IResponse
 
-from . import _twisted
-from .errors import InvalidResponse, NotSwitched
-from .negotiation import Offer, UpgradeToken, connection_options
+from .. import _twisted
+from ..connection import AbortUnlessInstalled, HoldingProtocol, SwitchedConnection
+from ..errors import InvalidResponse, NotSwitched
+from ..fields import connection_options
+from ..negotiation import Offer, UpgradeToken
 from .response import Body, UpgradeResponse, body_done, empty_body
-from .takeover import Claim, SwitchedConnection, Waiting
 
 if TYPE_CHECKING:
     from twisted.web._newclient import Request
@@ -64,12 +65,12 @@ class UpgradePool(HTTPConnectionPool):
         self.clock: IReactorTime = reactor
 
     def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
-        gate: Deferred[_Gate] = Deferred()
-        gate.callback(_Gate(self, key, endpoint))
+        gate: Deferred[_RequestRouter] = Deferred()
+        gate.callback(_RequestRouter(self, key, endpoint))
         return gate
 
 
-class _Gate:
+class _RequestRouter:
     """What an agent gets from the pool: decides for one request which way it goes."""
 
     def __init__(self, pool: UpgradePool, key: Hashable, endpoint: IStreamClientEndpoint) -> None:
@@ -303,7 +304,7 @@ class UpgradeClient(Protocol):
         """
         transport: Any = self.transport
         trailing, _ = self._parser.trailing_data
-        waiting = Waiting(transport, bytes(trailing))
+        waiting = HoldingProtocol(transport, bytes(trailing))
         _twisted.slot_of(transport).set(waiting)
         connection = SwitchedConnection(
             transport,
@@ -311,7 +312,7 @@ class UpgradeClient(Protocol):
             # Through a proxy, the request's target is the whole URL.
             urlsplit(self._request.uri).path,
             self._clock.seconds(),
-            claim=Claim(waiting),
+            claim=AbortUnlessInstalled(waiting),
         )
         answer, self._answer = self._answer, None
         assert answer is not None

@@ -17,8 +17,8 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 from zope.interface import implementer
 
-from . import _twisted
-from .takeover import SwitchedConnection
+from .. import _twisted
+from ..connection import SwitchedConnection
 
 if TYPE_CHECKING:
     from twisted.web._newclient import Request

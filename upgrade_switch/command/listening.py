@@ -31,8 +31,8 @@ from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from zope.interface import provider
 
-from ..events import SwitchLog
-from ..protocols.tunnel import tunnel
+from ..observe.log import SwitchLog
+from ..protocols._tunnel import tunnel
 from .exits import FAILED, SUCCESS, explain, say
 
 __all__ = ["LOG_FORMATS", "Server", "address_of", "begin_logging", "server_endpoint", "url_of"]

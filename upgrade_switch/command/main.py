@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 from twisted.python.usage import UsageError
 
-from .connect import ConnectOptions, run_connect
+from .client.connect import ConnectOptions, run_connect
+from .client.forward import ForwardOptions, run_forward
 from .exits import USAGE, say
-from .forward import ForwardOptions, run_forward
 from .options import CommandOptions
-from .serve import ServeOptions, run_serve
+from .server.options import ServeOptions
+from .server.service import run_serve
 
 __all__ = ["main"]
 

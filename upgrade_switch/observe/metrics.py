@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.web.resource import Resource
 
-from .errors import needs_extra
+from .._extras import needs_extra
 
 with needs_extra("metrics"):
     from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector

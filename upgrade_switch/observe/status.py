@@ -1,32 +1,23 @@
 """
-What is switched now, what has been, and what was declined: :class:`Status` counts,
-:class:`StatusResource` shows it as a page, as JSON, and to Prometheus.
+:class:`Status`: counts what is switched now, what has been, and what was declined.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter, deque
 from datetime import UTC, datetime
-from importlib.resources import files
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from twisted.web.pages import notFound
-from twisted.web.resource import IResource, Resource
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from .events import Declined, ISwitchObserver, path_text, peer_text, target_text, why_ended
+from ..interfaces import Declined, ISwitchedConnection, ISwitchObserver, IUpgradeRequest
+from ..negotiation import UpgradeToken
+from .events import path_text, peer_text, target_text, why_ended
 
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
-    from twisted.python.failure import Failure
-
-    from .negotiation import UpgradeToken
-    from .request import UpgradeRequest
-    from .takeover import SwitchedConnection
-
-__all__ = ["Status", "StatusResource"]
+__all__ = ["Status"]
 
 # Bounds of what strangers can have kept or sent: characters of a path, names that are counted,
 # connections in one answer, declined upgrades that are remembered.
@@ -63,22 +54,22 @@ class Status:
         """
         self._clock = clock
         self._began = clock.seconds()
-        self.live: dict[SwitchedConnection, None] = {}
+        self.live: dict[ISwitchedConnection, None] = {}
         self.switches: Counter[str] = Counter()
         self.ends: Counter[tuple[str, str]] = Counter()
         self.declines: Counter[tuple[str, str]] = Counter()
         self._recent: deque[_Refusal] = deque(maxlen=_MOST_RECENT)
         self._names = {""}
 
-    def switched(self, connection: SwitchedConnection) -> None:
+    def switched(self, connection: ISwitchedConnection) -> None:
         self.live[connection] = None
         self.switches[self._name(connection.token)] += 1
 
-    def ended(self, connection: SwitchedConnection, seconds: float, reason: Failure) -> None:
+    def ended(self, connection: ISwitchedConnection, seconds: float, reason: Failure) -> None:
         self.live.pop(connection, None)
         self.ends[self._name(connection.token), why_ended(reason)] += 1
 
-    def declined(self, request: UpgradeRequest, token: UpgradeToken | None, why: Declined) -> None:
+    def declined(self, request: IUpgradeRequest, token: UpgradeToken | None, why: Declined) -> None:
         self.declines[self._name(token), why] += 1
         detail = request.offer.ineligible
         if why is Declined.ANSWERED and request.startedWriting:
@@ -131,7 +122,7 @@ class Status:
         return Counter(self._name(connection.token) for connection in self.live)
 
 
-def _as_json(connection: SwitchedConnection, now: float) -> dict[str, Any]:
+def _as_json(connection: ISwitchedConnection, now: float) -> dict[str, Any]:
     return {
         "token": None if connection.token is None else str(connection.token)[:_MOST_PATH],
         "path": path_text(connection.path)[:_MOST_PATH],
@@ -151,66 +142,3 @@ def _nested(counts: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
     for (token, why), count in counts.items():
         nested.setdefault(token, {})[why] = count
     return nested
-
-
-class StatusResource(Resource):
-    """
-    Shows a :class:`Status`: a page that keeps itself up to date; at ``json`` below it (or to who asks
-    for ``application/json``) the same as JSON; at ``metrics`` below it, in Prometheus' text format
-    (with the extra ``metrics``). It tells who is connected: put it where not everybody can look.
-    """
-
-    def __init__(self, status: Status) -> None:
-        """
-        :param status: what is shown.
-        """
-        super().__init__()
-        self._status = status
-        self._page = files(__package__).joinpath("status.html").read_bytes()
-        self.putChild(b"json", _Json(status))
-        self.putChild(b"metrics", _metrics(status))
-
-    def getChild(self, path: bytes, request: Any) -> IResource:
-        child: IResource = self if path == b"" else notFound()
-        return child
-
-    def render_GET(self, request: Any) -> bytes:
-        accepted = request.getHeader(b"accept") or b""
-        request.setHeader(b"vary", b"Accept")
-        if b"application/json" in accepted and b"text/html" not in accepted:
-            body: bytes = self.children[b"json"].render(request)
-            return body
-        request.setHeader(b"content-type", b"text/html; charset=utf-8")
-        request.setHeader(b"cache-control", b"no-store")
-        # What is shown comes from strangers: it could not be run, even if it got into the page.
-        request.setHeader(
-            b"content-security-policy",
-            b"default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
-            b"script-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
-        )
-        return self._page
-
-
-class _Json(Resource):
-    isLeaf = True
-
-    def __init__(self, status: Status) -> None:
-        super().__init__()
-        self._status = status
-
-    def render_GET(self, request: Any) -> bytes:
-        request.setHeader(b"content-type", b"application/json")
-        request.setHeader(b"cache-control", b"no-store")
-        return json.dumps(self._status.as_json()).encode("ascii")
-
-
-def _metrics(status: Status) -> IResource:
-    """Prometheus' text, or how to get it."""
-    try:
-        import prometheus_client  # noqa: F401
-    except ImportError:
-        missing: IResource = notFound("Not Found", "Metrics need the extra: upgrade_switch[metrics]")
-        return missing
-    from .metrics import MetricsResource
-
-    return MetricsResource(status)

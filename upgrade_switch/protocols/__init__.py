@@ -1,41 +1,62 @@
 """
-What connections are switched to: one module each.
+What connections are switched to.
 
-A module is called by the name of its chief function, and can be called as that: ``from
-upgrade_switch.protocols import tunnel`` and ``from upgrade_switch.protocols.tunnel import tunnel`` are
-the same to whoever calls it. A module is read when it is asked for, since some need an extra.
+Each name is looked up when it is asked for, since some need an extra
+(:class:`~upgrade_switch.errors.MissingExtra` says which).
 """
 
-from __future__ import annotations
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-__all__ = ["connect_websocket", "h2c", "tls", "tunnel", "websocket"]
+__all__ = [
+    "SAME_ORIGIN",
+    "TLSUpgradePool",
+    "TunnelFactory",
+    "WebSocketEndpoint",
+    "byte_stream",
+    "connect_websocket",
+    "h2c",
+    "tls",
+    "tls_required",
+    "tunnel",
+    "websocket",
+]
 
 if TYPE_CHECKING:
-    from .h2c import h2c
-    from .tls import tls
-    from .tunnel import tunnel
-    from .websocket import connect_websocket, websocket
+    from ._h2c import h2c
+    from ._tls import TLSUpgradePool, tls, tls_required
+    from ._tunnel import TunnelFactory, tunnel
+    from ._websocket import (
+        SAME_ORIGIN,
+        WebSocketEndpoint,
+        byte_stream,
+        connect_websocket,
+        websocket,
+    )
+
+_MODULES = {
+    "h2c": "_h2c",
+    "TLSUpgradePool": "_tls",
+    "tls": "_tls",
+    "tls_required": "_tls",
+    "TunnelFactory": "_tunnel",
+    "tunnel": "_tunnel",
+    "SAME_ORIGIN": "_websocket",
+    "WebSocketEndpoint": "_websocket",
+    "byte_stream": "_websocket",
+    "connect_websocket": "_websocket",
+    "websocket": "_websocket",
+}
 
 
-class _Callable(ModuleType):
-    """A module that is called like its function."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return vars(self)[self.__name__.rpartition(".")[2]](*args, **kwargs)
-
-
-def make_callable(name: str) -> None:
-    """Make a module of this package's one that can be called; it says so itself."""
-    sys.modules[name].__class__ = _Callable
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    # The next time, Python finds it by itself.
+    globals()[name] = value
+    return value
 
 
-def __getattr__(name: str) -> Any:
-    if name == "connect_websocket":
-        from .websocket import connect_websocket
-
-        return connect_websocket
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -17,12 +17,12 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
-from ..decision import Acceptor, ISelective
-from ..errors import needs_extra
-from ..negotiation import UpgradeToken, connection_options
-from ..request import CarriedRequest, UpgradeRequest
-from ..site import IDrainable, IPrefaced, UpgradeSite
-from . import make_callable
+from .._extras import needs_extra
+from ..fields import connection_options
+from ..interfaces import Acceptor, IDrainable, IPrefaced, ISelective
+from ..negotiation import UpgradeToken
+from ..server.request import CarriedRequest, UpgradeRequest
+from ..server.site import UpgradeSite
 
 with needs_extra("http2"):
     from .._twisted.http2 import HTTP2Connection, are_settings
@@ -82,7 +82,7 @@ class _Acceptor:
         header: Any = request.requestHeaders.getRawHeaders
         settings = header(_SETTINGS)[0]
         carried = request.carry(*_LEFT_BEHIND)
-        return _H2C(request.channel.site, settings, _header_list(carried), carried)
+        return _H2C(request.site, settings, _header_list(carried), carried)
 
     def factory_for(self, site: UpgradeSite) -> IProtocolFactory:
         return _H2CFactory(site)
@@ -114,6 +114,3 @@ class _H2CFactory(Factory):
 
     def buildProtocol(self, addr: object) -> Any:
         return _H2C(self._site)
-
-
-make_callable(__name__)

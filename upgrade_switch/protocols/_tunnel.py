@@ -23,11 +23,10 @@ from twisted.web.client import ResponseFailed
 from twisted.web.resource import IResource
 
 from ..errors import InvalidUpgrades
-from ..events import path_text
-from ..pages import StatusPage
-from ..request import UpgradeRequest
-from ..splice import OneFactory, Splice, SpliceEnd
-from . import make_callable
+from ..observe.events import path_text
+from ..server.pages import StatusPage
+from ..server.request import UpgradeRequest
+from ..splice import SingleUseFactory, Splice, SpliceEnd
 
 __all__ = ["TunnelFactory", "tunnel"]
 
@@ -54,7 +53,7 @@ def tunnel(
         far = _Server()
         near = _TunnelEnd()
         joined = Splice(near, far)
-        connecting = _connect(endpoint, far, request.channel.site.reactor, timeout)
+        connecting = _connect(endpoint, far, request.site.reactor, timeout)
         # The request ends in the switch or in something else; the far connection is of no use then.
         request.notifyFinish().addCallbacks(
             lambda _: None if request.has_switched else joined.abort(), lambda _: joined.abort()
@@ -114,7 +113,7 @@ class _TunnelClient(_TunnelEnd):
         self._connecting = self._connect()
         self._connecting.addCallbacks(self._connected, self._not_connected)
 
-    def end_not_passed_on(self) -> None:
+    def half_close_unsupported(self) -> None:
         # A client that has gone looks like one that has only finished; who waits for ever is worse.
         self.other.transport.loseConnection()
 
@@ -139,7 +138,7 @@ class _Server(SpliceEnd):
     half-close is told so, in the only way that there is.
     """
 
-    def end_not_passed_on(self) -> None:
+    def half_close_unsupported(self) -> None:
         self.other.transport.loseConnection()
 
 
@@ -154,7 +153,7 @@ def _check_endpoint(endpoint: object) -> None:
 def _connect(
     endpoint: IStreamClientEndpoint, far: SpliceEnd, reactor: Any, timeout: float
 ) -> Deferred[Any]:
-    connecting: Deferred[Any] = maybeDeferred(endpoint.connect, OneFactory(far))
+    connecting: Deferred[Any] = maybeDeferred(endpoint.connect, SingleUseFactory(far))
     return connecting.addTimeout(timeout, reactor, _timed_out)
 
 
@@ -173,6 +172,3 @@ def _not_connected(reason: Failure, path: str) -> IResource:
     if timed_out:
         return StatusPage(504, "Gateway Timeout", "The server behind this one did not answer.")
     return StatusPage(502, "Bad Gateway", "The server behind this one cannot be reached.")
-
-
-make_callable(__name__)

@@ -1,6 +1,11 @@
 """
 :class:`UpgradeChannel`: an ``HTTPChannel`` that can be left on a live connection.
 
+A channel is in one of four states (:class:`ChannelState`)::
+
+    PREFACE ──> HTTP ──> LEAVING ──> LEFT
+       └───────────────────────────────┘
+
 A connection that begins with one of the site's prefaces never becomes HTTP: as long as its first
 bytes may become one they wait here, and ``HTTPChannel`` has not seen any. A preface that is a whole
 line is looked for between two requests as well (the flag line).
@@ -8,12 +13,13 @@ line is looked for between two requests as well (the flag line).
 The natural end of a request is the way out. ``Request.finish`` ends in ``HTTPChannel.requestDone``,
 which restores the idle timeout and gives every byte that has been read but not parsed to
 ``setLineMode(extra)``, to be parsed as the next request. While a channel is being left, that call
-puts the bytes aside instead, and :meth:`UpgradeChannel.leave` takes the rest off the transport.
+puts the bytes aside instead, and :meth:`UpgradeChannel.detach` takes the rest off the transport.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import Enum, auto
 from typing import IO, TYPE_CHECKING, Any
 from weakref import ref
 
@@ -22,52 +28,66 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import INonQueuedRequestFactory
+from zope.interface import implementer
 
-from . import _twisted
+from .. import _twisted
+from ..fields import connection_options, one_line
+from ..interfaces import IDetachable, SwitchHead
+from ..takeover import replay_ended_connection
 from .head import read_head
-from .negotiation import connection_options
-from .takeover import live_and_die
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocolFactory
+    from twisted.web.http import Request
 
+    from ..interfaces import IUpgradeSite
     from .preface import PrefaceTable
-    from .request import CarriedRequest, UpgradeRequest
-    from .site import UpgradeSite
+    from .request import CarriedRequest
 
-__all__ = ["UpgradeChannel", "one_line"]
-
-# RFC 9110 §5.5: CR, LF and NUL are dangerous in a field; each becomes a SP.
-_DANGEROUS = b"\r\n\0"
-_SPACED = bytes.maketrans(_DANGEROUS, b"   ")
+__all__ = ["ChannelState", "UpgradeChannel"]
 
 # More digits than any body has: int() refuses 4,300 of them with a ValueError, which Twisted lets
 # escape into the log, with a traceback, for every connection that sends them.
 _MOST_LENGTH_DIGITS = 18
 
 
+class ChannelState(Enum):
+    """What a channel's connection speaks."""
+
+    PREFACE = auto()
+    """It is not known yet: the first bytes wait here, since they may become a preface."""
+    HTTP = auto()
+    LEAVING = auto()
+    """The last request is being finished; what is read behind it is the target's."""
+    LEFT = auto()
+    """The connection is somebody else's. No byte comes here any more."""
+
+
+@implementer(IDetachable)
 class UpgradeChannel(HTTPChannel):
     """
     Twisted's HTTP/1.1 server protocol, with the takeover hook. Built by ``UpgradeSite``.
     """
 
     # Set by twisted.web's factories.
-    site: UpgradeSite
+    site: IUpgradeSite
     # What stands between transport and channel, weakly; set by whoever builds it.
     proxy: ref[Any] | None = None
 
-    _leaving = False
-    _trailing = b""
+    _state = ChannelState.HTTP
+    # The site's prefaces, if it has some; and the first bytes, until it is known what they are.
+    _prefaces: PrefaceTable[IProtocolFactory] | None = None
+    _undecided = b""
+    # Whether read_head is at work; and what is behind the request that it has read.
     _reading = False
     _behind = b""
-    # The site's prefaces, where it has some; and the first bytes, until it is known what they are.
-    _prefaces: PrefaceTable[IProtocolFactory] | None = None
-    _undecided: bytes | None = None
+    # What belongs to the target, once the channel is being left.
+    _trailing = b""
 
     def connectionMade(self) -> None:
         self._prefaces = self.site.prefaces_on(self.transport)
         if self._prefaces is not None:
-            self._undecided = b""
+            self._state = ChannelState.PREFACE
         super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
@@ -75,7 +95,7 @@ class UpgradeChannel(HTTPChannel):
         if _twisted.is_closing(transport):
             # TLS goes on delivering after loseConnection; no 400 of ours must be followed by that.
             return
-        if self._undecided is not None:
+        if self._state is ChannelState.PREFACE:
             data = self._undecided + data
             if self._is_preface(data):
                 return
@@ -100,28 +120,37 @@ class UpgradeChannel(HTTPChannel):
         if prefaces.may_become_longer(data):
             self._undecided = data
             return True
-        self._undecided = None
         factory = prefaces.find(data)
+        self._become_http()
         if factory is None:
             return False
-        self._give_to(factory, data)
+        self._hand_over_to(factory, data)
         return True
+
+    def _become_http(self) -> None:
+        self._state, self._undecided = ChannelState.HTTP, b""
+
+    def _undecided_preface(self) -> tuple[IProtocolFactory | None, bytes]:
+        """No more comes: what the first bytes lead to as they are, if they are still undecided."""
+        data = self._undecided
+        factory = self._prefaces.find(data) if data and self._prefaces is not None else None
+        if self._state is ChannelState.PREFACE:
+            self._become_http()
+        return factory, data
 
     def timeoutConnection(self) -> None:
         """No more came. What is a preface by now belongs to its target, the rest is closed."""
-        data, self._undecided = self._undecided, None
-        factory = self._prefaces.find(data) if data and self._prefaces is not None else None
-        if factory is None or not self._give_to(factory, data or b""):
+        factory, data = self._undecided_preface()
+        if factory is None or not self._hand_over_to(factory, data):
             super().timeoutConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        data, self._undecided = self._undecided, None
+        factory, data = self._undecided_preface()
         super().connectionLost(reason)
-        factory = self._prefaces.find(data) if data and self._prefaces is not None else None
-        target = None if factory is None else self.site.target_of(factory, self.transport, ended=True)
+        target = None if factory is None else self.site.target_behind_end(factory, self.transport)
         if target is not None:
-            # No more comes: it was this preface, and no longer one.
-            live_and_die(self.transport, target, data or b"", reason)
+            # It was this preface, and no longer one.
+            replay_ended_connection(self.transport, target, data, reason)
 
     def lineReceived(self, line: bytes) -> None:
         if _twisted.is_closing(self.transport):
@@ -132,28 +161,25 @@ class UpgradeChannel(HTTPChannel):
             flag = line + b"\r\n"
             factory = prefaces.find(flag) if flag in prefaces.lines else None
             if factory is not None:
-                self._give_to(factory, flag + self.clearLineBuffer())
+                self._hand_over_to(factory, flag + self.clearLineBuffer())
                 return
         super().lineReceived(line)
 
-    def _give_to(self, factory: IProtocolFactory, data: bytes) -> bool:
+    def _hand_over_to(self, factory: IProtocolFactory, data: bytes) -> bool:
         """
         Give a connection that is not in the middle of a request to another protocol.
 
         :param data: all that was read and is not HTTP's.
-        :return: False where there is no target: then the connection is closed, since there is no
+        :return: False if there is no target: then the connection is closed, since there is no
             request that could be answered; the idle timer sees to it that it ends.
         """
-        transport: Any = self.transport
-        target = self.site.target_of(factory, transport)
+        target = self.site.target_of(factory, self.transport)
         if target is None:
             self.loseConnection()
             return False
-        slot = _twisted.slot_of(transport, self)
-        self.setTimeout(None)
-        self._let_go()
-        connection = self.site.switched.enter(transport, None, b"", target)
-        self.site.give(connection, transport, slot, target, data)
+        slot = self.slot()
+        self._trailing = data
+        self.site.switched.switch(self, slot, None, None, b"", target)
         return True
 
     def _read(self, data: bytes) -> None:
@@ -205,8 +231,8 @@ class UpgradeChannel(HTTPChannel):
         """
         Answer, as the first on this connection, a request that came on what is beneath it.
         """
-        # The preface is a connection's first bytes: that was before.
-        self._undecided = None
+        # A preface is a connection's first bytes: that was before.
+        self._become_http()
         self._begin(carried.method, carried.target, carried.fields, carried.content)
 
     def headerReceived(self, line: bytes) -> bool:
@@ -238,7 +264,7 @@ class UpgradeChannel(HTTPChannel):
             return True
         return name.startswith(b"c") and len(line[15:].strip(b" \t")) > _MOST_LENGTH_DIGITS
 
-    def checkPersistence(self, request: UpgradeRequest, version: bytes) -> bool:
+    def checkPersistence(self, request: Request, version: bytes) -> bool:
         """
         Whether the connection stays open after the response: for HTTP/1.1, unless any of the
         Connection lines says ``close`` (RFC 9112 §9.3). Twisted reads the first line only, and
@@ -258,47 +284,53 @@ class UpgradeChannel(HTTPChannel):
         """
         super().writeHeaders(version, code, one_line(reason), _spaced(headers))
 
-    def write_switch(self, code: int, phrase: bytes, fields: list[tuple[bytes, bytes]]) -> None:
-        """
-        Write a response that ends HTTP (RFC 9110 §15.2.2, §9.3.6).
+    def slot(self) -> _twisted.Slot:
+        return _twisted.slot_of(self.transport, self)
 
-        :param fields: its fields, in their canonical spelling.
+    def detach(self, head: SwitchHead | None) -> bytes:
         """
-        lines = [b"HTTP/1.1 %d %b" % (code, phrase)]
-        lines += [name + b": " + value for name, value in fields]
-        head = b"\r\n".join(lines)
-        if b"\0" in head or not head.count(b"\r") == head.count(b"\n") == len(lines) - 1:
-            head = b"\r\n".join(one_line(line) for line in lines)
-        _twisted.write_at_once(self.transport, head + b"\r\n\r\n")
-
-    def leave(self, request: UpgradeRequest) -> bytes:
-        """
-        Finish the request that switches, and take everything that is HTTP's off the connection.
+        Leave HTTP: write the head, finish the request, and take everything that is HTTP's off the
+        connection.
 
         Afterwards no timer of the channel's runs (the idle timer has stood still since the request
-        was read, and is not started again), it is no longer the transport's producer, and
-        nothing refers to the request. The transport is whose the caller gives it to; until then
-        its bytes still come here.
+        was read, and is not started again), it is no longer the transport's producer, and nothing
+        refers to the request. The transport belongs to whoever the caller gives it to; until then its
+        bytes still come here.
 
-        :param request: the one request on this channel; the head of its 101 has been written.
-        :return: the trailing data: all that was read behind the request. It belongs to the target.
+        :param head: the answer to the one request on this channel; None for a preface.
+        :return: the trailing data: all that was read and is not HTTP's.
         """
-        self._leaving = True
-        self.setTimeout = _no_timeout  # type: ignore[method-assign]
-        # Else requestDone closes the connection: a client may well say "close, Upgrade".
-        self.persistent = True
-        request.finish()
-        self._let_go()
+        self._state = ChannelState.LEAVING
+        if head is None:
+            self.setTimeout(None)
+        else:
+            self._finish_request(head)
+        _twisted.detach_flow_control(self)
+        transport: Any = self.transport
+        transport.unregisterProducer()
+        self._state = ChannelState.LEFT
         trailing, self._trailing = self._trailing, b""
         return trailing
 
-    def _let_go(self) -> None:
-        _twisted.keep_off(self)
-        transport: Any = self.transport
-        transport.unregisterProducer()
+    def _finish_request(self, head: SwitchHead) -> None:
+        self._write_head(head)
+        self.setTimeout = _no_timeout  # type: ignore[method-assign]  # requestDone would set it
+        # Else requestDone closes the connection: a client may well say "close, Upgrade".
+        self.persistent = True
+        request: Request = self.requests[0]
+        request.finish()
+
+    def _write_head(self, head: SwitchHead) -> None:
+        """Write a head that ends HTTP (RFC 9110 §15.2.2, §9.3.6)."""
+        lines = [b"HTTP/1.1 %d %b" % (head.code, head.phrase)]
+        lines += [name + b": " + value for name, value in head.fields]
+        written = b"\r\n".join(lines)
+        if b"\0" in written or not written.count(b"\r") == written.count(b"\n") == len(lines) - 1:
+            written = b"\r\n".join(one_line(line) for line in lines)
+        _twisted.write_at_once(self.transport, written + b"\r\n\r\n")
 
     def setLineMode(self, extra: bytes = b"") -> None:
-        if self._leaving:
+        if self._state is ChannelState.LEAVING:
             self._trailing = extra + self.clearLineBuffer() + self._behind
             self._behind = b""
         else:
@@ -309,17 +341,13 @@ def _no_timeout(period: float | None) -> None:
     """In place of a channel's ``setTimeout``, while it is being left."""
 
 
-def one_line(value: bytes) -> bytes:
-    """A field's value without CR, LF and NUL: spaces are in their place (RFC 9110 §5.5)."""
-    return value.translate(_SPACED)
-
-
 def _spaced(headers: Headers) -> Headers:
     """The headers, without CR, LF and NUL in any value; the same object where there are none."""
     clean = headers
     for name, values in headers.getAllRawHeaders():
-        if any(len(value.translate(None, _DANGEROUS)) != len(value) for value in values):
+        spaced = [one_line(value) for value in values]
+        if spaced != values:
             if clean is headers:
                 clean = headers.copy()
-            clean.setRawHeaders(name, [one_line(value) for value in values])
+            clean.setRawHeaders(name, spaced)
     return clean

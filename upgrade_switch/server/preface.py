@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Generic, TypeVar
 
-from .errors import InvalidPrefaces
+from ..errors import InvalidPrefaces
 
 __all__ = ["PrefaceTable"]
 

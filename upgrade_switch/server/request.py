@@ -5,36 +5,45 @@ can switch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from io import SEEK_END, BytesIO
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from twisted.internet.interfaces import IProtocol
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 from twisted.web.server import Request
 from twisted.web.server import version as server_version
-from zope.interface import Attribute
+from zope.interface import implementer
 
-from . import _twisted
-from .channel import UpgradeChannel
-from .errors import (
+from .. import _twisted
+from ..connection import SwitchedConnection
+from ..errors import (
     AlreadySwitched,
     ClientGone,
     Draining,
     InvalidPhrase,
     NotOffered,
     ResponseStarted,
+    SwitchRefused,
     TooManySwitched,
 )
-from .negotiation import NO_OFFER, Offer, UpgradeToken, is_host
+from ..fields import is_host, options_without
+from ..interfaces import Declined, IDetachable, ILayered, IUpgradeRequest, IUpgradeSite, SwitchHead
+from ..negotiation import NO_OFFER, Offer, UpgradeToken
+from ..takeover import check_target
 from .pages import StatusPage
-from .takeover import SwitchedConnection, check_target
 
-__all__ = ["CarriedRequest", "ILayered", "UpgradeRequest"]
+if TYPE_CHECKING:
+    from twisted.web.http import HTTPChannel
+
+__all__ = ["CarriedRequest", "UpgradeRequest"]
+
+_log = Logger()
 
 OK, SWITCHING_PROTOCOLS = 200, 101
 
@@ -44,14 +53,13 @@ _MOST_IN_MEMORY = 100_000
 # What frames a response's content, which one that switches has not, and what a 101 says itself.
 _NOT_IN_A_SWITCH = frozenset([b"Content-Length", b"Transfer-Encoding", b"Connection", b"Upgrade"])
 
+_SWITCHING = b"Switching Protocols"
 
-class ILayered(IProtocol):
-    """
-    A target that carries further protocols: all are named in the 101, in ascending order (RFC 9110
-    §7.8; RFC 2817 §3.3 has ``TLS/1.0, HTTP/1.1``).
-    """
-
-    layers: tuple[str, ...] = Attribute("The tokens above the one that is switched to.")
+_CANNOT_SWITCH: dict[Declined, tuple[type[SwitchRefused], str]] = {
+    Declined.LEFT: (ClientGone, "the connection is being closed"),
+    Declined.DRAINING: (Draining, "the site is going down"),
+    Declined.FULL: (TooManySwitched, "as many connections are switched as max_switched allows"),
+}
 
 
 class CarriedRequest(NamedTuple):
@@ -65,20 +73,15 @@ class CarriedRequest(NamedTuple):
     """The content, positioned at its end; whoever has this closes it."""
 
 
-def _options_but(lines: Sequence[bytes], dropped: Collection[bytes]) -> list[bytes]:
-    """What a field with a list of options says without some of them."""
-    options = (option.strip(b" \t") for line in lines for option in line.split(b","))
-    kept = b", ".join(option for option in options if option and option.lower() not in dropped)
-    return [kept] if kept else []
-
-
+@implementer(IUpgradeRequest)
 class UpgradeRequest(Request):
     """
     The request of an ``UpgradeSite``. Give a subclass as the site's ``requestFactory`` to have one's
     own; where it overrides ``process``, it calls ``super().process()``.
     """
 
-    channel: UpgradeChannel
+    channel: HTTPChannel
+    site: IUpgradeSite
     _offer: Offer | None = None
     _switched = False
     _as_sent: tuple[bytes, Headers] | None = None
@@ -86,8 +89,8 @@ class UpgradeRequest(Request):
     @property
     def offer(self) -> Offer:
         """
-        All that this request's client is willing to switch to; empty where the request is not
-        eligible, or its connection cannot switch (a plain Site's, HTTP/2).
+        All that this request's client is willing to switch to; empty if the request is not eligible,
+        or if its connection cannot switch (a plain Site's, HTTP/2).
         """
         if self.path is None:
             # The request has not been read to its end: nothing is known yet.
@@ -97,19 +100,26 @@ class UpgradeRequest(Request):
             offer = Offer.of_request(
                 self.method, self.clientproto, header(b"upgrade"), header(b"connection")
             )
-            if offer and not isinstance(getattr(self, "channel", None), UpgradeChannel):
+            if offer and not self.is_detachable:
                 offer = Offer((), "this connection belongs to no UpgradeSite")
             self._offer = offer
         return self._offer
+
+    @property
+    def is_detachable(self) -> bool:
+        """Whether the request's connection can leave HTTP at all, and has not ended."""
+        return IDetachable.providedBy(getattr(self, "channel", None))
 
     def process(self) -> None:
         """
         Answer the request: 400 for HTTP/1.1 without exactly one valid Host (RFC 9112 §3.2), else
         with the addressed resource.
         """
-        # Now, while there is a connection: whoever asks later gets the same.
-        self.offer  # noqa: B018
-        is_connect = self.method == b"CONNECT" and isinstance(self.channel, UpgradeChannel)
+        site: IUpgradeSite = self.channel.site
+        self.site = site
+        # Whoever asks later, when the connection may have ended, gets the same.
+        offer = self.offer
+        is_connect = self.method == b"CONNECT" and self.is_detachable
         if is_connect:
             # RFC 9931: the client may have sent what belongs into the tunnel already, and that is not
             # HTTP.
@@ -118,9 +128,9 @@ class UpgradeRequest(Request):
         hosts = self.requestHeaders.getRawHeaders(b"host") or ()
         if self.clientproto == b"HTTP/1.1" and (len(hosts) != 1 or not is_host(hosts[0])):
             self._answer_with(StatusPage(400, "Bad Request", "A request has one valid Host."))
-        elif is_connect and (answer := self.channel.site.own_connect(self)):
+        elif is_connect and (answer := site.answer_to_connect(self)):
             self._answer_with(answer)
-        elif self.path == b"*" and self.offer and (upgrade := self.channel.site.own_upgrade(self)):
+        elif self.path == b"*" and offer and (upgrade := site.site_upgrade_for(self)):
             # Twisted answers OPTIONS * without asking for a resource.
             self._answer_with(upgrade)
         else:
@@ -128,7 +138,7 @@ class UpgradeRequest(Request):
 
     def _answer_with(self, resource: IResource) -> None:
         """Answer with a resource that is not the tree's, as ``Request.process`` does with those."""
-        self.site, self.prepath, self.postpath = self.channel.site, [], []
+        self.prepath, self.postpath = [], []
         # Of the tree's resources, Site.getResourceFor knows it: sessions are kept by it.
         self.sitepath: list[bytes] = []
         self.setHeader(b"server", server_version)
@@ -139,7 +149,7 @@ class UpgradeRequest(Request):
         self,
         token: str | UpgradeToken,
         target: IProtocol,
-        phrase: bytes = b"Switching Protocols",
+        phrase: bytes = _SWITCHING,
     ) -> SwitchedConnection:
         """
         Answer 101 and give the connection to another protocol (RFC 9110 §7.8, §15.2.2).
@@ -151,13 +161,13 @@ class UpgradeRequest(Request):
         closes it; nothing that ``render`` returns or raises, and no ``write`` or ``finish``, reaches
         the wire. What the target raises is logged and ends the connection, and is not raised here.
 
-        :param token: one of the offer's tokens, or a text: ``"echo"`` takes it in any version or
+        :param token: one of the offer's tokens, or a string: ``"echo"`` takes it in any version or
             none, ``"chat/2"`` in that version alone. The answer has the client's spelling.
         :param target: any ``IProtocol``.
         :param phrase: the status line's reason phrase; Docker's client wants ``b"UPGRADED"``.
         :raises SwitchRefused: one of its subclasses says why not; nothing has been written.
-        :raises InvalidTarget: for what is no ``IProtocol``.
-        :raises InvalidPhrase: for a phrase that is no bytes.
+        :raises InvalidTarget: if the target is not an ``IProtocol``.
+        :raises InvalidPhrase: if the phrase is not bytes.
         """
         self._check_switch(target, phrase)
         offered = self.offer.first(token)
@@ -165,10 +175,7 @@ class UpgradeRequest(Request):
             raise NotOffered(
                 f"the client does not offer {token}: {self.offer.ineligible or self.offer or 'nothing'}"
             )
-        layers = target.layers if ILayered.providedBy(target) else ()
-        said = ", ".join((str(offered), *layers)).encode("ascii")
-        fields = ((b"Upgrade", said), (b"Connection", b"Upgrade"))
-        return self._switch(offered, target, SWITCHING_PROTOCOLS, phrase, fields)
+        return self._or_raise(self._switch_to_offered(offered, target, phrase))
 
     def accept_connect(self, target: IProtocol, phrase: bytes = b"OK") -> SwitchedConnection:
         """
@@ -179,55 +186,97 @@ class UpgradeRequest(Request):
         :param target: any ``IProtocol``.
         :param phrase: the status line's reason phrase.
         :raises SwitchRefused: one of its subclasses says why not; nothing has been written.
-        :raises InvalidTarget: for what is no ``IProtocol``.
-        :raises InvalidPhrase: for a phrase that is no bytes.
+        :raises InvalidTarget: if the target is not an ``IProtocol``.
+        :raises InvalidPhrase: if the phrase is not bytes.
         """
         self._check_switch(target, phrase)
-        if self.method != b"CONNECT" or not isinstance(self.channel, UpgradeChannel):
-            raise NotOffered("this request is no CONNECT to an UpgradeSite")
-        return self._switch(None, target, OK, phrase, ())
+        if self.method != b"CONNECT" or not self.is_detachable:
+            raise NotOffered("this request is not a CONNECT to an UpgradeSite")
+        return self._or_raise(self._switch(None, target, SwitchHead(OK, phrase, ())))
+
+    def try_switch_to(self, offered: UpgradeToken, target: IProtocol) -> Declined | None:
+        """:meth:`switch_to`, for a token of the offer; where there is no room, say why."""
+        return self._try(target, lambda: self._switch_to_offered(offered, target, _SWITCHING))
+
+    def try_accept_connect(self, target: IProtocol) -> Declined | None:
+        """:meth:`accept_connect`; where there is no room, say why."""
+        return self._try(target, lambda: self._switch(None, target, SwitchHead(OK, b"OK", ())))
+
+    def _try(
+        self, target: IProtocol, switch: Callable[[], SwitchedConnection | Declined]
+    ) -> Declined | None:
+        if getattr(self, "channel", None) is None and not (self._switched or self.finished):
+            return Declined.LEFT
+        self._check_switch(target, b"")
+        done = switch()
+        return done if isinstance(done, Declined) else None
 
     @property
     def has_switched(self) -> bool:
-        """Whether this request was answered with another protocol, and its connection is that's."""
+        """Whether this request was answered with another protocol, which owns its connection now."""
         return self._switched
 
     def _check_switch(self, target: IProtocol, phrase: bytes) -> None:
         check_target(target)
         if not isinstance(phrase, bytes):
             raise InvalidPhrase(f"a reason phrase is bytes, not {phrase!r}")
-        self._check_not_answered()
+        if self._switched:
+            raise AlreadySwitched("this request has switched already")
+        if self.startedWriting or self.finished:
+            raise ResponseStarted("the response has been started already")
+        if getattr(self, "channel", None) is None:
+            raise ClientGone("the client has closed the connection")
+
+    @staticmethod
+    def _or_raise(done: SwitchedConnection | Declined) -> SwitchedConnection:
+        if isinstance(done, Declined):
+            refused, message = _CANNOT_SWITCH[done]
+            raise refused(message)
+        return done
+
+    def _switch_to_offered(
+        self, offered: UpgradeToken, target: IProtocol, phrase: bytes
+    ) -> SwitchedConnection | Declined:
+        layers = target.layers if ILayered.providedBy(target) else ()
+        named = ", ".join((str(offered), *layers)).encode("ascii")
+        fields = ((b"Upgrade", named), (b"Connection", b"Upgrade"))
+        return self._switch(offered, target, SwitchHead(SWITCHING_PROTOCOLS, phrase, fields))
 
     def _switch(
-        self,
-        token: UpgradeToken | None,
-        target: IProtocol,
-        code: int,
-        phrase: bytes,
-        fields: Sequence[tuple[bytes, bytes]],
-    ) -> SwitchedConnection:
-        channel = self.channel
-        transport: Any = channel.transport
-        site = channel.site
-        if _twisted.is_closing(transport):
-            raise ClientGone("the connection is being closed")
-        if site.draining:
-            raise Draining("the site is going down")
-        if not site.switched.has_room_for(transport):
-            raise TooManySwitched(f"{len(site.switched)} connections are switched already")
-        slot = _twisted.slot_of(transport, channel)
-        self._switched = True
-        # Before anybody else's code runs: who looks at the site in notifyFinish counts this one, too.
-        connection = site.switched.enter(transport, token, self.path, target)
-        try:
-            self._write_head(channel, code, phrase, fields)
-            trailing = channel.leave(self)
-        except BaseException:
-            # The access log's formatter, say. The answer is out: there is no way back into HTTP.
-            _twisted.abort(transport)
-            raise
-        site.give(connection, transport, slot, target, trailing)
+        self, token: UpgradeToken | None, target: IProtocol, head: SwitchHead
+    ) -> SwitchedConnection | Declined:
+        """
+        :return: the connection, switched; or why it may not be, and nothing has been done.
+        """
+        channel: Any = self.channel
+        switched = self.site.switched
+        why: Declined | None = switched.why_declined(channel.transport)
+        if why is not None:
+            return why
+        # It may raise NotDetachable: here, where nothing has been done yet.
+        slot = channel.slot()
+        connection: SwitchedConnection = switched.switch(
+            channel, slot, self._completed(head), token, self.path, target
+        )
         return connection
+
+    def _completed(self, head: SwitchHead) -> SwitchHead:
+        """
+        The head with what has been set on the response, which has neither a body nor framing (RFC
+        9110 §15.2, §9.3.6, §8.6). From here on this request answers nothing else.
+        """
+        self._switched = True
+        _twisted.forget_encoder(self)
+        self.code, self.code_message = head.code, head.phrase
+        self.startedWriting = 1
+        fields = [
+            (name, value)
+            for name, values in self.responseHeaders.getAllRawHeaders()
+            if name not in _NOT_IN_A_SWITCH
+            for value in values
+        ]
+        fields.extend((b"Set-Cookie", cookie) for cookie in self.cookies)
+        return head._replace(fields=[*fields, *head.fields])
 
     def gotLength(self, length: int | None) -> None:
         # Twisted opens a file for every content of unknown length, be it ever so small: with HTTP/2
@@ -259,35 +308,11 @@ class UpgradeRequest(Request):
         fields: list[tuple[bytes, bytes]] = []
         for name, values in headers.getAllRawHeaders():
             if name.lower() == b"connection":
-                values = _options_but(values, dropped)
+                values = _without(values, dropped)
             if name.lower() not in dropped:
                 fields.extend((name, value) for value in values)
         content.seek(0, SEEK_END)
         return CarriedRequest(self.method, uri, fields, content)
-
-    def _check_not_answered(self) -> None:
-        if self._switched:
-            raise AlreadySwitched("this request has switched already")
-        if self.startedWriting or self.finished:
-            raise ResponseStarted("the response has been started already")
-        if getattr(self, "channel", None) is None:
-            raise ClientGone("the client has closed the connection")
-
-    def _write_head(
-        self, channel: UpgradeChannel, code: int, phrase: bytes, fields: Sequence[tuple[bytes, bytes]]
-    ) -> None:
-        """Write an answer that has neither body nor framing (RFC 9110 §15.2, §9.3.6, §8.6)."""
-        _twisted.forget_encoder(self)
-        self.code, self.code_message = code, phrase
-        lines = [
-            (name, value)
-            for name, values in self.responseHeaders.getAllRawHeaders()
-            if name not in _NOT_IN_A_SWITCH
-            for value in values
-        ]
-        lines.extend((b"Set-Cookie", cookie) for cookie in self.cookies)
-        channel.write_switch(code, phrase, [*lines, *fields])
-        self.startedWriting = 1
 
     # What keeps HTTP off the wire after the switch.
 
@@ -303,7 +328,7 @@ class UpgradeRequest(Request):
         if not self._switched:
             failed: Failure = super().processingFailed(reason)
             return failed
-        self._log.failure("render failed after the switch to another protocol", failure=reason)
+        _log.failure("render failed after the switch to another protocol", failure=reason)
         return reason
 
     # twisted.web.distrib sends requests to another process: as the class that it knows there, and
@@ -318,3 +343,9 @@ class UpgradeRequest(Request):
         state.pop("_as_sent", None)
         state.pop("_switched", None)
         return state
+
+
+def _without(lines: Sequence[bytes], dropped: Collection[bytes]) -> list[bytes]:
+    """The lines of a Connection field, as one, without some options; none if none is left."""
+    kept = options_without(lines, {name.decode("latin-1") for name in dropped})
+    return [", ".join(kept).encode("latin-1")] if kept else []

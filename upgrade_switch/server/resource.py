@@ -13,17 +13,19 @@ from twisted.logger import Logger
 from twisted.web.error import UnsupportedMethod
 from twisted.web.iweb import IRequest
 from twisted.web.resource import EncodingResourceWrapper, IResource, Resource, getChildForRequest
-from zope.interface import Interface, implementer
+from zope.interface import implementer
 
-from .channel import UpgradeChannel
-from .decision import Acceptor, Upgrades, decide
-from .errors import InvalidUpgrades
-from .events import Declined, tell
-from .negotiation import UpgradeToken, connection_options
+from ..errors import InvalidUpgrades
+from ..fields import connection_options
+from ..interfaces import Acceptor, Declined, ITakesUpgrades, IUpgradeRequest
+from ..negotiation import UpgradeToken
+from ..observe.events import notify
+from .decision import decide
 from .pages import StatusPage
 from .request import UpgradeRequest
+from .upgrades import Upgrades
 
-__all__ = ["ITakesUpgrades", "UpgradeResource", "takes_upgrades", "upgrade_required"]
+__all__ = ["UpgradeResource", "takes_upgrades", "upgrade_required"]
 
 _log = Logger()
 
@@ -72,14 +74,7 @@ def upgrade_required(*tokens: str) -> IResource:
     return _UpgradeRequired(tuple(str(UpgradeToken.parse(token)) for token in tokens))
 
 
-class ITakesUpgrades(Interface):
-    """A resource that switches by itself; a site's own upgrades leave it what it takes."""
-
-    def takes(request: UpgradeRequest) -> bool:  # noqa: N805 - interfaces have no self
-        """Whether it switches to one of the tokens in ``request.offer``."""
-
-
-def takes_upgrades(resource: IResource, request: UpgradeRequest) -> bool:
+def takes_upgrades(resource: IResource, request: IUpgradeRequest) -> bool:
     """
     Whether a resource switches to one of the tokens that a request offers, by itself. Of one that is
     not known yet (a ``DeferredResource``: ``twisted.web.guard``'s) nobody can say.
@@ -132,14 +127,14 @@ class UpgradeResource(Resource):
 
     def takes(self, request: UpgradeRequest) -> bool:
         """Whether an offered token is known here, as :class:`ITakesUpgrades` asks."""
-        return self._upgrades.choose(request) is not None
+        return self._upgrades.match(request) is not None
 
     def render(self, request: Any) -> Any:
         if isinstance(request, UpgradeRequest):
-            chosen = self._upgrades.choose(request)
-            if chosen is not None:
-                return decide(request, chosen)
-            _tell_declined(request)
+            match = self._upgrades.match(request)
+            if match is not None:
+                return decide(request, match)
+            _notify_declined(request)
         elif not self._has_warned and request.requestHeaders.hasHeader(b"upgrade"):
             # Once: a stranger must not fill the log.
             self._has_warned = True
@@ -156,10 +151,10 @@ class UpgradeResource(Resource):
             raise
 
 
-def _tell_declined(request: UpgradeRequest) -> None:
+def _notify_declined(request: UpgradeRequest) -> None:
     """Tell the site's observers of an offer that leads to nothing here."""
-    if not isinstance(request.channel, UpgradeChannel):
+    if not request.is_detachable:
         return
     why = Declined.INELIGIBLE if request.offer.ineligible else Declined.UNKNOWN
     if request.offer or why is Declined.INELIGIBLE:
-        tell(request.channel.site.observers, "declined", request, None, why)
+        notify(request.site.observers, "declined", request, None, why)

@@ -1,74 +1,52 @@
 """
-:class:`UpgradeSite`: a ``twisted.web.server.Site`` whose connections can switch, and what it keeps of
-those that have; :class:`UpgradeService` for running one.
+:class:`UpgradeSite`: a ``twisted.web.server.Site`` whose connections can switch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from twisted.application.internet import StreamServerEndpointService
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IProtocol,
-    IProtocolFactory,
-    ISSLTransport,
-    IStreamServerEndpoint,
-    ITCPTransport,
-)
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, ISSLTransport
 from twisted.logger import Logger
 from twisted.web.guard import HTTPAuthSessionWrapper
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
 from twisted.web.util import DeferredResource
-from zope.interface import Attribute, Interface
+from zope.interface import implementer
 
-from . import _twisted
+from .. import _twisted
+from ..errors import InvalidArgument, InvalidPrefaces
+from ..fields import is_authority
+from ..interfaces import (
+    Acceptor,
+    ConnectAcceptor,
+    Declined,
+    IPrefaced,
+    ISwitchObserver,
+    IUpgradeSite,
+)
+from ..negotiation import UpgradeToken
+from ..takeover import check_target
 from .channel import UpgradeChannel
-from .decision import Chosen, Upgrades, check_connect, decide
-from .errors import InvalidArgument, InvalidPrefaces
-from .events import Declined, ISwitchObserver, tell
-from .negotiation import UpgradeToken, is_authority
+from .decision import decide
 from .pages import StatusPage
 from .preface import PrefaceTable
 from .request import UpgradeRequest
 from .resource import takes_upgrades
-from .switched import SwitchedConnections
-from .takeover import SwitchedConnection, check_target, hand_over
+from .switched import SwitchedConnections, say_goodbye
+from .upgrades import ConnectMatch, Match, UpgradeMatch, Upgrades, check_connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from .decision import Decision
 
-    from .decision import Acceptor, ConnectAcceptor, Decision
-
-__all__ = ["IDrainable", "IPrefaced", "UpgradeService", "UpgradeSite"]
+__all__ = ["UpgradeSite"]
 
 _log = Logger()
 
 
-class IDrainable(Interface):
-    """A target that can say goodbye in its own protocol when the server goes down."""
-
-    def drain() -> None:
-        """
-        The server is going down: say goodbye and close the connection. It is aborted when the time
-        that ``UpgradeSite.drain`` was given is over.
-        """
-
-
-class IPrefaced(Interface):
-    """An upgrade that a client may also begin a connection with, without asking first."""
-
-    preface: bytes | None = Attribute("The first bytes of such a connection; None: there is none.")
-
-    def factory_for(site: UpgradeSite) -> IProtocolFactory:  # noqa: N805 - interfaces have no self
-        """
-        What builds the protocols of connections to a site that begin with the preface. Only
-        connections without TLS are looked at: inside it, ALPN is what names the protocol.
-        """
-
-
+@implementer(IUpgradeSite)
 class UpgradeSite(Site):
     """
     A web site whose connections can switch to other protocols (RFC 9110 §7.8).
@@ -134,13 +112,11 @@ class UpgradeSite(Site):
         super().__init__(resource, requestFactory, *args, **kwargs)
         self.accept_timeout = accept_timeout
         self.observers = _checked_observers(observers)
-        self.switched = SwitchedConnections(self.reactor, max_switched, self.observers)
-        self.draining = False
+        self.switched = SwitchedConnections(self.reactor, max_switched, self.observers, tcp_keepalive)
         self.deciding: set[Decision] = set()
         if connect is not None:
             check_connect(connect)
         self._connect = connect
-        self._tcp_keepalive = tcp_keepalive
         # By identity: a factory need not be hashable, nor be equal to itself alone.
         self._started: dict[int, IProtocolFactory] = {}
         self._upgrades = Upgrades(upgrades or {})
@@ -163,6 +139,15 @@ class UpgradeSite(Site):
     def protocol(self) -> IProtocol:  # type: ignore[override]  # a callable, as in HTTPFactory
         return _twisted.negotiating(UpgradeChannel())
 
+    @property
+    def draining(self) -> bool:
+        """Whether the site declines upgrades because it is going down."""
+        return self.switched.draining
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self.switched.draining = draining
+
     def getResourceFor(self, request: Any) -> IResource:
         if not self._upgrades.names or not request.offer:
             found: IResource = super().getResourceFor(request)
@@ -172,7 +157,7 @@ class UpgradeSite(Site):
         found = super().getResourceFor(request)
         if takes_upgrades(found, request) or self._may_take(found, request):
             return found
-        upgrade = self.own_upgrade(request)
+        upgrade = self.site_upgrade_for(request)
         if upgrade is not None and isinstance(found, DeferredResource):
             # Nobody renders it; whatever it fails with, it will fail with again.
             found.d.addErrback(lambda _: None)
@@ -184,77 +169,57 @@ class UpgradeSite(Site):
             return False
         return not all(self._upgrades.knows(token) for token in request.offer)
 
-    def chosen_for(self, request: UpgradeRequest) -> Chosen | None:
-        """What a request offers of the site's own upgrades, and what that leads to."""
-        return self._upgrades.choose(request)
+    def match(self, request: UpgradeRequest) -> UpgradeMatch | None:
+        """The first token that a request offers of the site's own, and what decides about it."""
+        return self._upgrades.match(request)
 
-    def has_own(self, token: str) -> bool:
+    def offers(self, token: str) -> bool:
         """Whether one of the site's own upgrades is to a token."""
         return self._upgrades.knows(UpgradeToken.parse(token))
 
-    def own_upgrade(self, request: UpgradeRequest) -> IResource | None:
+    def site_upgrade_for(self, request: UpgradeRequest) -> IResource | None:
         """
-        What answers a request that offers one of the tokens that are the site's own. None where
-        there is none, and where there is no room: many clients offer ``h2c`` or ``TLS`` with every
-        request, and want an answer more than an upgrade.
+        What answers a request that offers one of the tokens that are the site's own. None if it offers
+        none, or if there is no room: many clients offer ``h2c`` or ``TLS`` with every request, and
+        want an answer more than an upgrade.
         """
-        chosen = self.chosen_for(request)
-        if chosen is None or self.draining or not self.switched.has_room_for(request.channel.transport):
+        match = self.match(request)
+        if match is None or self.switched.why_no_room(request.channel.transport):
             return None
-        return _OwnUpgrade(chosen)
+        return _SiteUpgrade(match)
 
-    def own_connect(self, request: UpgradeRequest) -> IResource | None:
-        """What answers a CONNECT in place of the resource tree; None where that does."""
+    def answer_to_connect(self, request: UpgradeRequest) -> IResource | None:
+        """What answers a CONNECT in place of the resource tree; None if the tree does."""
         if self._connect is None:
             return None
         if not is_authority(request.uri):
             return StatusPage(400, "Bad Request", "A CONNECT names a host and a port.")
-        return _OwnUpgrade(Chosen(None, self._connect, is_factory=False))
+        return _SiteUpgrade(ConnectMatch(self._connect))
 
     def prefaces_on(self, transport: object) -> PrefaceTable[IProtocolFactory] | None:
-        """What a connection may begin with in place of a request; None: nothing."""
+        """What a connection may begin with in place of a request; None if there is nothing."""
         secure = ISSLTransport.providedBy(transport)
         return self._prefaces_inside_tls if secure else self._prefaces
 
-    def target_of(
-        self, factory: IProtocolFactory, transport: Any, ended: bool = False
-    ) -> IProtocol | None:
+    def target_of(self, factory: IProtocolFactory, transport: Any) -> IProtocol | None:
         """
-        The protocol for a connection that begins with a preface; None where it can have none: the
-        site is full or going down, the factory wants none or fails (which is logged).
+        The protocol for a connection that begins with a preface. None if it gets none: the site is
+        full or going down, or the factory wants none or fails (which is logged).
+        """
+        target = self.target_behind_end(factory, transport)
+        return None if self.switched.why_declined(transport) else target
 
-        :param ended: whether it is known that the connection has ended.
-        """
-        if self.draining or not self.switched.has_room_for(transport):
+    def target_behind_end(self, factory: IProtocolFactory, transport: Any) -> IProtocol | None:
+        """:meth:`target_of`, for a connection that is known to have ended."""
+        if self.switched.why_no_room(transport):
             return None
         try:
             self.start_factory(factory)
             target = factory.buildProtocol(transport.getPeer())
-            if target is None or self.draining or (_twisted.is_closing(transport) and not ended):
-                return None
-            return check_target(target)
+            return None if target is None or self.draining else check_target(target)
         except Exception:
             _log.failure("{factory} failed to build a protocol for a preface", factory=factory)
             return None
-
-    def give(
-        self,
-        connection: SwitchedConnection,
-        transport: Any,
-        slot: _twisted.Slot,
-        target: IProtocol,
-        data: bytes,
-    ) -> None:
-        """Hand a connection over that has been entered among those that are switched."""
-        if self._tcp_keepalive and ITCPTransport.providedBy(transport):
-            # HTTP's timer is gone: TCP looks after it.
-            transport.setTcpKeepAlive(True)
-        connection.target = target
-        tell(self.observers, "switched", connection)
-        hand_over(transport, slot, target, data)
-        if self.draining:
-            # Since the switch began: nobody else will tell it.
-            _say_goodbye(connection)
 
     def start_factory(self, factory: IProtocolFactory) -> None:
         """
@@ -284,7 +249,7 @@ class UpgradeSite(Site):
             decision.decline("The server is going down.", Declined.DRAINING)
         emptied = self.switched.when_empty()
         for connection in self.switched:
-            _say_goodbye(connection)
+            say_goodbye(connection)
         if not emptied.called:
             call = self.reactor.callLater(timeout, self._abort_switched)
             emptied.addCallback(lambda _: call.cancel() if call.active() else None)
@@ -306,7 +271,10 @@ def _hint(value: object) -> str:
     if isinstance(value, type) and IProtocol.implementedBy(value):
         return f"; give Factory.forProtocol({value.__name__})"
     if callable(value):
-        return "; nobody asks an acceptor here: for a tunnel, give TunnelFactory(reactor, endpoint)"
+        return (
+            "; prefaces take a factory, not an acceptor: "
+            "for a tunnel, give TunnelFactory(reactor, endpoint)"
+        )
     return ""
 
 
@@ -321,60 +289,14 @@ def _checked_observers(observers: Iterable[ISwitchObserver]) -> tuple[ISwitchObs
     return checked
 
 
-class _OwnUpgrade(Resource):
+class _SiteUpgrade(Resource):
     """Stands in the place of the addressed resource where the site's own upgrades decide."""
 
     isLeaf = True
 
-    def __init__(self, chosen: Chosen) -> None:
+    def __init__(self, match: Match) -> None:
         super().__init__()
-        self._chosen = chosen
+        self._match = match
 
-    def render(self, request: Any) -> Any:
-        return decide(request, self._chosen)
-
-
-def _say_goodbye(connection: SwitchedConnection) -> None:
-    drainable = IDrainable(connection.target, None)
-    if drainable is not None:
-        try:
-            drainable.drain()
-        except Exception:
-            # The others want to hear of it, too; this one is aborted with the rest.
-            _log.failure("{target} failed to drain", target=connection.target)
-
-
-class UpgradeService(StreamServerEndpointService):
-    """
-    An ``IService`` that listens with an ``UpgradeSite``; stopping it stops listening, then drains.
-    """
-
-    def __init__(
-        self, endpoint: IStreamServerEndpoint, site: UpgradeSite, drain_timeout: float = 5
-    ) -> None:
-        """
-        :param endpoint: where to listen.
-        :param site: what listens there, and is drained.
-        :param drain_timeout: how many seconds switched connections have to end by themselves.
-        :raises InvalidArgument: for what is no server endpoint, or no UpgradeSite.
-        """
-        # By what they can: a test's stand-in need not say what it provides.
-        if not callable(getattr(endpoint, "listen", None)):
-            raise InvalidArgument(f"no server endpoint (serverFromString makes one): {endpoint!r}")
-        if not callable(getattr(site, "drain", None)):
-            raise InvalidArgument(f"no UpgradeSite: {site!r}")
-        super().__init__(endpoint, site)
-        self._site = site
-        self._drain_timeout = drain_timeout
-
-    def startService(self) -> None:
-        """Listen; a site that has been drained takes upgrades again."""
-        self._site.draining = False
-        super().startService()
-
-    def stopService(self) -> Deferred[None]:
-        """
-        :return: fires (None) when the port is closed and no switched connection is left.
-        """
-        stopped: Deferred[None] = super().stopService()
-        return stopped.addCallback(lambda _: self._site.drain(self._drain_timeout))
+    def render(self, request: UpgradeRequest) -> int | bytes:
+        return decide(request, self._match)

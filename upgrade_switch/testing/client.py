@@ -1,19 +1,5 @@
 """
-For tests of upgrades: a client and a server joined in memory, without sockets and, with a ``Clock``,
-without a reactor. The bytes are cut wherever a test wants them cut.
-
-In five lines, the test of an acceptor::
-
-    def test_room():
-        client = talk_to(UpgradeResource({"chat": accept}), cut=1)
-        answer = client.offer("chat", b"trailing data", path="/?room=kitchen")
-        assert answer.status == 101
-        assert client.received == b"welcome to the kitchen"
-
-:func:`talk_to` is a client by hand. :class:`MemoryEndpoint` connects real clients (``Agent``, treq,
-``UpgradeEndpoint``) to a site. Both stand on :class:`Wire`. Each of its ends is a
-:class:`MemoryTransport`, which behaves as Twisted's TCP transports do, and keeps a list of what no
-protocol should do.
+A client by hand: :func:`talk_to` joins it to a site.
 """
 
 from __future__ import annotations
@@ -22,31 +8,18 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import h11
-from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import (
-    ConnectionAborted,
-    ConnectionRefusedError,
-    NoProtocol,
-)
-from twisted.internet.interfaces import (
-    IHalfCloseableProtocol,
-    IListeningPort,
-    IProtocol,
-    IProtocolFactory,
-    IStreamClientEndpoint,
-    IStreamServerEndpoint,
-)
+from twisted.internet.error import ConnectionAborted
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
-from .site import UpgradeSite
-from .wire import Cut, MemoryTransport, Wire
+from ..server.site import UpgradeSite
+from .wire import Cut, Wire
 
-__all__ = ["Answer", "Client", "MemoryEndpoint", "MemoryTransport", "Recording", "Wire", "talk_to"]
+__all__ = ["Answer", "Client", "Recording", "talk_to"]
 
 
 @implementer(IHalfCloseableProtocol)
@@ -76,73 +49,6 @@ class Recording(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost = reason
-
-
-@implementer(IStreamClientEndpoint, IStreamServerEndpoint)
-class MemoryEndpoint:
-    """
-    Where a server listens and clients connect, in memory.
-
-    :ivar wires: the connections that have been made.
-    """
-
-    def __init__(self, clock: Any, cut: Cut = None, seed: int | None = None) -> None:
-        """
-        :param clock: what moves the bytes: a reactor, or a ``Clock``.
-        :param cut: as for :class:`Wire`.
-        :param seed: the same.
-        """
-        self._clock = clock
-        self._cut = cut
-        self._seed = seed
-        self._factory: Any = None
-        self.wires: list[Wire] = []
-
-    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
-        """
-        :return: has fired with an ``IListeningPort``.
-        """
-        self._factory = protocolFactory
-        protocolFactory.doStart()
-        return succeed(_Port(self))
-
-    def stop(self) -> None:
-        factory, self._factory = self._factory, None
-        if factory is not None:
-            factory.doStop()
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """
-        :return: has fired with the protocol, or failed with ``ConnectionRefusedError`` where nobody
-            listens.
-        """
-        wire = Wire(self._cut, self._seed, self._clock)
-        address = wire.client.getHost()
-        server = None if self._factory is None else self._factory.buildProtocol(address)
-        if server is None:
-            return fail(ConnectionRefusedError())
-        client = protocolFactory.buildProtocol(wire.client.getPeer())
-        if client is None:
-            return fail(NoProtocol())
-        self.wires.append(wire)
-        wire.join(client, server)
-        return succeed(client)
-
-
-@implementer(IListeningPort)
-class _Port:
-    def __init__(self, endpoint: MemoryEndpoint) -> None:
-        self._endpoint = endpoint
-
-    def startListening(self) -> None:
-        pass
-
-    def stopListening(self) -> Deferred[None]:
-        self._endpoint.stop()
-        return succeed(None)
-
-    def getHost(self) -> IPv4Address:
-        return IPv4Address("TCP", "127.0.0.1", 80)
 
 
 class Answer(NamedTuple):

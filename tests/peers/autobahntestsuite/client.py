@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from upgrade_switch import UpgradePool
-from upgrade_switch.protocols.websocket import connect_websocket
+from upgrade_switch.protocols import connect_websocket
 
 
 class Listen(WebSocketClientProtocol):  # type: ignore[misc]  # autobahn's own bases

@@ -14,7 +14,7 @@ from echo import Echo, log_errors
 from twisted.web.resource import Resource
 
 from upgrade_switch import UpgradeResource, UpgradeSite
-from upgrade_switch.protocols.websocket import websocket
+from upgrade_switch.protocols import websocket
 
 
 class EchoServer(Echo, WebSocketServerProtocol):  # type: ignore[misc]  # autobahn's own bases

@@ -13,9 +13,9 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
-from .asking import ByHand
-from .h2client import LARGE, WAYS, H2Client, Pulled, client_by, h2c_site
-from .harness import patient, turns
+from tests.kit.asking import ByHand
+from tests.kit.h2client import LARGE, WAYS, H2Client, Pulled, client_by, h2c_site
+from tests.kit.harness import patient, turns
 
 # Of an answer, that is: several windows of the sizes below.
 PART = LARGE[:200_000]

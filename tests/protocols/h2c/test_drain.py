@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from .asking import ByHand, client_of, is_http
-from .h2client import (
+from tests.kit.asking import ByHand, client_of, is_http
+from tests.kit.h2client import (
     GOAWAY_FRAME,
     LARGE,
     PING_FRAME,
@@ -24,7 +24,7 @@ from .h2client import (
     h2c_head,
     site_with,
 )
-from .harness import patient, status, turns
+from tests.kit.harness import patient, status, turns
 
 #: How long the site has to go down, in seconds.
 TIME = 5

@@ -14,8 +14,8 @@ import pytest_twisted
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.static import Data
 
-from .asking import ByHand
-from .h2client import (
+from tests.kit.asking import ByHand
+from tests.kit.h2client import (
     GOAWAY_FRAME,
     LARGE,
     PLAIN_KINDS,
@@ -30,7 +30,7 @@ from .h2client import (
     h2c_site,
     site_with,
 )
-from .harness import Recorder, patient, turns
+from tests.kit.harness import Recorder, patient, turns
 
 #: More than the kernel takes for a client that does not read.
 MUCH = LARGE * 32

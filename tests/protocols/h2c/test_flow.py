@@ -10,9 +10,18 @@ import pytest
 import pytest_twisted
 from twisted.web.static import File
 
-from .asking import ByHand, Slow
-from .h2client import LARGE, PLAIN_KINDS, H2Client, Pulled, client_by, frames, h2c_site, site_with
-from .harness import turns
+from tests.kit.asking import ByHand, Slow
+from tests.kit.h2client import (
+    LARGE,
+    PLAIN_KINDS,
+    H2Client,
+    Pulled,
+    client_by,
+    frames,
+    h2c_site,
+    site_with,
+)
+from tests.kit.harness import turns
 
 
 @pytest.mark.parametrize("resource", [ByHand(lambda _: LARGE), Pulled()], ids=["at once", "pulled"])

@@ -11,9 +11,9 @@ import pytest
 import pytest_twisted
 from twisted.web.server import NOT_DONE_YET
 
-from .asking import ByHand
-from .h2client import LARGE, WAYS, Pulled, client_by, site_with
-from .harness import patient, turns
+from tests.kit.asking import ByHand
+from tests.kit.h2client import LARGE, WAYS, Pulled, client_by, site_with
+from tests.kit.harness import patient, turns
 
 
 @pytest.mark.parametrize("pruned", [False, True], ids=["kept", "forgotten"])

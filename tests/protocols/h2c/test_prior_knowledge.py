@@ -9,11 +9,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from upgrade_switch import UpgradeRequest
-from upgrade_switch.protocols.h2c import h2c
-
-from .asking import Accepting, client_of, is_http
-from .h2client import (
+from tests.kit.asking import Accepting, client_of, is_http
+from tests.kit.h2client import (
     PLAIN_KINDS,
     PREFACE,
     SETTINGS_FRAME,
@@ -24,7 +21,9 @@ from .h2client import (
     h2c_head,
     h2c_site,
 )
-from .harness import Page, site_of, status, turns
+from tests.kit.harness import Page, site_of, status, turns
+from upgrade_switch import UpgradeRequest
+from upgrade_switch.protocols import h2c
 
 
 @pytest.mark.parametrize("kind", PLAIN_KINDS)

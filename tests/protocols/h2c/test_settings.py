@@ -17,11 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.web.http_headers import Headers
 
-from upgrade_switch.protocols.h2c import h2c
-
-from .asking import client_of, fields_of, is_http
-from .h2client import SETTINGS, H2Client, check_switch, h2c_head, h2c_site
-from .harness import status
+from tests.kit.asking import client_of, fields_of, is_http
+from tests.kit.h2client import SETTINGS, H2Client, check_switch, h2c_head, h2c_site
+from tests.kit.harness import status
+from upgrade_switch.protocols import h2c
 
 
 def encoded(*settings: tuple[int, int]) -> bytes:

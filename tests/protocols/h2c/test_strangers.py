@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from .asking import ByHand
-from .h2client import (
+from tests.kit.asking import ByHand
+from tests.kit.h2client import (
     LARGE,
     WAYS,
     WIDE,
@@ -25,7 +25,7 @@ from .h2client import (
     site_with,
     unread,
 )
-from .harness import patient, turns
+from tests.kit.harness import patient, turns
 
 HEADERS_FRAME, PRIORITY_FRAME = 1, 2
 

@@ -12,9 +12,9 @@ import pytest
 import pytest_twisted
 from twisted.web._http2 import H2Connection
 
-from .asking import ByHand
-from .h2client import LARGE, WAYS, Endless, client_by, site_with
-from .harness import turns
+from tests.kit.asking import ByHand
+from tests.kit.h2client import LARGE, WAYS, Endless, client_by, site_with
+from tests.kit.harness import turns
 
 WINDOW = 4
 

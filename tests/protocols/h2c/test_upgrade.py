@@ -11,10 +11,8 @@ import pytest
 import pytest_twisted
 from twisted.web.resource import Resource
 
-from upgrade_switch import UpgradeRequest
-
-from .asking import Accepting, ByHand, client_of, is_http, switches
-from .h2client import (
+from tests.kit.asking import Accepting, ByHand, client_of, is_http, switches
+from tests.kit.h2client import (
     LARGE,
     PLAIN_KINDS,
     SETTINGS_FRAME,
@@ -26,7 +24,8 @@ from .h2client import (
     h2c_site,
     site_with,
 )
-from .harness import Page, patient, site_of, status, turns
+from tests.kit.harness import Page, patient, site_of, status, turns
+from upgrade_switch import UpgradeRequest
 
 
 class Seeing(Resource):

@@ -15,14 +15,11 @@ from twisted.internet.interfaces import IOpenSSLContextFactory, IOpenSSLServerCo
 from twisted.internet.ssl import CertificateOptions
 from zope.interface import implementer
 
-from upgrade_switch.errors import InvalidUpgrades
-from upgrade_switch.protocols.tls import tls
-
-from .asking import PAGE, TRAILING, Broken, is_http, kind_of
-from .asking import ByHand as Rendering
-from .certificate import SERVER
-from .harness import EchoTarget, field, patient, status, upgrade_head
-from .securing import (
+from tests.kit.asking import PAGE, TRAILING, Broken, is_http, kind_of
+from tests.kit.asking import ByHand as Rendering
+from tests.kit.certificate import SERVER
+from tests.kit.harness import EchoTarget, field, patient, status, upgrade_head
+from tests.kit.securing import (
     CLEAR_KINDS,
     ByHand,
     Watched,
@@ -33,6 +30,8 @@ from .securing import (
     tls_site,
     told,
 )
+from upgrade_switch.errors import InvalidUpgrades
+from upgrade_switch.protocols import tls
 
 
 class Keeping(ByHand):

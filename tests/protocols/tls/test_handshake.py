@@ -11,10 +11,10 @@ import pytest
 import pytest_twisted
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 
-from .asking import PAGE, is_http
-from .certificate import SERVER, STRANGER
-from .harness import Recorder, patient, status, turns, upgrade_head
-from .securing import (
+from tests.kit.asking import PAGE, is_http
+from tests.kit.certificate import SERVER, STRANGER
+from tests.kit.harness import Recorder, patient, status, turns, upgrade_head
+from tests.kit.securing import (
     CLEAR_KINDS,
     ByHand,
     Watched,

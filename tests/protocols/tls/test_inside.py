@@ -12,14 +12,10 @@ from twisted.internet.task import Clock
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from upgrade_switch import UpgradeResource
-from upgrade_switch.protocols.h2c import h2c
-from upgrade_switch.protocols.tls import tls_required
-
-from .asking import PAGE, TRAILING, Shelf, echoes, echoes_after, fields_of, is_http
-from .asking import ByHand as Rendering
-from .harness import EchoTarget, Page, Waiters, factory_of, field, status, turns, upgrade_head
-from .securing import (
+from tests.kit.asking import PAGE, TRAILING, Shelf, echoes, echoes_after, fields_of, is_http
+from tests.kit.asking import ByHand as Rendering
+from tests.kit.harness import EchoTarget, Page, Waiters, factory_of, field, status, turns, upgrade_head
+from tests.kit.securing import (
     CLEAR_KINDS,
     UPGRADE,
     ByHand,
@@ -31,6 +27,8 @@ from .securing import (
     tls_site,
     told,
 )
+from upgrade_switch import UpgradeResource
+from upgrade_switch.protocols import h2c, tls_required
 
 TOLD = PAGE.replace(b"page", b"told")
 

@@ -21,15 +21,14 @@ from twisted.web.iweb import IAgentEndpointFactory
 from twisted.web.util import Redirect
 from zope.interface import implementer
 
+from tests.kit.certificate import AUTHORITY, STRANGER
+from tests.kit.harness import Recorder, patient, reactor
+from tests.kit.securing import Telling, fails, pool_of, tls_site
+from tests.kit.wsframes import websocket_factory
+from tests.kit.wsstream import client_factory
 from upgrade_switch import NotSwitched, UpgradeEndpoint, UpgradeResource, switched_connection
-from upgrade_switch.protocols import connect_websocket, websocket
-from upgrade_switch.protocols.tls import TLSUpgradePool, tls_required
-
-from .certificate import AUTHORITY, STRANGER
-from .harness import Recorder, patient, reactor
-from .securing import Telling, fails, pool_of, tls_site
-from .wsframes import websocket_factory
-from .wsstream import client_factory
+from upgrade_switch.protocols import TLSUpgradePool, connect_websocket, tls_required
+from upgrade_switch.protocols import _websocket as websocket
 
 
 @pytest_twisted.async_yield_fixture

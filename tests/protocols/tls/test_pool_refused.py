@@ -24,14 +24,13 @@ from twisted.web.client import (
     ResponseNeverReceived,
 )
 
+from tests.kit.certificate import SERVER, make_certificate
+from tests.kit.harness import field, patient, reactor, status, turns
+from tests.kit.scripted import SWITCH as TO_ECHO
+from tests.kit.scripted import Scripted
+from tests.kit.securing import fails, pool_of
 from upgrade_switch import NotSwitched
 from upgrade_switch.errors import InvalidResponse, UpgradeError
-
-from .certificate import SERVER, make_certificate
-from .harness import field, patient, reactor, status, turns
-from .scripted import SWITCH as TO_ECHO
-from .scripted import Scripted
-from .securing import fails, pool_of
 
 SWITCH = TO_ECHO.replace(b"echo", b"TLS/1.2, HTTP/1.1")
 

@@ -13,13 +13,11 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import CertificateOptions, optionsForClientTLS, trustRootFromCertificates
 from zope.interface import implementer
 
-from upgrade_switch.protocols.tls import tls
-
-from .asking import PAGE, fields_of, is_http
-from .asking import ByHand as Rendering
-from .certificate import AUTHORITY, SERVER
-from .harness import Recorder, field, status, turns, upgrade_head
-from .securing import (
+from tests.kit.asking import PAGE, fields_of, is_http
+from tests.kit.asking import ByHand as Rendering
+from tests.kit.certificate import AUTHORITY, SERVER
+from tests.kit.harness import Recorder, field, status, turns, upgrade_head
+from tests.kit.securing import (
     CLEAR_KINDS,
     CUPS,
     UPGRADE,
@@ -31,6 +29,7 @@ from .securing import (
     tls_site,
     told,
 )
+from upgrade_switch.protocols import tls
 
 TOLD = PAGE.replace(b"page", b"told")
 

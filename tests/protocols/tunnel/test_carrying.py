@@ -14,12 +14,7 @@ import pytest
 import pytest_twisted
 from twisted.protocols.portforward import ProxyFactory
 
-from upgrade_switch import _twisted
-from upgrade_switch.errors import InvalidUpgrades
-from upgrade_switch.protocols.tunnel import TunnelFactory, tunnel
-from upgrade_switch.splice import SpliceEnd
-
-from .farside import (
+from tests.kit.farside import (
     KINDS,
     MEGABYTE,
     PAIRS,
@@ -30,8 +25,12 @@ from .farside import (
     passes_end_on,
     switched,
 )
-from .harness import KINDS as NEAR_KINDS
-from .harness import reactor, site_of, turns, upgrade_head
+from tests.kit.harness import KINDS as NEAR_KINDS
+from tests.kit.harness import reactor, site_of, turns, upgrade_head
+from upgrade_switch import _twisted
+from upgrade_switch.errors import InvalidUpgrades
+from upgrade_switch.protocols import TunnelFactory, tunnel
+from upgrade_switch.splice import SpliceEnd
 
 every_pair = pytest.mark.parametrize(("near", "far"), PAIRS)
 half_closing_pairs = pytest.mark.parametrize(

@@ -24,17 +24,10 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from upgrade_switch.protocols.tunnel import tunnel
-
-from .farside import (
-    KINDS,
-    Collector,
-    Gate,
-    Servers,
-    switched,
-)
-from .harness import KINDS as NEAR_KINDS
-from .harness import Waiters, reactor, site_of, status, turns, upgrade_head
+from tests.kit.farside import KINDS, Collector, Gate, Servers, switched
+from tests.kit.harness import KINDS as NEAR_KINDS
+from tests.kit.harness import Waiters, reactor, site_of, status, turns, upgrade_head
+from upgrade_switch.protocols import tunnel
 
 Listen = Callable[..., Any]
 

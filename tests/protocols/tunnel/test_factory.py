@@ -21,13 +21,12 @@ from twisted.logger import LogLevel, globalLogPublisher
 from twisted.web.resource import Resource
 from zope.interface import implementer
 
-from upgrade_switch.protocols.tunnel import TunnelFactory
-
-from .asking import Broken, is_http
-from .farside import KINDS as FAR_KINDS
-from .farside import MEGABYTE, ClosingCollector, Collector, Gate, Servers, has_unsent
-from .harness import KINDS, reactor, site_of, turns
-from .prefaced import eventually, every_kind, no_collector, splits
+from tests.kit.asking import Broken, is_http
+from tests.kit.farside import KINDS as FAR_KINDS
+from tests.kit.farside import MEGABYTE, ClosingCollector, Collector, Gate, Servers, has_unsent
+from tests.kit.harness import KINDS, reactor, site_of, turns
+from tests.kit.prefaced import eventually, every_kind, no_collector, splits
+from upgrade_switch.protocols import TunnelFactory
 
 SSH = b"SSH-2.0-"
 LINE = SSH + b"Client\r\n"

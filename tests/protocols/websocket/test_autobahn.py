@@ -25,12 +25,11 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
 
+from tests.kit.wsframes import BINARY, Frame, frame, handshake, parse, websocket_site
 from upgrade_switch import UpgradeSite
 from upgrade_switch.errors import UpgradeError
-from upgrade_switch.protocols.websocket import _autobahn
-from upgrade_switch.protocols.websocket.server import HandshakeRequest
-
-from .wsframes import BINARY, Frame, frame, handshake, parse, websocket_site
+from upgrade_switch.protocols._websocket import _autobahn
+from upgrade_switch.protocols._websocket.server import HandshakeRequest
 
 # What a protocol has of its own handshake, and of nobody else's.
 ONLY_AUTOBAHNS = {

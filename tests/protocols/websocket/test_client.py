@@ -17,12 +17,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 
-from upgrade_switch.errors import UpgradeError
-
-from .asking import Broken
-from .harness import field, patient, reactor, turns
-from .scripted import CLIENT_KINDS
-from .wsstream import (
+from tests.kit.asking import Broken
+from tests.kit.harness import field, patient, reactor, turns
+from tests.kit.scripted import CLIENT_KINDS
+from tests.kit.wsstream import (
     BINARY,
     CLOSE,
     MORE,
@@ -37,6 +35,7 @@ from .wsstream import (
     next_frame,
     playing_websocket,
 )
+from upgrade_switch.errors import UpgradeError
 
 on_all_kinds = pytest.mark.parametrize("kind", CLIENT_KINDS)
 

@@ -12,15 +12,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.error import ConnectionDone, ConnectionLost
 
-from upgrade_switch.protocols.websocket import WebSocketEndpoint, byte_stream
-
-from .commands import fails
-from .farside import MEGABYTE, Source, settled
-from .harness import Recorder, factory_of, patient, reactor, site_of, turns
-from .scripted import playing
-from .test_websocket_client import Asked
-from .test_websocket_stream import every_kind, switched
-from .wsstream import (
+from tests.kit.commands import fails
+from tests.kit.farside import MEGABYTE, Source, settled
+from tests.kit.harness import Recorder, factory_of, patient, reactor, site_of, turns
+from tests.kit.scripted import playing
+from tests.kit.wsstream import (
     BINARY,
     PING,
     TEXT,
@@ -31,6 +27,9 @@ from .wsstream import (
     next_frame,
     playing_websocket,
 )
+from tests.protocols.websocket.test_client import Asked
+from tests.protocols.websocket.test_stream import every_kind, switched
+from upgrade_switch.protocols import WebSocketEndpoint, byte_stream
 
 
 @pytest_twisted.ensureDeferred

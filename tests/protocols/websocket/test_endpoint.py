@@ -20,13 +20,9 @@ from twisted.protocols import amp
 from twisted.protocols.basic import LineReceiver
 from twisted.web.client import ResponseFailed
 
-from upgrade_switch import NotSwitched
-from upgrade_switch.protocols.tunnel import tunnel
-from upgrade_switch.protocols.websocket import WebSocketEndpoint, byte_stream
-
-from .asking import is_http
-from .farside import MEGABYTE, Collector, Gate, Servers, Source, settled
-from .harness import (
+from tests.kit.asking import is_http
+from tests.kit.farside import MEGABYTE, Collector, Gate, Servers, Source, settled
+from tests.kit.harness import (
     EchoTarget,
     Recorder,
     factory_of,
@@ -38,17 +34,11 @@ from .harness import (
     status,
     turns,
 )
-from .scripted import CLIENT_KINDS, playing, trusting_agent
-from .test_endpoint_clients import Calculator, Greeted, Greeter, Sum, connected, serving
-from .wsstream import (
-    BINARY,
-    TEXT,
-    WebSocketByHand,
-    answer,
-    close,
-    frame,
-    next_frame,
-)
+from tests.kit.scripted import CLIENT_KINDS, playing, trusting_agent
+from tests.kit.wsstream import BINARY, TEXT, WebSocketByHand, answer, close, frame, next_frame
+from tests.peers.test_twisted_clients import Calculator, Greeted, Greeter, Sum, connected, serving
+from upgrade_switch import NotSwitched
+from upgrade_switch.protocols import WebSocketEndpoint, byte_stream, tunnel
 
 kinds = pytest.mark.parametrize("kind", ["tcp", "tls"])
 client_kinds = pytest.mark.parametrize("kind", CLIENT_KINDS)

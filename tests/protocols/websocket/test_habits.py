@@ -14,17 +14,10 @@ from autobahn.websocket.types import ConnectionDeny
 from twisted.internet.defer import Deferred
 from twisted.protocols.policies import WrappingFactory
 
-from upgrade_switch.errors import InvalidUpgrades
-from upgrade_switch.protocols.tls import tls
-from upgrade_switch.protocols.websocket import websocket
-from upgrade_switch.protocols.websocket.origin import normal_origin
-
-from .certificate import SERVER
-from .harness import KINDS, patient, site_of, status, turns
-from .securing import ask_for_tls, secured
-from .test_websocket_onconnect import deciding
-from .test_websocket_transport import GOING_AWAY, Stops, waiting_in
-from .wsframes import (
+from tests.kit.certificate import SERVER
+from tests.kit.harness import KINDS, patient, site_of, status, turns
+from tests.kit.securing import ask_for_tls, secured
+from tests.kit.wsframes import (
     CLOSE,
     Echo,
     close_frame,
@@ -34,6 +27,11 @@ from .wsframes import (
     websocket_factory,
     websocket_site,
 )
+from tests.protocols.websocket.test_onconnect import deciding
+from tests.protocols.websocket.test_transport import GOING_AWAY, Stops, waiting_in
+from upgrade_switch.errors import InvalidUpgrades
+from upgrade_switch.protocols import tls, websocket
+from upgrade_switch.protocols._websocket.origin import normal_origin
 
 
 @pytest.fixture

@@ -13,16 +13,10 @@ from autobahn.websocket.compress import PerMessageDeflateOfferAccept
 from twisted.internet.protocol import Factory
 from twisted.web.server import Site
 
-from upgrade_switch import UpgradeResource
-from upgrade_switch.errors import InvalidUpgrades
-from upgrade_switch.protocols.websocket import websocket
-from upgrade_switch.protocols.websocket.server import accept_key
-from upgrade_switch.switched import SwitchedConnections
-
-from .asking import fields_of, is_http
-from .h2client import client_by
-from .harness import EchoTarget, Page, factory_of, field, reactor, status
-from .wsframes import (
+from tests.kit.asking import fields_of, is_http
+from tests.kit.h2client import client_by
+from tests.kit.harness import EchoTarget, Page, factory_of, field, reactor, status
+from tests.kit.wsframes import (
     ACCEPT,
     KEY,
     Echo,
@@ -32,6 +26,11 @@ from .wsframes import (
     websocket_factory,
     websocket_site,
 )
+from upgrade_switch import UpgradeResource
+from upgrade_switch.errors import InvalidUpgrades
+from upgrade_switch.protocols import websocket
+from upgrade_switch.protocols._websocket.server import accept_key
+from upgrade_switch.server.switched import SwitchedConnections
 
 VERSION = b"Sec-WebSocket-Version"
 KEY_FIELD = b"Sec-WebSocket-Key"

@@ -11,10 +11,10 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from .commands import read_until
-from .crowds import Sockets, are_answered, connect_many, reset_all, room_for
-from .harness import patient, turns
-from .wsframes import frame, handshake, websocket_factory, websocket_site
+from tests.kit.commands import read_until
+from tests.kit.crowds import Sockets, are_answered, connect_many, reset_all, room_for
+from tests.kit.harness import patient, turns
+from tests.kit.wsframes import frame, handshake, websocket_factory, websocket_site
 
 COUNT = 1000
 

@@ -14,11 +14,9 @@ from autobahn.websocket.types import ConnectionDeny
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from upgrade_switch.errors import UpgradeError
-
-from .asking import Broken, fields_of, is_http
-from .harness import PROXY_LINE, Waiters, field, status, turns
-from .wsframes import (
+from tests.kit.asking import Broken, fields_of, is_http
+from tests.kit.harness import PROXY_LINE, Waiters, field, status, turns
+from tests.kit.wsframes import (
     Echo,
     RawClient,
     Servers,
@@ -28,6 +26,7 @@ from .wsframes import (
     websocket_factory,
     websocket_site,
 )
+from upgrade_switch.errors import UpgradeError
 
 OFFER = b"Sec-WebSocket-Protocol: chat, superchat"
 

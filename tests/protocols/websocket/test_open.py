@@ -20,9 +20,9 @@ from autobahn.wamp.serializer import JsonSerializer
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
 from twisted.internet.task import Clock
 
-from .asking import Broken
-from .harness import KINDS, field, patient, status, turns
-from .wsframes import (
+from tests.kit.asking import Broken
+from tests.kit.harness import KINDS, field, patient, status, turns
+from tests.kit.wsframes import (
     BINARY,
     CLOSE,
     CONTINUATION,

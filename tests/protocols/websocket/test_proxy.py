@@ -19,12 +19,11 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.web.client import ProxyAgent
 from twisted.web.http_headers import Headers
 
+from tests.kit.harness import field, localhost, patient, reactor
+from tests.kit.wsframes import websocket_factory, websocket_site
+from tests.kit.wsstream import client_factory
 from upgrade_switch import NotSwitched, UpgradePool, _twisted, splice
-from upgrade_switch.protocols.websocket import connect_websocket
-
-from .harness import field, localhost, patient, reactor
-from .wsframes import websocket_factory, websocket_site
-from .wsstream import client_factory
+from upgrade_switch.protocols import connect_websocket
 
 
 class Proxy(Protocol):

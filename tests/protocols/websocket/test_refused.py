@@ -17,14 +17,13 @@ from twisted.web.client import CookieAgent, RedirectAgent
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
+from tests.kit.harness import EchoTarget, field, patient, reactor, site_of
+from tests.kit.scripted import trusting_agent
+from tests.kit.wsstream import TEXT, answer, client_factory, frame, next_frame, playing_websocket
 from upgrade_switch import NotSwitched, UpgradePool
 from upgrade_switch.errors import InvalidResponse
-from upgrade_switch.pages import StatusPage
-from upgrade_switch.protocols.websocket import byte_stream, connect_websocket, websocket
-
-from .harness import EchoTarget, field, patient, reactor, site_of
-from .scripted import trusting_agent
-from .wsstream import TEXT, answer, client_factory, frame, next_frame, playing_websocket
+from upgrade_switch.protocols import byte_stream, connect_websocket, websocket
+from upgrade_switch.server.pages import StatusPage
 
 
 def without(name: bytes, head: bytes) -> bytes:

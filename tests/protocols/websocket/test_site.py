@@ -14,17 +14,11 @@ from twisted.web.guard import BasicCredentialFactory, HTTPAuthSessionWrapper
 from twisted.web.resource import IResource, Resource
 from zope.interface import implementer
 
+from tests.kit.asking import Broken, is_http
+from tests.kit.harness import Page, WatchedSite, field, site_of, status
+from tests.kit.wsframes import handshake, raw_client, websocket_factory, websocket_site
 from upgrade_switch import UpgradeResource
-from upgrade_switch.protocols.websocket import websocket
-
-from .asking import Broken, is_http
-from .harness import Page, WatchedSite, field, site_of, status
-from .wsframes import (
-    handshake,
-    raw_client,
-    websocket_factory,
-    websocket_site,
-)
+from upgrade_switch.protocols import websocket
 
 
 @implementer(IRealm)

@@ -11,15 +11,21 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
 
-from upgrade_switch.errors import UpgradeError
-from upgrade_switch.pages import StatusPage
-from upgrade_switch.protocols.websocket import byte_stream
-
-from .asking import is_http
-from .farside import MEGABYTE, Collector, Source, settled
-from .harness import KINDS, EchoTarget, Recorder, factory_of, field, patient, site_of, status, turns
-from .prefaced import splits
-from .wsstream import (
+from tests.kit.asking import is_http
+from tests.kit.farside import MEGABYTE, Collector, Source, settled
+from tests.kit.harness import (
+    KINDS,
+    EchoTarget,
+    Recorder,
+    factory_of,
+    field,
+    patient,
+    site_of,
+    status,
+    turns,
+)
+from tests.kit.prefaced import splits
+from tests.kit.wsstream import (
     BINARY,
     MASK,
     MORE,
@@ -31,6 +37,9 @@ from .wsstream import (
     frame,
     next_frame,
 )
+from upgrade_switch.errors import UpgradeError
+from upgrade_switch.protocols import byte_stream
+from upgrade_switch.server.pages import StatusPage
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 

@@ -16,10 +16,8 @@ from twisted.internet.task import Clock
 from twisted.protocols import tls
 from zope.interface import implementer
 
-from upgrade_switch import IDrainable
-
-from .harness import KINDS, SOCKETS, Flood, Waiters, patient, turns
-from .wsframes import (
+from tests.kit.harness import KINDS, SOCKETS, Flood, Waiters, patient, turns
+from tests.kit.wsframes import (
     BINARY,
     CLOSE,
     Echo,
@@ -30,6 +28,7 @@ from .wsframes import (
     websocket_factory,
     websocket_site,
 )
+from upgrade_switch import IDrainable
 
 GOING_AWAY = 1001
 

@@ -14,13 +14,8 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import ILoggingContext
 from zope.interface import alsoProvides
 
-from upgrade_switch import IDrainable
-from upgrade_switch.protocols.websocket import byte_stream
-from upgrade_switch.protocols.websocket.client import http_url
-from upgrade_switch.protocols.websocket.origin import is_same_origin, normal_origin
-
-from .harness import SOCKETS, Recorder, factory_of, patient, reactor, site_of, turns
-from .wsframes import (
+from tests.kit.harness import SOCKETS, Recorder, factory_of, patient, reactor, site_of, turns
+from tests.kit.wsframes import (
     CLOSE,
     Echo,
     close_frame,
@@ -29,6 +24,10 @@ from .wsframes import (
     websocket_factory,
     websocket_site,
 )
+from upgrade_switch import IDrainable
+from upgrade_switch.protocols import byte_stream
+from upgrade_switch.protocols._websocket.client import http_url
+from upgrade_switch.protocols._websocket.origin import is_same_origin, normal_origin
 
 LARGE = b"x" * 5_000_000
 

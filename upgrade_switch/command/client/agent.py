@@ -28,10 +28,10 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IPolicyForHTTPS
 from zope.interface import implementer
 
-from ..client import UpgradePool
-from ..errors import NotSwitched
-from ..negotiation import is_host
-from .exits import explain
+from ...client.pool import UpgradePool
+from ...errors import NotSwitched
+from ...fields import is_host
+from ..exits import explain
 
 __all__ = ["Insecure", "agent_with", "ask_password", "basic", "cause_of", "header", "trust", "why"]
 

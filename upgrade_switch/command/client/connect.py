@@ -16,9 +16,9 @@ from twisted.internet.protocol import connectionDone
 from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
 
-from ..errors import NotSwitched
-from ..splice import OneFactory, Splice
-from .exits import FAILED, REFUSED, SUCCESS, explain, say
+from ...errors import NotSwitched
+from ...splice import SingleUseFactory, Splice
+from ..exits import FAILED, REFUSED, SUCCESS, explain, say
 from .progress import FarEnd, NearEnd, ProgressLine, Traffic, has_progress
 from .target import TargetOptions, parse_target
 
@@ -94,7 +94,7 @@ class _Connect:
         done.addErrback(self._failed).addBoth(self._stop)
 
     def _connect(self, near: _Remote) -> Deferred[Any]:
-        return self._options.endpoint(self._reactor).connect(OneFactory(near))
+        return self._options.endpoint(self._reactor).connect(SingleUseFactory(near))
 
     def _connected(self, near: _Remote, far: _Local, joined: Splice) -> Deferred[None]:
         StandardIO(far, reactor=self._reactor)

@@ -15,12 +15,12 @@ from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from zope.interface import provider
 
-from .. import _twisted
-from ..splice import OneFactory, Splice, SpliceEnd
-from .exits import USAGE, say
-from .listening import Server, address_of, begin_logging, server_endpoint
-from .patience import PatientEndpoint
+from ... import _twisted
+from ...splice import SingleUseFactory, Splice, SpliceEnd
+from ..exits import USAGE, say
+from ..listening import Server, address_of, begin_logging, server_endpoint
 from .progress import STDERR, FarEnd, NearEnd, ProgressLine, Traffic
+from .retrying import RetryingEndpoint
 from .target import TargetOptions, parse_target
 
 __all__ = ["ForwardOptions", "Forwarding", "run_forward"]
@@ -98,7 +98,7 @@ class Forwarding(Factory):
         """
         self.traffic = traffic
         self._options = options
-        self._patient = PatientEndpoint(
+        self._patient = RetryingEndpoint(
             options.endpoint(reactor), reactor, options["timeout"], self._waits
         )
 
@@ -109,7 +109,7 @@ class Forwarding(Factory):
 
     def connect(self, near: _Near) -> Deferred[Any]:
         """Connect the other end of a splice."""
-        return self._patient.connect(OneFactory(near.other), near.is_here)
+        return self._patient.connect(SingleUseFactory(near.other), near.is_here)
 
     def _waits(self, reason: Failure) -> None:
         seconds = self._options["timeout"]
@@ -160,7 +160,7 @@ class _Near(NearEnd):
             self._factory.log(reason)
         self.splice.abort()
 
-    def end_not_passed_on(self) -> None:
+    def half_close_unsupported(self) -> None:
         # A client that has gone looks like one that has only finished; who waits for ever is worse.
         self.other.transport.loseConnection()
 
@@ -174,5 +174,5 @@ class _Near(NearEnd):
 class _Far(FarEnd):
     """The server's end. When it has ended, it has closed, as a rule: a client is told, however."""
 
-    def end_not_passed_on(self) -> None:
+    def half_close_unsupported(self) -> None:
         self.other.transport.loseConnection()

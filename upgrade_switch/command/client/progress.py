@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import LoopingCall
 
-from ..splice import SpliceEnd
+from ...splice import SpliceEnd
 
 __all__ = ["STDERR", "FarEnd", "NearEnd", "ProgressLine", "Traffic", "has_progress"]
 

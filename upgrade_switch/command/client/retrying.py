@@ -1,5 +1,5 @@
 """
-:class:`PatientEndpoint`: a client endpoint that waits for a far side that is down.
+:class:`RetryingEndpoint`: a client endpoint that waits for a far side that is down.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..errors import NotSwitched
+from ...errors import NotSwitched
 from .agent import cause_of
 
-__all__ = ["PatientEndpoint", "is_down"]
+__all__ = ["RetryingEndpoint", "is_down"]
 
 # RFC 9110 §15.6.3-5: what answers is there, and what is behind it is not, or not yet.
 _DOWN = (502, 503, 504)
@@ -39,7 +39,7 @@ def is_down(reason: Failure) -> bool:
 
 
 @implementer(IStreamClientEndpoint)
-class PatientEndpoint:
+class RetryingEndpoint:
     """
     Connects once, however often it has to try: a ``ClientService`` for each connection, which is over
     when there is one, and never sees it. What comes of the connection is its protocol's business.

@@ -13,11 +13,12 @@ from twisted.python.usage import UsageError
 from twisted.web.client import URI
 from twisted.web.http_headers import Headers
 
-from ..endpoint import UpgradeEndpoint
-from ..errors import InvalidToken
-from ..negotiation import UpgradeToken, is_host
+from ...client.endpoint import UpgradeEndpoint
+from ...errors import InvalidToken
+from ...fields import is_host
+from ...negotiation import UpgradeToken
+from ..options import CommandOptions
 from .agent import Insecure, agent_with, ask_password, basic, header, trust, why
-from .options import CommandOptions
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IStreamClientEndpoint
@@ -56,7 +57,7 @@ class Target(NamedTuple):
         if not self.is_websocket:
             return UpgradeEndpoint(reactor, self.url, self.token, headers, agent, timeout)
         try:
-            from ..protocols.websocket import WebSocketEndpoint
+            from ...protocols._websocket import WebSocketEndpoint
         except ImportError:
             raise UsageError("WebSockets need more: pip install 'upgrade_switch[websocket]'") from None
         return WebSocketEndpoint(reactor, self.url, headers, agent, timeout)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.python.usage import UsageError
 
 if TYPE_CHECKING:
-    from .serve import ServeOptions
+    from .options import ServeOptions
 
 __all__ = ["apply_config"]
 

@@ -6,36 +6,21 @@ from __future__ import annotations
 
 import os
 import re
-from errno import EAGAIN
-from io import FileIO
 from math import inf
-from select import POLLOUT, poll
-from typing import Any
 
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.strcred import AuthOptionMixin
-from twisted.internet.interfaces import IStreamServerEndpoint
-from twisted.logger import Logger, LogLevel
 from twisted.python.usage import UsageError
 
-from ..errors import InvalidToken
-from ..events import SwitchLog
-from ..negotiation import UpgradeToken
-from ..site import UpgradeSite
-from ..status import Status
+from ...errors import InvalidToken
+from ...negotiation import UpgradeToken
+from ..listening import LOG_FORMATS
+from ..options import CommandOptions
 from .auth import checker_of
 from .config import apply_config
-from .exits import USAGE, say
-from .listening import LOG_FORMATS, Server, begin_logging, server_endpoint, url_of
-from .options import CommandOptions
-from .tree import Echo, build_own_upgrades, build_prefaces, build_tree
 
-__all__ = ["Echo", "ServeOptions", "build_server", "run_serve"]
-
-_log = Logger()
-
-DEFAULT_LISTEN = "tcp:8080:interface=127.0.0.1"
+__all__ = ["ServeOptions"]
 
 
 class ServeOptions(CommandOptions, AuthOptionMixin):
@@ -243,98 +228,3 @@ def _unescaped(text: str) -> bytes:
         preface += _ESCAPED[match[1]] if match[1] else bytes.fromhex(match[2])
         begun = match.end()
     return preface + os.fsencode(text[begun:])
-
-
-_STDOUT = "/dev/stdout"
-
-
-class _Site(UpgradeSite):
-    """Has an access log that grows in one file: Twisted's starts a new one with each megabyte."""
-
-    def _openLogFile(self, path: Any) -> Any:
-        return _AccessLog(path)
-
-
-class _AccessLog:
-    """A file that grows by a line at a time. What cannot be written is lost: it stops no request."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._fails = False
-        # By its number: what has no name (a socket of systemd's) cannot be opened.
-        self._file = FileIO(1 if path == _STDOUT else path, "ab", closefd=path != _STDOUT)
-
-        # A pipe that nobody reads, or a terminal that is held, would block all of the server.
-        self._room = poll()
-        self._room.register(self._file, POLLOUT)
-
-    def write(self, line: str) -> None:
-        try:
-            if not self._room.poll(0):
-                raise OSError(EAGAIN, "nobody reads it")
-            self._file.write(line.encode())
-        except OSError as error:
-            if not self._fails:
-                _log.warn("cannot write {path}: {why}", path=self._path, why=error.strerror)
-            self._fails = True
-        else:
-            self._fails = False
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def build_server(reactor: Any, options: ServeOptions) -> Server:
-    """
-    :return: a service: what listens, and drains when it is stopped.
-    :raises UsageError: where the options contradict one another.
-    """
-    status = Status(reactor)
-    root = build_tree(reactor, options, status)
-    site = _Site(
-        root,
-        reactor=reactor,
-        upgrades=build_own_upgrades(options),
-        prefaces=build_prefaces(reactor, options),
-        observers=[SwitchLog(), *([status] if options.status else [])],
-        logPath=_access_log(options),
-    )
-    endpoints = _endpoints(reactor, options.listen or [DEFAULT_LISTEN])
-    seconds = 5 if options.drain is None else options.drain
-    return Server(reactor, site, endpoints, url_of, lambda: site.drain(seconds))
-
-
-def _endpoints(reactor: Any, texts: list[str]) -> list[tuple[str, IStreamServerEndpoint]]:
-    return [(text, server_endpoint(reactor, text)) for text in texts]
-
-
-def _access_log(options: ServeOptions) -> str | None:
-    """Where the access log goes; None: nowhere."""
-    if options.access_log == "-":
-        return _STDOUT
-    if options.access_log is not None:
-        try:
-            open(options.access_log, "ab").close()
-        except (OSError, ValueError) as error:
-            # ValueError: with a NUL in it.
-            reason = getattr(error, "strerror", None) or error
-            raise UsageError(f"--access-log {options.access_log}: {reason}") from None
-    return options.access_log
-
-
-def run_serve(options: ServeOptions) -> int:
-    """
-    Serve until a signal; then stop listening, and let what is switched end.
-
-    :return: the exit code.
-    """
-    from twisted.internet import reactor as _reactor
-
-    reactor: Any = _reactor
-    begin_logging(LogLevel.warn, options.log_format or "text")
-    try:
-        server = build_server(reactor, options)
-    except UsageError as error:
-        say(f"serve: {error}")
-        return USAGE
-    return server.run()

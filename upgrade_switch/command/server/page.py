@@ -13,7 +13,7 @@ from pathlib import Path
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from ..negotiation import is_host
+from ...fields import is_host
 
 __all__ = ["FrontPage"]
 

@@ -12,50 +12,27 @@ from urllib.parse import unquote_to_bytes
 
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.endpoints import clientFromString
-from twisted.internet.interfaces import IHalfCloseableProtocol, IStreamClientEndpoint
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory
 from twisted.python.reflect import namedAny
 from twisted.python.usage import UsageError
 from twisted.web.pages import notFound
 from twisted.web.resource import IResource, Resource
-from zope.interface import implementer
 
-from ..errors import InvalidUpgrades
-from ..protocols.tunnel import TunnelFactory, tunnel
-from ..resource import UpgradeResource
-from ..status import Status, StatusResource
+from ...errors import InvalidUpgrades
+from ...observe.page import StatusResource
+from ...observe.status import Status
+from ...protocols._tunnel import TunnelFactory, tunnel
+from ...server.resource import UpgradeResource
 from .auth import Guarded, segments_of
+from .echo import Echo
 from .files import Files, is_hidden
 from .page import FrontPage
 
 if TYPE_CHECKING:
-    from .serve import ServeOptions
+    from .options import ServeOptions
 
-__all__ = ["Echo", "build_own_upgrades", "build_prefaces", "build_tree"]
-
-
-@implementer(IHalfCloseableProtocol)
-class Echo(Protocol):
-    """
-    Sends back what it gets: the target of the default site's ``/echo``. It takes half-closes, since
-    for a protocol that does not, Twisted drops what is still to be sent when the client's FIN comes.
-    """
-
-    transport: Any
-
-    def connectionMade(self) -> None:
-        # A client that sends without reading is not read any more, either.
-        self.transport.registerProducer(self.transport, True)
-
-    def dataReceived(self, data: bytes) -> None:
-        self.transport.write(data)
-
-    def readConnectionLost(self) -> None:
-        self.transport.unregisterProducer()
-        self.transport.loseConnection()
-
-    def writeConnectionLost(self) -> None:
-        pass
+__all__ = ["build_prefaces", "build_site_upgrades", "build_tree"]
 
 
 class _Directory(Resource):
@@ -146,7 +123,7 @@ def _claim(resources: dict[str, IResource], option: str, path: str, resource: IR
     resources[path] = resource
 
 
-def build_own_upgrades(options: ServeOptions) -> dict[str, Any]:
+def build_site_upgrades(options: ServeOptions) -> dict[str, Any]:
     """
     The upgrades that belong to the connection.
 
@@ -155,7 +132,7 @@ def build_own_upgrades(options: ServeOptions) -> dict[str, Any]:
     if not options["h2c"]:
         return {}
     try:
-        from ..protocols.h2c import h2c
+        from ...protocols._h2c import h2c
     except ImportError:
         raise UsageError("--h2c needs more: pip install 'upgrade_switch[http2]'") from None
     return {"h2c": h2c()}
@@ -201,7 +178,7 @@ def _tunnel(token: str, endpoint: IStreamClientEndpoint, origins: list[str]) -> 
     if token.lower() != "websocket":
         return tunnel(endpoint)
     try:
-        from ..protocols.websocket import SAME_ORIGIN, byte_stream
+        from ...protocols._websocket import SAME_ORIGIN, byte_stream
     except ImportError:
         raise UsageError("WebSockets need more: pip install 'upgrade_switch[websocket]'") from None
     try:

@@ -3,10 +3,7 @@ TLS on a connection that began without it (RFC 2817): :func:`tls` on a server, :
 insist on it; :class:`TLSUpgradePool` is the client that goes on with nothing else.
 """
 
-from .. import make_callable
 from .client import TLSUpgradePool
 from .server import tls, tls_required
 
 __all__ = ["TLSUpgradePool", "tls", "tls_required"]
-
-make_callable(__name__)

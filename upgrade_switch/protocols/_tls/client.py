@@ -23,7 +23,7 @@ from twisted.web.iweb import IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from ... import _twisted
-from ...client import UpgradeClient, UpgradePool, switched_connection
+from ...client.pool import UpgradeClient, UpgradePool, switched_connection
 from ...errors import InvalidArgument, InvalidResponse, UpgradeError
 from ...negotiation import Offer, UpgradeToken
 from ...takeover import hand_over

@@ -22,18 +22,18 @@ from twisted.web.resource import IResource, Resource
 from zope.interface import implementer
 
 from ... import _twisted
-from ...decision import Acceptor, ISelective
 from ...errors import InvalidArgument, InvalidUpgrades
+from ...interfaces import Acceptor, IDrainable, ILayered, ISelective, ITakesUpgrades
 from ...negotiation import UpgradeToken
-from ...request import CarriedRequest, ILayered, UpgradeRequest
-from ...resource import ITakesUpgrades, takes_upgrades, upgrade_required
-from ...site import IDrainable, UpgradeSite
+from ...server.request import CarriedRequest, UpgradeRequest
+from ...server.resource import takes_upgrades, upgrade_required
+from ...server.site import UpgradeSite
 from ...takeover import hand_over
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-    from ...channel import UpgradeChannel
+    from ...server.channel import UpgradeChannel
 
 __all__ = ["tls", "tls_required"]
 
@@ -88,7 +88,7 @@ class _Acceptor:
     def __call__(self, request: UpgradeRequest, token: UpgradeToken) -> IProtocol:
         # What fails here is a 500; in the middle of startTLS it would be neither HTTP nor TLS.
         _try(self._context_factory)
-        site = request.channel.site
+        site = request.site
         return _Secured(site, request.carry(), self._context_factory, self._timeout)
 
 
@@ -133,7 +133,7 @@ class _Secured(Protocol):
     def connectionMade(self) -> None:
         self._timer = self._site.reactor.callLater(self._timeout, self._timed_out)
         _twisted.start_tls(self.transport, self._context_factory, self)
-        _twisted.speak_inside(self.transport, b"http/1.1")
+        _twisted.set_server_alpn(self.transport, b"http/1.1")
 
     def _timed_out(self) -> None:
         self._timer = None
@@ -150,7 +150,7 @@ class _Secured(Protocol):
             carried.content.close()
             self.transport.loseConnection()
             return
-        self._channel = _twisted.speaking_http11(proxy)
+        self._channel = _twisted.fix_http11(proxy)
         hand_over(self.transport, _twisted.slot_of(self.transport, self), proxy, b"")
         self._channel.answer(carried)
 
@@ -231,13 +231,13 @@ class _Outside(Resource):
 
     def takes(self, request: UpgradeRequest) -> bool:
         # A site's own upgrades are asked about what nobody takes: in the clear, that is TLS alone.
-        chosen = request.channel.site.chosen_for(request)
+        chosen = request.site.match(request)
         token = None if chosen is None else chosen.token
         return token is not None and token.key[0] != "tls"
 
     def render(self, request: Any) -> Any:
         site = request.site
-        if not self._has_warned and not (isinstance(site, UpgradeSite) and site.has_own(_TLS)):
+        if not self._has_warned and not (isinstance(site, UpgradeSite) and site.offers(_TLS)):
             # Once: a stranger must not fill the log.
             self._has_warned = True
             _log.warn('tls_required: the upgrades of the site have no "TLS"; here nobody gets in')

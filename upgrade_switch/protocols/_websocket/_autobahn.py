@@ -16,7 +16,7 @@ from autobahn.websocket.protocol import WebSocketProtocol, _is_same_origin, _url
 from zope.interface import alsoProvides
 
 from ...errors import UpgradeError
-from ...site import IDrainable
+from ...interfaces import IDrainable
 from ._opened import Adapter, Opened, Opening
 from .goodbye import Drainable, Goodbye
 from .origin import normal_origin

@@ -49,7 +49,7 @@ class Opened:
     """
 
     _opening: Opening | None = None
-    _patience: _twisted.Patience | None = None
+    _patience: _twisted.WriteBackpressure | None = None
     _behind = 0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -146,7 +146,7 @@ _GROUND = {
 }
 
 # Seconds until a goodbye that is not taken is none any more, and between two looks for room.
-_PATIENCE, _SOON = 60, 0.1
+CLOSE_TIMEOUT, _SOON = 60, 0.1
 
 
 class Adapter(WebSocketAdapterProtocol):
@@ -229,7 +229,7 @@ class Adapter(WebSocketAdapterProtocol):
         # Where both have said goodbye, what is still to be written is not to be lost.
         self.transport.loseConnection()
         if self._end_call is None and not _twisted.bottom(self.transport).disconnected:
-            self._end_call = self.factory.reactor.callLater(_PATIENCE, self._not_taken)
+            self._end_call = self.factory.reactor.callLater(CLOSE_TIMEOUT, self._not_taken)
 
     def _not_taken(self: Any) -> None:
         self._end_call = None

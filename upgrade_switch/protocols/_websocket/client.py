@@ -19,9 +19,9 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 from zope.interface import directlyProvides
 
-from ...client import UpgradePool, switched_connection
+from ...client.pool import UpgradePool, switched_connection
+from ...connection import SwitchedConnection
 from ...errors import InvalidResponse
-from ...takeover import SwitchedConnection
 from . import _autobahn
 from .server import accept_key
 

@@ -9,7 +9,7 @@ from typing import Any
 from autobahn.websocket.protocol import WebSocketProtocol
 from zope.interface import implementer
 
-from ...site import IDrainable
+from ...interfaces import IDrainable
 
 __all__ = ["Drainable", "Goodbye"]
 

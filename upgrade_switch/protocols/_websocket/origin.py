@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from ...errors import InvalidUpgrades
-from ...negotiation import is_host
+from ...fields import is_host
 
 __all__ = ["AllowedOrigins", "is_same_origin", "normal_origin"]
 

@@ -19,11 +19,12 @@ from twisted.internet.interfaces import IProtocol
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
-from ...decision import Acceptor
 from ...errors import InvalidUpgrades, UpgradeError
-from ...negotiation import UpgradeToken, is_token
-from ...pages import StatusPage, service_unavailable
-from ...request import UpgradeRequest
+from ...fields import is_token
+from ...interfaces import Acceptor
+from ...negotiation import UpgradeToken
+from ...server.pages import StatusPage, service_unavailable
+from ...server.request import UpgradeRequest
 from . import _autobahn
 from .origin import AllowedOrigins, is_same_origin
 
@@ -110,7 +111,7 @@ class _Acceptor:
         self, request: UpgradeRequest, token: UpgradeToken
     ) -> IProtocol | IResource | Deferred[IProtocol | IResource]:
         factory = self._factory
-        request.channel.site.start_factory(factory)
+        request.site.start_factory(factory)
         try:
             key, origin, protocols = _checked(request, token)
             if self._allowed is not None:

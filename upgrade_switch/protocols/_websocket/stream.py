@@ -32,12 +32,11 @@ from twisted.web.iweb import IAgent
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
-from ...client import UpgradePool
-from ...decision import Acceptor
-from ...errors import UpgradeError
+from ...client.pool import UpgradePool
+from ...interfaces import Acceptor
 from ...negotiation import UpgradeToken
-from ...pages import service_unavailable
-from ...request import UpgradeRequest
+from ...server.decision import not_an_answer
+from ...server.upgrades import acceptor_of
 from .client import connect_websocket, http_url
 from .server import SAME_ORIGIN, HandshakeRequest, Refused, websocket
 
@@ -200,25 +199,16 @@ class _ServerStream(_Stream, WebSocketServerProtocol):  # type: ignore[misc]  # 
 
     def onConnect(self, request: ConnectionRequest) -> Any:
         assert isinstance(request, HandshakeRequest)
-        decided = _ask(self.factory.acceptor, request.request)
+        decided = maybeDeferred(self.factory.acceptor, request.request, UpgradeToken("websocket"))
         return decided.addCallback(self._take, request.protocols)
 
     def _take(self, result: Any, offered: list[str]) -> str | None:
-        if result is None:
-            result = service_unavailable("No connection is taken now.")
         if IResource.providedBy(result):
             raise Refused(result)
         if not IProtocol.providedBy(result):
-            raise UpgradeError(f"an acceptor results in an IProtocol or IResource, not {result!r}")
+            raise not_an_answer(result)
         self.inner = result
         return _SUBPROTOCOL if _SUBPROTOCOL in offered else None
-
-
-def _ask(acceptor: Any, request: UpgradeRequest) -> Deferred[Any]:
-    if IProtocolFactory.providedBy(acceptor):
-        request.channel.site.start_factory(acceptor)
-        return maybeDeferred(acceptor.buildProtocol, request.getClientAddress())
-    return maybeDeferred(acceptor, request, UpgradeToken("websocket"))
 
 
 class _ServerFactory(WebSocketServerFactory):
@@ -227,7 +217,7 @@ class _ServerFactory(WebSocketServerFactory):
 
     def __init__(self, acceptor: Acceptor | IProtocolFactory) -> None:
         super().__init__()
-        self.acceptor = acceptor
+        self.acceptor = acceptor_of(acceptor)
         self.setProtocolOptions(failByDrop=False, closeHandshakeTimeout=_GOODBYE)
 
 

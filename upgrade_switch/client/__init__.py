@@ -1,0 +1,3 @@
+"""
+The client: a connection pool that can switch, for agents and treq, and an endpoint over it.
+"""

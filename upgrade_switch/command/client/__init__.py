@@ -1,0 +1,3 @@
+"""
+The subcommands that connect to a server: ``connect`` and ``forward``.
+"""

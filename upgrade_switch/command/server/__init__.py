@@ -1,0 +1,3 @@
+"""
+``upgrade-switch serve``: a site that switches, from the command line.
+"""

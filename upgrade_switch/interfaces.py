@@ -1,0 +1,272 @@
+"""
+What users, and the rooms of this package, provide to one another.
+
+Users implement :class:`IDrainable`, :class:`ILayered`, :class:`ITakesUpgrades`, :class:`ISelective`,
+:class:`IPrefaced` and :class:`ISwitchObserver`, or write an :data:`Acceptor`. The package provides
+:class:`ISwitchedConnection`, :class:`IUpgradeRequest`, :class:`IUpgradeSite` and :class:`IDetachable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, MutableSet, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple, TypeAlias
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
+from zope.interface import Attribute, Interface
+
+from .negotiation import Offer, UpgradeToken
+
+__all__ = [
+    "Acceptor",
+    "Answer",
+    "ConnectAcceptor",
+    "Declined",
+    "IDetachable",
+    "IDrainable",
+    "ILayered",
+    "IPrefaced",
+    "ISelective",
+    "ISwitchObserver",
+    "ISwitchedConnection",
+    "ITakesUpgrades",
+    "IUpgradeRequest",
+    "IUpgradeSite",
+    "SwitchHead",
+]
+
+Answer: TypeAlias = IProtocol | IResource
+"""What an acceptor results in: the protocol to switch to, or the resource that answers in HTTP."""
+
+# The request is Any, since it is of whatever class the site's requestFactory is, and an acceptor may
+# well ask for that class.
+Acceptor: TypeAlias = Callable[
+    [Any, UpgradeToken], Answer | Deferred[Answer] | Coroutine[Any, Any, Answer]
+]
+"""Decides about one offered token: called with the request and the token."""
+
+ConnectAcceptor: TypeAlias = Callable[
+    [Any, bytes], Answer | Deferred[Answer] | Coroutine[Any, Any, Answer]
+]
+"""Decides about a CONNECT: called with the request and its authority, such as ``b"host:22"``."""
+
+
+# What users implement.
+
+
+class IDrainable(Interface):
+    """A target that can say goodbye in its own protocol when the server goes down."""
+
+    def drain() -> None:
+        """
+        Say goodbye and close the connection: the server is going down. What is left is aborted when
+        the time that ``UpgradeSite.drain`` was given is over.
+        """
+
+
+class ILayered(IProtocol):
+    """
+    A target that carries further protocols: the 101 names all of them, in ascending order (RFC 9110
+    §7.8; RFC 2817 §3.3 has ``TLS/1.0, HTTP/1.1``).
+    """
+
+    layers: tuple[str, ...] = Attribute("The tokens above the one that is switched to.")
+
+
+class ITakesUpgrades(Interface):
+    """A resource that switches by itself; a site's own upgrades leave it what it takes."""
+
+    def takes(request: IUpgradeRequest) -> bool:  # noqa: N805 - interfaces have no self
+        """Whether it switches to one of the tokens in ``request.offer``."""
+
+
+class ISelective(Interface):
+    """An acceptor that ignores some requests: for those, its token counts as unknown."""
+
+    def ignores(request: IUpgradeRequest) -> bool:  # noqa: N805 - interfaces have no self
+        """Whether this request's offer is to be ignored (RFC 9110 §7.8: never an error)."""
+
+
+class IPrefaced(Interface):
+    """An upgrade that a client may also begin a connection with, without asking first."""
+
+    preface: bytes | None = Attribute("The first bytes of such a connection; None: there are none.")
+
+    def factory_for(site: IUpgradeSite) -> IProtocolFactory:  # noqa: N805 - interfaces have no self
+        """
+        What builds the protocols of connections to a site that begin with the preface. Only
+        connections without TLS are looked at: inside it, ALPN names the protocol.
+        """
+
+
+class Declined(StrEnum):
+    """Why an upgrade was answered in HTTP."""
+
+    INELIGIBLE = "ineligible"
+    """The request may not switch: ``request.offer.ineligible`` says why (RFC 9110 §7.8)."""
+    UNKNOWN = "unknown token"
+    """The resource knows none of the tokens that the client offers."""
+    ANSWERED = "answered"
+    """The acceptor, or the factory, chose to answer in HTTP; the response's code says more."""
+    FULL = "full"
+    """``max_switched`` connections are switched already."""
+    DRAINING = "going down"
+    """The site drains."""
+    TIMEOUT = "too slow"
+    """The acceptor has taken longer than ``accept_timeout``."""
+    FAILED = "failed"
+    """The acceptor raised, or its result is neither a protocol nor a resource."""
+    LEFT = "client left"
+    """The client was gone before there was a decision."""
+
+
+class ISwitchObserver(Interface):
+    """
+    Is told what happens to the upgrades of an ``UpgradeSite(observers=[...])``, while it happens: an
+    observer that takes long delays the connection. What an observer raises is logged, and harmless.
+    """
+
+    def switched(connection: ISwitchedConnection) -> None:  # noqa: N805 - interfaces have no self
+        """
+        A connection is given to its target. A connection that switches again (a WebSocket inside
+        upgraded TLS) is reported again, and ends once.
+
+        :param connection: the entry in ``site.switched``, with token, path, peer and target.
+        """
+
+    def ended(
+        connection: ISwitchedConnection,  # noqa: N805 - interfaces have no self
+        seconds: float,
+        reason: Failure,
+    ) -> None:
+        """
+        A switched connection is over, and its target has been told.
+
+        :param connection: the same as in :meth:`switched`.
+        :param seconds: how long it was switched.
+        :param reason: what the transport says.
+        """
+
+    def declined(
+        request: IUpgradeRequest,  # noqa: N805 - interfaces have no self
+        token: UpgradeToken | None,
+        why: Declined,
+    ) -> None:
+        """
+        A request for an upgrade is answered in HTTP, or not at all.
+
+        :param request: the request; its ``offer`` is what the client asked for.
+        :param token: the offered token that was decided about; None if none is known.
+        :param why: the kind of reason. ``request.code`` is the answer's, if there is one already.
+        """
+
+
+# What the package provides.
+
+
+class ISwitchedConnection(Interface):
+    """A connection that has left HTTP."""
+
+    token: UpgradeToken | None = Attribute("What it has switched to; None for a preface or CONNECT.")
+    path: bytes = Attribute("The path of the request that switched it; the authority of a CONNECT.")
+    since: float = Attribute("When it switched, in seconds on the reactor's clock.")
+    target: IProtocol | None = Attribute("The protocol that owns it; None until one does.")
+    peer: IAddress = Attribute("The address of the other end, as the transport has it.")
+
+    def abort() -> None:
+        """End the connection at once; what waits to be sent is lost. Harmless when it is over."""
+
+
+class SwitchHead(NamedTuple):
+    """The head of the response that ends HTTP: a 101, or a 200 to CONNECT."""
+
+    code: int
+    phrase: bytes
+    fields: Sequence[tuple[bytes, bytes]]
+    """Names, in their canonical spelling, and values."""
+
+
+class IDetachable(Interface):
+    """
+    Something that can leave HTTP on a live connection: an HTTP/1.1 channel, or whatever stands in its
+    place for one request.
+
+    Whoever calls :meth:`detach` owns the connection afterwards, and gives it to its target with
+    ``takeover.hand_over``.
+    """
+
+    transport: Any = Attribute("The transport, as whatever speaks HTTP on it sees it.")
+
+    def slot() -> Any:
+        """
+        Where the transport keeps the protocol that it gives its bytes to (``_twisted.Slot``).
+
+        :raises NotDetachable: if nobody knows, or if something else is there.
+        """
+
+    def detach(head: SwitchHead | None) -> bytes:  # noqa: N805 - interfaces have no self
+        """
+        Write the head, finish the request that it answers, and take everything that is HTTP's off
+        the connection: timers, the registered producer, and the request itself.
+
+        :param head: what to answer; None where no request asked (a preface).
+        :return: the trailing data: all bytes that were read and are not HTTP's. They belong to the
+            target.
+        """
+
+
+class IUpgradeRequest(IRequest):
+    """A request that knows what its client offers, and that can switch."""
+
+    offer: Offer = Attribute("All that the client is willing to switch to.")
+    has_switched: bool = Attribute("Whether the request was answered with another protocol.")
+    site: IUpgradeSite = Attribute("The site that the request came to.")
+
+    def notifyFinish() -> Deferred[None]:
+        """
+        :return: fires when the request is finished; fails if the connection ends before that.
+        """
+
+
+class IUpgradeSite(Interface):
+    """A site whose connections can switch."""
+
+    reactor: IReactorTime = Attribute("The clock of the site's time limits.")
+    observers: Sequence[ISwitchObserver] = Attribute("Who is told of what happens to upgrades.")
+    accept_timeout: float | None = Attribute("How many seconds an acceptor may take.")
+    switched: Any = Attribute("The connections that are switched (``server.switched``).")
+    deciding: MutableSet[Any] = Attribute("The decisions that acceptors are still at work on.")
+
+    def start_factory(factory: IProtocolFactory) -> None:  # noqa: N805 - interfaces have no self
+        """Call a factory's ``doStart`` before its first use; its ``doStop`` comes with the site's."""
+
+    def buildProtocol(addr: IAddress) -> IProtocol | None:  # noqa: N805 - interfaces have no self
+        """Build what speaks HTTP on a connection."""
+
+    def site_upgrade_for(request: IUpgradeRequest) -> IResource | None:  # noqa: N805
+        """What answers a request that offers one of the site's own tokens; None: the tree does."""
+
+    def match(request: IUpgradeRequest) -> Any:  # noqa: N805 - interfaces have no self
+        """The first offered token that is the site's own (``server.upgrades.UpgradeMatch``)."""
+
+    def offers(token: str) -> bool:  # noqa: N805 - interfaces have no self
+        """Whether one of the site's own upgrades is to a token."""
+
+    def answer_to_connect(request: IUpgradeRequest) -> IResource | None:  # noqa: N805
+        """What answers a CONNECT in place of the resource tree; None: the tree does."""
+
+    def prefaces_on(transport: object) -> Any:  # noqa: N805 - interfaces have no self
+        """What a connection may begin with in place of a request; None if there is nothing."""
+
+    def target_of(factory: IProtocolFactory, transport: Any) -> IProtocol | None:  # noqa: N805
+        """The protocol for a connection that begins with a preface; None if it gets none."""
+
+    def target_behind_end(  # the same, for a connection that has ended already
+        factory: IProtocolFactory,  # noqa: N805 - interfaces have no self
+        transport: Any,
+    ) -> IProtocol | None:
+        """The same for a connection that is known to have ended."""

@@ -1,0 +1,3 @@
+"""
+The server: a ``twisted.web`` site whose connections can switch.
+"""

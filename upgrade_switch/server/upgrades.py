@@ -1,0 +1,202 @@
+"""
+:class:`Upgrades`: what each token leads to, and which one a request's offer matches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from inspect import signature
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from twisted.internet.interfaces import IProtocol, IProtocolFactory
+
+from ..errors import InvalidUpgrades
+from ..interfaces import Acceptor, Answer, ConnectAcceptor, Declined, ISelective, IUpgradeRequest
+from ..negotiation import TokenTable, UpgradeToken
+from .pages import service_unavailable
+
+if TYPE_CHECKING:
+    from .request import UpgradeRequest
+
+__all__ = [
+    "ConnectMatch",
+    "Match",
+    "UpgradeMatch",
+    "Upgrades",
+    "acceptor_of",
+    "build_or_decline",
+    "check_connect",
+]
+
+
+class UpgradeMatch(NamedTuple):
+    """A token of a request's offer that is known here, and what decides about it."""
+
+    token: UpgradeToken
+    acceptor: Callable[[Any, UpgradeToken], Any]
+
+    def ask(self, request: UpgradeRequest) -> Any:
+        """What the acceptor, or the factory, makes of the request: a result, Deferred or coroutine."""
+        return self.acceptor(request, self.token)
+
+    def switch(self, request: UpgradeRequest, target: IProtocol) -> Declined | None:
+        """Switch; or say why not."""
+        return request.try_switch_to(self.token, target)
+
+
+class ConnectMatch(NamedTuple):
+    """A CONNECT, and what decides about it."""
+
+    acceptor: ConnectAcceptor
+    token = None
+
+    def ask(self, request: UpgradeRequest) -> Any:
+        return self.acceptor(request, request.uri)
+
+    def switch(self, request: UpgradeRequest, target: IProtocol) -> Declined | None:
+        return request.try_accept_connect(target)
+
+
+Match = UpgradeMatch | ConnectMatch
+
+
+class _Entry(NamedTuple):
+    """What a token leads to."""
+
+    acceptor: Callable[[Any, UpgradeToken], Any]
+    ignores: Callable[[IUpgradeRequest], bool] | None
+    """Set if the acceptor is selective."""
+
+
+class Upgrades:
+    """
+    A mapping from tokens to what they lead to, as ``UpgradeResource`` and ``UpgradeSite`` take it.
+
+    :ivar names: the tokens as they were written, in their order.
+    :ivar values: what they lead to, as it was given.
+    """
+
+    def __init__(self, upgrades: Mapping[str, IProtocolFactory | Acceptor]) -> None:
+        """
+        :raises InvalidToken: if a key is not a token.
+        :raises InvalidUpgrades: if it is not a mapping, if a value is neither a factory nor an
+            acceptor, or if two keys are the same token.
+        """
+        if not isinstance(upgrades, Mapping):
+            raise InvalidUpgrades(f"not a mapping from tokens, as {{'echo': factory}} is: {upgrades!r}")
+        for key, value in upgrades.items():
+            _check_value(key, value)
+        self.values: tuple[Any, ...] = tuple(upgrades.values())
+        self._table = TokenTable({key: _entry(value) for key, value in upgrades.items()})
+        self.names = self._table.names
+
+    def knows(self, token: UpgradeToken) -> bool:
+        """Whether a token is known here, or is one that nobody can take (``h2``)."""
+        return token.key[0] == "h2" or next(self._table.known([token]), None) is not None
+
+    def match(self, request: UpgradeRequest) -> UpgradeMatch | None:
+        """The first token of a request's offer that is known here, and not ignored."""
+        # Each is asked once, however often a stranger repeats its token.
+        ignoring: set[int] = set()
+        for token, entry in self._table.known(request.offer):
+            if token.key[0] in _OF_THE_CONNECTION and _is_out_of_place(request, token):
+                continue
+            ignores = entry.ignores
+            if ignores is None or (id(entry) not in ignoring and not ignores(request)):
+                return UpgradeMatch(token, entry.acceptor)
+            ignoring.add(id(entry))
+        return None
+
+
+def _entry(value: Any) -> _Entry:
+    return _Entry(acceptor_of(value), value.ignores if ISelective.providedBy(value) else None)
+
+
+def acceptor_of(value: IProtocolFactory | Acceptor) -> Acceptor:
+    """The acceptor that a value of a mapping of upgrades is, or that a factory there stands for."""
+    if not IProtocolFactory.providedBy(value):
+        return value
+    return lambda request, token: build_or_decline(value, request)
+
+
+def build_or_decline(factory: IProtocolFactory, request: UpgradeRequest) -> Answer:
+    """
+    Have a factory build a protocol for a request's client.
+
+    :return: the protocol; or a 503 if the factory takes no connection now.
+    """
+    request.site.start_factory(factory)
+    target = factory.buildProtocol(request.getClientAddress())
+    return service_unavailable("No connection is taken now.") if target is None else target
+
+
+# Tokens that name what the connection speaks, whatever the resource.
+_OF_THE_CONNECTION = frozenset(["h2", "h2c", "tls"])
+
+
+def _is_out_of_place(request: UpgradeRequest, token: UpgradeToken) -> bool:
+    """
+    Whether a token makes no sense on this connection: ``h2`` never does (it is ALPN's, RFC 9113
+    §3.1), ``h2c`` not over TLS (there it is ``h2``), ``TLS`` not where the client has it already.
+    """
+    name = token.key[0]
+    if name == "h2":
+        return True
+    return bool(request.channel.isSecure() if name == "h2c" else request.isSecure())
+
+
+def check_connect(value: object) -> None:
+    """
+    :raises InvalidUpgrades: if a value is not an acceptor of CONNECTs.
+    """
+    if IProtocolFactory.providedBy(value) or isinstance(value, type) or not callable(value):
+        raise InvalidUpgrades(f"connect is a callable (request, authority), not {value!r}")
+    _check_call("connect", value, "(request, authority)")
+
+
+def _check_value(key: object, value: object) -> None:
+    """Refuse what an acceptor or factory is often mistaken for, when it can still be told."""
+    if IProtocolFactory.providedBy(value):
+        return
+    if isinstance(value, type) and IProtocolFactory.implementedBy(value):
+        raise InvalidUpgrades(f"{key!r}: {value.__name__} is a class; give an instance of it")
+    if isinstance(value, type):
+        raise InvalidUpgrades(
+            f"{key!r}: {value.__name__} is a class; give Factory.forProtocol({value.__name__}), "
+            "an instance of the factory, or a function"
+        )
+    if IProtocol.providedBy(value) or not callable(value):
+        raise InvalidUpgrades(
+            f"{key!r}: neither an IProtocolFactory nor a callable (request, token): {value!r}"
+        )
+    _check_call(key, value, "(request, token)")
+
+
+def _check_call(key: object, acceptor: Any, arguments: str) -> None:
+    """Refuse what cannot be called as an acceptor is, and what only makes acceptors (``h2c``)."""
+    if _makes_acceptors(acceptor):
+        name = acceptor.__name__
+        raise InvalidUpgrades(f"{key!r}: {name} makes acceptors, but is not one: give {name}(...)")
+    try:
+        wanted = signature(acceptor)
+    except (TypeError, ValueError):
+        # A builtin that does not tell.
+        return
+    try:
+        wanted.bind(None, None)
+    except TypeError:
+        raise InvalidUpgrades(f"{key!r}: {acceptor!r} cannot be called with {arguments}") from None
+
+
+# Where the functions live that make acceptors: this package's name, and the room.
+_PROTOCOLS = f"{__name__.partition('.')[0]}.protocols."
+
+
+def _makes_acceptors(acceptor: object) -> bool:
+    """Whether something is one of the functions of ``upgrade_switch.protocols``."""
+    if not isinstance(acceptor, FunctionType):
+        return False
+    # None for a function whose source was executed as a string.
+    is_ours = (acceptor.__module__ or "").startswith(_PROTOCOLS)
+    return is_ours and acceptor.__qualname__ == acceptor.__name__
