@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from io import SEEK_END, BytesIO
 from tempfile import SpooledTemporaryFile
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
@@ -37,9 +37,6 @@ from ..interfaces import Declined, IDetachable, ILayered, IUpgradeRequest, IUpgr
 from ..negotiation import NO_OFFER, Offer, UpgradeToken
 from ..takeover import check_target
 from .pages import StatusPage
-
-if TYPE_CHECKING:
-    from twisted.web.http import HTTPChannel
 
 __all__ = ["CarriedRequest", "UpgradeRequest"]
 
@@ -80,8 +77,9 @@ class UpgradeRequest(Request):
     own; where it overrides ``process``, it calls ``super().process()``.
     """
 
-    channel: HTTPChannel
-    site: IUpgradeSite
+    # Any: an HTTP/1.1 channel, or whatever a stream of HTTP/2 has in its place.
+    channel: Any
+    site: IUpgradeSite  # type: ignore[assignment]  # twisted.web has a Site, or None, here
     _offer: Offer | None = None
     _switched = False
     _as_sent: tuple[bytes, Headers] | None = None

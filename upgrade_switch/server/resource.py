@@ -125,7 +125,7 @@ class UpgradeResource(Resource):
         self._upgrades = Upgrades(upgrades)
         self._otherwise = upgrade_required(*self._upgrades.names) if fallback is None else fallback
 
-    def takes(self, request: UpgradeRequest) -> bool:
+    def takes(self, request: IUpgradeRequest) -> bool:
         """Whether an offered token is known here, as :class:`ITakesUpgrades` asks."""
         return self._upgrades.match(request) is not None
 
