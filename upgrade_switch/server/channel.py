@@ -140,7 +140,7 @@ class UpgradeChannel(HTTPChannel):
         return factory, data
 
     def timeoutConnection(self) -> None:
-        """No more came: a connection whose bytes are a preface is its target's, others are closed."""
+        """No more came: what has come by now is a preface, or the connection is closed."""
         factory, data = self._undecided_preface()
         if factory is None or not self._hand_over_to(factory, data):
             super().timeoutConnection()
@@ -359,7 +359,7 @@ class UpgradeChannel(HTTPChannel):
 
 
 def _spaced(headers: Headers) -> Headers:
-    """The headers, without CR, LF and NUL in any value; the same object where there are none."""
+    """The headers without CR, LF and NUL in any value; the same object if there are none."""
     clean = headers
     for name, values in headers.getAllRawHeaders():
         spaced = [one_line(value) for value in values]

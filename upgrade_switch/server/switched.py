@@ -113,7 +113,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         :param path: the request's path; empty for a preface.
         """
         transport = leaving.transport
-        # Before anybody else's code runs: who looks at the site in notifyFinish counts this one, too.
+        # Before any code of others runs: in notifyFinish, the site counts this connection already.
         connection = self._enter(transport, token, path, target)
         try:
             trailing = leaving.detach(head)
@@ -171,7 +171,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
 
     def when_empty(self) -> Deferred[None]:
         """
-        :return: fires (None) when there is no connection left; at once if there is none.
+        :return: fires (None) when no connection is left; at once if there is none.
         """
         waiter: Deferred[None] = Deferred()
         if self._members:
