@@ -66,6 +66,8 @@ class ChannelState(Enum):
 class UpgradeChannel(HTTPChannel):
     """
     Twisted's HTTP/1.1 server protocol, with the takeover hook. Built by ``UpgradeSite``.
+
+    :ivar state: what the connection speaks.
     """
 
     # Set by twisted.web's factories, and by makeConnection.
@@ -74,7 +76,7 @@ class UpgradeChannel(HTTPChannel):
     # Twisted's proxy between transport and channel, set by whoever builds it.
     proxy: ref[Any] | None = None
 
-    _state = ChannelState.HTTP
+    state = ChannelState.HTTP
     # The site's prefaces, if it has some; and the first bytes, until it is known what they are.
     _prefaces: PrefaceTable[IProtocolFactory] | None = None
     _undecided = b""
@@ -89,14 +91,14 @@ class UpgradeChannel(HTTPChannel):
     def connectionMade(self) -> None:
         self._prefaces = self.site.prefaces_on(self.transport)
         if self._prefaces is not None:
-            self._state = ChannelState.PREFACE
+            self.state = ChannelState.PREFACE
         super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
         if _twisted.is_closing(self.transport):
             # TLS goes on delivering after loseConnection: what comes behind a 400 is not read.
             return
-        if self._state is ChannelState.PREFACE:
+        if self.state is ChannelState.PREFACE:
             data = self._undecided + data
             if self._is_preface(data):
                 return
@@ -129,13 +131,13 @@ class UpgradeChannel(HTTPChannel):
         return True
 
     def _become_http(self) -> None:
-        self._state, self._undecided = ChannelState.HTTP, b""
+        self.state, self._undecided = ChannelState.HTTP, b""
 
     def _undecided_preface(self) -> tuple[IProtocolFactory | None, bytes]:
         """What the first bytes lead to if no more comes, while they are still undecided."""
         data = self._undecided
         factory = self._prefaces.find(data) if data and self._prefaces is not None else None
-        if self._state is ChannelState.PREFACE:
+        if self.state is ChannelState.PREFACE:
             self._become_http()
         return factory, data
 
@@ -320,12 +322,12 @@ class UpgradeChannel(HTTPChannel):
         """
         if head is None:
             self.setTimeout(None)
-        self._state = ChannelState.LEAVING
+        self.state = ChannelState.LEAVING
         if head is not None:
             self._finish_request(head)
         _twisted.detach_flow_control(self)
         self.transport.unregisterProducer()
-        self._state = ChannelState.LEFT
+        self.state = ChannelState.LEFT
         trailing, self._trailing = self._trailing, b""
         return trailing
 
@@ -347,11 +349,11 @@ class UpgradeChannel(HTTPChannel):
 
     def setTimeout(self, period: float | None) -> None:
         # requestDone starts the idle timer for a next request, which does not come.
-        if self._state is not ChannelState.LEAVING:
+        if self.state is not ChannelState.LEAVING:
             super().setTimeout(period)
 
     def setLineMode(self, extra: bytes = b"") -> None:
-        if self._state is ChannelState.LEAVING:
+        if self.state is ChannelState.LEAVING:
             self._trailing = extra + self.clearLineBuffer() + self._behind
             self._behind = b""
         else:
