@@ -154,7 +154,7 @@ def test_repeated_tokens() -> None:
     request.channel = type("Channel", (), {"isSecure": lambda self: False})()
     request.offer = Offer.parse([b"h2c, " * 64])
     acceptor.ignores = lambda request: asked.append(request) or True
-    assert upgrades.choose(request) is None
+    assert upgrades.match(request) is None
     assert asked == [request]
 
 
