@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from . import _twisted
 from .errors import AlreadyInstalled
-from .interfaces import IStreamTransport, ISwitchedConnection
+from .interfaces import ICountsBytes, IStreamTransport, ISwitchedConnection
 from .takeover import check_target, hand_over, replay_ended_connection
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class SwitchedConnection:
     :ivar path: the path of the request that switched it.
     :ivar since: when, in seconds on the reactor's clock.
     :ivar target: the protocol that owns it; None until it does (on a client, until :meth:`install`).
+    :ivar user: on a server, who the client is, as far as that has been checked; else None.
     """
 
     __slots__ = (
@@ -113,6 +114,7 @@ class SwitchedConnection:
         "since",
         "target",
         "token",
+        "user",
     )
 
     def __init__(
@@ -127,6 +129,7 @@ class SwitchedConnection:
         self.path = path
         self.since = since
         self.target: IProtocol | None = None
+        self.user: str | None = None
         self._transport = transport
         self._uninstalled = uninstalled
         self._listener: EndListener | None = None
@@ -139,6 +142,21 @@ class SwitchedConnection:
         """The address of the other end, as the transport has it."""
         address: IAddress = self._transport.getPeer()
         return address
+
+    @property
+    def bytes_in(self) -> int | None:
+        """How many bytes the target has been given; None if it does not count them."""
+        return self.target.bytes_in if ICountsBytes.providedBy(self.target) else None
+
+    @property
+    def bytes_out(self) -> int | None:
+        """How many bytes the target has sent; None if it does not count them."""
+        return self.target.bytes_out if ICountsBytes.providedBy(self.target) else None
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes wait to be sent: Twisted's, and the TLS layer's, not the kernel's."""
+        return _twisted.unsent(self._transport)
 
     def abort(self) -> None:
         """End the connection at once; what waits to be sent is lost. Harmless when it is over."""

@@ -22,6 +22,7 @@ __all__ = [
     "one_line",
     "options_without",
     "printable",
+    "split_absolute",
     "split_protocol",
 ]
 
@@ -50,6 +51,12 @@ _HOST = re.compile(
     rb"(?:\[(?:(?P<v6>[0-9A-Fa-f:.]+)|[vV][0-9A-Fa-f]+\.[\w\-.~!$&'()*+,;=:]+)\]"
     rb"|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::(?P<port>[0-9]*))?\Z",
     re.ASCII,
+)
+
+
+# RFC 3986 §3.1, §3.2; the rest is whatever follows.
+_ABSOLUTE = re.compile(
+    rb"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*):(?://(?P<authority>[^/?#]*)(?P<rest>.*)|.*)\Z", re.DOTALL
 )
 
 
@@ -96,6 +103,24 @@ def is_authority(value: bytes) -> bool:
         return False
     port: bytes = match["port"] or b"0"
     return len(port) <= _MOST_PORT_DIGITS and 0 < int(port) < 65536
+
+
+def split_absolute(target: bytes) -> tuple[bytes, bytes] | None:
+    """
+    Split a request target in absolute-form (RFC 9112 §3.2.2).
+
+    :return: its authority, and the rest in origin-form (``b""`` without path and query); None if the
+        target has another form. The authority is empty if it is not valid, or the scheme is neither
+        ``http`` nor ``https``.
+    """
+    match = _ABSOLUTE.match(target)
+    if match is None:
+        return None
+    authority = match["authority"] or b""
+    if match["scheme"].lower() not in (b"http", b"https") or not is_host(authority):
+        return b"", target
+    rest: bytes = match["rest"] or b""
+    return authority, b"/" + rest if rest.startswith(b"?") else rest
 
 
 def elements(lines: Iterable[bytes]) -> Iterator[str]:

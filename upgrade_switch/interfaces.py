@@ -34,6 +34,7 @@ __all__ = [
     "Answer",
     "ConnectAcceptor",
     "Declined",
+    "ICountsBytes",
     "IDetachable",
     "IDrainable",
     "ILayered",
@@ -123,6 +124,8 @@ class Declined(StrEnum):
     """The acceptor, or the factory, chose to answer in HTTP; the response's code says more."""
     FULL = "full"
     """``max_switched`` connections are switched already."""
+    ADDRESS_FULL = "address full"
+    """``max_per_address`` connections of this client's address are switched already."""
     DRAINING = "going down"
     """The site drains."""
     TIMEOUT = "too slow"
@@ -131,6 +134,13 @@ class Declined(StrEnum):
     """The acceptor raised, or its result is neither a protocol nor a resource."""
     LEFT = "client left"
     """The client was gone before there was a decision."""
+
+
+class ICountsBytes(Interface):
+    """A target that counts what goes through it."""
+
+    bytes_in: int = Attribute("How many bytes it has been given.")
+    bytes_out: int = Attribute("How many bytes it has sent.")
 
 
 class ISwitchObserver(Interface):
@@ -192,6 +202,9 @@ class ISwitchedConnection(Interface):
     since: float = Attribute("When it switched, in seconds on the reactor's clock.")
     target: IProtocol | None = Attribute("The protocol that owns it; None until one does.")
     peer: IAddress = Attribute("The address of the other end, as the transport has it.")
+    user: str | None = Attribute("Who the client is: a name that was checked; None if unknown.")
+    bytes_in: int | None = Attribute("How many bytes the target got; None: not counted.")
+    bytes_out: int | None = Attribute("How many bytes the target sent; None: not counted.")
 
     def abort() -> None:
         """End the connection at once; what waits to be sent is lost. Harmless when it is over."""
@@ -216,6 +229,9 @@ class IDetachable(Interface):
     """
 
     transport: IStreamTransport = Attribute("The transport, as whatever speaks HTTP on it sees it.")
+
+    def has_trailing_data() -> bool:
+        """Whether bytes have been read already behind the request that is being answered."""
 
     def slot() -> Any:
         """
@@ -245,6 +261,8 @@ class IUpgradeRequest(IRequest):
     code: int = Attribute("The status code of the answer, as far as it is known.")
     code_message: bytes = Attribute("The reason phrase of the answer.")
     startedWriting: int = Attribute("Whether the head of the answer has been written.")
+    decline_detail: str = Attribute("Why an upgrade was declined, for people; empty if it was not.")
+    authenticated_user: str | None = Attribute("Who the client is: a name that was checked.")
 
     def notifyFinish() -> Deferred[None]:
         """
@@ -258,6 +276,7 @@ class IUpgradeSite(Interface):
     reactor: IReactorTime = Attribute("The clock of the site's time limits.")
     observers: Sequence[ISwitchObserver] = Attribute("Who is told of what happens to upgrades.")
     accept_timeout: float | None = Attribute("How many seconds an acceptor may take.")
+    head_timeout: float | None = Attribute("How many seconds a request's head may take to arrive.")
     switched: Any = Attribute("The connections that are switched (``server.switched``).")
     deciding: MutableSet[Any] = Attribute("The decisions that acceptors are still at work on.")
 

@@ -57,6 +57,7 @@ NEEDED = (
             "producer",
         ),
     ),
+    Need("twisted.protocols.tls", "TLSMemoryBIOProtocol", ("_appSendBuffer",)),
     Need("twisted.protocols.policies", "ProtocolWrapper", ("disconnecting", "wrappedProtocol")),
     Need(
         "twisted.protocols.tls",
@@ -68,6 +69,8 @@ NEEDED = (
     Need("twisted.web.http", "HTTPChannel.pauseProducing", ("_handlingRequest",)),
     Need("twisted.web.http", "HTTPChannel.resumeProducing", ("_handlingRequest",)),
     Need("twisted.web.http", "HTTPChannel.requestDone", ("persistent", "setLineMode")),
+    Need("twisted.web.http", "HTTPChannel.rawDataReceived", ("_dataBuffer",)),
+    Need("twisted.protocols.basic", "LineReceiver.clearLineBuffer", ("_buffer",)),
     Need("twisted.web.http", "_GenericHTTPChannelProtocol", ("_channel", "_negotiatedProtocol")),
     Need(
         "twisted.web.http",

@@ -30,6 +30,8 @@ __all__ = [
     "detach_flow_control",
     "fix_http11",
     "forget_encoder",
+    "has_begun_line",
+    "has_read_ahead",
     "method_of",
     "negotiating",
     "set_fields",
@@ -71,6 +73,19 @@ def method_of(channel: HTTPChannel) -> bytes:
     """
     method: bytes = channel._command
     return method
+
+
+def has_begun_line(channel: HTTPChannel) -> bool:
+    """Whether a channel has read the beginning of a line. Its buffer can only be emptied in public."""
+    return bool(channel._buffer)
+
+
+def has_read_ahead(channel: HTTPChannel) -> bool:
+    """
+    Whether a channel has read bytes behind the request that it is at work on: they wait in the line
+    buffer, or behind a body in a buffer of the channel's own.
+    """
+    return bool(channel._buffer or any(channel._dataBuffer))
 
 
 @lru_cache(1000)

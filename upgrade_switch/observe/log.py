@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..fields import printable
 from ..interfaces import Declined, ISwitchedConnection, ISwitchObserver, IUpgradeRequest
 from ..negotiation import UpgradeToken
 from .events import path_text, peer_text, target_text, why_ended
@@ -28,6 +31,13 @@ class SwitchLog:
 
     _log = Logger()
 
+    def __init__(self, seconds: Callable[[], float] = monotonic) -> None:
+        """
+        :param seconds: a clock, for what is logged once a minute.
+        """
+        self._seconds = seconds
+        self._declined: dict[Declined, tuple[float, int]] = {}
+
     def switched(self, connection: ISwitchedConnection) -> None:
         fields = _fields(connection)
         self._log.info(_SWITCHED[_way(connection)], event="switched", **fields)
@@ -43,8 +53,33 @@ class SwitchLog:
         )
 
     def declined(self, request: IUpgradeRequest, token: UpgradeToken | None, why: Declined) -> None:
-        """The access log has it."""
+        """
+        A line for each kind of reason, at most once a minute: a stranger must not fill the log. It
+        says how many were left out since the last one.
+        """
+        now = self._seconds()
+        last, left_out = self._declined.get(why, (-_SECONDS_BETWEEN_DECLINES, 0))
+        if now - last < _SECONDS_BETWEEN_DECLINES:
+            self._declined[why] = last, left_out + 1
+            return
+        self._declined[why] = now, 0
+        self._log.info(
+            _DECLINED_MORE if left_out else _DECLINED,
+            event="declined",
+            token=str(token or request.offer),
+            path=path_text(request.path),
+            peer=peer_text(request.getClientAddress()),
+            why=str(why),
+            detail=printable(request.decline_detail)[:_MOST_DETAIL],
+            left_out=left_out,
+        )
 
+
+_SECONDS_BETWEEN_DECLINES = 60
+_MOST_DETAIL = 200
+
+_DECLINED = "{peer} was not switched to {token} at {path}: {why}: {detail}"
+_DECLINED_MORE = f"{_DECLINED} ({{left_out}} more of this kind since the last line)"
 
 _SWITCHED = {
     "token": "{peer} switched to {token} at {path}: {target}",
@@ -72,4 +107,7 @@ def _fields(connection: ISwitchedConnection) -> dict[str, Any]:
         "path": path_text(connection.path),
         "peer": peer_text(connection.peer),
         "target": target_text(connection.target),
+        "user": None if connection.user is None else printable(connection.user),
+        "bytes_in": connection.bytes_in,
+        "bytes_out": connection.bytes_out,
     }

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..fields import printable
 from ..interfaces import Declined, ISwitchedConnection, ISwitchObserver, IUpgradeRequest
 from ..negotiation import UpgradeToken
 from .events import path_text, peer_text, target_text, why_ended
@@ -71,10 +72,6 @@ class Status:
 
     def declined(self, request: IUpgradeRequest, token: UpgradeToken | None, why: Declined) -> None:
         self.declines[self._name(token), why] += 1
-        detail = request.offer.ineligible
-        if why is Declined.ANSWERED and request.startedWriting:
-            phrase = request.code_message.decode("latin-1")
-            detail = f"{request.code} {phrase}"
         self._recent.append(
             _Refusal(
                 self._clock.seconds(),
@@ -82,7 +79,7 @@ class Status:
                 path_text(request.path)[:_MOST_PATH],
                 peer_text(request.getClientAddress()),
                 why,
-                detail,
+                printable(request.decline_detail)[:_MOST_PATH] or None,
             )
         )
 
@@ -130,6 +127,9 @@ def _as_json(connection: ISwitchedConnection, now: float) -> dict[str, Any]:
         "since": _iso(connection.since),
         "seconds": round(now - connection.since, 3),
         "target": target_text(connection.target),
+        "user": connection.user,
+        "bytes_in": connection.bytes_in,
+        "bytes_out": connection.bytes_out,
     }
 
 

@@ -34,9 +34,10 @@ from ..fields import connection_options, one_line
 from ..interfaces import IDetachable, SwitchHead
 from ..takeover import replay_ended_connection
 from .head import read_head
+from .switched import Asked
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IProtocolFactory
+    from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
     from twisted.web.http import Request
 
     from ..interfaces import IUpgradeSite
@@ -48,6 +49,9 @@ __all__ = ["ChannelState", "UpgradeChannel"]
 # More digits than any body has: int() refuses 4,300 of them with a ValueError, which Twisted lets
 # escape into the log, with a traceback, for every connection that sends them.
 _MOST_LENGTH_DIGITS = 18
+
+# Bytes of a body that set the idle timer back. One at a time would hold a connection for ever.
+_LEAST_PROGRESS = 1024
 
 
 class ChannelState(Enum):
@@ -87,6 +91,10 @@ class UpgradeChannel(HTTPChannel):
     _trailing = b""
     # Whether the connection is closed behind the request at hand, whatever that says.
     _is_last_request = False
+    # Runs from the first byte of a request's head to its end, unless it comes in one piece.
+    _head_timer: IDelayedCall | None = None
+    # How many bytes have come since the idle timer was last set back.
+    _progress = 0
 
     def connectionMade(self) -> None:
         self._prefaces = self.site.prefaces_on(self.transport)
@@ -98,6 +106,7 @@ class UpgradeChannel(HTTPChannel):
         if _twisted.is_closing(self.transport):
             # TLS goes on delivering after loseConnection: what comes behind a 400 is not read.
             return
+        self._progress += len(data)
         if self.state is ChannelState.PREFACE:
             data = self._undecided + data
             if self._is_preface(data):
@@ -109,7 +118,41 @@ class UpgradeChannel(HTTPChannel):
                 self._read(data)
                 return
             data = begun + data
+        self._read_lines(data)
+
+    def _read_lines(self, data: bytes) -> None:
+        """Read as ``HTTPChannel`` does, and see to it that a head does not take for ever."""
         super().dataReceived(data)
+        if self._head_timer is None and self._is_reading_head():
+            seconds = self.site.head_timeout
+            if seconds is not None:
+                self._head_timer = self.callLater(seconds, self._head_took_too_long)
+
+    def _is_reading_head(self) -> bool:
+        if self.state is not ChannelState.HTTP or not self.line_mode:
+            return False
+        begun = bool(self.requests) or _twisted.has_begun_line(self)
+        return begun and not _twisted.is_closing(self.transport)
+
+    def _head_took_too_long(self) -> None:
+        self._head_timer = None
+        self._refuse(b"408 Request Timeout")
+
+    def _stop_head_timer(self) -> None:
+        timer, self._head_timer = self._head_timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def allHeadersReceived(self) -> None:
+        self._stop_head_timer()
+        super().allHeadersReceived()
+
+    def resetTimeout(self) -> None:
+        # A body that drips is idle.
+        is_body = bool(self.requests) and not self.line_mode
+        if not is_body or self._progress >= _LEAST_PROGRESS:
+            self._progress = 0
+            super().resetTimeout()
 
     def _is_preface(self, data: bytes) -> bool:
         """
@@ -148,6 +191,7 @@ class UpgradeChannel(HTTPChannel):
             super().timeoutConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._stop_head_timer()
         factory, data = self._undecided_preface()
         super().connectionLost(reason)
         target = None if factory is None else self.site.target_behind_end(factory, self.transport)
@@ -182,7 +226,7 @@ class UpgradeChannel(HTTPChannel):
             return False
         slot = self.slot()
         self._trailing = data
-        self.site.switched.switch(self, slot, None, None, b"", target)
+        self.site.switched.switch(self, slot, None, Asked(address=self.transport.getPeer()), target)
         return True
 
     def _read(self, data: bytes) -> None:
@@ -208,7 +252,7 @@ class UpgradeChannel(HTTPChannel):
                 self._begin(b"GET", head.target, head.fields)
                 data, self._behind = self._behind, b""
             if data and not _twisted.is_closing(self.transport):
-                super().dataReceived(data)
+                self._read_lines(data)
         finally:
             self._reading = False
 
@@ -304,6 +348,9 @@ class UpgradeChannel(HTTPChannel):
         """
         super().writeHeaders(version, code, one_line(reason), _spaced(headers))
 
+    def has_trailing_data(self) -> bool:
+        return bool(self._behind) or _twisted.has_read_ahead(self)
+
     def slot(self) -> _twisted.Slot:
         return _twisted.slot_of(self.transport, self)
 
@@ -332,6 +379,7 @@ class UpgradeChannel(HTTPChannel):
         return trailing
 
     def _finish_request(self, head: SwitchHead) -> None:
+        self._stop_head_timer()
         self._write_head(head)
         # Else requestDone closes the connection: a client may say "close, Upgrade".
         self.persistent = True

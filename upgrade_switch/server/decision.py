@@ -18,16 +18,17 @@ from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET
 
 from ..errors import UpgradeError
-from ..interfaces import Declined
+from ..interfaces import Declined, IUpgradeSite
+from ..negotiation import UpgradeToken
 from ..observe.events import notify
-from .pages import StatusPage, service_unavailable
+from .pages import StatusPage, service_unavailable, too_many_requests
 from .request import UpgradeRequest
 from .upgrades import Match
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-__all__ = ["Decision", "decide", "not_an_answer"]
+__all__ = ["Decision", "decide", "declined", "not_an_answer"]
 
 _log = Logger()
 
@@ -40,10 +41,10 @@ def decide(request: UpgradeRequest, match: Match) -> int | bytes:
     """
     # Here, since an acceptor may finish the request, which then knows no channel any more.
     site = request.site
-    why = site.switched.why_declined(request.channel.transport)
+    why = site.switched.why_declined(request.channel.transport, request.getClientAddress())
     if why is not None:
-        notify(site.observers, "declined", request, match.token, why)
-        answer: bytes = _no_room().render(request)
+        declined(request, match.token, why)
+        answer: bytes = _no_room(why).render(request)
         return answer
     try:
         result = match.ask(request)
@@ -52,14 +53,14 @@ def decide(request: UpgradeRequest, match: Match) -> int | bytes:
     except Exception:
         # Not kept in a variable: its traceback would keep this frame, and the frame the request.
         _fail(request, Failure())
-        notify(site.observers, "declined", request, match.token, Declined.FAILED)
+        declined(request, match.token, Declined.FAILED, site)
         return NOT_DONE_YET
     if isinstance(result, Deferred):
         Decision(request, match, result)
     else:
         why = _settle(request, match, result)
         if why is not None:
-            notify(site.observers, "declined", request, match.token, why)
+            declined(request, match.token, why, site)
     return NOT_DONE_YET
 
 
@@ -77,7 +78,7 @@ def _settle(request: UpgradeRequest, match: Match, result: Any) -> Declined | No
             return Declined.FAILED
         if why is not None:
             _forget_fields(request)
-            _render(request, _no_room())
+            _render(request, _no_room(why))
         return why
     if IResource.providedBy(result):
         _render(request, result)
@@ -101,8 +102,39 @@ def _forget_fields(request: UpgradeRequest) -> None:
     request.cookies = []
 
 
-def _no_room() -> StatusPage:
+def _no_room(why: Declined) -> StatusPage:
+    if why is Declined.ADDRESS_FULL:
+        return too_many_requests("No more connections of this address are taken now.")
     return service_unavailable("No more connections are taken now.")
+
+
+_DETAILS = {
+    Declined.FULL: "max_switched is reached",
+    Declined.ADDRESS_FULL: "max_per_address is reached",
+    Declined.DRAINING: "the site is going down",
+    Declined.TIMEOUT: "the acceptor took longer than accept_timeout",
+    Declined.LEFT: "the client left before there was a decision",
+}
+
+
+def declined(
+    request: UpgradeRequest, token: UpgradeToken | None, why: Declined, site: IUpgradeSite | None = None
+) -> None:
+    """
+    Note that a request is answered in HTTP, and tell the observers.
+
+    :param site: the request's, if it may be finished already.
+    """
+    if not request.decline_detail:
+        request.decline_detail = _DETAILS.get(why) or _detail_of_answer(request)
+    notify((site or request.site).observers, "declined", request, token, why)
+
+
+def _detail_of_answer(request: UpgradeRequest) -> str:
+    if not request.startedWriting:
+        return ""
+    phrase = request.code_message.decode("latin-1")
+    return f"{request.code} {phrase}".rstrip()
 
 
 def _render(request: UpgradeRequest, resource: IResource) -> None:
@@ -114,7 +146,8 @@ def _render(request: UpgradeRequest, resource: IResource) -> None:
 
 
 def _fail(request: UpgradeRequest, reason: Failure) -> None:
-    """500, logged; a response that has been started cannot become one, and is cut off."""
+    """Answer 500, and log why; a response that has been started is cut off."""
+    request.decline_detail = f"{type(reason.value).__name__}: {reason.getErrorMessage()}"
     if not request.startedWriting:
         request.processingFailed(reason)
         return
@@ -170,7 +203,7 @@ class Decision:
             self._notify(request, why)
 
     def _notify(self, request: UpgradeRequest, why: Declined) -> None:
-        notify(self._site.observers, "declined", request, self._match.token, why)
+        declined(request, self._match.token, why, self._site)
 
     def _end(self) -> UpgradeRequest | None:
         """

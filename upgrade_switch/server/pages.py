@@ -9,7 +9,7 @@ from html import escape
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
-__all__ = ["StatusPage", "service_unavailable"]
+__all__ = ["StatusPage", "service_unavailable", "too_many_requests"]
 
 # RFC 9110 §10.2.3: seconds. A guess at when a place becomes free is all that a server has.
 _RETRY_AFTER = b"5"
@@ -54,3 +54,8 @@ class StatusPage(Resource):
 def service_unavailable(detail: str) -> StatusPage:
     """A 503 with ``Retry-After`` (RFC 9110 §15.6.4)."""
     return StatusPage(503, "Service Unavailable", detail, {b"retry-after": _RETRY_AFTER})
+
+
+def too_many_requests(detail: str) -> StatusPage:
+    """A 429 with ``Retry-After`` (RFC 6585 §4)."""
+    return StatusPage(429, "Too Many Requests", detail, {b"retry-after": _RETRY_AFTER})

@@ -32,11 +32,12 @@ from ..errors import (
     SwitchRefused,
     TooManySwitched,
 )
-from ..fields import is_host, options_without
+from ..fields import is_host, options_without, split_absolute
 from ..interfaces import Declined, IDetachable, ILayered, IUpgradeRequest, IUpgradeSite, SwitchHead
 from ..negotiation import NO_OFFER, Offer, UpgradeToken
 from ..takeover import check_target
 from .pages import StatusPage
+from .switched import Asked
 
 __all__ = ["CarriedRequest", "UpgradeRequest"]
 
@@ -55,6 +56,10 @@ _SWITCHING = b"Switching Protocols"
 _CANNOT_SWITCH: dict[Declined, tuple[type[SwitchRefused], str]] = {
     Declined.LEFT: (ClientGone, "the client has left, or the connection is being closed"),
     Declined.DRAINING: (Draining, "the site is going down"),
+    Declined.ADDRESS_FULL: (
+        TooManySwitched,
+        "as many connections of this address are switched as max_per_address allows",
+    ),
     Declined.FULL: (TooManySwitched, "as many connections are switched as max_switched allows"),
 }
 
@@ -83,6 +88,10 @@ class UpgradeRequest(Request):
     _offer: Offer | None = None
     _switched = False
     _as_sent: tuple[bytes, Headers] | None = None
+    _bad_request: str | None = None
+
+    decline_detail = ""
+    authenticated_user: str | None = None
 
     @property
     def offer(self) -> Offer:
@@ -108,10 +117,43 @@ class UpgradeRequest(Request):
         """Whether the request's connection can leave HTTP at all, and has not ended."""
         return IDetachable.providedBy(getattr(self, "channel", None))
 
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """
+        Look at what HTTP asks of every request. A target in absolute-form (RFC 9112 §3.2.2) becomes
+        origin-form, and its authority the Host, before anybody sees the request.
+        """
+        self._bad_request = self._what_is_wrong(version)
+        if self._bad_request is None and not path.startswith(b"/") and command != b"CONNECT":
+            path = self._origin_form(command, path)
+        super().requestReceived(command, path, version)
+
+    def _what_is_wrong(self, version: bytes) -> str | None:
+        """Which rule for every request this one breaks; None if it breaks none."""
+        header = self.requestHeaders.getRawHeaders
+        hosts = header(b"host") or ()
+        if version == b"HTTP/1.1" and (len(hosts) != 1 or not is_host(hosts[0])):
+            # RFC 9112 §3.2.
+            return "A request has one valid Host."
+        for name in (b"authorization", b"proxy-authorization"):
+            # A proxy in front may look at another one of several than twisted.web does.
+            if len(header(name) or ()) > 1:
+                return f"A request has one {name.decode().title()} at most."
+        return None
+
+    def _origin_form(self, command: bytes, target: bytes) -> bytes:
+        parts = split_absolute(target)
+        if parts is None:
+            return target
+        authority, rest = parts
+        if not authority:
+            self._bad_request = "The request's target is not an http or https URL."
+            return target
+        self.requestHeaders.setRawHeaders(b"host", [authority])
+        return rest or (b"*" if command == b"OPTIONS" else b"/")
+
     def process(self) -> None:
         """
-        Answer the request: 400 for HTTP/1.1 without exactly one valid Host (RFC 9112 §3.2), else
-        with the addressed resource.
+        Answer the request: 400 if it breaks a rule of HTTP's, else with the addressed resource.
         """
         site: IUpgradeSite = self.channel.site
         self.site = site
@@ -122,9 +164,8 @@ class UpgradeRequest(Request):
             # RFC 9931: what the client may have sent already belongs into the tunnel, and is not HTTP.
             self.channel.persistent = False
             self.responseHeaders.setRawHeaders(b"connection", [b"close"])
-        hosts = self.requestHeaders.getRawHeaders(b"host") or ()
-        if self.clientproto == b"HTTP/1.1" and (len(hosts) != 1 or not is_host(hosts[0])):
-            self._answer_with(StatusPage(400, "Bad Request", "A request has one valid Host."))
+        if self._bad_request is not None:
+            self._answer_with(StatusPage(400, "Bad Request", self._bad_request))
         elif is_connect and (answer := site.answer_to_connect(self)):
             self._answer_with(answer)
         elif self.path == b"*" and offer and (upgrade := site.site_upgrade_for(self)):
@@ -245,15 +286,20 @@ class UpgradeRequest(Request):
         if channel is None:
             return Declined.LEFT
         switched = self.site.switched
-        why: Declined | None = switched.why_declined(channel.transport)
+        address = self.getClientAddress()
+        why: Declined | None = switched.why_declined(channel.transport, address)
         if why is not None:
             return why
         # It may raise NotDetachable: here, where nothing has been done yet.
         slot = channel.slot()
         connection: SwitchedConnection = switched.switch(
-            channel, slot, self._completed(head), token, self.path, target
+            channel, slot, self._completed(head), self._asked(token), target
         )
         return connection
+
+    def _asked(self, token: UpgradeToken | None) -> Asked:
+        user = self.authenticated_user or _certificate_subject(self.channel.transport)
+        return Asked(token, self.path, self.getClientAddress(), user)
 
     def _completed(self, head: SwitchHead) -> SwitchHead:
         """
@@ -344,3 +390,10 @@ def _without(lines: Sequence[bytes], dropped: Collection[bytes]) -> list[bytes]:
     """The lines of a Connection field, as one, without some options; none if none is left."""
     kept = options_without(lines, {name.decode("latin-1") for name in dropped})
     return [", ".join(kept).encode("latin-1")] if kept else []
+
+
+def _certificate_subject(transport: object) -> str | None:
+    """The subject of the certificate that a client has shown; None if it has shown none."""
+    layer = _twisted.tls_layer(transport)
+    certificate = None if layer is None else layer.getPeerCertificate()
+    return None if certificate is None else certificate.to_cryptography().subject.rfc4514_string()

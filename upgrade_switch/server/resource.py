@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
@@ -15,12 +15,11 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import EncodingResourceWrapper, IResource, Resource, getChildForRequest
 from zope.interface import implementer
 
-from ..errors import InvalidUpgrades
+from ..errors import InvalidArgument, InvalidUpgrades
 from ..fields import connection_options
 from ..interfaces import Acceptor, Declined, ITakesUpgrades, IUpgradeRequest
 from ..negotiation import UpgradeToken
-from ..observe.events import notify
-from .decision import decide
+from .decision import decide, declined
 from .pages import StatusPage
 from .request import UpgradeRequest
 from .upgrades import Upgrades
@@ -99,6 +98,8 @@ class UpgradeResource(Resource):
         self,
         upgrades: Mapping[str, IProtocolFactory | Acceptor],
         fallback: IResource | None = None,
+        *,
+        optimistic: Literal["deliver", "refuse"] = "deliver",
     ) -> None:
         """
         :param upgrades: what each token leads to. A token is ``"echo"`` (any version or none) or
@@ -114,6 +115,10 @@ class UpgradeResource(Resource):
 
         :param fallback: the resource for requests that offer no token of the mapping; it may have
             children. Without one they get a 426 that lists the tokens in the mapping's order.
+        :param optimistic: what to do with a client that sends bytes behind its request before it is
+            answered (RFC 9931): ``deliver`` them to the target, or ``refuse`` the request with 400,
+            before the acceptor is asked.
+        :raises InvalidArgument: if ``optimistic`` is neither.
         :raises InvalidToken: if a key is not a token.
         :raises InvalidUpgrades: if the mapping is empty, a value is neither a factory nor an
             acceptor, or two keys are the same token.
@@ -122,6 +127,9 @@ class UpgradeResource(Resource):
         self._has_warned = False
         if not upgrades:
             raise InvalidUpgrades("an UpgradeResource without upgrades")
+        if optimistic not in ("deliver", "refuse"):
+            raise InvalidArgument(f"optimistic is 'deliver' or 'refuse', not {optimistic!r}")
+        self._refuses_optimistic = optimistic == "refuse"
         self._upgrades = Upgrades(upgrades)
         self._otherwise = upgrade_required(*self._upgrades.names) if fallback is None else fallback
 
@@ -133,6 +141,8 @@ class UpgradeResource(Resource):
         if isinstance(request, UpgradeRequest):
             match = self._upgrades.match(request)
             if match is not None:
+                if self._refuses_optimistic and request.channel.has_trailing_data():
+                    return self._refuse(request, match.token)
                 return decide(request, match)
             _notify_declined(request)
         elif not self._has_warned and request.requestHeaders.hasHeader(b"upgrade"):
@@ -140,6 +150,15 @@ class UpgradeResource(Resource):
             self._has_warned = True
             _log.warn("an UpgradeResource cannot switch: its site is not an UpgradeSite")
         return self._decline(request)
+
+    def _refuse(self, request: UpgradeRequest, token: UpgradeToken) -> bytes:
+        """Refuse a client that has not waited for the answer: what it has sent is not HTTP."""
+        request.channel.persistent = False
+        request.setHeader(b"connection", b"close")
+        request.decline_detail = "the client sent bytes behind its request before it was answered"
+        declined(request, token, Declined.ANSWERED)
+        detail = "Nothing may be sent before the protocol has been switched."
+        return StatusPage(400, "Bad Request", detail).render(request)
 
     def _decline(self, request: IRequest) -> int | bytes:
         prepath, postpath = list(request.prepath), list(request.postpath)
@@ -156,6 +175,8 @@ def _notify_declined(request: UpgradeRequest) -> None:
     """Tell the site's observers of an offer that leads to nothing here."""
     if not request.is_detachable:
         return
-    why = Declined.INELIGIBLE if request.offer.ineligible else Declined.UNKNOWN
-    if request.offer or why is Declined.INELIGIBLE:
-        notify(request.site.observers, "declined", request, None, why)
+    why_not = request.offer.ineligible
+    if request.offer or why_not:
+        why = Declined.INELIGIBLE if why_not else Declined.UNKNOWN
+        request.decline_detail = why_not or f"the client offers {request.offer}"
+        declined(request, None, why)

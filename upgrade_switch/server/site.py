@@ -33,6 +33,7 @@ from ..negotiation import UpgradeToken
 from ..takeover import check_target
 from .channel import UpgradeChannel
 from .decision import decide
+from .limits import Limits, keep_alive_of
 from .pages import StatusPage
 from .preface import PrefaceTable
 from .request import UpgradeRequest
@@ -87,7 +88,10 @@ class UpgradeSite(Site):
         *args: Any,
         accept_timeout: float | None = 30,
         max_switched: int | None = None,
-        tcp_keepalive: bool = True,
+        tcp_keepalive: bool | tuple[int, int, int] = True,
+        head_timeout: float | None = 60,
+        max_unsent: int | None = None,
+        max_per_address: int | None = None,
         upgrades: Mapping[str, IProtocolFactory | Acceptor] | None = None,
         prefaces: Mapping[bytes, IProtocolFactory | IPrefaced] | None = None,
         connect: ConnectAcceptor | None = None,
@@ -100,8 +104,14 @@ class UpgradeSite(Site):
             request answered with 503. None: as long as it likes.
         :param max_switched: how many connections may be switched at the same time; further
             upgrades are declined with 503 and ``Retry-After``. None: any number.
-        :param tcp_keepalive: whether switched TCP connections get TCP's keep-alive. HTTP's idle timer
-            ends with HTTP: idle limits are up to the target, and TCP finds peers that have died.
+        :param tcp_keepalive: TCP's keep-alive on switched connections, as ``(idle, interval,
+            probes)`` in seconds and a number; True: (60, 15, 4). HTTP's idle timer ends with HTTP.
+        :param head_timeout: how many seconds a request's head may take from its first byte to its
+            end; then the request is answered with 408. None: any time.
+        :param max_unsent: how many bytes may wait to be sent on a switched connection; past that, it
+            is aborted. Looked at once a second. None: any number.
+        :param max_per_address: how many connections of one client may be switched (IPv6: of one /64);
+            further ones are declined with 429. UNIX sockets are not counted.
         :param upgrades: what each token leads to, as ``UpgradeResource`` takes it.
         :param prefaces: what each preface leads to.
         :param connect: the acceptor of CONNECTs; without one, the resource tree answers them.
@@ -110,12 +120,14 @@ class UpgradeSite(Site):
         :raises InvalidUpgrades: if a value there is neither a factory nor an acceptor, or ``connect``
             is not an acceptor.
         :raises InvalidPrefaces: if it is not a mapping from bytes to factories.
-        :raises InvalidArgument: if one of the observers is not an ``ISwitchObserver``.
+        :raises InvalidArgument: if an observer or ``tcp_keepalive`` is wrong.
         """
         super().__init__(resource, requestFactory, *args, **kwargs)
         self.accept_timeout = accept_timeout
         self.observers = _checked_observers(observers)
-        self.switched = SwitchedConnections(self.reactor, max_switched, self.observers, tcp_keepalive)
+        self.head_timeout = head_timeout
+        limits = Limits(max_switched, max_per_address, max_unsent, keep_alive_of(tcp_keepalive))
+        self.switched = SwitchedConnections(self.reactor, limits, self.observers)
         self.deciding: set[Decision] = set()
         if connect is not None:
             check_connect(connect)
@@ -190,7 +202,9 @@ class UpgradeSite(Site):
         want an answer more than an upgrade.
         """
         match = self.match(request)
-        if match is None or self.switched.why_no_room(request.channel.transport):
+        if match is None or self.switched.why_no_room(
+            request.channel.transport, request.getClientAddress()
+        ):
             return None
         return _SiteUpgrade(match)
 
@@ -213,11 +227,11 @@ class UpgradeSite(Site):
         full or going down, or the factory wants none or fails (which is logged).
         """
         target = self.target_behind_end(factory, transport)
-        return None if self.switched.why_declined(transport) else target
+        return None if self.switched.why_declined(transport, transport.getPeer()) else target
 
     def target_behind_end(self, factory: IProtocolFactory, transport: Any) -> IProtocol | None:
         """:meth:`target_of`, for a connection that is known to have ended."""
-        if self.switched.why_no_room(transport):
+        if self.switched.why_no_room(transport, transport.getPeer()):
             return None
         try:
             self.start_factory(factory)

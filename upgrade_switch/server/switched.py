@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from .. import _twisted
@@ -23,15 +25,34 @@ from ..interfaces import (
 )
 from ..observe.events import notify
 from ..takeover import hand_over
+from .limits import Limits, Party, party_of
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from ..negotiation import UpgradeToken
 
-__all__ = ["SwitchedConnections", "say_goodbye"]
+__all__ = ["Asked", "SwitchedConnections", "say_goodbye"]
 
 _log = Logger()
+
+
+_NO_LIMITS = Limits()
+
+_SECONDS_BETWEEN_LOOKS = 1
+
+
+class Asked(NamedTuple):
+    """What a client that switches has asked for."""
+
+    token: UpgradeToken | None = None
+    """None for a preface or CONNECT."""
+    path: bytes = b""
+    """The request's path, or a CONNECT's authority; empty for a preface."""
+    address: IAddress | None = None
+    """The client's address."""
+    user: str | None = None
+    """Who the client is, as far as that has been checked."""
 
 
 class SwitchedConnections(Collection[SwitchedConnection]):
@@ -45,24 +66,23 @@ class SwitchedConnections(Collection[SwitchedConnection]):
     def __init__(
         self,
         clock: IReactorTime,
-        limit: int | None = None,
+        limits: Limits = _NO_LIMITS,
         observers: Sequence[ISwitchObserver] = (),
-        tcp_keepalive: bool = True,
     ) -> None:
         """
         :param clock: what ``since`` is taken from.
-        :param limit: how many there may be; None for no limit.
+        :param limits: how many there may be, and what they may hold.
         :param observers: who is told of switches and ends.
-        :param tcp_keepalive: whether switched TCP connections get TCP's keep-alive.
         """
         self._clock = clock
-        self._limit = limit
+        self._limits = limits
         self._observers = observers
-        self._tcp_keepalive = tcp_keepalive
         self.draining = False
-        # A dict, for its order: the oldest comes first.
-        self._members: dict[SwitchedConnection, None] = {}
+        # A dict, for its order: the oldest comes first. Each with whom it is counted for.
+        self._members: dict[SwitchedConnection, Party | None] = {}
+        self._parties: Counter[Party] = Counter()
         self._waiters: list[Deferred[None]] = []
+        self._watching_unsent: LoopingCall | None = None
 
     def __len__(self) -> int:
         return len(self._members)
@@ -75,21 +95,34 @@ class SwitchedConnections(Collection[SwitchedConnection]):
 
     # Admission.
 
-    def why_no_room(self, transport: IStreamTransport) -> Declined | None:
+    def why_no_room(self, transport: IStreamTransport, address: IAddress | None) -> Declined | None:
         """
         Why one more connection may not switch now; None if it may. A connection that has switched
         before takes no more room.
+
+        :param address: the client's.
         """
         if self.draining:
             return Declined.DRAINING
-        if self._limit is None or len(self._members) < self._limit:
-            return None
-        switched_before = isinstance(_twisted.watcher(transport), SwitchedConnection)
-        return None if switched_before else Declined.FULL
+        why = self._why_full(address)
+        switched_before = why and isinstance(_twisted.watcher(transport), SwitchedConnection)
+        return None if switched_before else why
 
-    def why_declined(self, transport: IStreamTransport) -> Declined | None:
+    def _why_full(self, address: IAddress | None) -> Declined | None:
+        limits = self._limits
+        if limits.max_switched is not None and len(self._members) >= limits.max_switched:
+            return Declined.FULL
+        if limits.max_per_address is not None:
+            party = party_of(address)
+            if party is not None and self._parties[party] >= limits.max_per_address:
+                return Declined.ADDRESS_FULL
+        return None
+
+    def why_declined(self, transport: IStreamTransport, address: IAddress | None) -> Declined | None:
         """Why this connection, which must still be open, may not switch now; None if it may."""
-        return Declined.LEFT if _twisted.is_closing(transport) else self.why_no_room(transport)
+        if _twisted.is_closing(transport):
+            return Declined.LEFT
+        return self.why_no_room(transport, address)
 
     # The switch.
 
@@ -98,8 +131,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         leaving: IDetachable,
         slot: _twisted.Slot,
         head: SwitchHead | None,
-        token: UpgradeToken | None,
-        path: bytes,
+        asked: Asked,
         target: IProtocol,
     ) -> SwitchedConnection:
         """
@@ -109,21 +141,20 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         :param leaving: what leaves HTTP.
         :param slot: its :meth:`~upgrade_switch.interfaces.IDetachable.slot`.
         :param head: the head of the answer; None where no request asked.
-        :param token: what is switched to; None for a preface or CONNECT.
-        :param path: the request's path; empty for a preface.
+        :param asked: what the client has asked for.
         """
         transport = leaving.transport
         # Before any code of others runs: in notifyFinish, the site counts this connection already.
-        connection = self._enter(transport, token, path, target)
+        connection = self._enter(transport, asked, target)
         try:
             trailing = leaving.detach(head)
         except BaseException:
             # The access log's formatter, say. The answer is out: there is no way back into HTTP.
             _twisted.abort(transport)
             raise
-        if self._tcp_keepalive and ITCPTransport.providedBy(transport):
-            # HTTP's timer is gone: TCP looks after it.
-            transport.setTcpKeepAlive(True)
+        if self._limits.keep_alive is not None:
+            # HTTP's timer is gone: TCP finds a peer that has died.
+            _twisted.set_keep_alive(transport, *self._limits.keep_alive)
         connection.target = target
         notify(self._observers, "switched", connection)
         hand_over(transport, slot, target, trailing)
@@ -133,11 +164,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         return connection
 
     def _enter(
-        self,
-        transport: IStreamTransport,
-        token: UpgradeToken | None,
-        path: bytes,
-        target: IProtocol,
+        self, transport: IStreamTransport, asked: Asked, target: IProtocol
     ) -> SwitchedConnection:
         """
         Note a switch. One connection is one entry from its first switch to its end, which the
@@ -145,19 +172,41 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         """
         connection = _twisted.watcher(transport)
         if isinstance(connection, SwitchedConnection):
-            connection.token, connection.path, connection.target = token, path, None
+            connection.token, connection.path, connection.target = asked.token, asked.path, None
+            connection.user = asked.user or connection.user
             return connection
-        connection = SwitchedConnection(transport, token, path, self._clock.seconds())
+        connection = SwitchedConnection(transport, asked.token, asked.path, self._clock.seconds())
+        connection.user = asked.user
         connection.on_end(self)
-        self._members[connection] = None
+        party = party_of(asked.address) if self._limits.max_per_address is not None else None
+        self._members[connection] = party
+        if party is not None:
+            self._parties[party] += 1
         _twisted.watch_end(transport, target, connection)
+        if self._limits.max_unsent is not None and self._watching_unsent is None:
+            self._watching_unsent = LoopingCall(self._abort_overfull, self._limits.max_unsent)
+            self._watching_unsent.clock = self._clock
+            self._watching_unsent.start(_SECONDS_BETWEEN_LOOKS, now=False)
         return connection
+
+    def _abort_overfull(self, most: int) -> None:
+        """End the connections whose clients leave more unread than there may be."""
+        for connection in self:
+            if connection.unsent > most:
+                connection.abort()
 
     # The end (connection.EndListener).
 
     def forget(self, connection: SwitchedConnection) -> None:
         """Take a connection out that has ended; harmless when it is not here."""
-        self._members.pop(connection, None)
+        party = self._members.pop(connection, None)
+        if party is not None:
+            self._parties[party] -= 1
+            if not self._parties[party]:
+                del self._parties[party]
+        if not self._members and self._watching_unsent is not None:
+            self._watching_unsent.stop()
+            self._watching_unsent = None
 
     def ended(self, connection: SwitchedConnection, reason: Failure) -> None:
         """Tell the observers, and whoever waits for the last connection's end."""

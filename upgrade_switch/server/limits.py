@@ -1,0 +1,75 @@
+"""
+:class:`Limits`: how many connections a site switches, and how long-lived ones are looked after.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from typing import NamedTuple, TypeAlias
+
+from twisted.internet.interfaces import IAddress
+
+from ..errors import InvalidArgument
+
+__all__ = ["KeepAlive", "Limits", "keep_alive_of", "party_of"]
+
+# RFC 6177 §2: a site has at least a /64, and any of its addresses.
+_IPV6_PREFIX = 64
+
+
+class KeepAlive(NamedTuple):
+    """TCP's keep-alive: when it begins, how often it asks, and after how many silent probes it ends."""
+
+    idle: int = 60
+    interval: int = 15
+    probes: int = 4
+
+
+def keep_alive_of(value: bool | tuple[int, int, int]) -> KeepAlive | None:
+    """
+    What ``UpgradeSite(tcp_keepalive=...)`` says.
+
+    :raises InvalidArgument: if it is neither a bool nor three whole numbers above 0.
+    """
+    if isinstance(value, bool):
+        return KeepAlive() if value else None
+    if not (
+        isinstance(value, tuple)
+        and len(value) == len(KeepAlive._fields)
+        and all(isinstance(number, int) and number > 0 for number in value)
+    ):
+        raise InvalidArgument(f"tcp_keepalive is a bool or (idle, interval, probes), not {value!r}")
+    return KeepAlive(*value)
+
+
+class Limits(NamedTuple):
+    """The limits of a site's switched connections; None: no limit."""
+
+    max_switched: int | None = None
+    max_per_address: int | None = None
+    max_unsent: int | None = None
+    keep_alive: KeepAlive | None = KeepAlive()
+
+
+Party: TypeAlias = str | IPv6Network
+
+
+def party_of(address: IAddress | None) -> Party | None:
+    """
+    Whom a connection is counted for: its address, or for IPv6 the /64 around it.
+
+    :return: None for a UNIX socket, which is not counted.
+    """
+    host = getattr(address, "host", None)
+    if not isinstance(host, str):
+        return None
+    try:
+        parsed = ip_address(host.partition("%")[0])
+    except ValueError:
+        # The PROXY protocol lets a proxy name anything.
+        return host
+    if not isinstance(parsed, IPv6Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return IPv6Network((parsed, _IPV6_PREFIX), strict=False)
