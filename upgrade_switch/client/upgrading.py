@@ -1,296 +1,239 @@
 """
-The client: a connection pool that fits every ``Agent`` and every treq call.
+The protocol of one request with Upgrade: :class:`UpgradeClient`.
 
-``HTTPConnectionPool.getConnection`` may give the agent anything that has ``request(request)``. Ours
-gives an object that looks at the request first: one with ``Upgrade`` gets a connection of its own
-and :class:`UpgradeClient`, any other goes on to Twisted's pool. What is sent stays Twisted's
-(``Request.writeTo``: bodies, chunking); what comes back is h11's, which knows about 101.
+What is sent stays Twisted's (``Request.writeTo``: bodies, chunking); what comes back is h11's, which
+knows about 101. In which states a request can be, and what may happen in each, stands in ``states``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import h11
-from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint, ITCPTransport
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import (
-    HTTPConnectionPool,
-    RequestGenerationFailed,
-    ResponseFailed,
-    ResponseNeverReceived,
-)
+from twisted.web.client import RequestGenerationFailed, ResponseFailed, ResponseNeverReceived
 from twisted.web.http import PotentialDataLoss
-from twisted.web.iweb import IResponse
 
 from .. import _twisted
 from ..connection import AbortUnlessInstalled, HoldingProtocol, SwitchedConnection
-from ..errors import InvalidResponse, NotSwitched
+from ..errors import InvalidResponse
 from ..fields import connection_options
 from ..negotiation import Offer, UpgradeToken
+from .request import ClientRequest, expect_answer, name_upgrade
 from .response import Body, UpgradeResponse, body_done, empty_body
+from .states import Event, State, after
 
 if TYPE_CHECKING:
-    from twisted.web._newclient import Request
+    from twisted.internet.interfaces import IReactorTime
+    from twisted.web.iweb import IResponse
 
-__all__ = ["UpgradeClient", "UpgradePool", "switched_connection"]
-
-
-class UpgradePool(HTTPConnectionPool):
-    """
-    A ``twisted.web.client.HTTPConnectionPool`` whose agents can upgrade: give it to an ``Agent`` or
-    to a treq call, send ``Upgrade`` among the request's headers, and give the response to
-    :func:`switched_connection`.
-
-    A request with Upgrade has a connection of its own, which never returns to the pool: it switches,
-    or it is closed after the refusal's body. It is never retried. Requests without Upgrade behave as
-    with ``HTTPConnectionPool``, except that a 101 to one of them fails it
-    (:class:`~upgrade_switch.errors.InvalidResponse`), where Twisted waits for ever.
-    """
-
-    _factory = _twisted.UnaskedSwitchFactory
-
-    def __init__(self, reactor: Any, persistent: bool = True) -> None:
-        """
-        :param reactor: provides ``IReactorTime``.
-        :param persistent: whether requests without Upgrade keep their connections.
-        """
-        super().__init__(reactor, persistent)
-        self.clock: IReactorTime = reactor
-
-    def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
-        gate: Deferred[_RequestRouter] = Deferred()
-        gate.callback(_RequestRouter(self, key, endpoint))
-        return gate
-
-
-class _RequestRouter:
-    """What an agent gets from the pool: decides for one request which way it goes."""
-
-    def __init__(self, pool: UpgradePool, key: Hashable, endpoint: IStreamClientEndpoint) -> None:
-        self._pool = pool
-        self._key = key
-        self._endpoint = endpoint
-
-    def request(self, request: Request) -> Deferred[IResponse]:
-        if request.headers.hasHeader(b"upgrade"):
-            factory = _ClientFactory(self._pool.clock)
-            connected: Deferred[Any] = self._endpoint.connect(factory)
-        else:
-            connected = HTTPConnectionPool.getConnection(self._pool, self._key, self._endpoint)
-        answered: Deferred[IResponse] = connected.addCallback(lambda p: p.request(request))
-        return answered.addErrback(_say_invalid)
-
-
-def _say_invalid(reason: Failure) -> Failure:
-    """A 101 that nobody asked for arrives inside a ResponseFailed of Twisted's: unwrap it."""
-    for inner in getattr(reason.value, "reasons", ()):
-        if inner.check(InvalidResponse):
-            return Failure(inner.value)
-    return reason
-
-
-class _ClientFactory(Factory):
-    noisy = False
-
-    def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
-
-    def buildProtocol(self, addr: object) -> UpgradeClient:
-        return UpgradeClient(self._clock)
+__all__ = ["UpgradeClient"]
 
 
 class UpgradeClient(Protocol):
     """
-    One request with Upgrade, and its answer. Afterwards the connection is a
-    :class:`SwitchedConnection`'s, or is closed.
+    One request with Upgrade, and its answer. Afterwards a :class:`SwitchedConnection` owns the
+    connection, or it is closed.
     """
 
+    # Twisted has no one type for what can be paused, aborted and told to send at once.
+    transport: Any
+
+    # From `request` on.
+    _request: ClientRequest
+    _offer: Offer
+    _parser: h11.Connection
+    # Until it fires.
+    _answer: Deferred[IResponse]
+    # From the head of a 101 on.
+    _token: UpgradeToken
+    # While HOLDING: the 101 that waits.
+    _head: h11.InformationalResponse
+    # From REFUSED on.
+    _body: Body
+
     def __init__(self, clock: IReactorTime) -> None:
+        """
+        :param clock: tells when the connection has switched.
+        """
         self._clock = clock
-        self._answer: Deferred[IResponse] | None = None
-        self._body: Body | None = None
-        self._anything = False
-        self._lost = False
-        self._sent = False
-        # A 101 that came before the request was out: the new protocol begins behind both (§7.8).
-        self._early: h11.InformationalResponse | None = None
+        self._state = State.IDLE
+
+    def _move(self, event: Event) -> State:
+        """
+        Note that something has happened.
+
+        :return: the state before.
+        """
+        before, self._state = self._state, after(self._state, event)
+        return before
 
     def connectionMade(self) -> None:
-        transport: Any = self.transport
-        if ITCPTransport.providedBy(transport):
+        if ITCPTransport.providedBy(self.transport):
             # UNIX sockets of older Twisteds say that they are TCP's, and raise.
             with suppress(OSError):
-                transport.setTcpNoDelay(True)
+                self.transport.setTcpNoDelay(True)
 
-    def request(self, request: Request) -> Deferred[IResponse]:
+    # The request.
+
+    def request(self, request: ClientRequest) -> Deferred[IResponse]:
         """
-        Send the request.
+        Send the request, the only one of this connection.
 
         :return: fires with its :class:`UpgradeResponse`, or fails; then the connection is closed.
             Cancelling it closes the connection.
+        :raises RuntimeError: if the connection is at work on a request already.
         """
-        upgrade = request.headers.getRawHeaders(b"upgrade") or ()
-        self._offer = Offer.parse(upgrade)
+        if self._move(Event.REQUEST) is State.CLOSED:
+            return fail(ResponseNeverReceived([Failure(ConnectionLost())]))
+        self._offer = Offer.parse(request.headers.getRawHeaders(b"upgrade") or ())
         self._request = request
-        _name_upgrade(request)
-        self._parser = h11.Connection(h11.CLIENT)
-        # A shadow of the request tells h11 what to expect; the real one is written by Twisted.
-        self._parser.send(
-            h11.Request(
-                method=request.method,
-                target=b"/",
-                headers=[
-                    (b"Host", b"shadow"),
-                    (b"Connection", b"Upgrade"),
-                    # h11 wants to know that there is one; what it says is checked here.
-                    (b"Upgrade", b"some"),
-                ],
-            )
-        )
-        self._parser.send(h11.EndOfMessage())
+        name_upgrade(request)
+        self._parser = expect_answer(request.method, upgrade=True)
         answer: Deferred[IResponse] = Deferred(self._cancelled)
         self._answer = answer
         try:
-            writing: Deferred[None] = request.writeTo(self.transport)
+            writing = request.writeTo(self.transport)
         except Exception:
-            self._fail(RequestGenerationFailed([Failure()]))
+            self._not_written(Failure())
             return answer
         writing.addCallbacks(self._written, self._not_written)
         return answer
 
-    def _cancelled(self, answer: Deferred[IResponse]) -> None:
-        # Deferred.cancel fails the answer itself; connectionLost must find nobody to tell.
-        self._answer = None
-        self._close()
-
     def _written(self, _: object) -> None:
-        self._sent = True
-        if self._early is not None and self._answer is not None:
-            self._switch(self._early)
+        if self._state is State.HOLDING:
+            self._switch(self._head, Event.WRITTEN)
+        else:
+            self._move(Event.WRITTEN)
 
     def _not_written(self, reason: Failure) -> None:
-        if self._answer is not None:
+        if self._move(Event.NOT_WRITTEN).is_sending:
             self._fail(RequestGenerationFailed([reason]))
 
-    def _close(self) -> None:
-        self._stop_sending()
+    def _cancelled(self, answer: Deferred[IResponse]) -> None:
+        # Deferred.cancel fails the answer itself.
+        del self._answer
+        if self._move(Event.CANCEL).is_sending:
+            self._stop_sending()
         _twisted.abort(self.transport)
 
     def _stop_sending(self) -> None:
-        if not self._sent:
-            transport: Any = self.transport
-            transport.unregisterProducer()
-            self._request.stopWriting()
+        self.transport.unregisterProducer()
+        self._request.stopWriting()
 
-    def _fail(self, error: Exception) -> None:
-        answer, self._answer = self._answer, None
-        _twisted.abort(self.transport)
-        if answer is not None:
-            answer.errback(Failure(error))
+    # What arrives.
 
     def dataReceived(self, data: bytes) -> None:
-        self._anything = True
+        self._move(Event.BYTES)
         self._parse(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._lost = True
-        body = self._body
-        if body is not None:
-            if reason.check(ConnectionDone):
+        is_clean = reason.check(ConnectionDone) is not None
+        before = self._move(Event.ENDED if is_clean else Event.LOST)
+        if before is State.REFUSED:
+            if is_clean:
                 # h11 knows whether a body may end where the connection does.
                 self._parse(b"")
-            body.finish(Failure(ResponseFailed([reason])))
-        elif self._answer is not None:
-            kind = ResponseFailed if self._anything else ResponseNeverReceived
-            self._fail(kind([reason]))
+            self._body.finish(Failure(ResponseFailed([reason])))
+        elif before in (State.SENDING, State.WAITING):
+            self._fail(ResponseNeverReceived([reason]))
+        elif before in (State.SENDING_AND_READING, State.READING, State.HOLDING):
+            self._fail(ResponseFailed([reason]))
 
     def _parse(self, data: bytes) -> None:
-        if self._answer is None and self._body is None:
+        if not self._state.is_parsing:
             return
         try:
             self._parser.receive_data(data)
-            while True:
+            while self._state.is_parsing:
                 event = self._parser.next_event()
-                if event in (h11.NEED_DATA, h11.PAUSED):
+                if event is h11.NEED_DATA or event is h11.PAUSED:
                     return
                 self._handle(event)
-                if isinstance(event, h11.EndOfMessage):
-                    return
         except h11.RemoteProtocolError as error:
-            self._broken(error)
+            self._invalid(InvalidResponse(f"the answer is not HTTP: {error}", Failure(error)))
         except InvalidResponse as error:
-            self._fail(error)
+            self._invalid(error)
 
-    def _broken(self, error: h11.RemoteProtocolError) -> None:
-        """What came is no HTTP, or is a body that ends too early."""
-        if self._body is not None:
-            self._body.finish(Failure(ResponseFailed([Failure(error)])))
-            _twisted.abort(self.transport)
-        else:
-            self._fail(InvalidResponse(f"the answer is not HTTP: {error}", Failure(error)))
-
-    def _handle(self, event: Any) -> None:
+    def _handle(self, event: object) -> None:
         if isinstance(event, h11.InformationalResponse):
             if event.status_code == 101:
                 self._check_switch(event)
         elif isinstance(event, h11.Response):
             self._refused(event)
         elif isinstance(event, h11.Data):
-            assert self._body is not None
             self._body.write(bytes(event.data))
         elif isinstance(event, h11.EndOfMessage):
             self._body_ended()
 
-    def _refused(self, event: h11.Response) -> None:
+    def _invalid(self, error: InvalidResponse) -> None:
+        """What came is not HTTP, is a 101 that must not be, or is a body that ends too early."""
+        if self._move(Event.INVALID) in (State.REFUSED, State.REFUSED_AND_ENDED):
+            self._body.finish(Failure(ResponseFailed(error.reasons)))
+            _twisted.abort(self.transport)
+        else:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        answer = self._take_answer()
+        _twisted.abort(self.transport)
+        answer.errback(Failure(error))
+
+    def _take_answer(self) -> Deferred[IResponse]:
+        """The Deferred to fire, which this protocol then forgets: the two know each other."""
+        answer = self._answer
+        del self._answer
+        return answer
+
+    # A refusal.
+
+    def _refused(self, head: h11.Response) -> None:
         """Everything but a 101: an ordinary response, after whose body the connection is closed."""
         self._body = Body(self.transport)
-        answer, self._answer = self._answer, None
-        # What is left of the request is of no use to anybody.
-        self._stop_sending()
-        assert answer is not None
-        answer.callback(UpgradeResponse(event, self._request, self._body))
+        if self._move(Event.REFUSAL).is_sending:
+            # What is left of the request is of no use to anybody.
+            self._stop_sending()
+        self._take_answer().callback(UpgradeResponse(head, self._request, self._body))
 
     def _body_ended(self) -> None:
-        body, self._body = self._body, None
-        assert body is not None
-        transport: Any = self.transport
-        if self._lost:
+        if self._move(Event.BODY_END) is State.REFUSED_AND_ENDED:
             # Only the connection's end says that the body is over, as with Twisted's own client.
-            body.finish(Failure(PotentialDataLoss()))
+            self._body.finish(Failure(PotentialDataLoss()))
         else:
-            body.finish(body_done())
+            self._body.finish(body_done())
             # A TLS layer that is paused does not see the other end's goodbye.
-            transport.resumeProducing()
-            transport.loseConnection()
+            self.transport.resumeProducing()
+            self.transport.loseConnection()
 
-    def _check_switch(self, event: h11.InformationalResponse) -> None:
-        transport: Any = self.transport
-        self._token = self.token_of(event, self._offer)
-        transport.pauseProducing()
-        if self._sent:
-            self._switch(event)
+    # A switch.
+
+    def _check_switch(self, head: h11.InformationalResponse) -> None:
+        self._token = self.token_of(head, self._offer)
+        self.transport.pauseProducing()
+        if self._state is State.READING:
+            self._switch(head, Event.SWITCH)
         else:
-            self._early = event
+            self._move(Event.SWITCH)
+            self._head = head
 
-    def token_of(self, event: h11.InformationalResponse, offer: Offer) -> UpgradeToken:
+    def token_of(self, head: h11.InformationalResponse, offer: Offer) -> UpgradeToken:
         """
         The token that a 101 switches to.
 
-        :raises InvalidResponse: where the 101 breaks RFC 9110 §7.8: without ``Connection: upgrade``, or
-            to something that was not offered. Where layers are named (``TLS/1.2, HTTP/1.1``), the first
-            is what was offered, and the rest is what it carries (RFC 2817 §3.3).
+        :raises InvalidResponse: if the 101 breaks RFC 9110 §7.8: without ``Connection: upgrade``, or
+            to something that was not offered. Where layers are named (``TLS/1.2, HTTP/1.1``), the
+            first is what was offered, and the rest is what it carries (RFC 2817 §3.3).
         """
-        lines = [value for name, value in event.headers if name == b"connection"]
+        lines = [value for name, value in head.headers if name == b"connection"]
         if "upgrade" not in connection_options(lines):
             raise InvalidResponse("a 101 without Connection: upgrade")
-        named = Offer.parse(value for name, value in event.headers if name == b"upgrade")
+        named = Offer.parse(value for name, value in head.headers if name == b"upgrade")
         if not named:
             raise InvalidResponse("a 101 that does not name its protocol")
         token = named.tokens[0]
@@ -298,59 +241,22 @@ class UpgradeClient(Protocol):
             raise InvalidResponse(f"a 101 to {token}, which was not offered")
         return token
 
-    def _switch(self, event: h11.InformationalResponse) -> None:
+    def _switch(self, head: h11.InformationalResponse, event: Event) -> None:
         """
-        The connection is no longer this protocol's: what comes is kept for the target.
+        Give the connection away: what comes from now on is kept for the target.
+
+        :param event: what completes the switch: the 101, or the end of a request that it overtook.
         """
-        transport: Any = self.transport
         trailing, _ = self._parser.trailing_data
-        waiting = HoldingProtocol(transport, bytes(trailing))
-        _twisted.slot_of(transport).set(waiting)
+        holding = HoldingProtocol(self.transport, bytes(trailing))
+        _twisted.slot_of(self.transport).set(holding)
+        self._move(event)
         connection = SwitchedConnection(
-            transport,
+            self.transport,
             self._token,
             # Through a proxy, the request's target is the whole URL.
             urlsplit(self._request.uri).path,
             self._clock.seconds(),
-            claim=AbortUnlessInstalled(waiting),
+            uninstalled=AbortUnlessInstalled(holding),
         )
-        answer, self._answer = self._answer, None
-        assert answer is not None
-        answer.callback(UpgradeResponse(event, self._request, empty_body(), connection))
-
-
-def _name_upgrade(request: Request) -> None:
-    """
-    Have Connection name ``upgrade``, and neither ``close`` nor Twisted's own ``Connection: close``
-    beside it: the connection is to live on (RFC 9110 §7.8, §7.6.1).
-    """
-    request.persistent = True
-    request.headers = request.headers.copy()
-    said = [
-        option.strip(b" \t")
-        for line in request.headers.getRawHeaders(b"connection") or ()
-        for option in line.split(b",")
-    ]
-    kept = [option for option in said if option and option.lower() not in (b"close", b"upgrade")]
-    request.headers.setRawHeaders(b"connection", [b", ".join([b"Upgrade", *kept])])
-
-
-def switched_connection(response: IResponse) -> SwitchedConnection:
-    """
-    The connection of a response to a request with Upgrade.
-
-    :param response: what an agent over an :class:`UpgradePool` has answered, or treq. It may be let
-        go of afterwards.
-    :return: the connection; it is the caller's, who gives it to ``install``, or drops it, which
-        aborts it. The same response gives the same connection again.
-    :raises NotSwitched: where the server did not switch; it carries the response.
-    """
-    inner: Any = response
-    while not isinstance(inner, UpgradeResponse):
-        # treq's responses, and Twisted's GzipDecoder, are proxies around one another.
-        inner = getattr(inner, "original", None)
-        if inner is None:
-            raise NotSwitched(response)
-    if inner.connection is None:
-        raise NotSwitched(response)
-    return inner.connection
+        self._take_answer().callback(UpgradeResponse(head, self._request, empty_body(), connection))

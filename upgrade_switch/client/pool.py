@@ -1,0 +1,138 @@
+"""
+The client: a connection pool that fits every ``Agent`` and every treq call.
+
+``HTTPConnectionPool.getConnection`` may give the agent anything that has ``request(request)``. Ours
+gives a router that looks at the request first: a request with ``Upgrade`` gets a connection of its
+own and an :class:`~.upgrading.UpgradeClient`, any other goes on to Twisted's pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+from twisted.web.client import HTTPConnectionPool
+from twisted.web.iweb import IResponse
+
+from .. import _twisted
+from ..errors import InvalidResponse, NotSwitched, cause_of
+from .response import UpgradeResponse
+from .upgrading import UpgradeClient
+
+if TYPE_CHECKING:
+    from ..connection import SwitchedConnection
+    from .request import ClientRequest
+
+__all__ = ["UpgradePool", "switched_connection"]
+
+
+class UpgradePool(HTTPConnectionPool):
+    """
+    A ``twisted.web.client.HTTPConnectionPool`` whose agents can upgrade: give it to an ``Agent`` or
+    to a treq call, send ``Upgrade`` among the request's headers, and give the response to
+    :func:`switched_connection`.
+
+    A request with Upgrade has a connection of its own, which never returns to the pool: it switches,
+    or it is closed after the refusal's body. It is never retried. Requests without Upgrade behave as
+    with ``HTTPConnectionPool``, except that a 101 to one of them fails it
+    (:class:`~upgrade_switch.errors.InvalidResponse`), where Twisted waits for ever.
+    """
+
+    _factory = _twisted.UnaskedSwitchFactory
+
+    def __init__(self, reactor: IReactorTime, persistent: bool = True) -> None:
+        """
+        :param reactor: provides ``IReactorTime``.
+        :param persistent: whether requests without Upgrade keep their connections.
+        """
+        super().__init__(reactor, persistent)
+        self.clock = reactor
+
+    # Any: Twisted says HTTP11ClientProtocol, of which an agent uses `request` alone.
+    def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
+        """
+        Called by an agent.
+
+        :param key: scheme, host and port, as the agent has them.
+        :param endpoint: what to connect to, if there is to be a new connection.
+        :return: has fired with a router, which connects when it is given the request.
+        """
+        return succeed(_RequestRouter(self, key, endpoint))
+
+
+class _RequestRouter:
+    """Decides which way one request goes."""
+
+    def __init__(self, pool: UpgradePool, key: Hashable, endpoint: IStreamClientEndpoint) -> None:
+        self._pool = pool
+        self._key = key
+        self._endpoint = endpoint
+
+    def request(self, request: ClientRequest) -> Deferred[IResponse]:
+        if request.headers.hasHeader(b"upgrade"):
+            connected: Deferred[Any] = self._endpoint.connect(_ClientFactory(self._pool.clock))
+        else:
+            connected = HTTPConnectionPool.getConnection(self._pool, self._key, self._endpoint)
+        answered = connected.addCallback(_send, request)
+        return answered.addErrback(_unwrap_invalid)
+
+
+def _send(client: Any, request: ClientRequest) -> Deferred[IResponse]:
+    """Give the request to its connection, ours or Twisted's."""
+    answer: Deferred[IResponse] = client.request(request)
+    return answer
+
+
+def _unwrap_invalid(reason: Failure) -> Failure:
+    """A 101 that nobody asked for arrives inside a ResponseFailed of Twisted's: unwrap it."""
+    cause = cause_of(reason)
+    is_wrapped = isinstance(cause, InvalidResponse) and cause is not reason.value
+    return Failure(cause) if is_wrapped else reason
+
+
+class _ClientFactory(Factory):
+    noisy = False
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+
+    def buildProtocol(self, addr: object) -> UpgradeClient:
+        return UpgradeClient(self._clock)
+
+
+def switched_connection(response: IResponse) -> SwitchedConnection:
+    """
+    The connection of a response to a request with Upgrade.
+
+    :param response: the response of an agent over an :class:`UpgradePool`, or of treq. It need not be
+        kept afterwards.
+    :return: the connection. The caller owns it, and either calls its ``install`` or drops it, which
+        aborts it. The same response gives the same connection again.
+    :raises NotSwitched: if the server did not switch, or if the request could not have switched: it
+        had no Upgrade field, or did not go through an :class:`UpgradePool`. It carries the response.
+    """
+    inner: Any = response
+    while not isinstance(inner, UpgradeResponse):
+        # treq's responses, and Twisted's GzipDecoder, are proxies around one another.
+        original = getattr(inner, "original", None)
+        if original is None:
+            raise NotSwitched(response, _why_not_ours(inner))
+        inner = original
+    if inner.connection is None:
+        raise NotSwitched(response)
+    return inner.connection
+
+
+def _why_not_ours(response: IResponse) -> str:
+    """Why a response that no :class:`UpgradeClient` has read is not a switch."""
+    headers = getattr(getattr(response, "request", None), "headers", None)
+    if headers is None or headers.hasHeader(b"upgrade"):
+        return (
+            "the request did not go through an UpgradePool (give one to the Agent, or to treq as "
+            "pool=UpgradePool(reactor)), so it could not switch"
+        )
+    return "the request had no Upgrade field, so it could not switch"
