@@ -271,7 +271,7 @@ class UnderTrial(SynchronousTestCase):
         talk_to(UpgradeResource({"echo": broken})).offer("echo")
 
 
-# Not for pytest, whose own runner of such classes does not watch the log.
+# Not for pytest to collect: one of them fails, as it should.
 UnderTrial.__test__ = False  # type: ignore[attr-defined]  # pytest's
 
 
