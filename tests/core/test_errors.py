@@ -65,7 +65,9 @@ def test_tree() -> None:
         for name, base in re.findall(r"── (\w+) +(?:\((\w+)\))?", errors.__doc__ or "")
     }
     classes = [error for error in vars(errors).values() if isinstance(error, type)]
-    own = [error for error in classes if error.__module__ == errors.__name__ and error is not UpgradeError]
+    own = [
+        error for error in classes if error.__module__ == errors.__name__ and error is not UpgradeError
+    ]
     assert {error.__name__ for error in own} == set(drawn)
     for error in own:
         second = [base.__name__ for base in error.__bases__ if not issubclass(base, UpgradeError)]

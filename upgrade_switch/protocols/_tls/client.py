@@ -180,9 +180,7 @@ class _Securing(Protocol):
     def _hand_over(self) -> None:
         trailing, _ = self._parser.trailing_data
         if self._parser.their_state is not h11.DONE or trailing:
-            self._fail(
-                InvalidResponse("after the upgrade to TLS, the server does not continue in HTTP")
-            )
+            self._fail(InvalidResponse("the server does not go back to HTTP inside TLS"))
             return
         protocol = self._factory.buildProtocol(self.transport.getPeer())
         if protocol is None:
