@@ -137,7 +137,7 @@ def test_answer() -> None:
 
 
 def test_no_answer() -> None:
-    """Where a server has not answered, that is what fails."""
+    """A server that has not answered fails the test, in those words."""
 
     class Silent(Resource):
         isLeaf = True
@@ -424,7 +424,7 @@ def test_real_clients(cut: Any) -> None:
 
 
 def test_nobody_listens() -> None:
-    """Where nobody listens, nobody is reached."""
+    """A client of an endpoint without a server is refused."""
     endpoint = MemoryEndpoint(Clock())
     failed: list[Any] = []
     endpoint.connect(Factory.forProtocol(Recorder)).addErrback(failed.append)
