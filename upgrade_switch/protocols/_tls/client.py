@@ -29,6 +29,7 @@ from ...client.pool import UpgradePool, switched_connection
 from ...client.request import expect_answer
 from ...client.upgrading import UpgradeClient
 from ...errors import InvalidArgument, InvalidResponse, UpgradeError, connect_timed_out
+from ...interfaces import IStreamTransport
 from ...negotiation import Offer, UpgradeToken
 from ...takeover import hand_over
 
@@ -147,7 +148,7 @@ class _Securing(Protocol):
     :ivar done: fires with that protocol.
     """
 
-    transport: Any
+    transport: IStreamTransport
 
     def __init__(self, factory: IProtocolFactory, creator: IOpenSSLClientConnectionCreator) -> None:
         self.done: Deferred[IProtocol] = Deferred(lambda _: _twisted.abort(self.transport))
