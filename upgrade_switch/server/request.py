@@ -122,6 +122,7 @@ class UpgradeRequest(Request):
         Look at what HTTP asks of every request. A target in absolute-form (RFC 9112 §3.2.2) becomes
         origin-form, and its authority the Host, before anybody sees the request.
         """
+        self.site = self.channel.site
         self._bad_request = self._what_is_wrong(version)
         if self._bad_request is None and not path.startswith(b"/") and command != b"CONNECT":
             path = self._origin_form(command, path)
@@ -155,8 +156,7 @@ class UpgradeRequest(Request):
         """
         Answer the request: 400 if it breaks a rule of HTTP's, else with the addressed resource.
         """
-        site: IUpgradeSite = self.channel.site
-        self.site = site
+        site = self.site
         # It is remembered: later, when the connection may have ended, it is still the same.
         offer = self.offer
         is_connect = self.method == b"CONNECT" and self.is_detachable
