@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from io import SEEK_END, BytesIO
 from tempfile import SpooledTemporaryFile
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
@@ -33,7 +33,15 @@ from ..errors import (
     TooManySwitched,
 )
 from ..fields import is_host, options_without
-from ..interfaces import Declined, IDetachable, ILayered, IUpgradeRequest, IUpgradeSite, SwitchHead
+from ..interfaces import (
+    CarriedRequest,
+    Declined,
+    IDetachable,
+    ILayered,
+    IUpgradeRequest,
+    IUpgradeSite,
+    SwitchHead,
+)
 from ..negotiation import NO_OFFER, Offer, UpgradeToken
 from ..takeover import check_target
 from .pages import StatusPage
@@ -41,7 +49,7 @@ from .pages import StatusPage
 if TYPE_CHECKING:
     from twisted.web.http import HTTPChannel
 
-__all__ = ["CarriedRequest", "UpgradeRequest"]
+__all__ = ["UpgradeRequest"]
 
 _log = Logger()
 
@@ -60,17 +68,6 @@ _CANNOT_SWITCH: dict[Declined, tuple[type[SwitchRefused], str]] = {
     Declined.DRAINING: (Draining, "the site is going down"),
     Declined.FULL: (TooManySwitched, "as many connections are switched as max_switched allows"),
 }
-
-
-class CarriedRequest(NamedTuple):
-    """What a request asks for, to be answered in the protocol that it has switched to."""
-
-    method: bytes
-    target: bytes
-    """The request target, as it was sent."""
-    fields: list[tuple[bytes, bytes]]
-    content: IO[bytes]
-    """The content, positioned at its end; whoever has this closes it."""
 
 
 @implementer(IUpgradeRequest)
