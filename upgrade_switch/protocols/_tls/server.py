@@ -171,15 +171,10 @@ class _TLSHandshake(Protocol):
 
     def drain(self) -> None:
         """HTTP/1.1 has no goodbye: the request that is being answered becomes the last."""
-        channel = self._channel
-        if channel is not None and channel.requests:
-            channel.persistent = False
-            # The channel decides again about a request whose fields are still to come.
-            channel.checkPersistence = _close_after  # type: ignore[assignment, method-assign]  # on purpose
-        elif channel is not None:
-            channel.loseConnection()
-        else:
+        if self._channel is None:
             self.transport.loseConnection()
+        else:
+            self._channel.close_after_request()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_timer()
@@ -191,12 +186,6 @@ class _TLSHandshake(Protocol):
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
-
-
-def _close_after(request: UpgradeRequest, version: bytes) -> bool:
-    """Stands in place of a channel's ``checkPersistence`` if no request shall follow."""
-    request.responseHeaders.setRawHeaders(b"connection", [b"close"])
-    return False
 
 
 def tls_required(resource: IResource) -> IResource:
