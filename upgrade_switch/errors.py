@@ -41,6 +41,7 @@ from .fields import printable
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
 
+# Not here: what this package alone uses.
 __all__ = [
     "AlreadyInstalled",
     "AlreadySwitched",
@@ -62,8 +63,6 @@ __all__ = [
     "TooManySwitched",
     "UnsupportedTwisted",
     "UpgradeError",
-    "cause_of",
-    "connect_timed_out",
 ]
 
 

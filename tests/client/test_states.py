@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import (
     RequestGenerationFailed,
@@ -171,7 +171,7 @@ class Reader(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self.data += data
 
-    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.why = reason.type
 
 
@@ -286,7 +286,7 @@ def test_walk(state: State, event: Event) -> None:
 
 @pytest.mark.parametrize("event", [Event.BYTES, Event.ENDED, Event.LOST])
 def test_given_away(event: Event) -> None:
-    """A transport that goes on telling a client that has switched is refused: its bytes are not lost."""
+    """A transport that still calls a client that has switched gets an error: no byte is lost unseen."""
     walker = at(State.SWITCHED)
     with pytest.raises(RuntimeError, match="SWITCHED"):
         walker.happen(event)
@@ -302,7 +302,7 @@ def test_second_request(state: State) -> None:
 
 @pytest.mark.parametrize("state", [State.SENDING, State.SENDING_AND_READING, State.HOLDING])
 def test_cancelled_while_sending(state: State) -> None:
-    """A request that is cancelled while it is written stops its body; a written one has no body to stop."""
+    """Cancelling a request stops its body if it is still being written, and only then."""
     walker = at(state)
     walker.happen(Event.CANCEL)
     assert walker.request.stopped == 1

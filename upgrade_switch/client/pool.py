@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["UpgradePool", "switched_connection"]
 
 
-class UpgradePool(HTTPConnectionPool):
+class UpgradePool(_twisted.UnaskedSwitchPool):
     """
     A ``twisted.web.client.HTTPConnectionPool`` whose agents can upgrade: give it to an ``Agent`` or
     to a treq call, send ``Upgrade`` among the request's headers, and give the response to
@@ -41,8 +41,6 @@ class UpgradePool(HTTPConnectionPool):
     with ``HTTPConnectionPool``, except that a 101 to one of them fails it
     (:class:`~upgrade_switch.errors.InvalidResponse`), where Twisted waits for ever.
     """
-
-    _factory = _twisted.UnaskedSwitchFactory
 
     def __init__(self, reactor: IReactorTime, persistent: bool = True) -> None:
         """

@@ -7,7 +7,7 @@ Twisted's own ``Response`` is not meant to be made by others, and its parser kee
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import h11
 from twisted.internet.interfaces import IProtocol, IPushProducer
@@ -18,6 +18,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 from zope.interface import implementer
 
 from .. import _twisted
+from ..interfaces import IStreamTransport
 
 if TYPE_CHECKING:
     from ..connection import SwitchedConnection
@@ -57,7 +58,7 @@ class Body:
     came with the head is kept, so at most one read waits.
     """
 
-    def __init__(self, transport: IPushProducer) -> None:
+    def __init__(self, transport: IStreamTransport) -> None:
         """
         :param transport: what the body comes from. It is paused, and resumed for the reader.
         """
@@ -96,8 +97,7 @@ class Body:
         if self._taken:
             raise RuntimeError("the body has been given to a protocol already")
         self._taken = True
-        # As with Twisted's own responses, it is a transport that can be paused and stopped, no more.
-        reader.makeConnection(self._transport)  # type: ignore[arg-type]  # see above
+        reader.makeConnection(self._transport)
         chunks, self._chunks = self._chunks, []
         for chunk in chunks:
             reader.dataReceived(chunk)
@@ -174,6 +174,7 @@ def body_done() -> Failure:
 
 def empty_body() -> Body:
     """The body of a 101."""
-    body = Body(_NoTransport())
+    # As with Twisted's own responses, a reader can pause and abort it, and nothing else.
+    body = Body(cast(IStreamTransport, _NoTransport()))
     body.finish(body_done())
     return body

@@ -8,7 +8,7 @@ knows about 101. In which states a request can be, and what may happen in each, 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import h11
@@ -24,6 +24,7 @@ from .. import _twisted
 from ..connection import AbortUnlessInstalled, HoldingProtocol, SwitchedConnection
 from ..errors import InvalidResponse
 from ..fields import connection_options
+from ..interfaces import IStreamTransport
 from ..negotiation import Offer, UpgradeToken
 from .request import ClientRequest, expect_answer, name_upgrade
 from .response import Body, UpgradeResponse, body_done, empty_body
@@ -42,8 +43,7 @@ class UpgradeClient(Protocol):
     connection, or it is closed.
     """
 
-    # Twisted has no one type for what can be paused, aborted and told to send at once.
-    transport: Any
+    transport: IStreamTransport
 
     # From `request` on.
     _request: ClientRequest
