@@ -139,7 +139,7 @@ class HTTP2Connection(H2Connection):
         :param carried: that request, to be answered on stream 1.
         """
         super().__init__(site.reactor)
-        # What Twisted's proxy sets on the connection that it makes. Untyped, since Twisted declares little of it.
+        # What Twisted's proxy sets on the connection that it makes, and declares but in part.
         given: Any = self
         given.site = given.factory = site
         given.requestFactory = site.requestFactory
