@@ -14,7 +14,7 @@ ON_OTHERS := --numprocesses auto --dist loadfile $(LEFT_OUT:%='--ignore-glob=tes
 
 FUZZ_ARGS ?= --seconds 600 --keep
 
-.PHONY: serve cluster crossbar test test-oldest test-newest-python lint types docs format benchmark fuzz clean
+.PHONY: serve cluster crossbar test test-oldest test-newest-python mutants lint types docs format benchmark fuzz clean
 
 serve: $(INSTALLED)
 	PYTHONPATH=examples $(VENV)/bin/upgrade-switch serve --class '/chat chat.Chat'
@@ -36,6 +36,10 @@ test-oldest: $(OLDEST_VENV)/.installed
 # On the newest Python of this machine.
 test-newest-python: $(NEWEST_VENV)/.installed
 	$(NEWEST_VENV)/bin/pytest $(ON_OTHERS) $(PYTEST_ARGS)
+
+# Whether the tests find the bugs of tests/mutants; MUTANTS names some of them, and options.
+mutants: $(INSTALLED)
+	$(VENV)/bin/python tests/mutants/run.py $(MUTANTS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
