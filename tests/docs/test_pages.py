@@ -38,7 +38,7 @@ from upgrade_switch import NotSwitched
 from upgrade_switch.command.main import MainOptions
 from upgrade_switch.protocols import WebSocketEndpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 __all__ = ["read"]  # a fixture
 

@@ -42,7 +42,7 @@ from tests.kit.harness import (
 from upgrade_switch import UpgradeResource
 from upgrade_switch.protocols import TLSUpgradePool
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 CONSOLE = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
