@@ -61,6 +61,7 @@ KNOWN = {
     "howto/websocket.md": {"python": 3},
     "index.md": {"console": 1},
     "operating.md": {"python": 4, "console": 5, "toml": 1},
+    "reference/command.md": {"console": 1},
     "topics/security.md": {"python": 1},
     "topics/architecture.md": {"text": 1},
     "tutorial.md": {"console": 12, "http": 2, "python": 7},
@@ -125,6 +126,7 @@ def test_commands_are_understood(command: str, read: Any) -> None:
     for page in pages():
         read(page).saves("toml")
     Path("passwords").touch()
+    Path("public").mkdir()
     Path("cert.pem").write_bytes(CERTIFICATE_PEM)
     options = MainOptions()
     try:
