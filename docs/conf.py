@@ -32,6 +32,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autoclass_content = "both"
+# Twisted's docstrings are for its own documentation: a method without one of ours is not shown.
+autodoc_inherit_docstrings = False
 
 # A signature that is longer has a line for each of its parameters.
 python_maximum_signature_line_length = 100

@@ -76,7 +76,7 @@ class Interface(SphinxDirective):
         name = self.arguments[0]
         interface = namedAny(name)
         module, _, short = name.rpartition(".")
-        lines = [f".. py:interface:: {short}", f"   :module: {module}", "", *indented(interface.__doc__, 1)]
+        lines = [f".. py:zope-interface:: {short}", f"   :module: {module}", "", *indented(interface.__doc__, 1)]
         for member, what in interface.namesAndDescriptions():
             if isinstance(what, Method):
                 lines += [f"   .. py:method:: {member}{what.getSignatureString()}", ""]
@@ -118,6 +118,12 @@ def _plain(said):
     return re.sub(r"upgrade_switch[\w.]+", lambda match: _PUBLIC.get(match[0], match[0]), said)
 
 
+def without_generated(app, what, name, obj, options, lines):
+    """Leave out what Python itself says of every named tuple."""
+    generated = ("Create new instance of ", "Alias for field number ")
+    lines[:] = [line for line in lines if not line.startswith(generated)]
+
+
 def resolve_short_name(app, env, node, contnode):
     """
     Find what a name without its module stands for: annotations that are imported for type checkers only
@@ -149,10 +155,11 @@ def _elsewhere(env, target):
 
 def setup(app):
     app.connect("autodoc-process-signature", plain_types)
+    app.connect("autodoc-process-docstring", without_generated)
     app.connect("missing-reference", resolve_short_name, priority=600)
     # Pygments does not know it.
     app.add_lexer("haproxy", TextLexer)
     app.add_directive("command-help", CommandHelp)
     app.add_directive("interface", Interface)
-    app.add_directive_to_domain("py", "interface", InterfaceLike)
+    app.add_directive_to_domain("py", "zope-interface", InterfaceLike)
     return {"parallel_read_safe": True}
