@@ -5,8 +5,9 @@ What autodoc lacks. Two directives for this documentation::
     .. interface:: upgrade_switch.IDrainable
 
 The first shows what ``upgrade-switch serve --help`` prints when the documentation is built. The second
-documents a ``zope.interface``, for which autodoc has no directive. Besides, types in signatures are shown
-by their public names, and link to where they are documented: here, or in the inventories of others.
+documents a ``zope.interface``, for which autodoc has no directive. Besides, types in signatures are
+shown by their public names, and link to where they are documented: here, or elsewhere, by the inventories
+of ``_inventories``.
 """
 
 import inspect
@@ -76,7 +77,12 @@ class Interface(SphinxDirective):
         name = self.arguments[0]
         interface = namedAny(name)
         module, _, short = name.rpartition(".")
-        lines = [f".. py:zope-interface:: {short}", f"   :module: {module}", "", *indented(interface.__doc__, 1)]
+        lines = [
+            f".. py:zope-interface:: {short}",
+            f"   :module: {module}",
+            "",
+            *indented(interface.__doc__, 1),
+        ]
         for member, what in interface.namesAndDescriptions():
             if isinstance(what, Method):
                 lines += [f"   .. py:method:: {member}{what.getSignatureString()}", ""]

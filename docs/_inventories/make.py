@@ -15,46 +15,55 @@ from twisted.python.reflect import namedAny
 
 HERE = Path(__file__).parent
 
-TWISTED = """
-twisted.internet.address.IPv4Address
-twisted.internet.defer.Deferred
-twisted.internet.error.ConnectError
-twisted.internet.interfaces.IAddress
-twisted.internet.interfaces.IHalfCloseableProtocol
-twisted.internet.interfaces.IOpenSSLContextFactory
-twisted.internet.interfaces.IOpenSSLServerConnectionCreator
-twisted.internet.interfaces.IProtocol
-twisted.internet.interfaces.IProtocolFactory
-twisted.internet.interfaces.IReactorTime
-twisted.internet.interfaces.IStreamClientEndpoint
-twisted.internet.interfaces.IStreamServerEndpoint
-twisted.internet.interfaces.ITransport
-twisted.internet.protocol.Protocol
-twisted.internet.task.Clock
-twisted.protocols.policies.TimeoutMixin
-twisted.python.failure.Failure
-twisted.web.client.Agent
-twisted.web.client.HTTPConnectionPool
-twisted.web.client.ResponseFailed
-twisted.web.http_headers.Headers
-twisted.web.iweb.IAgent
-twisted.web.iweb.IPolicyForHTTPS
-twisted.web.iweb.IRequest
-twisted.web.iweb.IResponse
-twisted.web.resource.IResource
-twisted.web.resource.Resource
-twisted.web.server.Site
-""".split()
+TWISTED = [
+    "twisted.internet.address.IPv4Address",
+    "twisted.internet.defer.Deferred",
+    "twisted.internet.error.ConnectError",
+    "twisted.internet.interfaces.IAddress",
+    "twisted.internet.interfaces.IHalfCloseableProtocol",
+    "twisted.internet.interfaces.IOpenSSLContextFactory",
+    "twisted.internet.interfaces.IOpenSSLServerConnectionCreator",
+    "twisted.internet.interfaces.IProtocol",
+    "twisted.internet.interfaces.IProtocolFactory",
+    "twisted.internet.interfaces.IReactorTime",
+    "twisted.internet.interfaces.IStreamClientEndpoint",
+    "twisted.internet.interfaces.IStreamServerEndpoint",
+    "twisted.internet.interfaces.ITransport",
+    "twisted.internet.protocol.Protocol",
+    "twisted.internet.task.Clock",
+    "twisted.protocols.policies.TimeoutMixin",
+    "twisted.python.failure.Failure",
+    "twisted.web.client.Agent",
+    "twisted.web.client.HTTPConnectionPool",
+    "twisted.web.client.ResponseFailed",
+    "twisted.web.http_headers.Headers",
+    "twisted.web.iweb.IAgent",
+    "twisted.web.iweb.IPolicyForHTTPS",
+    "twisted.web.iweb.IRequest",
+    "twisted.web.iweb.IResponse",
+    "twisted.web.resource.IResource",
+    "twisted.web.resource.Resource",
+    "twisted.web.server.Site",
+]
 
 # By the page of Python's documentation that has them.
 PYTHON = {
     "library/constants.html": ["None"],
-    "library/exceptions.html": "Exception ImportError TypeError ValueError".split(),
-    "library/functions.html": "bool bytes dict float int object str tuple".split(),
+    "library/exceptions.html": ["Exception", "ImportError", "TypeError", "ValueError"],
+    "library/functions.html": ["bool", "bytes", "dict", "float", "int", "object", "str", "tuple"],
     "library/collections.html": ["collections.Counter"],
     "library/collections.abc.html": [
         f"collections.abc.{name}"
-        for name in "Callable Collection Coroutine Iterable Iterator Mapping MutableSet Sequence".split()
+        for name in [
+            "Callable",
+            "Collection",
+            "Coroutine",
+            "Iterable",
+            "Iterator",
+            "Mapping",
+            "MutableSet",
+            "Sequence",
+        ]
     ],
     "library/enum.html": ["enum.StrEnum"],
     "library/typing.html": ["typing.Any", "typing.NamedTuple", "typing.TypeAlias"],
@@ -105,9 +114,7 @@ def main():
         ("zope.inv", "zope.interface", ZOPE),
     ):
         entries = [
-            (name, role_of(name), f"{page}#{name}")
-            for page, names in pages.items()
-            for name in names
+            (name, role_of(name), f"{page}#{name}") for page, names in pages.items() for name in names
         ]
         write(file, project, entries)
 

@@ -189,5 +189,3 @@ async def test_from_twisted_web_websocket(listen: Any) -> None:
     client.send(upgrade_head(b"websocket", path=b"/ws", fields=key) + b"\x81\x82\0\0\0\0hi")
     assert status(await client.head()) == 101
     await client.receives(b"\x81\x02hi")
-
-

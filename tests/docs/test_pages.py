@@ -85,7 +85,7 @@ def test_every_block_is_known() -> None:
     ],
 )
 def test_every_name_is_in_the_reference(module: str) -> None:
-    """The reference has every public name. (It includes the modules of errors and of interfaces whole.)"""
+    """The reference has every public name. (It includes the whole module of errors.)"""
     reference = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
     public = set(import_module(module).__all__)
     if f".. automodule:: {module}\n   :members:\n" in reference:
