@@ -6,8 +6,8 @@ What autodoc lacks. Two directives for this documentation::
 
 The first shows what ``upgrade-switch serve --help`` prints when the documentation is built. The second
 documents a ``zope.interface``, for which autodoc has no directive. Besides, types in signatures are
-shown by their public names, and link to where they are documented: here, or elsewhere, by the inventories
-of ``_inventories``.
+shown by their public names, and link to where they are documented: here, or elsewhere, by the
+inventories of ``_inventories``.
 """
 
 import inspect

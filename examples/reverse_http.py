@@ -1,7 +1,7 @@
 """
 Reverse HTTP: a machine behind a firewall, to which nobody can connect, serves a folder. It connects to
 a public server and upgrades to PTTH/1.0. From then on it is the server on that connection: the public
-server sends it the requests of visitors below /device, one at a time, and waits up to a minute for each.
+server sends it the requests of visitors below /device, one at a time, for up to a minute each.
 
     export DEVICE_SECRET=what-both-sides-know
     python examples/reverse_http.py serve tcp:8080:interface=127.0.0.1
