@@ -13,8 +13,6 @@ from pathlib import Path
 
 from twisted.python.reflect import namedAny
 
-HERE = Path(__file__).parent
-
 TWISTED = [
     "twisted.internet.address.IPv4Address",
     "twisted.internet.defer.Deferred",
@@ -95,7 +93,7 @@ def pydoctor(name):
     return (name, role, f"{name}.html" if role in ("class", "module") else f"{parent}.html#{last}")
 
 
-def write(file, project, entries):
+def write(path, project, entries):
     """Write an inventory of Sphinx's second version."""
     head = (
         "# Sphinx inventory version 2\n"
@@ -104,11 +102,11 @@ def write(file, project, entries):
         "# The remainder of this file is compressed using zlib.\n"
     )
     body = "".join(f"{name} py:{role} 1 {uri} -\n" for name, role, uri in sorted(entries))
-    (HERE / file).write_bytes(head.encode() + zlib.compress(body.encode(), 9))
+    path.write_bytes(head.encode() + zlib.compress(body.encode(), 9))
 
 
-def main():
-    write("twisted.inv", "Twisted", map(pydoctor, TWISTED))
+def main(folder):
+    write(folder / "twisted.inv", "Twisted", map(pydoctor, TWISTED))
     for file, project, pages in (
         ("python.inv", "Python", PYTHON),
         ("zope.inv", "zope.interface", ZOPE),
@@ -116,8 +114,8 @@ def main():
         entries = [
             (name, role_of(name), f"{page}#{name}") for page, names in pages.items() for name in names
         ]
-        write(file, project, entries)
+        write(folder / file, project, entries)
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(__file__).parent)

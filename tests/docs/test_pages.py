@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import nullcontext
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from twisted.python.usage import UsageError
 
 from tests.kit.certificate import CERTIFICATE_PEM
 from tests.kit.commands import output_of
-from tests.kit.documented import DOCS, Block, blocks_of, environment, pages, read, sessions
+from tests.kit.documented import Block, blocks_of, environment, pages, read, sessions
 from tests.kit.harness import (
     HalfCloseRecorder,
     Recorder,
@@ -71,40 +70,6 @@ KNOWN = {
 def test_every_block_is_known() -> None:
     """No code block of docs/ is without a test."""
     assert pages() == KNOWN
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        "upgrade_switch",
-        "upgrade_switch.errors",
-        "upgrade_switch.interfaces",
-        "upgrade_switch.observe",
-        "upgrade_switch.protocols",
-        "upgrade_switch.testing",
-    ],
-)
-def test_every_name_is_in_the_reference(module: str) -> None:
-    """The reference has every public name. (It includes the whole module of errors.)"""
-    reference = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
-    public = set(import_module(module).__all__)
-    if f".. automodule:: {module}\n   :members:\n" in reference:
-        return
-    assert {name for name in public if not re.search(rf"\b{name}\b", reference)} == set()
-
-
-def test_only_public_paths() -> None:
-    """Docs, README and examples import from the public modules, and name no others."""
-    public = {"errors", "interfaces", "observe", "protocols", "testing"}
-    texts = [ROOT / "README.md", *DOCS.rglob("*.md"), *(ROOT / "examples").rglob("*.py")]
-    named = {
-        (path.relative_to(ROOT).as_posix(), module)
-        for path in texts
-        if "_build" not in path.parts
-        for module in re.findall(r"\bupgrade_switch\.([a-z_.]*[a-z])(?![\w(])", path.read_text())
-    }
-    assert {entry for entry in named if entry[1].split(".")[0] not in public} == set()
-    assert {entry for entry in named if "." in entry[1]} == set()
 
 
 def commands() -> list[str]:
