@@ -17,6 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import zope.interface
 from docutils import nodes
 from pygments.lexers.special import TextLexer
 from sphinx import addnodes
@@ -83,6 +84,11 @@ class Interface(SphinxDirective):
             "",
             *indented(interface.__doc__, 1),
         ]
+        bases = [
+            base.__identifier__ for base in interface.__bases__ if base is not zope.interface.Interface
+        ]
+        if bases:
+            lines += ["   Extends " + ", ".join(f":class:`~{base}`" for base in bases) + ".", ""]
         for member, what in interface.namesAndDescriptions():
             if isinstance(what, Method):
                 lines += [f"   .. py:method:: {member}{what.getSignatureString()}", ""]

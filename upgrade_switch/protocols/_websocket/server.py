@@ -45,9 +45,9 @@ def websocket(factory: Any, allowed_origins: Iterable[str] | None = None) -> Acc
 
     The request is checked as RFC 6455 §4.2 wants it; each refusal is an ordinary HTTP answer: 400, 405,
     403 for a foreign Origin, 426 with ``Sec-WebSocket-Version: 13`` for another version. Then the
-    factory's protocol is asked (``onConnect``, whose argument has one attribute more than autobahn's,
-    the site's ``request``): a subprotocol, headers, a
-    Deferred or coroutine of those; a ``ConnectionDeny`` is the answer. It is open when it gets its
+    factory's protocol is asked (``onConnect``, with a
+    :class:`~upgrade_switch.protocols.websocket.server.HandshakeRequest`: a subprotocol, headers, a
+    Deferred or coroutine of those; a ``ConnectionDeny`` is the answer), and is open when it gets its
     connection. It is :class:`~upgrade_switch.IDrainable`, with close code 1001; while what it
     has sent waits to be written, nothing is read.
 
