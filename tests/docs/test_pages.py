@@ -54,7 +54,7 @@ KNOWN = {
     "howto/prefaces.md": {"python": 2},
     "howto/server.md": {"python": 4},
     "howto/systemd.md": {"ini": 2},
-    "howto/testing.md": {"python": 8},
+    "howto/testing.md": {"python": 10},
     "howto/tls.md": {"console": 3, "python": 4},
     "howto/tunnels.md": {"console": 7, "python": 1},
     "howto/websocket.md": {"python": 3},
