@@ -43,7 +43,6 @@ TWISTED = [
     "twisted.internet.protocol.Protocol",
     "twisted.internet.ssl.CertificateOptions",
     "twisted.internet.task.Clock",
-    "twisted.inv",
     "twisted.protocols.policies.TimeoutMixin",
     "twisted.python.failure.Failure",
     "twisted.web.client.Agent",
