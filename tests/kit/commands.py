@@ -7,17 +7,20 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from twisted.internet.threads import deferToThread
+
+from tests.kit.warm import Fork, Parent, Request, reset_signals
 
 COMMAND = str(Path(sys.executable).with_name("upgrade-switch"))
 
@@ -31,12 +34,16 @@ LOCAL = "tcp:0:interface=127.0.0.1"
 
 def run(*arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[bytes]:
     """Run the command to its end; standard input is empty unless something else is said."""
-    if "input" not in kwargs:
+    given = kwargs.pop("input", None)
+    if given is None:
         kwargs.setdefault("stdin", subprocess.DEVNULL)
     kwargs.setdefault("stdout", subprocess.PIPE)
-    return subprocess.run(
-        [COMMAND, *arguments], stderr=subprocess.PIPE, timeout=PATIENCE, check=False, **kwargs
-    )
+    with Process(*arguments, **kwargs) as process:
+        writer = threading.Thread(target=process.writes, args=(given or b"",))
+        writer.start()
+        code, out, error = process.everything()
+        writer.join()
+    return subprocess.CompletedProcess(process.args, code, out, error)
 
 
 def fails(code: int, *arguments: str, **kwargs: Any) -> str:
@@ -82,24 +89,89 @@ async def output_of(*command: str) -> bytes:
 
 # A line of the log of switches and their ends, and of tunnels that lead nowhere.
 _SWITCHES = re.compile(
-    rb"^\S+ \[upgrade_switch\.(?:events\.SwitchLog|protocols\.tunnel)#info\] (.*)\n", re.MULTILINE
+    rb"^\S+ \[upgrade_switch\.(?:observe\.log\.SwitchLog|protocols\._tunnel)#(?:info|warn)\] (.*)\n", re.MULTILINE
 )
 
 
-class Process(subprocess.Popen[bytes]):
-    """The command while it runs. It is killed when it keeps somebody waiting for too long."""
+class Process:
+    """
+    The command while it runs: a fork of a process that has imported it already, which saves the time
+    that this takes. It is killed when it keeps somebody waiting for too long.
+
+    :ivar stdin: the other end of its standard input, as :class:`subprocess.Popen` has it; None if
+        that is no pipe.
+    :ivar stdout: the same for its standard output.
+    :ivar stderr: the same for its standard error.
+    """
 
     log: list[str]
 
-    def __init__(self, *arguments: str, **kwargs: Any) -> None:
-        for name in ("stdin", "stdout", "stderr"):
-            kwargs.setdefault(name, subprocess.PIPE)
-        super().__init__([COMMAND, *arguments], **kwargs)
+    def __init__(
+        self,
+        *arguments: str,
+        stdin: Any = subprocess.PIPE,
+        stdout: Any = subprocess.PIPE,
+        stderr: Any = subprocess.PIPE,
+        cwd: str | Path | None = None,
+        env: dict[str, str] | None = None,
+        start_new_session: bool = False,
+        closed: tuple[int, ...] = (),
+    ) -> None:
+        """
+        :param stdin: as for :class:`subprocess.Popen`, like all that follow.
+        :param closed: which of its standard streams are closed.
+        """
+        self.args = [COMMAND, *arguments]
+        request = Request(
+            self.args,
+            dict(os.environ if env is None else env),
+            str(cwd or os.getcwd()),
+            start_new_session,
+            closed,
+        )
+        with ExitStack() as theirs:
+            streams, ours = [], []
+            for number, stream in enumerate((stdin, stdout, stderr)):
+                descriptor, end = _stream(number, stream, theirs)
+                streams.append(descriptor)
+                ours.append(end)
+            self.stdin, self.stdout, self.stderr = ours
+            self._fork: Fork = Parent.get().fork(request, streams)
+        self.pid = self._fork.pid
 
-    def __exit__(self, *args: Any) -> None:
-        if self.poll() is None:
-            self.kill()
-        super().__exit__(*args)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.kill()
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream is not None:
+                with suppress(BrokenPipeError):
+                    stream.close()
+        self.wait()
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, if it has ended."""
+        return self.poll()
+
+    def poll(self) -> int | None:
+        return self._fork.wait(0)
+
+    def wait(self, timeout: float | None = PATIENCE) -> int:
+        code = self._fork.wait(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        self._fork.send_signal(number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
 
     @contextmanager
     def patience(self) -> Iterator[None]:
@@ -111,6 +183,12 @@ class Process(subprocess.Popen[bytes]):
         finally:
             alarm.cancel()
             alarm.join()
+
+    def writes(self, data: bytes) -> None:
+        """Give it all of its standard input, as far as it reads it, and the end."""
+        if self.stdin is not None:
+            with suppress(BrokenPipeError), self.stdin:
+                self.stdin.write(data)
 
     def says(self) -> str:
         """The next line on standard error, less the command's name."""
@@ -132,16 +210,46 @@ class Process(subprocess.Popen[bytes]):
         with self.patience():
             return self.stdout.read(count)
 
+    def everything(self) -> tuple[int, bytes, bytes]:
+        """Exit code, standard output and standard error, as far as they have not been read yet."""
+        # Both at the same time: one that nobody reads would stop it.
+        error: list[bytes] = []
+        reader = threading.Thread(target=lambda: error.append(_rest_of(self.stderr)))
+        with self.patience():
+            reader.start()
+            out = _rest_of(self.stdout)
+            reader.join()
+            return self.wait(), out, error[0]
+
     def ends(self) -> tuple[int, bytes, bytes]:
         """
         Exit code, standard output and standard error, as far as they have not been read yet; what
         standard error tells of switches and tunnels is in ``log``.
         """
-        with self.patience():
-            out = self.stdout.read() if self.stdout and not self.stdout.closed else b""
-            error = self.stderr.read() if self.stderr else b""
-            self.log = [line.decode() for line in _SWITCHES.findall(error)]
-            return self.wait(), out, _SWITCHES.sub(b"", error)
+        code, out, error = self.everything()
+        self.log = [line.decode() for line in _SWITCHES.findall(error)]
+        return code, out, _SWITCHES.sub(b"", error)
+
+
+def _stream(number: int, stream: Any, theirs: ExitStack) -> tuple[int, Any]:
+    """A descriptor for a child's standard stream, and our end of it where that is a pipe."""
+    if stream is None:
+        return number, None
+    if stream == subprocess.DEVNULL:
+        return theirs.enter_context(open(os.devnull, "r+b", buffering=0)).fileno(), None
+    if stream != subprocess.PIPE:
+        return (stream if isinstance(stream, int) else stream.fileno()), None
+    reading, writing = os.pipe()
+    near, far = (writing, reading) if number == 0 else (reading, writing)
+    theirs.callback(os.close, far)
+    return far, open(near, "wb" if number == 0 else "rb")
+
+
+def _rest_of(stream: Any) -> bytes:
+    if stream is None or stream.closed:
+        return b""
+    rest: bytes = stream.read()
+    return rest
 
 
 @contextmanager
