@@ -23,7 +23,7 @@ from .connection import SwitchedConnection
 from .errors import AlreadyInstalled
 from .takeover import hand_over
 
-__all__ = ["SingleUseFactory", "Splice", "SpliceEnd", "splice"]
+__all__ = ["ConnectingEnd", "ServerEnd", "SingleUseFactory", "Splice", "SpliceEnd", "splice"]
 
 
 def splice(a: Any, b: Any) -> Deferred[None]:
@@ -193,6 +193,67 @@ class SpliceEnd(Protocol):
         elif not self.connected:
             self.lost = True
             self.splice.end_lost()
+
+
+class ServerEnd(SpliceEnd):
+    """
+    The end that leads to a server. A server that has finished sending has closed, as a rule: where the
+    other connection has no half-close, it is closed, which is the only way to tell its client.
+    """
+
+    def half_close_unsupported(self) -> None:
+        self.other.transport.loseConnection()
+
+
+class ConnectingEnd(SpliceEnd):
+    """
+    An end that is connected first, and that has the other end connected then.
+
+    It does not read until the other end is connected, so that everything that its client sends
+    meanwhile is passed on, a half-close too. If it is lost meanwhile, the attempt is cancelled; if the
+    attempt fails, it is aborted. Subclasses say how to connect.
+    """
+
+    _connecting: Deferred[object] | None = None
+
+    def connect(self) -> Deferred[object]:
+        """
+        Connect the other end. To be overridden.
+
+        :return: fires when ``self.other`` is connected, or fails; may be cancelled.
+        """
+        raise NotImplementedError
+
+    def not_connected(self, reason: Failure) -> None:
+        """
+        The attempt has failed, and this end is still connected: it is aborted next. To be overridden
+        by a subclass that has somebody to tell.
+        """
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        if not self.lost:
+            self._connecting = self.connect()
+            self._connecting.addCallbacks(self._succeeded, self._failed)
+
+    def half_close_unsupported(self) -> None:
+        # A client that has gone looks like one that has only finished sending. To wait for ever for
+        # the former is worse than to cut off the latter.
+        self.other.transport.loseConnection()
+
+    def _succeeded(self, _: object) -> None:
+        self._connecting = None
+
+    def _failed(self, reason: Failure) -> None:
+        self._connecting = None
+        if not self.lost:
+            self.not_connected(reason)
+        self.splice.abort()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        if self._connecting is not None:
+            self._connecting.cancel()
 
 
 class SingleUseFactory(Factory):

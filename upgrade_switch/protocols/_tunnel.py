@@ -16,7 +16,7 @@ from twisted.internet.error import (
 )
 from twisted.internet.error import TimeoutError as InternetTimeoutError
 from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
@@ -26,7 +26,7 @@ from ..errors import InvalidUpgrades
 from ..observe.events import path_text
 from ..server.pages import StatusPage
 from ..server.request import UpgradeRequest
-from ..splice import SingleUseFactory, Splice, SpliceEnd
+from ..splice import ConnectingEnd, ServerEnd, SingleUseFactory, Splice, SpliceEnd
 
 __all__ = ["TunnelFactory", "tunnel"]
 
@@ -50,7 +50,7 @@ def tunnel(
     _check_endpoint(endpoint)
 
     def accept(request: UpgradeRequest, token: object) -> Deferred[IProtocol | IResource]:
-        far = _Server()
+        far = ServerEnd()
         near = _TunnelEnd()
         joined = Splice(near, far)
         connecting = _connect(endpoint, far, request.site.reactor, timeout)
@@ -90,56 +90,30 @@ class TunnelFactory(Factory):
         self._timeout = timeout
 
     def buildProtocol(self, addr: object) -> SpliceEnd:
-        far = _Server()
-        near = _TunnelClient(lambda: _connect(self._endpoint, far, self._reactor, self._timeout))
+        far = ServerEnd()
+        near = _PrefacedTunnelEnd(lambda: _connect(self._endpoint, far, self._reactor, self._timeout))
         Splice(near, far)
         return near
 
 
 class _TunnelEnd(SpliceEnd):
-    """The near end; the log and the status page have its name."""
+    """The near end of a tunnel that is connected already when its client is switched."""
+
+    # The log and the status page show the names of these two classes.
 
 
-class _TunnelClient(_TunnelEnd):
-    """The near end, where it is connected first."""
+class _PrefacedTunnelEnd(ConnectingEnd):
+    """The near end of a tunnel whose client has not asked in HTTP."""
 
-    def __init__(self, connect: Callable[[], Deferred[Any]]) -> None:
+    def __init__(self, connect: Callable[[], Deferred[object]]) -> None:
         super().__init__()
         self._connect = connect
-        self._connecting: Deferred[Any] | None = None
 
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self._connecting = self._connect()
-        self._connecting.addCallbacks(self._connected, self._not_connected)
+    def connect(self) -> Deferred[object]:
+        return self._connect()
 
-    def half_close_unsupported(self) -> None:
-        # A client that has gone looks like one that has only finished; who waits for ever is worse.
-        self.other.transport.loseConnection()
-
-    def _connected(self, _: object) -> None:
-        self._connecting = None
-
-    def _not_connected(self, reason: Failure) -> None:
-        self._connecting = None
-        if not self.lost:
-            _log.info("the far end of a tunnel: {why}", why=reason.getErrorMessage())
-        self.splice.abort()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        super().connectionLost(reason)
-        if self._connecting is not None:
-            self._connecting.cancel()
-
-
-class _Server(SpliceEnd):
-    """
-    The far end. A server that has ended has closed, as a rule: a client whose connection has no
-    half-close is told so, in the only way that there is.
-    """
-
-    def half_close_unsupported(self) -> None:
-        self.other.transport.loseConnection()
+    def not_connected(self, reason: Failure) -> None:
+        _log.info("the far end of a tunnel: {why}", why=reason.getErrorMessage())
 
 
 def _check_endpoint(endpoint: object) -> None:
