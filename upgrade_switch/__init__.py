@@ -14,6 +14,8 @@ from .server.service import UpgradeService
 from .server.site import UpgradeSite
 from .splice import splice
 
+__version__ = "0.1.0"
+
 __all__ = [
     "IDrainable",
     "NotSwitched",
@@ -26,6 +28,7 @@ __all__ = [
     "UpgradeService",
     "UpgradeSite",
     "UpgradeToken",
+    "__version__",
     "splice",
     "switched_connection",
     "upgrade_required",

@@ -20,7 +20,7 @@ from typing import Any, Self
 import pytest
 from twisted.internet.threads import deferToThread
 
-from tests.kit.warm import Fork, Parent, Request, reset_signals
+from tests.kit.warm import Fork, Parent, Request
 
 COMMAND = str(Path(sys.executable).with_name("upgrade-switch"))
 
@@ -89,7 +89,8 @@ async def output_of(*command: str) -> bytes:
 
 # A line of the log of switches and their ends, and of tunnels that lead nowhere.
 _SWITCHES = re.compile(
-    rb"^\S+ \[upgrade_switch\.(?:observe\.log\.SwitchLog|protocols\._tunnel)#(?:info|warn)\] (.*)\n", re.MULTILINE
+    rb"^\S+ \[upgrade_switch\.(?:observe\.log\.SwitchLog|protocols\._tunnel)#(?:info|warn)\] (.*)\n",
+    re.MULTILINE,
 )
 
 

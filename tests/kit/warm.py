@@ -121,8 +121,10 @@ def _preload() -> None:
 
     import upgrade_switch.command.main
     import upgrade_switch.protocols._h2c
-    import upgrade_switch.protocols._websocket  # noqa: F401
+    import upgrade_switch.protocols._websocket
 
+    # An import statement that looks unused is what this function is for.
+    del prometheus_client, twisted, upgrade_switch
     for kind in (IStreamServerEndpointStringParser, IStreamClientEndpointStringParserWithReactor):
         list(getPlugins(kind))
     assert "twisted.internet.reactor" not in sys.modules
