@@ -232,7 +232,7 @@ def test_on_a_socket_file(tmp_path: Path) -> None:
     ],
 )
 def test_arguments_that_make_no_sense(arguments: list[str]) -> None:
-    """Arguments that make no sense: exit code 2, and one line."""
+    """Wrong arguments are a usage error: exit code 2, and one line."""
     fails(2, "forward", *arguments)
 
 

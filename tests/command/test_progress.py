@@ -222,7 +222,7 @@ def test_files(files: tuple[str, ...], terminal: Terminal, tmp_path: Path) -> No
             if "stdin" not in files:
                 process.stdin.close()
             arrived = b"" if "stdout" in files else process.receives(100)
-            with process.patience():
+            with process.killed_if_late():
                 assert process.wait() == 0
     arrived += (tmp_path / "stdout").read_bytes()
     assert arrived == b"some of it, the rest"
@@ -239,7 +239,7 @@ def test_pipes_when_asked(terminal: Terminal) -> None:
         slow.goes_on()
         process.stdin.close()
         assert process.receives(100) == b"some of it, the rest"
-        with process.patience():
+        with process.killed_if_late():
             assert process.wait() == 0
 
 
@@ -261,7 +261,7 @@ def test_error_in_its_place(terminal: Terminal) -> None:
     ):
         seen = terminal.until("received 12 B")
         told.set()
-        with process.patience():
+        with process.killed_if_late():
             assert process.wait() == 1
     line, rest = screen(seen + terminal.until(r"cut off.*\n"))
     assert line.startswith(f"upgrade-switch: http://127.0.0.1:{port}/: the connection was cut off: ")
@@ -297,7 +297,7 @@ def test_forward(terminal: Terminal) -> None:
                 assert read_all(refused) == b""
             seen += terminal.until("403.*\n")
         process.terminate()
-        with process.patience():
+        with process.killed_if_late():
             assert process.wait() == 0
     log, rest = screen(seen)
     assert re.fullmatch(r"\S+ \[\S+\] http://127.0.0.1:\d+/: the server did not switch.*403 No", log)
@@ -328,7 +328,8 @@ def test_who_has_a_line(
     There is a line where standard error is a terminal, and input or output a file, and neither of
     them the terminal; or where standard error is a terminal and somebody has asked.
     """
-    code = "from upgrade_switch.command.progress import has_progress as has; import sys; sys.exit({})"
+    module = "upgrade_switch.command.client.progress"
+    code = f"from {module} import has_progress as has; import sys; sys.exit({{}})"
     with (tmp_path / "file").open("w+b") as file:
         opened = {PIPE: subprocess.PIPE, FILE: file, TERMINAL: terminal.slave}
         done = subprocess.run(

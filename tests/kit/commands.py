@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,7 @@ from typing import Any, Self
 import pytest
 from twisted.internet.threads import deferToThread
 
-from tests.kit.warm import Fork, Parent, Request
+from tests.kit.warm import Fork, Parent, Request, reset_signals
 
 COMMAND = str(Path(sys.executable).with_name("upgrade-switch"))
 
@@ -94,10 +94,36 @@ _SWITCHES = re.compile(
 )
 
 
-class Process:
+class Started:
+    """A new process: what a :class:`~tests.kit.warm.Fork` is, too."""
+
+    def __init__(self, request: Request, streams: list[int], pass_fds: Sequence[int]) -> None:
+        self._process = subprocess.Popen(
+            request.argv,
+            stdin=streams[0],
+            stdout=streams[1],
+            stderr=streams[2],
+            env=request.env,
+            cwd=request.cwd,
+            start_new_session=request.new_session,
+            pass_fds=pass_fds,
+            preexec_fn=reset_signals,
+        )
+        self.pid = self._process.pid
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def send_signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+
+class Program:
     """
-    The command while it runs: a fork of a process that has imported it already, which saves the time
-    that this takes. It is killed when it keeps somebody waiting for too long.
+    A program while it runs: a new process. It is killed when it keeps somebody waiting for too long.
 
     :ivar stdin: the other end of its standard input, as :class:`subprocess.Popen` has it; None if
         that is no pipe.
@@ -109,36 +135,44 @@ class Process:
 
     def __init__(
         self,
-        *arguments: str,
+        command: Sequence[str],
+        *,
         stdin: Any = subprocess.PIPE,
         stdout: Any = subprocess.PIPE,
         stderr: Any = subprocess.PIPE,
         cwd: str | Path | None = None,
-        env: dict[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
         start_new_session: bool = False,
-        closed: tuple[int, ...] = (),
+        **kwargs: Any,
     ) -> None:
         """
-        :param stdin: as for :class:`subprocess.Popen`, like all that follow.
-        :param closed: which of its standard streams are closed.
+        All but ``command`` is as for :class:`subprocess.Popen`.
         """
-        self.args = [COMMAND, *arguments]
+        self.args = list(command)
         request = Request(
             self.args,
             dict(os.environ if env is None else env),
             str(cwd or os.getcwd()),
             start_new_session,
-            closed,
         )
         with ExitStack() as theirs:
-            streams, ours = [], []
+            streams: list[int] = []
+            ours: list[Any] = []
             for number, stream in enumerate((stdin, stdout, stderr)):
-                descriptor, end = _stream(number, stream, theirs)
+                if number == 2 and stream == subprocess.STDOUT:
+                    descriptor, end = streams[1], None
+                else:
+                    descriptor, end = _stream(number, stream, theirs)
                 streams.append(descriptor)
                 ours.append(end)
             self.stdin, self.stdout, self.stderr = ours
-            self._fork: Fork = Parent.get().fork(request, streams)
-        self.pid = self._fork.pid
+            self._child = self._start(request, streams, **kwargs)
+        self.pid = self._child.pid
+
+    def _start(
+        self, request: Request, streams: list[int], pass_fds: Sequence[int] = ()
+    ) -> Fork | Started:
+        return Started(request, streams, pass_fds)
 
     def __enter__(self) -> Self:
         return self
@@ -157,16 +191,16 @@ class Process:
         return self.poll()
 
     def poll(self) -> int | None:
-        return self._fork.wait(0)
+        return self._child.wait(0)
 
     def wait(self, timeout: float | None = PATIENCE) -> int:
-        code = self._fork.wait(timeout)
+        code = self._child.wait(timeout)
         if code is None:
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
         return code
 
     def send_signal(self, number: int) -> None:
-        self._fork.send_signal(number)
+        self._child.send_signal(number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -175,8 +209,8 @@ class Process:
         self.send_signal(signal.SIGTERM)
 
     @contextmanager
-    def patience(self) -> Iterator[None]:
-        """Wait for the command in here."""
+    def killed_if_late(self) -> Iterator[None]:
+        """Wait for the command in here; it is killed when that takes too long."""
         alarm = threading.Timer(PATIENCE, self.kill)
         alarm.start()
         try:
@@ -194,7 +228,7 @@ class Process:
     def says(self) -> str:
         """The next line on standard error, less the command's name."""
         assert self.stderr is not None
-        with self.patience():
+        with self.killed_if_late():
             line = self.stderr.readline()
         assert line, "it says nothing"
         return one_line(line)
@@ -208,7 +242,7 @@ class Process:
     def receives(self, count: int) -> bytes:
         """So many bytes of its standard output."""
         assert self.stdout is not None
-        with self.patience():
+        with self.killed_if_late():
             return self.stdout.read(count)
 
     def everything(self) -> tuple[int, bytes, bytes]:
@@ -216,7 +250,7 @@ class Process:
         # Both at the same time: one that nobody reads would stop it.
         error: list[bytes] = []
         reader = threading.Thread(target=lambda: error.append(_rest_of(self.stderr)))
-        with self.patience():
+        with self.killed_if_late():
             reader.start()
             out = _rest_of(self.stdout)
             reader.join()
@@ -230,6 +264,24 @@ class Process:
         code, out, error = self.everything()
         self.log = [line.decode() for line in _SWITCHES.findall(error)]
         return code, out, _SWITCHES.sub(b"", error)
+
+
+class Process(Program):
+    """
+    The command ``upgrade-switch`` while it runs: a fork of a process that has imported it already,
+    which saves the time that this takes.
+    """
+
+    def __init__(self, *arguments: str, **kwargs: Any) -> None:
+        """
+        :param arguments: the command's.
+        :param kwargs: as for a :class:`Program`; and ``closed``, the numbers of the standard streams
+            that are closed.
+        """
+        super().__init__([COMMAND, *arguments], **kwargs)
+
+    def _start(self, request: Request, streams: list[int], closed: tuple[int, ...] = ()) -> Fork:  # type: ignore[override]  # a fork cannot pass_fds
+        return Parent.get().fork(request._replace(closed=closed), streams)
 
 
 def _stream(number: int, stream: Any, theirs: ExitStack) -> tuple[int, Any]:
