@@ -241,7 +241,7 @@ def test_line_about_arguments() -> None:
     url = "ws://127.0.0.1/"
     assert "before" in fails(2, "forward", LOCAL, url, "--insecure")
     assert "before" in fails(2, "connect", url, "--insecure")
-    assert "--timeout wants a number of seconds, not 'soon'" in fails(
+    assert "--timeout needs a number of seconds, not 'soon'" in fails(
         2, "connect", "--timeout", "soon", url
     )
 

@@ -212,7 +212,10 @@ FILES = [("stdin",), ("stdout",), ("stdin", "stdout")]
 
 @pytest.mark.parametrize("files", FILES, ids="-".join)
 def test_files(files: tuple[str, ...], terminal: Terminal, tmp_path: Path) -> None:
-    """From a file or into one, a transfer that takes long has a line, which is gone at the end."""
+    """
+    From a file or into one, a transfer that takes long has a line, which is gone at the end; what stays
+    is that it was connected.
+    """
     (tmp_path / "stdin").write_bytes(b"hello")
     with (tmp_path / "stdin").open("rb") as source, (tmp_path / "stdout").open("wb") as sink:
         opened = {name: {"stdin": source, "stdout": sink}[name] for name in files}
@@ -228,7 +231,9 @@ def test_files(files: tuple[str, ...], terminal: Terminal, tmp_path: Path) -> No
     assert arrived == b"some of it, the rest"
     assert slow.heard == (b"hello" if "stdin" in files else b"")
     os.write(terminal.slave, b"|")
-    assert screen(seen + terminal.until(r"\|")) == ["|"]
+    connected, end = screen(seen + terminal.until(r"\|"))
+    assert connected.endswith(": connected")
+    assert end == "|"
 
 
 def test_pipes_when_asked(terminal: Terminal) -> None:
@@ -263,7 +268,8 @@ def test_error_in_its_place(terminal: Terminal) -> None:
         told.set()
         with process.killed_if_late():
             assert process.wait() == 1
-    line, rest = screen(seen + terminal.until(r"cut off.*\n"))
+    connected, line, rest = screen(seen + terminal.until(r"cut off.*\n"))
+    assert connected == f"upgrade-switch: http://127.0.0.1:{port}/: connected"
     assert line.startswith(f"upgrade-switch: http://127.0.0.1:{port}/: the connection was cut off: ")
     assert rest == ""
 

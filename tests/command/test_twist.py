@@ -99,7 +99,7 @@ def test_port_in_use(kind: str, tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["--nonsense"], "option --nonsense not recognized"),
-        (["--drain", "soon"], "--drain wants a number of seconds, not 'soon'"),
+        (["--drain", "soon"], "--drain needs a number of seconds, not 'soon'"),
         (["--log-format", "json"], "twist --log-format=json upgrade-switch"),
         (["--config", "/no/such/file"], "--config /no/such/file: No such file or directory"),
     ],

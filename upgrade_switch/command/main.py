@@ -12,7 +12,8 @@ from twisted.python.usage import UsageError
 
 from .client.connect import ConnectOptions, run_connect
 from .client.forward import ForwardOptions, run_forward
-from .exits import USAGE, say
+from .completion import SHELLS, completion
+from .exits import SUCCESS, USAGE, say
 from .options import CommandOptions
 from .server.options import ServeOptions
 from .server.service import run_serve
@@ -46,6 +47,16 @@ class MainOptions(CommandOptions):
             "Listen locally, and carry each connection to a server through an upgrade.",
         ],
     ]
+
+    def opt_completion(self, shell: str) -> None:
+        """
+        SHELL: print a script that completes commands and options in bash or zsh:
+        source <(upgrade-switch --completion bash)
+        """
+        if shell not in SHELLS:
+            raise UsageError(f"--completion must be one of {', '.join(SHELLS)}, not {shell!r}")
+        print(completion(shell, self), end="")
+        raise SystemExit(SUCCESS)
 
     def postOptions(self) -> None:
         if self.subCommand is None:

@@ -4,6 +4,7 @@ What a server says in the body of a refusal: a few words of it for a person.
 
 from __future__ import annotations
 
+import re
 from email.message import Message
 from html.parser import HTMLParser
 from typing import Protocol as TypingProtocol
@@ -22,6 +23,9 @@ _MOST_SECONDS = 5
 
 # How much of its text is shown, in characters.
 _MOST_CHARACTERS = 200
+
+# A tag that does not end.
+_CUT_TAG = re.compile(r"<[^>]*\Z")
 
 # Elements whose text is not shown on a page.
 _UNSEEN = frozenset({"head", "script", "style", "template", "title"})
@@ -123,7 +127,8 @@ class _Text(HTMLParser):
 
 def _without_markup(page: str) -> str:
     parser = _Text()
-    parser.feed(page)
+    # What is left of a tag at the end, where the page was cut, is no text.
+    parser.feed(_CUT_TAG.sub("", page))
     parser.close()
     return " ".join(parser.parts)
 

@@ -97,7 +97,7 @@ def _keep_secrets(options: ServeOptions) -> None:
         for path, directory in options.files.items():
             file, folder = Path(secret).resolve(), Path(directory).resolve()
             if file.is_relative_to(folder) and not any(map(is_hidden, file.relative_to(folder).parts)):
-                raise UsageError(f"--files {path}: this would serve the password file {secret}")
+                raise UsageError(f"--files {path}: {secret} is in that directory, and would be served")
 
 
 def _checkers(options: ServeOptions) -> dict[str, list[ICredentialsChecker]]:
