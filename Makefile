@@ -9,7 +9,7 @@ OLDEST_VENV := .venv-oldest
 NEWEST_VENV := .venv-newest-python
 # What the tests on other versions leave out: what is none of Twisted's and Python's, and what takes long
 # and says what others say, too.
-LEFT_OUT := docs/* core/test_negotiation.py peers/test_openssh.py protocols/websocket/test_load.py
+LEFT_OUT := docs/* command/test_installs.py core/test_negotiation.py peers/test_openssh.py protocols/websocket/test_load.py
 ON_OTHERS := --numprocesses auto --dist loadfile $(LEFT_OUT:%='--ignore-glob=tests/%')
 
 FUZZ_ARGS ?= --seconds 600 --keep
