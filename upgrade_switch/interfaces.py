@@ -10,10 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, MutableSet, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple, TypeAlias
+from typing import IO, Any, NamedTuple, TypeAlias
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IProtocol,
+    IProtocolFactory,
+    IPushProducer,
+    IReactorTime,
+    ITransport,
+)
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
@@ -24,6 +32,7 @@ from .negotiation import Offer, UpgradeToken
 __all__ = [
     "Acceptor",
     "Answer",
+    "CarriedRequest",
     "ConnectAcceptor",
     "Declined",
     "IDetachable",
@@ -31,6 +40,7 @@ __all__ = [
     "ILayered",
     "IPrefaced",
     "ISelective",
+    "IStreamTransport",
     "ISwitchObserver",
     "ISwitchedConnection",
     "ITakesUpgrades",
@@ -165,7 +175,14 @@ class ISwitchObserver(Interface):
         """
 
 
-# What the package provides.
+# What the package provides, and what it asks of Twisted.
+
+
+class IStreamTransport(ITransport, IConsumer, IPushProducer):
+    """What a transport must be able to do: Twisted's TCP, UNIX and TLS transports all can."""
+
+    def abortConnection() -> None:
+        """End the connection at once; what waits to be sent is lost."""
 
 
 class ISwitchedConnection(Interface):
@@ -179,6 +196,17 @@ class ISwitchedConnection(Interface):
 
     def abort() -> None:
         """End the connection at once; what waits to be sent is lost. Harmless when it is over."""
+
+
+class CarriedRequest(NamedTuple):
+    """What a request asks for, to be answered in the protocol that its connection switches to."""
+
+    method: bytes
+    target: bytes
+    """The request target, as it was sent."""
+    fields: list[tuple[bytes, bytes]]
+    content: IO[bytes]
+    """The content, positioned at its end; whoever has this closes it."""
 
 
 class SwitchHead(NamedTuple):
@@ -199,7 +227,7 @@ class IDetachable(Interface):
     ``takeover.hand_over``.
     """
 
-    transport: Any = Attribute("The transport, as whatever speaks HTTP on it sees it.")
+    transport: IStreamTransport = Attribute("The transport, as whatever speaks HTTP on it sees it.")
 
     def slot() -> Any:
         """
@@ -225,6 +253,10 @@ class IUpgradeRequest(IRequest):
     offer: Offer = Attribute("All that the client is willing to switch to.")
     has_switched: bool = Attribute("Whether the request was answered with another protocol.")
     site: IUpgradeSite = Attribute("The site that the request came to.")
+    channel: Any = Attribute("What the request came through; gone when the request is finished.")
+    code: int = Attribute("The status code of the answer, as far as it is known.")
+    code_message: bytes = Attribute("The reason phrase of the answer.")
+    startedWriting: int = Attribute("Whether the head of the answer has been written.")
 
     def notifyFinish() -> Deferred[None]:
         """
@@ -238,6 +270,8 @@ class IUpgradeSite(Interface):
     reactor: IReactorTime = Attribute("The clock of the site's time limits.")
     observers: Sequence[ISwitchObserver] = Attribute("Who is told of what happens to upgrades.")
     accept_timeout: float | None = Attribute("How many seconds an acceptor may take.")
+    timeOut: float | None = Attribute("How many seconds a connection may be idle between requests.")
+    requestFactory: Callable[..., Any] = Attribute("What makes the requests of its connections.")
     switched: Any = Attribute("The connections that are switched (``server.switched``).")
     deciding: MutableSet[Any] = Attribute("The decisions that acceptors are still at work on.")
 

@@ -5,7 +5,7 @@ A client's side of RFC 2817: :class:`TLSUpgradePool` goes on with nothing less t
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import h11
 from twisted.internet.defer import Deferred, fail
@@ -23,8 +23,10 @@ from twisted.web.iweb import IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from ... import _twisted
-from ...client.pool import UpgradeClient, UpgradePool, switched_connection
-from ...errors import InvalidArgument, InvalidResponse, UpgradeError
+from ...client.pool import UpgradePool, switched_connection
+from ...client.request import expect_answer
+from ...client.upgrading import UpgradeClient
+from ...errors import InvalidArgument, InvalidResponse, UpgradeError, connect_timed_out
 from ...negotiation import Offer, UpgradeToken
 from ...takeover import hand_over
 
@@ -125,17 +127,13 @@ class _SecuredEndpoint:
         done: Deferred[Any] = self._endpoint.connect(asking)
         done.addCallback(lambda client: client.request(request))
         done.addCallback(self._answered, protocolFactory)
-        return done.addTimeout(self._timeout, self._reactor, _timed_out)
+        return done.addTimeout(self._timeout, self._reactor, connect_timed_out("no TLS"))
 
     def _answered(self, response: IResponse, factory: IProtocolFactory) -> Deferred[IProtocol]:
         connection = switched_connection(response)
         securing = _Securing(factory, self._creator)
         connection.install(securing)
         return securing.done
-
-
-def _timed_out(reason: object, timeout: float) -> NoReturn:
-    raise TimeoutError(f"no TLS within {timeout:g} seconds")
 
 
 @implementer(IHandshakeListener)
@@ -153,9 +151,7 @@ class _Securing(Protocol):
         self.done: Deferred[IProtocol] = Deferred(lambda _: _twisted.abort(self.transport))
         self._factory = factory
         self._creator = creator
-        self._parser = h11.Connection(h11.CLIENT)
-        self._parser.send(h11.Request(method="OPTIONS", target="*", headers=[("Host", "shadow")]))
-        self._parser.send(h11.EndOfMessage())
+        self._parser = expect_answer("OPTIONS", upgrade=False)
         self._is_secure = False
 
     def connectionMade(self) -> None:
