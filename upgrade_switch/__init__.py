@@ -2,6 +2,7 @@
 HTTP Upgrade for Twisted: one port, many protocols, and no byte lost between them.
 """
 
+from ._version import __version__
 from .client.endpoint import UpgradeEndpoint
 from .client.pool import UpgradePool, switched_connection
 from .connection import SwitchedConnection
@@ -13,8 +14,6 @@ from .server.resource import UpgradeResource, upgrade_required
 from .server.service import UpgradeService
 from .server.site import UpgradeSite
 from .splice import splice
-
-__version__ = "0.1.0"
 
 __all__ = [
     "IDrainable",

@@ -15,7 +15,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from collections.abc import Iterator
 from importlib.metadata import Distribution, distribution
@@ -25,7 +24,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from tests.kit.commands import LOCAL, Program
+from tests.kit.commands import LOCAL
+from tests.kit.programs import Program
 
 ROOT = Path(__file__).parent.parent.parent
 

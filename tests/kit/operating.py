@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.kit.commands import COMMAND, LOCAL, PATIENCE, Program, read_all, read_until
+from tests.kit.commands import COMMAND, LOCAL, read_all, read_until
 from tests.kit.harness import status, upgrade_head
+from tests.kit.programs import PATIENCE, Program
 
 TWIST = str(Path(COMMAND).with_name("twist"))
 TWISTD = str(Path(COMMAND).with_name("twistd"))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from twisted.python.usage import Options, UsageError
 
-from .. import __version__
+from .._version import __version__
 from .exits import SUCCESS
 
 __all__ = ["CommandOptions", "needs_extra_for"]
