@@ -118,9 +118,9 @@ def test_observers(wrong: Any) -> None:
 def test_service() -> None:
     """A service without an endpoint, or without an UpgradeSite, is refused."""
     endpoint = TCP4ServerEndpoint(reactor, 0)
-    with pytest.raises(InvalidArgument, match="no server endpoint"):
+    with pytest.raises(InvalidArgument, match="not a server endpoint"):
         UpgradeService("tcp:0", UpgradeSite(Resource()))  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgument, match="no UpgradeSite"):
+    with pytest.raises(InvalidArgument, match="not an UpgradeSite"):
         UpgradeService(endpoint, Site(Resource()))  # type: ignore[arg-type]
 
 

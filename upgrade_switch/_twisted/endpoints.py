@@ -30,4 +30,5 @@ def endpoint_text(endpoint: object) -> str:
         return f"[{host}]:{endpoint._port}" if ":" in host else f"{host}:{endpoint._port}"
     if isinstance(endpoint, UNIXClientEndpoint):
         return str(endpoint._path)
-    return safe_repr(endpoint)
+    text: str = safe_repr(endpoint)
+    return text

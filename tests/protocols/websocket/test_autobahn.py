@@ -1,5 +1,5 @@
 """
-What ``protocols/websocket/_autobahn.py`` and ``_opened.py`` rely on in autobahn: each of these fails
+What ``protocols/_websocket/_autobahn.py`` and ``_opened.py`` rely on in autobahn: each of these fails
 when autobahn changes it.
 """
 
@@ -25,7 +25,8 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
 
-from tests.kit.wsframes import BINARY, Frame, frame, handshake, parse, websocket_site
+from tests.kit.wscodec import BINARY, Frame, parse
+from tests.kit.wsframes import frame, handshake, websocket_site
 from upgrade_switch import UpgradeSite
 from upgrade_switch.errors import UpgradeError
 from upgrade_switch.protocols._websocket import _autobahn

@@ -15,15 +15,8 @@ from twisted.internet.interfaces import ILoggingContext
 from zope.interface import alsoProvides
 
 from tests.kit.harness import SOCKETS, Recorder, factory_of, patient, reactor, site_of, turns
-from tests.kit.wsframes import (
-    CLOSE,
-    Echo,
-    close_frame,
-    frame,
-    raw_client,
-    websocket_factory,
-    websocket_site,
-)
+from tests.kit.wscodec import CLOSE
+from tests.kit.wsframes import Echo, close_frame, frame, raw_client, websocket_factory, websocket_site
 from upgrade_switch import IDrainable
 from upgrade_switch.protocols import byte_stream
 from upgrade_switch.protocols._websocket.client import http_url

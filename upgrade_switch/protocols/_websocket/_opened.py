@@ -48,7 +48,7 @@ class HandshakeResult(NamedTuple):
     """What autobahn's protocols keep of a handshake: ``http_headers``, ``websocket_version`` ..."""
 
 
-# Any: autobahn's annotations differ from version to version, and contradict one another.
+# Untyped: autobahn's annotations differ from version to version, and contradict one another.
 _ADAPTER: Any = WebSocketAdapterProtocol
 _PROTOCOL: Any = WebSocketProtocol
 

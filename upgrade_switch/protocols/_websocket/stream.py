@@ -48,7 +48,7 @@ from .server import SAME_ORIGIN, HandshakeRefused, HandshakeRequest, websocket
 
 __all__ = ["WebSocketEndpoint", "byte_stream"]
 
-# Any: autobahn's annotations differ from version to version, and contradict one another.
+# Untyped: autobahn's annotations differ from version to version, and contradict one another.
 _SERVER_PROTOCOL: Any = WebSocketServerProtocol
 _CLIENT_PROTOCOL: Any = WebSocketClientProtocol
 
@@ -229,7 +229,7 @@ class _ServerStream(_ByteStream, _SERVER_PROTOCOL):
 
 
 class _ServerFactory(WebSocketServerFactory):
-    # Any: what autobahn says of this attribute differs from version to version.
+    # Untyped: what autobahn says of this attribute differs from version to version.
     protocol: Any = _ServerStream
     noisy = False
 
@@ -288,7 +288,7 @@ class _ClientStream(_ByteStream, _CLIENT_PROTOCOL):
 
 
 class _ClientFactory(WebSocketClientFactory):
-    # Any: as above.
+    # Untyped, as above.
     protocol: Any = _ClientStream
     noisy = False
 
