@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.kit import ROOT
 
 #: How long a program may take before the test fails, in seconds.
 PATIENCE = 120

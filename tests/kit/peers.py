@@ -28,6 +28,7 @@ import websockets.exceptions
 import websockets.sync.client
 import websockets.sync.server
 
+from tests.kit import ROOT
 from tests.kit.commands import PATIENCE, needs
 
 REFUSED = "/refused"
@@ -37,7 +38,7 @@ PLEASE_PING = "please ping"
 PLEASE_CLOSE = "please close"
 
 #: Where ``.ci/run`` puts Node's packages.
-NODE_MODULES = Path(__file__).parent.parent / ".venv" / "node" / "node_modules"
+NODE_MODULES = ROOT / ".venv" / "node" / "node_modules"
 
 _missing = not (NODE_MODULES / "ws").exists() and not os.environ.get("CI")
 _NODE = (needs("node"), pytest.mark.skipif(_missing, reason="there is no ws of Node's here"))
