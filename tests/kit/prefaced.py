@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,14 +14,12 @@ from twisted.web.resource import Resource
 from tests.kit.asking import client_of, is_http
 from tests.kit.harness import (
     KINDS,
-    PATIENCE,
     EchoTarget,
     Listening,
     WatchedSite,
+    eventually,
     factory_of,
-    reactor,
     site_of,
-    turns,
 )
 from upgrade_switch import _twisted
 
@@ -67,14 +65,6 @@ async def leave(client: Any, *targets: Any) -> None:
     client.transport.abortConnection()
     for protocol in (client, *targets):
         await protocol.is_lost()
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what no protocol is told of."""
-    end = reactor.seconds() + PATIENCE
-    while not condition():
-        assert reactor.seconds() < end
-        await turns(1)
 
 
 async def prefaced(listen: Any, kind: str, *prefaces: bytes, **kwargs: Any) -> tuple[Any, list[Any]]:
