@@ -1,5 +1,5 @@
 """
-:class:`SwitchedConnection`: a connection that has left HTTP; and, on a client, what becomes of it
+:class:`SwitchedConnection`: a connection that has left HTTP; and what holds a client's connection
 until its target is installed.
 """
 
@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from . import _twisted
 from .errors import AlreadyInstalled
-from .interfaces import ISwitchedConnection
+from .interfaces import IStreamTransport, ISwitchedConnection
 from .takeover import check_target, hand_over, replay_ended_connection
 
 if TYPE_CHECKING:
@@ -27,14 +27,20 @@ __all__ = ["AbortUnlessInstalled", "EndListener", "HoldingProtocol", "SwitchedCo
 
 class HoldingProtocol(Protocol):
     """
-    Keeps a client's connection between the 101 and ``install``: paused, and with what arrives
-    nevertheless (TLS delivers the records that it has read already) put by for the target.
+    Holds a client's connection between the 101 and ``install``. The transport is paused; what arrives
+    nevertheless (TLS delivers the records that it has read already) is kept for the target.
+
+    :ivar lost: how the connection has ended; None while it has not.
     """
 
+    transport: Any
     lost: Failure | None = None
-    """How the connection has ended, where it has."""
 
-    def __init__(self, transport: Any, data: bytes) -> None:
+    def __init__(self, transport: IStreamTransport, data: bytes) -> None:
+        """
+        :param transport: a connected transport, paused.
+        :param data: what has arrived behind the head of the 101.
+        """
         self.transport = transport
         self._chunks = [data] if data else []
 
@@ -45,44 +51,46 @@ class HoldingProtocol(Protocol):
         self.lost = reason
 
     def hand_over_to(self, target: IProtocol) -> None:
-        """Hand everything over; to a connection that has ended already, its whole short life."""
+        """Give everything to the target. A connection that has ended already is replayed to it."""
         data = b"".join(self._chunks)
         self._chunks.clear()
-        transport: Any = self.transport
         if self.lost is None:
-            hand_over(transport, _twisted.slot_of(transport, self), target, data)
-            return
-        replay_ended_connection(transport, target, data, self.lost)
+            hand_over(self.transport, _twisted.slot_of(self.transport, self), target, data)
+        else:
+            replay_ended_connection(self.transport, target, data, self.lost)
 
 
 class AbortUnlessInstalled:
     """
-    What a client's :class:`SwitchedConnection` holds until it is installed. Dropped without that, it
-    aborts: a connection that is read by nobody would stay open for as long as the server likes.
+    What a client's :class:`SwitchedConnection` has until its target is installed. If it is dropped
+    before that, it aborts the connection, which would stay open for as long as the server likes.
     """
 
-    def __init__(self, waiting: HoldingProtocol) -> None:
-        self._waiting: HoldingProtocol | None = waiting
+    def __init__(self, holding: HoldingProtocol) -> None:
+        self._holding: HoldingProtocol | None = holding
 
     def take(self) -> HoldingProtocol:
-        waiting, self._waiting = self._waiting, None
-        assert waiting is not None
-        return waiting
+        """
+        :return: what holds the connection, which is the caller's from now on.
+        """
+        holding, self._holding = self._holding, None
+        assert holding is not None
+        return holding
 
     def __del__(self) -> None:
-        waiting = self._waiting
-        if waiting is not None and waiting.lost is None:
-            _twisted.abort(waiting.transport)
+        holding = self._holding
+        if holding is not None and holding.lost is None:
+            _twisted.abort(holding.transport)
 
 
 class EndListener(TypingProtocol):
-    """Who wants to know of a switched connection's end."""
+    """Hears of the end of switched connections."""
 
     def forget(self, connection: SwitchedConnection) -> None:
-        """The connection has ended; its target has not heard of it yet."""
+        """The connection has ended; its target has not been told yet."""
 
     def ended(self, connection: SwitchedConnection, reason: Failure) -> None:
-        """Its target has."""
+        """The connection has ended, and its target has been told."""
 
 
 @implementer(ISwitchedConnection)
@@ -109,7 +117,7 @@ class SwitchedConnection:
 
     def __init__(
         self,
-        transport: Any,
+        transport: IStreamTransport,
         token: UpgradeToken | None,
         path: bytes,
         since: float,
@@ -145,10 +153,10 @@ class SwitchedConnection:
 
         :param target: any ``IProtocol``; what it raises is logged and ends the connection.
         :raises AlreadyInstalled: the second time, and on a server.
-        :raises InvalidTarget: for what is no ``IProtocol``; the connection still waits.
+        :raises InvalidTarget: if the target is not an ``IProtocol``; the connection still waits.
         """
         if self._uninstalled is None:
-            raise AlreadyInstalled(f"this connection is {self.target!r}'s already")
+            raise AlreadyInstalled(f"this connection belongs to {self.target!r} already")
         self.hand_over_to(check_target(target))
 
     @property
@@ -157,23 +165,20 @@ class SwitchedConnection:
         return self._uninstalled is not None
 
     def hand_over_to(self, target: IProtocol) -> None:
-        """:meth:`install`, for a target that is known to be good."""
+        """:meth:`install`, for a target that has been checked."""
         uninstalled, self._uninstalled = self._uninstalled, None
         assert uninstalled is not None
-        waiting = uninstalled.take()
+        holding = uninstalled.take()
         self.target = target
-        lost = waiting.lost
-        if lost is None:
-            if self._listener is not None:
-                _twisted.watch_end(self._transport, target, self)
-            waiting.hand_over_to(target)
-            return
-        waiting.hand_over_to(target)
-        if self._listener is not None:
-            self._listener.ended(self, lost)
+        listener, lost = self._listener, holding.lost
+        if listener is not None and lost is None:
+            _twisted.watch_end(self._transport, target, self)
+        holding.hand_over_to(target)
+        if listener is not None and lost is not None:
+            listener.ended(self, lost)
 
     def on_end(self, listener: EndListener) -> None:
-        """Have the connection's end told to somebody; before it has a target."""
+        """Have a listener told of the connection's end; call it before there is a target."""
         self._listener = listener
 
     def __call__(self, reason: Failure) -> None:
@@ -184,7 +189,7 @@ class SwitchedConnection:
         """
         listener = self._listener
         assert listener is not None
-        # Not counted any more when the target hears of it; told to the others when it has.
+        # The target finds the connection gone from the collection; observers hear after the target.
         listener.forget(self)
         try:
             _twisted.report_end(self._transport, self.target, reason)

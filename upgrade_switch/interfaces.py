@@ -13,7 +13,15 @@ from enum import StrEnum
 from typing import Any, NamedTuple, TypeAlias
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IProtocol,
+    IProtocolFactory,
+    IPushProducer,
+    IReactorTime,
+    ITransport,
+)
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
@@ -31,6 +39,7 @@ __all__ = [
     "ILayered",
     "IPrefaced",
     "ISelective",
+    "IStreamTransport",
     "ISwitchObserver",
     "ISwitchedConnection",
     "ITakesUpgrades",
@@ -165,7 +174,14 @@ class ISwitchObserver(Interface):
         """
 
 
-# What the package provides.
+# What the package provides, and what it asks of Twisted.
+
+
+class IStreamTransport(ITransport, IConsumer, IPushProducer):
+    """What a transport must be able to do: Twisted's TCP, UNIX and TLS transports all can."""
+
+    def abortConnection() -> None:
+        """End the connection at once; what waits to be sent is lost."""
 
 
 class ISwitchedConnection(Interface):
@@ -199,7 +215,7 @@ class IDetachable(Interface):
     ``takeover.hand_over``.
     """
 
-    transport: Any = Attribute("The transport, as whatever speaks HTTP on it sees it.")
+    transport: IStreamTransport = Attribute("The transport, as whatever speaks HTTP on it sees it.")
 
     def slot() -> Any:
         """
@@ -225,6 +241,10 @@ class IUpgradeRequest(IRequest):
     offer: Offer = Attribute("All that the client is willing to switch to.")
     has_switched: bool = Attribute("Whether the request was answered with another protocol.")
     site: IUpgradeSite = Attribute("The site that the request came to.")
+    channel: Any = Attribute("What the request came through; gone when the request is finished.")
+    code: int = Attribute("The status code of the answer, as far as it is known.")
+    code_message: bytes = Attribute("The reason phrase of the answer.")
+    startedWriting: int = Attribute("Whether the head of the answer has been written.")
 
     def notifyFinish() -> Deferred[None]:
         """

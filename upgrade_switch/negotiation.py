@@ -37,7 +37,7 @@ class UpgradeToken:
     Names compare without case, versions exactly; ``str()`` gives the spelling that was parsed.
 
     :ivar name: the protocol's name, as it was spelled.
-    :ivar version: its version, None where there is none.
+    :ivar version: its version, None without one.
     """
 
     name: str
@@ -53,7 +53,7 @@ class UpgradeToken:
         """
         Parse one token.
 
-        :raises InvalidToken: where the text breaks the grammar.
+        :raises InvalidToken: if the string breaks the grammar.
         """
         if isinstance(text, bytes):
             text = text.decode("latin-1")
@@ -109,7 +109,7 @@ class Offer:
 
         :param method: the request's method.
         :param version: its HTTP version, such as ``b"HTTP/1.1"``.
-        :param upgrade: the values of all its Upgrade lines; None or empty where there is none.
+        :param upgrade: the values of all its Upgrade lines; None or empty without any.
         :param connection: the values of all its Connection lines.
         :return: never raises: what is not eligible or breaks the grammar is an empty offer.
         """
@@ -145,10 +145,9 @@ class Offer:
 
     def first(self, wanted: str | UpgradeToken) -> UpgradeToken | None:
         """
-        The token of this offer that ``wanted`` names, the client's spelling kept; None where there
-        is none.
+        The token of this offer that ``wanted`` names, in the client's spelling; None if there is none.
 
-        :param wanted: a text (as for ``in``), or one of the offer's own tokens.
+        :param wanted: a string (as for ``in``), or one of the offer's own tokens.
         """
         if isinstance(wanted, UpgradeToken):
             if wanted in self.tokens:
@@ -190,8 +189,8 @@ class TokenTable(Generic[V]):
 
     def __init__(self, entries: Mapping[str, V]) -> None:
         """
-        :raises InvalidToken: for a key that breaks the grammar.
-        :raises InvalidUpgrades: for a key that is no text, and for two that are the same token.
+        :raises InvalidToken: if a key breaks the grammar.
+        :raises InvalidUpgrades: if a key is not a string, or two keys are the same token.
         """
         self.names = tuple(entries)
         self._values: dict[tuple[str, str | None], V] = {}

@@ -1,22 +1,23 @@
 """
-The hand-over: a transport changes its owner, and nobody loses a byte.
+The hand-over: a transport changes its owner, and no byte is lost.
 
-Who calls :func:`hand_over` has taken its own things off the transport: timers, producer, and the
-bytes that it has read but not used. From then on the transport is the target's. What is done, in
-this order:
+Whoever calls :func:`hand_over` has taken its own things off the transport: timers, the registered
+producer, and the bytes that it has read but not used. From then on the transport is the target's. These
+steps follow, in this order:
 
-1. the transport's pointer to whom it gives its bytes is set to the target, so that nothing stands
-   between the two (``startTLS``, half-close, descriptor passing and a next takeover all ask that
-   pointer who is there);
-2. the transport reads again;
-3. ``target.makeConnection(transport)``;
-4. the trailing data, where the target has neither closed the connection nor paused it in
-   ``connectionMade``. If it has paused, a :class:`_PausedTarget` collects what comes until it resumes:
-   a TLS layer goes on delivering records that it has read, which must not overtake.
+1. The transport's pointer to the protocol that it gives its bytes to is set to the target, so that
+   nothing stands between the two: ``startTLS``, half-close, descriptor passing and a later takeover
+   all look there.
+2. The transport reads again.
+3. ``target.makeConnection(transport)``.
+4. The trailing data, unless the target has closed the connection or paused it in ``connectionMade``.
+   If it has paused, a :class:`_PausedTarget` collects what comes until it resumes: a TLS layer goes on
+   delivering records that it has read, which must not overtake.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import (
@@ -32,6 +33,7 @@ from zope.interface import directlyProvides, providedBy
 
 from . import _twisted
 from .errors import InvalidTarget
+from .interfaces import IStreamTransport
 
 __all__ = ["check_target", "hand_over", "replay_ended_connection"]
 
@@ -40,20 +42,20 @@ _log = Logger()
 
 def check_target(target: object) -> IProtocol:
     """
-    :raises InvalidTarget: where something other than an ``IProtocol`` was to be installed.
+    :raises InvalidTarget: if the target does not provide ``IProtocol``.
     """
     if not IProtocol.providedBy(target):
         raise InvalidTarget(f"a target provides IProtocol, {target!r} does not")
     return target
 
 
-def hand_over(transport: Any, slot: _twisted.Slot, target: IProtocol, data: bytes) -> None:
+def hand_over(transport: IStreamTransport, slot: _twisted.Slot, target: IProtocol, data: bytes) -> None:
     """
-    Give a connection to a target. Never raises what the target raises: that is logged and ends the
-    connection, as it would if the reactor had called.
+    Give a connection to a target. What the target raises is logged and ends the connection, as it
+    would if the reactor had called; it is never raised here.
 
-    :param transport: a connected transport without producer; the target owns it afterwards.
-    :param slot: where the transport keeps whom it gives its bytes to.
+    :param transport: a connected transport without a producer; the target owns it afterwards.
+    :param slot: where the transport keeps the protocol that it gives its bytes to.
     :param data: the trailing data: bytes that were read before and belong to the target.
     """
     slot.set(target)
@@ -82,27 +84,27 @@ def hand_over(transport: Any, slot: _twisted.Slot, target: IProtocol, data: byte
         _call_target(transport, receiver.dataReceived, data)
 
 
-def _make_connection(transport: Any, target: IProtocol) -> None:
+def _make_connection(transport: IStreamTransport, target: IProtocol) -> None:
     target.makeConnection(transport)
-    # Behind it: a log prefix may well tell of the connection.
+    # Afterwards, since a target's log prefix may well describe the connection.
     _twisted.rename_log_prefix(transport, target)
 
 
 def _nothing() -> None:
-    """What a transport does that cannot pause, when it is resumed."""
+    """What resuming means for a transport that cannot pause."""
 
 
-def _call_target(transport: Any, function: Any, *arguments: Any) -> bool:
+def _call_target(transport: Any, method: Callable[..., object], *arguments: object) -> bool:
     """
-    Call the target as the reactor would: what it raises, of any kind, is logged and drops the
-    connection, after which the transport tells the target ``connectionLost``.
+    Call the target as the reactor would: whatever it raises is logged and drops the connection, after
+    which the transport calls the target's ``connectionLost``.
 
-    :return: whether it has not raised.
+    :return: False if it has raised.
     """
     try:
-        function(*arguments)
+        method(*arguments)
     except BaseException:
-        _log.failure("{function} failed after a takeover", function=function)
+        _log.failure("{method} failed after a takeover", method=method)
         _twisted.abort(transport)
         return False
     return True
@@ -110,14 +112,14 @@ def _call_target(transport: Any, function: Any, *arguments: Any) -> bool:
 
 class _StandIn(Protocol):
     """
-    Stands where the transport gives its bytes to, in place of a target that is to get none: passes
-    everything else on.
+    Stands in the target's place while the target must not get any bytes, and passes everything else
+    on to it.
     """
 
     def __init__(self, transport: Any, target: IProtocol) -> None:
         self.transport = transport
         self._target: Any = target
-        # Twisted asks whoever is in this place whether it takes half-closes and the like.
+        # Twisted asks the protocol in this place whether it takes half-closes and the like.
         asked_for = (IFileDescriptorReceiver, IHalfCloseableProtocol, IHandshakeListener)
         directlyProvides(self, *(i for i in asked_for if i in providedBy(target)))
 
@@ -133,15 +135,15 @@ class _StandIn(Protocol):
 
 class _ClosedTarget(_StandIn):
     """
-    For a target that has closed the connection in ``connectionMade``: a TLS layer goes on
-    delivering until the other end has closed, too. Drops the bytes.
+    For a target that has closed the connection in ``connectionMade``: drops the bytes, which a TLS
+    layer delivers until the other end has closed, too.
     """
 
 
 class _PausedTarget(_StandIn):
     """
-    For a target that has paused in ``connectionMade``: keeps the bytes, in their order, until it
-    resumes.
+    For a target that has paused in ``connectionMade``: keeps the bytes, in their order, until the
+    target resumes.
     """
 
     def __init__(
@@ -173,13 +175,13 @@ class _PausedTarget(_StandIn):
 
 class _DeadTransport:
     """
-    A transport that has ended, for a target that comes too late: it is the transport, but that one
-    would not remember that it was told to close.
+    A transport that has ended, for a target that comes too late. It passes everything on to the
+    transport, which would not remember, however, that it was told to close.
 
-    :ivar was_closed: whether it was.
+    :ivar was_closed: whether it was told to close.
     """
 
-    def __init__(self, transport: Any) -> None:
+    def __init__(self, transport: object) -> None:
         self._transport = transport
         self.was_closed = False
         directlyProvides(self, providedBy(transport))
@@ -192,7 +194,7 @@ class _DeadTransport:
 
     abortConnection = loseConnection
 
-    # What a socket that is closed refuses, and what many protocols begin with.
+    # Many protocols begin with these, which a closed socket refuses.
 
     def loseWriteConnection(self) -> None:
         """There is no direction left to end."""
@@ -201,12 +203,18 @@ class _DeadTransport:
         """Nothing is sent any more."""
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
-        """Nobody is kept alive."""
+        """There is nothing to keep alive."""
 
 
-def replay_ended_connection(transport: Any, target: IProtocol, data: bytes, reason: Failure) -> None:
-    """Give a target the whole short life of a connection that has ended already."""
-    ended = _DeadTransport(transport)
-    if _call_target(ended, target.makeConnection, ended) and data and not ended.was_closed:
-        _call_target(ended, target.dataReceived, data)
-    _call_target(ended, target.connectionLost, reason)
+def replay_ended_connection(transport: object, target: IProtocol, data: bytes, reason: Failure) -> None:
+    """
+    Replay a connection that has ended to a target: ``makeConnection``, its bytes, ``connectionLost``.
+
+    :param transport: the transport that has ended.
+    :param data: all bytes that belong to the target.
+    :param reason: why the connection ended.
+    """
+    dead = _DeadTransport(transport)
+    if _call_target(dead, target.makeConnection, dead) and data and not dead.was_closed:
+        _call_target(dead, target.dataReceived, data)
+    _call_target(dead, target.connectionLost, reason)

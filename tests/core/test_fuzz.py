@@ -58,35 +58,36 @@ def test_grammar_can_fail(monkeypatch: Any) -> None:
 
 
 def dropped(patch: Any) -> None:
-    leave = UpgradeChannel.leave
-    patch.setattr(UpgradeChannel, "leave", lambda self, request: leave(self, request)[:-1])
+    detach = UpgradeChannel.detach
+    patch.setattr(UpgradeChannel, "detach", lambda self, head: detach(self, head)[:-1])
 
 
 def doubled(patch: Any) -> None:
-    leave = UpgradeChannel.leave
-    patch.setattr(UpgradeChannel, "leave", lambda self, request: leave(self, request) * 2)
+    detach = UpgradeChannel.detach
+    patch.setattr(UpgradeChannel, "detach", lambda self, head: detach(self, head) * 2)
 
 
 def only_when_cut(patch: Any) -> None:
     """What is behind a head that was read in one go is lost; read line by line, it is not."""
-    leave = UpgradeChannel.leave
+    detach = UpgradeChannel.detach
 
-    def losing(self: Any, request: Any) -> bytes:
+    def losing(self: Any, head: Any) -> bytes:
         self._behind = b""
-        return leave(self, request)
+        return detach(self, head)
 
-    patch.setattr(UpgradeChannel, "leave", losing)
+    patch.setattr(UpgradeChannel, "detach", losing)
 
 
 def body_is_trailing(patch: Any) -> None:
-    leave = UpgradeChannel.leave
+    detach = UpgradeChannel.detach
 
-    def leaving(self: Any, request: Any) -> bytes:
+    def leaving(self: Any, head: Any) -> bytes:
+        (request,) = self.requests
         request.content.seek(0)
         content: bytes = request.content.read()
-        return content + leave(self, request)
+        return content + detach(self, head)
 
-    patch.setattr(UpgradeChannel, "leave", leaving)
+    patch.setattr(UpgradeChannel, "detach", leaving)
 
 
 def timer_left(patch: Any) -> None:

@@ -403,7 +403,7 @@ def test_log() -> None:
     lines: list[str] = []
 
     def observe(event: Any) -> None:
-        if event["log_namespace"] == "upgrade_switch.events.SwitchLog":
+        if event["log_namespace"] == "upgrade_switch.observe.log.SwitchLog":
             lines.append(formatEvent(event))
 
     globalLogPublisher.addObserver(observe)

@@ -97,7 +97,7 @@ async def test_plain_site_is_said(listen: Any, resource: UpgradeResource) -> Non
     warnings: list[Any] = []
 
     def observe(event: Any) -> None:
-        if event["log_namespace"] == "upgrade_switch.resource":
+        if event["log_namespace"] == "upgrade_switch.server.resource":
             warnings.append((event["log_level"], "UpgradeSite" in event["log_format"]))
 
     site: Any = Site(tree(u=resource))

@@ -1,13 +1,13 @@
 """
-The only package that names what is private in Twisted, or that assigns to Twisted's live objects.
+The only place where private names of Twisted's stand, and assignments to its live objects.
 
-Each entry says why no public way will do; ``tests/test_twisted.py`` has a test for each that fails
-when Twisted changes it. Where one is not there any more, importing the package says so.
+Each entry says why no public way will do, and ``tests/core/test_twisted.py`` has a test for each that
+fails when Twisted changes it. If one is missing, importing the package says so.
 """
 
 from .check import check
 
-# First: what is imported beneath would say less.
+# First: the imports below would fail with less helpful messages.
 check()
 
 from .transports import (  # noqa: E402 - behind the check

@@ -1,8 +1,8 @@
 """
-Whether Twisted still has what the modules in this folder name of it.
+Whether Twisted still has the private names that the modules in this folder use.
 
-Names and attributes alone are looked at, which costs next to nothing at import;
-``tests/test_twisted.py`` looks at what they do.
+Only names and attributes are looked at, which costs next to nothing at import;
+``tests/core/test_twisted.py`` looks at what they do.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from ..errors import UnsupportedTwisted
 
 __all__ = ["HTTP2", "NEEDED", "NEWEST", "OLDEST", "Need", "check"]
 
-#: The oldest Twisted with which the package works: before it, ``HTTPChannel`` kept bytes that wait
-#: behind a body where nobody can find them in time.
+#: The oldest Twisted with which the package works. Before it, ``HTTPChannel`` kept bytes that wait
+#: behind a body in a place where they cannot be found in time.
 OLDEST = (24, 7)
 
-#: The newest with which it has been tested. Later ones are not refused for that.
+#: The newest with which it has been tested. Later ones are not refused.
 NEWEST = (26, 10)
 
 
 class Need(NamedTuple):
-    """What is needed of a module of Twisted's."""
+    """What the package needs of one of Twisted's modules."""
 
     module: str
     #: A class or a function, or a class's method.
     owner: str
-    #: What the class has, or it or the function names in its code.
+    #: What the class has, or what the class or the function names in its code.
     names: tuple[str, ...] = ()
 
 

@@ -17,6 +17,7 @@ from twisted.web.http import _GenericHTTPChannelProtocol
 from zope.interface import alsoProvides, implementer
 
 from ..errors import NotDetachable
+from ..interfaces import IStreamTransport
 
 __all__ = [
     "PauseWatch",
@@ -53,26 +54,26 @@ class Slot(NamedTuple):
         setattr(self.owner, self.name, protocol)
 
 
-def slot_of(transport: Any, current: object = None) -> Slot:
+def slot_of(transport: object, current: object = None) -> Slot:
     """
     Find where a transport keeps the protocol that it gives its bytes to.
 
     :param transport: the transport, as its protocol sees it.
-    :param current: the protocol that is there now, where the caller knows it: the slot is refused
-        if it holds neither that nor Twisted's proxy around it.
-    :raises NotDetachable: when there is no such place, or somebody else is in it.
+    :param current: the protocol that should be there, if the caller knows it: a slot that holds neither
+        that nor Twisted's proxy around it is refused.
+    :raises NotDetachable: if there is no such place, or if something else is there.
     """
     if isinstance(transport, ProtocolWrapper):
         slot = Slot(transport, "wrappedProtocol")
-    elif isinstance(getattr(transport, "protocol", None), ProtocolWrapper):
-        # After startTLS, the TLS layer stands between the transport and who it was started for.
-        slot = Slot(transport.protocol, "wrappedProtocol")
+    elif isinstance(layer := getattr(transport, "protocol", None), ProtocolWrapper):
+        # After startTLS, the TLS layer stands between the transport and the protocol above.
+        slot = Slot(layer, "wrappedProtocol")
     else:
         slot = Slot(transport, "protocol")
     found = slot.get()
     if current is None or found is current:
         if found is None:
-            raise NotDetachable(f"{transport!r} does not say whom it gives its bytes to")
+            raise NotDetachable(f"{transport!r} does not say which protocol it gives its bytes to")
         return slot
     if isinstance(found, _GenericHTTPChannelProtocol) and found._channel is current:
         return slot
@@ -83,38 +84,43 @@ def slot_of(transport: Any, current: object = None) -> Slot:
     raise NotDetachable(f"{transport!r} gives its bytes to {found!r}: nothing to take over from")
 
 
-def bottom(transport: Any) -> Any:
+def bottom(transport: object) -> Any:
     """The transport beneath all wrappers: the one that the reactor knows."""
     while isinstance(transport, ProtocolWrapper):
         transport = transport.transport
     return transport
 
 
-def is_closing(transport: Any) -> bool:
+def is_closing(transport: object) -> bool:
     """
-    Whether a transport has ended, or has been told to: ``disconnecting`` alone does not know of
-    ``abortConnection``, of which Twisted keeps only the private ``_aborting``; and after
-    ``startTLS`` only the TLS layer knows of ``loseConnection``.
+    Whether a transport has ended, or has been told to. ``abortConnection`` does not set
+    ``disconnecting``: Twisted remembers it in the private ``_aborting``. After ``startTLS`` only the
+    TLS layer knows of ``loseConnection``.
     """
-    return bool(
+    if (
         getattr(transport, "disconnecting", False)
         or getattr(transport, "disconnected", False)
         or getattr(transport, "_aborting", False)
-        or (getattr(transport, "TLS", False) and getattr(transport.protocol, "disconnecting", False))
-    )
+    ):
+        return True
+    layer = getattr(transport, "protocol", None) if getattr(transport, "TLS", False) else None
+    return bool(getattr(layer, "disconnecting", False))
 
 
-def start_tls(transport: Any, context_factory: Any, listener: Any) -> None:
+def start_tls(transport: Any, context_factory: object, listener: object) -> None:
     """
-    Start TLS on a transport, and have its ``IHandshakeListener`` told, the protocol to which the
-    transport gives its bytes. The TLS layer stands beneath all wrappers, and asks the lowest whether
-    it listens: wrappers do not; nor do they learn that they are ``ISSLTransport`` now.
+    Start TLS on a transport. The TLS layer stands beneath all wrappers, and asks the lowest of them
+    whether it is an ``IHandshakeListener``, which wrappers are not; nor do wrappers learn that they
+    are ``ISSLTransport`` now. So both are made up for here.
+
+    :param transport: an ``ITLSTransport``, or wrappers around one.
+    :param listener: the ``IHandshakeListener`` to which the transport gives its bytes.
     """
     transport.startTLS(context_factory)
     lowest = bottom(transport).protocol.wrappedProtocol
     if lowest is not listener:
         listening = ref(listener)
-        lowest.handshakeCompleted = lambda: _tell(listening())
+        lowest.handshakeCompleted = lambda: _notify(listening())
         alsoProvides(lowest, interfaces.IHandshakeListener)
     while isinstance(transport, ProtocolWrapper):
         alsoProvides(transport, interfaces.ISSLTransport)
@@ -122,8 +128,8 @@ def start_tls(transport: Any, context_factory: Any, listener: Any) -> None:
 
 
 @implementer(interfaces.IProtocolNegotiationFactory)
-class _Speaking:
-    """Who is asked what may be chosen by ALPN."""
+class _OneProtocol:
+    """Has ALPN choose among one protocol."""
 
     def __init__(self, protocol: bytes) -> None:
         self._protocol = protocol
@@ -132,21 +138,21 @@ class _Speaking:
         return [self._protocol]
 
 
-def set_server_alpn(transport: Any, protocol: bytes) -> None:
+def set_server_alpn(transport: object, protocol: bytes) -> None:
     """
-    Have the TLS that a server has just started choose a protocol by ALPN, where the client offers it.
-    The TLS layer asks its factory what is spoken; ``startTLS`` gives it none, and Twisted fails the
-    handshakes of all clients that offer anything then.
+    Have the TLS that a server has just started choose a protocol by ALPN, if the client offers it. The
+    TLS layer asks its factory which protocols are acceptable; ``startTLS`` gives it no factory, and
+    then Twisted fails the handshakes of all clients that offer any.
     """
-    bottom(transport).protocol.factory.wrappedFactory = _Speaking(protocol)
+    bottom(transport).protocol.factory.wrappedFactory = _OneProtocol(protocol)
 
 
-def _tell(listener: Any) -> None:
+def _notify(listener: Any) -> None:
     if listener is not None:
         listener.handshakeCompleted()
 
 
-def tls_layer(transport: Any) -> TLSMemoryBIOProtocol | None:
+def tls_layer(transport: object) -> TLSMemoryBIOProtocol | None:
     """The TLS layer of a transport, wherever it stands; None where there is none."""
     if not interfaces.ISSLTransport.providedBy(transport):
         return None
@@ -161,9 +167,9 @@ def tls_layer(transport: Any) -> TLSMemoryBIOProtocol | None:
 
 @implementer(interfaces.IPushProducer)
 class WriteBackpressure:
-    """Pauses a transport's reading until what it has to write is written."""
+    """Pauses a transport's reading until what waits to be written has been written."""
 
-    def __init__(self, transport: Any, resume: Callable[[], None]) -> None:
+    def __init__(self, transport: IStreamTransport, resume: Callable[[], None]) -> None:
         self._transport = transport
         self._resume = resume
         self._over = False
@@ -172,53 +178,53 @@ class WriteBackpressure:
         self._transport.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """There is room; or somebody else wants to be told of it."""
+        """There is room; or another producer is about to be registered."""
         if not self._over:
             self._over = True
             self._transport.unregisterProducer()
             self._resume()
 
     def stopProducing(self) -> None:
-        """The end: nothing is read any more."""
+        """The transport has ended: nothing is read any more."""
         self._over = True
 
 
-def is_full(transport: Any) -> bool:
+def is_full(transport: object) -> bool:
     """
     Whether more waits to be written than a transport's buffer is for. Transports tell that only to
     the one producer that is registered.
     """
     owner = bottom(transport)
     if not hasattr(owner, "_maybePauseProducer"):
-        # Not one of the reactor's, nor made like one (upgrade_switch.testing's).
+        # Neither one of the reactor's nor made like one (upgrade_switch.testing's).
         return False
     waiting: int = len(owner.dataBuffer) - owner.offset + owner._tempDataLen
     return bool(waiting > owner.bufferSize)
 
 
-def wait_for_room(transport: Any, resume: Callable[[], None]) -> WriteBackpressure | None:
+def wait_for_room(transport: IStreamTransport, resume: Callable[[], None]) -> WriteBackpressure | None:
     """
-    Where a transport is full, and nobody is registered to be told of it, pause its reading until it
-    is not. A producer that is registered all the time would be in the way of others', and of
-    ``loseConnection``.
+    If a transport is full, and no producer is registered that would be told of it, pause its reading
+    until there is room. (A producer that is registered all the time would be in the way of others, and
+    of ``loseConnection``.)
 
-    :param resume: what has it read again.
-    :return: who is registered for that; its ``resumeProducing`` ends it early. None where there is no
-        need for it.
+    :param resume: makes the transport read again.
+    :return: the producer that is registered now; its ``resumeProducing`` ends the wait early. None if
+        there is room.
     """
     owner = bottom(transport)
     if not is_full(transport) or owner.producer is not None or is_closing(transport):
         return None
-    patience = WriteBackpressure(transport, resume)
-    transport.registerProducer(patience, True)
+    backpressure = WriteBackpressure(transport, resume)
+    transport.registerProducer(backpressure, True)
     owner._maybePauseProducer()
-    return patience
+    return backpressure
 
 
-def is_half_closeable(transport: Any) -> bool:
+def is_half_closeable(transport: object) -> bool:
     """
-    Whether one direction of a transport can be ended alone. A wrapper passes ``loseWriteConnection``
-    on to the socket beneath it, which cuts a TLS layer's last words off: wrappers cannot.
+    Whether one direction of a transport can be ended alone. Wrappers cannot: they pass
+    ``loseWriteConnection`` on to the socket beneath, which cuts off what a TLS layer still has to say.
     """
     return (
         not isinstance(transport, ProtocolWrapper)
@@ -227,11 +233,11 @@ def is_half_closeable(transport: Any) -> bool:
     )
 
 
-def write_at_once(transport: Any, data: bytes) -> None:
+def write_at_once(transport: IStreamTransport, data: bytes) -> None:
     """
-    Write; where nothing waits to be written on a bare socket, send what it takes right now. Twisted
-    sends in the reactor's next turn, which costs that turn and two calls of the kernel. What the
-    kernel does not take, and every error, is left to the transport.
+    Write; on a bare socket with nothing in its buffer, send right now what the kernel takes. Twisted
+    sends in the reactor's next turn, which costs that turn and two system calls. What the kernel does
+    not take, and every error, is left to the transport.
     """
     if (
         isinstance(transport, Connection)
@@ -246,45 +252,45 @@ def write_at_once(transport: Any, data: bytes) -> None:
         transport.write(data)
 
 
-def abort(transport: Any) -> None:
+def abort(transport: IStreamTransport) -> None:
     """
-    End a connection at once; harmless when it is over (a TLS layer's ``abortConnection`` is not).
-    Transports that know no ``abortConnection`` are closed.
+    End a connection at once; harmless when it is over, unlike a TLS layer's ``abortConnection``. A
+    transport without ``abortConnection`` is closed.
     """
     if not getattr(bottom(transport), "disconnected", False):
         getattr(transport, "abortConnection", transport.loseConnection)()
 
 
-def rename_log_prefix(transport: Any, protocol: object) -> None:
+def rename_log_prefix(transport: object, protocol: object) -> None:
     """
-    Name the protocol in what the reactor logs for this transport: Twisted computes ``logstr``
-    (prefix, then a comma and whose connection it is) once, at accept.
+    Have the reactor's log lines for this transport name the protocol. Twisted computes ``logstr``
+    (the protocol's prefix, a comma, and the connection) once, at accept.
     """
     owner = bottom(transport)
-    whose = getattr(owner, "logstr", None)
-    if whose is None:
+    logstr = getattr(owner, "logstr", None)
+    if logstr is None:
         return
     prefix = type(protocol).__name__
     if interfaces.ILoggingContext.providedBy(protocol):
         prefix = protocol.logPrefix()
-    owner.logstr = f"{prefix},{whose.partition(',')[2]}"
+    owner.logstr = f"{prefix},{logstr.partition(',')[2]}"
 
 
-# The end of a connection. A transport's own connectionLost is what the reactor calls, whatever
-# protocols have come and gone above it; assigned on the instance it survives TLS, startTLS,
-# half-close, aborting and takeovers by somebody else, all of which lose a hook on the protocol.
+# The end of a connection. The reactor calls the transport's own connectionLost, whatever protocols have
+# come and gone above it. Assigned on the instance, a watch survives TLS, startTLS, half-close, aborting
+# and takeovers by others, all of which would lose a hook on the protocol.
 
 
-def watcher(transport: Any) -> Any:
-    """What :func:`watch_end` has put on a transport; None where there is nothing."""
+def watcher(transport: object) -> Any:
+    """What :func:`watch_end` has put on a transport; None if there is nothing."""
     return getattr(bottom(transport), "__dict__", {}).get("connectionLost")
 
 
-def watch_end(transport: Any, protocol: Any, watch: Callable[[Failure], None]) -> None:
+def watch_end(transport: object, protocol: Any, watch: Callable[[Failure], None]) -> None:
     """
-    Have ``watch`` called in place of the transport's ``connectionLost``; it calls
-    :func:`report_end` itself. Transports in memory (iosim's, StringTransport) have no
-    ``connectionLost``: there the protocol's is taken, which is all that tells of their end.
+    Have ``watch`` called in place of the transport's ``connectionLost``; it calls :func:`report_end`
+    itself. Transports in memory (iosim's, StringTransport) have no ``connectionLost``: for those the
+    protocol's is replaced, since nothing else reports their end.
     """
     owner = bottom(transport)
     if not hasattr(owner, "connectionLost"):
@@ -292,8 +298,8 @@ def watch_end(transport: Any, protocol: Any, watch: Callable[[Failure], None]) -
     owner.connectionLost = watch
 
 
-def report_end(transport: Any, protocol: Any, reason: Failure) -> None:
-    """Take the watch off again and let the transport, or the protocol, know of its end."""
+def report_end(transport: object, protocol: Any, reason: Failure) -> None:
+    """Take the watch off again, and call the ``connectionLost`` that it replaced."""
     owner = bottom(transport)
     if not hasattr(owner, "connectionLost"):
         owner = protocol
@@ -303,11 +309,14 @@ def report_end(transport: Any, protocol: Any, reason: Failure) -> None:
 
 class PauseWatch:
     """
-    Knows whether a transport's reading has been paused, and tells when it goes on.
+    Knows whether a transport's reading has been paused, and reports when it is resumed.
 
-    Transports do not say whether they are paused, and nothing else happens on one that is resumed
-    with no new bytes on the wire; so ``pauseProducing`` and ``resumeProducing`` are assigned on
-    the instance, until :meth:`stop`.
+    Transports do not say whether they are paused, and resuming one with no new bytes on the wire has
+    no effect that could be seen. So ``pauseProducing`` and ``resumeProducing`` are assigned on the
+    instance, until :meth:`stop`.
+
+    :ivar paused: whether reading is paused.
+    :ivar on_resume: called when it is resumed.
     """
 
     __slots__ = ("_transport", "on_resume", "paused")
@@ -323,7 +332,7 @@ class PauseWatch:
         """Leave the transport as it was; harmless when called again."""
         self._transport.__dict__.pop("pauseProducing", None)
         self._transport.__dict__.pop("resumeProducing", None)
-        # Who is to be told holds this watch.
+        # A cycle: what is to be called holds this watch.
         self.on_resume = None
 
     def _pause(self) -> None:
@@ -337,7 +346,7 @@ class PauseWatch:
             self.on_resume()
 
     def _call(self, name: str) -> None:
-        # What the transport itself would have done: its class's method, or the next layer's.
+        # What the transport would have done by itself: its class's method, or the next layer's.
         transport = self._transport
         method = getattr(type(transport), name, None)
         if method is None:

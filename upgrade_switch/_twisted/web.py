@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 from twisted.internet.defer import Deferred
 from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from twisted.web.http import HTTPChannel
     from twisted.web.iweb import IResponse
 
-    from ..server.channel import UpgradeChannel
-
 __all__ = [
     "UnaskedSwitchFactory",
     "client_request",
@@ -39,39 +36,39 @@ __all__ = [
 ]
 
 
-def negotiating(channel: UpgradeChannel) -> IProtocol:
+def negotiating(channel: HTTPChannel) -> IProtocol:
     """
     Put Twisted's own proxy around a channel: it watches for HTTP/2 by ALPN, and would be lost if a
     site built bare channels. There is no public way to build it around a subclass.
     """
     proxy: IProtocol = _GenericHTTPChannelProtocol(channel)
-    channel.proxy = ref(proxy)
     return proxy
 
 
-def fix_http11(proxy: Any) -> UpgradeChannel:
+def fix_http11(proxy: Any) -> Any:
     """
-    Have Twisted's proxy around a channel not look for another protocol in ALPN: what is spoken on
-    this connection has been said already.
+    Have Twisted's proxy around a channel look for no other protocol in ALPN: what is spoken on this
+    connection has been agreed on already.
 
     :return: the channel in it.
     """
     proxy._negotiatedProtocol = b"http/1.1"
-    channel: UpgradeChannel = proxy._channel
-    return channel
+    return proxy._channel
 
 
 def content_received(channel: HTTPChannel, method: bytes, target: bytes, version: bytes) -> None:
     """
-    Have a channel process the last of its ``requests``, whose fields and content are complete: what
-    the channel does itself after the last line, with a request line that it keeps in private.
+    Have a channel process the last of its ``requests``, whose fields and content are complete. The
+    channel does that itself after the last line, with a request line that only it knows.
     """
     channel._command, channel._path, channel._version = method, target, version
     channel.allContentReceived()
 
 
 def method_of(channel: HTTPChannel) -> bytes:
-    """The method of the request whose fields a channel is reading; public only when all are read."""
+    """
+    The method of the request whose fields a channel is reading: public only when all have been read.
+    """
     method: bytes = channel._command
     return method
 
@@ -86,8 +83,8 @@ def _canonical(name: bytes) -> bytes:
 
 def set_fields(headers: Headers, fields: Iterable[tuple[bytes, bytes]]) -> None:
     """
-    Give empty headers the fields of a message, which are known to be good: each ``addRawHeader``
-    looks for CR and LF in the value, and normalises the name anew.
+    Give empty headers the fields of a message that is known to be valid. ``addRawHeader`` would look
+    for CR and LF in each value, and normalise each name anew.
     """
     values = headers._rawHeaders
     for name, value in fields:
@@ -96,9 +93,9 @@ def set_fields(headers: Headers, fields: Iterable[tuple[bytes, bytes]]) -> None:
 
 def detach_flow_control(channel: HTTPChannel) -> None:
     """
-    Have a channel that has been left not touch its transport any more: its ``pauseProducing`` and
-    ``resumeProducing``, in whose middle a request may have switched, do so unless it is at work on a
-    request.
+    Keep a channel that has been left from pausing and resuming its transport. A request may switch in
+    the middle of the channel's ``pauseProducing`` or ``resumeProducing``, which would touch the
+    transport afterwards; they do not while the channel is at work on a request.
     """
     channel._handlingRequest = True
 

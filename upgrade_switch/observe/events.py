@@ -47,8 +47,8 @@ def why_ended(reason: Failure) -> str:
 def peer_text(address: IAddress) -> str:
     """
     An address as people write it: ``192.0.2.1:4711``, ``[2001:db8::1]:4711``, a socket's path. What
-    might trouble a terminal or a log is ``?``: a client names its own UNIX socket, and whoever speaks
-    the PROXY protocol any host.
+    is not printable becomes ``?``, since a client chooses the name of its UNIX socket, and with the
+    PROXY protocol it can name any host.
     """
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if host is None:
@@ -59,10 +59,10 @@ def peer_text(address: IAddress) -> str:
 
 
 def target_text(target: object) -> str:
-    """What a target is called: its class, be that public or not."""
+    """The name of a target's class, without underscores in front."""
     return type(target).__name__.lstrip("_")
 
 
 def path_text(path: bytes) -> str:
-    """A request's path, with everything that might trouble a terminal or a log percent-encoded."""
+    """A request's path; what is not safe for a terminal or a log is percent-encoded."""
     return quote_from_bytes(path, safe="/%:@!$&'()*+,;=~-._[]")

@@ -27,8 +27,8 @@ __all__ = ["MetricsResource"]
 
 class MetricsResource(Resource):
     """
-    Prometheus' text format (or OpenMetrics', to who asks for it): connections and declined upgrades,
-    and what is known of every process (memory, descriptors, CPU).
+    Prometheus' text format (or OpenMetrics', if the client asks for it): connections, declined
+    upgrades, and what every process exports (memory, descriptors, CPU).
     """
 
     isLeaf = True

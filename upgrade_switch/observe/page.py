@@ -18,9 +18,9 @@ __all__ = ["StatusResource"]
 
 class StatusResource(Resource):
     """
-    Shows a :class:`Status`: a page that keeps itself up to date; at ``json`` below it (or to who asks
-    for ``application/json``) the same as JSON; at ``metrics`` below it, in Prometheus' text format
-    (with the extra ``metrics``). It tells who is connected: put it where not everybody can look.
+    Shows a :class:`Status`: a page that keeps itself up to date; the same as JSON at ``json`` below it
+    (or for a client that asks for ``application/json``); and in Prometheus' text format at ``metrics``
+    below it (with the extra ``metrics``). It shows who is connected: keep it from the public.
     """
 
     def __init__(self, status: Status) -> None:

@@ -19,8 +19,8 @@ from .events import path_text, peer_text, target_text, why_ended
 
 __all__ = ["Status"]
 
-# Bounds of what strangers can have kept or sent: characters of a path, names that are counted,
-# connections in one answer, declined upgrades that are remembered.
+# What strangers can fill is bounded: characters of a path, names that are counted, connections in one
+# answer, declined upgrades that are remembered.
 _MOST_PATH, _MOST_NAMES, _MOST_SHOWN, _MOST_RECENT = 200, 100, 1000, 50
 
 
@@ -43,9 +43,9 @@ class Status:
 
     :ivar live: the connections that are switched now, the oldest first.
     :ivar switches: how many connections have switched, by token; ``""``: without one.
-    :ivar ends: how many of these are over, by token and kind of end (``events.why_ended``).
-    :ivar declines: how many upgrades were answered in HTTP, by token (``""``: none that is known) and
-        ``events.Declined``.
+    :ivar ends: how many of these are over, by token and kind of end (:func:`why_ended`).
+    :ivar declines: how many upgrades were answered in HTTP, by token (``""``: no known one) and
+        :class:`Declined`.
     """
 
     def __init__(self, clock: IReactorTime) -> None:

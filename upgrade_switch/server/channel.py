@@ -1,10 +1,9 @@
 """
 :class:`UpgradeChannel`: an ``HTTPChannel`` that can be left on a live connection.
 
-A channel is in one of four states (:class:`ChannelState`)::
+A channel is in one of four states (:class:`ChannelState`), and goes through them in this order::
 
     PREFACE ──> HTTP ──> LEAVING ──> LEFT
-       └───────────────────────────────┘
 
 A connection that begins with one of the site's prefaces never becomes HTTP: as long as its first
 bytes may become one they wait here, and ``HTTPChannel`` has not seen any. A preface that is a whole
@@ -67,14 +66,17 @@ class ChannelState(Enum):
 class UpgradeChannel(HTTPChannel):
     """
     Twisted's HTTP/1.1 server protocol, with the takeover hook. Built by ``UpgradeSite``.
+
+    :ivar state: what the connection speaks.
     """
 
-    # Set by twisted.web's factories.
+    # Set by twisted.web's factories, and by makeConnection.
     site: IUpgradeSite
-    # What stands between transport and channel, weakly; set by whoever builds it.
+    transport: Any
+    # Twisted's proxy between transport and channel, set by whoever builds it.
     proxy: ref[Any] | None = None
 
-    _state = ChannelState.HTTP
+    state = ChannelState.HTTP
     # The site's prefaces, if it has some; and the first bytes, until it is known what they are.
     _prefaces: PrefaceTable[IProtocolFactory] | None = None
     _undecided = b""
@@ -83,19 +85,20 @@ class UpgradeChannel(HTTPChannel):
     _behind = b""
     # What belongs to the target, once the channel is being left.
     _trailing = b""
+    # Whether the connection is closed behind the request at hand, whatever that says.
+    _is_last_request = False
 
     def connectionMade(self) -> None:
         self._prefaces = self.site.prefaces_on(self.transport)
         if self._prefaces is not None:
-            self._state = ChannelState.PREFACE
+            self.state = ChannelState.PREFACE
         super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
-        transport: Any = self.transport
-        if _twisted.is_closing(transport):
-            # TLS goes on delivering after loseConnection; no 400 of ours must be followed by that.
+        if _twisted.is_closing(self.transport):
+            # TLS goes on delivering after loseConnection: what comes behind a 400 is not read.
             return
-        if self._state is ChannelState.PREFACE:
+        if self.state is ChannelState.PREFACE:
             data = self._undecided + data
             if self._is_preface(data):
                 return
@@ -113,7 +116,7 @@ class UpgradeChannel(HTTPChannel):
         Look at a connection's first bytes. The idle timer, which has run since the connection was
         made, is not set back by them.
 
-        :return: whether they are not HTTP's: they wait for more, or their target has got them.
+        :return: whether they are not HTTP's: either they wait for more, or their target has them.
         """
         prefaces = self._prefaces
         assert prefaces is not None
@@ -128,18 +131,18 @@ class UpgradeChannel(HTTPChannel):
         return True
 
     def _become_http(self) -> None:
-        self._state, self._undecided = ChannelState.HTTP, b""
+        self.state, self._undecided = ChannelState.HTTP, b""
 
     def _undecided_preface(self) -> tuple[IProtocolFactory | None, bytes]:
-        """No more comes: what the first bytes lead to as they are, if they are still undecided."""
+        """What the first bytes lead to if no more comes, while they are still undecided."""
         data = self._undecided
         factory = self._prefaces.find(data) if data and self._prefaces is not None else None
-        if self._state is ChannelState.PREFACE:
+        if self.state is ChannelState.PREFACE:
             self._become_http()
         return factory, data
 
     def timeoutConnection(self) -> None:
-        """No more came. What is a preface by now belongs to its target, the rest is closed."""
+        """No more came: what has come by now is a preface, or the connection is closed."""
         factory, data = self._undecided_preface()
         if factory is None or not self._hand_over_to(factory, data):
             super().timeoutConnection()
@@ -149,7 +152,7 @@ class UpgradeChannel(HTTPChannel):
         super().connectionLost(reason)
         target = None if factory is None else self.site.target_behind_end(factory, self.transport)
         if target is not None:
-            # It was this preface, and no longer one.
+            # No longer preface can come any more.
             replay_ended_connection(self.transport, target, data, reason)
 
     def lineReceived(self, line: bytes) -> None:
@@ -188,10 +191,14 @@ class UpgradeChannel(HTTPChannel):
 
         What is behind a request is put where :meth:`setLineMode` finds it if the request switches.
         """
-        transport: Any = self.transport
         self._reading = True
         try:
-            while data and self.line_mode and not self.requests and not _twisted.is_closing(transport):
+            while (
+                data
+                and self.line_mode
+                and not self.requests
+                and not _twisted.is_closing(self.transport)
+            ):
                 if self._prefaces is not None and data.startswith(self._prefaces.lines):
                     break
                 head = read_head(data, self.totalHeadersSize, self.maxHeaders)
@@ -200,7 +207,7 @@ class UpgradeChannel(HTTPChannel):
                 self._behind = data[head.length :]
                 self._begin(b"GET", head.target, head.fields)
                 data, self._behind = self._behind, b""
-            if data and not _twisted.is_closing(transport):
+            if data and not _twisted.is_closing(self.transport):
                 super().dataReceived(data)
         finally:
             self._reading = False
@@ -229,33 +236,37 @@ class UpgradeChannel(HTTPChannel):
 
     def answer(self, carried: CarriedRequest) -> None:
         """
-        Answer, as the first on this connection, a request that came on what is beneath it.
+        Answer a request that came on the connection before this channel had it, as its first.
         """
-        # A preface is a connection's first bytes: that was before.
+        # A preface is the first bytes of a connection, which have come already.
         self._become_http()
         self._begin(carried.method, carried.target, carried.fields, carried.content)
 
     def headerReceived(self, line: bytes) -> bool:
         if self._is_wrong_framing(line):
-            # Sends the 400 that every length which is no number gets.
-            line = b"Content-Length: none"
+            self._refuse(b"400 Bad Request")
+            return False
         received: bool = super().headerReceived(line)
         return received
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """
-        Refuse a request line (RFC 9112 §3) or a header line (RFC 6585 §5) longer than Twisted reads.
-        Twisted closes without a word, and over TLS, whose producer the channel still is, not even that.
+        Refuse a request line (RFC 9112 §3) or a header line (RFC 6585 §5) that is longer than Twisted
+        reads. Twisted would close without an answer, and over TLS, whose producer the channel still is,
+        it would not even close.
         """
-        status = b"431 Request Header Fields Too Large" if self.requests else b"414 URI Too Long"
-        transport: Any = self.transport
-        transport.write(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        self._refuse(b"431 Request Header Fields Too Large" if self.requests else b"414 URI Too Long")
+
+    def _refuse(self, status: bytes) -> None:
+        """Answer a request that is not read to its end, and close."""
+        head = b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        self.transport.write(head)
         self.loseConnection()
 
     def _is_wrong_framing(self, line: bytes) -> bool:
         """
-        Whether a header line frames a content of more bytes than there are, or that of a CONNECT, which
-        has none (RFC 9110 §9.3.6): what follows may be anything.
+        Whether a header line frames a content that is longer than any can be, or the content of a
+        CONNECT, which has none (RFC 9110 §9.3.6): what follows may be anything.
         """
         name = line[:18].lower()
         if not name.startswith((b"content-length:", b"transfer-encoding:")):
@@ -271,11 +282,20 @@ class UpgradeChannel(HTTPChannel):
         splits it at spaces.
         """
         lines = request.requestHeaders.getRawHeaders(b"connection") or ()
-        if version == b"HTTP/1.1" and "close" not in connection_options(lines):
+        says_close = self._is_last_request or "close" in connection_options(lines)
+        if version == b"HTTP/1.1" and not says_close:
             return True
         if version == b"HTTP/1.1":
             request.responseHeaders.setRawHeaders(b"connection", [b"close"])
         return False
+
+    def close_after_request(self) -> None:
+        """Have the request at hand be the last on this connection; without one, close it now."""
+        if not self.requests:
+            self.loseConnection()
+        self.persistent = False
+        # While its fields still come, that is decided when they are there.
+        self._is_last_request = True
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
         """
@@ -300,22 +320,20 @@ class UpgradeChannel(HTTPChannel):
         :param head: the answer to the one request on this channel; None for a preface.
         :return: the trailing data: all that was read and is not HTTP's.
         """
-        self._state = ChannelState.LEAVING
         if head is None:
             self.setTimeout(None)
-        else:
+        self.state = ChannelState.LEAVING
+        if head is not None:
             self._finish_request(head)
         _twisted.detach_flow_control(self)
-        transport: Any = self.transport
-        transport.unregisterProducer()
-        self._state = ChannelState.LEFT
+        self.transport.unregisterProducer()
+        self.state = ChannelState.LEFT
         trailing, self._trailing = self._trailing, b""
         return trailing
 
     def _finish_request(self, head: SwitchHead) -> None:
         self._write_head(head)
-        self.setTimeout = _no_timeout  # type: ignore[method-assign]  # requestDone would set it
-        # Else requestDone closes the connection: a client may well say "close, Upgrade".
+        # Else requestDone closes the connection: a client may say "close, Upgrade".
         self.persistent = True
         request: Request = self.requests[0]
         request.finish()
@@ -329,20 +347,21 @@ class UpgradeChannel(HTTPChannel):
             written = b"\r\n".join(one_line(line) for line in lines)
         _twisted.write_at_once(self.transport, written + b"\r\n\r\n")
 
+    def setTimeout(self, period: float | None) -> None:
+        # requestDone starts the idle timer for a next request, which does not come.
+        if self.state is not ChannelState.LEAVING:
+            super().setTimeout(period)
+
     def setLineMode(self, extra: bytes = b"") -> None:
-        if self._state is ChannelState.LEAVING:
+        if self.state is ChannelState.LEAVING:
             self._trailing = extra + self.clearLineBuffer() + self._behind
             self._behind = b""
         else:
             super().setLineMode(extra)
 
 
-def _no_timeout(period: float | None) -> None:
-    """In place of a channel's ``setTimeout``, while it is being left."""
-
-
 def _spaced(headers: Headers) -> Headers:
-    """The headers, without CR, LF and NUL in any value; the same object where there are none."""
+    """The headers without CR, LF and NUL in any value; the same object if there are none."""
     clean = headers
     for name, values in headers.getAllRawHeaders():
         spaced = [one_line(value) for value in values]

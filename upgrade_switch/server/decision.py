@@ -20,7 +20,7 @@ from twisted.web.server import NOT_DONE_YET
 from ..errors import UpgradeError
 from ..interfaces import Declined
 from ..observe.events import notify
-from .pages import service_unavailable
+from .pages import StatusPage, service_unavailable
 from .request import UpgradeRequest
 from .upgrades import Match
 
@@ -43,7 +43,8 @@ def decide(request: UpgradeRequest, match: Match) -> int | bytes:
     why = site.switched.why_declined(request.channel.transport)
     if why is not None:
         notify(site.observers, "declined", request, match.token, why)
-        return _no_room().render(request)
+        answer: bytes = _no_room().render(request)
+        return answer
     try:
         result = match.ask(request)
         if isinstance(result, CoroutineType):
@@ -100,7 +101,7 @@ def _forget_fields(request: UpgradeRequest) -> None:
     request.cookies = []
 
 
-def _no_room() -> IResource:
+def _no_room() -> StatusPage:
     return service_unavailable("No more connections are taken now.")
 
 

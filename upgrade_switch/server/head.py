@@ -3,8 +3,8 @@
 
 Reading a head line by line takes Twisted as long as everything else that a switch costs. Nearly every
 request that matters for that is a plain GET whose whole head comes in one piece: those are read here,
-with one regular expression that is stricter than Twisted's parser. What it does not match is none of
-its business, and goes the usual way; it neither refuses nor corrects anything.
+with one regular expression that is stricter than Twisted's parser. What it does not match goes the
+usual way: it neither refuses nor corrects anything.
 """
 
 from __future__ import annotations

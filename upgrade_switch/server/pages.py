@@ -30,7 +30,7 @@ class StatusPage(Resource):
         """
         :param code: the status code.
         :param phrase: the reason phrase; the page's title, too.
-        :param detail: a sentence for who sees the page.
+        :param detail: a sentence for the person who sees the page.
         :param fields: further fields of the answer.
         """
         super().__init__()

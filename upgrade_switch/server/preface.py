@@ -28,7 +28,7 @@ class PrefaceTable(Generic[V]):
 
     def __init__(self, entries: Mapping[bytes, V]) -> None:
         """
-        :raises InvalidPrefaces: for a key that is no bytes, or has none.
+        :raises InvalidPrefaces: if a key is not bytes, or is empty.
         """
         for preface in entries:
             if not isinstance(preface, bytes) or not preface:
@@ -42,7 +42,7 @@ class PrefaceTable(Generic[V]):
         return len(self._entries)
 
     def find(self, data: bytes) -> V | None:
-        """What the longest preface leads to that some bytes begin with; None where there is none."""
+        """What the longest preface that begins the bytes leads to; None if there is none."""
         for preface, value in self._entries:
             if data.startswith(preface):
                 return value

@@ -5,10 +5,10 @@ can switch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from io import SEEK_END, BytesIO
 from tempfile import SpooledTemporaryFile
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
@@ -38,9 +38,6 @@ from ..negotiation import NO_OFFER, Offer, UpgradeToken
 from ..takeover import check_target
 from .pages import StatusPage
 
-if TYPE_CHECKING:
-    from twisted.web.http import HTTPChannel
-
 __all__ = ["CarriedRequest", "UpgradeRequest"]
 
 _log = Logger()
@@ -56,32 +53,33 @@ _NOT_IN_A_SWITCH = frozenset([b"Content-Length", b"Transfer-Encoding", b"Connect
 _SWITCHING = b"Switching Protocols"
 
 _CANNOT_SWITCH: dict[Declined, tuple[type[SwitchRefused], str]] = {
-    Declined.LEFT: (ClientGone, "the connection is being closed"),
+    Declined.LEFT: (ClientGone, "the client has left, or the connection is being closed"),
     Declined.DRAINING: (Draining, "the site is going down"),
     Declined.FULL: (TooManySwitched, "as many connections are switched as max_switched allows"),
 }
 
 
 class CarriedRequest(NamedTuple):
-    """What a request asks for, to be answered in the protocol that it has switched to."""
+    """What a request asks for, to be answered in the protocol that its connection switches to."""
 
     method: bytes
     target: bytes
     """The request target, as it was sent."""
     fields: list[tuple[bytes, bytes]]
     content: IO[bytes]
-    """The content, positioned at its end; whoever has this closes it."""
+    """The content, positioned at its end; whoever takes it closes it."""
 
 
 @implementer(IUpgradeRequest)
 class UpgradeRequest(Request):
     """
-    The request of an ``UpgradeSite``. Give a subclass as the site's ``requestFactory`` to have one's
-    own; where it overrides ``process``, it calls ``super().process()``.
+    The request of an ``UpgradeSite``. To have a class of your own, give a subclass as the site's
+    ``requestFactory``; if it overrides ``process``, it calls ``super().process()``.
     """
 
-    channel: HTTPChannel
-    site: IUpgradeSite
+    # Any: an HTTP/1.1 channel, or whatever a stream of HTTP/2 has in its place.
+    channel: Any
+    site: IUpgradeSite  # type: ignore[assignment]  # twisted.web has a Site, or None, here
     _offer: Offer | None = None
     _switched = False
     _as_sent: tuple[bytes, Headers] | None = None
@@ -117,12 +115,11 @@ class UpgradeRequest(Request):
         """
         site: IUpgradeSite = self.channel.site
         self.site = site
-        # Whoever asks later, when the connection may have ended, gets the same.
+        # It is remembered: later, when the connection may have ended, it is still the same.
         offer = self.offer
         is_connect = self.method == b"CONNECT" and self.is_detachable
         if is_connect:
-            # RFC 9931: the client may have sent what belongs into the tunnel already, and that is not
-            # HTTP.
+            # RFC 9931: what the client may have sent already belongs into the tunnel, and is not HTTP.
             self.channel.persistent = False
             self.responseHeaders.setRawHeaders(b"connection", [b"close"])
         hosts = self.requestHeaders.getRawHeaders(b"host") or ()
@@ -137,9 +134,9 @@ class UpgradeRequest(Request):
             super().process()
 
     def _answer_with(self, resource: IResource) -> None:
-        """Answer with a resource that is not the tree's, as ``Request.process`` does with those."""
+        """Answer with a resource outside of the tree, as ``Request.process`` does with the tree's."""
         self.prepath, self.postpath = [], []
-        # Of the tree's resources, Site.getResourceFor knows it: sessions are kept by it.
+        # Site.getResourceFor sets it for the tree's resources: sessions depend on it.
         self.sitepath: list[bytes] = []
         self.setHeader(b"server", server_version)
         self.setHeader(b"date", datetimeToString())
@@ -190,33 +187,27 @@ class UpgradeRequest(Request):
         :raises InvalidPhrase: if the phrase is not bytes.
         """
         self._check_switch(target, phrase)
-        if self.method != b"CONNECT" or not self.is_detachable:
+        has_left = getattr(self, "channel", None) is None
+        if self.method != b"CONNECT" or not (self.is_detachable or has_left):
             raise NotOffered("this request is not a CONNECT to an UpgradeSite")
         return self._or_raise(self._switch(None, target, SwitchHead(OK, phrase, ())))
 
     def try_switch_to(self, offered: UpgradeToken, target: IProtocol) -> Declined | None:
-        """:meth:`switch_to`, for a token of the offer; where there is no room, say why."""
-        return self._try(target, lambda: self._switch_to_offered(offered, target, _SWITCHING))
+        """:meth:`switch_to`, for a token of the offer; returns why the connection may not switch."""
+        self._check_switch(target)
+        return self._why_not(self._switch_to_offered(offered, target))
 
     def try_accept_connect(self, target: IProtocol) -> Declined | None:
-        """:meth:`accept_connect`; where there is no room, say why."""
-        return self._try(target, lambda: self._switch(None, target, SwitchHead(OK, b"OK", ())))
-
-    def _try(
-        self, target: IProtocol, switch: Callable[[], SwitchedConnection | Declined]
-    ) -> Declined | None:
-        if getattr(self, "channel", None) is None and not (self._switched or self.finished):
-            return Declined.LEFT
-        self._check_switch(target, b"")
-        done = switch()
-        return done if isinstance(done, Declined) else None
+        """:meth:`accept_connect`; returns why the connection may not switch."""
+        self._check_switch(target)
+        return self._why_not(self._switch(None, target, SwitchHead(OK, b"OK", ())))
 
     @property
     def has_switched(self) -> bool:
         """Whether this request was answered with another protocol, which owns its connection now."""
         return self._switched
 
-    def _check_switch(self, target: IProtocol, phrase: bytes) -> None:
+    def _check_switch(self, target: IProtocol, phrase: bytes = b"") -> None:
         check_target(target)
         if not isinstance(phrase, bytes):
             raise InvalidPhrase(f"a reason phrase is bytes, not {phrase!r}")
@@ -224,18 +215,20 @@ class UpgradeRequest(Request):
             raise AlreadySwitched("this request has switched already")
         if self.startedWriting or self.finished:
             raise ResponseStarted("the response has been started already")
-        if getattr(self, "channel", None) is None:
-            raise ClientGone("the client has closed the connection")
 
     @staticmethod
-    def _or_raise(done: SwitchedConnection | Declined) -> SwitchedConnection:
-        if isinstance(done, Declined):
-            refused, message = _CANNOT_SWITCH[done]
+    def _why_not(result: SwitchedConnection | Declined) -> Declined | None:
+        return result if isinstance(result, Declined) else None
+
+    @staticmethod
+    def _or_raise(result: SwitchedConnection | Declined) -> SwitchedConnection:
+        if isinstance(result, Declined):
+            refused, message = _CANNOT_SWITCH[result]
             raise refused(message)
-        return done
+        return result
 
     def _switch_to_offered(
-        self, offered: UpgradeToken, target: IProtocol, phrase: bytes
+        self, offered: UpgradeToken, target: IProtocol, phrase: bytes = _SWITCHING
     ) -> SwitchedConnection | Declined:
         layers = target.layers if ILayered.providedBy(target) else ()
         named = ", ".join((str(offered), *layers)).encode("ascii")
@@ -248,7 +241,9 @@ class UpgradeRequest(Request):
         """
         :return: the connection, switched; or why it may not be, and nothing has been done.
         """
-        channel: Any = self.channel
+        channel = getattr(self, "channel", None)
+        if channel is None:
+            return Declined.LEFT
         switched = self.site.switched
         why: Declined | None = switched.why_declined(channel.transport)
         if why is not None:
@@ -279,8 +274,8 @@ class UpgradeRequest(Request):
         return head._replace(fields=[*fields, *head.fields])
 
     def gotLength(self, length: int | None) -> None:
-        # Twisted opens a file for every content of unknown length, be it ever so small: with HTTP/2
-        # a hundred on each connection.
+        # Twisted opens a file for each content of unknown length, however small: with HTTP/2 a hundred
+        # on each connection.
         if length is None or length >= _MOST_IN_MEMORY:
             self.content = SpooledTemporaryFile(_MOST_IN_MEMORY)  # noqa: SIM115 - finish closes it
         else:
@@ -293,15 +288,15 @@ class UpgradeRequest(Request):
 
     def carry(self, *named: bytes) -> CarriedRequest:
         """
-        Take what this request asks for off it, so that a protocol that it switches to can answer.
+        Take off what this request asks for, so that the protocol that it switches to can answer it.
         The content goes with it; this request has an empty one from now on.
 
-        :param named: further fields of the connection that is left (RFC 9110 §7.6.1): they are left
-            out, as Upgrade is.
+        :param named: further fields that belong to the connection (RFC 9110 §7.6.1); they are left out,
+            as Upgrade is.
         """
         content: Any = self.content
         self.content = BytesIO()
-        # What has been set on the way to the resource is for the answer, and will be set again.
+        # What was set on the way to the resource is set again when the request is answered.
         self.cookies = []
         uri, headers = self._as_sent or (self.uri, self.requestHeaders)
         dropped = {name.lower() for name in (b"upgrade", *named)}
@@ -314,7 +309,7 @@ class UpgradeRequest(Request):
         content.seek(0, SEEK_END)
         return CarriedRequest(self.method, uri, fields, content)
 
-    # What keeps HTTP off the wire after the switch.
+    # After the switch, nothing of HTTP gets onto the wire.
 
     def write(self, data: bytes) -> None:
         if not self._switched:
@@ -331,8 +326,8 @@ class UpgradeRequest(Request):
         _log.failure("render failed after the switch to another protocol", failure=reason)
         return reason
 
-    # twisted.web.distrib sends requests to another process: as the class that it knows there, and
-    # without what only this side can use.
+    # twisted.web.distrib sends requests to another process: under the class name that it knows there,
+    # and without what only this process can use.
 
     def getTypeToCopy(self) -> bytes:
         return b"twisted.web.server.Request"

@@ -50,7 +50,7 @@ class _UpgradeRequired(StatusPage):
 
 
 def _is_last(request: IRequest) -> bool:
-    """Whether the connection is closed after this request: its channel's decision, where it has one."""
+    """Whether the connection is closed after this request: its channel decides, if it has one."""
     persistent = getattr(getattr(request, "channel", None), "persistent", None)
     if persistent is not None:
         return not persistent
@@ -66,7 +66,7 @@ def upgrade_required(*tokens: str) -> IResource:
     :param tokens: what the client may upgrade to, the server's first choice first.
     :return: a resource, to be returned by an acceptor, or rendered:
         ``return upgrade_required("echo").render(request)``.
-    :raises InvalidToken: for a text that is no token.
+    :raises InvalidToken: if a string is not a token.
     :raises InvalidUpgrades: without any token.
     """
     if not tokens:
@@ -76,8 +76,8 @@ def upgrade_required(*tokens: str) -> IResource:
 
 def takes_upgrades(resource: IResource, request: IUpgradeRequest) -> bool:
     """
-    Whether a resource switches to one of the tokens that a request offers, by itself. Of one that is
-    not known yet (a ``DeferredResource``: ``twisted.web.guard``'s) nobody can say.
+    Whether a resource by itself switches to one of the tokens that a request offers. If the resource
+    is not known yet (a ``DeferredResource``, as ``twisted.web.guard`` has it), the answer is no.
     """
     while isinstance(resource, EncodingResourceWrapper):
         resource = resource.original
@@ -89,8 +89,8 @@ class UpgradeResource(Resource):
     """
     A leaf resource that switches connections to other protocols, or declines in HTTP.
 
-    It works with any ``IRequest``; where the request cannot switch (a plain Site's, HTTP/2,
-    ``twisted.web.distrib``) it declines; the first time it logs a warning.
+    It works with any ``IRequest``. If the request cannot switch (a plain Site's, HTTP/2,
+    ``twisted.web.distrib``), it declines, and logs a warning the first time.
     """
 
     isLeaf = True
@@ -104,19 +104,19 @@ class UpgradeResource(Resource):
         :param upgrades: what each token leads to. A token is ``"echo"`` (any version or none) or
             ``"chat/2"`` (that version alone; it wins over ``"chat"``). Its value is
 
-            - an ``IProtocolFactory``: ``buildProtocol(peer)`` gives the target, None declines with
-              503. ``doStart`` comes before the first, ``doStop`` with the site's;
-            - or an acceptor: a callable ``acceptor(request, token)``, plain, returning a Deferred,
-              or a coroutine function, which results in an ``IProtocol`` to switch to (with what it
-              has set on ``request.responseHeaders`` and ``request.cookies``), or in an
-              ``IResource`` that is rendered as the answer. One that raises, or results in anything
-              else, is logged and answered with 500.
+            - an ``IProtocolFactory``: ``buildProtocol(peer)`` gives the target; None declines with
+              503. ``doStart`` is called before its first use, ``doStop`` with the site's;
+            - or an acceptor: a callable ``acceptor(request, token)``, which may return a Deferred or
+              be a coroutine function. It results in an ``IProtocol`` to switch to (the 101 has what
+              was set on ``request.responseHeaders`` and ``request.cookies``), or in an ``IResource``
+              that is rendered as the answer. If it raises, or results in anything else, that is
+              logged, and the answer is 500.
 
-        :param fallback: the resource for requests that offer nothing of this; it may have children.
-            Without one they get a 426 that lists the tokens in the mapping's order.
-        :raises InvalidToken: for a key that is no token.
-        :raises InvalidUpgrades: for an empty mapping, a value that is neither, or two keys that are
-            the same token.
+        :param fallback: the resource for requests that offer no token of the mapping; it may have
+            children. Without one they get a 426 that lists the tokens in the mapping's order.
+        :raises InvalidToken: if a key is not a token.
+        :raises InvalidUpgrades: if the mapping is empty, a value is neither a factory nor an
+            acceptor, or two keys are the same token.
         """
         super().__init__()
         self._has_warned = False
@@ -125,11 +125,11 @@ class UpgradeResource(Resource):
         self._upgrades = Upgrades(upgrades)
         self._otherwise = upgrade_required(*self._upgrades.names) if fallback is None else fallback
 
-    def takes(self, request: UpgradeRequest) -> bool:
+    def takes(self, request: IUpgradeRequest) -> bool:
         """Whether an offered token is known here, as :class:`ITakesUpgrades` asks."""
         return self._upgrades.match(request) is not None
 
-    def render(self, request: Any) -> Any:
+    def render(self, request: Any) -> int | bytes:
         if isinstance(request, UpgradeRequest):
             match = self._upgrades.match(request)
             if match is not None:
@@ -138,15 +138,16 @@ class UpgradeResource(Resource):
         elif not self._has_warned and request.requestHeaders.hasHeader(b"upgrade"):
             # Once: a stranger must not fill the log.
             self._has_warned = True
-            _log.warn("an UpgradeResource cannot switch where the site is no UpgradeSite")
+            _log.warn("an UpgradeResource cannot switch: its site is not an UpgradeSite")
         return self._decline(request)
 
-    def _decline(self, request: IRequest) -> Any:
+    def _decline(self, request: IRequest) -> int | bytes:
         prepath, postpath = list(request.prepath), list(request.postpath)
         try:
-            return getChildForRequest(self._otherwise, request).render(request)
+            answer: int | bytes = getChildForRequest(self._otherwise, request).render(request)
+            return answer
         except UnsupportedMethod:
-            # Twisted renders a HEAD again, as GET: from here, the way to the child anew.
+            # Twisted renders a HEAD once more, as GET, from here: the child is looked up anew.
             request.prepath, request.postpath = prepath, postpath
             raise
 

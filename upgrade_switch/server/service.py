@@ -26,13 +26,13 @@ class UpgradeService(StreamServerEndpointService):
         :param endpoint: where to listen.
         :param site: what listens there, and is drained.
         :param drain_timeout: how many seconds switched connections have to end by themselves.
-        :raises InvalidArgument: for what is no server endpoint, or no UpgradeSite.
+        :raises InvalidArgument: if it is not a server endpoint, or not an UpgradeSite.
         """
-        # By what they can: a test's stand-in need not say what it provides.
+        # Their methods are looked at: a test's stand-in need not say what it provides.
         if not callable(getattr(endpoint, "listen", None)):
-            raise InvalidArgument(f"no server endpoint (serverFromString makes one): {endpoint!r}")
+            raise InvalidArgument(f"not a server endpoint (serverFromString makes one): {endpoint!r}")
         if not callable(getattr(site, "drain", None)):
-            raise InvalidArgument(f"no UpgradeSite: {site!r}")
+            raise InvalidArgument(f"not an UpgradeSite: {site!r}")
         super().__init__(endpoint, site)
         self._site = site
         self._drain_timeout = drain_timeout

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, ISSLTransport
@@ -25,6 +26,7 @@ from ..interfaces import (
     Declined,
     IPrefaced,
     ISwitchObserver,
+    IUpgradeRequest,
     IUpgradeSite,
 )
 from ..negotiation import UpgradeToken
@@ -51,11 +53,27 @@ class UpgradeSite(Site):
     """
     A web site whose connections can switch to other protocols (RFC 9110 §7.8).
 
-    It takes a Site's arguments, and those below. The requests are :class:`UpgradeRequest`; a
-    ``requestFactory`` of one's own is a subclass of that.
+    It takes a ``Site``'s arguments and those below. Its requests are :class:`UpgradeRequest`; a
+    ``requestFactory`` of your own is a subclass of that.
+
+    A site has three ways to switch that do not depend on a resource:
+
+    - ``upgrades`` are asked where the addressed resource takes none of the offered tokens. (A resource
+      of your own that takes some says so with :class:`~upgrade_switch.interfaces.ITakesUpgrades`.) To
+      find out, the site looks the resource up before the upgrade, and once more after it. ``h2c`` is
+      ignored on connections with TLS, ``TLS`` if the request is secure, ``h2`` always, and all of them
+      while the site is full or going down.
+    - ``prefaces`` name fixed first bytes of a connection, and the factory whose protocol gets such a
+      connection with all of its bytes, the preface included. Where one preface begins another, the
+      longer one wins as long as it can still come; at the idle time-out, and at the connection's end,
+      the shorter one has it. A preface that is one whole line, CRLF included, is also looked for
+      between two requests.
+    - ``connect`` decides about the method CONNECT (RFC 9110 §9.3.6): a callable
+      ``acceptor(request, authority)``, with an authority such as ``b"example.com:22"``. If it results
+      in a protocol, the site answers 200 and switches to it; a resource is the answer, after which the
+      connection is closed. A request with a bad authority is answered 400 before that.
 
     :ivar switched: the connections that are switched now: ``len()``, iteration.
-    :ivar draining: whether :meth:`drain` has been called.
     :ivar deciding: the decisions that acceptors are still at work on.
     :ivar observers: who is told of what happens to upgrades.
     """
@@ -82,32 +100,17 @@ class UpgradeSite(Site):
             request answered with 503. None: as long as it likes.
         :param max_switched: how many connections may be switched at the same time; further
             upgrades are declined with 503 and ``Retry-After``. None: any number.
-        :param tcp_keepalive: whether switched TCP connections get TCP's keep-alive. They have no
-            HTTP timer any more: idle limits are the target's business, dead peers TCP's.
-        :param upgrades: what tokens lead to that do not depend on a resource (``h2c``, ``TLS``), as
-            ``UpgradeResource`` takes it. They are asked where the addressed resource takes none of
-            the offered tokens (a resource of one's own that does says so by ``ITakesUpgrades``). To
-            know that, the resource is looked for before the upgrade, and once more after it.
-            ``h2c`` is ignored on connections with TLS, ``TLS`` where the request is secure, ``h2``
-            always, all of them where the site is full or going down.
-        :param prefaces: fixed first bytes of a connection, and the factory whose protocol gets
-            such a connection with all of its bytes, the preface included. Where one preface begins
-            another, the longer wins as long as it can still come; at the idle time-out, and at the
-            connection's end, the shorter has it. A preface that is one whole line, CRLF included, is
-            also looked for between two requests.
-        :param connect: an acceptor for the method CONNECT (RFC 9110 §9.3.6): a callable
-            ``acceptor(request, authority)`` with an authority such as ``b"example.com:22"``. As with
-            every acceptor, a protocol is switched to, behind a 200, and a resource is the answer,
-            behind which the connection is closed. Requests with a bad authority never get there (400).
-            Without an acceptor, CONNECT gets what the resource tree has for it.
-        :param observers: who is told of switches, of their ends, and of what is declined
-            (``upgrade_switch.events``).
-        :raises InvalidToken: for a key of ``upgrades`` that is no token.
-        :raises InvalidUpgrades: for a value there that is neither factory nor acceptor, and for a
-            ``connect`` that is no acceptor.
-        :raises InvalidPrefaces: for what is no mapping, a preface that is no bytes, or leads to no
-            factory.
-        :raises InvalidArgument: for an observer that is none.
+        :param tcp_keepalive: whether switched TCP connections get TCP's keep-alive. HTTP's idle timer
+            ends with HTTP: idle limits are up to the target, and TCP finds peers that have died.
+        :param upgrades: what each token leads to, as ``UpgradeResource`` takes it.
+        :param prefaces: what each preface leads to.
+        :param connect: the acceptor of CONNECTs; without one, the resource tree answers them.
+        :param observers: who is told of switches, of their ends, and of what is declined.
+        :raises InvalidToken: if a key of ``upgrades`` is not a token.
+        :raises InvalidUpgrades: if a value there is neither a factory nor an acceptor, or ``connect``
+            is not an acceptor.
+        :raises InvalidPrefaces: if it is not a mapping from bytes to factories.
+        :raises InvalidArgument: if one of the observers is not an ``ISwitchObserver``.
         """
         super().__init__(resource, requestFactory, *args, **kwargs)
         self.accept_timeout = accept_timeout
@@ -117,27 +120,30 @@ class UpgradeSite(Site):
         if connect is not None:
             check_connect(connect)
         self._connect = connect
-        # By identity: a factory need not be hashable, nor be equal to itself alone.
+        # By identity: a factory need not be hashable, and may be equal to another one.
         self._started: dict[int, IProtocolFactory] = {}
         self._upgrades = Upgrades(upgrades or {})
         known = {v.preface: v for v in self._upgrades.values if IPrefaced.providedBy(v) and v.preface}
         given = _checked_prefaces({} if prefaces is None else prefaces)
         self._prefaces = self._table_of(known | given)
-        self._prefaces_inside_tls = self._table_of(
-            {preface: value for preface, value in given.items() if not IPrefaced.providedBy(value)}
-        )
+        # Inside TLS, ALPN says what the client speaks.
+        plain = {preface: value for preface, value in given.items() if not IPrefaced.providedBy(value)}
+        self._prefaces_inside_tls = self._table_of(plain)
 
     def _table_of(self, prefaces: Mapping[bytes, Any]) -> PrefaceTable[IProtocolFactory] | None:
         factories = {}
         for preface, value in prefaces.items():
             factory = value.factory_for(self) if IPrefaced.providedBy(value) else value
             if not IProtocolFactory.providedBy(factory):
-                raise InvalidPrefaces(f"{preface!r}: no IProtocolFactory: {value!r}{_hint(value)}")
+                raise InvalidPrefaces(f"{preface!r}: not an IProtocolFactory: {value!r}{_hint(value)}")
             factories[preface] = factory
         return PrefaceTable(factories) if factories else None
 
     def protocol(self) -> IProtocol:  # type: ignore[override]  # a callable, as in HTTPFactory
-        return _twisted.negotiating(UpgradeChannel())
+        channel = UpgradeChannel()
+        proxy = _twisted.negotiating(channel)
+        channel.proxy = ref(proxy)
+        return proxy
 
     @property
     def draining(self) -> bool:
@@ -169,7 +175,7 @@ class UpgradeSite(Site):
             return False
         return not all(self._upgrades.knows(token) for token in request.offer)
 
-    def match(self, request: UpgradeRequest) -> UpgradeMatch | None:
+    def match(self, request: IUpgradeRequest) -> UpgradeMatch | None:
         """The first token that a request offers of the site's own, and what decides about it."""
         return self._upgrades.match(request)
 
@@ -177,7 +183,7 @@ class UpgradeSite(Site):
         """Whether one of the site's own upgrades is to a token."""
         return self._upgrades.knows(UpgradeToken.parse(token))
 
-    def site_upgrade_for(self, request: UpgradeRequest) -> IResource | None:
+    def site_upgrade_for(self, request: IUpgradeRequest) -> IResource | None:
         """
         What answers a request that offers one of the tokens that are the site's own. None if it offers
         none, or if there is no room: many clients offer ``h2c`` or ``TLS`` with every request, and
@@ -188,7 +194,7 @@ class UpgradeSite(Site):
             return None
         return _SiteUpgrade(match)
 
-    def answer_to_connect(self, request: UpgradeRequest) -> IResource | None:
+    def answer_to_connect(self, request: IUpgradeRequest) -> IResource | None:
         """What answers a CONNECT in place of the resource tree; None if the tree does."""
         if self._connect is None:
             return None
@@ -224,7 +230,7 @@ class UpgradeSite(Site):
     def start_factory(self, factory: IProtocolFactory) -> None:
         """
         Call a factory's ``doStart``, the first time that one of this site's upgrades uses it; its
-        ``doStop`` comes with the site's.
+        ``doStop`` is called with the site's.
         """
         if id(factory) not in self._started:
             factory.doStart()
@@ -238,9 +244,9 @@ class UpgradeSite(Site):
 
     def drain(self, timeout: float) -> Deferred[None]:
         """
-        Say goodbye to what is switched. From now on every upgrade is declined with 503, those whose
-        acceptor is still deciding too; targets that provide :class:`IDrainable` are told, and what
-        is left after ``timeout`` seconds is aborted. Requests without upgrade are served as before.
+        Say goodbye to what is switched. From now on every upgrade is declined with 503, also where an
+        acceptor is still deciding. Targets that provide :class:`IDrainable` are told, and what is left
+        after ``timeout`` seconds is aborted. Requests without an upgrade are served as before.
 
         :return: fires (None) when no switched connection is left.
         """
@@ -267,7 +273,7 @@ def _checked_prefaces(prefaces: object) -> dict[bytes, Any]:
 
 
 def _hint(value: object) -> str:
-    """What may be meant by something that is no factory."""
+    """What to give in place of something that is not a factory."""
     if isinstance(value, type) and IProtocol.implementedBy(value):
         return f"; give Factory.forProtocol({value.__name__})"
     if callable(value):
@@ -280,12 +286,12 @@ def _hint(value: object) -> str:
 
 def _checked_observers(observers: Iterable[ISwitchObserver]) -> tuple[ISwitchObserver, ...]:
     if not isinstance(observers, Iterable):
-        raise InvalidArgument(f"observers are several, as [SwitchLog()] is: {observers!r}")
+        raise InvalidArgument(f"observers is a list, such as [SwitchLog()], not {observers!r}")
     checked = tuple(observers)
     for observer in checked:
         told = (getattr(observer, name, None) for name in ISwitchObserver)
         if isinstance(observer, type) or not all(map(callable, told)):
-            raise InvalidArgument(f"no ISwitchObserver, as SwitchLog() is: {observer!r}")
+            raise InvalidArgument(f"not an ISwitchObserver, as SwitchLog() is: {observer!r}")
     return checked
 
 

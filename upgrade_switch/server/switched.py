@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IReactorTime, ITCPTransport
@@ -13,7 +13,14 @@ from twisted.logger import Logger
 
 from .. import _twisted
 from ..connection import SwitchedConnection
-from ..interfaces import Declined, IDetachable, IDrainable, ISwitchObserver, SwitchHead
+from ..interfaces import (
+    Declined,
+    IDetachable,
+    IDrainable,
+    IStreamTransport,
+    ISwitchObserver,
+    SwitchHead,
+)
 from ..observe.events import notify
 from ..takeover import hand_over
 
@@ -68,7 +75,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
 
     # Admission.
 
-    def why_no_room(self, transport: Any) -> Declined | None:
+    def why_no_room(self, transport: IStreamTransport) -> Declined | None:
         """
         Why one more connection may not switch now; None if it may. A connection that has switched
         before takes no more room.
@@ -80,7 +87,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         switched_before = isinstance(_twisted.watcher(transport), SwitchedConnection)
         return None if switched_before else Declined.FULL
 
-    def why_declined(self, transport: Any) -> Declined | None:
+    def why_declined(self, transport: IStreamTransport) -> Declined | None:
         """Why this connection, which must still be open, may not switch now; None if it may."""
         return Declined.LEFT if _twisted.is_closing(transport) else self.why_no_room(transport)
 
@@ -106,7 +113,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         :param path: the request's path; empty for a preface.
         """
         transport = leaving.transport
-        # Before anybody else's code runs: who looks at the site in notifyFinish counts this one, too.
+        # Before any code of others runs: in notifyFinish, the site counts this connection already.
         connection = self._enter(transport, token, path, target)
         try:
             trailing = leaving.detach(head)
@@ -126,7 +133,11 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         return connection
 
     def _enter(
-        self, transport: Any, token: UpgradeToken | None, path: bytes, target: IProtocol
+        self,
+        transport: IStreamTransport,
+        token: UpgradeToken | None,
+        path: bytes,
+        target: IProtocol,
     ) -> SwitchedConnection:
         """
         Note a switch. One connection is one entry from its first switch to its end, which the
@@ -160,7 +171,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
 
     def when_empty(self) -> Deferred[None]:
         """
-        :return: fires (None) when there is no connection left; at once if there is none.
+        :return: fires (None) when no connection is left; at once if there is none.
         """
         waiter: Deferred[None] = Deferred()
         if self._members:

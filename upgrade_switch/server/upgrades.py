@@ -49,7 +49,7 @@ class ConnectMatch(NamedTuple):
     """A CONNECT, and what decides about it."""
 
     acceptor: ConnectAcceptor
-    token = None
+    token: None = None
 
     def ask(self, request: UpgradeRequest) -> Any:
         return self.acceptor(request, request.uri)
@@ -95,7 +95,7 @@ class Upgrades:
         """Whether a token is known here, or is one that nobody can take (``h2``)."""
         return token.key[0] == "h2" or next(self._table.known([token]), None) is not None
 
-    def match(self, request: UpgradeRequest) -> UpgradeMatch | None:
+    def match(self, request: IUpgradeRequest) -> UpgradeMatch | None:
         """The first token of a request's offer that is known here, and not ignored."""
         # Each is asked once, however often a stranger repeats its token.
         ignoring: set[int] = set()
@@ -135,7 +135,7 @@ def build_or_decline(factory: IProtocolFactory, request: UpgradeRequest) -> Answ
 _OF_THE_CONNECTION = frozenset(["h2", "h2c", "tls"])
 
 
-def _is_out_of_place(request: UpgradeRequest, token: UpgradeToken) -> bool:
+def _is_out_of_place(request: IUpgradeRequest, token: UpgradeToken) -> bool:
     """
     Whether a token makes no sense on this connection: ``h2`` never does (it is ALPN's, RFC 9113
     §3.1), ``h2c`` not over TLS (there it is ``h2``), ``TLS`` not where the client has it already.

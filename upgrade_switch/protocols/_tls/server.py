@@ -156,15 +156,10 @@ class _Secured(Protocol):
 
     def drain(self) -> None:
         """HTTP has no goodbye: the request at hand is the last."""
-        channel = self._channel
-        if channel is not None and channel.requests:
-            channel.persistent = False
-            # Of one whose fields are still to come, it is decided again.
-            channel.checkPersistence = _is_last  # type: ignore[method-assign]
-        elif channel is not None:
-            channel.loseConnection()
-        else:
+        if self._channel is None:
             self.transport.loseConnection()
+        else:
+            self._channel.close_after_request()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_timer()
@@ -176,12 +171,6 @@ class _Secured(Protocol):
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
-
-
-def _is_last(request: UpgradeRequest, version: bytes) -> bool:
-    """In place of a channel's ``checkPersistence``, where no request is to follow."""
-    request.responseHeaders.setRawHeaders(b"connection", [b"close"])
-    return False
 
 
 def tls_required(resource: IResource) -> IResource:

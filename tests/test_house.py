@@ -1,0 +1,180 @@
+"""The house: which room imports which, how large its parts are, and where private names may stand."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import upgrade_switch
+
+ROOT = Path(upgrade_switch.__file__).parent
+
+#: From the bottom to the top: a room imports those in lines above its own, and itself.
+FLOORS = (
+    {"fields"},
+    {"errors"},
+    {"_extras"},
+    {"negotiation"},
+    {"interfaces"},
+    {"_twisted"},
+    {"takeover"},
+    {"connection"},
+    {"splice", "http2", "observe"},
+    {"server", "client"},
+    {"protocols", "proxy"},
+    {"testing", "command"},
+)
+#: Rooms whose parts do not know one another, but for those that are named.
+APART = {"protocols": {"_tunnel", "_connect"}, "command": {"exits", "listening", "options"}}
+#: These exist to put others together.
+ENTRANCES = {"upgrade_switch", "upgrade_switch.command.main", "upgrade_switch.protocols"}
+
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
+
+#: Where private names of others' may stand.
+TWISTED = "upgrade_switch._twisted"
+AUTOBAHN = {
+    "upgrade_switch.protocols._websocket._autobahn",
+    "upgrade_switch.protocols._websocket._opened",
+}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text())
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """The modules of the package that one imports, anywhere in it: in functions, for types alone."""
+    package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name in MODULES}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            source = ".".join(filter(None, (above, node.module)))
+            for alias in node.names:
+                inner = f"{source}.{alias.name}"
+                found |= {name for name in (inner if inner in MODULES else source,) if name in MODULES}
+    return frozenset(found - {module})
+
+
+def room_of(module: str) -> str:
+    return [*module.split("."), ""][1]
+
+
+def floor_of(module: str) -> int:
+    (floor,) = (number for number, rooms in enumerate(FLOORS) if room_of(module) in rooms)
+    return floor
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - ENTRANCES))
+def test_imports_run_one_way(module: str) -> None:
+    """A module imports its own room, and rooms on floors below: for types and inside functions, too."""
+    for imported in imports_of(module):
+        assert imported not in {"upgrade_switch"}, "the public names are for users"
+        same_room = room_of(imported) == room_of(module)
+        assert same_room or floor_of(imported) < floor_of(module), imported
+
+
+@pytest.mark.parametrize("room", APART)
+def test_parts_that_do_not_know_one_another(room: str) -> None:
+    """What stands side by side in a room knows only what is there for all of it."""
+    for module in sorted(MODULES.keys() - ENTRANCES):
+        parts = module.split(".")
+        if parts[1:2] == [room] and len(parts) > 2:
+            beside = {
+                imported.split(".")[2]
+                for imported in imports_of(module)
+                if imported.split(".")[1:2] == [room] and len(imported.split(".")) > 2
+            }
+            assert beside <= {parts[2], *APART[room]}, module
+
+
+def test_no_circles() -> None:
+    """No module imports itself by way of others."""
+    try:
+        TopologicalSorter({module: imports_of(module) for module in MODULES}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_sizes(module: str) -> None:
+    """No module and no function is too long to be understood."""
+    assert len(MODULES[module].read_text().splitlines()) <= MOST_LINES
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= MOST_LINES_OF_A_FUNCTION, node.name
+
+
+def own_private_names() -> set[str]:
+    """The private names that the package itself makes."""
+    own: set[str] = set()
+    for module in MODULES:
+        for node in ast.walk(tree_of(module)):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own.add(node.name)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                own |= {node.attr} if isinstance(node.value, ast.Name) else set()
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                own.add(node.id)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                own.add(node.target.id)
+    return own
+
+
+#: Public, whatever they look like (collections.namedtuple).
+NAMED_TUPLE = {"_asdict", "_fields", "_make", "_replace"}
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__") and name not in NAMED_TUPLE
+
+
+def private_uses(module: str) -> Iterator[str]:
+    own = own_private_names() | set(MODULES[module].parts) | {m.rpartition(".")[2] for m in MODULES}
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            yield from filter(is_private, names)
+
+
+@pytest.mark.parametrize(
+    "module", [m for m in MODULES if not m.startswith(TWISTED) and m not in AUTOBAHN]
+)
+def test_private_names_of_others(module: str) -> None:
+    """A private name of Twisted's, or of another package's, stands in the room that is for them."""
+    assert sorted(private_uses(module)) == []
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if not m.startswith(TWISTED)])
+def test_private_names_that_override(module: str) -> None:
+    """No class gives a private method or attribute of a Twisted class another meaning."""
+    loaded = importlib.import_module(module)
+    for cls in vars(loaded).values():
+        if not inspect.isclass(cls) or cls.__module__ != module:
+            continue
+        theirs = [base for base in cls.__mro__ if base.__module__.startswith("twisted.")]
+        for name in filter(is_private, vars(cls)):
+            assert not any(name in vars(base) for base in theirs), f"{cls.__name__}.{name}"
