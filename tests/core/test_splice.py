@@ -9,9 +9,8 @@ Each test has a chain of four transports, of which the two in the middle are spl
 
 from __future__ import annotations
 
-import gc
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
@@ -349,15 +348,6 @@ async def test_cancelling_afterwards(chain: Chains, near: str, far: str) -> None
     joined.done.cancel()
     await turns()
     assert results == [None]
-
-
-@pytest.fixture
-def no_gc() -> Iterator[None]:
-    """Without the collector, reference counting alone frees things."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def both_close(joined: Chain) -> None:

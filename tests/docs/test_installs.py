@@ -146,9 +146,9 @@ class Install:
             place = self.folder / "elsewhere"
             (self.packages / "elsewhere.pth").write_text(f"{place}\n")
         for entry in Path(sysconfig.get_path("purelib")).glob("twisted*"):
-            shutil.copytree(
-                entry, place / entry.name, ignore=shutil.ignore_patterns("test", "upgrade_switch*")
-            )
+            # Folders of its own, into which plugins are installed, and files that are Twisted's.
+            ignored = shutil.ignore_patterns("test", "upgrade_switch*")
+            shutil.copytree(entry, place / entry.name, ignore=ignored, copy_function=os.symlink)
 
     def pip(self, *arguments: object) -> None:
         pip = (sys.executable, "-m", "pip", "--python", self.python, "--disable-pip-version-check")

@@ -16,9 +16,10 @@ import treq
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.threads import deferToThread
 
-from tests.kit.commands import COMMAND, PATIENCE, needs
-from tests.kit.documented import Reader, daemon, environment, find, read, sessions
+from tests.kit.commands import COMMAND, PATIENCE
+from tests.kit.documented import Reader, daemon, environment, read, sessions
 from tests.kit.harness import Recorder, localhost, patient, status, upgrade_head
+from tests.kit.programs import find, needs
 
 __all__ = ["read"]  # a fixture
 

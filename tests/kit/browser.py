@@ -152,6 +152,7 @@ class Browser:
         self._folder = tempfile.TemporaryDirectory()
         self._process: subprocess.Popen[bytes] | None = None
         self._tools: Any = None
+        self._contexts: list[str] = []
 
     async def start(self) -> Browser:
         self._process = subprocess.Popen(
@@ -190,6 +191,7 @@ class Browser:
     async def window(self) -> Window:
         """A new window."""
         context = (await self._tools.call("Target.createBrowserContext"))["browserContextId"]
+        self._contexts.append(context)
         target = await self._tools.call(
             "Target.createTarget", url="about:blank", browserContextId=context
         )
@@ -201,6 +203,13 @@ class Browser:
         for domain in ("Page", "Runtime"):
             await window.call(f"{domain}.enable")
         return window
+
+    async def close_windows(self) -> None:
+        """Close all windows, and forget what their owners have kept."""
+        while self._contexts:
+            context = self._contexts.pop()
+            await self._tools.call("Target.disposeBrowserContext", browserContextId=context)
+        self._tools.windows.clear()
 
     async def stop(self) -> None:
         assert self._process is not None

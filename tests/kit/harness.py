@@ -7,8 +7,10 @@ there for tests that fail.
 
 from __future__ import annotations
 
+import gc
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import ref
@@ -367,6 +369,17 @@ def connected(endpoint: Any, protocol: T) -> Deferred[T]:
     time, and zope keeps what it knows of each.)
     """
     return patient(endpoint.connect(SingleUseFactory(protocol)))
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """In here reference counting alone frees things."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def localhost(port: int) -> Any:

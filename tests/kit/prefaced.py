@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -19,9 +17,12 @@ from tests.kit.harness import (
     WatchedSite,
     eventually,
     factory_of,
+    no_collector,
     site_of,
 )
 from upgrade_switch import _twisted
+
+__all__ = ["eventually", "no_collector"]  # of the harness
 
 #: A preface that is a whole line: a flag line.
 FLAG = b"HELLO\r\n"
@@ -99,17 +100,6 @@ def channel_is_gone(site: WatchedSite) -> bool:
 def receiver(target: Any) -> Any:
     """Whom a target's transport gives its bytes to."""
     return _twisted.slot_of(target.transport).get()
-
-
-@contextmanager
-def no_collector() -> Iterator[None]:
-    """In here reference counting alone frees things."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 every_kind = pytest.mark.parametrize("kind", KINDS)

@@ -5,7 +5,6 @@ real clients.
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from tests.kit.harness import (
     Recorder,
     WatchedSite,
     field,
+    no_collector,
     reactor,
     status,
     upgrade_head,
@@ -89,9 +89,7 @@ async def test_every_split(listen: Any, kind: str, head: str, later: bool) -> No
     accepting = Accepting(later)
     listening = await listen(kind, site_with(accepting))
     whole = HEADS[head] + TRAILING
-    gc.collect()
-    gc.disable()
-    try:
+    with no_collector():
         for at in range(1, len(whole)):
             client = await listening.connect()
             listening.site.received = 0
@@ -117,8 +115,6 @@ async def test_every_split(listen: Any, kind: str, head: str, later: bool) -> No
             assert not listening.site.switched
             accepting.targets.clear()
             listening.site.lines.clear()
-    finally:
-        gc.enable()
     assert set(accepting.asked) == {b"far.example:22"}
 
 

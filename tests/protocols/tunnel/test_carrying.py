@@ -5,8 +5,7 @@ carries, and how it ends, on real ports at both ends.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
@@ -289,15 +288,6 @@ async def test_portforward_beside_it(
         there.send(b"bye")
         await client.receives(b"bye")
         assert client.data == Speaker.banner + b"bye"
-
-
-@pytest.fixture
-def no_gc() -> Iterator[None]:
-    """Without the collector, reference counting alone frees things."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @every_pair

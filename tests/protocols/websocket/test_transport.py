@@ -5,8 +5,6 @@ what is left when it has ended.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from typing import Any
 from weakref import ref
 
@@ -259,15 +257,6 @@ async def test_slow_reader(serve: Any, kind: str) -> None:
 
 
 # What is left.
-
-
-@pytest.fixture
-def no_gc() -> Iterator[None]:
-    """Without the collector, reference counting alone frees things."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.parametrize(
