@@ -32,6 +32,10 @@ new Promise(resolve => {
 """
 
 
+#: How long the browser may keep silent before a test fails: its work is not seen here.
+SECONDS = 30
+
+
 class DevToolsError(Exception):
     """The browser says that something is wrong."""
 
@@ -53,7 +57,7 @@ class _DevTools(WebSocketClientProtocol):
         d: Deferred[Any] = Deferred()
         self._waiting[number] = d
         self.sendMessage(json.dumps(message).encode())
-        return patient(d)
+        return patient(d, seconds=SECONDS)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         message = json.loads(payload)
@@ -172,10 +176,12 @@ class Browser:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
-        url = await patient(deferToThread(self._address))
+        url = await patient(deferToThread(self._address), seconds=SECONDS)
         factory = WebSocketClientFactory()
         factory.protocol = _DevTools
-        self._tools = await patient(connect_websocket(UpgradePool(reactor), url, factory))
+        self._tools = await patient(
+            connect_websocket(UpgradePool(reactor), url, factory), seconds=SECONDS
+        )
         return self
 
     def _address(self) -> str:

@@ -71,12 +71,16 @@ def source_of(condition: Callable[[], object]) -> str:
     return f"`{said}`" + (f" ({', '.join(values)})" if values else "")
 
 
-def patient(d: Deferred[T], wanted: Callable[[], str] | None = None) -> Deferred[T]:
+def patient(
+    d: Deferred[T], wanted: Callable[[], str] | None = None, seconds: int | None = None
+) -> Deferred[T]:
     """
     A Deferred that fails the test rather than hang it.
 
     :param wanted: says what has been waited for and what has come instead.
+    :param seconds: how long nothing has to happen before the test is given up, if not the usual time.
     """
+    seconds = seconds or Stillness.seconds
     start = reactor.seconds()
     seen = Stillness.moves, time.process_time()
     still = 0
@@ -87,7 +91,7 @@ def patient(d: Deferred[T], wanted: Callable[[], str] | None = None) -> Deferred
         moves, spent = Stillness.moves, time.process_time()
         still = 0 if moves != seen[0] or spent > seen[1] + _IDLE else still + 1
         seen = moves, spent
-        if still < Stillness.seconds and reactor.seconds() < start + PATIENCE:
+        if still < seconds and reactor.seconds() < start + PATIENCE:
             ticking = reactor.callLater(1, look)
             return
         end = f"nothing has happened for {still} s" if still else f"{PATIENCE} s are over"
