@@ -347,10 +347,12 @@ class UpgradeChannel(HTTPChannel):
             written = b"\r\n".join(one_line(line) for line in lines)
         _twisted.write_at_once(self.transport, written + b"\r\n\r\n")
 
-    def setTimeout(self, period: float | None) -> None:
-        # requestDone starts the idle timer for a next request, which does not come.
-        if self.state is not ChannelState.LEAVING:
-            super().setTimeout(period)
+    def setTimeout(self, period: float | None) -> float | None:
+        if self.state is ChannelState.LEAVING:
+            # requestDone would start the idle timer for a next request, which does not come.
+            return None
+        before: float | None = super().setTimeout(period)
+        return before
 
     def setLineMode(self, extra: bytes = b"") -> None:
         if self.state is ChannelState.LEAVING:
