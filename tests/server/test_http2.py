@@ -22,11 +22,6 @@ HTTP1_ONLY = {b"connection", b"upgrade", b"keep-alive", b"transfer-encoding", b"
 
 
 @pytest.fixture
-def accepting() -> Accepting:
-    return Accepting()
-
-
-@pytest.fixture
 def serve(listen: Any) -> Any:
     """``await serve(resource)``: an HTTP/2 client of a site with it at ``/u``."""
 

@@ -39,13 +39,6 @@ half_closing_pairs = pytest.mark.parametrize(
 Listen = Callable[..., Any]
 
 
-@pytest_twisted.async_yield_fixture
-async def serve(listen: Any) -> Any:
-    servers = Servers(listen)
-    yield servers
-    await servers.stop()
-
-
 @every_pair
 @pytest_twisted.ensureDeferred
 async def test_switches_when_connected(listen: Listen, serve: Servers, near: str, far: str) -> None:
