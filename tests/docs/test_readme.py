@@ -25,7 +25,6 @@ from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.resource import Resource
 from twisted.web.websocket import WebSocketClientEndpoint
 
-from tests.kit import ROOT
 from tests.kit.certificate import AUTHORITY, CERTIFICATE_PEM, KEY_PEM
 from tests.kit.harness import (
     Listening,
@@ -43,6 +42,7 @@ from tests.kit.harness import (
 from upgrade_switch import UpgradeResource
 from upgrade_switch.protocols import TLSUpgradePool
 
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 CONSOLE = re.findall(r"```console\n(.*?)```", README, re.DOTALL)

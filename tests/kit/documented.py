@@ -23,11 +23,10 @@ import pytest_twisted
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.kit import ROOT
 from tests.kit.commands import COMMAND, PATIENCE, Process
 from tests.kit.harness import reactor, turns
 
-DOCS = ROOT / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# (\S+\.\w+)\n")
