@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,27 @@ globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=Fals
 
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")
+
+
+# A child process inherits what is ignored (as SIGINT is in ``make test &``), and not what is handled:
+# with a handler, each begins with the default, and we ignore it as before.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
+
+#: Folders in the order in which their tests run: those that take long first, so that no core waits for
+#: the last of them at the end.
+ORDER = ("docs", "peers", "command", "observe", "core", "protocols", "client", "server", "testing")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(ORDER)}
+
+    def rank(item: pytest.Item) -> int:
+        folder, *_ = item.path.relative_to(Path(__file__).parent).parts
+        return ranks.get(folder, len(ORDER))
+
+    items.sort(key=rank)
 
 
 @pytest.hookimpl(wrapper=True)
