@@ -1,36 +1,38 @@
 """
-Everything that this package raises of its own, in one tree::
+Every exception that this package defines, in one tree::
 
     UpgradeError
-    ├── InvalidToken        (ValueError)      text that is no upgrade token
+    ├── InvalidToken        (ValueError)      a string that is not an upgrade token
     ├── InvalidUpgrades     (TypeError)       a mapping of upgrades that cannot work
     ├── InvalidPrefaces     (TypeError)       a mapping of prefaces that cannot work
-    ├── InvalidArgument     (TypeError)       no endpoint, no site, no observer, no policy ...
-    ├── InvalidTarget       (TypeError)       a target that provides no IProtocol
-    ├── InvalidPhrase       (TypeError)       a reason phrase that is no bytes
+    ├── InvalidArgument     (TypeError)       an argument that is not what its place wants
+    ├── InvalidTarget       (TypeError)       a target that does not provide IProtocol
+    ├── InvalidPhrase       (TypeError)       a reason phrase that is not bytes
     ├── SwitchRefused                         Request.switch_to cannot switch (now)
     │   ├── NotOffered                        the client did not offer this token
     │   ├── AlreadySwitched                   this request has switched before
-    │   ├── ResponseStarted                   an HTTP response is on the wire already
+    │   ├── ResponseStarted                   an HTTP response has been started already
     │   ├── ClientGone                        the connection has ended, or is ending
     │   ├── TooManySwitched                   the site's max_switched is reached
     │   ├── Draining                          the site is going down
-    │   └── NotDetachable                     nobody knows who feeds this transport's bytes
-    ├── UnsupportedTwisted  (ImportError)     Twisted lacks what this package is built on
-    ├── MissingExtra        (ImportError)     an extra of the package is not installed
+    │   └── NotDetachable                     the transport's bytes cannot be redirected
+    ├── UnsupportedTwisted  (ImportError)     Twisted lacks something that this package needs
+    ├── MissingExtra        (ImportError)     an extra of this package is not installed
     ├── AlreadyInstalled                      SwitchedConnection.install, a second time
     ├── InvalidResponse     (ResponseFailed)  a server's answer that breaks the rules
-    └── NotSwitched         (ConnectError)    the server answered something else than 101
+    └── NotSwitched         (ConnectError)    the server answered with something other than a 101
 
-What stands in brackets is a second base, so that code which knows only Python's or Twisted's own
-exceptions catches the right thing.
+The class in brackets is a second base, so that code which knows only Python's or Twisted's own
+exceptions catches the right thing. Where the time for connecting is over, what is raised is Twisted's
+own ``twisted.internet.error.TimeoutError``, which is a ``ConnectError`` too.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
 
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, TimeoutError
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
 
@@ -39,6 +41,7 @@ from .fields import printable
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
 
+# Not here: what this package alone uses.
 __all__ = [
     "AlreadyInstalled",
     "AlreadySwitched",
@@ -64,88 +67,100 @@ __all__ = [
 
 
 class UpgradeError(Exception):
-    """What every exception of this package is."""
+    """The base class of every exception in this module."""
 
 
 class InvalidToken(UpgradeError, ValueError):
-    """A text is not ``protocol-name["/"protocol-version]`` (RFC 9110 §7.8)."""
+    """Raised when a string is not ``protocol-name["/"protocol-version]`` (RFC 9110 §7.8)."""
 
 
 class InvalidUpgrades(UpgradeError, TypeError):
-    """A mapping of upgrades has a value, or a pair of keys, that cannot work."""
+    """Raised when a mapping of upgrades has a value, or a pair of keys, that cannot work."""
 
 
 class InvalidPrefaces(UpgradeError, TypeError):
-    """A mapping of prefaces has a key that is no text in bytes, or a value that cannot work."""
+    """
+    Raised when a mapping of prefaces has a key that is not a non-empty ``bytes``, or a value that
+    cannot work.
+    """
 
 
 class InvalidArgument(UpgradeError, TypeError):
-    """An argument is not what its place wants: no endpoint, no site, no observer, no policy."""
+    """
+    Raised when an argument is not what its place wants, such as a policy that is not an
+    ``IPolicyForHTTPS``, or an observer that is not an ``ISwitchObserver``.
+    """
 
 
 class InvalidTarget(UpgradeError, TypeError):
-    """What was to be installed on a connection does not provide ``IProtocol``."""
+    """Raised when an object that does not provide ``IProtocol`` is to be installed as a target."""
 
 
 class InvalidPhrase(UpgradeError, TypeError):
-    """A reason phrase is not ``bytes``."""
+    """Raised when a reason phrase is not ``bytes``."""
 
 
 class UnsupportedTwisted(UpgradeError, ImportError):
     """
-    The Twisted that is installed is too old, or so new that internals of it are gone on which this
-    package is built; importing the package fails. The message names the versions.
+    Raised on import when the installed Twisted is too old for this package, or so new that internals
+    on which this package depends are gone. The message names the versions.
     """
 
 
 class MissingExtra(UpgradeError, ImportError):
-    """What a module needs, and an extra of this package brings, is not installed."""
+    """
+    Raised when a module needs a package that only an extra of this package installs, and that
+    package is missing. The message says what to install.
+    """
 
 
 class SwitchRefused(UpgradeError):
     """
-    ``switch_to`` does not switch. Nothing has been written: the request can still be answered
-    in HTTP, except where the subclass says otherwise.
+    Raised when ``switch_to`` cannot switch. Nothing has been written: the request can still be
+    answered in HTTP, unless the subclass says otherwise.
     """
 
 
 class NotOffered(SwitchRefused):
-    """The request's client did not offer this token, or was not eligible to offer any."""
+    """Raised when the client did not offer this token, or was not eligible to offer any."""
 
 
 class AlreadySwitched(SwitchRefused):
-    """This request has switched before; the connection is its target's."""
+    """Raised when this request has switched before: its target owns the connection."""
 
 
 class ResponseStarted(SwitchRefused):
-    """The head of an HTTP response has been written already, or the request is finished."""
+    """Raised when the head of an HTTP response has been written, or the request is finished."""
 
 
 class ClientGone(SwitchRefused):
-    """The connection has ended or is being closed: there is nobody to switch with."""
+    """Raised when the connection has ended or is being closed: there is no client to switch with."""
 
 
 class TooManySwitched(SwitchRefused):
-    """As many connections are switched as ``UpgradeSite(max_switched=...)`` allows."""
+    """Raised when ``UpgradeSite(max_switched=...)`` connections are switched already."""
 
 
 class Draining(SwitchRefused):
-    """``UpgradeSite.drain`` has been called: there are no more switches."""
+    """Raised when ``UpgradeSite.drain`` has been called: the site switches no more connections."""
 
 
 class NotDetachable(SwitchRefused):
-    """The transport delivers its bytes in a way that a takeover cannot redirect."""
+    """Raised when the transport delivers its bytes in a way that a takeover cannot redirect."""
 
 
 class AlreadyInstalled(UpgradeError):
-    """A ``SwitchedConnection`` has got its target before."""
+    """Raised when a ``SwitchedConnection`` already has its target."""
 
 
 class InvalidResponse(UpgradeError, ResponseFailed):
     """
-    A server's answer breaks HTTP's rules: a 101 that nobody asked for, one to a token that was not
-    offered or without ``Connection: upgrade`` (RFC 9110 §7.8, §15.2.2), or no HTTP at all. The
-    connection has been closed.
+    Raised when a server's answer breaks the rules of HTTP: a 101 that the client did not ask for, a
+    101 to a token that was not offered or without ``Connection: upgrade`` (RFC 9110 §7.8, §15.2.2),
+    or bytes that are not HTTP at all. The connection has been closed.
+
+    :ivar message: what is wrong with the answer.
+    :ivar reasons: the failures behind it, if there are any.
     """
 
     def __init__(self, message: str, *reasons: Failure) -> None:
@@ -158,21 +173,64 @@ class InvalidResponse(UpgradeError, ResponseFailed):
 
 class NotSwitched(UpgradeError, ConnectError):
     """
-    The server answered an upgrade in HTTP instead of switching.
+    Raised when a response is not a 101: the server answered an upgrade in HTTP, or the request did
+    not ask for an upgrade in a way that can work (the message says which).
 
-    :ivar response: its answer, an ``IResponse`` (treq's, where the request was treq's): ``code``,
-        ``headers`` (``Upgrade`` too) and the body are there to be read. The connection closes
-        after the body.
+    :ivar response: the answer, an ``IResponse`` (treq's, if the request was treq's). Its ``code``,
+        its ``headers`` (``Upgrade`` too) and its body can be read. The connection of a refused
+        upgrade closes after the body.
     """
 
-    def __init__(self, response: IResponse) -> None:
+    def __init__(self, response: IResponse, why: str = "the server did not switch protocols") -> None:
+        """
+        :param response: the answer.
+        :param why: why it is not a switch; the answer's code and phrase follow it in the message.
+        """
         ConnectError.__init__(self)
         self.response = response
+        self._why = why
 
     def __str__(self) -> str:
         phrase = printable(self.response.phrase.decode("latin-1"))
-        said = f"the server did not switch protocols: {self.response.code} {phrase}".rstrip()
-        offers = self.response.headers.getRawHeaders(b"upgrade") or ()
-        return (
-            f"{said} (it offers: {printable(b', '.join(offers).decode('latin-1'))})" if offers else said
-        )
+        message = f"{self._why}: {self.response.code} {phrase}".rstrip()
+        lines = self.response.headers.getRawHeaders(b"upgrade")
+        if not lines:
+            return message
+        return f"{message} (it offers: {printable(b', '.join(lines).decode('latin-1'))})"
+
+
+def cause_of(failure: Failure) -> BaseException:
+    """
+    The exception at the bottom of a failure: Twisted's HTTP client wraps network errors in its own
+    (``ResponseFailed`` and the like), which have ``reasons`` in place of a message.
+
+    :return: the innermost exception; the failure's own if it wraps none.
+    """
+    value = failure.value
+    while not getattr(value, "message", ""):
+        reasons: list[Failure] | None = getattr(value, "reasons", None)
+        if not reasons:
+            break
+        value = reasons[0].value
+    assert value is not None
+    return value
+
+
+def connect_timed_out(what: str) -> Callable[[object, float], NoReturn]:
+    """
+    What to do when the time for a connection is over, for ``Deferred.addTimeout``::
+
+        connecting.addTimeout(30, reactor, connect_timed_out("no switch"))
+
+    The Deferred then fails with ``twisted.internet.error.TimeoutError``, as those of Twisted's own
+    endpoints do: code that catches ``ConnectError`` catches it. (Python's builtin ``TimeoutError``,
+    and the one of ``twisted.internet.defer``, are not ``ConnectError``.)
+
+    :param what: what has not happened; the message is such as "no switch within 30 seconds".
+    :return: the callable to give to ``addTimeout``.
+    """
+
+    def raise_timeout(result: object, seconds: float) -> NoReturn:
+        raise TimeoutError(f"{what} within {seconds:g} seconds")
+
+    return raise_timeout

@@ -121,7 +121,7 @@ async def test_headers(headers: Any, listen: Any) -> None:
 
 @pytest.mark.parametrize("token", ["", "echo,", "a b", "echo/", "echo\r\nX: y"])
 def test_no_token(token: str) -> None:
-    """What is no token is refused when the endpoint is made."""
+    """A string that is not a token is refused when the endpoint is made."""
     with pytest.raises(InvalidToken):
         UpgradeEndpoint(reactor, "http://127.0.0.1/", token)
 
@@ -202,7 +202,7 @@ async def test_unknown_authority(listen: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_nobody_listens() -> None:
-    """Where nobody listens, the endpoint fails as any does."""
+    """If no server listens, the endpoint fails as any other does."""
     with pytest.raises(ConnectionRefusedError):
         await patient(UpgradeEndpoint(reactor, "http://127.0.0.1:1/", "echo").connect(Counting()))
 
@@ -334,7 +334,7 @@ def test_no_url(url: str) -> None:
         r"upgrade:url=http\://host/ssh:token=ssh:user=x",
     ],
 )
-def test_string_that_makes_no_sense(text: str) -> None:
-    """A string with colons that are not escaped, or without a token, is told how it is written."""
+def test_malformed_string(text: str) -> None:
+    """A string with unescaped colons, or without a token, is refused, and the right form is shown."""
     with pytest.raises(ValueError, match=r"written upgrade:url=http\\://host/path:token=TOKEN"):
         clientFromString(reactor, text)

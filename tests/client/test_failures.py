@@ -1,5 +1,5 @@
 """
-Upgrades that get no answer, none that is HTTP, or that nobody waits for any more: the request fails
+Upgrades that get no answer or one that is not HTTP, and upgrades that are cancelled: the request fails
 once, with the right error, and its connection is closed.
 """
 
@@ -99,7 +99,7 @@ async def leave_an_idle_connection(server: Scripted) -> None:
 @on_all_kinds
 @pytest_twisted.ensureDeferred
 async def test_garbage(kind: str, sent: bytes) -> None:
-    """What is no HTTP fails the request and closes the connection."""
+    """An answer that is not HTTP fails the request and closes the connection."""
     async with playing(kind) as server:
         answer = server.ask()
         peer, _head = await server.asked()
@@ -128,7 +128,7 @@ async def test_endless_head(kind: str, chunk: bytes) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_unknown_authority() -> None:
-    """A server whose certificate nobody vouches for gets no request."""
+    """A server whose certificate is not trusted gets no request."""
     async with playing("tls") as server:
         url = f"https://127.0.0.1:{server.port.getHost().port}/u"
         with pytest.raises(ResponseNeverReceived) as caught:
@@ -141,7 +141,7 @@ async def test_unknown_authority() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_refused_connection() -> None:
-    """Where nobody listens, the request fails as with any agent."""
+    """If no server listens, the request fails as with any agent."""
     with pytest.raises(ConnectionRefusedError):
         await patient(
             treq.get("http://127.0.0.1:1/", headers={"Upgrade": "echo"}, pool=UpgradePool(reactor))

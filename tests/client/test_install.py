@@ -90,7 +90,7 @@ async def test_installed_once() -> None:
 @pytest.mark.parametrize("wrong", [None, object(), Protocol, Recorder().dataReceived])
 @pytest_twisted.ensureDeferred
 async def test_no_protocol(wrong: Any) -> None:
-    """What is no IProtocol is refused, and the connection still waits with its data."""
+    """A target that is not an IProtocol is refused, and the connection still waits with its data."""
     async with playing() as server:
         _peer, response = await server.answered(SWITCH + b"early")
         connection = switched_connection(response)
@@ -214,7 +214,7 @@ async def test_dropped(kind: str, asking: str) -> None:
 @pytest.mark.usefixtures("no_gc")
 @pytest_twisted.ensureDeferred
 async def test_not_dropped(kind: str) -> None:
-    """A connection with a target lives on when nobody holds it or its response any more."""
+    """A connection with a target lives on when its record and its response are dropped."""
     async with playing(kind) as server:
         peer, response = await server.answered(SWITCH)
         target = Recorder()

@@ -1,5 +1,5 @@
 """
-Answers to an upgrade that are no 101: ordinary responses, whose body can be read, and after which the
+Answers to an upgrade other than 101: ordinary responses, whose body can be read, and after which the
 connection is closed.
 """
 

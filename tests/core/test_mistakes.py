@@ -128,7 +128,7 @@ def test_service() -> None:
 @pytest.mark.parametrize("wrong", [AUTHORITY, BrowserLikePolicyForHTTPS, "x", True], ids=kind_of)
 def test_policy(wrong: Any) -> None:
     """A pool for TLS has a policy."""
-    with pytest.raises(InvalidArgument, match="no IPolicyForHTTPS"):
+    with pytest.raises(InvalidArgument, match="not an IPolicyForHTTPS"):
         TLSUpgradePool(reactor, wrong)
 
 

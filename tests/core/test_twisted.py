@@ -136,6 +136,7 @@ def test_pause_watch_leaves_nothing() -> None:
 def test_pool_factory() -> None:
     """HTTPConnectionPool builds its clients with ``_factory``, from a callback and a description."""
     assert client.HTTPConnectionPool._factory is client._HTTP11ClientFactory
+    assert _twisted.UnaskedSwitchPool._factory is _twisted.UnaskedSwitchFactory
     factory = _twisted.UnaskedSwitchFactory(lambda _: None, "somewhere")
     assert isinstance(factory.buildProtocol(None), HTTP11ClientProtocol)
     assert "somewhere" in repr(factory)

@@ -52,7 +52,7 @@ KNOWN = {
     "howto/haproxy.md": {"haproxy": 1, "python": 1, "console": 1},
     "howto/nginx.md": {"nginx": 1, "python": 1},
     "howto/systemd.md": {"ini": 2},
-    "howto/testing.md": {"python": 8},
+    "howto/testing.md": {"python": 10},
     "howto/tls.md": {"console": 3, "python": 4},
     "howto/tunnels.md": {"console": 7, "python": 1},
     "index.md": {"console": 1},

@@ -202,7 +202,9 @@ class WatchedSite(UpgradeSite):
     def protocol(self) -> Any:
         channel = WatchedChannel()
         self.channels.append(ref(channel))
-        return _twisted.negotiating(channel)
+        proxy = _twisted.negotiating(channel)
+        channel.proxy = ref(proxy)
+        return proxy
 
     def log(self, request: Any) -> None:
         self.lines.append((request.code, request.uri))

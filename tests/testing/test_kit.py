@@ -6,6 +6,7 @@ of what is tested over sockets is tested over it, too: it is one of ``harness.KI
 from __future__ import annotations
 
 import re
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
-from twisted.internet.protocol import Factory
-from twisted.internet.task import Clock
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock, deferLater
+from twisted.trial.reporter import TestResult
+from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import Agent
 from twisted.web.iweb import IAgentEndpointFactory
 from twisted.web.resource import Resource
@@ -29,30 +32,49 @@ from upgrade_switch import (
     UpgradeResource,
     UpgradeSite,
     switched_connection,
+    testing,
 )
+from upgrade_switch.server.pages import StatusPage
 from upgrade_switch.testing import Client, MemoryEndpoint, Recording, Wire, talk_to
-from upgrade_switch.testing import client as testing
 
 TRAILING = bytes(range(256))
 
 
+class Welcoming(EchoTarget):
+    """Answers whatever it receives with a greeting."""
+
+    def __init__(self, room: bytes = b"") -> None:
+        super().__init__()
+        self.room = room
+
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.write(b"welcome to the " + self.room)
+
+
 def accept(request: Any, token: Any) -> Any:
-    class Welcoming(EchoTarget):
-        def dataReceived(self, data: bytes) -> None:
-            self.transport.write(b"welcome to the " + request.args[b"room"][0])
-
-    return Welcoming()
+    return Welcoming(request.args[b"room"][0])
 
 
-def test_five_lines() -> None:
-    """The example of the module's docstring is what it says."""
-    (example,) = re.findall(r"five lines.*?::\n\n(.*?)\n\n:func", testing.__doc__ or "", re.DOTALL)
-    names = {"talk_to": talk_to, "UpgradeResource": UpgradeResource, "accept": accept}
-    # In one piece, since the acceptor above welcomes each.
-    program = example.replace("cut=1", "cut=None")
-    exec("\n".join(line[4:] for line in program.splitlines()), names)
-    test: Any = names["test_room"]
-    test()
+def test_examples() -> None:
+    """The examples of the package's docstring are what they say."""
+    examples = re.findall(r"::\n\n((?:    .*\n|\n)+)", testing.__doc__ or "")
+    assert len(examples) == 2
+    clock = Clock()
+
+    def talk(resource: Any, cut: Any = None) -> Client:
+        # In one piece, since the acceptor above welcomes each.
+        return talk_to(resource, clock=clock)
+
+    names: dict[str, Any] = {
+        "talk_to": talk,
+        "UpgradeResource": UpgradeResource,
+        "accept": accept,
+        "accept_later": lambda request, token: deferLater(clock, 3, Welcoming),
+    }
+    for example in examples:
+        exec(dedent(example), names)
+    names["test_room"]()
+    names["test_slow_room"]()
 
 
 def echo_client(**kwargs: Any) -> tuple[Client, list[Any]]:
@@ -115,7 +137,7 @@ def test_answer() -> None:
 
 
 def test_no_answer() -> None:
-    """Where a server has not answered, that is what fails."""
+    """A server that has not answered fails the test, in those words."""
 
     class Silent(Resource):
         isLeaf = True
@@ -129,18 +151,146 @@ def test_no_answer() -> None:
 
 def test_time() -> None:
     """Time-outs come by the clock."""
-    clock = Clock()
     undecided: Deferred[Any] = Deferred()
+    clock = Clock()
     site = UpgradeSite(
         UpgradeResource({"echo": lambda request, token: undecided}), reactor=clock, accept_timeout=30
     )
     client = talk_to(site, clock=clock)
-    with pytest.raises(AssertionError, match="no answer"):
+    with pytest.raises(AssertionError, match=r"no answer yet: .* client.answer"):
         client.offer("echo")
-    clock.advance(30)
-    client.wire.pump()
-    assert client._answer().status == 503
-    undecided.addErrback(lambda _: None)
+    client.advance(29.9)
+    assert client.answer is None
+    client.advance(0.1)
+    assert client.answer is not None
+    assert client.answer.status == 503
+    assert clock.seconds() == 30
+
+
+@pytest.mark.parametrize("cut", [None, 1])
+def test_acceptor_that_takes_its_time(cut: Any) -> None:
+    """The answer of an acceptor that decides later is there when it has come; so is what follows."""
+    deciding: Deferred[Any] = Deferred()
+    client = talk_to(UpgradeResource({"echo": lambda request, token: deciding}), cut=cut)
+    client.send_offer("echo", b"trailing", path="/?x=y", headers={"X": "y"})
+    assert client.answer is None
+    client.send(b" more")
+    deciding.callback(EchoTarget())
+    client.advance(0)
+    assert client.answer is not None
+    assert (client.answer.status, client.answer.headers["upgrade"]) == (101, "echo")
+    assert client.received == b"trailing more"
+
+
+def test_coroutine_that_takes_its_time() -> None:
+    """A coroutine that waits on the site's clock decides when the test lets the time pass."""
+
+    async def accept_later(request: Any, token: Any) -> Any:
+        await deferLater(request.site.reactor, 3, lambda: None)
+        return StatusPage(403, "Forbidden", "Not you.")
+
+    client = talk_to(UpgradeResource({"echo": accept_later}))
+    client.send_offer("echo")
+    client.advance(2)
+    assert client.answer is None
+    client.advance(1)
+    assert client.answer is not None
+    assert client.answer.status == 403
+    assert b"Not you." in client.answer.body
+
+
+def test_next_request_has_an_answer_of_its_own() -> None:
+    """The answer is the latest request's: it is None again until that one has come."""
+    deciding: Deferred[Any] = Deferred()
+    client = talk_to(UpgradeResource({"slow": lambda request, token: deciding}, fallback=Page()))
+    assert client.request().status == 200
+    client.send_offer("slow")
+    assert client.answer is None
+    client.abort()
+    assert client.answer is None
+    assert deciding.called
+    deciding.addErrback(lambda _: None)
+
+
+def test_answer_that_is_cut_off() -> None:
+    """A connection that ends before its answer is complete has no answer, and says so."""
+
+    class CutOff(Resource):
+        isLeaf = True
+
+        def render(self, request: Any) -> Any:
+            request.setHeader("content-length", "10")
+            request.write(b"part")
+            request.transport.abortConnection()
+            return 1  # NOT_DONE_YET
+
+    client = talk_to(CutOff())
+    with pytest.raises(AssertionError, match="no answer: the connection has ended"):
+        client.request()
+    assert client.answer is None
+
+
+class Broken(Protocol):
+    def connectionMade(self) -> None:
+        raise ZeroDivisionError
+
+
+def broken(request: Any, token: Any) -> Any:
+    raise ZeroDivisionError
+
+
+async def broken_later(request: Any, token: Any) -> Any:
+    await deferLater(request.site.reactor, 1, lambda: None)
+    raise ZeroDivisionError
+
+
+class UnderTrial(SynchronousTestCase):
+    """What users of trial write; each flushes the error that has been logged."""
+
+    def test_acceptor(self) -> None:
+        client = talk_to(UpgradeResource({"echo": broken}))
+        assert client.offer("echo").status == 500
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+
+    def test_acceptor_later(self) -> None:
+        client = talk_to(UpgradeResource({"echo": broken_later}))
+        client.send_offer("echo")
+        client.advance(1)
+        assert client.answer is not None
+        assert client.answer.status == 500
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+
+    def test_target(self) -> None:
+        client = talk_to(UpgradeResource({"echo": Factory.forProtocol(Broken)}))
+        client.send_offer("echo")
+        assert client.is_closed
+        assert client.answer is None
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+
+    def test_not_flushed(self) -> None:
+        talk_to(UpgradeResource({"echo": broken})).offer("echo")
+
+
+# Not for pytest to collect: one of them fails, as it should.
+UnderTrial.__test__ = False  # type: ignore[attr-defined]  # pytest's
+
+
+@pytest.mark.parametrize("name", ["test_acceptor", "test_acceptor_later", "test_target"])
+def test_under_trial(name: str, errors: Any) -> None:
+    """An acceptor, or a target, that raises can be tested under trial: its error can be flushed."""
+    result = TestResult()
+    UnderTrial(name).run(result)
+    assert result.testsRun == 1
+    assert result.wasSuccessful(), (result.errors, result.failures)
+    errors.take(1)
+
+
+def test_under_trial_not_flushed(errors: Any) -> None:
+    """An acceptor that raises fails a test of trial's that does not expect it."""
+    result = TestResult()
+    UnderTrial("test_not_flushed").run(result)
+    assert len(result.errors) == 1
+    errors.take(1)
 
 
 @pytest.mark.parametrize("how", ["close", "abort", "half_close"])
@@ -274,7 +424,7 @@ def test_real_clients(cut: Any) -> None:
 
 
 def test_nobody_listens() -> None:
-    """Where nobody listens, nobody is reached."""
+    """A client of an endpoint without a server is refused."""
     endpoint = MemoryEndpoint(Clock())
     failed: list[Any] = []
     endpoint.connect(Factory.forProtocol(Recorder)).addErrback(failed.append)

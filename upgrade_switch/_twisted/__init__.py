@@ -32,6 +32,7 @@ from .transports import (  # noqa: E402 - behind the check
 )
 from .web import (  # noqa: E402 - behind the check
     UnaskedSwitchFactory,
+    UnaskedSwitchPool,
     client_request,
     content_received,
     detach_flow_control,
@@ -46,6 +47,7 @@ __all__ = [
     "PauseWatch",
     "Slot",
     "UnaskedSwitchFactory",
+    "UnaskedSwitchPool",
     "WriteBackpressure",
     "abort",
     "bottom",

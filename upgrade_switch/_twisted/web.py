@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred
 from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
 from twisted.web._newclient import Request as ClientRequest
-from twisted.web.client import _HTTP11ClientFactory
+from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.http import _GenericHTTPChannelProtocol
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UnaskedSwitchFactory",
+    "UnaskedSwitchPool",
     "client_request",
     "content_received",
     "detach_flow_control",
@@ -142,7 +143,13 @@ class _UnaskedSwitchProtocol(HTTP11ClientProtocol):
 
 
 class UnaskedSwitchFactory(_HTTP11ClientFactory):
-    """What an ``HTTPConnectionPool`` builds its clients with (its ``_factory``), to have the parser."""
+    """Builds those clients; it is the ``_factory`` of the pool below."""
 
     def buildProtocol(self, addr: IAddress | None) -> HTTP11ClientProtocol:
         return _UnaskedSwitchProtocol(self._quiescentCallback)
+
+
+class UnaskedSwitchPool(HTTPConnectionPool):
+    """Twisted's pool, whose clients fail on a 101 that nobody asked for."""
+
+    _factory = UnaskedSwitchFactory

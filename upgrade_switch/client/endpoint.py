@@ -1,18 +1,18 @@
 """
-:class:`UpgradeEndpoint`: any Twisted client, through an upgrade.
+:class:`UpgradeEndpoint`: a client endpoint whose connections go through an upgrade.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.error import NoProtocol, TimeoutError
+from twisted.internet.error import NoProtocol
 from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
+    IReactorTime,
     IStreamClientEndpoint,
     IStreamClientEndpointStringParserWithReactor,
 )
@@ -24,6 +24,7 @@ from twisted.web.iweb import IAgent, IResponse
 from zope.interface import implementer
 
 from ..connection import SwitchedConnection
+from ..errors import connect_timed_out
 from ..negotiation import UpgradeToken
 from .pool import UpgradePool, switched_connection
 
@@ -34,13 +35,13 @@ _URL = re.compile(rb"https?://[^/]")
 
 
 class _FactoryStopper:
-    """Tells a client factory of its connection's end, as Twisted's own endpoints do."""
+    """Stops a client factory when its connection ends, as Twisted's own endpoints do."""
 
     def __init__(self, factory: IProtocolFactory) -> None:
         self._factory = factory
 
     def forget(self, connection: SwitchedConnection) -> None:
-        """There is no list."""
+        """Nothing counts the connection."""
 
     def ended(self, connection: SwitchedConnection, reason: Failure) -> None:
         self._factory.doStop()
@@ -55,7 +56,7 @@ class UpgradeEndpoint:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         url: str | bytes,
         token: str,
         headers: Headers | Mapping[str, str] | None = None,
@@ -63,16 +64,16 @@ class UpgradeEndpoint:
         timeout: float | None = 30,
     ) -> None:
         """
-        :param reactor: provides ``IReactorTime``; without an ``agent``, what connects.
-        :param url: where to ask, ``http`` or ``https``.
+        :param reactor: provides ``IReactorTime``; without an ``agent``, it also connects.
+        :param url: the URL to ask for the upgrade, ``http`` or ``https``.
         :param token: what to upgrade to; a comma-separated list offers several.
         :param headers: further fields of the request.
-        :param agent: any agent over an :class:`UpgradePool`, for a CA, cookies or a proxy of one's
-            own. Without one: a plain ``Agent``.
-        :param timeout: how many seconds it may take to connect and to switch; None: any time.
-        :raises InvalidToken: for what is no upgrade token.
-        :raises ValueError: for a URL that is not ASCII, or that a plain ``Agent`` does not know, and
-            for a timeout that is none.
+        :param agent: any agent over an :class:`UpgradePool`, if the connection needs a CA, cookies or
+            a proxy of its own. Without one: a plain ``Agent``.
+        :param timeout: how many seconds connecting and switching may take; None: any time.
+        :raises InvalidToken: if ``token`` is not an upgrade token, or a list of them.
+        :raises ValueError: if the URL is not ASCII or, without an ``agent``, not an ``http`` or
+            ``https`` URL; and if the timeout is not above 0.
         """
         if timeout is not None and not timeout > 0:
             raise ValueError(f"a timeout is a number of seconds above 0, not {timeout!r}")
@@ -99,16 +100,16 @@ class UpgradeEndpoint:
             with the connection's end.
         :return: fires with the protocol, which owns the connection; fails with
             :class:`~upgrade_switch.errors.NotSwitched` (a ``ConnectError``; its ``response`` has
-            code, headers and body) where the server did not switch, or with what the agent failed
-            with; with ``twisted.internet.error.TimeoutError`` where it took too long. Cancelling it
-            closes the connection.
+            code, headers and body) if the server did not switch, with
+            ``twisted.internet.error.TimeoutError`` if it took too long, or with what the agent failed
+            with. Cancelling it closes the connection.
         """
         answered: Deferred[IResponse] = maybeDeferred(
             self._agent.request, b"GET", self._url, self._headers
         )
         if self._timeout is not None:
-            answered.addTimeout(self._timeout, self._reactor, _timed_out)
-        installed: Deferred[Any] = answered.addCallback(self._install, protocolFactory)
+            answered.addTimeout(self._timeout, self._reactor, connect_timed_out("no switch"))
+        installed: Deferred[IProtocol] = answered.addCallback(self._install, protocolFactory)
         return installed
 
     def _install(self, response: IResponse, factory: IProtocolFactory) -> IProtocol:
@@ -117,36 +118,32 @@ class UpgradeEndpoint:
         try:
             target = factory.buildProtocol(connection.peer)
             if target is None:
-                # What Twisted's own endpoints make of it.
+                # As Twisted's own endpoints do.
                 raise NoProtocol
         except BaseException:
             connection.abort()
             factory.doStop()
             raise
-        connection.keep(_FactoryStopper(factory))
-        # Unchecked: ClientService's own protocols do not say that they provide IProtocol.
+        connection.on_end(_FactoryStopper(factory))
+        # Not `install`, which checks: ClientService's protocols do not declare IProtocol.
         connection.hand_over_to(target)
         return target
 
 
-def _timed_out(reason: object, timeout: float) -> NoReturn:
-    """What Twisted's own endpoints fail with."""
-    raise TimeoutError(f"no switch within {timeout:g} seconds")
-
-
 @implementer(IPlugin, IStreamClientEndpointStringParserWithReactor)
 class UpgradeEndpointParser:
-    """``upgrade:url=http\\://host/ssh:token=ssh``, for ``clientFromString``."""
+    """Parses ``upgrade:url=http\\://host/ssh:token=ssh``, for ``clientFromString``."""
 
     prefix = "upgrade"
 
     def parseStreamClient(  # type: ignore[override]  # what comes is up to the string
-        self, reactor: Any, *values: str, **named: str
+        self, reactor: IReactorTime, *values: str, **named: str
     ) -> UpgradeEndpoint:
         """
-        :param values: and their names: ``url`` and ``token``, as :class:`UpgradeEndpoint` takes them
-            (the URL's colons are escaped as ``\\:``), and the ``timeout`` in seconds.
-        :raises ValueError: where the string makes no sense.
+        :param values: the parts of the string, by their order or (``named``) by name: ``url`` and
+            ``token``, as :class:`UpgradeEndpoint` takes them (the URL's colons are escaped as
+            ``\\:``), and the ``timeout`` in seconds.
+        :raises ValueError: if a part is missing, unknown or invalid.
         """
         try:
             url, token, timeout = _arguments(*values, **named)
@@ -157,5 +154,5 @@ class UpgradeEndpointParser:
 
 
 def _arguments(url: str, token: str, timeout: str = "30") -> tuple[str, str, str]:
-    """What an endpoint string may have."""
+    """The parts that an endpoint string may have, with Python's own check of them."""
     return url, token, timeout

@@ -7,7 +7,7 @@ Twisted's own ``Response`` is not meant to be made by others, and its parser kee
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import h11
 from twisted.internet.interfaces import IProtocol, IPushProducer
@@ -18,17 +18,21 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 from zope.interface import implementer
 
 from .. import _twisted
-from ..connection import SwitchedConnection
+from ..interfaces import IStreamTransport
 
 if TYPE_CHECKING:
-    from twisted.web._newclient import Request
+    from ..connection import SwitchedConnection
+    from .request import ClientRequest
 
 __all__ = ["Body", "UpgradeResponse", "body_done", "empty_body"]
 
 
 @implementer(IPushProducer)
 class _NoTransport:
-    """What the reader of a 101's empty body may pause and abort: not the connection, which lives on."""
+    """
+    The transport that the reader of a 101's empty body gets: pausing or aborting it does nothing, for
+    the connection lives on.
+    """
 
     disconnecting = False
 
@@ -50,11 +54,14 @@ class _NoTransport:
 
 class Body:
     """
-    A response's body on its way: the transport is paused until somebody reads it. What came with
-    the head is kept; so the most that waits is one read.
+    The body of a response while it arrives. The transport is paused until the body has a reader; what
+    came with the head is kept, so at most one read waits.
     """
 
-    def __init__(self, transport: Any) -> None:
+    def __init__(self, transport: IStreamTransport) -> None:
+        """
+        :param transport: what the body comes from. It is paused, and resumed for the reader.
+        """
         self._transport = transport
         self._reader: IProtocol | None = None
         self._chunks: list[bytes] = []
@@ -63,13 +70,18 @@ class Body:
         transport.pauseProducing()
 
     def write(self, data: bytes) -> None:
+        """Called with each piece of the body."""
         if self._reader is None:
             self._chunks.append(data)
         else:
             self._reader.dataReceived(data)
 
     def finish(self, reason: Failure) -> None:
-        """The end, the first time; why, as the reader's ``connectionLost`` gets it."""
+        """
+        Called at the end of the body; only the first call counts.
+
+        :param reason: why it has ended, as the reader's ``connectionLost`` gets it.
+        """
         if self._end is None:
             self._end = reason
             if self._reader is not None:
@@ -77,6 +89,11 @@ class Body:
                 reader.connectionLost(reason)
 
     def deliver(self, reader: IProtocol) -> None:
+        """
+        Give the body to its reader.
+
+        :raises RuntimeError: if it has one already.
+        """
         if self._taken:
             raise RuntimeError("the body has been given to a protocol already")
         self._taken = True
@@ -91,7 +108,7 @@ class Body:
             self._transport.resumeProducing()
 
     def abandon(self) -> None:
-        """Nobody can read it any more."""
+        """Called when nobody can read the body any more: one that was never read is cut off."""
         if not self._taken and self._end is None:
             _twisted.abort(self._transport)
 
@@ -102,13 +119,13 @@ class UpgradeResponse:
     The ``IResponse`` to a request with Upgrade. Unlike Twisted's it has all fields of the answer
     among its ``headers``, ``Upgrade`` and ``Connection`` too.
 
-    :ivar connection: the :class:`SwitchedConnection`, where ``code`` is 101; else None.
+    :ivar connection: the :class:`SwitchedConnection` if ``code`` is 101; else None.
     """
 
     def __init__(
         self,
         head: h11.Response | h11.InformationalResponse,
-        request: Request,
+        request: ClientRequest,
         body: Body,
         connection: SwitchedConnection | None = None,
     ) -> None:
@@ -119,13 +136,13 @@ class UpgradeResponse:
         self.headers = Headers()
         for name, value in head.headers.raw_items():
             self.headers.addRawHeader(name, value)
-        self.length: Any = 0 if connection is not None else self._declared_length(request)
+        self.length = 0 if connection is not None else self._declared_length(request)
         self.request = request
         self.previousResponse: IResponse | None = None
         self.connection = connection
         self._body = body
 
-    def _declared_length(self, request: Request) -> Any:
+    def _declared_length(self, request: ClientRequest) -> int | str:
         if request.method == b"HEAD" or self.code in (204, 304):
             return 0
         if self.headers.hasHeader(b"transfer-encoding"):
@@ -136,7 +153,7 @@ class UpgradeResponse:
     def deliverBody(self, protocol: IProtocol) -> None:
         """
         Give the body to a protocol, once: ``dataReceived``, then ``connectionLost`` with
-        ``ResponseDone``, or with ``ResponseFailed`` where it was cut off.
+        ``ResponseDone``, or with ``ResponseFailed`` if it was cut off.
         """
         self._body.deliver(protocol)
 
@@ -151,12 +168,13 @@ class UpgradeResponse:
 
 
 def body_done() -> Failure:
-    """Why a body that has been read to its end is over."""
+    """The reason for the end of a body that has been read completely."""
     return Failure(ResponseDone("Response body fully received"))
 
 
 def empty_body() -> Body:
     """The body of a 101."""
-    body = Body(_NoTransport())
+    # As with Twisted's own responses, a reader can pause and abort it, and nothing else.
+    body = Body(cast(IStreamTransport, _NoTransport()))
     body.finish(body_done())
     return body

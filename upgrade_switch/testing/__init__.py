@@ -2,7 +2,7 @@
 For tests of upgrades: a client and a server joined in memory, without sockets and, with a ``Clock``,
 without a reactor. The bytes are cut wherever a test wants them cut.
 
-In five lines, the test of an acceptor::
+The test of an acceptor in five lines::
 
     def test_room():
         client = talk_to(UpgradeResource({"chat": accept}), cut=1)
@@ -10,10 +10,19 @@ In five lines, the test of an acceptor::
         assert answer.status == 101
         assert client.received == b"welcome to the kitchen"
 
-:func:`talk_to` is a client by hand. :class:`MemoryEndpoint` connects real clients (``Agent``, treq,
-``UpgradeEndpoint``) to a site. Both stand on :class:`Wire`. Each of its ends is a
-:class:`MemoryTransport`, which behaves as Twisted's TCP transports do, and keeps a list of what no
-protocol should do.
+And of one that takes its time, such as a coroutine that asks a database::
+
+    def test_slow_room():
+        client = talk_to(UpgradeResource({"chat": accept_later}))
+        client.send_offer("chat")
+        assert client.answer is None
+        client.advance(seconds=3)
+        assert client.answer.status == 101
+
+:func:`talk_to` makes a client by hand. :class:`MemoryEndpoint` connects real clients (``Agent``, treq,
+``UpgradeEndpoint``) to a site. Both are built on :class:`Wire`. Each of its ends is a
+:class:`MemoryTransport`, which behaves as Twisted's TCP transports do, and keeps a list of what a
+protocol should not do.
 """
 
 from .client import Answer, Client, Recording, talk_to

@@ -4,7 +4,8 @@ A client by hand: :func:`talk_to` joins it to a site.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import h11
@@ -16,6 +17,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
+from ..client.request import expect_answer
 from ..server.site import UpgradeSite
 from .wire import Cut, Wire
 
@@ -25,12 +27,13 @@ __all__ = ["Answer", "Client", "Recording", "talk_to"]
 @implementer(IHalfCloseableProtocol)
 class Recording(Protocol):
     """
-    A target that remembers, for tests of an acceptor, or of a client, that care for the bytes alone:
-    ``UpgradeResource({"chat": Factory.forProtocol(Recording)})``, then ``client.target.received``.
+    A target that keeps what it receives, for tests of an acceptor or of a client that look at nothing
+    but bytes: ``UpgradeResource({"chat": Factory.forProtocol(Recording)})``, and then
+    ``client.target.received``.
 
     :ivar received: all bytes that it was given.
     :ivar half_closed: whether the other side has ended its direction; this one is still open then.
-    :ivar lost: why the connection is over; None while it is not.
+    :ivar lost: why the connection is over; None while it is open.
     """
 
     def __init__(self) -> None:
@@ -45,26 +48,29 @@ class Recording(Protocol):
         self.half_closed = True
 
     def writeConnectionLost(self) -> None:
-        """Its own direction is closed: whoever did that knows."""
+        """Its own direction has been closed by the test, which knows."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost = reason
 
 
 class Answer(NamedTuple):
-    """What a server has answered."""
+    """The complete answer to a request."""
 
     status: int
     headers: dict[str, str]
-    """In lower case; several lines are joined."""
+    """Names in lower case; several lines of one name are joined by commas."""
     body: bytes
 
 
 class Client(Protocol):
     """
-    A client by hand.
+    A client by hand: a test says what it sends, and looks at what has come.
 
+    :ivar answer: the :class:`Answer` to the latest request; None as long as it is not complete. An
+        answer of 101 is complete with its head, any other with its body.
     :ivar received: what has come since the connection has switched.
+    :ivar is_closed: whether the connection is over.
     :ivar site: the site that it is joined to.
     :ivar wire: how they are joined.
     """
@@ -72,13 +78,12 @@ class Client(Protocol):
     def __init__(self, site: UpgradeSite, wire: Wire) -> None:
         self.site = site
         self.wire = wire
+        self.answer: Answer | None = None
         self.received = b""
         self.is_closed = False
-        self.half_closed = False
         self._parser: h11.Connection | None = None
-        self._events: list[Any] = []
+        self._events: list[h11.Event] = []
         self._has_switched = False
-        self._unparsed = b""
 
     # What the wire calls.
 
@@ -87,7 +92,7 @@ class Client(Protocol):
             self.received += data
             return
         self._parser.receive_data(data)
-        self._parse()
+        self._parse(self._parser)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.is_closed = True
@@ -96,18 +101,23 @@ class Client(Protocol):
             return
         if self._parser is not None and not self._has_switched:
             self._parser.receive_data(b"")
-            self._parse()
+            # An answer that is cut off, or missing, stays None: whoever wants it says so.
+            with suppress(h11.RemoteProtocolError):
+                self._parse(self._parser)
 
-    def _parse(self) -> None:
-        assert self._parser is not None
+    def _parse(self, parser: h11.Connection) -> None:
         while True:
-            event = self._parser.next_event()
-            if event in (h11.NEED_DATA, h11.PAUSED) or isinstance(event, h11.ConnectionClosed):
+            event = parser.next_event()
+            if event is h11.NEED_DATA or event is h11.PAUSED or isinstance(event, h11.ConnectionClosed):
                 break
+            assert isinstance(event, h11.Event)
             self._events.append(event)
-        if self._parser.their_state is h11.SWITCHED_PROTOCOL:
+            if isinstance(event, h11.EndOfMessage):
+                self.answer = _answer_of(self._events)
+        if parser.their_state is h11.SWITCHED_PROTOCOL:
             self._has_switched = True
-            self.received += bytes(self._parser.trailing_data[0])
+            self.answer = _answer_of(self._events)
+            self.received += bytes(parser.trailing_data[0])
 
     # What a test calls.
 
@@ -125,55 +135,102 @@ class Client(Protocol):
         trailing: bytes = b"",
     ) -> Answer:
         """
-        Send a request, and what is to follow it at once; move everything.
+        Send a request that is answered at once; move everything.
 
         :param path: the request's target, with its query.
-        :param headers: its fields. ``Host`` is added, and ``Content-Length`` where there is a body.
+        :param headers: its fields. ``Host`` is added, and ``Content-Length`` if there is a body.
         :param trailing: bytes that are sent right behind it, before the answer.
-        :return: what has been answered.
-        :raises AssertionError: where there is no whole answer.
+        :return: the answer.
+        :raises AssertionError: if there is no complete answer. For a server that takes its time, see
+            :meth:`send_request`.
+        """
+        self.send_request(method, path, headers, body, trailing)
+        return self._answer_at_once()
+
+    def offer(
+        self,
+        token: str,
+        trailing: bytes = b"",
+        path: str = "/",
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Answer:
+        """
+        Ask for an upgrade that is decided at once; move everything.
+
+        :param token: the Upgrade field.
+        :param trailing: bytes that are sent right behind the request, before the answer.
+        :param path: as for :meth:`request`; ``method``, ``headers`` and ``body`` too.
+        :return: the answer; if its status is 101, the connection has switched.
+        :raises AssertionError: if there is no complete answer. For an acceptor that takes its time,
+            see :meth:`send_offer`.
+        """
+        self.send_offer(token, trailing, path, method, headers, body)
+        return self._answer_at_once()
+
+    def send_offer(
+        self,
+        token: str,
+        trailing: bytes = b"",
+        path: str = "/",
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> None:
+        """
+        As :meth:`offer`, without waiting for the decision: ``answer`` is None until it has been made,
+        by what the test does then (:meth:`advance`, or firing the Deferred of the acceptor and
+        ``advance(0)``).
+        """
+        fields = {"Connection": "Upgrade", "Upgrade": token, **(headers or {})}
+        self.send_request(method, path, fields, body, trailing)
+
+    def send_request(
+        self,
+        method: str = "GET",
+        path: str = "/",
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        trailing: bytes = b"",
+    ) -> None:
+        """
+        As :meth:`request`, without waiting for the answer: ``answer`` is None until it has come.
         """
         fields = {"Host": "localhost", **(headers or {})}
         if body:
             fields["Content-Length"] = str(len(body))
-        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {said}" for name, said in fields.items())]
-        if self._parser is None or self._parser.our_state is h11.MUST_CLOSE:
-            self._parser = h11.Connection(h11.CLIENT)
-        elif self._parser.our_state is h11.DONE:
-            self._parser.start_next_cycle()
+        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+        parser = self._parser
+        if parser is not None and parser.our_state is h11.DONE:
+            parser.start_next_cycle()
+        elif parser is not None and parser.our_state is h11.MUST_CLOSE:
+            parser = None
+        self.answer = None
         self._events.clear()
-        shadow = [("Host", "localhost")]
-        if "Upgrade" in fields:
-            shadow += [("Connection", "Upgrade"), ("Upgrade", fields["Upgrade"])]
-        self._parser.send(h11.Request(method=method, target="/", headers=shadow))
-        self._parser.send(h11.EndOfMessage())
+        offers = any(name.lower() == "upgrade" for name in fields)
+        self._parser = expect_answer(method, offers, parser)
         self.send("\r\n".join([*lines, "", ""]).encode("latin-1") + body + trailing)
-        return self._answer()
 
-    def offer(self, token: str, trailing: bytes = b"", path: str = "/", **arguments: Any) -> Answer:
+    def _answer_at_once(self) -> Answer:
+        if self.answer is None and self.is_closed:
+            raise AssertionError("no answer: the connection has ended without a complete one")
+        if self.answer is None:
+            raise AssertionError(
+                "no answer yet: if it takes its time, call send_offer or send_request, then "
+                "advance(seconds), and look at client.answer"
+            )
+        return self.answer
+
+    def advance(self, seconds: float) -> None:
         """
-        Ask for an upgrade.
+        Let time pass on the site's clock, and move everything.
 
-        :param token: the Upgrade field.
-        :param trailing: bytes that are sent right behind the request, before the answer.
-        :param path: the request's target, with its query.
-        :param arguments: as for :meth:`request`.
-        :return: what has been answered: with status 101, the connection has switched.
-        :raises AssertionError: where there is no whole answer.
+        :param seconds: how much; 0 moves what is due, such as the answer of an acceptor that has just
+            decided.
         """
-        headers = {"Connection": "Upgrade", "Upgrade": token, **arguments.pop("headers", {})}
-        return self.request(path=path, headers=headers, trailing=trailing, **arguments)
-
-    def _answer(self) -> Answer:
-        heads = [e for e in self._events if isinstance(e, h11.Response | h11.InformationalResponse)]
-        heads = [head for head in heads if head.status_code >= 200 or head.status_code == 101]
-        assert heads, "no answer"
-        headers: dict[str, str] = {}
-        for name, value in heads[-1].headers:
-            key, text = name.decode("latin-1"), value.decode("latin-1")
-            headers[key] = f"{headers[key]}, {text}" if key in headers else text
-        body = b"".join(bytes(e.data) for e in self._events if isinstance(e, h11.Data))
-        return Answer(heads[-1].status_code, headers, body)
+        self.wire.clock.advance(seconds)
+        self.wire.pump()
 
     def send(self, data: bytes) -> None:
         """Write, and move everything."""
@@ -196,6 +253,17 @@ class Client(Protocol):
         self.wire.pump()
 
 
+def _answer_of(events: Sequence[h11.Event]) -> Answer:
+    """What the events of one answer amount to."""
+    heads = [event for event in events if isinstance(event, h11.Response | h11.InformationalResponse)]
+    headers: dict[str, str] = {}
+    for name, value in heads[-1].headers:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    body = b"".join(bytes(event.data) for event in events if isinstance(event, h11.Data))
+    return Answer(heads[-1].status_code, headers, body)
+
+
 def talk_to(
     resource: IResource | UpgradeSite,
     cut: Cut = None,
@@ -205,11 +273,12 @@ def talk_to(
     """
     Join a client by hand to a site.
 
-    :param resource: what answers; or a whole site, made with ``reactor=clock``.
-    :param cut: in what pieces bytes arrive, both ways: of one size, or of these sizes and then whole;
-        None: as they come.
-    :param seed: cut by chance, the same in each run.
-    :param clock: what the site's time is; time-outs come by its ``advance``.
+    :param resource: the resource that answers; or a whole site, made with ``reactor=clock``.
+    :param cut: the pieces in which bytes arrive, both ways: an int, pieces of one size; a list, pieces
+        of these sizes, and then whole; None: as they come.
+    :param seed: cut at random, but the same in each run.
+    :param clock: the site's clock, a new one by default; ``client.advance`` moves it.
+    :return: the client, connected.
     """
     clock = Clock() if clock is None else clock
     site = resource

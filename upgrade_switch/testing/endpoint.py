@@ -1,10 +1,8 @@
 """
-:class:`MemoryEndpoint`: where a server listens and clients connect, in memory.
+:class:`MemoryEndpoint`: a place in memory where a server listens and clients connect.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
@@ -13,6 +11,7 @@ from twisted.internet.interfaces import (
     IListeningPort,
     IProtocol,
     IProtocolFactory,
+    IReactorTime,
     IStreamClientEndpoint,
     IStreamServerEndpoint,
 )
@@ -26,40 +25,45 @@ __all__ = ["MemoryEndpoint"]
 @implementer(IStreamClientEndpoint, IStreamServerEndpoint)
 class MemoryEndpoint:
     """
-    Where a server listens and clients connect, in memory.
+    A place in memory where a server listens and clients connect.
 
     :ivar wires: the connections that have been made.
     """
 
-    def __init__(self, clock: Any, cut: Cut = None, seed: int | None = None) -> None:
+    def __init__(self, clock: IReactorTime, cut: Cut = None, seed: int | None = None) -> None:
         """
         :param clock: what moves the bytes: a reactor, or a ``Clock``.
         :param cut: as for :class:`Wire`.
-        :param seed: the same.
+        :param seed: as for :class:`Wire`.
         """
         self._clock = clock
         self._cut = cut
         self._seed = seed
-        self._factory: Any = None
+        self._factory: IProtocolFactory | None = None
         self.wires: list[Wire] = []
 
-    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """
-        :return: has fired with an ``IListeningPort``.
+        Have a server's factory build a protocol for each client that connects.
+
+        :return: has fired with the port, whose ``stopListening`` ends that.
         """
         self._factory = protocolFactory
         protocolFactory.doStart()
         return succeed(_Port(self))
 
     def stop(self) -> None:
+        """Listen no longer, and stop the server's factory. Connections go on."""
         factory, self._factory = self._factory, None
         if factory is not None:
             factory.doStop()
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """
-        :return: has fired with the protocol, or failed with ``ConnectionRefusedError`` where nobody
-            listens.
+        Connect a client to the server.
+
+        :return: has fired with the client's protocol, or failed: with ``ConnectionRefusedError`` if
+            nobody listens, with ``NoProtocol`` if the client's factory builds none.
         """
         wire = Wire(self._cut, self._seed, self._clock)
         address = wire.client.getHost()

@@ -1,13 +1,13 @@
 """
-:class:`Wire`: two transports, joined in memory. What ``upgrade_switch.testing`` stands on.
+:class:`Wire`: two transports, joined in memory. The rest of ``upgrade_switch.testing`` is built on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import (
@@ -18,8 +18,10 @@ from twisted.internet.error import (
 from twisted.internet.interfaces import (
     IConsumer,
     IHalfCloseableProtocol,
+    IProducer,
     IProtocol,
     IPushProducer,
+    IReactorTime,
     ITCPTransport,
 )
 from twisted.internet.task import Clock
@@ -30,12 +32,12 @@ __all__ = ["Cut", "MemoryTransport", "Wire"]
 
 Cut = int | Sequence[int] | None
 
-# What Twisted's transports keep before they pause a producer.
+# How many bytes Twisted's transports keep before they pause a producer.
 _FULL = 2**16
 
 
 def _sizes(cut: Cut, seed: int | None) -> Iterator[int]:
-    """The sizes of the pieces in which bytes arrive; without end."""
+    """The sizes of the pieces in which bytes arrive, an endless iterator."""
     if seed is not None:
         # Reproducible is what a test wants here, not unpredictable.
         random = Random(seed)  # noqa: S311
@@ -52,16 +54,17 @@ class MemoryTransport:
     protocol that has paused it or that has been told of the end, knows half-closes, and writes what
     is left when it is closed.
 
-    :ivar protocol: whom it gives its bytes to.
-    :ivar producer: who is registered, None where nobody is.
-    :ivar complaints: what has been done to it that is of no effect on a real transport, and a mistake
-        as a rule: writing after the end, text in place of bytes.
+    :ivar protocol: the protocol that gets its bytes; None when the connection is over.
+    :ivar producer: the producer that is registered, if there is one.
+    :ivar complaints: what has been done to it that has no effect on a real transport, and is usually a
+        mistake: writing after the end.
     """
 
     TLS = False
     logstr = "memory"
 
     def __init__(self, wire: Wire, host: IPv4Address, peer: IPv4Address) -> None:
+        # Any: a test asks it for what its own protocol has.
         self.protocol: Any = None
         self.other: MemoryTransport
         self.complaints: list[str] = []
@@ -73,7 +76,7 @@ class MemoryTransport:
         self._host = host
         self._peer = peer
         self._aborting = False
-        # What has been written; and how much of it is on its way, which nobody can take back.
+        # What has been written; and what is on its way, which nobody can take back.
         self._outgoing = bytearray()
         self._wire_bytes = bytearray()
         self._wants_more = False
@@ -81,7 +84,7 @@ class MemoryTransport:
         self._paused = False
         self._reads = True
         self._fin_sent = self._fin_wanted = False
-        self.producer: Any = None
+        self.producer: IPushProducer | None = None
         self.streamingProducer = False
 
     # What protocols call.
@@ -97,7 +100,7 @@ class MemoryTransport:
         self._maybePauseProducer()
         self._wire.stir()
 
-    # What the reactor's transports have, too, for those who look beneath the surface.
+    # What the reactor's transports have as well, for code that looks beneath their interface.
 
     bufferSize = _FULL
     offset = _tempDataLen = 0
@@ -115,7 +118,7 @@ class MemoryTransport:
             self._wants_more = True
             self.producer.pauseProducing()
 
-    def writeSequence(self, data: Any) -> None:
+    def writeSequence(self, data: Iterable[bytes]) -> None:
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
@@ -142,15 +145,16 @@ class MemoryTransport:
     def stopProducing(self) -> None:
         self.loseConnection()
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         if self.producer is not None:
             raise RuntimeError(f"Cannot register producer {producer}: {self.producer} is registered")
         if self.disconnected:
             producer.stopProducing()
             return
-        self.producer, self.streamingProducer = producer, streaming
+        # One that is not streaming is never paused: what it lacks is not called.
+        self.producer, self.streamingProducer = cast(IPushProducer, producer), streaming
         if not streaming:
-            producer.resumeProducing()
+            self.producer.resumeProducing()
 
     def unregisterProducer(self) -> None:
         self.producer, self._wants_more = None, False
@@ -181,7 +185,10 @@ class MemoryTransport:
     # What the wire calls.
 
     def connectionLost(self, reason: Failure) -> None:
-        """The end, told to whoever is there by then; as on a socket it can be watched."""
+        """
+        The end: told to the protocol that is there by then. A method of its own, as on a socket, since
+        it can be watched (``_twisted.watch_end``).
+        """
         self.disconnected, self.connected = True, False
         # What is on its way arrives, and then the end.
         self._fin_sent = True
@@ -197,7 +204,7 @@ class MemoryTransport:
         """
         Do one thing that is due.
 
-        :return: whether there was one.
+        :return: whether anything was due.
         """
         if self.disconnected:
             return False
@@ -232,9 +239,9 @@ class MemoryTransport:
         return True
 
     def _write(self) -> bool:
-        """Give the kernel what it takes: as much as the other end has not read yet."""
+        """Send, up to as many bytes as a kernel holds for an end that does not read."""
         if self._outgoing and self.other.disconnected:
-            # Nobody is there any more: what is sent is answered with a reset.
+            # The other end is gone: what is sent is answered with a reset.
             self._outgoing.clear()
             self.reset = True
             return True
@@ -243,13 +250,13 @@ class MemoryTransport:
             return False
         self._wire_bytes += self._outgoing[:room]
         del self._outgoing[:room]
-        if not self._outgoing and self._wants_more:
+        if not self._outgoing and self._wants_more and self.producer is not None:
             self._wants_more = False
             self.producer.resumeProducing()
         return True
 
     def _close(self) -> bool:
-        """End what is to be ended, and has nothing left to write."""
+        """End the connection, or a direction, if that is wanted and nothing is left to write."""
         if self._outgoing:
             return False
         if self.disconnecting and self.producer is None:
@@ -267,20 +274,24 @@ class MemoryTransport:
 
 class Wire:
     """
-    Two transports, joined. Nothing moves but in :meth:`pump`, or when the clock that it was given
-    goes on.
+    Two transports, joined. Bytes move in :meth:`pump` only, or when the clock that it was given goes
+    on.
 
     :ivar client: the transport of the side that has connected.
-    :ivar server: the other.
+    :ivar server: the transport of the other side.
+    :ivar clock: the clock.
     """
 
-    def __init__(self, cut: Cut = None, seed: int | None = None, clock: Any = None) -> None:
+    def __init__(
+        self, cut: Cut = None, seed: int | None = None, clock: IReactorTime | None = None
+    ) -> None:
         """
-        :param cut: in what pieces bytes arrive: of one size, or of these sizes and then whole; None:
-            as they come.
-        :param seed: cut by chance, the same in each run.
-        :param clock: an ``IReactorTime``; without one, a ``Clock`` of the wire's own.
+        :param cut: the pieces in which bytes arrive: an int, pieces of one size; a list, pieces of
+            these sizes, and then whole; None: as they come.
+        :param seed: cut at random, but the same in each run.
+        :param clock: a reactor, or a ``Clock``; by default, a ``Clock`` of the wire's own.
         """
+        # Any: tests advance it, which only a Clock can.
         self.clock: Any = Clock() if clock is None else clock
         self._pieces = _sizes(cut, seed)
         self._is_stirred = False
@@ -290,10 +301,11 @@ class Wire:
         self.client.other, self.server.other = self.server, self.client
 
     def next_size(self) -> int:
+        """How many bytes arrive next, at most."""
         return next(self._pieces)
 
     def stir(self) -> None:
-        """Something may be due: in the clock's next turn, as with a reactor."""
+        """Called when something may be due; it is done in the clock's next turn, as by a reactor."""
         if not self._is_stirred:
             self._is_stirred = True
             self.clock.callLater(0, self._move)
@@ -305,7 +317,7 @@ class Wire:
             self.stir()
 
     def pump(self) -> None:
-        """Move everything that can move; for a wire whose clock is a ``Clock``."""
+        """Move everything that can move. The clock has to be a ``Clock``."""
         self.stir()
         while any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls()):
             self.clock.advance(0)

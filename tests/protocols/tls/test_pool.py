@@ -27,8 +27,7 @@ from tests.kit.securing import Telling, fails, pool_of, tls_site
 from tests.kit.wsframes import websocket_factory
 from tests.kit.wsstream import client_factory
 from upgrade_switch import NotSwitched, UpgradeEndpoint, UpgradeResource, switched_connection
-from upgrade_switch.protocols import TLSUpgradePool, connect_websocket, tls_required
-from upgrade_switch.protocols import _websocket as websocket
+from upgrade_switch.protocols import TLSUpgradePool, connect_websocket, tls_required, websocket
 
 
 @pytest_twisted.async_yield_fixture

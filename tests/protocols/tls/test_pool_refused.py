@@ -14,7 +14,7 @@ import treq
 from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet.defer import CancelledError
-from twisted.internet.error import ConnectionClosed
+from twisted.internet.error import ConnectError, ConnectionClosed, TimeoutError
 from twisted.internet.ssl import Certificate, PrivateCertificate
 from twisted.internet.task import Clock
 from twisted.web.client import (
@@ -295,7 +295,10 @@ async def test_server_closes_inside() -> None:
 @pytest.mark.parametrize("phase", ["asked", "switched", "secured"])
 @pytest_twisted.ensureDeferred
 async def test_timeout(phase: str) -> None:
-    """What takes longer than ``timeout``, in whichever part, is an error; the connection is closed."""
+    """
+    What takes longer than ``timeout``, in whichever part, fails with Twisted's TimeoutError, which is a
+    ConnectError; the connection is closed.
+    """
     clock = Clock()
     async with securing(clock=clock, timeout=5) as server:
         answer, peer = await until(server, phase)
@@ -303,7 +306,9 @@ async def test_timeout(phase: str) -> None:
         await turns()
         assert peer.reason is None
         clock.advance(0.2)
-        await fails(answer, TimeoutError)
+        error = await fails(answer, TimeoutError)
+        assert isinstance(error, ConnectError)
+        assert "no TLS within 5 seconds" in str(error)
         await peer.is_lost()
         assert clock.getDelayedCalls() == []
 

@@ -1,18 +1,20 @@
 """
-A client's side of RFC 2817: :class:`TLSUpgradePool` goes on with nothing less than TLS.
+The client's side of RFC 2817: :class:`TLSUpgradePool`, which sends requests inside TLS only.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import h11
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import (
     IHandshakeListener,
+    IOpenSSLClientConnectionCreator,
     IProtocol,
     IProtocolFactory,
+    IReactorTime,
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -23,50 +25,53 @@ from twisted.web.iweb import IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from ... import _twisted
-from ...client.pool import UpgradeClient, UpgradePool, switched_connection
-from ...errors import InvalidArgument, InvalidResponse, UpgradeError
+from ...client.pool import UpgradePool, switched_connection
+from ...client.request import expect_answer
+from ...client.upgrading import UpgradeClient
+from ...errors import InvalidArgument, InvalidResponse, UpgradeError, connect_timed_out
+from ...interfaces import IStreamTransport
 from ...negotiation import Offer, UpgradeToken
 from ...takeover import hand_over
 
 __all__ = ["TLSUpgradePool"]
 
-# What is offered: servers look for the version that they knew first.
+# Old servers look for the version that they know; RFC 2817 knew TLS/1.0.
 _OFFERED = b"TLS/1.2, TLS/1.1, TLS/1.0"
 
 
 class TLSUpgradePool(UpgradePool):
     """
     An :class:`~upgrade_switch.UpgradePool` whose connections to ``http`` URLs are upgraded to TLS
-    before anything else is sent (RFC 2817 §3.2), and which goes on with nothing less: a server that
-    does not switch fails the request with ``NotSwitched``, one with a wrong certificate with
-    ``OpenSSL.SSL.Error`` or ``service_identity.VerificationError``. Give it to an ``Agent``, or to
-    treq::
+    before anything else is sent (RFC 2817 §3.2). Nothing is sent without TLS: a request to a server
+    that does not switch fails with ``NotSwitched``, one to a server with a wrong certificate with
+    ``OpenSSL.SSL.Error`` or ``service_identity.VerificationError``, one that takes too long with
+    ``twisted.internet.error.TimeoutError``. Give the pool to an ``Agent``, or to treq::
 
         response = await treq.get("http://printer:631/", pool=TLSUpgradePool(reactor))
 
-    Requests with Upgrade, to something else, switch inside TLS. ``https`` URLs have TLS anyway.
+    Requests with an Upgrade field of their own switch inside TLS. ``https`` URLs have TLS anyway.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         policy: IPolicyForHTTPS | None = None,
         persistent: bool = True,
         timeout: float = 30,
     ) -> None:
         """
         :param reactor: provides ``IReactorTime``.
-        :param policy: what is trusted for which host, as for ``Agent``; without one, the platform's
-            certificate authorities.
+        :param policy: which certificates are trusted for which host, as for ``Agent``; by default,
+            those of the platform's certificate authorities.
         :param persistent: whether requests without Upgrade keep their connections.
-        :param timeout: how many seconds the connection and its TLS may take.
-        :raises InvalidArgument: for what is no policy.
+        :param timeout: how many seconds connecting and TLS together may take.
+        :raises InvalidArgument: if ``policy`` is not an ``IPolicyForHTTPS``.
         """
         creator = getattr(policy, "creatorForNetloc", None)
         if policy is not None and (isinstance(policy, type) or not callable(creator)):
             raise InvalidArgument(
-                "no IPolicyForHTTPS, as BrowserLikePolicyForHTTPS(trustRootFromCertificates([ca])) is: "
-                f"{policy!r}"
+                "not an IPolicyForHTTPS, such as "
+                f"BrowserLikePolicyForHTTPS(trustRootFromCertificates([ca])): {policy!r}"
             )
         super().__init__(reactor, persistent)
         self._policy = BrowserLikePolicyForHTTPS() if policy is None else policy
@@ -79,23 +84,23 @@ class TLSUpgradePool(UpgradePool):
             try:
                 creator = self._policy.creatorForNetloc(host, port)
             except Exception:
-                # A host's name that no certificate can have.
+                # The host's name is one that no certificate can have.
                 return fail()
             authority = b"[%b]:%d" % (host, port) if b":" in host else b"%b:%d" % (host, port)
             endpoint = _SecuredEndpoint(self._reactor, endpoint, authority, creator, self._timeout)
         elif key[0] != b"https":
-            # ProxyAgent's: its requests would go to the proxy as they are.
+            # ProxyAgent's: the requests would go to the proxy without TLS.
             return fail(UpgradeError(f"no TLS to {key!r}: requests are not sent in the clear"))
         return super().getConnection(key, endpoint)
 
 
 class _Asking(UpgradeClient):
-    """Asks for TLS."""
+    """Asks for TLS, and is lenient about the 101."""
 
-    def token_of(self, event: h11.InformationalResponse, offer: Offer) -> UpgradeToken:
-        # cupsd says Connection: Keep-Alive, where RFC 9110 §7.8 wants Upgrade. Nothing depends on it:
-        # what follows is TLS, or the end.
-        named = [*event.headers, (b"connection", b"upgrade")]
+    def token_of(self, head: h11.InformationalResponse, offer: Offer) -> UpgradeToken:
+        # cupsd answers Connection: Keep-Alive, where RFC 9110 §7.8 wants Upgrade. It does no harm: what
+        # follows is TLS, or the connection ends.
+        named = [*head.headers, (b"connection", b"upgrade")]
         return super().token_of(h11.InformationalResponse(status_code=101, headers=named), offer)
 
 
@@ -105,10 +110,10 @@ class _SecuredEndpoint:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         endpoint: IStreamClientEndpoint,
         authority: bytes,
-        creator: Any,
+        creator: IOpenSSLClientConnectionCreator,
         timeout: float,
     ) -> None:
         self._reactor = reactor
@@ -125,7 +130,7 @@ class _SecuredEndpoint:
         done: Deferred[Any] = self._endpoint.connect(asking)
         done.addCallback(lambda client: client.request(request))
         done.addCallback(self._answered, protocolFactory)
-        return done.addTimeout(self._timeout, self._reactor, _timed_out)
+        return done.addTimeout(self._timeout, self._reactor, connect_timed_out("no TLS"))
 
     def _answered(self, response: IResponse, factory: IProtocolFactory) -> Deferred[IProtocol]:
         connection = switched_connection(response)
@@ -134,35 +139,29 @@ class _SecuredEndpoint:
         return securing.done
 
 
-def _timed_out(reason: object, timeout: float) -> NoReturn:
-    raise TimeoutError(f"no TLS within {timeout:g} seconds")
-
-
 @implementer(IHandshakeListener)
 class _Securing(Protocol):
     """
-    A client's connection from the 101 until the answer to ``OPTIONS *``, the first thing inside TLS,
-    has been read.
+    Owns a client's connection from the 101 until the answer to ``OPTIONS *``, the first thing inside
+    TLS, has been read; then hands it over to the protocol that the agent's factory builds.
 
-    :ivar done: fires with the protocol that has the connection then.
+    :ivar done: fires with that protocol.
     """
 
-    transport: Any
+    transport: IStreamTransport
 
-    def __init__(self, factory: IProtocolFactory, creator: Any) -> None:
+    def __init__(self, factory: IProtocolFactory, creator: IOpenSSLClientConnectionCreator) -> None:
         self.done: Deferred[IProtocol] = Deferred(lambda _: _twisted.abort(self.transport))
         self._factory = factory
         self._creator = creator
-        self._parser = h11.Connection(h11.CLIENT)
-        self._parser.send(h11.Request(method="OPTIONS", target="*", headers=[("Host", "shadow")]))
-        self._parser.send(h11.EndOfMessage())
+        self._parser = expect_answer("OPTIONS", upgrade=False)
         self._is_secure = False
 
     def connectionMade(self) -> None:
         _twisted.start_tls(self.transport, self._creator, self)
 
     def handshakeCompleted(self) -> None:
-        # Told of a handshake whose certificate is for somebody else, too.
+        # Twisted calls this also for a handshake whose certificate is for another name.
         self._is_secure = not _twisted.is_closing(self.transport)
 
     def dataReceived(self, data: bytes) -> None:
@@ -170,19 +169,19 @@ class _Securing(Protocol):
             return
         try:
             self._parser.receive_data(data)
-            event: Any = None
+            event = self._parser.next_event()
             while event not in (h11.NEED_DATA, h11.PAUSED) and not isinstance(event, h11.EndOfMessage):
                 event = self._parser.next_event()
         except h11.RemoteProtocolError as error:
             self._fail(InvalidResponse(f"the answer inside TLS is not HTTP: {error}"))
             return
         if isinstance(event, h11.EndOfMessage):
-            self._go_on()
+            self._hand_over()
 
-    def _go_on(self) -> None:
+    def _hand_over(self) -> None:
         trailing, _ = self._parser.trailing_data
         if self._parser.their_state is not h11.DONE or trailing:
-            self._fail(InvalidResponse("after the upgrade to TLS, the server does not go on"))
+            self._fail(InvalidResponse("the server does not go back to HTTP inside TLS"))
             return
         protocol = self._factory.buildProtocol(self.transport.getPeer())
         if protocol is None:
