@@ -31,6 +31,7 @@ from tests.kit.farside import (
     Chains,
     ClosingCollector,
     Source,
+    every_pair,
     passes_end_on,
     settled,
 )
@@ -51,17 +52,9 @@ CLOSINGS = [
 #: More than all that the middle and the kernel's (small) buffers may hold between them.
 BOUND = 1_000_000
 
-every_pair = pytest.mark.parametrize(("near", "far"), PAIRS)
 half_closing_pairs = pytest.mark.parametrize(("near", "far"), HALF_CLOSING)
 every_closing = pytest.mark.parametrize(("near", "far", "backwards"), CLOSINGS)
 both_directions = pytest.mark.parametrize("backwards", [False, True], ids=["onwards", "backwards"])
-
-
-@pytest_twisted.async_yield_fixture
-async def chain(listen: Any) -> Any:
-    chains = Chains(listen)
-    yield chains
-    await chains.stop()
 
 
 @every_pair

@@ -4,6 +4,7 @@ OpenSSH for tests: its server, with keys of its own, and its client.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pwd
 import socket
@@ -36,6 +37,11 @@ UseDNS no
 PrintMotd no
 Subsystem sftp internal-sftp
 """
+
+
+def digest(data: bytes) -> str:
+    """What tells two long strings of bytes apart, and fits on a line."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def make_key(path: Path) -> None:

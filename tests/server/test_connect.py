@@ -56,7 +56,7 @@ def site_with(connect: Any, **kwargs: Any) -> WatchedSite:
     return WatchedSite(root, connect=connect, **kwargs)
 
 
-class Accepting:
+class AcceptingConnect:
     """An acceptor that remembers what it was asked, and what it has made."""
 
     def __init__(self, later: bool = False) -> None:
@@ -86,7 +86,7 @@ async def test_every_split(listen: Any, kind: str, head: str, later: bool) -> No
     The target gets every byte behind the request, wherever they are split; the answer is a 200 of no
     length, without Upgrade; and nothing of HTTP's is left.
     """
-    accepting = Accepting(later)
+    accepting = AcceptingConnect(later)
     listening = await listen(kind, site_with(accepting))
     whole = HEADS[head] + TRAILING
     with no_collector():
@@ -148,7 +148,7 @@ async def test_declined(listen: Any, errors: Any, kind: str, answer: Any, code: 
 
 async def is_bad(listen: Any, request: bytes, with_acceptor: bool = True) -> None:
     """A CONNECT is answered with 400 and closed, and no acceptor is asked."""
-    accepting = Accepting()
+    accepting = AcceptingConnect()
     listening = await listen("tcp", site_with(accepting if with_acceptor else None))
     client = await listening.connect(Recorder())
     client.send(request)
@@ -231,7 +231,7 @@ async def test_bad_host(listen: Any, hosts: bytes) -> None:
 @pytest_twisted.ensureDeferred
 async def test_requests_in_front(listen: Any) -> None:
     """Requests in front of a CONNECT are answered first."""
-    accepting = Accepting()
+    accepting = AcceptingConnect()
     listening = await listen("tcp", site_with(accepting))
     client = await listening.connect(Recorder())
     client.send(POST + HEADS["1.1"] + TRAILING)

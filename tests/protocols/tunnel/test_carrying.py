@@ -21,6 +21,7 @@ from tests.kit.farside import (
     Collector,
     Gate,
     Servers,
+    every_pair,
     passes_end_on,
     switched,
 )
@@ -31,7 +32,6 @@ from upgrade_switch.errors import InvalidUpgrades
 from upgrade_switch.protocols import TunnelFactory, tunnel
 from upgrade_switch.splice import SpliceEnd
 
-every_pair = pytest.mark.parametrize(("near", "far"), PAIRS)
 half_closing_pairs = pytest.mark.parametrize(
     ("near", "far"), [pair for pair in PAIRS if "tls" not in pair]
 )

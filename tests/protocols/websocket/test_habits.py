@@ -35,17 +35,6 @@ from upgrade_switch.protocols import tls, websocket
 from upgrade_switch.protocols._websocket.origin import normal_origin
 
 
-@pytest.fixture
-def serve(listen: Any) -> Any:
-    async def start(make: Any = Echo, kind: str = "tcp", **kwargs: Any) -> Any:
-        factory = websocket_factory(make)
-        client = await raw_client(await listen(kind, websocket_site(factory, **kwargs)))
-        await client.opens()
-        return client, factory.built[0]
-
-    return start
-
-
 class Lenient(Echo):
     def _onOpen(self) -> None:
         self.onOpen()

@@ -31,19 +31,6 @@ from upgrade_switch import IDrainable
 GOING_AWAY = 1001
 
 
-@pytest.fixture
-def serve(listen: Any) -> Any:
-    """``await serve(make)``: a client whose WebSocket is open, and its protocol."""
-
-    async def start(make: Any = Echo, kind: str = "tcp", **kwargs: Any) -> Any:
-        factory = websocket_factory(make)
-        client = await raw_client(await listen(kind, websocket_site(factory, **kwargs)))
-        await client.opens()
-        return client, factory.built[0]
-
-    return start
-
-
 # Going down.
 
 
