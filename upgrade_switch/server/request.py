@@ -108,13 +108,17 @@ class UpgradeRequest(Request):
         """Whether the request's connection can leave HTTP at all, and has not ended."""
         return IDetachable.providedBy(getattr(self, "channel", None))
 
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        # Before process, which subclasses may override.
+        self.site = self.channel.site
+        super().requestReceived(command, path, version)
+
     def process(self) -> None:
         """
         Answer the request: 400 for HTTP/1.1 without exactly one valid Host (RFC 9112 §3.2), else
         with the addressed resource.
         """
-        site: IUpgradeSite = self.channel.site
-        self.site = site
+        site = self.site
         # It is remembered: later, when the connection may have ended, it is still the same.
         offer = self.offer
         is_connect = self.method == b"CONNECT" and self.is_detachable

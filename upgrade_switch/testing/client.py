@@ -280,8 +280,11 @@ def talk_to(
     :param clock: the site's clock, a new one by default; ``client.advance`` moves it.
     :return: the client, connected.
     """
-    clock = Clock() if clock is None else clock
     site = resource
+    if clock is None:
+        # A site that was made with a Clock and its wire share it.
+        reactor: object = getattr(site, "reactor", None)
+        clock = reactor if isinstance(reactor, Clock) else Clock()
     if not isinstance(site, UpgradeSite):
         site = UpgradeSite(site, reactor=clock)
     wire = Wire(cut, seed, clock)
