@@ -12,7 +12,7 @@ import pytest_twisted
 from tests.kit.browser import Browser, Window
 from tests.kit.chatting import EXAMPLES
 from tests.kit.commands import serving
-from tests.kit.programs import needs
+from tests.kit.foreign import needs
 
 pytestmark = needs("chromium")
 

@@ -20,8 +20,8 @@ from twisted.internet.threads import deferToThread
 
 from tests.kit.chatting import EXAMPLES, User, cluster_module, get
 from tests.kit.commands import PATIENCE
+from tests.kit.foreign import find, needs
 from tests.kit.harness import reactor
-from tests.kit.programs import find, needs
 
 NODES = 3
 

@@ -14,8 +14,8 @@ import pytest
 
 from tests.kit.commands import COMMAND, PATIENCE
 from tests.kit.examples import Example, running, serving
+from tests.kit.foreign import needs
 from tests.kit.openssh import HOST, client_options, make_key, ssh
-from tests.kit.programs import needs
 
 pytestmark = needs("ssh")
 

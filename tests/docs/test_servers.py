@@ -18,8 +18,8 @@ from twisted.internet.threads import deferToThread
 
 from tests.kit.commands import COMMAND, PATIENCE
 from tests.kit.documented import Reader, daemon, environment, read, sessions
+from tests.kit.foreign import find, needs
 from tests.kit.harness import Recorder, localhost, patient, status, upgrade_head
-from tests.kit.programs import find, needs
 
 __all__ = ["read"]  # a fixture
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.kit.commands import PATIENCE
-from tests.kit.programs import find
+from tests.kit.foreign import find
 
 #: What ssh calls the server, and knows its key by.
 HOST = "tunnelled"

@@ -29,7 +29,7 @@ import websockets.sync.client
 import websockets.sync.server
 
 from tests.kit.commands import PATIENCE
-from tests.kit.programs import NODE_MODULES, needs
+from tests.kit.foreign import NODE_MODULES, needs
 
 REFUSED = "/refused"
 WELCOME = "/welcome"

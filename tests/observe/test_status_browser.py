@@ -15,8 +15,8 @@ import pytest_twisted
 
 from tests.kit.browser import Browser, Window
 from tests.kit.commands import PATIENCE, read_until, serving
+from tests.kit.foreign import needs
 from tests.kit.harness import upgrade_head
-from tests.kit.programs import needs
 
 pytestmark = needs("chromium")
 

@@ -18,8 +18,8 @@ from twisted.web.resource import Resource
 
 from tests.kit.certificate import CERTIFICATE_PEM
 from tests.kit.commands import PATIENCE, output_of
+from tests.kit.foreign import needs
 from tests.kit.harness import WatchedSite, patient, reactor
-from tests.kit.programs import needs
 from upgrade_switch.protocols import tunnel
 
 LARGE = random.Random(7).randbytes(3_000_000)

@@ -13,8 +13,8 @@ import pytest_twisted
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.web.resource import Resource
 
+from tests.kit.foreign import find
 from tests.kit.harness import patient
-from tests.kit.programs import find
 from tests.kit.securing import tls_site
 from upgrade_switch.protocols import tls_required
 

@@ -15,9 +15,9 @@ from twisted.web.resource import Resource
 
 from tests.kit.asking import Accepting
 from tests.kit.commands import output_of
+from tests.kit.foreign import needs
 from tests.kit.h2client import h2c_site
 from tests.kit.harness import patient
-from tests.kit.programs import needs
 
 LARGE = random.Random(5).randbytes(1_000_000)
 

@@ -12,9 +12,9 @@ import pytest_twisted
 
 from tests.kit.asking import Accepting, ByHand, Shelf, client_of, is_http, switches
 from tests.kit.commands import output_of
+from tests.kit.foreign import needs
 from tests.kit.h2client import client_by
 from tests.kit.harness import EchoTarget, site_of
-from tests.kit.programs import needs
 from upgrade_switch import UpgradeResource, upgrade_required
 from upgrade_switch.errors import NotOffered
 
