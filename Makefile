@@ -14,14 +14,15 @@ ON_ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 FAST := tests/core tests/server tests/client tests/testing -k 'not (tls or unix or proxy)'
 # What the tests on other versions leave out: what says nothing about Twisted's version or Python's.
 LEFT_OUT := docs/* test_house.py core/test_negotiation.py core/test_fuzz.py server/test_preface_table.py \
-	command/test_load.py protocols/websocket/test_load.py observe/test_status_browser.py \
-	peers/test_openssh.py peers/test_cups.py peers/test_websocket_clients.py peers/test_websocket_servers.py
+	command/test_installs.py command/test_completion.py command/test_manpage.py command/test_load.py \
+	protocols/websocket/test_load.py observe/test_status_browser.py peers/test_openssh.py \
+	peers/test_cups.py peers/test_websocket_clients.py peers/test_websocket_servers.py
 ON_OTHERS := $(ON_ALL_CORES) $(LEFT_OUT:%='--ignore-glob=tests/%')
 
 FUZZ_ARGS ?= --seconds 600 --keep
 
-.PHONY: serve cluster crossbar node test test-fast test-oldest test-newest-python mutants lint types docs format \
-	benchmark fuzz clean
+.PHONY: serve cluster crossbar node test test-fast test-oldest test-newest-python mutants lint types docs man \
+	format benchmark fuzz clean
 
 serve: $(INSTALLED)
 	PYTHONPATH=examples $(VENV)/bin/upgrade-switch serve --class '/chat chat.Chat'
@@ -47,7 +48,7 @@ test-fast: $(INSTALLED)
 mutants: $(INSTALLED)
 	$(VENV)/bin/python tests/mutants/run.py $(MUTANTS)
 
-# On the oldest Twisted that setup.cfg allows.
+# On the oldest Twisted that pyproject.toml allows.
 test-oldest: $(OLDEST_VENV)/.installed
 	$(OLDEST_VENV)/bin/pytest $(ON_OTHERS) $(PYTEST_ARGS)
 
@@ -68,6 +69,10 @@ docs: $(INSTALLED)
 	$(VENV)/bin/sphinx-build --quiet --fresh-env --write-all --fail-on-warning --keep-going --nitpicky \
 		docs docs/_build
 
+# The manual page, from the command's options.
+man: $(INSTALLED)
+	$(VENV)/bin/python docs/manpage.py > docs/upgrade-switch.1
+
 format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
@@ -84,19 +89,19 @@ fuzz: $(INSTALLED)
 clean:
 	rm -rf $(VENV) $(CROSSBAR_VENV) $(OLDEST_VENV) $(NEWEST_VENV) build dist docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(INSTALLED): setup.cfg setup.py
+$(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip
 	$(VENV)/bin/pip install --quiet --editable '.[dev]'
 	touch $@
 
-$(OLDEST_VENV)/.installed: setup.cfg setup.py .ci/oldest.txt
+$(OLDEST_VENV)/.installed: pyproject.toml .ci/oldest.txt
 	$(PYTHON) -m venv $(OLDEST_VENV)
 	$(OLDEST_VENV)/bin/pip install --quiet --upgrade pip
 	$(OLDEST_VENV)/bin/pip install --quiet --constraint .ci/oldest.txt --editable '.[test]'
 	touch $@
 
-$(NEWEST_VENV)/.installed: setup.cfg setup.py
+$(NEWEST_VENV)/.installed: pyproject.toml
 	"$$(.ci/newest-python)" -m venv --clear $(NEWEST_VENV)
 	$(NEWEST_VENV)/bin/pip install --quiet --upgrade pip
 	$(NEWEST_VENV)/bin/pip install --quiet --editable '.[test]'

@@ -149,7 +149,9 @@ def test_no_socket_of_systemds(given: int, folder: Path) -> None:
         done = run("serve", *options)
         code, out, error = done.returncode, done.stdout, done.stderr
     assert (code, out) == (2, b"")
-    assert error.startswith(b"upgrade-switch: serve: not a server endpoint, as tcp:8080 is: 'systemd:")
+    assert error.startswith(
+        b"upgrade-switch: serve: systemd has passed no socket for 'systemd:domain=INET:index="
+    )
     assert error.count(b"\n") == 1
 
 

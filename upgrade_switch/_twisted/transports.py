@@ -5,7 +5,7 @@ What is private in Twisted's transports, and what is assigned on live ones.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 from weakref import ref
 
 from twisted.internet import interfaces
@@ -221,7 +221,7 @@ def wait_for_room(transport: IStreamTransport, resume: Callable[[], None]) -> Wr
     return backpressure
 
 
-def is_half_closeable(transport: object) -> bool:
+def is_half_closeable(transport: object) -> TypeGuard[interfaces.ITCPTransport]:
     """
     Whether one direction of a transport can be ended alone. Wrappers cannot: they pass
     ``loseWriteConnection`` on to the socket beneath, which cuts off what a TLS layer still has to say.

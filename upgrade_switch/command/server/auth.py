@@ -1,6 +1,6 @@
 """
-``serve --auth``: user names and passwords for a site, or for parts of it (HTTP Basic, RFC 7617),
-checked by one of ``twisted.cred.strcred``'s methods.
+``serve --auth``: user names and passwords for a site or parts of it (HTTP Basic, RFC 7617), checked by
+a method of ``twisted.cred.strcred``.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ _REALM = "upgrade_switch"
 
 def checker_of(method: str) -> ICredentialsChecker:
     """
-    What checks passwords.
+    The checker that a method's string describes.
 
-    :param method: one of ``strcred``'s, ``file:/etc/passwords``.
-    :raises UsageError: where it is none, or none for passwords.
+    :param method: as ``strcred`` has it: ``file:/etc/passwords``.
+    :raises UsageError: if there is no such method, or if it does not check passwords.
     """
     kind, _, argument = method.partition(":")
     if kind == "file" and not (os.path.isfile(argument) and os.access(argument, os.R_OK)):
-        raise UsageError(f"--auth: no file that can be read: {argument!r}")
+        raise UsageError(f"--auth: cannot read the file {argument!r}")
     try:
         checker: Any = makeChecker(method)
     except InvalidAuthType:
-        raise UsageError(f"--auth: no method {kind!r}; --help-auth lists them") from None
+        raise UsageError(f"--auth: no method {kind!r}; --help-auth lists all methods") from None
     except Exception as error:
-        # Plugins raise what they like.
+        # A plugin can raise anything.
         raise UsageError(f"--auth {kind}: {error}") from None
     if IUsernamePassword not in checker.credentialInterfaces:
         raise UsageError(f"--auth: {kind!r} does not check passwords")
     if isinstance(checker, InMemoryUsernamePasswordDatabaseDontUse):
-        # strcred gives it texts, HTTP asks it with bytes.
-        texts, checker = checker.users, InMemoryUsernamePasswordDatabaseDontUse()
-        for name, password in texts.items():
+        # strcred fills it with strings, and HTTP asks it with bytes.
+        users, checker = checker.users, InMemoryUsernamePasswordDatabaseDontUse()
+        for name, password in users.items():
             checker.addUser(os.fsencode(name), os.fsencode(password))
     password_checker: ICredentialsChecker = checker
     return password_checker
@@ -57,7 +57,7 @@ def checker_of(method: str) -> ICredentialsChecker:
 
 @implementer(ICredentialsChecker)
 class _AnyOf:
-    """Lets in whom one of several checkers lets in."""
+    """Lets a user in if one of several checkers does."""
 
     credentialInterfaces = (IUsernamePassword,)
 
@@ -69,7 +69,7 @@ class _AnyOf:
             try:
                 return await maybeDeferred(checker.requestAvatarId, credentials)
             except (UnauthorizedLogin, ValueError):
-                # ValueError: unix fails so on what is no text, or has a NUL in it.
+                # ValueError: the method unix raises it for bytes that are not text, and for NULs.
                 continue
         raise UnauthorizedLogin
 
@@ -78,8 +78,8 @@ class _AnyOf:
 
 
 @implementer(IRealm)
-class _Everybody:
-    """Gives everybody who gets in the same resource."""
+class _SameForAll:
+    """Gives every user the same resource."""
 
     def __init__(self, resource: IResource) -> None:
         self._resource = resource
@@ -89,15 +89,17 @@ class _Everybody:
 
 
 def _nothing() -> None:
-    """What there is to do at the end of a login."""
+    """Nothing has to be done at the end of a login."""
 
 
 class Guarded(Resource):
-    """In front of a site's tree: asks for a password where a path, or one above it, wants one."""
+    """Stands in front of a site's tree, and asks for a password where a path requires one."""
 
     def __init__(self, root: IResource, checkers: Mapping[str, Sequence[ICredentialsChecker]]) -> None:
         """
-        :param checkers: who may go to a path and below it. The longest path that fits decides alone.
+        :param root: the tree.
+        :param checkers: the checkers of each path, which is protected with everything below it; only
+            the longest path that matches a request counts.
         """
         super().__init__()
         self._root = root
@@ -108,8 +110,8 @@ class Guarded(Resource):
         ]
 
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
-        # What does not count in a path must not lead around a guard; nor must an escaped slash, or
-        # "..", where a resource takes them for what they are in the names of files.
+        # Empty segments and "." must not lead around a guard; nor must an escaped slash or "..", which
+        # a resource may take for what they are in the names of files.
         asked = _parts(b"/".join((path, *request.postpath)))
         if b".." in asked:
             return notFound()
@@ -122,12 +124,12 @@ class Guarded(Resource):
 
 
 def _guard(root: IResource, checkers: Sequence[ICredentialsChecker]) -> HTTPAuthSessionWrapper:
-    portal = Portal(_Everybody(root), [_AnyOf(checkers)])
+    portal = Portal(_SameForAll(root), [_AnyOf(checkers)])
     return HTTPAuthSessionWrapper(portal, [BasicCredentialFactory(_REALM)])
 
 
 def segments_of(path: str) -> list[bytes]:
-    """The parts of a path that count, without their escapes."""
+    """The segments of a path, unescaped, without empty ones and "."."""
     return _parts(unquote_to_bytes(path))
 
 
