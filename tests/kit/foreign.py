@@ -21,6 +21,7 @@ HOW_TO_GET = {
     "haproxy": "apt-get install haproxy",
     "ipptool": "apt-get install cups-ipp-utils",
     "lpstat": "apt-get install cups-client",
+    "man": "apt-get install man-db",
     "nghttp": "apt-get install nghttp2-client",
     "nginx": "apt-get install nginx-light",
     "node": "apt-get install nodejs npm",
@@ -28,6 +29,7 @@ HOW_TO_GET = {
     "sshd": "apt-get install openssh-server",
     "systemd-analyze": "apt-get install systemd",
     "ws (of Node)": "make node",
+    "zsh": "apt-get install zsh",
 }
 
 #: Where programs are that are not on everybody's PATH.
