@@ -32,7 +32,18 @@ for _number in (signal.SIGINT, signal.SIGHUP):
 
 #: Folders in the order in which their tests run: those that take long first, so that no core waits for
 #: the last of them at the end.
-ORDER = ("docs", "peers", "command", "observe", "core", "protocols", "client", "server", "testing")
+ORDER = (
+    "docs",
+    "examples",
+    "command",
+    "peers",
+    "observe",
+    "core",
+    "protocols",
+    "client",
+    "server",
+    "testing",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
