@@ -30,9 +30,10 @@ for _number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
 
-#: Folders in the order in which their tests run: those that take long first, so that no core waits for
-#: the last of them at the end.
+#: Modules and folders in the order in which their tests run: those that take long first, so that no core
+#: waits for the last of them at the end.
 ORDER = (
+    "command/test_installs.py",
     "docs",
     "examples",
     "command",
@@ -50,8 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {name: rank for rank, name in enumerate(ORDER)}
 
     def rank(item: pytest.Item) -> int:
-        folder, *_ = item.path.relative_to(Path(__file__).parent).parts
-        return ranks.get(folder, len(ORDER))
+        path = item.path.relative_to(Path(__file__).parent)
+        return min(ranks.get(name, len(ORDER)) for name in (path.as_posix(), path.parts[0]))
 
     items.sort(key=rank)
 
