@@ -30,7 +30,7 @@ for _number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
 
-#: Modules and folders in the order in which their tests run: those that take long first, so that no core
+#: Modules and folders in the order in which their tests run: the longest first, so that no core
 #: waits for the last of them at the end.
 ORDER = (
     "command/test_installs.py",
