@@ -7,14 +7,23 @@ CROSSBAR_VENV := .venv-crossbar
 CROSSBAR := $(CROSSBAR_VENV)/bin/crossbar
 OLDEST_VENV := .venv-oldest
 NEWEST_VENV := .venv-newest-python
-# What the tests on other versions leave out: what is none of Twisted's and Python's, and what takes long
-# and says what others say, too.
-LEFT_OUT := docs/* command/test_installs.py core/test_negotiation.py peers/test_openssh.py protocols/websocket/test_load.py
-ON_OTHERS := --numprocesses auto --dist loadfile $(LEFT_OUT:%='--ignore-glob=tests/%')
+# A process a core: each has its own reactor, and takes whole modules, in the order that tests/conftest.py
+# gives them: the longest first.
+ON_ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
+# The tests for people at work: in memory and over TCP, without other programs.
+FAST := tests/core tests/server tests/client tests/testing -k 'not (tls or unix or proxy)'
+# What the tests on other versions leave out: what says nothing about Twisted's version or Python's.
+LEFT_OUT := docs/* examples/* test_house.py test_waiting.py protocols/test_names.py \
+	core/test_negotiation.py core/test_fuzz.py server/test_preface_table.py command/test_installs.py \
+	command/test_completion.py command/test_manpage.py command/test_load.py \
+	protocols/websocket/test_load.py observe/test_status_browser.py peers/test_openssh.py \
+	peers/test_cups.py peers/test_websocket_clients.py peers/test_websocket_servers.py
+ON_OTHERS := $(ON_ALL_CORES) $(LEFT_OUT:%='--ignore-glob=tests/%')
 
 FUZZ_ARGS ?= --seconds 600 --keep
 
-.PHONY: serve cluster crossbar test test-oldest test-newest-python lint types docs man format benchmark fuzz clean
+.PHONY: serve cluster crossbar node test test-fast test-oldest test-newest-python mutants lint types docs man \
+	format benchmark fuzz clean
 
 serve: $(INSTALLED)
 	PYTHONPATH=examples $(VENV)/bin/upgrade-switch serve --class '/chat chat.Chat'
@@ -25,9 +34,20 @@ cluster: $(INSTALLED) crossbar
 
 crossbar: $(CROSSBAR_VENV)/.installed
 
-# A process a core: each has its own reactor.
+# Node's ws, to which some of the tests talk.
+node: $(INSTALLED)
+	[ -d $(VENV)/node/node_modules/ws ] || npm install --silent --no-audit --no-fund --prefix $(VENV)/node ws@8
+
 test: $(INSTALLED)
-	$(VENV)/bin/pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
+	$(VENV)/bin/pytest $(ON_ALL_CORES) $(PYTEST_ARGS)
+
+# What takes less than a minute.
+test-fast: $(INSTALLED)
+	$(VENV)/bin/pytest $(ON_ALL_CORES) $(FAST) $(PYTEST_ARGS)
+
+# Puts bugs into copies of the package, one at a time, and shows that some test finds each.
+mutants: $(INSTALLED)
+	$(VENV)/bin/python tests/mutants/run.py $(MUTANTS)
 
 # On the oldest Twisted that pyproject.toml allows.
 test-oldest: $(OLDEST_VENV)/.installed

@@ -18,11 +18,11 @@ from tests.kit.commands import (
     echo,
     fails,
     listening,
-    needs,
     read_until,
     run,
     serving,
 )
+from tests.kit.foreign import needs
 from tests.kit.harness import field, status, upgrade_head
 from tests.kit.operating import TWIST, Operated, connected, get, upgraded
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.commands import PATIENCE, fails, needs, run
+from tests.kit.commands import PATIENCE, fails, run
+from tests.kit.foreign import needs
 from upgrade_switch.command.completion import commands_of, options_of
 from upgrade_switch.command.main import MainOptions
 

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.kit.commands import PATIENCE, needs
+from tests.kit.commands import PATIENCE
+from tests.kit.foreign import needs
 from upgrade_switch.command.completion import commands_of, options_of
 from upgrade_switch.command.main import MainOptions
 

@@ -5,7 +5,6 @@ The how-tos about servers, clients, WebSockets, prefaces and HTTP/2: their code 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from runpy import run_path
 from typing import Any
 
@@ -17,6 +16,7 @@ from twisted.internet.protocol import Factory
 from twisted.web.resource import Resource
 from twisted.web.websocket import WebSocketClientEndpoint
 
+from tests.kit import ROOT
 from tests.kit.documented import DOCS, Reader, read
 from tests.kit.harness import (
     Recorder,
@@ -29,8 +29,6 @@ from tests.kit.harness import (
     upgrade_head,
 )
 from upgrade_switch import UpgradeResource
-
-ROOT = Path(__file__).parents[2]
 
 __all__ = ["read"]  # a fixture
 

@@ -22,6 +22,7 @@ from twisted.internet.endpoints import connectProtocol
 from twisted.internet.threads import deferToThread
 from twisted.python.usage import UsageError
 
+from tests.kit import ROOT
 from tests.kit.certificate import CERTIFICATE_PEM
 from tests.kit.commands import output_of
 from tests.kit.documented import Block, blocks_of, environment, pages, read, sessions
@@ -37,8 +38,6 @@ from tests.kit.harness import (
 from upgrade_switch import NotSwitched
 from upgrade_switch.command.main import MainOptions
 from upgrade_switch.protocols import WebSocketEndpoint
-
-ROOT = Path(__file__).parents[2]
 
 __all__ = ["read"]  # a fixture
 

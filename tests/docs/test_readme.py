@@ -16,10 +16,10 @@ import pytest
 import pytest_twisted
 from twisted.internet import endpoints
 
+from tests.kit import ROOT
 from tests.kit.harness import Recorder, reactor
 from upgrade_switch import NotSwitched
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 CONSOLE = re.findall(r"```console\n(.*?)```", README, re.DOTALL)

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.kit import ROOT
 from tests.kit.documented import DOCS
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(

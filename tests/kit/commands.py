@@ -4,8 +4,6 @@ The command ``upgrade-switch``, run as its users run it, and the servers that it
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
 from twisted.internet.threads import deferToThread
 
 from tests.kit.programs import PATIENCE, Program, one_line
@@ -53,12 +50,6 @@ def fails(code: int, *arguments: str, **kwargs: Any) -> str:
     assert not done.stdout, done.stdout
     assert done.returncode == code, (done.returncode, line)
     return line
-
-
-def needs(program: str) -> pytest.MarkDecorator:
-    """Skip a test where a program is missing; never in CI, which installs it."""
-    missing = shutil.which(program) is None and not os.environ.get("CI")
-    return pytest.mark.skipif(missing, reason=f"there is no {program} here")
 
 
 async def output_of(*command: str) -> bytes:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -263,13 +262,6 @@ def environment() -> dict[str, str]:
     """That of a shell in which the virtual environment is active."""
     folder = str(Path(COMMAND).parent)
     return os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
-
-
-def find(program: str) -> str:
-    """A program that need not be on everybody's PATH."""
-    found = shutil.which(program) or shutil.which(program, path="/usr/sbin")
-    assert found is not None, f"there is no {program} here"
-    return found
 
 
 @contextmanager

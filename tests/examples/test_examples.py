@@ -1,5 +1,5 @@
 """
-The examples run. (Those with a file of their own: test_examples_*.py, test_chat.py.)
+The examples run: those that have no module of their own here.
 """
 
 from __future__ import annotations
