@@ -186,6 +186,22 @@ async def test_rest_of_the_segment(listen: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_end_of_the_segment(listen: Any) -> None:
+    """A target that pauses gets the rest of a segment whose end is a goodbye, and then the end."""
+
+    class PausesAtOnce(Recorder):
+        def dataReceived(self, data: bytes) -> None:
+            super().dataReceived(data)
+            self.transport.pauseProducing()
+
+    client, target = await streaming(listen, PausesAtOnce)
+    client.send(frame(b"a") + frame(b"b") + frame(b"c") + close_frame(1000))
+    await target.is_lost()
+    assert target.events == ["made", b"a", b"b", b"c", "lost"]
+    assert target.reason.check(ConnectionDone)
+
+
+@pytest_twisted.ensureDeferred
 async def test_data_while_draining(listen: Any) -> None:
     """What the client has sent before it knew that the server goes down reaches the target."""
     client, target = await streaming(listen, Recorder)
