@@ -58,9 +58,6 @@ test-newest-python: $(NEWEST_VENV)/.installed
 	$(NEWEST_VENV)/bin/pytest $(ON_OTHERS) $(PYTEST_ARGS)
 
 # Whether the tests find the bugs of tests/mutants; MUTANTS names some of them, and options.
-mutants: $(INSTALLED)
-	$(VENV)/bin/python tests/mutants/run.py $(MUTANTS)
-
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
