@@ -45,7 +45,8 @@ test: $(INSTALLED)
 test-fast: $(INSTALLED)
 	$(VENV)/bin/pytest $(ON_ALL_CORES) $(FAST) $(PYTEST_ARGS)
 
-# Puts bugs into copies of the package, one at a time, and shows that some test finds each.
+# Puts bugs into copies of the package, one at a time, and shows that some test finds each; MUTANTS names
+# some of them, and options.
 mutants: $(INSTALLED)
 	$(VENV)/bin/python tests/mutants/run.py $(MUTANTS)
 
@@ -57,7 +58,6 @@ test-oldest: $(OLDEST_VENV)/.installed
 test-newest-python: $(NEWEST_VENV)/.installed
 	$(NEWEST_VENV)/bin/pytest $(ON_OTHERS) $(PYTEST_ARGS)
 
-# Whether the tests find the bugs of tests/mutants; MUTANTS names some of them, and options.
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
