@@ -14,7 +14,8 @@ import pytest
 import pytest_twisted
 
 from tests.kit.browser import Browser, Window
-from tests.kit.commands import PATIENCE, needs, read_until, serving
+from tests.kit.commands import PATIENCE, read_until, serving
+from tests.kit.foreign import needs
 from tests.kit.harness import upgrade_head
 
 pytestmark = needs("chromium")
