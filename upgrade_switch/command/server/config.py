@@ -6,17 +6,27 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
+from types import UnionType
 from typing import Any
 
 from twisted.python.usage import UsageError
+
+from .limits import LIMITS
 
 __all__ = ["REPEATED", "read_config"]
 
 REPEATED = ("listen", "tunnel", "class", "files", "auth", "origin", "preface")
 """The options that may be given several times."""
 
-_ONCE = {"status": str, "drain": str | float | int, "log-format": str, "access-log": str}
-_TYPE_NAMES = {str: "a string", str | float | int: "a number"}
+_NUMBER = str | float | int
+_ONCE: dict[str, type | UnionType] = {
+    "status": str,
+    "drain": _NUMBER,
+    "log-format": str,
+    "access-log": str,
+    **dict.fromkeys(LIMITS, _NUMBER),
+}
+_TYPE_NAMES = {str: "a string", _NUMBER: "a number"}
 _FLAGS = ("h2c",)
 
 

@@ -16,14 +16,14 @@ from twisted.python.usage import UsageError
 from ...errors import InvalidToken
 from ...negotiation import UpgradeToken
 from ..listening import LOG_FORMATS
-from ..options import CommandOptions
 from .auth import checker_of
 from .config import REPEATED, read_config
+from .limits import LimitOptions
 
 __all__ = ["ServeOptions"]
 
 
-class ServeOptions(CommandOptions, AuthOptionMixin):
+class ServeOptions(LimitOptions, AuthOptionMixin):
     """The options of ``serve``."""
 
     synopsis = "[options]"

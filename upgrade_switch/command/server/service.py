@@ -41,6 +41,7 @@ def build_server(reactor: ICommandReactor, options: ServeOptions) -> Server:
         prefaces=build_prefaces(reactor, options),
         observers=[SwitchLog(), *([status] if options.status else [])],
         access_log=access_log_path(options.access_log),
+        **options.site_limits(),
     )
     endpoints = _endpoints(reactor, options.listen or [DEFAULT_LISTEN])
     seconds = 5 if options.drain is None else options.drain
