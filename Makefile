@@ -45,7 +45,8 @@ test: $(INSTALLED)
 test-fast: $(INSTALLED)
 	$(VENV)/bin/pytest $(ON_ALL_CORES) $(FAST) $(PYTEST_ARGS)
 
-# Puts bugs into copies of the package, one at a time, and shows that some test finds each.
+# Puts bugs into copies of the package, one at a time, and shows that some test finds each; MUTANTS names
+# some of them, and options.
 mutants: $(INSTALLED)
 	$(VENV)/bin/python tests/mutants/run.py $(MUTANTS)
 

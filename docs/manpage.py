@@ -30,6 +30,10 @@ def described(options):
     for option in options_of(options):
         # "FILE: write ...", and "NAME or NAME:PASSWORD: ..."; else the name is the value's, too.
         value, colon, text = option.text.partition(": ")
+        if value.count("'") == 1:
+            # A colon within quotes: "'NAME: VALUE': send ...".
+            quoted, _, text = text.partition("': ")
+            value = f"{value}: {quoted}'"
         if not option.has_value:
             value, text = "", option.text
         elif not colon or not re.match(r"'?[A-Z][A-Z ']", value):

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from tests.kit.commands import PATIENCE, fails, run
 from tests.kit.foreign import needs
+from tests.kit.programs import Program
 from upgrade_switch.command.completion import commands_of, options_of
 from upgrade_switch.command.main import MainOptions
 
@@ -103,12 +106,41 @@ def test_every_option(name: str) -> None:
             assert f"--{option.name}" in text
 
 
+ZSH = {
+    "se": "serve",
+    # zsh takes the = back where no value follows it.
+    "serve --li": "serve --listen=?",
+    "connect --pro": "connect --progress",
+    "serve --log-format j": "serve --log-format json",
+    "serve --config fi": "serve --config file.txt",
+}
+
+
 @needs("zsh")
 def test_zsh(folder: Path) -> None:
-    """zsh takes the script for a completion function of the command's."""
-    code = "fpath=(. $fpath); autoload -Uz compinit; compinit -u -D; print $_comps[upgrade-switch]"
-    assert shell("zsh", "-f", "-c", code, folder=folder) == ["_upgrade-switch"]
-    assert shell("zsh", "-n", "_upgrade-switch", folder=folder) == []
+    """At zsh's prompt, subcommands, options, words of a list and files are completed."""
+    expected = ["compinit -u", *(rf"^= upgrade-switch {end} ?\r$" for end in ZSH.values())]
+    lines = ["PS1=; fpath=($PWD $fpath); autoload -Uz compinit; compinit -u -D\n"]
+    # What has been completed is printed, since Ctrl-A goes to the beginning of the line.
+    lines += [f"upgrade-switch {typed}\t\x01print -r -- = \n" for typed in ZSH]
+    terminal, theirs = os.openpty()
+    with Program(
+        ["zsh", "-f", "-i"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "TERM": "dumb", "HOME": str(folder)},
+        start_new_session=True,
+    ) as program:
+        os.close(theirs)
+        shown = ""
+        with program.killed_if_late():
+            for line, pattern in zip(lines, expected, strict=True):
+                os.write(terminal, line.encode())
+                while not re.search(pattern, shown, re.MULTILINE):
+                    shown += os.read(terminal, 1000).decode()
+    os.close(terminal)
 
 
 def test_unknown_shell() -> None:

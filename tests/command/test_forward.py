@@ -30,7 +30,8 @@ from tests.kit.commands import (
 )
 from tests.kit.forwarding import Answering, connected, forwarding, logged
 from tests.kit.openssh import HOST, client_options, running_sshd, ssh
-from tests.kit.wsstream import BINARY, answer, close, frame
+from tests.kit.wscodec import BINARY
+from tests.kit.wsstream import answer, close, frame
 
 MUCH = random.Random(7).randbytes(3_000_000)
 

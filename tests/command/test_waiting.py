@@ -15,7 +15,8 @@ import pytest
 from tests.kit.certificate import CERTIFICATE_PEM, KEY_PEM
 from tests.kit.commands import LOCAL, PATIENCE, SWITCH, listening, read_all, read_until, reset, switch
 from tests.kit.forwarding import connected, forwarding, logged
-from tests.kit.wsstream import BINARY, answer, close, frame
+from tests.kit.wscodec import BINARY
+from tests.kit.wsstream import answer, close, frame
 
 BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
 

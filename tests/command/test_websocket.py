@@ -33,7 +33,8 @@ from tests.kit.commands import (
     serving,
 )
 from tests.kit.openssh import client_options, running_sshd, ssh
-from tests.kit.wsstream import BINARY, CLOSE, TEXT, Frame, answer, close, frame, take_frame
+from tests.kit.wscodec import BINARY, CLOSE, TEXT
+from tests.kit.wsstream import Frame, answer, close, frame, take_frame
 
 MUCH = random.Random(6).randbytes(5_000_000)
 

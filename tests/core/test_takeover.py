@@ -4,11 +4,13 @@ The duties of the takeover, each on its own, the awkward ones first.
 
 from __future__ import annotations
 
+import gc
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import ref
 
 import pytest
 import pytest_twisted
@@ -89,6 +91,36 @@ async def test_paused_in_connection_made(kind: str, listen: Any) -> None:
     assert "resumeProducing" not in vars(target.transport)
 
 
+@pytest_twisted.ensureDeferred
+async def test_paused_in_connection_made_between_records(listen: Any) -> None:
+    """
+    A target that pauses in connectionMade gets nothing of the next TLS record either, which has been
+    read together with the request's, until it resumes.
+    """
+    factory, targets = factory_of(lambda: Target("made", lambda t: t.transport.pauseProducing()))
+    listening = await listen("tls", site_of({"echo": factory}))
+    client = await listening.connect()
+    client.send(b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await client.response()
+    (channel,) = listening.site.channels
+    paused = _twisted.bottom(channel().transport)
+    paused.pauseProducing()
+    client.transport.setTcpNoDelay(True)
+    for record in (upgrade_head(), b"behind"):
+        client.send(record)
+        await turns(5)
+    # Now both records are in the server's socket.
+    assert not listening.site.switched
+    paused.resumeProducing()
+    assert status(await client.head()) == 101
+    await turns()
+    (target,) = targets
+    assert target.events == ["made"]
+    target.transport.resumeProducing()
+    await target.receives(b"behind")
+    assert target.data == b"behind"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest_twisted.ensureDeferred
 async def test_paused_and_resumed_in_connection_made(kind: str, listen: Any) -> None:
@@ -119,6 +151,43 @@ async def test_lost_while_paused(kind: str, listen: Any) -> None:
     await target.is_lost()
     transport.resumeProducing()
     assert target.events == ["made", "lost"]
+
+
+# Of TLS that is aborted, Twisted's own layer keeps a traceback that leads back to itself.
+@pytest.mark.parametrize("kind", ["tcp", "unix", "proxy", "memory"])
+@pytest.mark.usefixtures("no_gc")
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_left_of_who_pauses(kind: str, listen: Any) -> None:
+    """A target whose connection ends while it pauses is freed by reference counting alone."""
+    watched: list[Any] = []
+
+    class Pausing(Recorder):
+        def connectionMade(self) -> None:
+            super().connectionMade()
+            self.transport.pauseProducing()
+
+    def accept(request: Any, token: Any) -> Any:
+        target = Pausing()
+        watched.append(ref(target))
+        return target
+
+    listening = await listen(kind, site_of({"echo": accept}))
+    await switch(listening, Target, b"trailing")
+    (connection,) = listening.site.switched
+    connection.abort()
+    del connection
+    await listening.site.switched.when_empty()
+    await turns()
+    assert watched[0]() is None
+
+
+@pytest.fixture
+def no_gc() -> Iterator[None]:
+    """Without the collector, reference counting alone frees things."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -181,6 +181,8 @@ class Reader:
                 site = site.wrappedFactory
             for connection in getattr(site, "switched", ()):
                 connection.abort()
+        self._listening.clear()
+        self.sites.clear()
         await turns()
         for name in [p.stem for p in self.folder.glob("*.py")]:
             sys.modules.pop(name, None)

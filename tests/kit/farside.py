@@ -222,6 +222,10 @@ class Gate:
         connected = self._endpoint.connect(factory)
         connected.addBoth(lambda result: None if attempt.called else attempt.callback(result))
 
+    def forget(self) -> None:
+        """Keep nothing of what has been asked for."""
+        self._attempts.clear()
+
 
 class Chain:
     """

@@ -32,9 +32,9 @@ def one_line(said: bytes) -> str:
     return line.strip()
 
 
-# A line of the log of switches and their ends, and of tunnels that lead nowhere.
+# A line of the log: a switch, its end, or the warning that a tunnel cannot connect.
 _SWITCHES = re.compile(
-    rb"^\S+ \[upgrade_switch\.(?:observe\.log\.SwitchLog|protocols\._tunnel)#(?:info|warn)\] (.*)\n",
+    rb"^\S+ \[upgrade_switch\.(?:observe\.log\.SwitchLog#info|protocols\._tunnel#warn)\] (.*)\n",
     re.MULTILINE,
 )
 

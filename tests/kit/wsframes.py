@@ -1,27 +1,30 @@
 """
-WebSocket by hand: a client's handshake, frames built and parsed (RFC 6455 §5.2), and servers for them
-to talk to.
+A WebSocket client that is played by hand, with its handshake and frames, and servers for it to talk to.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 
 from tests.kit.harness import Recorder, Waiters, WatchedSite, field, site_of, status
+from tests.kit.wscodec import (
+    BINARY,
+    CLOSE,
+    MASK,
+    Frame,
+    build,
+    parse,
+)
 from upgrade_switch import UpgradeResource
 from upgrade_switch.protocols import websocket
 
 # RFC 6455 §1.3 has this pair.
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
-
-_MASK = b"\x37\xfa\x21\x3d"
 
 
 def handshake(*more: bytes, path: bytes = b"/u", without: bytes = b"", line: bytes = b"") -> bytes:
@@ -49,65 +52,13 @@ def instead(name: bytes, *values: bytes) -> bytes:
     return handshake(*(name + b":" + value for value in values), without=name)
 
 
-class Frame(NamedTuple):
-    """A frame, unmasked."""
-
-    opcode: int
-    payload: bytes
-    fin: bool = True
-    rsv: int = 0
-    masked: bool = False
-
-    def build(self, mask: bytes = _MASK) -> bytes:
-        """As it is on the wire; an empty mask is none."""
-        length = len(self.payload)
-        flag = 0x80 if mask else 0
-        head = struct.pack("!B", self.fin << 7 | self.rsv << 4 | self.opcode)
-        if length < 126:
-            head += struct.pack("!B", flag | length)
-        elif length < 65536:
-            head += struct.pack("!BH", flag | 126, length)
-        else:
-            head += struct.pack("!BQ", flag | 127, length)
-        return head + mask + masked(self.payload, mask)
-
-
-def masked(payload: bytes, mask: bytes) -> bytes:
-    """RFC 6455 §5.3; its own inverse."""
-    if not mask:
-        return payload
-    pad = (mask * (len(payload) // 4 + 1))[: len(payload)]
-    number = int.from_bytes(payload, "big") ^ int.from_bytes(pad, "big")
-    return number.to_bytes(len(payload), "big")
-
-
 def frame(payload: bytes, opcode: int = BINARY, **kwargs: Any) -> bytes:
     """A client's frame."""
-    return Frame(opcode, payload, **kwargs).build()
+    return build(Frame(opcode, payload, **kwargs), MASK)
 
 
 def close_frame(code: int, reason: bytes = b"") -> bytes:
     return frame(struct.pack("!H", code) + reason, CLOSE)
-
-
-def parse(data: bytes) -> tuple[Frame | None, bytes]:
-    """The frame in front, None while it is not complete, and what is behind it."""
-    if len(data) < 2:
-        return None, data
-    first, second = data[:2]
-    length, at = second & 0x7F, 2
-    if length >= 126:
-        size = 2 if length == 126 else 8
-        if len(data) < at + size:
-            return None, data
-        length, at = int.from_bytes(data[at : at + size], "big"), at + size
-    mask = data[at : at + 4] if second & 0x80 else b""
-    at += len(mask)
-    if len(data) < at + length:
-        return None, data
-    payload = masked(data[at : at + length], mask)
-    found = Frame(first & 15, payload, bool(first >> 7), first >> 4 & 7, bool(mask))
-    return found, data[at + length :]
 
 
 class RawClient(Recorder):

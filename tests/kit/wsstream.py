@@ -1,6 +1,6 @@
 """
-WebSocket for tests of clients and byte streams: frames by hand, a server that a test plays, and
-protocols that remember what happens to them.
+WebSocket for tests of clients and byte streams: a server that a test plays, and protocols that remember
+what happens to them.
 """
 
 from __future__ import annotations
@@ -14,39 +14,19 @@ from typing import Any, NamedTuple
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.internet.defer import Deferred
 
+from tests.kit import wscodec
 from tests.kit.harness import Recorder, Waiters, field, patient, reactor
 from tests.kit.scripted import Scripted, playing
+from tests.kit.wscodec import CLOSE, MASK, build, parse
 from upgrade_switch import _twisted
 from upgrade_switch.protocols import connect_websocket
 
-MORE, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
-
-MASK = b"\x37\xfa\x21\x3d"
-
-
-def masked_with(mask: bytes, payload: bytes) -> bytes:
-    length = len(payload)
-    key = (mask * (length // 4 + 1))[:length]
-    return (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(length, "big")
-
 
 def frame(
-    opcode: int, payload: bytes = b"", fin: bool = True, masked: bool = False, announced: int = -1
+    opcode: int, payload: bytes = b"", fin: bool = True, masked: bool = False, **kwargs: Any
 ) -> bytes:
-    """A frame (RFC 6455 §5.2); ``announced``: the length that it says it has."""
-    length = len(payload) if announced < 0 else announced
-    mask = 0x80 if masked else 0
-    head = bytes([opcode | (0x80 if fin else 0)])
-    if length < 126:
-        head += bytes([mask | length])
-    elif length < 65536:
-        head += bytes([mask | 126]) + length.to_bytes(2, "big")
-    else:
-        head += bytes([mask | 127]) + length.to_bytes(8, "big")
-    if masked:
-        head += MASK
-        payload = masked_with(MASK, payload)
-    return head + payload
+    """A frame, from a client (masked) or a server; ``announced``: the length that it claims to have."""
+    return build(wscodec.Frame(opcode, payload, fin), MASK if masked else b"", **kwargs)
 
 
 def close(code: int = 1000, masked: bool = False) -> bytes:
@@ -54,7 +34,7 @@ def close(code: int = 1000, masked: bool = False) -> bytes:
 
 
 class Frame(NamedTuple):
-    """A frame that has been received."""
+    """What tests of streams look at in a frame."""
 
     opcode: int
     payload: bytes
@@ -62,28 +42,14 @@ class Frame(NamedTuple):
 
     @property
     def code(self) -> int:
-        """A close frame's code."""
-        assert self.opcode == CLOSE, self
-        return int.from_bytes(self.payload[:2], "big")
+        """The code of a Close frame."""
+        return wscodec.Frame(*self).code
 
 
 def take_frame(data: bytes | bytearray) -> tuple[Frame, int] | None:
-    """The first frame, and how many bytes it takes; None where it is not whole yet."""
-    if len(data) < 2:
-        return None
-    length, at = data[1] & 0x7F, 2
-    if length > 125:
-        size = 2 if length == 126 else 8
-        length, at = int.from_bytes(data[2 : 2 + size], "big"), 2 + size
-    mask = b""
-    if data[1] & 0x80:
-        mask, at = bytes(data[at : at + 4]), at + 4
-    if len(data) < at + length:
-        return None
-    payload = bytes(data[at : at + length])
-    if mask:
-        payload = masked_with(mask, payload)
-    return Frame(data[0] & 0x0F, payload, bool(data[0] & 0x80)), at + length
+    """The first frame, and how many bytes it takes; None while it is not complete."""
+    found, rest = parse(bytes(data))
+    return None if found is None else (Frame(*found[:3]), len(data) - len(rest))
 
 
 async def next_frame(client: Any) -> Frame:

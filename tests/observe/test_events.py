@@ -13,7 +13,7 @@ from OpenSSL.SSL import Error as TLSError
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
@@ -182,6 +182,31 @@ def test_failing_observer(errors: Any) -> None:
     assert client.received == b"data"
     assert notes.all == [("switched", "echo", b"/")]
     errors.take(1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest_twisted.ensureDeferred
+async def test_target_that_raises_at_its_end(listen: Any, errors: Any, kind: str) -> None:
+    """Of the end of a target that raises in connectionLost everybody hears who waits for it, once."""
+
+    class Raising(EchoTarget):
+        def connectionLost(self, reason: Failure = connectionDone) -> None:
+            super().connectionLost(reason)
+            raise ValueError("a target's mistake")
+
+    notes = Notes()
+    factory, targets = factory_of(Raising)
+    listening = await listen(kind, site_of({"echo": factory}, observers=[notes]))
+    client = await listening.connect(Recorder())
+    client.send(upgrade_head())
+    await client.head()
+    empty = listening.site.switched.when_empty()
+    client.transport.loseConnection()
+    await targets[0].is_lost()
+    await turns()
+    assert empty.called
+    assert [note[0] for note in notes.all] == ["switched", "ended"]
+    assert {type(error) for error in errors.take(len(errors))} <= {ValueError}
 
 
 @pytest.fixture

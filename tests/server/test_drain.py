@@ -61,6 +61,34 @@ async def test_drain(listen: Any) -> None:
     assert (drained, len(listening.site.switched)) == ([None], 0)
 
 
+@implementer(IDrainable)
+class Speechless(EchoTarget):
+    """A target that fails to say goodbye."""
+
+    def drain(self) -> None:
+        raise ValueError("no goodbye")
+
+
+@pytest_twisted.ensureDeferred
+async def test_goodbye_that_fails(listen: Any, errors: Any) -> None:
+    """A target that fails to say goodbye keeps no other from it; it is aborted with the rest."""
+    speechless, _ = factory_of(Speechless)
+    polite, _ = factory_of(Polite)
+    clock = Clock()
+    listening = await listen("tcp", site_of({"first": speechless, "then": polite}, reactor=clock))
+    first, then = [await listening.connect(Recorder()) for _ in range(2)]
+    for client, token in ((first, b"first"), (then, b"then")):
+        client.send(upgrade_head(token))
+        assert status(await client.head()) == 101
+    drained = listening.site.drain(5)
+    await then.is_lost()
+    assert then.data == b"goodbye"
+    assert [type(error) for error in errors.take(1)] == [ValueError]
+    clock.advance(5)
+    await first.is_lost()
+    await patient(drained)
+
+
 @pytest_twisted.ensureDeferred
 async def test_service() -> None:
     """A service listens while it runs; when it stops, it drains, and its port is closed."""

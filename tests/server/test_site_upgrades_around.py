@@ -69,6 +69,30 @@ async def test_virtual_host(listen: Any) -> None:
     assert (await upgraded.upgrade(path=path))[2] == plain == b"/t?a=1 example.com 1"
 
 
+class Marking(Resource):
+    """Leaves a mark on each request that comes through here; at its end, they are read."""
+
+    def getChild(self, path: bytes, request: Any) -> IResource:
+        request.requestHeaders.addRawHeader(b"x-mark", b"here")
+        return Marks()
+
+
+class Marks(Resource):
+    isLeaf = True
+
+    def render(self, request: Any) -> bytes:
+        return b", ".join(request.requestHeaders.getRawHeaders(b"x-mark"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_fields_set_on_the_way(listen: Any) -> None:
+    """What is set on a request on its way to the resource is set once on the upgraded one, too."""
+    site = h2c_site()
+    site.resource.putChild(b"marking", Marking())
+    upgraded = await (await listen("tcp", site)).connect(H2Client())
+    assert (await upgraded.upgrade(path=b"/marking/t"))[2] == b"here"
+
+
 @pytest.mark.parametrize("kind", ["tls", "tcp"])
 @pytest_twisted.ensureDeferred
 async def test_tls_is_not_taken_twice(listen: Any, kind: str) -> None:

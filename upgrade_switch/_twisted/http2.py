@@ -30,7 +30,7 @@ from twisted.web._http2 import H2Connection  # noqa: E402
 if TYPE_CHECKING:
     from h2.events import DataReceived, PriorityUpdated, RequestReceived, StreamEnded, StreamReset
 
-    from ..interfaces import CarriedRequest, IUpgradeSite
+    from ..interfaces import CarriedRequest, IStreamTransport, IUpgradeSite
 
 __all__ = ["HTTP2Connection", "are_settings"]
 
@@ -123,8 +123,7 @@ class HTTP2Connection(H2Connection):
     with a request that was upgraded.
     """
 
-    # Any: Twisted's own attribute may be None, and names no producer's methods.
-    transport: Any
+    transport: IStreamTransport
 
     def __init__(
         self,
@@ -140,7 +139,7 @@ class HTTP2Connection(H2Connection):
         :param carried: that request, to be answered on stream 1.
         """
         super().__init__(site.reactor)
-        # What Twisted's proxy sets on the connection that it makes. Any: much of it is not declared.
+        # What Twisted's proxy sets on the connection that it makes, and declares but in part.
         given: Any = self
         given.site = given.factory = site
         given.requestFactory = site.requestFactory

@@ -33,7 +33,6 @@ from twisted.python.usage import UsageError
 from zope.interface import provider
 
 from ..observe.log import SwitchLog
-from ..protocols._tunnel import tunnel
 from .exits import FAILED, SUCCESS, explain, say
 from .reactor import ICommandReactor
 
@@ -55,8 +54,8 @@ _NO_SOCKET = (
 
 def begin_logging(level: Any, log_format: str = "text") -> None:
     """
-    Log to standard error: warnings, switches, tunnels that cannot connect, and this package's messages
-    from a level on.
+    Log to standard error: warnings (of tunnels that cannot connect, for example), switches, and this
+    package's messages from a level on.
 
     :param level: that level, of ``LogLevel``. Messages about what strangers do are below ``warn``.
     :param log_format: one of :data:`LOG_FORMATS`.
@@ -64,8 +63,6 @@ def begin_logging(level: Any, log_format: str = "text") -> None:
     quiet = LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)
     quiet.setLogLevelForNamespace(_PACKAGE, level)
     quiet.setLogLevelForNamespace(SwitchLog.__module__, LogLevel.info)
-    # A tunnel that cannot connect.
-    quiet.setLogLevelForNamespace(tunnel.__module__, LogLevel.info)
     # autobahn warns about what strangers do.
     quiet.setLogLevelForNamespace("autobahn", LogLevel.error)
     observers = []

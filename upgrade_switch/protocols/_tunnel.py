@@ -144,7 +144,7 @@ class _PrefacedTunnelEnd(ConnectingEnd):
 
 
 def _check_endpoint(endpoint: object) -> None:
-    # Any object that can connect will do: a stand-in in a test need not declare its interfaces.
+    # Whatever can connect will do: a stand-in in a test need not declare its interfaces.
     if isinstance(endpoint, type) or not callable(getattr(endpoint, "connect", None)):
         raise InvalidUpgrades(
             f"a tunnel leads to a client endpoint (clientFromString makes one), not {endpoint!r}"

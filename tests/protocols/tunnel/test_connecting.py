@@ -5,6 +5,7 @@ too late.
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,6 +29,7 @@ from tests.kit.farside import KINDS, Collector, Gate, Servers, switched
 from tests.kit.harness import KINDS as NEAR_KINDS
 from tests.kit.harness import Waiters, reactor, site_of, status, turns, upgrade_head
 from upgrade_switch.protocols import tunnel
+from upgrade_switch.splice import Splice, SpliceEnd
 
 Listen = Callable[..., Any]
 
@@ -219,6 +221,27 @@ async def test_client_leaves_while_connecting(
     await gate.until(lambda gate: gate.cancelled == 1)
     await far_is_closed(server, gate)
     assert not listening.site.switched
+
+
+@pytest.mark.parametrize("near", NEAR_KINDS)
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_left(listen: Listen, near: str) -> None:
+    """When the client has left while the tunnel was connecting, reference counting alone frees it."""
+    gate = Gate()
+    listening = await listen(near, site_of({"ssh": tunnel(gate)}))
+    gc.collect()
+    gc.disable()
+    try:
+        client = await listening.connect(Collector())
+        client.send(upgrade_head(b"ssh"))
+        await gate.until(lambda gate: gate.asked == 1)
+        client.transport.abortConnection()
+        await gate.until(lambda gate: gate.cancelled == 1)
+        gate.forget()
+        await turns()
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, Splice | SpliceEnd)]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("far", KINDS)

@@ -1,5 +1,5 @@
 """
-What ``protocols/websocket/_autobahn.py`` and ``_opened.py`` rely on in autobahn: each of these fails
+What ``protocols/_websocket/_autobahn.py`` and ``_opened.py`` rely on in autobahn: each of these fails
 when autobahn changes it.
 """
 
@@ -25,7 +25,8 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
 
-from tests.kit.wsframes import BINARY, Frame, frame, handshake, parse, websocket_site
+from tests.kit.wscodec import BINARY, Frame, parse
+from tests.kit.wsframes import frame, handshake, websocket_site
 from upgrade_switch import UpgradeSite
 from upgrade_switch.errors import UpgradeError
 from upgrade_switch.protocols._websocket import _autobahn
@@ -124,8 +125,8 @@ def test_the_same_state(name: str) -> None:
     ours, theirs = opened_here(factory), opened_by_autobahn(factory)
     mine, its = vars(ours), vars(theirs)
     assert its.keys() - mine.keys() == ONLY_AUTOBAHNS | MADE_LATE
-    assert mine.keys() - its.keys() <= {"_opening", "connectionLost"}
-    assert mine.get("_opening") is None
+    assert mine.keys() - its.keys() <= {"_handshake", "connectionLost"}
+    assert mine.get("_handshake") is None
     differing = {key for key in mine.keys() & its.keys() if mine[key] != its[key]}
     expected = DIFFERENT | ({"autoPingPendingCall"} if name == "pinging" else set())
     assert differing <= expected
@@ -258,7 +259,7 @@ def unconnected(kind: Any, factory: Any) -> Any:
     protocol.transport = StringTransportWithDisconnection()
     protocol.transport.protocol = protocol
     _autobahn.configure(protocol, factory)
-    _autobahn.open_when_connected(protocol, _autobahn.Opening(None, None, {}))
+    _autobahn.open_when_connected(protocol, _autobahn.HandshakeResult(None, None, {}))
     return protocol
 
 

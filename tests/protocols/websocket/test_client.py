@@ -20,13 +20,8 @@ from twisted.web.http_headers import Headers
 from tests.kit.asking import Broken
 from tests.kit.harness import field, patient, reactor, turns
 from tests.kit.scripted import CLIENT_KINDS
+from tests.kit.wscodec import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from tests.kit.wsstream import (
-    BINARY,
-    CLOSE,
-    MORE,
-    PING,
-    PONG,
-    TEXT,
     Remembering,
     answer,
     client_factory,
@@ -230,7 +225,7 @@ async def test_every_split(kind: str) -> None:
         frame(TEXT, b"text")
         + frame(BINARY, b"bin", fin=False)
         + frame(PING, b"!")
-        + frame(MORE, b"ary")
+        + frame(CONTINUATION, b"ary")
         + compressed(b"compressed " * 10)
         + frame(TEXT)
     )

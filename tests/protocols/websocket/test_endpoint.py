@@ -35,7 +35,8 @@ from tests.kit.harness import (
     turns,
 )
 from tests.kit.scripted import CLIENT_KINDS, playing, trusting_agent
-from tests.kit.wsstream import BINARY, TEXT, WebSocketByHand, answer, close, frame, next_frame
+from tests.kit.wscodec import BINARY, TEXT
+from tests.kit.wsstream import WebSocketByHand, answer, close, frame, next_frame
 from tests.peers.test_twisted_clients import Calculator, Greeted, Greeter, Sum, connected, serving
 from upgrade_switch import NotSwitched
 from upgrade_switch.protocols import WebSocketEndpoint, byte_stream, tunnel

@@ -18,8 +18,8 @@ from twisted.protocols.policies import WrappingFactory
 from tests.kit.certificate import SERVER
 from tests.kit.harness import KINDS, patient, site_of, status, turns
 from tests.kit.securing import ask_for_tls, secured
+from tests.kit.wscodec import CLOSE
 from tests.kit.wsframes import (
-    CLOSE,
     Echo,
     close_frame,
     frame,

@@ -22,21 +22,8 @@ from twisted.internet.task import Clock
 
 from tests.kit.asking import Broken
 from tests.kit.harness import KINDS, field, patient, status, turns
-from tests.kit.wsframes import (
-    BINARY,
-    CLOSE,
-    CONTINUATION,
-    PING,
-    PONG,
-    TEXT,
-    Echo,
-    Frame,
-    frame,
-    handshake,
-    raw_client,
-    websocket_factory,
-    websocket_site,
-)
+from tests.kit.wscodec import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame
+from tests.kit.wsframes import Echo, frame, handshake, raw_client, websocket_factory, websocket_site
 
 
 def deflate(offers: Any) -> Any:

@@ -96,8 +96,8 @@ def test_refused_in_a_list(text: Any) -> None:
 
 
 def test_text_in_place_of_a_list() -> None:
-    """A text is no list of its letters."""
-    with pytest.raises(InvalidUpgrades, match="not a text"):
+    """A string is not taken as a list of its letters."""
+    with pytest.raises(InvalidUpgrades, match="not a string"):
         AllowedOrigins("https://example.com")
 
 

@@ -19,7 +19,8 @@ from zope.interface import implementer
 
 from tests.kit.harness import EchoTarget, field, patient, reactor, site_of
 from tests.kit.scripted import trusting_agent
-from tests.kit.wsstream import TEXT, answer, client_factory, frame, next_frame, playing_websocket
+from tests.kit.wscodec import TEXT
+from tests.kit.wsstream import answer, client_factory, frame, next_frame, playing_websocket
 from upgrade_switch import NotSwitched, UpgradePool
 from upgrade_switch.errors import InvalidResponse
 from upgrade_switch.protocols import byte_stream, connect_websocket, websocket

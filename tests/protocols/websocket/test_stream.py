@@ -25,18 +25,8 @@ from tests.kit.harness import (
     turns,
 )
 from tests.kit.prefaced import splits
-from tests.kit.wsstream import (
-    BINARY,
-    MASK,
-    MORE,
-    PING,
-    PONG,
-    TEXT,
-    WebSocketByHand,
-    close,
-    frame,
-    next_frame,
-)
+from tests.kit.wscodec import BINARY, CONTINUATION, MASK, PING, PONG, TEXT
+from tests.kit.wsstream import WebSocketByHand, close, frame, next_frame
 from upgrade_switch.errors import UpgradeError
 from upgrade_switch.protocols import byte_stream
 from upgrade_switch.server.pages import StatusPage
@@ -100,8 +90,8 @@ async def test_every_split(serve: Any) -> None:
         + frame(BINARY, masked=True)
         + frame(BINARY, b"t", fin=False, masked=True)
         + frame(PING, b"?", masked=True)
-        + frame(MORE, fin=False, masked=True)
-        + frame(MORE, b"wo", masked=True)
+        + frame(CONTINUATION, fin=False, masked=True)
+        + frame(CONTINUATION, b"wo", masked=True)
         + frame(BINARY, b"x" * 130, masked=True)
     )
     listening = await serve("tcp", Recorder)
@@ -163,7 +153,7 @@ async def test_many_fragments(serve: Any) -> None:
     (target,) = listening.built
     client.send_frame(BINARY, b"0", fin=False)
     for count in range(1, 300):
-        client.send_frame(MORE, b"%d" % (count % 10), fin=False)
+        client.send_frame(CONTINUATION, b"%d" % (count % 10), fin=False)
     await target.has(300)
     assert target.data == b"0123456789" * 30
 

@@ -15,17 +15,8 @@ from twisted.protocols import tls
 from zope.interface import implementer
 
 from tests.kit.harness import KINDS, SOCKETS, Flood, Waiters, patient, turns
-from tests.kit.wsframes import (
-    BINARY,
-    CLOSE,
-    Echo,
-    Frame,
-    close_frame,
-    frame,
-    raw_client,
-    websocket_factory,
-    websocket_site,
-)
+from tests.kit.wscodec import BINARY, CLOSE, Frame
+from tests.kit.wsframes import Echo, close_frame, frame, raw_client, websocket_factory, websocket_site
 from upgrade_switch import IDrainable
 
 GOING_AWAY = 1001

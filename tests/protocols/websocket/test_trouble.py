@@ -15,15 +15,8 @@ from twisted.internet.interfaces import ILoggingContext
 from zope.interface import alsoProvides
 
 from tests.kit.harness import SOCKETS, Recorder, factory_of, patient, reactor, site_of, turns
-from tests.kit.wsframes import (
-    CLOSE,
-    Echo,
-    close_frame,
-    frame,
-    raw_client,
-    websocket_factory,
-    websocket_site,
-)
+from tests.kit.wscodec import CLOSE
+from tests.kit.wsframes import Echo, close_frame, frame, raw_client, websocket_factory, websocket_site
 from upgrade_switch import IDrainable
 from upgrade_switch.protocols import byte_stream
 from upgrade_switch.protocols._websocket.client import http_url
@@ -99,11 +92,11 @@ async def test_producer_while_waiting_for_room(listen: Any, kind: str) -> None:
     await client.site.until(lambda: True)
     for _ in range(50):
         await turns(1)
-        if protocol._patience is not None:
+        if protocol._backpressure is not None:
             break
-    assert protocol._patience is not None
+    assert protocol._backpressure is not None
     protocol.registerProducer(protocol, True)
-    assert protocol._patience is None
+    assert protocol._backpressure is None
     protocol.sendMessage(b"more", True)
     client.transport.resumeProducing()
     client.send(frame(b"still here"))
@@ -190,6 +183,22 @@ async def test_rest_of_the_segment(listen: Any) -> None:
     for expected in (b"ab", b"abc"):
         target.transport.resumeProducing()
         assert target.data == expected
+
+
+@pytest_twisted.ensureDeferred
+async def test_end_of_the_segment(listen: Any) -> None:
+    """A target that pauses gets the rest of a segment whose end is a goodbye, and then the end."""
+
+    class PausesAtOnce(Recorder):
+        def dataReceived(self, data: bytes) -> None:
+            super().dataReceived(data)
+            self.transport.pauseProducing()
+
+    client, target = await streaming(listen, PausesAtOnce)
+    client.send(frame(b"a") + frame(b"b") + frame(b"c") + close_frame(1000))
+    await target.is_lost()
+    assert target.events == ["made", b"a", b"b", b"c", "lost"]
+    assert target.reason.check(ConnectionDone)
 
 
 @pytest_twisted.ensureDeferred

@@ -151,19 +151,20 @@ class _Remote(FarEnd):
 
     reason: Failure | None = None
     interrupted = False
+    _may_end = False
 
     def interrupt(self) -> None:
         """A signal ends the command. Data that have not arrived yet are lost, which is not reported."""
         if not self.lost:
-            self.interrupted = self._ended = True
+            self.interrupted = self._may_end = True
 
     def readConnectionLost(self) -> None:
-        self._ended = True
+        self._may_end = True
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        expected = self._ended or ISSLTransport.providedBy(self.transport) or self.other.lost
+        expected = self._may_end or ISSLTransport.providedBy(self.transport) or self.other.lost
         if not expected and not reason.check(ConnectionDone):
             self.reason = reason
         super().connectionLost(reason)

@@ -6,12 +6,12 @@ a method of ``twisted.cred.strcred``.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from twisted.cred.checkers import ICredentialsChecker, InMemoryUsernamePasswordDatabaseDontUse
-from twisted.cred.credentials import IUsernamePassword
+from twisted.cred.credentials import ICredentials, IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm, Portal
 from twisted.cred.strcred import InvalidAuthType, makeChecker
@@ -20,6 +20,7 @@ from twisted.python.usage import UsageError
 from twisted.web.guard import BasicCredentialFactory, HTTPAuthSessionWrapper
 from twisted.web.pages import notFound
 from twisted.web.resource import IResource, Resource
+from twisted.web.server import Request
 from zope.interface import implementer
 
 __all__ = ["Guarded", "checker_of", "segments_of"]
@@ -61,19 +62,20 @@ class _AnyOf:
 
     credentialInterfaces = (IUsernamePassword,)
 
-    def __init__(self, checkers: Sequence[Any]) -> None:
+    def __init__(self, checkers: Sequence[ICredentialsChecker]) -> None:
         self._checkers = checkers
 
-    async def _first(self, credentials: Any) -> Any:
+    async def _first(self, credentials: ICredentials) -> bytes | tuple[()]:
         for checker in self._checkers:
             try:
-                return await maybeDeferred(checker.requestAvatarId, credentials)
+                avatar: bytes | tuple[()] = await maybeDeferred(checker.requestAvatarId, credentials)
             except (UnauthorizedLogin, ValueError):
                 # ValueError: the method unix raises it for bytes that are not text, and for NULs.
                 continue
+            return avatar
         raise UnauthorizedLogin
 
-    def requestAvatarId(self, credentials: Any) -> Any:
+    def requestAvatarId(self, credentials: ICredentials) -> Deferred[bytes | tuple[()]]:
         return Deferred.fromCoroutine(self._first(credentials))
 
 
@@ -84,7 +86,9 @@ class _SameForAll:
     def __init__(self, resource: IResource) -> None:
         self._resource = resource
 
-    def requestAvatar(self, avatarId: object, mind: object, *interfaces: Any) -> Any:
+    def requestAvatar(
+        self, avatarId: object, mind: object, *interfaces: object
+    ) -> tuple[type[IResource], IResource, Callable[[], None]]:
         return IResource, self._resource, _nothing
 
 
@@ -104,15 +108,15 @@ class Guarded(Resource):
         super().__init__()
         self._root = root
         # Longest first.
-        self._guards: list[tuple[list[bytes], Any]] = [
+        self._guards: list[tuple[list[bytes], HTTPAuthSessionWrapper]] = [
             (segments_of(path), _guard(root, checkers[path]))
             for path in sorted(checkers, key=lambda path: len(segments_of(path)), reverse=True)
         ]
 
-    def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
+    def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
         # Empty segments and "." must not lead around a guard; nor must an escaped slash or "..", which
         # a resource may take for what they are in the names of files.
-        asked = _parts(b"/".join((path, *request.postpath)))
+        asked = _parts(b"/".join((path, *(request.postpath or ()))))
         if b".." in asked:
             return notFound()
         for segments, guard in self._guards:

@@ -30,6 +30,7 @@ from ...interfaces import (
     IDrainable,
     ILayered,
     ISelective,
+    IStreamTransport,
     ITakesUpgrades,
     IUpgradeRequest,
     IUpgradeSite,
@@ -124,8 +125,7 @@ class _TLSHandshake(Protocol):
     """
 
     layers = (_HTTP,)
-    # Any: Twisted's transports provide several interfaces, of which Protocol declares one.
-    transport: Any
+    transport: IStreamTransport
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ class _TLSHandshake(Protocol):
 
 def tls_required(resource: IResource) -> IResource:
     """
-    Keep a resource, and everything below it, for requests inside TLS. Any other request gets a 426
+    Keep a resource, and everything below it, for requests inside TLS. Every other request gets a 426
     with ``Upgrade: TLS/1.2, HTTP/1.1`` (RFC 2817 §4.2), even if it offers another of the site's own
     upgrades.
 

@@ -1,7 +1,7 @@
 """
-Origins (RFC 6454): where the page comes from that opens a WebSocket.
+Origins (RFC 6454): where a page that opens a WebSocket comes from.
 
-Pure: text in, values out.
+Pure: strings in, values out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ...fields import is_host
 
 __all__ = ["AllowedOrigins", "is_same_origin", "normal_origin"]
 
-ANY = "*"
+_ANY = "*"
 
 # RFC 6454 §7: a serialized origin is "null", or scheme, host and perhaps a port; no path, no user.
 _ORIGIN = re.compile(
@@ -31,12 +31,12 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 @lru_cache(256)
 def normal_origin(text: str) -> str | None:
     """
-    The one spelling of an origin: in lower case, without a default port.
+    The normal spelling of an origin: in lower case, without a default port.
 
-    :return: None for what is no origin.
+    :return: None if the string is not an origin.
     """
     if not text.isascii():
-        # A letter may become an ASCII one in lower case.
+        # The lower case of a letter outside ASCII may be an ASCII letter.
         return None
     lower = text.lower()
     if lower == "null":
@@ -56,10 +56,10 @@ def normal_origin(text: str) -> str | None:
 
 def is_same_origin(origin: str, authority: str) -> bool:
     """
-    Whether an origin is where a request goes: host and port. (A proxy that ends TLS in front of a site
-    changes the scheme.)
+    Whether an origin has the host and port that a request is sent to. The scheme does not count, since
+    a proxy in front of the site may end TLS.
 
-    :param authority: the request's Host.
+    :param authority: the value of the request's Host field.
     """
     scheme, _, _ = origin.partition("://")
     normal = normal_origin(origin)
@@ -67,20 +67,20 @@ def is_same_origin(origin: str, authority: str) -> bool:
 
 
 class AllowedOrigins:
-    """A set of origins; an origin is in it where scheme, host and port are the same."""
+    """A set of origins: an origin is in it if scheme, host and port are the same."""
 
     def __init__(self, origins: Iterable[str]) -> None:
         """
         :param origins: such as ``https://example.com``, ``http://localhost:8080``, ``null``; ``*``
             for any.
-        :raises InvalidUpgrades: for what is no origin.
+        :raises InvalidUpgrades: if one of them is not an origin.
         """
         if isinstance(origins, str):
-            raise InvalidUpgrades(f"allowed_origins is a list of origins, not a text: {origins!r}")
+            raise InvalidUpgrades(f"allowed_origins is a list of origins, not a string: {origins!r}")
         self._any = False
         self._origins = set()
         for origin in origins:
-            if origin == ANY:
+            if origin == _ANY:
                 self._any = True
                 continue
             normal = normal_origin(origin) if isinstance(origin, str) else None
