@@ -291,6 +291,9 @@ class Listening:
         """A connected client; behind the PROXY protocol, its line has been sent."""
         client = HalfCloseRecorder() if client is None else client
         await connected(self.endpoint, client)
+        if self.kind in ("tcp", "tls", "proxy"):
+            # Else the second of two parts waits 40 ms for the server's kernel to acknowledge the first.
+            _twisted.bottom(client.transport).setTcpNoDelay(True)
         self.clients.append(client)
         if self.kind == "proxy":
             client.send(PROXY_LINE)
