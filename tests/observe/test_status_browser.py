@@ -106,7 +106,7 @@ async def test_declined(browser: Browser) -> None:
                 "other",
                 "/echo",
                 address(client),
-                "unknown token",
+                "unknown token: available: echo",
             ]
             assert ineligible[1:3] == ["", "/echo"]
             assert ineligible[4] == "ineligible: Connection does not name upgrade"

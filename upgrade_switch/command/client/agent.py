@@ -213,8 +213,8 @@ def why(reason: Failure, headers: Headers) -> str:
     :param headers: the fields that the request was sent with.
     """
     cause = cause_of(reason)
-    if isinstance(cause, NotSwitched) and cause.response.code == 401:
-        return f"{_unauthorized(cause, headers.hasHeader(b'authorization'))}: {cause}"
+    if isinstance(cause, NotSwitched):
+        return _why_not_switched(cause, headers)
     if isinstance(cause, VerificationError):
         return "the server's certificate is not trusted: it is for another name"
     if isinstance(cause, CertificateError):
@@ -225,6 +225,18 @@ def why(reason: Failure, headers: Headers) -> str:
             return f"the server's certificate is not trusted: {said}"
         return f"the TLS handshake failed: {said}"
     return explain(reason)
+
+
+def _why_not_switched(error: NotSwitched, headers: Headers) -> str:
+    response = error.response
+    if response.code == 401:
+        return f"{_unauthorized(error, headers.hasHeader(b'authorization'))}: {error}"
+    if response.code == 426:
+        return f"{error}; a proxy on the way may have dropped the Upgrade field"
+    location = (response.headers.getRawHeaders(b"location") or [b""])[0].decode("latin-1")
+    if 300 <= response.code < 400 and location:
+        return f"{error}; it redirects to {location}"
+    return str(error)
 
 
 def _unauthorized(error: NotSwitched, was_sent: bool) -> str:
