@@ -107,7 +107,7 @@ async def test_status(read: Any) -> None:
     for name in (
         line.split("`")[1] for line in reader.lines() if line.startswith("| `upgrade_switch_")
     ):
-        assert f"\n{name}{{" in metrics
+        assert f"\n# TYPE {name} " in metrics
     await closes(client)
 
 

@@ -31,6 +31,7 @@ from zope.interface import implementer
 from ...client.pool import UpgradePool
 from ...errors import NotSwitched, cause_of
 from ...fields import is_host, is_token
+from ...negotiation import Offer
 from ..exits import explain
 from ..reactor import ICommandReactor
 
@@ -206,15 +207,16 @@ def agent_with(reactor: ICommandReactor, policy: IPolicyForHTTPS | None) -> IAge
     return Agent(reactor, HostnameCachingHTTPSPolicy(policy), pool=UpgradePool(reactor))
 
 
-def why(reason: Failure, headers: Headers) -> str:
+def why(reason: Failure, headers: Headers, token: str) -> str:
     """
     Why there is no connection, in one sentence.
 
     :param headers: the fields that the request was sent with.
+    :param token: what it asked for.
     """
     cause = cause_of(reason)
     if isinstance(cause, NotSwitched):
-        return _why_not_switched(cause, headers)
+        return _why_not_switched(cause, headers, token)
     if isinstance(cause, VerificationError):
         return "the server's certificate is not trusted: it is for another name"
     if isinstance(cause, CertificateError):
@@ -227,12 +229,13 @@ def why(reason: Failure, headers: Headers) -> str:
     return explain(reason)
 
 
-def _why_not_switched(error: NotSwitched, headers: Headers) -> str:
+def _why_not_switched(error: NotSwitched, headers: Headers, token: str) -> str:
     response = error.response
     if response.code == 401:
         return f"{_unauthorized(error, headers.hasHeader(b'authorization'))}: {error}"
-    if response.code == 426:
-        return f"{error}; a proxy on the way may have dropped the Upgrade field"
+    if response.code == 426 and token in Offer.parse(response.headers.getRawHeaders(b"upgrade") or ()):
+        # The server has what it was asked for, and asks for it: the request did not say so there.
+        return f"{error}; a proxy on the way may have dropped the request's Upgrade field"
     location = (response.headers.getRawHeaders(b"location") or [b""])[0].decode("latin-1")
     if 300 <= response.code < 400 and location:
         return f"{error}; it redirects to {location}"

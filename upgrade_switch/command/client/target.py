@@ -163,7 +163,7 @@ class TargetOptions(CommandOptions):
 
     def why(self, reason: Failure) -> str:
         """Why a connection to the target has failed, in one sentence."""
-        return why(reason, self.headers)
+        return why(reason, self.headers, self.target.token)
 
 
 def parse_target(arguments: tuple[str, ...]) -> Target:
