@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, MutableSet, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple, TypeAlias
+from typing import IO, Any, NamedTuple, TypeAlias
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -32,6 +32,7 @@ from .negotiation import Offer, UpgradeToken
 __all__ = [
     "Acceptor",
     "Answer",
+    "CarriedRequest",
     "ConnectAcceptor",
     "Declined",
     "ICountsBytes",
@@ -210,6 +211,17 @@ class ISwitchedConnection(Interface):
         """End the connection at once; what waits to be sent is lost. Harmless when it is over."""
 
 
+class CarriedRequest(NamedTuple):
+    """What a request asks for, to be answered in the protocol that its connection switches to."""
+
+    method: bytes
+    target: bytes
+    """The request target, as it was sent."""
+    fields: list[tuple[bytes, bytes]]
+    content: IO[bytes]
+    """The content, positioned at its end; whoever has this closes it."""
+
+
 class SwitchHead(NamedTuple):
     """The head of the response that ends HTTP: a 101, or a 200 to CONNECT."""
 
@@ -277,6 +289,8 @@ class IUpgradeSite(Interface):
     observers: Sequence[ISwitchObserver] = Attribute("Who is told of what happens to upgrades.")
     accept_timeout: float | None = Attribute("How many seconds an acceptor may take.")
     head_timeout: float | None = Attribute("How many seconds a request's head may take to arrive.")
+    timeOut: float | None = Attribute("How many seconds a connection may be idle between requests.")
+    requestFactory: Callable[..., Any] = Attribute("What makes the requests of its connections.")
     switched: Any = Attribute("The connections that are switched (``server.switched``).")
     deciding: MutableSet[Any] = Attribute("The decisions that acceptors are still at work on.")
 

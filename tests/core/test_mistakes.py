@@ -1,4 +1,4 @@
-"""What is given wrongly is told where it is given, in a line that says what to give."""
+"""A wrong argument is refused where it is given, in a line that says what to give."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from twisted.web.server import Site
 
 from tests.kit.asking import kind_of
 from tests.kit.certificate import AUTHORITY, SERVER
-from tests.kit.commands import PATIENCE
 from tests.kit.harness import EchoTarget, reactor
 from upgrade_switch import UpgradeResource, UpgradeService, UpgradeSite
 from upgrade_switch.errors import InvalidArgument, InvalidPrefaces, InvalidUpgrades, UpgradeError
@@ -44,7 +43,7 @@ MAKERS = {
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_forgotten_parentheses(name: str) -> None:
-    """What makes acceptors is no acceptor: neither for a token nor for CONNECT."""
+    """A function that makes acceptors is refused in place of one, for a token and for CONNECT."""
     for give in (
         lambda: UpgradeResource({"x": MAKERS[name]}),
         lambda: UpgradeSite(Resource(), upgrades={"x": MAKERS[name]}),
@@ -54,9 +53,9 @@ def test_forgotten_parentheses(name: str) -> None:
             give()
 
 
-def test_module_in_the_place_of_its_function() -> None:
-    """Nor is the module, which can be called as its function can."""
-    with pytest.raises(InvalidUpgrades, match=r"'h2c': h2c makes acceptors"):
+def test_module_in_place_of_its_function() -> None:
+    """A module is not an acceptor."""
+    with pytest.raises(InvalidUpgrades, match=r"'h2c': neither an IProtocolFactory nor a callable"):
         UpgradeSite(Resource(), upgrades={"h2c": sys.modules[h2c.__module__]})  # type: ignore[dict-item]
 
 
@@ -65,7 +64,7 @@ def test_module_in_the_place_of_its_function() -> None:
 )
 def test_wrong_arguments(wrong: Any) -> None:
     """An acceptor is called with two arguments."""
-    with pytest.raises(InvalidUpgrades, match=r"'x': .* not to be called with \(request, token\)"):
+    with pytest.raises(InvalidUpgrades, match=r"'x': .* cannot be called with \(request, token\)"):
         UpgradeResource({"x": wrong})
     with pytest.raises(InvalidUpgrades, match=r"'connect': .* with \(request, authority\)"):
         UpgradeSite(Resource(), connect=wrong)
@@ -76,20 +75,20 @@ def test_wrong_arguments(wrong: Any) -> None:
     [lambda r, t: None, lambda *a: None, lambda r, t, more=1: None, min, print, Resource().putChild],
 )
 def test_right_arguments(right: Any) -> None:
-    """Whatever takes two is taken, and what does not tell how it is called."""
+    """Any callable that takes two arguments is an acceptor, and any that does not say what it takes."""
     UpgradeResource({"x": right})
     UpgradeSite(Resource(), connect=right)
 
 
 @pytest.mark.parametrize("wrong", [[b"SSH-"], b"SSH-", "SSH-", [(b"SSH-", Factory())], 7])
 def test_prefaces_that_are_no_mapping(wrong: Any) -> None:
-    """Prefaces are a mapping."""
+    """Prefaces that are not a mapping are refused."""
     with pytest.raises(InvalidPrefaces, match="not a mapping"):
         UpgradeSite(Resource(), prefaces=wrong)
 
 
 def test_prefaces_of_nothing() -> None:
-    """No prefaces is none."""
+    """A site may have no prefaces."""
     UpgradeSite(Resource(), prefaces={})
     UpgradeSite(Resource(), prefaces=None)
 
@@ -104,20 +103,20 @@ def test_prefaces_of_nothing() -> None:
     ids=["protocol", "acceptor", "text"],
 )
 def test_preface_without_a_factory(wrong: Any, hint: str) -> None:
-    """Who gives something else is told what to give."""
+    """A preface that leads to something else than a factory is refused, with a hint at what to give."""
     with pytest.raises(InvalidPrefaces, match=hint):
         UpgradeSite(Resource(), prefaces={b"SSH-": wrong})
 
 
 @pytest.mark.parametrize("wrong", [SwitchLog(), [SwitchLog], ["x"], [print], [StatusResource], [None]])
 def test_observers(wrong: Any) -> None:
-    """Observers are several, each with the three methods."""
+    """Observers that are not a list of objects with the three methods are refused."""
     with pytest.raises(InvalidArgument):
         UpgradeSite(Resource(), observers=wrong)
 
 
 def test_service() -> None:
-    """A service has an endpoint and an UpgradeSite."""
+    """A service without an endpoint, or without an UpgradeSite, is refused."""
     endpoint = TCP4ServerEndpoint(reactor, 0)
     with pytest.raises(InvalidArgument, match="no server endpoint"):
         UpgradeService("tcp:0", UpgradeSite(Resource()))  # type: ignore[arg-type]
@@ -134,14 +133,14 @@ def test_policy(wrong: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [b"x", None, Resource])
 def test_tls_required_around_nothing(wrong: Any) -> None:
-    """What is for requests inside TLS only is a resource."""
-    with pytest.raises(InvalidArgument, match="no IResource"):
+    """tls_required refuses everything but a resource."""
+    with pytest.raises(InvalidArgument, match="not an IResource"):
         tls_required(wrong)
 
 
 @pytest.mark.parametrize("way_in", ["TLS", "TLS/1.2", None])
 def test_tls_required_without_tls(way_in: str | None) -> None:
-    """Where no upgrade leads to TLS, a warning says so, once."""
+    """If no upgrade leads to TLS, a single warning says so."""
     warned: list[Any] = []
 
     def observe(event: Any) -> None:
@@ -160,28 +159,29 @@ def test_tls_required_without_tls(way_in: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "lacks", "extra"),
+    ("wanted", "lacks", "extra"),
     [
-        ("protocols.h2c", "h2", "http2"),
-        ("protocols.websocket", "autobahn", "websocket"),
-        ("metrics", "prometheus_client", "metrics"),
+        ("protocols import h2c", "h2", "http2"),
+        ("protocols import websocket", "autobahn", "websocket"),
+        ("protocols import *", "autobahn", "websocket"),
+        ("observe.metrics import MetricsResource", "prometheus_client", "metrics"),
     ],
 )
-def test_missing_extra(module: str, lacks: str, extra: str) -> None:
-    """Where an extra is not installed, the import says which."""
+def test_missing_extra(wanted: str, lacks: str, extra: str) -> None:
+    """Without its extra, an import raises MissingExtra, which says how to install it."""
     code = (
         f"import sys; sys.modules[{lacks!r}] = None\n"
         "from upgrade_switch.errors import MissingExtra\n"
-        f"try: import upgrade_switch.{module}\n"
+        f"try:\n    from upgrade_switch.{wanted}\n"
         "except MissingExtra as error: print(error)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.endswith(f": pip install 'upgrade_switch[{extra}]'\n")
 
 
 def test_one_tree() -> None:
-    """Such mistakes are the package's errors, and TypeErrors."""
+    """A mistake in an argument is an UpgradeError, and a TypeError."""
     assert issubclass(InvalidArgument, UpgradeError)
     assert issubclass(InvalidArgument, TypeError)

@@ -10,6 +10,7 @@ from .check import check
 # First: the imports below would fail with less helpful messages.
 check()
 
+from .endpoints import endpoint_text  # noqa: E402 - behind the check
 from .transports import (  # noqa: E402 - behind the check
     PauseWatch,
     Slot,
@@ -58,6 +59,7 @@ __all__ = [
     "client_request",
     "content_received",
     "detach_flow_control",
+    "endpoint_text",
     "fix_http11",
     "forget_encoder",
     "has_begun_line",

@@ -58,6 +58,11 @@ NEEDED = (
         ),
     ),
     Need("twisted.protocols.tls", "TLSMemoryBIOProtocol", ("_appSendBuffer",)),
+    Need("twisted.internet.endpoints", "TCP4ClientEndpoint", ("_host", "_port")),
+    Need("twisted.internet.endpoints", "TCP6ClientEndpoint", ("_host", "_port")),
+    Need("twisted.internet.endpoints", "SSL4ClientEndpoint", ("_host", "_port")),
+    Need("twisted.internet.endpoints", "UNIXClientEndpoint", ("_path",)),
+    Need("twisted.internet.endpoints", "_WrapperEndpoint", ("_wrappedEndpoint",)),
     Need("twisted.protocols.policies", "ProtocolWrapper", ("disconnecting", "wrappedProtocol")),
     Need(
         "twisted.protocols.tls",

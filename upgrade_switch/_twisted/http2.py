@@ -1,10 +1,12 @@
 """
-What is private in Twisted's HTTP/2, which has no public way in but ALPN's. Not imported by the package
-itself: it needs what the extra ``http2`` brings.
+What is private in Twisted's HTTP/2, whose only public way in is ALPN. ``_twisted/__init__.py`` does not
+import this module, since it needs what the extra ``http2`` brings.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,8 +28,9 @@ check(HTTP2)
 from twisted.web._http2 import H2Connection  # noqa: E402
 
 if TYPE_CHECKING:
-    from ..server.request import CarriedRequest
-    from ..server.site import UpgradeSite
+    from h2.events import DataReceived, PriorityUpdated, RequestReceived, StreamEnded, StreamReset
+
+    from ..interfaces import CarriedRequest, IUpgradeSite
 
 __all__ = ["HTTP2Connection", "are_settings"]
 
@@ -36,8 +39,8 @@ _log = Logger()
 
 def are_settings(value: bytes) -> bool:
     """
-    Whether a base64url text is the payload of a SETTINGS frame with valid settings: what a
-    connection's first minute would make of it is tried out.
+    Whether a base64url string is the payload of a SETTINGS frame with valid settings. A connection that
+    is made for this alone tries it out.
     """
     machine = StateMachine(H2Configuration(client_side=False))
     try:
@@ -47,38 +50,40 @@ def are_settings(value: bytes) -> bool:
     return True
 
 
-# How many bytes of answers a client gets that has not begun HTTP/2: one DATA frame (RFC 9113 §4.2).
-# curl has a buffer of 32 KiB for all that comes with the 101, and fails when that is full.
-_MOST_BEFORE = 2**14
+# How many bytes of answers are sent before the client has begun to speak HTTP/2: one DATA frame (RFC
+# 9113 §4.2). curl has a buffer of 32 KiB for everything that comes with the 101, and fails when it is
+# full.
+_MOST_BEFORE_PREFACE = 2**14
 
-# How many bytes of an answer its producer may be ahead of what is sent, however wide the window is.
+# How many bytes an answer's producer may be ahead of what has been sent, however wide the window is.
 _MOST_AHEAD = 2**16
 
 
 def _is_over(conn: StateMachine, stream_id: int) -> bool:
     """
-    Whether nothing can be sent on a stream any more. h2 has read all that comes in one segment when
-    Twisted hears of the first event in it: a reset, or the connection's end, may be among the rest.
+    Whether nothing can be sent on a stream any more. When Twisted hears of the first event in a
+    segment, h2 has read the whole segment: a reset, or the connection's end, may be in the rest.
     """
     stream = conn.streams.get(stream_id)
     return conn.state_machine.state is ConnectionState.CLOSED or stream is None or stream.closed
 
 
-class _Order(PriorityTree):
+class _SendableStreams(PriorityTree):
     """
-    Which stream's turn it is: one that may send. Twisted's loop would go round without an end where a
-    window is closed, keeping the idle timer from ever firing, and fail where it is less than that.
+    Says which stream sends next, among those that may send. If Twisted's loop were given one whose
+    window is closed, it would go round for ever and keep the idle timer from firing; if the window is
+    negative, it would fail.
 
-    :ivar has_begun: whether the client has.
-    :ivar latest: the stream whose turn it was.
+    :ivar client_has_begun: whether the client has sent anything in HTTP/2.
+    :ivar latest: the stream that was named last.
     """
 
-    def __init__(self, conn: StateMachine, queues: dict[int, Any]) -> None:
+    def __init__(self, conn: StateMachine, queues: dict[int, deque[object]]) -> None:
         super().__init__()
         self._conn = conn
         self._queues = queues
         self._sent = 0
-        self.has_begun = False
+        self.client_has_begun = False
         self.latest = 0
 
     def __next__(self) -> int:
@@ -94,52 +99,54 @@ class _Order(PriorityTree):
             return False
         first = self._queues[stream][0]
         if not isinstance(first, bytes) or not first:
-            # The end, which needs no window.
+            # The end of the stream, which needs no window.
             return True
-        size = min(len(first), _MOST_BEFORE, self._conn.local_flow_control_window(stream))
+        size = min(len(first), _MOST_BEFORE_PREFACE, self._conn.local_flow_control_window(stream))
         if size <= 0:
             return False
-        if self.has_begun:
+        if self.client_has_begun:
             return True
         self._sent += size
-        return self._sent <= _MOST_BEFORE
+        return self._sent <= _MOST_BEFORE_PREFACE
 
 
-class _Opened(NamedTuple):
-    """What Twisted's connection wants to know of a new stream."""
+class _UpgradedRequest(NamedTuple):
+    """The upgraded request, in place of the event (h2's ``RequestReceived``) of one that has come."""
 
     stream_id: int
-    headers: list[tuple[bytes, bytes]]
+    headers: Sequence[tuple[bytes, bytes]]
 
 
 class HTTP2Connection(H2Connection):
     """
-    Twisted's HTTP/2 for a site, on a connection that ALPN has not named: begun with prior knowledge,
-    or with a request that was upgraded.
+    Twisted's HTTP/2 for a site, on a connection without ALPN: it has begun with prior knowledge, or
+    with a request that was upgraded.
     """
 
+    # Any: Twisted's own attribute may be None, and names no producer's methods.
     transport: Any
 
     def __init__(
         self,
-        site: UpgradeSite,
+        site: IUpgradeSite,
         settings: bytes = b"",
-        headers: list[tuple[bytes, bytes]] | None = None,
+        headers: Sequence[tuple[bytes, bytes]] | None = None,
         carried: CarriedRequest | None = None,
     ) -> None:
         """
+        :param site: answers the requests, and has the clock.
         :param settings: the value of the request's HTTP2-Settings field.
         :param headers: the upgraded request's pseudo-header fields and fields (RFC 9113 §8.3).
         :param carried: that request, to be answered on stream 1.
         """
         super().__init__(site.reactor)
-        # What Twisted's proxy sets on the connection that it makes.
+        # What Twisted's proxy sets on the connection that it makes. Any: much of it is not declared.
         given: Any = self
         given.site = given.factory = site
         given.requestFactory = site.requestFactory
         given.timeOut = site.timeOut
         given.callLater = site.reactor.callLater
-        given.priority = _Order(self.conn, self._outboundStreamQueues)
+        given.priority = _SendableStreams(self.conn, self._outboundStreamQueues)
         self._settings = settings
         self._headers = headers
         self._carried = carried
@@ -149,36 +156,35 @@ class HTTP2Connection(H2Connection):
         return "HTTP/2"
 
     def connectionMade(self) -> None:
-        transport: Any = self.transport
         self.setTimeout(self.timeOut)
         if self._headers is None:
             self.conn.initiate_connection()
         else:
             self.conn.initiate_upgrade_connection(self._settings)
-        transport.write(self.conn.data_to_send())
-        # As Twisted's proxy does it for a connection of ALPN's.
-        transport.registerProducer(self, True)
+        self.transport.write(self.conn.data_to_send())
+        # As Twisted's proxy does when ALPN has chosen HTTP/2.
+        self.transport.registerProducer(self, True)
         headers, self._headers = self._headers, None
         carried, self._carried = self._carried, None
         if headers is not None and carried is not None:
-            self._requestReceived(_Opened(1, headers))
+            self._requestReceived(_UpgradedRequest(1, headers))
             stream = self.streams[1]
             stream._request.content.close()
             stream._request.content = carried.content
             stream.requestComplete()
 
     def dataReceived(self, data: bytes) -> None:
-        self.priority.has_begun = True
+        self.priority.client_has_begun = True
         try:
             super().dataReceived(data)
         except H2Error:
-            # What Twisted does not see coming is no reason for a traceback that strangers can order.
+            # Twisted does not expect it, and would log a traceback whenever a stranger wants it to.
             self.transport.abortConnection()
         if self._stillProducing:
             self._go_on()
 
     def _go_on(self) -> None:
-        """Windows may have been opened, by SETTINGS too: send what has waited for that."""
+        """Windows may have been opened, also by SETTINGS: send what has waited for that."""
         for stream in tuple(self.streams.values()):
             stream.windowUpdated()
         waiting = [stream_id for stream_id, queue in self._outboundStreamQueues.items() if queue]
@@ -188,7 +194,7 @@ class HTTP2Connection(H2Connection):
             d, self._sendingDeferred = self._sendingDeferred, None
             d.callback(None)
 
-    def _sendPrioritisedData(self, *args: Any) -> None:
+    def _sendPrioritisedData(self, *args: object) -> None:
         super()._sendPrioritisedData(*args)
         stream = self.streams.get(self.priority.latest)
         if stream is not None:
@@ -197,24 +203,24 @@ class HTTP2Connection(H2Connection):
     def remainingOutboundWindow(self, streamID: int) -> int:
         if self._is_over(streamID):
             return 0
-        # What Twisted asks for when it pauses producers, and resumes them. It looks at the window
-        # alone, which may be gigabytes wide for a client that reads nothing.
+        # Twisted asks this to pause and resume producers. It would look at the window alone, which may
+        # be gigabytes wide although the client reads nothing.
         room: int = super().remainingOutboundWindow(streamID)
         return room - max(self.conn.local_flow_control_window(streamID) - _MOST_AHEAD, 0)
 
-    def _handlePriorityUpdate(self, event: Any) -> None:
-        # Deprecated by RFC 9113 §5.3.2, and a tree that strangers make as deep as they like.
+    def _handlePriorityUpdate(self, event: PriorityUpdated) -> None:
+        # RFC 9113 §5.3.2 deprecates them; and strangers could make the tree as deep as they like.
         pass
 
-    def _requestReceived(self, event: Any) -> None:
+    def _requestReceived(self, event: RequestReceived | _UpgradedRequest) -> None:
         names = [name for name, _ in event.headers]
         if b":path" in names:
             super()._requestReceived(event)
         elif not self._is_over(event.stream_id):
-            # CONNECT, which no resource answers (RFC 9113 §8.5).
+            # A CONNECT, which no resource answers (RFC 9113 §8.5).
             self.conn.reset_stream(event.stream_id, ErrorCodes.REFUSED_STREAM)
 
-    # Where a stream is over already, Twisted hears of that next.
+    # If a stream is over already, Twisted hears of that next; until then, it goes on as if it were not.
 
     def _is_over(self, streamID: int) -> bool:
         return _is_over(self.conn, streamID)
@@ -231,17 +237,17 @@ class HTTP2Connection(H2Connection):
         if not self._is_over(streamID):
             super().abortRequest(streamID)
 
-    def _requestDataReceived(self, event: Any) -> None:
+    def _requestDataReceived(self, event: DataReceived) -> None:
         if event.stream_id in self.streams:
             super()._requestDataReceived(event)
         else:
             self.openStreamWindow(event.stream_id, event.flow_controlled_length)
 
-    def _requestEnded(self, event: Any) -> None:
+    def _requestEnded(self, event: StreamEnded) -> None:
         if not self._is_over(event.stream_id):
             super()._requestEnded(event)
 
-    def _requestAborted(self, event: Any) -> None:
+    def _requestAborted(self, event: StreamReset) -> None:
         self._stop_producer(event.stream_id)
         if event.stream_id in self.streams:
             super()._requestAborted(event)
@@ -252,8 +258,8 @@ class HTTP2Connection(H2Connection):
 
     def _stop_producer(self, streamID: int) -> None:
         """
-        Tell what produces an answer that nobody wants it any more, as transports do. In answer to that
-        it may end others.
+        Tell an answer's producer that nobody wants the answer any more, as transports do. The producer
+        may end other streams when it hears of it.
         """
         stream = self.streams.get(streamID)
         producer = None if stream is None else stream.producer
@@ -265,29 +271,34 @@ class HTTP2Connection(H2Connection):
             _log.failure("{producer} failed to stop", producer=producer)
 
     def writeHeaders(
-        self, version: bytes, code: bytes, reason: bytes, headers: Any, streamID: int
+        self,
+        version: bytes,
+        code: bytes,
+        reason: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        streamID: int,
     ) -> None:
         if self._is_over(streamID):
             return
-        # RFC 9113 §8.2.1: one such field, and the whole connection would end.
+        # RFC 9113 §8.2.1: a single field with a CR, LF or NUL would end the whole connection.
         clean = [(name, one_line(value)) for name, value in headers]
         super().writeHeaders(version, code, reason, clean, streamID)
 
     def timeoutConnection(self) -> None:
-        # HTTP/1.1's idle timer stands still while a request is being answered.
+        # As with HTTP/1.1, whose idle timer stands still while a request is being answered.
         if any(map(self._is_being_answered, self.streams)):
             self.setTimeout(self.timeOut)
         else:
             super().timeoutConnection()
 
     def _is_being_answered(self, streamID: int) -> bool:
-        """Whether it is this side's turn: the request is complete, and its answer could be sent."""
+        """Whether the request is complete, and more of its answer could be sent."""
         request = self.streams[streamID]._request
         complete = request.path is not None and not request.finished
         return complete and self.conn.local_flow_control_window(streamID) > 0
 
     def drain(self) -> None:
-        """Say goodbye (RFC 9113 §6.8), now or when the last of the requests at hand is answered."""
+        """Send GOAWAY and close (RFC 9113 §6.8) as soon as all requests that have come are answered."""
         if not self._draining:
             self._draining = True
             self._go_away_if_idle()
@@ -295,7 +306,7 @@ class HTTP2Connection(H2Connection):
     def _requestDone(self, streamID: int) -> None:
         super()._requestDone(streamID)
         if self._draining:
-            # Not now: the frame that ended a stream may have a new request behind it.
+            # Not now: a new request may follow the frame that has ended this stream.
             self._reactor.callLater(0, self._go_away_if_idle)
 
     def _go_away_if_idle(self) -> None:
@@ -309,8 +320,8 @@ class HTTP2Connection(H2Connection):
 
     def _send_the_rest(self) -> None:
         """
-        Write what waits for a transport that is full: this is the end, and nobody will tell when it is
-        not full any more. A transport that has a producer would wait for that, and not close.
+        Write what waits because the transport is full: nothing is sent after this. The producer is
+        taken off, since a transport that has one does not close before the producer is done.
         """
         waiting = b"".join(self._bufferedControlFrames)
         self._bufferedControlFrames.clear()
@@ -323,12 +334,13 @@ class HTTP2Connection(H2Connection):
             self._stop_producer(stream_id)
         super().connectionLost(reason, _cancelTimeouts)
         if not _cancelTimeouts:
-            # Not lost yet: it is being closed.
+            # The connection is not lost yet: it is being closed.
             self._send_the_rest()
         carried, self._carried = self._carried, None
         if carried is not None:
             carried.content.close()
-        # What waits for more to send, or for room, would keep the connection until a collection.
+        # These wait for more to send, or for room; they refer to this object, and would keep it until
+        # the garbage collector runs.
         self._sendingDeferred = None
         if _cancelTimeouts:
             self._consumerBlocked = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 from weakref import ref
 
 from twisted.internet import interfaces
@@ -268,7 +268,7 @@ def wait_for_room(transport: IStreamTransport, resume: Callable[[], None]) -> Wr
     return backpressure
 
 
-def is_half_closeable(transport: object) -> bool:
+def is_half_closeable(transport: object) -> TypeGuard[interfaces.ITCPTransport]:
     """
     Whether one direction of a transport can be ended alone. Wrappers cannot: they pass
     ``loseWriteConnection`` on to the socket beneath, which cuts off what a TLS layer still has to say.

@@ -1,8 +1,8 @@
 """
-What connections are switched to.
+The protocols that connections are switched to.
 
-Each name is looked up when it is asked for, since some need an extra
-(:class:`~upgrade_switch.errors.MissingExtra` says which).
+Each name is imported when it is asked for (PEP 562), since some need an extra; if that is not
+installed, :class:`~upgrade_switch.errors.MissingExtra` says which.
 """
 
 from importlib import import_module
@@ -53,7 +53,7 @@ def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
-    # The next time, Python finds it by itself.
+    # From now on, Python finds it without asking this function.
     globals()[name] = value
     return value
 

@@ -2,10 +2,10 @@
 :func:`h2c`: HTTP/2 without TLS, by upgrade and with prior knowledge (RFC 7540 §3.2, RFC 9113 §3.3), on
 Twisted's own HTTP/2. Needs the extra ``http2``.
 
-It is off unless asked for. RFC 9113 has dropped the upgrade: browsers never spoke it, and where a proxy
-in front passes ``Upgrade: h2c`` on without understanding it, a stranger gets a connection to this
-server on which the proxy sees nothing any more, and none of its rules holds. Have it where clients
-connect directly, or where the proxy is known to take Upgrade out.
+A site does not have it unless it asks for it. RFC 9113 has dropped the upgrade, and browsers never
+spoke it. If a proxy in front of the site passes ``Upgrade: h2c`` on without understanding it, a
+stranger gets a connection to this server that the proxy cannot look into, so that none of the proxy's
+rules hold. Use it if clients connect directly, or if the proxy is known to remove Upgrade.
 """
 
 from __future__ import annotations
@@ -19,10 +19,17 @@ from zope.interface import implementer
 
 from .._extras import needs_extra
 from ..fields import connection_options
-from ..interfaces import Acceptor, IDrainable, IPrefaced, ISelective
+from ..interfaces import (
+    Acceptor,
+    CarriedRequest,
+    IDrainable,
+    IPrefaced,
+    ISelective,
+    IUpgradeRequest,
+    IUpgradeSite,
+)
 from ..negotiation import UpgradeToken
-from ..server.request import CarriedRequest, UpgradeRequest
-from ..server.site import UpgradeSite
+from ..server.request import UpgradeRequest
 
 with needs_extra("http2"):
     from .._twisted.http2 import HTTP2Connection, are_settings
@@ -34,11 +41,12 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 _SETTINGS = b"HTTP2-Settings"
 
-# RFC 7540 §3.2.1: base64url without padding. A setting has six bytes, so eight of these; there are six
-# settings in RFC 9113, and each costs time.
+# RFC 7540 §3.2.1: base64url without padding. A setting has six bytes, which are eight characters here.
+# RFC 9113 knows six settings; the limit is there because each costs time.
 _BASE64URL = re.compile(rb"(?:[A-Za-z0-9_-]{8}){1,64}\Z")
 
-# RFC 9113 §8.2.2, §8.3.1: fields of the connection that is left. The client has had its 100 (Continue).
+# Fields about the connection, which HTTP/2 does not have (RFC 9113 §8.2.2, §8.3.1). Expect is among
+# them, since the client has had its 100 (Continue).
 _LEFT_BEHIND = (
     _SETTINGS,
     b"Connection",
@@ -52,13 +60,16 @@ _LEFT_BEHIND = (
 
 def h2c(prior_knowledge: bool = True) -> Acceptor:
     """
-    An acceptor for ``UpgradeSite(upgrades={"h2c": h2c()})``: the request is answered on stream 1 by
-    the site's resource tree, as are all further ones. The connection stays the site's.
+    An acceptor for ``UpgradeSite(upgrades={"h2c": h2c()})``. The site's resource tree answers the
+    request on stream 1, and all further requests of the connection. The connection stays the site's.
 
-    An offer without exactly one valid ``HTTP2-Settings`` that Connection names (RFC 7540 §3.2.1) is
-    ignored, as is any over TLS. It can stand in ``UpgradeSite(prefaces=...)``, too.
+    An offer is ignored if the request does not have exactly one valid ``HTTP2-Settings`` field that
+    Connection names (RFC 7540 §3.2.1), and always over TLS. The acceptor can also be a value in
+    ``UpgradeSite(prefaces=...)``.
 
-    :param prior_knowledge: whether connections that begin with HTTP/2's preface are taken as well.
+    :param prior_knowledge: whether the site also takes connections that begin with HTTP/2's preface
+        (RFC 9113 §3.3).
+    :return: the acceptor.
     """
     return _Acceptor(prior_knowledge)
 
@@ -68,9 +79,9 @@ class _Acceptor:
     def __init__(self, prior_knowledge: bool) -> None:
         self.preface = PREFACE if prior_knowledge else None
 
-    def ignores(self, request: UpgradeRequest) -> bool:
+    def ignores(self, request: IUpgradeRequest) -> bool:
         header = request.requestHeaders.getRawHeaders
-        values = header(_SETTINGS) or ()
+        values = header(_SETTINGS) or []
         return not (
             len(values) == 1
             and "http2-settings" in connection_options(header(b"connection") or ())
@@ -79,12 +90,11 @@ class _Acceptor:
         )
 
     def __call__(self, request: UpgradeRequest, token: UpgradeToken) -> IProtocol:
-        header: Any = request.requestHeaders.getRawHeaders
-        settings = header(_SETTINGS)[0]
+        settings = request.requestHeaders.getRawHeaders(_SETTINGS, [b""])[0]
         carried = request.carry(*_LEFT_BEHIND)
         return _H2C(request.site, settings, _header_list(carried), carried)
 
-    def factory_for(self, site: UpgradeSite) -> IProtocolFactory:
+    def factory_for(self, site: IUpgradeSite) -> IProtocolFactory:
         return _H2CFactory(site)
 
 
@@ -103,13 +113,13 @@ def _header_list(carried: CarriedRequest) -> list[tuple[bytes, bytes]]:
 
 @implementer(IDrainable)
 class _H2C(HTTP2Connection):
-    """HTTP/2 as a target."""
+    """HTTP/2 as the target of an upgrade, or of a preface."""
 
 
 class _H2CFactory(Factory):
     noisy = False
 
-    def __init__(self, site: UpgradeSite) -> None:
+    def __init__(self, site: IUpgradeSite) -> None:
         self._site = site
 
     def buildProtocol(self, addr: object) -> Any:

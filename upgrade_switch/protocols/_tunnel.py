@@ -1,149 +1,150 @@
 """
 :func:`tunnel`: an upgrade whose target is spliced to a connection elsewhere; :class:`TunnelFactory`:
-the same for a connection that has not asked in HTTP.
+the same for a connection whose client has not asked in HTTP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Final
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.error import (
-    ConnectError,
-    ConnectionClosed,
-    TCPTimedOutError,
-)
-from twisted.internet.error import TimeoutError as InternetTimeoutError
-from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.error import ConnectError, ConnectionClosed, TCPTimedOutError, TimeoutError
+from twisted.internet.interfaces import IProtocol, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
 from twisted.web.resource import IResource
 
-from ..errors import InvalidUpgrades
+from .. import _twisted
+from ..errors import InvalidUpgrades, connect_timed_out
+from ..fields import printable
 from ..observe.events import path_text
 from ..server.pages import StatusPage
 from ..server.request import UpgradeRequest
-from ..splice import SingleUseFactory, Splice, SpliceEnd
+from ..splice import ConnectingEnd, ServerEnd, SingleUseFactory, Splice, SpliceEnd
 
 __all__ = ["TunnelFactory", "tunnel"]
 
 _log = Logger()
+
+# Characters of what is logged about a stranger's path, an endpoint, or a failure: one line holds them.
+_MOST_LOGGED: Final = 200
 
 
 def tunnel(
     endpoint: IStreamClientEndpoint, timeout: float = 10
 ) -> Callable[[UpgradeRequest, object], Deferred[IProtocol | IResource]]:
     """
-    An acceptor, of a token or of CONNECTs, that connects to an endpoint first, and switches only then;
-    from there on the two connections are spliced (:func:`~upgrade_switch.splice`).
+    An acceptor, for a token or for CONNECTs, that connects to an endpoint and switches only then. After
+    that, the two connections are spliced (:func:`~upgrade_switch.splice`).
 
-    Where the endpoint cannot be connected to, the answer is 502 (RFC 9110 §15.6.3); where that takes
-    too long, 504 (§15.6.5); the reason is logged in one line. A client that leaves ends the attempt.
+    If the endpoint cannot be connected to, the answer is 502 (RFC 9110 §15.6.3); if that takes too
+    long, it is 504 (§15.6.5). Either is logged as a warning, which names the endpoint and the reason.
+    If the client leaves, the attempt is cancelled.
 
-    :param endpoint: where to: any Twisted client endpoint.
-    :param timeout: how many seconds it may take to connect.
-    :raises InvalidUpgrades: for what is no client endpoint.
+    :param endpoint: any Twisted client endpoint; it is connected to once for each client.
+    :param timeout: how many seconds connecting may take.
+    :return: the acceptor.
+    :raises InvalidUpgrades: if ``endpoint`` is not a client endpoint.
     """
     _check_endpoint(endpoint)
 
     def accept(request: UpgradeRequest, token: object) -> Deferred[IProtocol | IResource]:
-        far = _Server()
-        near = _TunnelEnd()
+        near, far = _TunnelEnd(), ServerEnd()
         joined = Splice(near, far)
         connecting = _connect(endpoint, far, request.site.reactor, timeout)
-        # The request ends in the switch or in something else; the far connection is of no use then.
+        # The request ends in a switch or in something else, after which the far connection has no use.
         request.notifyFinish().addCallbacks(
             lambda _: None if request.has_switched else joined.abort(), lambda _: joined.abort()
         )
         path = path_text(request.path)
-        return connecting.addCallbacks(lambda _: near, lambda reason: _not_connected(reason, path))
+
+        def connected(_: IProtocol) -> IProtocol | IResource:
+            return near
+
+        def not_connected(reason: Failure) -> IProtocol | IResource:
+            return _answer_without_connection(endpoint, path, reason)
+
+        return connecting.addCallbacks(connected, not_connected)
 
     return accept
 
 
 class TunnelFactory(Factory):
     """
-    Builds protocols that connect to an endpoint, and are spliced to it: a tunnel without HTTP, for
-    ``UpgradeSite(prefaces=...)``.
+    Builds protocols that connect to an endpoint and are spliced to that connection: a tunnel without
+    HTTP, for ``UpgradeSite(prefaces=...)``.
 
-    A connection is not read until the endpoint is connected, so that a half-close is passed on; one
-    whose client has left meanwhile is noticed then, too. Where the endpoint cannot be connected to,
-    which is logged in one line, or takes too long, the connection is aborted. A client that has
-    finished ends an endpoint's connection that knows no half-close (TLS, WebSocket).
+    A client's connection is not read until the endpoint is connected, so that a half-close can be
+    passed on; whether the client has left meanwhile is noticed only then, too. If the endpoint cannot
+    be connected to in time, the client's connection is aborted, and a warning is logged, which names
+    the endpoint and the reason. If the endpoint's connection has no half-close (TLS, WebSocket), it is
+    closed when the client has finished sending.
     """
 
     noisy = False
 
-    def __init__(self, reactor: Any, endpoint: IStreamClientEndpoint, timeout: float = 10) -> None:
+    def __init__(
+        self, reactor: IReactorTime, endpoint: IStreamClientEndpoint, timeout: float = 10
+    ) -> None:
         """
-        :param reactor: provides ``IReactorTime``.
-        :param endpoint: where to: any Twisted client endpoint.
-        :param timeout: how many seconds it may take to connect.
-        :raises InvalidUpgrades: for what is no client endpoint.
+        :param reactor: the clock.
+        :param endpoint: any Twisted client endpoint; it is connected to once for each client.
+        :param timeout: how many seconds connecting may take.
+        :raises InvalidUpgrades: if ``endpoint`` is not a client endpoint.
         """
         _check_endpoint(endpoint)
         self._reactor = reactor
         self._endpoint = endpoint
         self._timeout = timeout
 
+    def connect(self, far: SpliceEnd) -> Deferred[IProtocol]:
+        """
+        Connect one end of a splice to the endpoint.
+
+        :return: fires when it is connected; may be cancelled.
+        """
+        return _connect(self._endpoint, far, self._reactor, self._timeout)
+
+    def not_connected(self, reason: Failure) -> None:
+        """Log that there is no connection."""
+        _log.warn(
+            "a tunnel cannot connect to {endpoint}: {why}",
+            endpoint=_one_line(_twisted.endpoint_text(self._endpoint)),
+            why=_one_line(reason.getErrorMessage()),
+        )
+
     def buildProtocol(self, addr: object) -> SpliceEnd:
-        far = _Server()
-        near = _TunnelClient(lambda: _connect(self._endpoint, far, self._reactor, self._timeout))
-        Splice(near, far)
+        near = _PrefacedTunnelEnd(self)
+        Splice(near, ServerEnd())
         return near
 
 
+# The log and the status page show the names of these two classes.
+
+
 class _TunnelEnd(SpliceEnd):
-    """The near end; the log and the status page have its name."""
+    """The near end of a tunnel that is connected already when its client is switched."""
 
 
-class _TunnelClient(_TunnelEnd):
-    """The near end, where it is connected first."""
+class _PrefacedTunnelEnd(ConnectingEnd):
+    """The near end of a tunnel whose client has not asked in HTTP."""
 
-    def __init__(self, connect: Callable[[], Deferred[Any]]) -> None:
+    def __init__(self, tunnels: TunnelFactory) -> None:
         super().__init__()
-        self._connect = connect
-        self._connecting: Deferred[Any] | None = None
+        self._tunnels = tunnels
 
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self._connecting = self._connect()
-        self._connecting.addCallbacks(self._connected, self._not_connected)
+    def connect(self) -> Deferred[IProtocol]:
+        return self._tunnels.connect(self.other)
 
-    def half_close_unsupported(self) -> None:
-        # A client that has gone looks like one that has only finished; who waits for ever is worse.
-        self.other.transport.loseConnection()
-
-    def _connected(self, _: object) -> None:
-        self._connecting = None
-
-    def _not_connected(self, reason: Failure) -> None:
-        self._connecting = None
-        if not self.lost:
-            _log.info("the far end of a tunnel: {why}", why=reason.getErrorMessage())
-        self.splice.abort()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        super().connectionLost(reason)
-        if self._connecting is not None:
-            self._connecting.cancel()
-
-
-class _Server(SpliceEnd):
-    """
-    The far end. A server that has ended has closed, as a rule: a client whose connection has no
-    half-close is told so, in the only way that there is.
-    """
-
-    def half_close_unsupported(self) -> None:
-        self.other.transport.loseConnection()
+    def not_connected(self, reason: Failure) -> None:
+        self._tunnels.not_connected(reason)
 
 
 def _check_endpoint(endpoint: object) -> None:
-    # By what it can: a test's stand-in need not say what it provides.
+    # Any object that can connect will do: a stand-in in a test need not declare its interfaces.
     if isinstance(endpoint, type) or not callable(getattr(endpoint, "connect", None)):
         raise InvalidUpgrades(
             f"a tunnel leads to a client endpoint (clientFromString makes one), not {endpoint!r}"
@@ -151,24 +152,38 @@ def _check_endpoint(endpoint: object) -> None:
 
 
 def _connect(
-    endpoint: IStreamClientEndpoint, far: SpliceEnd, reactor: Any, timeout: float
-) -> Deferred[Any]:
-    connecting: Deferred[Any] = maybeDeferred(endpoint.connect, SingleUseFactory(far))
-    return connecting.addTimeout(timeout, reactor, _timed_out)
+    endpoint: IStreamClientEndpoint, far: SpliceEnd, reactor: IReactorTime, timeout: float
+) -> Deferred[IProtocol]:
+    connecting = maybeDeferred(endpoint.connect, SingleUseFactory(far))
+    # Endpoints fail in ways of their own when they are cancelled, which would not say why they were.
+    return connecting.addTimeout(timeout, reactor, connect_timed_out("no connection"))
 
 
-def _timed_out(reason: object, timeout: float) -> NoReturn:
-    # Endpoints answer a cancellation with errors of their own, which say something else.
-    raise InternetTimeoutError(f"not connected within {timeout:g} seconds")
+def _answer_without_connection(
+    endpoint: IStreamClientEndpoint, path: str, reason: Failure
+) -> StatusPage:
+    """
+    Log why there is no connection.
 
-
-def _not_connected(reason: Failure, path: str) -> IResource:
-    timed_out = reason.check(InternetTimeoutError, TCPTimedOutError)
+    :return: 502 or 504. It tells the client as little as possible.
+    :raises Exception: what the endpoint failed with, if the cause is not in the network.
+    """
+    timed_out = reason.check(TimeoutError, TCPTimedOutError)
     if not timed_out:
-        # ValueError: a name that no host can have; it may be a stranger's.
+        # A ValueError is a name that no host can have, and may be a stranger's.
         reason.trap(ConnectError, ConnectionClosed, ResponseFailed, OSError, ValueError)
-    # The client is told as little as possible; who runs the site wants to know.
-    _log.info("the far end of the tunnel at {path}: {why}", path=path, why=reason.getErrorMessage())
+    _log.warn(
+        "the tunnel at {path} cannot connect to {endpoint}: {why}",
+        path=_one_line(path),
+        endpoint=_one_line(_twisted.endpoint_text(endpoint)),
+        why=_one_line(reason.getErrorMessage()),
+    )
     if timed_out:
         return StatusPage(504, "Gateway Timeout", "The server behind this one did not answer.")
     return StatusPage(502, "Bad Gateway", "The server behind this one cannot be reached.")
+
+
+def _one_line(text: str) -> str:
+    """A string that is safe for a log, and not too long for one line of it."""
+    shown = printable(text)
+    return shown if len(shown) <= _MOST_LOGGED else f"{shown[:_MOST_LOGGED]}..."

@@ -40,9 +40,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
     from twisted.web.http import Request
 
-    from ..interfaces import IUpgradeSite
+    from ..interfaces import CarriedRequest, IUpgradeSite
     from .preface import PrefaceTable
-    from .request import CarriedRequest
 
 __all__ = ["ChannelState", "UpgradeChannel"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from io import SEEK_END, BytesIO
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
@@ -33,13 +33,21 @@ from ..errors import (
     TooManySwitched,
 )
 from ..fields import is_host, options_without, split_absolute
-from ..interfaces import Declined, IDetachable, ILayered, IUpgradeRequest, IUpgradeSite, SwitchHead
+from ..interfaces import (
+    CarriedRequest,
+    Declined,
+    IDetachable,
+    ILayered,
+    IUpgradeRequest,
+    IUpgradeSite,
+    SwitchHead,
+)
 from ..negotiation import NO_OFFER, Offer, UpgradeToken
 from ..takeover import check_target
 from .pages import StatusPage
 from .switched import Asked
 
-__all__ = ["CarriedRequest", "UpgradeRequest"]
+__all__ = ["UpgradeRequest"]
 
 _log = Logger()
 
@@ -62,17 +70,6 @@ _CANNOT_SWITCH: dict[Declined, tuple[type[SwitchRefused], str]] = {
     ),
     Declined.FULL: (TooManySwitched, "as many connections are switched as max_switched allows"),
 }
-
-
-class CarriedRequest(NamedTuple):
-    """What a request asks for, to be answered in the protocol that its connection switches to."""
-
-    method: bytes
-    target: bytes
-    """The request target, as it was sent."""
-    fields: list[tuple[bytes, bytes]]
-    content: IO[bytes]
-    """The content, positioned at its end; whoever takes it closes it."""
 
 
 @implementer(IUpgradeRequest)

@@ -227,6 +227,6 @@ async def test_broken_context(listen: Any, errors: Any, kind: Callable[[], Any])
 
 @pytest.mark.parametrize("wrong", [SERVER, CertificateOptions, None, "cert.pem"], ids=kind_of)
 def test_no_context_factory(wrong: Any) -> None:
-    """What is no context factory, a certificate without its options say, is refused at once."""
-    with pytest.raises(InvalidUpgrades, match="no context factory"):
+    """Anything but a context factory, such as a certificate without its options, is refused at once."""
+    with pytest.raises(InvalidUpgrades, match="not a context factory"):
         tls(wrong)

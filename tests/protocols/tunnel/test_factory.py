@@ -48,7 +48,7 @@ def said() -> Iterator[list[str]]:
 
     def observe(event: Any) -> None:
         if "tunnel" in event.get("log_namespace", "") and event["log_level"] < LogLevel.error:
-            events.append(event["log_format"].format(**event))
+            events.append(f"{event['log_level'].name} {event['log_format'].format(**event)}")
 
     globalLogPublisher.addObserver(observe)
     yield events
@@ -213,7 +213,10 @@ def refused() -> Iterator[Any]:
 @every_kind
 @pytest_twisted.ensureDeferred
 async def test_not_connected(listen: Any, said: list[str], refused: Any, kind: str, how: str) -> None:
-    """Where the far server cannot be connected to, the client's connection ends; one line says why."""
+    """
+    If the far server cannot be connected to, the client's connection ends; one warning says where to
+    and why.
+    """
     endpoint = refused if how == "refused" else Failing(how == "raises")
     clock = Clock()
     with no_collector():
@@ -225,8 +228,10 @@ async def test_not_connected(listen: Any, said: list[str], refused: Any, kind: s
         await eventually(lambda: not len(listening.site.switched))
         assert clock.getDelayedCalls() == []
         assert len(said) == 1
-        assert ("refused" if how == "refused" else "no way") in said[0]
-        assert "\n" not in said[0]
+        assert said[0].startswith("warn a tunnel cannot connect to ")
+        assert ("Connection was refused" if how == "refused" else "no way") in said[0]
+        assert (f"127.0.0.1:{endpoint._port}: " if how == "refused" else "Failing object at") in said[0]
+        assert said[0].isprintable()
         assert listening.site.channels[0]() is None
 
 

@@ -124,8 +124,8 @@ def test_the_same_state(name: str) -> None:
     ours, theirs = opened_here(factory), opened_by_autobahn(factory)
     mine, its = vars(ours), vars(theirs)
     assert its.keys() - mine.keys() == ONLY_AUTOBAHNS | MADE_LATE
-    assert mine.keys() - its.keys() <= {"_opening", "connectionLost"}
-    assert mine.get("_opening") is None
+    assert mine.keys() - its.keys() <= {"_handshake", "connectionLost"}
+    assert mine.get("_handshake") is None
     differing = {key for key in mine.keys() & its.keys() if mine[key] != its[key]}
     expected = DIFFERENT | ({"autoPingPendingCall"} if name == "pinging" else set())
     assert differing <= expected
@@ -258,7 +258,7 @@ def unconnected(kind: Any, factory: Any) -> Any:
     protocol.transport = StringTransportWithDisconnection()
     protocol.transport.protocol = protocol
     _autobahn.configure(protocol, factory)
-    _autobahn.open_when_connected(protocol, _autobahn.Opening(None, None, {}))
+    _autobahn.open_when_connected(protocol, _autobahn.HandshakeResult(None, None, {}))
     return protocol
 
 

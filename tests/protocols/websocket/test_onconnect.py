@@ -282,7 +282,7 @@ async def test_denied(serve: Any, way: str, code: int) -> None:
     await is_http(client)
     await client.opens()
     await client.echoes()
-    assert client.factory.built[0].kinds == ["connect"]
+    assert client.factory.built[0].kinds == ["connect", "close"]
     assert client.factory.countConnections == 1
 
 

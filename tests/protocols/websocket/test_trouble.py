@@ -99,11 +99,11 @@ async def test_producer_while_waiting_for_room(listen: Any, kind: str) -> None:
     await client.site.until(lambda: True)
     for _ in range(50):
         await turns(1)
-        if protocol._patience is not None:
+        if protocol._backpressure is not None:
             break
-    assert protocol._patience is not None
+    assert protocol._backpressure is not None
     protocol.registerProducer(protocol, True)
-    assert protocol._patience is None
+    assert protocol._backpressure is None
     protocol.sendMessage(b"more", True)
     client.transport.resumeProducing()
     client.send(frame(b"still here"))

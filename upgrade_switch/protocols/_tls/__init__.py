@@ -1,6 +1,6 @@
 """
-TLS on a connection that began without it (RFC 2817): :func:`tls` on a server, :func:`tls_required` to
-insist on it; :class:`TLSUpgradePool` is the client that goes on with nothing else.
+TLS on a connection that began without it (RFC 2817): a server has :func:`tls`, and :func:`tls_required`
+to insist on it; :class:`TLSUpgradePool` is a client that sends its requests inside TLS or not at all.
 """
 
 from .client import TLSUpgradePool

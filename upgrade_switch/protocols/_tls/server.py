@@ -1,5 +1,5 @@
 """
-A server's side of RFC 2817: :func:`tls` puts TLS beneath HTTP, :func:`tls_required` insists on it.
+The server's side of RFC 2817: :func:`tls` puts TLS beneath HTTP, :func:`tls_required` insists on it.
 """
 
 from __future__ import annotations
@@ -19,21 +19,29 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
+from twisted.web.server import Request
 from zope.interface import implementer
 
 from ... import _twisted
 from ...errors import InvalidArgument, InvalidUpgrades
-from ...interfaces import Acceptor, IDrainable, ILayered, ISelective, ITakesUpgrades
+from ...interfaces import (
+    Acceptor,
+    CarriedRequest,
+    IDrainable,
+    ILayered,
+    ISelective,
+    ITakesUpgrades,
+    IUpgradeRequest,
+    IUpgradeSite,
+)
 from ...negotiation import UpgradeToken
-from ...server.request import CarriedRequest, UpgradeRequest
+from ...server.channel import UpgradeChannel
+from ...server.request import UpgradeRequest
 from ...server.resource import takes_upgrades, upgrade_required
-from ...server.site import UpgradeSite
 from ...takeover import hand_over
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
-
-    from ...server.channel import UpgradeChannel
 
 __all__ = ["tls", "tls_required"]
 
@@ -49,25 +57,27 @@ ContextFactory: TypeAlias = IOpenSSLContextFactory | IOpenSSLServerConnectionCre
 def tls(context_factory: ContextFactory, timeout: float = 30) -> Acceptor:
     """
     An acceptor that puts TLS beneath HTTP (RFC 2817 §3), for ``UpgradeSite(upgrades={"TLS": ...})``:
-    it answers ``101``, does the handshake, and answers the request inside TLS, where it and all that
-    follow are ``isSecure()``. The connection stays the site's. (Absolute URLs that a resource makes
-    from such a request have the scheme ``https`` and this port, where nobody speaks TLS from the first
-    byte: relative ones lead back here.)
+    the site answers 101, does the handshake, and answers the request inside TLS. There, this request
+    and all that follow are ``isSecure()``. The connection stays the site's.
 
-    Requests that are secure already are ignored, as are connections that cannot start TLS.
+    The offer is ignored if the request is secure already, or if its connection cannot start TLS.
+
+    If a resource makes an absolute URL from such a request, it has the scheme ``https`` and this port,
+    on which nobody speaks TLS from the first byte; a relative URL leads back here.
 
     :param context_factory: what Twisted's server endpoints take: ``CertificateOptions``,
-        ``PrivateCertificate.options()``, an ``IOpenSSLServerConnectionCreator``. It has no ``h2`` among
-        its protocols for ALPN: HTTP/1.1 is what goes on.
-    :param timeout: how many seconds the handshake may take; then the connection is aborted.
-    :raises InvalidUpgrades: for what is no context factory.
+        ``PrivateCertificate.options()``, an ``IOpenSSLServerConnectionCreator``. Its protocols for ALPN
+        do not include ``h2``, since the connection goes on in HTTP/1.1.
+    :param timeout: how many seconds the handshake may take; after that, the connection is aborted.
+    :return: the acceptor.
+    :raises InvalidUpgrades: if ``context_factory`` is not a context factory.
     """
     if isinstance(context_factory, type) or not (
         IOpenSSLServerConnectionCreator.providedBy(context_factory)
         or callable(getattr(context_factory, "getContext", None))
     ):
         raise InvalidUpgrades(
-            "no context factory, as PrivateCertificate.options() and CertificateOptions(...) are: "
+            "not a context factory, as PrivateCertificate.options() and CertificateOptions(...) are: "
             f"{context_factory!r}"
         )
     return _Acceptor(context_factory, timeout)
@@ -79,21 +89,24 @@ class _Acceptor:
         self._context_factory = context_factory
         self._timeout = timeout
 
-    def ignores(self, request: UpgradeRequest) -> bool:
-        # Not what isSecure says alone, which may speak of a connection in front of this one.
+    def ignores(self, request: IUpgradeRequest) -> bool:
+        # The request's isSecure alone is not enough: it may be about the client of a proxy in front.
         if request.channel.isSecure():
             return True
         return not ITLSTransport.providedBy(_twisted.bottom(request.channel.transport))
 
     def __call__(self, request: UpgradeRequest, token: UpgradeToken) -> IProtocol:
-        # What fails here is a 500; in the middle of startTLS it would be neither HTTP nor TLS.
-        _try(self._context_factory)
-        site = request.site
-        return _Secured(site, request.carry(), self._context_factory, self._timeout)
+        # If it fails here, the answer is 500; in the middle of startTLS, there would be no answer.
+        _check_makes_contexts(self._context_factory)
+        return _TLSHandshake(request.site, request.carry(), self._context_factory, self._timeout)
 
 
-def _try(context_factory: ContextFactory) -> None:
-    """Have a context factory do what ``startTLS`` will have it do."""
+def _check_makes_contexts(context_factory: ContextFactory) -> None:
+    """
+    Ask a context factory for what ``startTLS`` will ask of it.
+
+    :raises Exception: whatever it raises.
+    """
     if IOpenSSLServerConnectionCreator.providedBy(context_factory):
         factory = TLSMemoryBIOFactory(context_factory, False, Factory())
         context_factory.serverConnectionForTLS(TLSMemoryBIOProtocol(factory, Protocol()))
@@ -102,20 +115,21 @@ def _try(context_factory: ContextFactory) -> None:
 
 
 @implementer(IHandshakeListener, ILayered, IDrainable)
-class _Secured(Protocol):
+class _TLSHandshake(Protocol):
     """
-    Owns a connection from the 101 to the end of the handshake; then HTTP has it again.
+    Owns a connection from the 101 to the end of the handshake, and then gives it back to HTTP.
 
-    Not before: what is written during the handshake waits, and pauses who has written it, which with
-    HTTP pauses the reading, and with it the handshake.
+    HTTP does not get it earlier: what is written during the handshake waits, and pauses its writer; if
+    the writer is HTTP, it stops reading, and the handshake stops too.
     """
 
     layers = (_HTTP,)
+    # Any: Twisted's transports provide several interfaces, of which Protocol declares one.
     transport: Any
 
     def __init__(
         self,
-        site: UpgradeSite,
+        site: IUpgradeSite,
         carried: CarriedRequest,
         context_factory: ContextFactory,
         timeout: float,
@@ -142,20 +156,21 @@ class _Secured(Protocol):
     def handshakeCompleted(self) -> None:
         self._stop_timer()
         if self._carried is None or _twisted.is_closing(self.transport):
-            # Its content is closed when the connection is lost.
+            # The request's content is closed when the connection is lost.
             return
         carried, self._carried = self._carried, None
-        proxy = self._site.buildProtocol(self.transport.getPeer())
-        if proxy is None:
+        http = self._site.buildProtocol(self.transport.getPeer())
+        if http is None:
             carried.content.close()
             self.transport.loseConnection()
             return
-        self._channel = _twisted.fix_http11(proxy)
-        hand_over(self.transport, _twisted.slot_of(self.transport, self), proxy, b"")
-        self._channel.answer(carried)
+        channel: UpgradeChannel = _twisted.fix_http11(http)
+        self._channel = channel
+        hand_over(self.transport, _twisted.slot_of(self.transport, self), http, b"")
+        channel.answer(carried)
 
     def drain(self) -> None:
-        """HTTP has no goodbye: the request at hand is the last."""
+        """HTTP/1.1 has no goodbye: the request that is being answered becomes the last."""
         if self._channel is None:
             self.transport.loseConnection()
         else:
@@ -175,16 +190,19 @@ class _Secured(Protocol):
 
 def tls_required(resource: IResource) -> IResource:
     """
-    A resource, and all that is below it, for requests inside TLS only: any other gets a 426 with
-    ``Upgrade: TLS/1.2, HTTP/1.1`` (RFC 2817 §4.2), also where it offers another of the site's own
-    upgrades. Around a site's root, it is for the whole site; but a connection that begins with one of
-    the site's prefaces, and a CONNECT, ask for no resource.
+    Keep a resource, and everything below it, for requests inside TLS. Any other request gets a 426
+    with ``Upgrade: TLS/1.2, HTTP/1.1`` (RFC 2817 §4.2), even if it offers another of the site's own
+    upgrades.
 
-    :param resource: where requests that are secure go.
-    :raises InvalidArgument: for what is no resource.
+    Put around a site's root, it protects all of the site's resources; but a connection that begins with
+    one of the site's prefaces, and a CONNECT, do not ask for a resource.
+
+    :param resource: answers the requests that are secure.
+    :return: a resource to put in its place.
+    :raises InvalidArgument: if ``resource`` is not an ``IResource``.
     """
     if not IResource.providedBy(resource):
-        raise InvalidArgument(f"no IResource: {resource!r}")
+        raise InvalidArgument(f"not an IResource: {resource!r}")
     return _TLSRequired(resource)
 
 
@@ -192,24 +210,28 @@ def tls_required(resource: IResource) -> IResource:
 class _TLSRequired(Resource):
     def __init__(self, resource: IResource) -> None:
         super().__init__()
-        self._inside = resource
-        self._outside = _Outside()
+        self._resource = resource
+        self._in_the_clear = _InTheClear()
+
+    def _resource_for(self, request: IRequest) -> IResource:
+        return self._resource if request.isSecure() else self._in_the_clear
 
     def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
-        # As twisted.web.guard does it: the child's name is for whoever comes next.
+        # As in twisted.web.guard: the child's name is looked up again, by the resource.
         request.postpath.insert(0, request.prepath.pop())
-        return self._inside if request.isSecure() else self._outside
+        return self._resource_for(request)
 
-    def takes(self, request: UpgradeRequest) -> bool:
-        return takes_upgrades(self._inside if request.isSecure() else self._outside, request)
+    def takes(self, request: IUpgradeRequest) -> bool:
+        return takes_upgrades(self._resource_for(request), request)
 
-    def render(self, request: IRequest) -> Any:
-        return (self._inside if request.isSecure() else self._outside).render(request)
+    def render(self, request: IRequest) -> int | bytes:
+        answer: int | bytes = self._resource_for(request).render(request)
+        return answer
 
 
 @implementer(ITakesUpgrades)
-class _Outside(Resource):
-    """What is there in the clear: nothing but the way to TLS."""
+class _InTheClear(Resource):
+    """Answers requests outside of TLS: all that they get is the way into it."""
 
     isLeaf = True
 
@@ -218,16 +240,17 @@ class _Outside(Resource):
         self._required = upgrade_required(_TLS, _HTTP)
         self._has_warned = False
 
-    def takes(self, request: UpgradeRequest) -> bool:
-        # A site's own upgrades are asked about what nobody takes: in the clear, that is TLS alone.
-        chosen = request.site.match(request)
-        token = None if chosen is None else chosen.token
+    def takes(self, request: IUpgradeRequest) -> bool:
+        # A site's own upgrade is asked if no resource takes the offer: here, only TLS shall be asked.
+        match = request.site.match(request)
+        token = None if match is None else match.token
         return token is not None and token.key[0] != "tls"
 
-    def render(self, request: Any) -> Any:
+    def render(self, request: Request) -> int | bytes:
         site = request.site
-        if not self._has_warned and not (isinstance(site, UpgradeSite) and site.offers(_TLS)):
-            # Once: a stranger must not fill the log.
+        if not self._has_warned and not (IUpgradeSite.providedBy(site) and site.offers(_TLS)):
+            # Only once: a stranger must not be able to fill the log.
             self._has_warned = True
-            _log.warn('tls_required: the upgrades of the site have no "TLS"; here nobody gets in')
-        return self._required.render(request)
+            _log.warn('tls_required: the site\'s upgrades have no "TLS", so no request gets through')
+        answer: int | bytes = self._required.render(request)
+        return answer

@@ -1,30 +1,45 @@
 """
-What autobahn's public API does not give: a protocol that is open from the start, since its handshake
-has been done by somebody else. This module and ``_opened.py``, which it uses, are the only ones that
-name autobahn's internals; ``tests/test_autobahn.py`` fails when autobahn changes them.
+What autobahn's public API does not have: a protocol that is open as soon as it is connected, since this
+package has done the handshake. Only this module and ``_opened.py``, which it uses, name autobahn's
+internals; ``tests/protocols/websocket/test_autobahn.py`` fails when autobahn changes them.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-from autobahn.twisted.websocket import WebSocketClientProtocol, WebSocketServerProtocol
+from autobahn.twisted.websocket import (
+    WebSocketClientProtocol,
+    WebSocketServerProtocol,
+)
 from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION
+from autobahn.websocket.compress_base import PerMessageCompress, PerMessageCompressOffer
 from autobahn.websocket.protocol import WebSocketProtocol, _is_same_origin, _url_to_origin
 from zope.interface import alsoProvides
 
 from ...errors import UpgradeError
 from ...interfaces import IDrainable
-from ._opened import Adapter, Opened, Opening
-from .goodbye import Drainable, Goodbye
+from ._opened import (
+    CLOSE_TIMEOUT,
+    AutobahnProtocol,
+    HandshakeResult,
+    OpensWhenConnected,
+    TwistedAdapter,
+    forget_protocol,
+)
+from .draining import AdaptsToDrainable, ClosesWhenDrained
 from .origin import normal_origin
 
 __all__ = [
+    "CLOSE_TIMEOUT",
     "MAGIC",
-    "Opening",
+    "AutobahnProtocol",
+    "Extensions",
+    "HandshakeResult",
     "accept_compression",
+    "close_unopened",
     "compression_in",
     "configure",
     "has_on_connect",
@@ -34,83 +49,104 @@ __all__ = [
     "parse_extensions",
 ]
 
+Extensions: TypeAlias = list[tuple[str, dict[str, list[str | bool]]]]
+"""The extensions in a Sec-WebSocket-Extensions field: their names and parameters."""
+
 _COMPRESSIONS: dict[str, dict[str, Any]] = PERMESSAGE_COMPRESSION_EXTENSION
 
 # RFC 6455 §4.2.2.
 MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
-_TAKES_EVERYBODY = WebSocketServerProtocol.onConnect
+_ACCEPTS_ALL = WebSocketServerProtocol.onConnect
 
 
-class _Kind(NamedTuple):
-    """A class of autobahn's, or a user's, and what is made of it."""
+class _Derived(NamedTuple):
+    """A class that is made of autobahn's, or of a user's."""
 
-    opened: type
+    cls: type
     options: tuple[str, ...]
-    """The options that a protocol has of its factory, since its class has none of its own."""
+    """The options that a protocol takes from its factory, since its class does not set them."""
 
 
 @lru_cache(128)
-def _kind(kind: Any) -> _Kind:
-    bases: tuple[type, ...] = (Opened, kind, Adapter)
-    if not IDrainable.implementedBy(kind) and issubclass(kind, WebSocketServerProtocol):
-        goodbye = Goodbye if hasattr(kind, "drain") else Drainable
-        bases = (Opened, goodbye, kind, Adapter)
-    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    opened = type(kind.__name__, bases, names)
-    return _Kind(opened, tuple(name for name in kind.CONFIG_ATTRS if not hasattr(kind, name)))
+def _derived(cls: Any) -> _Derived:
+    bases: tuple[type, ...] = (OpensWhenConnected, cls, TwistedAdapter)
+    if not IDrainable.implementedBy(cls) and issubclass(cls, WebSocketServerProtocol):
+        draining = AdaptsToDrainable if hasattr(cls, "drain") else ClosesWhenDrained
+        bases = (OpensWhenConnected, draining, cls, TwistedAdapter)
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    derived = type(cls.__name__, bases, names)
+    return _Derived(derived, tuple(name for name in cls.CONFIG_ATTRS if not hasattr(cls, name)))
 
 
-def configure(protocol: Any, factory: Any) -> None:
+def configure(protocol: object, factory: object) -> AutobahnProtocol:
     """
-    Make a protocol that a factory has built ready for a handshake that is somebody else's.
+    Make a protocol that a factory has built ready for a handshake that this package does.
 
-    :raises UpgradeError: for what is no WebSocket protocol of autobahn's on Twisted.
+    :return: the protocol.
+    :raises UpgradeError: if it is not a WebSocket protocol of autobahn's on Twisted.
     """
     if not isinstance(protocol, WebSocketServerProtocol | WebSocketClientProtocol):
         raise UpgradeError(f"not a WebSocket protocol of autobahn.twisted's: {protocol!r}")
-    built: Any = type(protocol)
-    kind = _kind(built)
-    attributes = vars(protocol)
-    attributes.update({name: getattr(factory, name) for name in kind.options if name not in attributes})
+    configured: Any = protocol
+    derived = _derived(configured.__class__)
+    attributes = configured.__dict__
+    options = {name: getattr(factory, name) for name in derived.options if name not in attributes}
+    attributes.update(options)
     attributes["state"] = WebSocketProtocol.STATE_CONNECTING
-    protocol.__class__ = kind.opened
-    if "__provides__" in attributes and IDrainable.implementedBy(kind.opened):
-        # What an instance has been given to provide is kept together with what its class had.
-        alsoProvides(protocol, IDrainable)
+    configured.__class__ = derived.cls
+    if "__provides__" in attributes and IDrainable.implementedBy(derived.cls):
+        # An instance that provides interfaces of its own has kept what its class provided before.
+        alsoProvides(configured, IDrainable)
+    ready: AutobahnProtocol = configured
+    return ready
 
 
-def has_on_connect(protocol: Any) -> bool:
+def has_on_connect(protocol: AutobahnProtocol) -> bool:
     """
-    Whether a server's protocol has an ``onConnect`` of its own. autobahn's takes everybody, without a
-    subprotocol; what it writes to its log costs more than that.
+    Whether a server's protocol has an ``onConnect`` of its own. autobahn's accepts every client,
+    without a subprotocol; calling it costs more than that, since it writes to a log.
     """
-    return getattr(protocol.onConnect, "__func__", None) is not _TAKES_EVERYBODY
+    return getattr(protocol.onConnect, "__func__", None) is not _ACCEPTS_ALL
 
 
-def open_when_connected(protocol: Any, opening: Opening) -> None:
+def open_when_connected(protocol: AutobahnProtocol, handshake: HandshakeResult) -> None:
     """
-    Have a configured protocol open, in the state in which its own handshake would have left it, when
-    it gets its transport.
+    Have a configured protocol open when it gets its transport, in the state in which its own handshake
+    would have left it.
     """
-    # The handshake is over: no timer for it.
-    attributes = vars(protocol)
-    attributes["_opening"] = opening
+    attributes = protocol.__dict__
+    attributes["_handshake"] = handshake
+    # The handshake is over, and needs no timer.
     attributes["openHandshakeTimeout"] = 0
 
 
-def parse_extensions(protocol: Any, value: str) -> list[tuple[str, dict[str, list[Any]]]]:
-    """A Sec-WebSocket-Extensions field (RFC 6455 §9.1): names and their parameters."""
-    parsed: list[tuple[str, dict[str, list[Any]]]] = protocol._parseExtensionsHeader(value)
+def close_unopened(protocol: AutobahnProtocol) -> None:
+    """
+    Close a configured protocol that has denied the connection, and so never gets a transport. As with
+    autobahn's own handshake, ``onClose`` is called.
+    """
+    protocol.state = WebSocketProtocol.STATE_CLOSED
+    protocol.wasClean = False
+    if not protocol.is_closed.called:
+        protocol.is_closed.callback(protocol)
+        forget_protocol(protocol)
+    code = WebSocketProtocol.CLOSE_STATUS_CODE_ABNORMAL_CLOSE
+    protocol.onClose(False, code, "the WebSocket was not opened")
+
+
+def parse_extensions(protocol: AutobahnProtocol, value: str) -> Extensions:
+    """Parse a Sec-WebSocket-Extensions field (RFC 6455 §9.1)."""
+    parsed: Extensions = protocol._parseExtensionsHeader(value)
     return parsed
 
 
-def offered_compression(extensions: list[tuple[str, dict[str, list[Any]]]]) -> list[Any]:
+def offered_compression(extensions: Extensions) -> list[PerMessageCompressOffer]:
     """
-    The offers of permessage-compress extensions that autobahn knows among all. One whose parameters it
-    does not like is declined, not the others (RFC 7692 §7.1).
+    The offers among a client's extensions that are for a compression that autobahn knows. If autobahn
+    does not accept an offer's parameters, that one is left out, not the others (RFC 7692 §7.1).
     """
-    offers = []
+    offers: list[PerMessageCompressOffer] = []
     for name, parameters in extensions:
         if name in _COMPRESSIONS:
             with suppress(Exception):
@@ -118,11 +154,13 @@ def offered_compression(extensions: list[tuple[str, dict[str, list[Any]]]]) -> l
     return offers
 
 
-def accept_compression(protocol: Any, offers: list[Any]) -> tuple[Any, str | None]:
+def accept_compression(
+    protocol: AutobahnProtocol, offers: list[PerMessageCompressOffer]
+) -> tuple[PerMessageCompress | None, str | None]:
     """
     Have a server's protocol choose among offers (its option ``perMessageCompressionAccept``).
 
-    :return: what it will compress with, and the answer's field; None and None without.
+    :return: what compresses, and the answer's field; None and None without compression.
     """
     accepted = protocol.perMessageCompressionAccept(offers) if offers else None
     if accepted is None:
@@ -132,14 +170,14 @@ def accept_compression(protocol: Any, offers: list[Any]) -> tuple[Any, str | Non
 
 
 def compression_in(
-    protocol: Any, extensions: list[tuple[str, dict[str, list[Any]]]]
-) -> tuple[Any, str | None]:
+    protocol: AutobahnProtocol, extensions: Extensions
+) -> tuple[PerMessageCompress | None, str | None]:
     """
     What a client's protocol makes of the extensions that a server has chosen.
 
-    :return: what it will compress with, None without; and what is wrong, None where nothing is.
+    :return: what compresses, None without compression; and what is wrong, None if nothing is.
     """
-    compression = None
+    compression: PerMessageCompress | None = None
     offered = {offer.EXTENSION_NAME for offer in protocol.perMessageCompressionOffers}
     for name, parameters in extensions:
         if name not in offered:
@@ -150,21 +188,22 @@ def compression_in(
         try:
             accepted = protocol.perMessageCompressionAccept(kinds["Response"].parse(parameters))
         except Exception as error:
-            return None, f"the server's {name} makes no sense: {error}"
+            return None, f"the server's {name} is invalid: {error}"
         if accepted is None:
             return None, f"the server's {name} is not acceptable"
         compression = kinds["PMCE"].create_from_response_accept(False, accepted)
     return compression, None
 
 
-def is_origin_allowed_by(protocol: Any, factory: Any, origin: str) -> bool:
+def is_origin_allowed_by(protocol: AutobahnProtocol, origin: str) -> bool:
     """
-    What the options ``allowedOrigins`` and ``allowNullOrigin`` of a configured protocol say, its own or
-    its factory's.
+    Whether the options ``allowedOrigins`` and ``allowNullOrigin`` of a configured protocol, which may
+    be its factory's, allow an origin.
     """
+    factory = protocol.factory
     patterns = protocol.allowedOriginsPatterns
     if factory.allowedOrigins == ["*"] and patterns is factory.allowedOriginsPatterns:
-        # As below, without the way through a regular expression for each handshake.
+        # The same as below, without a regular expression for each handshake.
         normal = normal_origin(origin)
         if normal is None or normal == "null" or normal.startswith("file:"):
             return normal is not None and bool(protocol.allowNullOrigin)

@@ -1,7 +1,7 @@
 """
-autobahn's protocols, open from the start: the classes that stand before and behind a user's, and the
-state that autobahn gives to a connection that is made and to a handshake that is over. Used through
-``_autobahn.py``.
+autobahn's protocols, open as soon as they are connected: the classes that stand before and behind a
+user's class, and the state that autobahn gives to a new connection and to one whose handshake is over.
+Used through ``_autobahn.py``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from autobahn.twisted.util import create_transport_details, peer2str
 from autobahn.twisted.websocket import WebSocketAdapterProtocol
 from autobahn.wamp.types import TransportDetails
+from autobahn.websocket.compress_base import PerMessageCompress
 from autobahn.websocket.protocol import TrafficStats, WebSocketProtocol
 from autobahn.websocket.utf8validator import Utf8Validator
 from twisted.internet.interfaces import ITCPTransport
@@ -20,101 +21,135 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from ... import _twisted
+from ...interfaces import IStreamTransport
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-__all__ = ["Adapter", "Opened", "Opening"]
+__all__ = [
+    "CLOSE_TIMEOUT",
+    "AutobahnProtocol",
+    "HandshakeResult",
+    "OpensWhenConnected",
+    "TwistedAdapter",
+    "forget_protocol",
+]
 
 _CONNECTING = (WebSocketProtocol.STATE_CONNECTING, WebSocketProtocol.STATE_PROXY_CONNECTING)
 
 
-class Opening(NamedTuple):
+class HandshakeResult(NamedTuple):
     """What a handshake has settled."""
 
     subprotocol: str | None
-    compression: Any
+    compression: PerMessageCompress | None
     """autobahn's permessage-compress, made from offer and answer; None without."""
-    attributes: dict[str, Any]
+    attributes: dict[str, object]
     """What autobahn's protocols keep of a handshake: ``http_headers``, ``websocket_version`` ..."""
 
 
-# Bytes that are taken behind what broke the rules, until the other side's goodbye has come.
-_MOST_BEHIND = 65536
+# Any: autobahn's annotations differ from version to version, and contradict one another.
+_ADAPTER: Any = WebSocketAdapterProtocol
+_PROTOCOL: Any = WebSocketProtocol
 
 
-class Opened:
+class AutobahnProtocol(_ADAPTER, _PROTOCOL):
+    """What all of autobahn's protocols on Twisted are."""
+
+    transport: IStreamTransport
+    closeHandshakeTimeoutCall: IDelayedCall | None
+
+
+# Bytes that are read after the other side has broken the rules, until its Close frame has come.
+_MOST_AFTER_FAILURE = 65536
+
+# Seconds until the connection is aborted if what is still to be written is not taken, once both sides
+# have closed.
+CLOSE_TIMEOUT = 60
+
+# Seconds between two attempts to send a pong on a connection that is full.
+_PONG_INTERVAL = 0.1
+
+
+class OpensWhenConnected(AutobahnProtocol):
     """
-    Before the class of an autobahn protocol in its method resolution order.
+    Stands before the class of an autobahn protocol in the method resolution order.
+
+    It opens the protocol when it is connected, and stops reading while the other side does not read.
     """
 
-    _opening: Opening | None = None
-    _patience: _twisted.WriteBackpressure | None = None
-    _behind = 0
+    _handshake: HandshakeResult | None = None
+    _backpressure: _twisted.WriteBackpressure | None = None
+    _after_failure = 0
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """A user's hook for his classes is not for those that are made here."""
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        """Keeps a user's hook for subclasses from running for the classes that are made here."""
 
     @cached_property
-    def _transport_details(self: Any) -> TransportDetails:
-        """For who asks: most connections do without."""
+    def _transport_details(self) -> TransportDetails:
+        """Made when they are asked for, since most connections never are."""
         return _details(self.transport, self.is_server)
 
-    def makeConnection(self: Any, transport: Any) -> None:
-        super().makeConnection(transport)  # type: ignore[misc]
-        opening, self._opening = self._opening, None
-        if opening is not None and self.state in _CONNECTING:
-            _open(self, opening)
+    def makeConnection(self, transport: IStreamTransport) -> None:
+        super().makeConnection(transport)
+        handshake, self._handshake = self._handshake, None
+        if handshake is not None and self.state in _CONNECTING:
+            _enter_open_state(self, handshake)
 
-    def dataReceived(self: Any, data: bytes) -> None:
+    def dataReceived(self, data: bytes) -> None:
         if self.failedByMe:
-            # RFC 6455 §7.1.7: nothing is of interest any more but the other side's goodbye.
-            self._behind += len(data)
-            if self._behind > _MOST_BEHIND:
+            # RFC 6455 §7.1.7: nothing that comes matters any more, except for a Close frame.
+            self._after_failure += len(data)
+            if self._after_failure > _MOST_AFTER_FAILURE:
                 self.dropConnection(abort=True)
         if self.state == WebSocketProtocol.STATE_CLOSED:
             return
-        super().dataReceived(data)  # type: ignore[misc]
+        super().dataReceived(data)
         self._wait_for_room()
 
-    def _wait_for_room(self: Any) -> None:
-        """Who does not read what is sent is not read either."""
-        patience = _twisted.wait_for_room(self.transport, self._read_on)
-        if patience is not None:
-            self._patience = patience
+    def _wait_for_room(self) -> None:
+        """If the other side does not read what is sent, do not read what it sends."""
+        backpressure = _twisted.wait_for_room(self.transport, self._room_again)
+        if backpressure is not None:
+            self._backpressure = backpressure
 
-    def _read_on(self: Any) -> None:
-        """There is room again."""
-        self._patience = None
+    def _room_again(self) -> None:
+        self._backpressure = None
         if not self._is_paused():
             self.transport.resumeProducing()
 
-    def _stop_waiting(self: Any) -> None:
-        if self._patience is not None:
-            self._patience.resumeProducing()
+    def _stop_waiting(self) -> None:
+        if self._backpressure is not None:
+            self._backpressure.resumeProducing()
 
-    def registerProducer(self: Any, producer: Any, streaming: bool) -> None:
+    def registerProducer(self, producer: object, streaming: bool) -> None:
         self._stop_waiting()
-        super().registerProducer(producer, streaming)  # type: ignore[misc]
+        super().registerProducer(producer, streaming)
 
-    def unregisterProducer(self: Any) -> None:
+    def unregisterProducer(self) -> None:
         self._stop_waiting()
-        super().unregisterProducer()  # type: ignore[misc]
+        super().unregisterProducer()
 
-    def connectionLost(self: Any, reason: Failure = connectionDone) -> None:
-        super().connectionLost(reason)  # type: ignore[misc]
-        self._patience = None
-        # The protocol is its own result there: a cycle, which would wait for a collection.
-        self.is_closed.addCallback(lambda _: None)
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self._backpressure = None
+        forget_protocol(self)
 
-    def startHandshake(self: Any) -> None:
+    def startHandshake(self) -> None:
         """A client's own handshake: it has been done."""
 
     startProxyConnect = startHandshake
 
 
+def forget_protocol(protocol: AutobahnProtocol) -> None:
+    """
+    Break a cycle: autobahn fires the Deferred ``is_closed`` of a protocol with the protocol itself.
+    """
+    protocol.is_closed.addCallback(lambda _: None)
+
+
 # What autobahn's _connectionMade gives to every connection.
-_GROUND = {
+_INITIAL_STATE = {
     "_perMessageCompress": None,
     "autoPingPending": None,
     "autoPingPendingCall": None,
@@ -145,41 +180,38 @@ _GROUND = {
     "wasServingFlashSocketPolicyFile": False,
 }
 
-# Seconds until a goodbye that is not taken is none any more, and between two looks for room.
-CLOSE_TIMEOUT, _SOON = 60, 0.1
 
-
-class Adapter(WebSocketAdapterProtocol):
+class TwistedAdapter(AutobahnProtocol):
     """
-    Behind the classes of a user's and of autobahn's in the method resolution order, in front of
-    autobahn's adapter to Twisted: its way to the TLS layer ends at every wrapper and knows no
-    ``startTLS``; it describes each call for its log, whether that is written or not; and it logs the
-    failures of TLS, which are strangers', as errors.
+    Stands behind a user's class and autobahn's in the method resolution order, and in front of
+    autobahn's own adapter to Twisted. That one does not find the TLS layer beneath wrappers and after
+    ``startTLS``; it describes each call for its log, even if the log is not written; and it logs the
+    failures of TLS, which strangers cause, as errors.
     """
 
     _late_pong: bytes | None = None
     _pong_call: IDelayedCall | None = None
     _end_call: IDelayedCall | None = None
 
-    def connectionMade(self: Any) -> None:
+    def connectionMade(self) -> None:
         # autobahn has given an empty one to every instance.
-        vars(self).pop("_transport_details", None)
+        self.__dict__.pop("_transport_details", None)
         if not self.tcpNoDelay and ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(False)
         self._connectionMade()
 
     @cached_property
-    def utf8validator(self) -> Any:
-        """For who gets text: most connections do without."""
+    def utf8validator(self) -> Utf8Validator:
+        """Made when text comes, since on most connections none does."""
         return Utf8Validator()
 
-    def _connectionMade(self: Any) -> None:
+    def _connectionMade(self) -> None:
         """
-        As autobahn's, which looks for each of some thirty options whether the factory has to give it
-        and formats them all for its log, as costly as all the rest of the handshake together.
+        In place of autobahn's, which looks up some thirty options in the factory and formats them for
+        its log: that costs as much as the rest of the handshake together.
         """
-        attributes = vars(self)
-        attributes.update(_GROUND)
+        attributes = self.__dict__
+        attributes.update(_INITIAL_STATE)
         attributes["trafficStats"] = TrafficStats()
         attributes["send_queue"] = deque()
         self.setTrackTimings(self.trackTimings)
@@ -188,27 +220,27 @@ class Adapter(WebSocketAdapterProtocol):
         else:
             attributes["serverConnectionDropTimeoutCall"] = None
 
-    def _connectionLost(self: Any, reason: Any) -> None:
-        WebSocketProtocol._connectionLost(self, reason)
+    def _connectionLost(self, reason: Failure) -> None:
+        _PROTOCOL._connectionLost(self, reason)
         if self.is_server:
             self.factory.countConnections -= 1
 
-    def sendCloseFrame(self: Any, *args: Any, **kwargs: Any) -> None:
+    def sendCloseFrame(self, *args: object, **kwargs: object) -> None:
         before = self.closeHandshakeTimeoutCall
-        super().sendCloseFrame(*args, **kwargs)  # type: ignore[misc]
+        super().sendCloseFrame(*args, **kwargs)
         call = self.closeHandshakeTimeoutCall
         if call is not None and call is not before:
-            # autobahn's timer goes by whole seconds of the clock: one second may be over at once, and
-            # the connection aborted before the goodbye is on its way.
+            # autobahn's timer counts whole seconds of the clock: one second may be over at once, and
+            # the connection is aborted before the Close frame is on its way.
             call.cancel()
             self.closeHandshakeTimeoutCall = self.factory.reactor.callLater(
                 self.closeHandshakeTimeout, self.onCloseHandshakeTimeout
             )
 
-    def dataReceived(self: Any, data: bytes) -> None:
+    def dataReceived(self, data: bytes) -> None:
         self._dataReceived(data)
 
-    def connectionLost(self: Any, reason: Failure = connectionDone) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         for name in ("_pong_call", "_end_call", "closeHandshakeTimeoutCall"):
             call = getattr(self, name, None)
             if call is not None:
@@ -216,54 +248,54 @@ class Adapter(WebSocketAdapterProtocol):
                 call.cancel()
         self._connectionLost(reason)
         self.data = b""
-        vars(self)["control_frame_data"] = []
+        self.__dict__["control_frame_data"] = []
 
-    def _is_paused(self: Any) -> bool:
-        """Whether somebody else does not want to be given anything; for subclasses."""
+    def _is_paused(self) -> bool:
+        """Whether reading is paused for another reason than a lack of room; to be overridden."""
         return False
 
-    def _closeConnection(self: Any, abort: bool = False) -> None:
+    def _closeConnection(self, abort: bool = False) -> None:
         if abort and not self.wasClean:
             _twisted.abort(self.transport)
             return
-        # Where both have said goodbye, what is still to be written is not to be lost.
+        # Both sides have closed; what is still to be written must not be lost.
         self.transport.loseConnection()
         if self._end_call is None and not _twisted.bottom(self.transport).disconnected:
-            self._end_call = self.factory.reactor.callLater(CLOSE_TIMEOUT, self._not_taken)
+            self._end_call = self.factory.reactor.callLater(CLOSE_TIMEOUT, self._close_timed_out)
 
-    def _not_taken(self: Any) -> None:
+    def _close_timed_out(self) -> None:
         self._end_call = None
         _twisted.abort(self.transport)
 
-    def _onPing(self: Any, payload: bytes) -> None:
+    def _onPing(self, payload: bytes) -> None:
         if not _twisted.is_full(self.transport):
             self.onPing(payload)
             return
-        # RFC 6455 §5.5.3: a pong to the latest is enough, for who does not read them.
+        # The other side does not read. RFC 6455 §5.5.3: one pong, to the latest ping, is enough.
         self._late_pong = payload
         if self._pong_call is None:
-            self._pong_call = self.factory.reactor.callLater(_SOON, self._pong)
+            self._pong_call = self.factory.reactor.callLater(_PONG_INTERVAL, self._pong)
 
-    def _pong(self: Any) -> None:
+    def _pong(self) -> None:
         self._pong_call = None
         payload, self._late_pong = self._late_pong, None
         if payload is not None and self.state == WebSocketProtocol.STATE_OPEN:
             self._onPing(payload)
 
-    def _onOpen(self: Any) -> None:
+    def _onOpen(self) -> None:
         if _twisted.tls_layer(self.transport) is not None:
-            # Only now, when the handshake of TLS is over, are they known.
+            # These are known only now, since the TLS handshake is over.
             details = _details(self.transport, self.is_server)
             self._transport_details.channel_id = details.channel_id
             self._transport_details.peer_cert = details.peer_cert
         self.onOpen()
 
 
-def _details(transport: Any, is_server: bool) -> TransportDetails:
-    """What autobahn knows of a transport."""
+def _details(transport: IStreamTransport, is_server: bool) -> TransportDetails:
+    """What autobahn's protocols say about a transport."""
     layer = _twisted.tls_layer(transport)
     if layer is not None and layer.getHandle() is None:
-        # It has ended.
+        # TLS has ended.
         kind = TransportDetails.CHANNEL_TYPE_TLS
         peer = peer2str(layer)
         details = TransportDetails(channel_type=kind, peer=peer, is_server=is_server, is_secure=True)
@@ -273,11 +305,11 @@ def _details(transport: Any, is_server: bool) -> TransportDetails:
     return details
 
 
-def _open(protocol: Any, opening: Opening) -> None:
-    """The end of autobahn's ``succeedHandshake`` and of its client's ``processHandshake``."""
-    vars(protocol).update(opening.attributes)
-    protocol.websocket_protocol_in_use = opening.subprotocol
-    compression = opening.compression
+def _enter_open_state(protocol: AutobahnProtocol, handshake: HandshakeResult) -> None:
+    """Do what autobahn's server does at the end of ``succeedHandshake``, and its client alike."""
+    protocol.__dict__.update(handshake.attributes)
+    protocol.websocket_protocol_in_use = handshake.subprotocol
+    compression = handshake.compression
     protocol._perMessageCompress = compression
     protocol.websocket_extensions_in_use = [] if compression is None else [compression]
     protocol.state = WebSocketProtocol.STATE_OPEN

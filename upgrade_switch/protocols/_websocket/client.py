@@ -11,16 +11,16 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from autobahn.twisted.util import peer2str
+from autobahn.twisted.websocket import WebSocketClientFactory
 from autobahn.websocket.types import ConnectionResponse
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import ITransport
+from twisted.internet.interfaces import IAddress, ITransport
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 from zope.interface import directlyProvides
 
 from ...client.pool import UpgradePool, switched_connection
-from ...connection import SwitchedConnection
 from ...errors import InvalidResponse
 from . import _autobahn
 from .server import accept_key
@@ -32,9 +32,10 @@ _HTTP = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
 
 def http_url(url: str | bytes) -> bytes:
     """
-    The ``http`` or ``https`` URL of a ``ws`` or ``wss`` one (RFC 6455 §3).
+    The ``http`` or ``https`` URL that a ``ws`` or ``wss`` URL stands for (RFC 6455 §3).
 
-    :raises ValueError: for what is neither, has a fragment or a user, or is not ASCII.
+    :param url: a URL with one of these four schemes.
+    :raises ValueError: if it has another scheme, a fragment or a user, or is not ASCII.
     """
     text = url.decode("ascii") if isinstance(url, bytes) else url
     text.encode("ascii")
@@ -47,46 +48,46 @@ def http_url(url: str | bytes) -> bytes:
 def connect_websocket(
     pool: UpgradePool,
     url: str | bytes,
-    factory: Any,
+    factory: WebSocketClientFactory,
     headers: Headers | None = None,
     agent: IAgent | None = None,
 ) -> Deferred[Any]:
     """
     Open a WebSocket.
 
-    The handshake is a request like any other of an agent over the pool; the answer's
-    Sec-WebSocket-Accept, subprotocol and extensions are checked (RFC 6455 §4.1). Then the factory's
-    protocol gets ``onConnect``, ``onOpen``, and what the server has sent behind its answer.
+    The handshake is a request of an agent over the pool. Of its answer, Sec-WebSocket-Accept, the
+    subprotocol and the extensions are checked (RFC 6455 §4.1). Then the factory's protocol gets
+    ``onConnect``, ``onOpen``, and what the server has sent right behind its answer.
 
-    :param pool: what connects.
+    :param pool: makes the connection.
     :param url: ``ws`` or ``wss``, or ``http`` or ``https``.
-    :param factory: an ``autobahn.twisted.websocket.WebSocketClientFactory``; its URL and proxy do not
-        matter, its ``protocols``, ``headers``, ``origin``, ``useragent`` and options do.
+    :param factory: an ``autobahn.twisted.websocket.WebSocketClientFactory``. Its ``protocols``,
+        ``headers``, ``origin``, ``useragent`` and options hold; its URL and proxy do not matter.
     :param headers: further fields of the request.
-    :param agent: any agent over a pool of that kind, for cookies, auth, a proxy, redirects, a CA of
-        one's own. Without one: a plain ``Agent``.
-    :return: fires with the protocol, open; it owns the connection. Fails with
-        :class:`~upgrade_switch.NotSwitched`, which has the response, where the server refuses; with
-        :class:`~upgrade_switch.errors.InvalidResponse` where its answer breaks the rules; or with
-        what the agent fails with. Cancelling it closes the connection.
-    :raises ValueError: for what is no such URL, and for headers that are up to the factory.
+    :param agent: any agent over an :class:`~upgrade_switch.UpgradePool`, for cookies, authentication, a
+        proxy, redirects, or a CA of one's own. None: a plain ``Agent`` over ``pool``.
+    :return: fires with the factory's protocol when it is open; the protocol owns the connection. Fails
+        with :class:`~upgrade_switch.NotSwitched`, which has the response, if the server refuses; with
+        :class:`~upgrade_switch.errors.InvalidResponse` if its answer breaks the rules; or with what
+        the agent fails with. Cancelling it closes the connection.
+    :raises ValueError: if the URL is not one of these, or if ``headers`` has a field that the factory
+        sets.
     """
     target = http_url(url)
     asking: IAgent = Agent(pool.clock, pool=pool) if agent is None else agent
-    protocol = factory.buildProtocol(None)
-    _autobahn.configure(protocol, factory)
+    protocol = _autobahn.configure(factory.buildProtocol(None), factory)
     key = b64encode(os.urandom(16))
-    fields = _fields(protocol, factory, key, headers)
-    opened: Deferred[Any] = maybeDeferred(asking.request, b"GET", target, fields)
-    return opened.addCallback(_answered, protocol, factory, key)
+    fields = _fields(protocol, key, headers)
+    return Deferred.fromCoroutine(_open(asking, target, fields, protocol, key))
 
 
-def _fields(protocol: Any, factory: Any, key: bytes, headers: Headers | None) -> Headers:
-    """What a handshake asks for (RFC 6455 §4.1)."""
+def _fields(protocol: _autobahn.AutobahnProtocol, key: bytes, headers: Headers | None) -> Headers:
+    """The fields of a handshake (RFC 6455 §4.1)."""
+    factory = protocol.factory
     fields = Headers() if headers is None else headers.copy()
-    for settled in (b"sec-websocket-protocol", b"sec-websocket-extensions"):
-        if fields.hasHeader(settled):
-            raise ValueError(f"{settled.decode()} is up to the factory")
+    for name_ in (b"sec-websocket-protocol", b"sec-websocket-extensions"):
+        if fields.hasHeader(name_):
+            raise ValueError(f"the factory sets {name_.decode()}")
     for name, value in factory.headers.items():
         fields.addRawHeader(name, value)
     fields.setRawHeaders(b"upgrade", [b"websocket"])
@@ -99,75 +100,61 @@ def _fields(protocol: Any, factory: Any, key: bytes, headers: Headers | None) ->
         b"origin": factory.origin,
         b"user-agent": factory.useragent,
     }
-    for key_, said in optional.items():
-        if said and not fields.hasHeader(key_):
-            fields.setRawHeaders(key_, [said.encode("utf-8")])
+    for name_, value_ in optional.items():
+        if value_ and not fields.hasHeader(name_):
+            fields.setRawHeaders(name_, [value_.encode("utf-8")])
     return fields
 
 
-def _answered(response: IResponse, protocol: Any, factory: Any, key: bytes) -> Any:
+async def _open(
+    agent: IAgent, url: bytes, fields: Headers, protocol: _autobahn.AutobahnProtocol, key: bytes
+) -> _autobahn.AutobahnProtocol:
+    """Ask the server, check its answer, ask the protocol, and give it the connection."""
+    response = await agent.request(b"GET", url, fields)
     connection = switched_connection(response)
     try:
-        opening = _checked(response, connection, protocol, factory, key)
-    except InvalidResponse:
+        handshake = _checked(response, protocol, key)
+        _autobahn.open_when_connected(protocol, handshake)
+        protocol.peer = _peer_text(connection.peer)
+        await maybeDeferred(protocol.onConnect, _connection_response(protocol, handshake))
+    except BaseException:
         connection.abort()
         raise
-    _autobahn.open_when_connected(protocol, opening)
-    asked: Any = SimpleNamespace(getPeer=lambda: connection.peer)
-    # autobahn asks transports alone.
-    directlyProvides(asked, ITransport)
-    protocol.peer = peer2str(asked)
-    told = _tell(response, connection, protocol, opening)
-    if isinstance(told, Deferred) or hasattr(told, "__await__"):
-        waiting = told if isinstance(told, Deferred) else Deferred.fromCoroutine(told)
-        waiting.addErrback(_aborted, connection)
-        return waiting.addCallback(lambda _: _install(connection, protocol))
-    return _install(connection, protocol)
-
-
-def _install(connection: SwitchedConnection, protocol: Any) -> Any:
     connection.install(protocol)
     return protocol
 
 
-def _aborted(reason: Any, connection: SwitchedConnection) -> Any:
-    connection.abort()
-    return reason
+def _peer_text(address: IAddress) -> str:
+    """A peer's address as autobahn writes it. It asks transports for the address, and nothing else."""
+    transport: Any = SimpleNamespace(getPeer=lambda: address)
+    directlyProvides(transport, ITransport)
+    text: str = peer2str(transport)
+    return text
 
 
-def _tell(
-    response: IResponse,
-    connection: SwitchedConnection,
-    protocol: Any,
-    opening: _autobahn.Opening,
-) -> Any:
-    """Have the protocol look at what has been agreed on."""
-    answer = ConnectionResponse(
+def _connection_response(
+    protocol: _autobahn.AutobahnProtocol, handshake: _autobahn.HandshakeResult
+) -> ConnectionResponse:
+    """The argument of a client's ``onConnect``: what has been agreed on."""
+    compression = handshake.compression
+    return ConnectionResponse(
         protocol.peer,
-        opening.attributes["http_headers"],
+        handshake.attributes["http_headers"],
         13,
-        opening.subprotocol,
-        [] if opening.compression is None else [opening.compression],
+        handshake.subprotocol,
+        [] if compression is None else [compression],
     )
-    try:
-        return protocol.onConnect(answer)
-    except BaseException:
-        connection.abort()
-        raise
 
 
 def _checked(
-    response: IResponse,
-    connection: SwitchedConnection,
-    protocol: Any,
-    factory: Any,
-    key: bytes,
-) -> _autobahn.Opening:
+    response: IResponse, protocol: _autobahn.AutobahnProtocol, key: bytes
+) -> _autobahn.HandshakeResult:
     """
     What a 101 has settled (RFC 6455 §4.1, from "If the status code").
 
-    :raises InvalidResponse: where it breaks the rules.
+    :raises InvalidResponse: if it breaks the rules.
     """
+    factory = protocol.factory
     header = response.headers.getRawHeaders
     if header(b"sec-websocket-accept") != [accept_key(key)]:
         raise InvalidResponse("a 101 without the Sec-WebSocket-Accept to this key")
@@ -188,4 +175,4 @@ def _checked(
             for name, values in response.headers.getAllRawHeaders()
         },
     }
-    return _autobahn.Opening(subprotocol, compression, attributes)
+    return _autobahn.HandshakeResult(subprotocol, compression, attributes)

@@ -1,12 +1,12 @@
 """
-Byte streams in WebSocket's binary messages, as noVNC and other clients in browsers speak them:
-:func:`byte_stream` on a server, :class:`WebSocketEndpoint` on a client.
+Byte streams in WebSocket's binary messages, as noVNC and other programs in browsers use them:
+:func:`byte_stream` for a server, :class:`WebSocketEndpoint` for a client.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any
 
 from autobahn.twisted.websocket import (
     WebSocketClientFactory,
@@ -17,12 +17,14 @@ from autobahn.twisted.websocket import (
 from autobahn.websocket.types import ConnectionRequest
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectionDone, ConnectionLost, NoProtocol
-from twisted.internet.error import TimeoutError as InternetTimeoutError
 from twisted.internet.interfaces import (
+    IAddress,
     IConsumer,
+    IProducer,
     IProtocol,
     IProtocolFactory,
     IPushProducer,
+    IReactorTime,
     IStreamClientEndpoint,
     ITransport,
 )
@@ -32,35 +34,40 @@ from twisted.web.iweb import IAgent
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
+from ... import _twisted
 from ...client.pool import UpgradePool
-from ...interfaces import Acceptor
+from ...errors import connect_timed_out
+from ...interfaces import Acceptor, Answer
 from ...negotiation import UpgradeToken
 from ...server.decision import not_an_answer
+from ...server.pages import service_unavailable
 from ...server.upgrades import acceptor_of
+from ._autobahn import CLOSE_TIMEOUT, AutobahnProtocol
 from .client import connect_websocket, http_url
-from .server import SAME_ORIGIN, HandshakeRequest, Refused, websocket
+from .server import SAME_ORIGIN, HandshakeRefused, HandshakeRequest, websocket
 
 __all__ = ["WebSocketEndpoint", "byte_stream"]
 
-# websockify's, which noVNC asks for.
+# Any: autobahn's annotations differ from version to version, and contradict one another.
+_SERVER_PROTOCOL: Any = WebSocketServerProtocol
+_CLIENT_PROTOCOL: Any = WebSocketClientProtocol
+
+# The subprotocol of websockify, which noVNC asks for.
 _SUBPROTOCOL = "binary"
 
 _UNSUPPORTED_DATA = 1003
 
-# RFC 6455 §7.4.1: close codes that are no failure; None and 1005 are none at all.
-_ENDS = (None, 1000, 1001, 1005)
-
-# Seconds between saying goodbye and cutting off: what is still to be written wants its time.
-_GOODBYE = 60
+# RFC 6455 §7.4.1: close codes that do not mean a failure. None and 1005 stand for no code at all.
+_CLEAN_CODES = (None, 1000, 1001, 1005)
 
 
 @implementer(ITransport, IConsumer, IPushProducer)
 class FrameTransport:
     """
-    The transport of a protocol whose bytes go in binary messages. There is no half-close.
+    The transport of a protocol whose bytes are sent in binary messages. There is no half-close.
     """
 
-    def __init__(self, websocket: Any) -> None:
+    def __init__(self, websocket: _ByteStream) -> None:
         self._websocket = websocket
         self.disconnecting = False
         self.disconnected = False
@@ -68,11 +75,11 @@ class FrameTransport:
         self._has_producer = False
 
     def write(self, data: bytes) -> None:
-        # As with every transport, what is written after the end goes nowhere.
+        # As with every transport, what is written after the end is dropped.
         if data and self._websocket.state == self._websocket.STATE_OPEN:
             self._websocket.sendMessage(bytes(data), isBinary=True)
 
-    def writeSequence(self, data: Any) -> None:
+    def writeSequence(self, data: Iterable[bytes]) -> None:
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
@@ -83,20 +90,20 @@ class FrameTransport:
 
     def _close(self) -> None:
         self._websocket.sendClose(1000)
-        # The other side's goodbye is still to be read.
+        # The other side's Close frame is still to be read.
         self._websocket.transport.resumeProducing()
 
     def abortConnection(self) -> None:
         self.disconnecting = True
         self._websocket.transport.abortConnection()
 
-    def getPeer(self) -> Any:
+    def getPeer(self) -> IAddress:
         return self._websocket.transport.getPeer()
 
-    def getHost(self) -> Any:
+    def getHost(self) -> IAddress:
         return self._websocket.transport.getHost()
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         self._websocket.registerProducer(producer, streaming)
         self._has_producer = True
 
@@ -112,69 +119,74 @@ class FrameTransport:
 
     def resumeProducing(self) -> None:
         self.paused = False
-        self._websocket.go_on()
+        self._websocket.resume()
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        self._websocket.transport.setTcpNoDelay(enabled)
+        _twisted.bottom(self._websocket.transport).setTcpNoDelay(enabled)
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
-        self._websocket.transport.setTcpKeepAlive(enabled)
+        _twisted.bottom(self._websocket.transport).setTcpKeepAlive(enabled)
 
     def stopProducing(self) -> None:
         self.loseConnection()
 
 
-class _Stream:
-    """One side's WebSocket protocol; passes bytes on as they come, not only whole messages."""
+class _ByteStream(AutobahnProtocol):
+    """
+    One side's WebSocket protocol: passes bytes on as they come, without waiting for whole messages.
 
-    inner: Any = None
+    :ivar inner: the protocol of the byte stream; None before it has been built.
+    """
+
+    inner: IProtocol | None = None
     _frames: FrameTransport | None = None
-    _refused = False
+    _got_text = False
 
     def __init__(self) -> None:
         super().__init__()
-        # What came in one segment with what the target paused at.
+        # Bytes that came in the same segment as those at which the inner protocol paused.
         self._held: list[bytes] = []
 
     def onOpen(self) -> None:
         self._frames = FrameTransport(self)
-        self.inner.makeConnection(self._frames)
+        if self.inner is not None:
+            self.inner.makeConnection(self._frames)
 
-    def _is_paused(self: Any) -> bool:
+    def _is_paused(self) -> bool:
         return self._frames is not None and self._frames.paused
 
-    def go_on(self: Any) -> None:
-        """The target reads again: what is here already first."""
+    def resume(self) -> None:
+        """The inner protocol reads again: it gets the bytes that are held first."""
         while self._held and not self._is_paused():
-            self._give(self._held.pop(0))
+            self._deliver(self._held.pop(0))
         if self._is_paused():
             return
         self._wait_for_room()
-        if self._patience is None:
+        if self._backpressure is None:
             self.transport.resumeProducing()
 
-    def _give(self, payload: bytes) -> None:
-        if self._frames is not None and not self._frames.disconnecting:
+    def _deliver(self, payload: bytes) -> None:
+        if self.inner is not None and self._frames is not None and not self._frames.disconnecting:
             self.inner.dataReceived(payload)
 
-    def onMessageBegin(self: Any, isBinary: bool) -> None:
+    def onMessageBegin(self, isBinary: bool) -> None:
         if not isBinary:
-            self._refused = True
+            self._got_text = True
             self.sendCloseFrame(code=_UNSUPPORTED_DATA, reasonUtf8=b"binary messages, please")
-            # RFC 6455 §7.1.7: nobody waits for an answer.
+            # RFC 6455 §7.1.7: the answer need not be waited for.
             self.transport.loseConnection()
 
     def onMessageFrameBegin(self, length: int) -> None:
         pass
 
-    def onMessageFrameData(self: Any, payload: bytes) -> None:
-        # While the server is going down, too: what the client has sent before it knew is no less.
-        if self._refused or not payload:
+    def onMessageFrameData(self, payload: bytes) -> None:
+        # Also while the server is going down: the client may have sent this before it knew.
+        if self._got_text or not payload:
             return
         if self._held or self._is_paused():
             self._held.append(payload)
         else:
-            self._give(payload)
+            self._deliver(payload)
 
     def onMessageFrameEnd(self) -> None:
         pass
@@ -182,68 +194,74 @@ class _Stream:
     def onMessageEnd(self) -> None:
         pass
 
-    def onClose(self: Any, wasClean: bool, code: int | None, reason: str | None) -> None:
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         frames = self._frames
         if frames is not None:
             while self._held:
-                self._give(self._held.pop(0))
+                self._deliver(self._held.pop(0))
             self._frames = None
             frames.disconnecting = frames.disconnected = True
-            failed = self.failedByMe or self._refused or code not in _ENDS
+            failed = self.failedByMe or self._got_text or code not in _CLEAN_CODES
             error = ConnectionDone() if wasClean and not failed else ConnectionLost(reason)
-            self.inner.connectionLost(Failure(error))
+            if self.inner is not None:
+                self.inner.connectionLost(Failure(error))
 
 
-class _ServerStream(_Stream, WebSocketServerProtocol):  # type: ignore[misc]  # autobahn's own bases
+class _ServerStream(_ByteStream, _SERVER_PROTOCOL):
     factory: _ServerFactory
 
-    def onConnect(self, request: ConnectionRequest) -> Any:
+    def onConnect(self, request: ConnectionRequest) -> Deferred[str | None]:
         assert isinstance(request, HandshakeRequest)
-        decided = maybeDeferred(self.factory.acceptor, request.request, UpgradeToken("websocket"))
-        return decided.addCallback(self._take, request.protocols)
+        token = UpgradeToken("websocket")
+        deciding: Deferred[Any] = maybeDeferred(self.factory.acceptor, request.request, token)
+        return deciding.addCallback(self._decided, request.protocols)
 
-    def _take(self, result: Any, offered: list[str]) -> str | None:
-        if IResource.providedBy(result):
-            raise Refused(result)
-        if not IProtocol.providedBy(result):
-            raise not_an_answer(result)
-        self.inner = result
+    def _decided(self, answer: Answer | None, offered: list[str]) -> str | None:
+        if IResource.providedBy(answer):
+            raise HandshakeRefused(answer)
+        if answer is None:
+            # As if it were a factory that takes no connection now.
+            raise HandshakeRefused(service_unavailable("No connection is taken now."))
+        if not IProtocol.providedBy(answer):
+            raise not_an_answer(answer)
+        self.inner = answer
         return _SUBPROTOCOL if _SUBPROTOCOL in offered else None
 
 
 class _ServerFactory(WebSocketServerFactory):
+    # Any: what autobahn says of this attribute differs from version to version.
     protocol: Any = _ServerStream
     noisy = False
 
     def __init__(self, acceptor: Acceptor | IProtocolFactory) -> None:
         super().__init__()
         self.acceptor = acceptor_of(acceptor)
-        self.setProtocolOptions(failByDrop=False, closeHandshakeTimeout=_GOODBYE)
+        self.setProtocolOptions(failByDrop=False, closeHandshakeTimeout=CLOSE_TIMEOUT)
 
 
 def byte_stream(
     acceptor: Acceptor | IProtocolFactory, allowed_origins: Iterable[str] = SAME_ORIGIN
 ) -> Acceptor:
     """
-    An acceptor for the token ``websocket`` whose target gets and sends a stream of bytes, in binary
-    messages: any Twisted protocol, or a tunnel, for clients in browsers::
+    An acceptor for the token ``websocket`` whose target receives and sends a stream of bytes in binary
+    messages. So any Twisted protocol, or a tunnel, can be used by programs in browsers::
 
         UpgradeResource({"websocket": byte_stream(tunnel(endpoint))})
 
-    The subprotocol ``binary`` is answered when it is asked for.
+    The subprotocol ``binary`` is answered if the client offers it.
 
-    :param acceptor: what decides, as for ``UpgradeResource``: asked when the handshake has been found
-        good. Its target's transport has no half-close; ``loseConnection`` is close code 1000.
-    :param allowed_origins: as for :func:`websocket`; without it the site's own pages alone, since what
-        is behind a tunnel seldom asks who is there.
-    :raises InvalidUpgrades: for what is no origin.
+    :param acceptor: decides, as in an ``UpgradeResource``, once the handshake has been found valid. The
+        transport of its target has no half-close; ``loseConnection`` closes with code 1000.
+    :param allowed_origins: as for :func:`websocket`. By default, only the site's own pages, since what
+        is behind a tunnel seldom asks who its client is.
+    :return: the acceptor.
+    :raises InvalidUpgrades: if an origin is invalid.
     """
     return websocket(_ServerFactory(acceptor), allowed_origins)
 
 
-class _ClientStream(_Stream, WebSocketClientProtocol):  # type: ignore[misc]  # autobahn's own bases
+class _ClientStream(_ByteStream, _CLIENT_PROTOCOL):
     factory: _ClientFactory
-    transport: Any
     failure: Failure | None = None
 
     def onOpen(self) -> None:
@@ -258,9 +276,9 @@ class _ClientStream(_Stream, WebSocketClientProtocol):  # type: ignore[misc]  # 
         else:
             super().onOpen()
 
-    def onCloseFrame(self, code: Any, reasonRaw: Any) -> bool | None:
+    def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> bool | None:
         result: bool | None = super().onCloseFrame(code, reasonRaw)
-        # RFC 6455 §7.1.1: the server is to close first, but nobody need wait for that.
+        # RFC 6455 §7.1.1: the server should close first, but the client need not wait for that.
         self.transport.loseConnection()
         return result
 
@@ -270,37 +288,38 @@ class _ClientStream(_Stream, WebSocketClientProtocol):  # type: ignore[misc]  # 
 
 
 class _ClientFactory(WebSocketClientFactory):
+    # Any: as above.
     protocol: Any = _ClientStream
     noisy = False
 
-    def __init__(self, reactor: Any, inner: IProtocolFactory) -> None:
+    def __init__(self, reactor: IReactorTime, inner: IProtocolFactory) -> None:
         super().__init__(reactor=reactor, protocols=[_SUBPROTOCOL])
         self.inner = inner
-        self.setProtocolOptions(failByDrop=False, closeHandshakeTimeout=_GOODBYE)
+        self.setProtocolOptions(failByDrop=False, closeHandshakeTimeout=CLOSE_TIMEOUT)
 
 
 @implementer(IStreamClientEndpoint)
 class WebSocketEndpoint:
     """
-    A client endpoint whose connections are streams of bytes in WebSocket's binary messages: what
-    noVNC's servers (websockify), and :func:`byte_stream`, speak.
+    A client endpoint whose connections are streams of bytes in WebSocket's binary messages. noVNC's
+    servers (websockify) speak that, and :func:`byte_stream`.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         url: str | bytes,
         headers: Headers | None = None,
         agent: IAgent | None = None,
         timeout: float | None = 30,
     ) -> None:
         """
-        :param reactor: provides ``IReactorTime``; without an ``agent``, what connects.
+        :param reactor: the clock; without an ``agent``, it also makes the connections.
         :param url: ``ws`` or ``wss``, or ``http`` or ``https``.
         :param headers: further fields of the handshake.
-        :param agent: any agent over an :class:`~upgrade_switch.UpgradePool`. Without one: a plain one.
-        :param timeout: how many seconds it may take to connect; None: any time.
-        :raises ValueError: for what is no such URL.
+        :param agent: any agent over an :class:`~upgrade_switch.UpgradePool`. None: a plain ``Agent``.
+        :param timeout: how many seconds connecting may take; None: no limit.
+        :raises ValueError: if the URL is not one of these.
         """
         http_url(url)
         self._reactor = reactor
@@ -311,29 +330,29 @@ class WebSocketEndpoint:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """
-        Connect.
+        Open a WebSocket.
 
-        :param protocolFactory: builds the protocol of the stream, when the WebSocket is open.
-        :return: fires with the factory's protocol; fails as :func:`connect_websocket` does, or with
-            ``TimeoutError``.
+        :param protocolFactory: builds the protocol of the byte stream, once the WebSocket is open.
+        :return: fires with that protocol, which owns the connection; fails as
+            :func:`connect_websocket` does, or with ``twisted.internet.error.TimeoutError``.
         """
         pool = UpgradePool(self._reactor)
         factory = _ClientFactory(self._reactor, protocolFactory)
         opened = connect_websocket(pool, self._url, factory, self._headers, self._agent)
         if self._timeout is not None:
-            opened.addTimeout(self._timeout, self._reactor, _timed_out)
-        return opened.addCallback(_inner)
+            opened.addTimeout(self._timeout, self._reactor, connect_timed_out("no WebSocket"))
+        return opened.addCallback(_inner_protocol)
+
+    def __repr__(self) -> str:
+        url = self._url if isinstance(self._url, str) else self._url.decode("ascii")
+        # Without the query, which may hold a secret.
+        return f"<WebSocketEndpoint {url.partition('?')[0]}>"
 
 
-def _inner(stream: _ClientStream) -> IProtocol | Failure:
+def _inner_protocol(stream: _ClientStream) -> IProtocol | Failure:
     if stream.failure is not None:
         return stream.failure
     if stream.inner is None:
-        # What Twisted's own endpoints make of it.
+        # As with Twisted's own endpoints.
         raise NoProtocol
-    inner: IProtocol = stream.inner
-    return inner
-
-
-def _timed_out(reason: object, timeout: float) -> NoReturn:
-    raise InternetTimeoutError(f"no WebSocket within {timeout:g} seconds")
+    return stream.inner
