@@ -2,6 +2,7 @@
 HTTP Upgrade for Twisted: one port, many protocols, and no byte lost between them.
 """
 
+from .client.connect import ConnectEndpoint
 from .client.endpoint import UpgradeEndpoint
 from .client.pool import UpgradePool, switched_connection
 from .connection import SwitchedConnection
@@ -15,6 +16,7 @@ from .server.site import UpgradeSite
 from .splice import splice
 
 __all__ = [
+    "ConnectEndpoint",
     "IDrainable",
     "NotSwitched",
     "Offer",

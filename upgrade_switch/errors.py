@@ -226,11 +226,14 @@ def connect_timed_out(what: str) -> Callable[[object, float], NoReturn]:
     endpoints do: code that catches ``ConnectError`` catches it. (Python's builtin ``TimeoutError``,
     and the one of ``twisted.internet.defer``, are not ``ConnectError``.)
 
-    :param what: what has not happened; the message is such as "no switch within 30 seconds".
+    :param what: what has not happened; the message is such as "no switch within 30 seconds", and goes on
+        with what is known about the cause.
     :return: the callable to give to ``addTimeout``.
     """
 
     def raise_timeout(result: object, seconds: float) -> NoReturn:
-        raise TimeoutError(f"{what} within {seconds:g} seconds")
+        known = cause_of(result).args if isinstance(result, Failure) else ()
+        because = f": {known[0]}" if known and isinstance(known[0], str) else ""
+        raise TimeoutError(f"{what} within {seconds:g} seconds{because}")
 
     return raise_timeout

@@ -1,6 +1,6 @@
 """
 The states of a request with Upgrade: every pair of a state and an event, in the table and on a real
-``UpgradeClient``.
+``SwitchingClient``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from twisted.web.http_headers import Headers
 
 from tests.kit.harness import Recorder
 from upgrade_switch.client.states import TRANSITIONS, Event, State, after
-from upgrade_switch.client.upgrading import UpgradeClient
+from upgrade_switch.client.switching import SwitchingClient
 from upgrade_switch.errors import InvalidResponse
 from upgrade_switch.testing import Wire
 
@@ -177,14 +177,14 @@ class Reader(Protocol):
 
 class Walker:
     """
-    One ``UpgradeClient``, to which a test lets happen what it wants.
+    One ``SwitchingClient``, to which a test lets happen what it wants.
 
     :ivar outcome: what the request's caller has: nothing yet, a code, or the class of a failure.
     """
 
     def __init__(self, refusal: bytes = REFUSAL) -> None:
         self.wire = Wire()
-        self.client = UpgradeClient(Seconds())  # type: ignore[arg-type]  # of IReactorTime, as much as is used
+        self.client = SwitchingClient(Seconds())  # type: ignore[arg-type]  # of IReactorTime, as much as is used
         self.wire.join(self.client, Recorder())
         self.wire.pump()
         self.request = Request()

@@ -4,7 +4,6 @@ The client's side of RFC 2817: :class:`TLSUpgradePool`, which sends requests ins
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import h11
@@ -17,7 +16,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.http_headers import Headers
@@ -27,10 +26,9 @@ from zope.interface import implementer
 from ... import _twisted
 from ...client.pool import UpgradePool, switched_connection
 from ...client.request import expect_answer
-from ...client.upgrading import UpgradeClient
+from ...client.switching import SwitchingFactory
 from ...errors import InvalidArgument, InvalidResponse, UpgradeError, connect_timed_out
 from ...interfaces import IStreamTransport
-from ...negotiation import Offer, UpgradeToken
 from ...takeover import hand_over
 
 __all__ = ["TLSUpgradePool"]
@@ -94,16 +92,6 @@ class TLSUpgradePool(UpgradePool):
         return super().getConnection(key, endpoint)
 
 
-class _Asking(UpgradeClient):
-    """Asks for TLS, and is lenient about the 101."""
-
-    def token_of(self, head: h11.InformationalResponse, offer: Offer) -> UpgradeToken:
-        # cupsd answers Connection: Keep-Alive, where RFC 9110 §7.8 wants Upgrade. It does no harm: what
-        # follows is TLS, or the connection ends.
-        named = [*head.headers, (b"connection", b"upgrade")]
-        return super().token_of(h11.InformationalResponse(status_code=101, headers=named), offer)
-
-
 @implementer(IStreamClientEndpoint)
 class _SecuredEndpoint:
     """Connects, upgrades to TLS by ``OPTIONS *``, and only then has the protocol built."""
@@ -125,8 +113,9 @@ class _SecuredEndpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         headers = Headers({b"host": [self._authority], b"upgrade": [_OFFERED]})
         request = _twisted.client_request(b"OPTIONS", b"*", headers)
-        asking = Factory.forProtocol(partial(_Asking, self._reactor))
-        asking.noisy = False
+        # cupsd answers Connection: Keep-Alive, where RFC 9110 §7.8 wants Upgrade. It does no harm: what
+        # follows is TLS, or the connection ends.
+        asking = SwitchingFactory(self._reactor, lenient=True)
         done: Deferred[Any] = self._endpoint.connect(asking)
         done.addCallback(lambda client: client.request(request))
         done.addCallback(self._answered, protocolFactory)
