@@ -226,8 +226,8 @@ def connect_timed_out(what: str) -> Callable[[object, float], NoReturn]:
     endpoints do: code that catches ``ConnectError`` catches it. (Python's builtin ``TimeoutError``,
     and the one of ``twisted.internet.defer``, are not ``ConnectError``.)
 
-    :param what: what has not happened; the message is such as "no switch within 30 seconds", and goes on
-        with what is known about the cause.
+    :param what: what has not happened; the message is such as "no switch within 30 seconds", and goes
+        on with what is known about the cause.
     :return: the callable to give to ``addTimeout``.
     """
 

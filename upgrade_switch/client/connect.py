@@ -41,14 +41,15 @@ __all__ = ["ConnectEndpoint", "ConnectEndpointParser"]
 @implementer(IStreamClientEndpoint)
 class ConnectEndpoint:
     """
-    A client endpoint whose connections go through an HTTP proxy, by CONNECT (RFC 9110 §9.3.6): any Twisted
-    client works over it unchanged.
+    A client endpoint whose connections go through an HTTP proxy, by CONNECT (RFC 9110 §9.3.6): any
+    Twisted client works over it unchanged.
 
-    Nothing is sent through the tunnel before the proxy's 2xx (RFC 9931): the factory's protocol is built
-    only then. What the proxy sends behind the head of its 2xx belongs to that protocol.
+    Nothing is sent through the tunnel before the proxy's 2xx (RFC 9931): the factory's protocol is
+    built only then. What the proxy sends behind the head of its 2xx belongs to that protocol.
     """
 
-    # Any: of a reactor, what HostnameEndpoint and the time-outs use; Twisted has no one interface for it.
+    # Any: of a reactor, what HostnameEndpoint and the time-outs use; Twisted has no one interface
+    # for it.
     def __init__(
         self,
         reactor: Any,
@@ -63,18 +64,18 @@ class ConnectEndpoint:
         """
         :param reactor: connects to the proxy, and is the clock.
         :param proxy_url: where the proxy is, ``http://proxy:3128`` for example; with ``https``, TLS is
-            spoken to it. ``user:password@``, percent-encoded in the URL, is sent as Basic authentication
-            in UTF-8 (RFC 7617). Without a port: 80, or 443.
-        :param host: where the connection is to go: a name, which the proxy looks up (an internationalised
-            one is sent as its A-labels), or an address.
+            spoken to it. ``user:password@``, percent-encoded in the URL, is sent as Basic
+            authentication in UTF-8 (RFC 7617). Without a port: 80, or 443.
+        :param host: where the connection is to go: a name, which the proxy looks up (an
+            internationalised one is sent as its A-labels), or an address.
         :param port: the port there.
         :param headers: further fields of the CONNECT.
         :param timeout: how many seconds connecting and the proxy's answer may take; None: no limit.
         :param proxy_policy: which certificates an ``https`` proxy may have, as for ``Agent``; by
             default, those of the platform's certificate authorities for its name.
-        :raises ValueError: if the URL is not that of a proxy, or has a path; if there is no such host or
-            port; if the timeout is not above 0; and if there is a Proxy-Authorization among the headers
-            beside a user in the URL.
+        :raises ValueError: if the URL is not that of a proxy, or has a path; if there is no such
+            host or port; if the timeout is not above 0; and if there is a Proxy-Authorization among
+            the headers beside a user in the URL.
         """
         check_timeout(timeout)
         proxy = parse_proxy(proxy_url)
@@ -111,10 +112,11 @@ class ConnectEndpoint:
         :return: fires with the protocol, which owns the connection; fails with
             :class:`~upgrade_switch.NotSwitched` (a ``ConnectError``; its ``response`` has code, headers
             and body of the proxy's answer, and the connection is closed after the body) if the proxy
-            refuses, with :class:`~upgrade_switch.errors.InvalidResponse` if the answer is not HTTP, with
-            ``twisted.internet.error.TimeoutError`` if it took too long, with ``ResponseNeverReceived``
-            or ``ResponseFailed`` (of ``twisted.web.client``) if the proxy closes the connection, or
-            with what connecting to the proxy failed with. Cancelling it closes the connection.
+            refuses, with :class:`~upgrade_switch.errors.InvalidResponse` if the answer is not HTTP,
+            with ``twisted.internet.error.TimeoutError`` if it took too long, with
+            ``ResponseNeverReceived`` or ``ResponseFailed`` (of ``twisted.web.client``) if the proxy
+            closes the connection, or with what connecting to the proxy failed with. Cancelling it
+            closes the connection.
         """
         connected: Deferred[Any] = self._proxy.connect(SwitchingFactory(self._reactor))
         answered: Deferred[IResponse] = connected.addCallback(self._ask)
@@ -194,7 +196,8 @@ class _ProxiedEndpoints:
 
 @implementer(IPlugin, IStreamClientEndpointStringParserWithReactor)
 class ConnectEndpointParser:
-    """Parses ``connect:proxy=http\\://proxy\\:3128:host=example.com:port=443``, for ``clientFromString``."""
+    """Parses ``connect:proxy=http\\://proxy\\:3128:host=example.com:port=443``, for
+    ``clientFromString``."""
 
     prefix = "connect"
 
@@ -202,9 +205,9 @@ class ConnectEndpointParser:
         self, reactor: Any, *values: str, **named: str
     ) -> ConnectEndpoint:
         """
-        :param values: the parts of the string, by their order or (``named``) by name: ``proxy``, ``host``
-            and ``port``, as :class:`ConnectEndpoint` takes them (colons in them are escaped as ``\\:``),
-            and the ``timeout`` in seconds.
+        :param values: the parts of the string, by their order or (``named``) by name: ``proxy``,
+            ``host`` and ``port``, as :class:`ConnectEndpoint` takes them (colons in them are
+            escaped as ``\\:``), and the ``timeout`` in seconds.
         :raises ValueError: if a part is missing, unknown or invalid.
         """
         try:

@@ -132,8 +132,8 @@ class UpgradeEndpoint:
         :param timeout: how many seconds connecting and switching may take; None: any time.
         :raises InvalidToken: if ``token`` is not an upgrade token, or a list of them.
         :raises ValueError: if the URL is not one that can be asked: it has another scheme (which an
-            ``agent`` may know), a user in it, a bad host or port, or is not ASCII behind the host; and if
-            the timeout is not above 0.
+            ``agent`` may know), a user in it, a bad host or port, or is not ASCII behind the host;
+            and if the timeout is not above 0.
         """
         check_timeout(timeout)
         if agent is None or _is_http(url):

@@ -1,8 +1,8 @@
 """
 The URLs that people give to clients: what an agent can ask, or a ``ValueError`` that says why not.
 
-Twisted's ``Agent`` takes any bytes, and sends what comes of them: ``GET ?x=y`` for a URL without a path,
-and a lookup of the host ``user:password@host``.
+Twisted's ``Agent`` takes any bytes, and sends what comes of them: ``GET ?x=y`` for a URL without a
+path, and a lookup of the host ``user:password@host``.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _MOST_PORT = 65535
 
 def http_url(url: str | bytes, websocket: bool = False) -> bytes:
     """
-    The URL that an agent is to ask: ``http`` or ``https``, with an ASCII host (RFC 5891), and with a path
-    if there is a query (RFC 9112 §3.2.1). A fragment is left out, since it is not sent.
+    The URL that an agent is to ask: ``http`` or ``https``, with an ASCII host (RFC 5891), and with
+    a path if there is a query (RFC 9112 §3.2.1). A fragment is left out, since it is not sent.
 
     :param url: an ``http`` or ``https`` URL.
     :param websocket: take ``ws`` and ``wss`` too, for which ``http`` and ``https`` stand, and no
@@ -50,7 +50,7 @@ def http_url(url: str | bytes, websocket: bool = False) -> bytes:
         )
     if "@" in parts.netloc:
         raise ValueError(
-            "a URL with a user in it: credentials are sent in the Authorization field, among the headers"
+            "a URL with a user in it: credentials are sent in the Authorization field of the headers"
         )
     if websocket and "#" in text:
         raise ValueError(f"a WebSocket's URL has no fragment (RFC 6455 §3): {text!r}")

@@ -16,7 +16,8 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.http_headers import Headers
@@ -145,9 +146,17 @@ class _Securing(Protocol):
         self._creator = creator
         self._parser = expect_answer("OPTIONS", upgrade=False)
         self._is_secure = False
+        self._is_layered = False
 
     def connectionMade(self) -> None:
-        _twisted.start_tls(self.transport, self._creator, self)
+        if _twisted.tls_layer(self.transport) is None:
+            _twisted.start_tls(self.transport, self._creator, self)
+        elif not self._is_layered:
+            # There is TLS already, with an https proxy: this one goes inside, and connects us again.
+            self._is_layered = True
+            factory = TLSMemoryBIOFactory(self._creator, True, Factory.forProtocol(lambda: self))
+            slot = _twisted.slot_of(self.transport, self)
+            hand_over(self.transport, slot, factory.buildProtocol(self.transport.getPeer()), b"")
 
     def handshakeCompleted(self) -> None:
         # Twisted calls this also for a handshake whose certificate is for another name.
