@@ -51,6 +51,7 @@ KNOWN = {
     "howto/from-stolen-transport.md": {"python": 3},
     "howto/haproxy.md": {"haproxy": 1, "python": 1, "console": 1},
     "howto/nginx.md": {"nginx": 1, "python": 1},
+    "howto/proxies.md": {"python": 7},
     "howto/systemd.md": {"ini": 2},
     "howto/testing.md": {"python": 10},
     "howto/tls.md": {"console": 3, "python": 4},

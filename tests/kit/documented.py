@@ -27,7 +27,7 @@ from twisted.internet.threads import deferToThread
 from tests.kit.commands import COMMAND, PATIENCE, Process
 from tests.kit.harness import reactor, turns
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# (\S+\.\w+)\n")
