@@ -8,6 +8,7 @@ Twisted's own ``Response`` is not meant to be made by others, and its parser kee
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
+from weakref import finalize
 
 import h11
 from twisted.internet.defer import AlreadyCalledError
@@ -167,6 +168,10 @@ class UpgradeResponse:
         self.previousResponse: IResponse | None = None
         self.connection = connection
         self._body = body
+        # A body that is left unread (a redirect's, say) would keep its connection open. Not
+        # `__del__`: in a cycle with the response (a failure's traceback), the socket would be
+        # finalised before it is closed.
+        finalize(self, body.abandon).atexit = False
 
     def _declared_length(self, request: ClientRequest) -> int | str:
         if request.method == b"HEAD" or self.code in (204, 304):
@@ -185,12 +190,6 @@ class UpgradeResponse:
 
     def setPreviousResponse(self, response: IResponse) -> None:
         self.previousResponse = response
-
-    def __del__(self) -> None:
-        # A body that is left unread (a redirect's, say) would keep its connection open.
-        body = getattr(self, "_body", None)
-        if body is not None:
-            body.abandon()
 
 
 def body_done() -> Failure:

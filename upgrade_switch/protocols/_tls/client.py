@@ -25,6 +25,7 @@ from twisted.web.iweb import IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from ... import _twisted
+from ...client.head import HeadReader
 from ...client.pool import UpgradePool, switched_connection
 from ...client.request import expect_answer
 from ...client.switching import SwitchingFactory
@@ -144,6 +145,7 @@ class _Securing(Protocol):
         self.done: Deferred[IProtocol] = Deferred(lambda _: _twisted.abort(self.transport))
         self._factory = factory
         self._creator = creator
+        self._heads = HeadReader()
         self._parser = expect_answer("OPTIONS", upgrade=False)
         self._is_secure = False
         self._is_layered = False
@@ -166,15 +168,35 @@ class _Securing(Protocol):
         if not self._is_secure or self.done.called:
             return
         try:
-            self._parser.receive_data(data)
-            event = self._parser.next_event()
-            while event not in (h11.NEED_DATA, h11.PAUSED) and not isinstance(event, h11.EndOfMessage):
-                event = self._parser.next_event()
+            is_answered = self._reads_answer(data)
         except h11.RemoteProtocolError as error:
             self._fail(InvalidResponse(f"the answer inside TLS is not HTTP: {error}"))
-            return
-        if isinstance(event, h11.EndOfMessage):
-            self._hand_over()
+        except InvalidResponse as error:
+            self._fail(error)
+        else:
+            if is_answered:
+                self._hand_over()
+
+    def _reads_answer(self, data: bytes) -> bool:
+        """
+        Read of the answer what has come; return whether it is complete.
+
+        :raises InvalidResponse: if it is not HTTP; ``h11.RemoteProtocolError`` likewise.
+        """
+        self._heads.feed(data)
+        while self._parser.their_state is h11.SEND_RESPONSE:
+            head = self._heads.next_head()
+            if head is None:
+                return False
+            self._parser.receive_data(head)
+            self._parser.next_event()
+        rest = self._heads.take_rest()
+        if rest:
+            self._parser.receive_data(rest)
+        event = self._parser.next_event()
+        while isinstance(event, h11.Data):
+            event = self._parser.next_event()
+        return isinstance(event, h11.EndOfMessage)
 
     def _hand_over(self) -> None:
         trailing, _ = self._parser.trailing_data
