@@ -3,6 +3,7 @@ HTTP Upgrade for Twisted: one port, many protocols, and no byte lost between the
 """
 
 from ._version import __version__
+from .client.connect import ConnectEndpoint
 from .client.endpoint import UpgradeEndpoint
 from .client.pool import UpgradePool, switched_connection
 from .connection import SwitchedConnection
@@ -16,6 +17,7 @@ from .server.site import UpgradeSite
 from .splice import splice
 
 __all__ = [
+    "ConnectEndpoint",
     "IDrainable",
     "NotSwitched",
     "Offer",

@@ -20,7 +20,7 @@ Every exception that this package defines, in one tree::
     ├── MissingExtra        (ImportError)     an extra of this package is not installed
     ├── AlreadyInstalled                      SwitchedConnection.install, a second time
     ├── InvalidResponse     (ResponseFailed)  a server's answer that breaks the rules
-    └── NotSwitched         (ConnectError)    the server answered with something other than a 101
+    └── NotSwitched         (ConnectError)    the server, or a proxy, did not switch
 
 The class in brackets is a second base, so that code which knows only Python's or Twisted's own
 exceptions catches the right thing. Where the time for connecting is over, what is raised is Twisted's
@@ -173,8 +173,9 @@ class InvalidResponse(UpgradeError, ResponseFailed):
 
 class NotSwitched(UpgradeError, ConnectError):
     """
-    Raised when a response is not a 101: the server answered an upgrade in HTTP, or the request did
-    not ask for an upgrade in a way that can work (the message says which).
+    Raised when a response is not a switch: the server answered an upgrade in HTTP, a proxy did not open
+    the tunnel, or the request did not ask for an upgrade in a way that can work (the message says
+    which).
 
     :ivar response: the answer, an ``IResponse`` (treq's, if the request was treq's). Its ``code``,
         its ``headers`` (``Upgrade`` too) and its body can be read. The connection of a refused
@@ -226,11 +227,14 @@ def connect_timed_out(what: str) -> Callable[[object, float], NoReturn]:
     endpoints do: code that catches ``ConnectError`` catches it. (Python's builtin ``TimeoutError``,
     and the one of ``twisted.internet.defer``, are not ``ConnectError``.)
 
-    :param what: what has not happened; the message is such as "no switch within 30 seconds".
+    :param what: what has not happened; the message is such as "no switch within 30 seconds", and goes
+        on with what is known about the cause.
     :return: the callable to give to ``addTimeout``.
     """
 
     def raise_timeout(result: object, seconds: float) -> NoReturn:
-        raise TimeoutError(f"{what} within {seconds:g} seconds")
+        known = cause_of(result).args if isinstance(result, Failure) else ()
+        because = f": {known[0]}" if known and isinstance(known[0], str) else ""
+        raise TimeoutError(f"{what} within {seconds:g} seconds{because}")
 
     return raise_timeout

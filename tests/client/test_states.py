@@ -1,6 +1,6 @@
 """
 The states of a request with Upgrade: every pair of a state and an event, in the table and on a real
-``UpgradeClient``.
+``SwitchingClient``.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from itertools import product
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import (
     RequestGenerationFailed,
+    RequestTransmissionFailed,
     ResponseDone,
     ResponseFailed,
     ResponseNeverReceived,
@@ -24,7 +25,7 @@ from twisted.web.http_headers import Headers
 
 from tests.kit.harness import Recorder
 from upgrade_switch.client.states import TRANSITIONS, Event, State, after
-from upgrade_switch.client.upgrading import UpgradeClient
+from upgrade_switch.client.switching import SwitchingClient
 from upgrade_switch.errors import InvalidResponse
 from upgrade_switch.testing import Wire
 
@@ -35,7 +36,7 @@ PENDING = None
 WALK: dict[State, dict[Event, tuple[State, Any]]] = {
     State.IDLE: {
         Event.REQUEST: (State.SENDING, PENDING),
-        Event.BYTES: (State.IDLE, PENDING),
+        Event.BYTES: (State.CLOSED, PENDING),
         Event.ENDED: (State.CLOSED, PENDING),
         Event.LOST: (State.CLOSED, PENDING),
     },
@@ -43,13 +44,13 @@ WALK: dict[State, dict[Event, tuple[State, Any]]] = {
         Event.WRITTEN: (State.WAITING, PENDING),
         Event.NOT_WRITTEN: (State.CLOSED, RequestGenerationFailed),
         Event.BYTES: (State.SENDING_AND_READING, PENDING),
-        Event.CANCEL: (State.CLOSED, CancelledError),
-        Event.ENDED: (State.CLOSED, ResponseNeverReceived),
-        Event.LOST: (State.CLOSED, ResponseNeverReceived),
+        Event.CANCEL: (State.CLOSED, RequestGenerationFailed),
+        Event.ENDED: (State.CLOSED, RequestTransmissionFailed),
+        Event.LOST: (State.CLOSED, RequestTransmissionFailed),
     },
     State.WAITING: {
         Event.BYTES: (State.READING, PENDING),
-        Event.CANCEL: (State.CLOSED, CancelledError),
+        Event.CANCEL: (State.CLOSED, ResponseNeverReceived),
         Event.ENDED: (State.CLOSED, ResponseNeverReceived),
         Event.LOST: (State.CLOSED, ResponseNeverReceived),
     },
@@ -60,16 +61,16 @@ WALK: dict[State, dict[Event, tuple[State, Any]]] = {
         Event.SWITCH: (State.HOLDING, PENDING),
         Event.REFUSAL: (State.REFUSED, 403),
         Event.INVALID: (State.CLOSED, InvalidResponse),
-        Event.CANCEL: (State.CLOSED, CancelledError),
-        Event.ENDED: (State.CLOSED, ResponseFailed),
-        Event.LOST: (State.CLOSED, ResponseFailed),
+        Event.CANCEL: (State.CLOSED, RequestGenerationFailed),
+        Event.ENDED: (State.CLOSED, RequestTransmissionFailed),
+        Event.LOST: (State.CLOSED, RequestTransmissionFailed),
     },
     State.READING: {
         Event.BYTES: (State.READING, PENDING),
         Event.SWITCH: (State.SWITCHED, 101),
         Event.REFUSAL: (State.REFUSED, 403),
         Event.INVALID: (State.CLOSED, InvalidResponse),
-        Event.CANCEL: (State.CLOSED, CancelledError),
+        Event.CANCEL: (State.CLOSED, ResponseFailed),
         Event.ENDED: (State.CLOSED, ResponseFailed),
         Event.LOST: (State.CLOSED, ResponseFailed),
     },
@@ -77,9 +78,9 @@ WALK: dict[State, dict[Event, tuple[State, Any]]] = {
         Event.WRITTEN: (State.SWITCHED, 101),
         Event.NOT_WRITTEN: (State.CLOSED, RequestGenerationFailed),
         Event.BYTES: (State.HOLDING, PENDING),
-        Event.CANCEL: (State.CLOSED, CancelledError),
-        Event.ENDED: (State.CLOSED, ResponseFailed),
-        Event.LOST: (State.CLOSED, ResponseFailed),
+        Event.CANCEL: (State.CLOSED, RequestGenerationFailed),
+        Event.ENDED: (State.CLOSED, RequestTransmissionFailed),
+        Event.LOST: (State.CLOSED, RequestTransmissionFailed),
     },
     State.REFUSED: {
         Event.WRITTEN: (State.REFUSED, 403),
@@ -99,11 +100,11 @@ WALK: dict[State, dict[Event, tuple[State, Any]]] = {
     State.SWITCHED: {},
     State.CLOSED: {
         Event.REQUEST: (State.CLOSED, ResponseNeverReceived),
-        Event.WRITTEN: (State.CLOSED, CancelledError),
-        Event.NOT_WRITTEN: (State.CLOSED, CancelledError),
-        Event.BYTES: (State.CLOSED, CancelledError),
-        Event.ENDED: (State.CLOSED, CancelledError),
-        Event.LOST: (State.CLOSED, CancelledError),
+        Event.WRITTEN: (State.CLOSED, RequestGenerationFailed),
+        Event.NOT_WRITTEN: (State.CLOSED, RequestGenerationFailed),
+        Event.BYTES: (State.CLOSED, RequestGenerationFailed),
+        Event.ENDED: (State.CLOSED, RequestGenerationFailed),
+        Event.LOST: (State.CLOSED, RequestGenerationFailed),
     },
 }
 
@@ -177,14 +178,14 @@ class Reader(Protocol):
 
 class Walker:
     """
-    One ``UpgradeClient``, to which a test lets happen what it wants.
+    One ``SwitchingClient``, to which a test lets happen what it wants.
 
     :ivar outcome: what the request's caller has: nothing yet, a code, or the class of a failure.
     """
 
     def __init__(self, refusal: bytes = REFUSAL) -> None:
         self.wire = Wire()
-        self.client = UpgradeClient(Seconds())  # type: ignore[arg-type]  # of IReactorTime, as much as is used
+        self.client = SwitchingClient(Seconds())  # type: ignore[arg-type]  # of IReactorTime, as much as is used
         self.wire.join(self.client, Recorder())
         self.wire.pump()
         self.request = Request()

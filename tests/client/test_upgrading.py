@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 import treq
-from twisted.web.client import ResponseFailed
+from twisted.web.client import Agent, ResponseFailed
 from twisted.web.http_headers import Headers
 
 from tests.kit.harness import Recorder, field, patient, reactor, turns
@@ -248,3 +248,39 @@ async def test_switch_before_the_body(kind: str) -> None:
         switched_connection(response).install(target)
         await target.receives(b"early late")
         assert target.events[0] == "made"
+
+
+@pytest.mark.parametrize("connection", [b"", b"Connection: close\r\n", b"Connection: keep-alive\r\n"])
+@on_all_kinds
+@pytest_twisted.ensureDeferred
+async def test_lenient(kind: str, connection: bytes) -> None:
+    """A lenient pool takes a 101 without ``Connection: upgrade``; any other pool does not."""
+    head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\n" + connection + b"\r\n"
+    async with playing(kind) as server:
+        answer = server.ask()
+        peer, _head = await server.asked()
+        peer.send(head)
+        with pytest.raises(InvalidResponse, match="without Connection: upgrade"):
+            await patient(answer)
+        pool = UpgradePool(reactor, lenient=True)
+        agent = Agent.usingEndpointFactory(reactor, server.client, pool)
+        answer = server.ask(agent=agent)
+        peer, _head = await server.asked()
+        peer.send(head + b"hello")
+        target = Recorder()
+        switched_connection(await patient(answer)).install(target)
+        await target.receives(b"hello")
+
+
+@pytest.mark.parametrize("upgrade", [b"", b"Upgrade: chat\r\n", b"Upgrade: echo/2\r\n"])
+@pytest_twisted.ensureDeferred
+async def test_lenient_about_nothing_else(upgrade: bytes) -> None:
+    """A lenient pool refuses a 101 to what was not offered, as any pool does."""
+    async with playing() as server:
+        pool = UpgradePool(reactor, lenient=True)
+        answer = server.ask(agent=Agent.usingEndpointFactory(reactor, server.client, pool))
+        peer, _head = await server.asked()
+        peer.send(b"HTTP/1.1 101 Switching Protocols\r\n" + upgrade + b"\r\n")
+        with pytest.raises(InvalidResponse):
+            await patient(answer)
+        await peer.is_lost()

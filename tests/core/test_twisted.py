@@ -203,6 +203,13 @@ def test_client_request() -> None:
     assert transport.value().startswith(b"OPTIONS * HTTP/1.1\r\n")
 
 
+def test_parse_error() -> None:
+    """Twisted's own client has this among the reasons of an answer that is not HTTP."""
+    error = _twisted.ParseError("what is wrong", b"the bytes")
+    assert error.data == b"the bytes"
+    assert "raise ParseError(" in inspect.getsource(HTTPClientParser.statusReceived)
+
+
 def test_tls_layer_asks_the_lowest() -> None:
     """The TLS layer tells of its handshake whoever is its ``wrappedProtocol``, and nobody else."""
     source = inspect.getsource(TLSMemoryBIOProtocol._checkHandshakeStatus)

@@ -53,6 +53,7 @@ KNOWN = {
     "howto/nginx.md": {"nginx": 1, "python": 1},
     "howto/prefaces.md": {"python": 2},
     "howto/server.md": {"python": 4},
+    "howto/proxies.md": {"python": 7},
     "howto/systemd.md": {"ini": 2},
     "howto/testing.md": {"python": 10},
     "howto/tls.md": {"console": 3, "python": 4},

@@ -12,7 +12,7 @@ from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import Clock
-from twisted.web.client import ResponseFailed
+from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from twisted.web.guard import BasicCredentialFactory, HTTPAuthSessionWrapper
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
@@ -303,8 +303,9 @@ async def test_client_gives_up(kind: str) -> None:
         asking = client.ask()
         await client.site.until(lambda: bool(client.site.deciding))
         asking.cancel()
-        with pytest.raises(CancelledError):
+        with pytest.raises(ResponseNeverReceived) as caught:
             await asking
+        assert caught.value.reasons[0].check(CancelledError)
         await patient(gone)
         await client.page()
         assert len(client.site.switched) == 0

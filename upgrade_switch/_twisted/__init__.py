@@ -34,6 +34,7 @@ from .transports import (  # noqa: E402 - behind the check
     write_at_once,
 )
 from .web import (  # noqa: E402 - behind the check
+    ParseError,
     UnaskedSwitchFactory,
     UnaskedSwitchPool,
     client_request,
@@ -49,6 +50,7 @@ from .web import (  # noqa: E402 - behind the check
 )
 
 __all__ = [
+    "ParseError",
     "PauseWatch",
     "Slot",
     "UnaskedSwitchFactory",

@@ -87,6 +87,7 @@ NEEDED = (
     Need("twisted.web._newclient", "HTTP11ClientProtocol.request", ("HTTPClientParser", "_parser")),
     Need("twisted.web._newclient", "HTTPClientParser.allHeadersReceived"),
     Need("twisted.web._newclient", "Request.writeTo"),
+    Need("twisted.web._newclient", "ParseError"),
     Need("twisted.web.client", "HTTPConnectionPool", ("_factory",)),
     Need("twisted.web.client", "_HTTP11ClientFactory", ("_quiescentCallback",)),
 )

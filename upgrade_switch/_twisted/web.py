@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
+from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser, ParseError
 from twisted.web._newclient import Request as ClientRequest
 from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.http import _GenericHTTPChannelProtocol
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
 
 __all__ = [
+    "ParseError",
     "UnaskedSwitchFactory",
     "UnaskedSwitchPool",
     "client_request",

@@ -4,10 +4,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.error import NoProtocol
 from twisted.internet.interfaces import (
     IProtocol,
@@ -18,7 +17,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.plugin import IPlugin
 from twisted.python.failure import Failure
-from twisted.web.client import Agent
+from twisted.web.client import Agent, RequestGenerationFailed, ResponseFailed
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 from zope.interface import implementer
@@ -27,11 +26,71 @@ from ..connection import SwitchedConnection
 from ..errors import connect_timed_out
 from ..negotiation import UpgradeToken
 from .pool import UpgradePool, switched_connection
+from .urls import http_url
 
-__all__ = ["UpgradeEndpoint", "UpgradeEndpointParser"]
+__all__ = [
+    "UpgradeEndpoint",
+    "UpgradeEndpointParser",
+    "check_timeout",
+    "headers_of",
+    "install_built",
+    "unwrap_cancelled",
+]
 
 
-_URL = re.compile(rb"https?://[^/]")
+def check_timeout(timeout: float | None) -> None:
+    """
+    :raises ValueError: if it is neither a number of seconds above 0 nor None.
+    """
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"a timeout is a number of seconds above 0, not {timeout!r}")
+
+
+def headers_of(given: Headers | Mapping[str, str] | None) -> Headers:
+    """The further fields of an endpoint's request, as headers of its own."""
+    if isinstance(given, Headers):
+        return given.copy()
+    headers = Headers()
+    for name, value in (given or {}).items():
+        headers.addRawHeader(name, value)
+    return headers
+
+
+def unwrap_cancelled(reason: Failure) -> Failure:
+    """
+    An endpoint that is cancelled fails with ``CancelledError``, as Twisted's own do; a request has it
+    among its ``reasons``.
+    """
+    if reason.check(ResponseFailed, RequestGenerationFailed):
+        for inner in reason.value.reasons:  # type: ignore[union-attr]  # both have it
+            if inner.check(CancelledError):
+                return Failure(inner.value)
+    return reason
+
+
+def install_built(connection: SwitchedConnection, factory: IProtocolFactory) -> IProtocol:
+    """
+    Install a factory's protocol on a connection that has just switched. The factory's ``doStart`` comes
+    before, its ``doStop`` with the connection's end.
+
+    :return: the protocol, which owns the connection.
+    :raises NoProtocol: if the factory builds none; what it raises is passed on. The connection is
+        closed then.
+    """
+    factory.doStart()
+    try:
+        target = factory.buildProtocol(connection.peer)
+        if target is None:
+            # As Twisted's own endpoints do.
+            raise NoProtocol
+    except BaseException:
+        connection.abort()
+        factory.doStop()
+        raise
+    connection.on_end(_FactoryStopper(factory))
+    # Not `install`, which checks: ClientService's protocols do not declare IProtocol.
+    connection.hand_over_to(target)
+    return target
 
 
 class _FactoryStopper:
@@ -65,27 +124,24 @@ class UpgradeEndpoint:
     ) -> None:
         """
         :param reactor: provides ``IReactorTime``; without an ``agent``, it also connects.
-        :param url: the URL to ask for the upgrade, ``http`` or ``https``.
+        :param url: the URL to ask for the upgrade, ``http`` or ``https``. Its fragment is not sent.
         :param token: what to upgrade to; a comma-separated list offers several.
         :param headers: further fields of the request.
         :param agent: any agent over an :class:`UpgradePool`, if the connection needs a CA, cookies or
             a proxy of its own. Without one: a plain ``Agent``.
         :param timeout: how many seconds connecting and switching may take; None: any time.
         :raises InvalidToken: if ``token`` is not an upgrade token, or a list of them.
-        :raises ValueError: if the URL is not ASCII or, without an ``agent``, not an ``http`` or
-            ``https`` URL; and if the timeout is not above 0.
+        :raises ValueError: if the URL is not one that can be asked: it has another scheme (which an
+            ``agent`` may know), a user in it, a bad host or port, or is not ASCII behind the host;
+            and if the timeout is not above 0.
         """
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"a timeout is a number of seconds above 0, not {timeout!r}")
-        self._url = url.encode("ascii") if isinstance(url, str) else url
-        if agent is None and not _URL.match(self._url):
-            raise ValueError(f"not an http or https URL: {url!r}")
-        self._headers = Headers()
-        if isinstance(headers, Headers):
-            self._headers = headers.copy()
+        check_timeout(timeout)
+        if agent is None or _is_http(url):
+            self._url = http_url(url)
         else:
-            for name, value in (headers or {}).items():
-                self._headers.addRawHeader(name, value)
+            # An agent may know schemes of its own.
+            self._url = url.encode("ascii") if isinstance(url, str) else url
+        self._headers = headers_of(headers)
         tokens = [str(UpgradeToken.parse(part.strip(" \t"))) for part in token.split(",")]
         self._headers.setRawHeaders(b"upgrade", [", ".join(tokens)])
         self._reactor = reactor
@@ -114,25 +170,13 @@ class UpgradeEndpoint:
         )
         if self._timeout is not None:
             answered.addTimeout(self._timeout, self._reactor, connect_timed_out("no switch"))
-        installed: Deferred[IProtocol] = answered.addCallback(self._install, protocolFactory)
-        return installed
+        answered.addErrback(unwrap_cancelled)
+        return answered.addCallback(lambda r: install_built(switched_connection(r), protocolFactory))
 
-    def _install(self, response: IResponse, factory: IProtocolFactory) -> IProtocol:
-        connection = switched_connection(response)
-        factory.doStart()
-        try:
-            target = factory.buildProtocol(connection.peer)
-            if target is None:
-                # As Twisted's own endpoints do.
-                raise NoProtocol
-        except BaseException:
-            connection.abort()
-            factory.doStop()
-            raise
-        connection.on_end(_FactoryStopper(factory))
-        # Not `install`, which checks: ClientService's protocols do not declare IProtocol.
-        connection.hand_over_to(target)
-        return target
+
+def _is_http(url: str | bytes) -> bool:
+    scheme = url.partition(":")[0] if isinstance(url, str) else url.partition(b":")[0].decode("latin-1")
+    return scheme.lower() in ("http", "https")
 
 
 @implementer(IPlugin, IStreamClientEndpointStringParserWithReactor)

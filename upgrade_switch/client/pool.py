@@ -3,7 +3,7 @@ The client: a connection pool that fits every ``Agent`` and every treq call.
 
 ``HTTPConnectionPool.getConnection`` may give the agent anything that has ``request(request)``. Ours
 gives a router that looks at the request first: a request with ``Upgrade`` gets a connection of its
-own and an :class:`~.upgrading.UpgradeClient`, any other goes on to Twisted's pool.
+own and a :class:`~.switching.SwitchingClient`, any other goes on to Twisted's pool.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
-from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from twisted.web.client import HTTPConnectionPool
 from twisted.web.iweb import IResponse
@@ -21,7 +20,7 @@ from twisted.web.iweb import IResponse
 from .. import _twisted
 from ..errors import InvalidResponse, NotSwitched, cause_of
 from .response import UpgradeResponse
-from .upgrading import UpgradeClient
+from .switching import SwitchingFactory
 
 if TYPE_CHECKING:
     from ..connection import SwitchedConnection
@@ -42,13 +41,18 @@ class UpgradePool(_twisted.UnaskedSwitchPool):
     (:class:`~upgrade_switch.errors.InvalidResponse`), where Twisted waits for ever.
     """
 
-    def __init__(self, reactor: IReactorTime, persistent: bool = True) -> None:
+    def __init__(
+        self, reactor: IReactorTime, persistent: bool = True, *, lenient: bool = False
+    ) -> None:
         """
         :param reactor: provides ``IReactorTime``.
         :param persistent: whether requests without Upgrade keep their connections.
+        :param lenient: whether a 101 without ``Connection: upgrade`` switches, too. It breaks RFC 9110
+            §7.8; Proxmox's servers send it.
         """
         super().__init__(reactor, persistent)
         self.clock = reactor
+        self.lenient = lenient
 
     # Any: Twisted says HTTP11ClientProtocol, of which an agent uses `request` alone.
     def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
@@ -72,7 +76,9 @@ class _RequestRouter:
 
     def request(self, request: ClientRequest) -> Deferred[IResponse]:
         if request.headers.hasHeader(b"upgrade"):
-            connected: Deferred[Any] = self._endpoint.connect(_ClientFactory(self._pool.clock))
+            connected: Deferred[Any] = self._endpoint.connect(
+                SwitchingFactory(self._pool.clock, self._pool.lenient)
+            )
         else:
             connected = HTTPConnectionPool.getConnection(self._pool, self._key, self._endpoint)
         answered = connected.addCallback(_send, request)
@@ -90,16 +96,6 @@ def _unwrap_invalid(reason: Failure) -> Failure:
     cause = cause_of(reason)
     is_wrapped = isinstance(cause, InvalidResponse) and cause is not reason.value
     return Failure(cause) if is_wrapped else reason
-
-
-class _ClientFactory(Factory):
-    noisy = False
-
-    def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
-
-    def buildProtocol(self, addr: object) -> UpgradeClient:
-        return UpgradeClient(self._clock)
 
 
 def switched_connection(response: IResponse) -> SwitchedConnection:
@@ -126,7 +122,7 @@ def switched_connection(response: IResponse) -> SwitchedConnection:
 
 
 def _why_not_ours(response: IResponse) -> str:
-    """Why a response that no :class:`UpgradeClient` has read is not a switch."""
+    """Why a response that no :class:`~.switching.SwitchingClient` has read is not a switch."""
     headers = getattr(getattr(response, "request", None), "headers", None)
     if headers is None or headers.hasHeader(b"upgrade"):
         return (

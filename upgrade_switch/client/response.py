@@ -7,15 +7,17 @@ Twisted's own ``Response`` is not meant to be made by others, and its parser kee
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
+from weakref import finalize
 
 import h11
-from twisted.internet.interfaces import IProtocol, IPushProducer
+from twisted.internet.defer import AlreadyCalledError
+from twisted.internet.interfaces import IProtocol, IPushProducer, ITransport
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
-from zope.interface import implementer
+from zope.interface import directlyProvides, implementer, providedBy
 
 from .. import _twisted
 from ..interfaces import IStreamTransport
@@ -52,6 +54,25 @@ class _NoTransport:
         pass
 
 
+class _ReadersTransport:
+    """
+    The transport of a body's reader: the connection's, of which it is known whether the reader has
+    aborted it.
+    """
+
+    def __init__(self, transport: IStreamTransport) -> None:
+        self._transport = transport
+        self.was_aborted = False
+        directlyProvides(self, providedBy(transport))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def abortConnection(self) -> None:
+        self.was_aborted = True
+        _twisted.abort(self._transport)
+
+
 class Body:
     """
     The body of a response while it arrives. The transport is paused until the body has a reader; what
@@ -63,6 +84,7 @@ class Body:
         :param transport: what the body comes from. It is paused, and resumed for the reader.
         """
         self._transport = transport
+        self._readers_transport = _ReadersTransport(transport)
         self._reader: IProtocol | None = None
         self._chunks: list[bytes] = []
         self._end: Failure | None = None
@@ -86,7 +108,12 @@ class Body:
             self._end = reason
             if self._reader is not None:
                 reader, self._reader = self._reader, None
-                reader.connectionLost(reason)
+                try:
+                    reader.connectionLost(reason)
+                except AlreadyCalledError:
+                    # readBody's, whose Deferred was cancelled: it aborts, and then hears of the end.
+                    if not self._readers_transport.was_aborted:
+                        raise
 
     def deliver(self, reader: IProtocol) -> None:
         """
@@ -97,7 +124,7 @@ class Body:
         if self._taken:
             raise RuntimeError("the body has been given to a protocol already")
         self._taken = True
-        reader.makeConnection(self._transport)
+        reader.makeConnection(cast(ITransport, self._readers_transport))
         chunks, self._chunks = self._chunks, []
         for chunk in chunks:
             reader.dataReceived(chunk)
@@ -141,6 +168,10 @@ class UpgradeResponse:
         self.previousResponse: IResponse | None = None
         self.connection = connection
         self._body = body
+        # A body that is left unread (a redirect's, say) would keep its connection open. Not
+        # `__del__`: in a cycle with the response (a failure's traceback), the socket would be
+        # finalised before it is closed.
+        finalize(self, body.abandon).atexit = False
 
     def _declared_length(self, request: ClientRequest) -> int | str:
         if request.method == b"HEAD" or self.code in (204, 304):
@@ -159,12 +190,6 @@ class UpgradeResponse:
 
     def setPreviousResponse(self, response: IResponse) -> None:
         self.previousResponse = response
-
-    def __del__(self) -> None:
-        # A body that is left unread (a redirect's, say) would keep its connection open.
-        body = getattr(self, "_body", None)
-        if body is not None:
-            body.abandon()
 
 
 def body_done() -> Failure:

@@ -1,20 +1,21 @@
 """
-The states of one request with Upgrade, from its connection to the end of its answer.
+The states of one request that proposes a switch, from its connection to the end of its answer.
 
 **Theory of operation.** Two things go on at the same time. The request is being written: its head at
 once, its body as fast as its producer and the network allow. And the answer is being read: nothing,
-some bytes, perhaps a 100 or a 103, and then the one head that decides. A server may decide before it
-has read the request. A refusal then ends the writing, since nobody reads what is left. A 101 waits
-for the end of the request, since the new protocol begins behind both messages (RFC 9110 §7.8). So
-the states before the decision come in pairs, one while the request is being written and one after
-it; behind the decision, only the answer matters.
+some bytes, perhaps a 100 or a 103, and then the one head that decides: a switch (a 101 to an upgrade,
+a 2xx to a CONNECT), or a refusal. A server may decide before it has read the request. A refusal then
+ends the writing, since nobody reads what is left. A switch waits for the end of the request, since
+the new protocol begins behind both messages (RFC 9110 §7.8). So the states before the decision come
+in pairs, one while the request is being written and one after it; behind the decision, only the
+answer matters.
 
-Whether anything of an answer has come is a state too, because the failure says so: a request to
-which nothing came fails with ``ResponseNeverReceived``, any other with ``ResponseFailed``.
+Whether anything of an answer has come is a state too, because the failure says so (``failures``): a
+request to which nothing came fails with ``ResponseNeverReceived``, any other with ``ResponseFailed``.
 
 :data:`TRANSITIONS` is the whole machine: what may happen in each state, and the state behind it. What
 does not stand there cannot happen unless this package has a bug: :func:`after` refuses it.
-``upgrading.UpgradeClient`` has one state at a time, and does what an event calls for.
+``switching.SwitchingClient`` has one state at a time, and does what an event calls for.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["TRANSITIONS", "Event", "State", "after"]
 
 
 class State(Enum):
-    """Where one request with Upgrade is."""
+    """Where one request is."""
 
     IDLE = auto()
     """The connection is there; the request is not."""
@@ -44,10 +45,10 @@ class State(Enum):
     """The request is written, and bytes have come. They do not decide yet."""
 
     HOLDING = auto()
-    """The server has answered 101, and the request is still being written. The transport is paused."""
+    """The server has switched, and the request is still being written. The transport is paused."""
 
     REFUSED = auto()
-    """The server has answered in HTTP, and the body of the answer is being read."""
+    """The server has refused, and the body of the answer is being read."""
 
     REFUSED_AND_ENDED = auto()
     """The connection has ended in the body of the answer. The parser knows whether it may end so."""
@@ -64,13 +65,23 @@ class State(Enum):
         return self in (State.SENDING, State.SENDING_AND_READING, State.HOLDING)
 
     @property
-    def is_parsing(self) -> bool:
-        """Whether what is received goes to the parser."""
-        return self not in (State.IDLE, State.SWITCHED, State.CLOSED)
+    def is_undecided(self) -> bool:
+        """Whether bytes have come, and none of them has decided."""
+        return self in (State.SENDING_AND_READING, State.READING)
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether the request is there, and its caller has no answer yet."""
+        return self.is_sending or self in (State.WAITING, State.READING)
+
+    @property
+    def has_body(self) -> bool:
+        """Whether what is received belongs to the body of a refusal."""
+        return self in (State.REFUSED, State.REFUSED_AND_ENDED)
 
 
 class Event(Enum):
-    """What may happen to a request with Upgrade."""
+    """What may happen to a request."""
 
     REQUEST = auto()
     """The agent gives its request."""
@@ -85,7 +96,7 @@ class Event(Enum):
     """The transport delivers bytes."""
 
     SWITCH = auto()
-    """The head of a 101 to an offered token has been read."""
+    """The head of a switch has been read."""
 
     REFUSAL = auto()
     """The head of any other final answer has been read."""
@@ -94,7 +105,7 @@ class Event(Enum):
     """The end of an answer's body has been read."""
 
     INVALID = auto()
-    """What has been read is not HTTP, or is a 101 that must not be."""
+    """What has been read is not HTTP, or is a switch that must not be."""
 
     CANCEL = auto()
     """The agent's caller does not want the answer any more."""
@@ -109,8 +120,8 @@ class Event(Enum):
 TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
     State.IDLE: {
         Event.REQUEST: State.SENDING,
-        # A server that speaks first, on a connection that is not asked anything.
-        Event.BYTES: State.IDLE,
+        # A server that speaks first does not speak HTTP.
+        Event.BYTES: State.CLOSED,
         Event.ENDED: State.CLOSED,
         Event.LOST: State.CLOSED,
     },
@@ -198,4 +209,4 @@ def after(state: State, event: Event) -> State:
     try:
         return TRANSITIONS[state][event]
     except KeyError:
-        raise RuntimeError(f"a request with Upgrade that is {state.name} got {event.name}") from None
+        raise RuntimeError(f"a request that is {state.name} got {event.name}") from None

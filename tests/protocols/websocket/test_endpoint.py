@@ -267,7 +267,7 @@ async def test_no_server(nowhere: int) -> None:
         )
 
 
-@pytest.mark.parametrize("url", ["ftp://host/", "ws://host/#x", "ws://h\u00f6st/", "host"])
+@pytest.mark.parametrize("url", ["ftp://host/", "ws://host/#x", "ws://-h\u00f6st/", "host"])
 def test_no_url(url: str) -> None:
     """What is no URL of a WebSocket is a ValueError."""
     with pytest.raises(ValueError, match=r"."):

@@ -19,7 +19,6 @@ from tests.kit.wscodec import CLOSE
 from tests.kit.wsframes import Echo, close_frame, frame, raw_client, websocket_factory, websocket_site
 from upgrade_switch import IDrainable
 from upgrade_switch.protocols import byte_stream
-from upgrade_switch.protocols._websocket.client import http_url
 from upgrade_switch.protocols._websocket.origin import is_same_origin, normal_origin
 
 LARGE = b"x" * 5_000_000
@@ -366,9 +365,3 @@ def test_no_host(origin: str) -> None:
 def test_same_origin(origin: str, authority: str, is_same: bool) -> None:
     """The site's own pages are those of its host and port."""
     assert is_same_origin(origin, authority) is is_same
-
-
-def test_user_in_a_url() -> None:
-    """A WebSocket's URL has no user (RFC 6455 §3)."""
-    with pytest.raises(ValueError, match="not a ws"):
-        http_url("ws://user:password@host/")

@@ -4,7 +4,6 @@ The client's side of RFC 2817: :class:`TLSUpgradePool`, which sends requests ins
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import h11
@@ -18,6 +17,7 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.http_headers import Headers
@@ -25,12 +25,12 @@ from twisted.web.iweb import IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from ... import _twisted
+from ...client.head import HeadReader
 from ...client.pool import UpgradePool, switched_connection
 from ...client.request import expect_answer
-from ...client.upgrading import UpgradeClient
+from ...client.switching import SwitchingFactory
 from ...errors import InvalidArgument, InvalidResponse, UpgradeError, connect_timed_out
 from ...interfaces import IStreamTransport
-from ...negotiation import Offer, UpgradeToken
 from ...takeover import hand_over
 
 __all__ = ["TLSUpgradePool"]
@@ -94,16 +94,6 @@ class TLSUpgradePool(UpgradePool):
         return super().getConnection(key, endpoint)
 
 
-class _Asking(UpgradeClient):
-    """Asks for TLS, and is lenient about the 101."""
-
-    def token_of(self, head: h11.InformationalResponse, offer: Offer) -> UpgradeToken:
-        # cupsd answers Connection: Keep-Alive, where RFC 9110 §7.8 wants Upgrade. It does no harm: what
-        # follows is TLS, or the connection ends.
-        named = [*head.headers, (b"connection", b"upgrade")]
-        return super().token_of(h11.InformationalResponse(status_code=101, headers=named), offer)
-
-
 @implementer(IStreamClientEndpoint)
 class _SecuredEndpoint:
     """Connects, upgrades to TLS by ``OPTIONS *``, and only then has the protocol built."""
@@ -125,8 +115,9 @@ class _SecuredEndpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         headers = Headers({b"host": [self._authority], b"upgrade": [_OFFERED]})
         request = _twisted.client_request(b"OPTIONS", b"*", headers)
-        asking = Factory.forProtocol(partial(_Asking, self._reactor))
-        asking.noisy = False
+        # cupsd answers Connection: Keep-Alive, where RFC 9110 §7.8 wants Upgrade. It does no harm: what
+        # follows is TLS, or the connection ends.
+        asking = SwitchingFactory(self._reactor, lenient=True)
         done: Deferred[Any] = self._endpoint.connect(asking)
         done.addCallback(lambda client: client.request(request))
         done.addCallback(self._answered, protocolFactory)
@@ -154,11 +145,20 @@ class _Securing(Protocol):
         self.done: Deferred[IProtocol] = Deferred(lambda _: _twisted.abort(self.transport))
         self._factory = factory
         self._creator = creator
+        self._heads = HeadReader()
         self._parser = expect_answer("OPTIONS", upgrade=False)
         self._is_secure = False
+        self._is_layered = False
 
     def connectionMade(self) -> None:
-        _twisted.start_tls(self.transport, self._creator, self)
+        if _twisted.tls_layer(self.transport) is None:
+            _twisted.start_tls(self.transport, self._creator, self)
+        elif not self._is_layered:
+            # There is TLS already, with an https proxy: this one goes inside, and connects us again.
+            self._is_layered = True
+            factory = TLSMemoryBIOFactory(self._creator, True, Factory.forProtocol(lambda: self))
+            slot = _twisted.slot_of(self.transport, self)
+            hand_over(self.transport, slot, factory.buildProtocol(self.transport.getPeer()), b"")
 
     def handshakeCompleted(self) -> None:
         # Twisted calls this also for a handshake whose certificate is for another name.
@@ -168,15 +168,35 @@ class _Securing(Protocol):
         if not self._is_secure or self.done.called:
             return
         try:
-            self._parser.receive_data(data)
-            event = self._parser.next_event()
-            while event not in (h11.NEED_DATA, h11.PAUSED) and not isinstance(event, h11.EndOfMessage):
-                event = self._parser.next_event()
+            is_answered = self._reads_answer(data)
         except h11.RemoteProtocolError as error:
             self._fail(InvalidResponse(f"the answer inside TLS is not HTTP: {error}"))
-            return
-        if isinstance(event, h11.EndOfMessage):
-            self._hand_over()
+        except InvalidResponse as error:
+            self._fail(error)
+        else:
+            if is_answered:
+                self._hand_over()
+
+    def _reads_answer(self, data: bytes) -> bool:
+        """
+        Read of the answer what has come; return whether it is complete.
+
+        :raises InvalidResponse: if it is not HTTP; ``h11.RemoteProtocolError`` likewise.
+        """
+        self._heads.feed(data)
+        while self._parser.their_state is h11.SEND_RESPONSE:
+            head = self._heads.next_head()
+            if head is None:
+                return False
+            self._parser.receive_data(head)
+            self._parser.next_event()
+        rest = self._heads.take_rest()
+        if rest:
+            self._parser.receive_data(rest)
+        event = self._parser.next_event()
+        while isinstance(event, h11.Data):
+            event = self._parser.next_event()
+        return isinstance(event, h11.EndOfMessage)
 
     def _hand_over(self) -> None:
         trailing, _ = self._parser.trailing_data

@@ -8,7 +8,6 @@ import os
 from base64 import b64encode
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from autobahn.twisted.util import peer2str
 from autobahn.twisted.websocket import WebSocketClientFactory
@@ -21,28 +20,12 @@ from twisted.web.iweb import IAgent, IResponse
 from zope.interface import directlyProvides
 
 from ...client.pool import UpgradePool, switched_connection
+from ...client.urls import http_url
 from ...errors import InvalidResponse
 from . import _autobahn
 from .server import accept_key
 
-__all__ = ["connect_websocket", "http_url"]
-
-_HTTP = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
-
-
-def http_url(url: str | bytes) -> bytes:
-    """
-    The ``http`` or ``https`` URL that a ``ws`` or ``wss`` URL stands for (RFC 6455 §3).
-
-    :param url: a URL with one of these four schemes.
-    :raises ValueError: if it has another scheme, a fragment or a user, or is not ASCII.
-    """
-    text = url.decode("ascii") if isinstance(url, bytes) else url
-    text.encode("ascii")
-    parts = urlsplit(text)
-    if parts.scheme not in _HTTP or not parts.hostname or "#" in text or "@" in parts.netloc:
-        raise ValueError(f"not a ws or wss URL: {text!r}")
-    return urlunsplit(parts._replace(scheme=_HTTP[parts.scheme])).encode("ascii")
+__all__ = ["connect_websocket"]
 
 
 def connect_websocket(
@@ -73,7 +56,7 @@ def connect_websocket(
     :raises ValueError: if the URL is not one of these, or if ``headers`` has a field that the factory
         sets.
     """
-    target = http_url(url)
+    target = http_url(url, websocket=True)
     asking: IAgent = Agent(pool.clock, pool=pool) if agent is None else agent
     protocol = _autobahn.configure(factory.buildProtocol(None), factory)
     key = b64encode(os.urandom(16))

@@ -35,7 +35,9 @@ from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from ... import _twisted
+from ...client.endpoint import unwrap_cancelled
 from ...client.pool import UpgradePool
+from ...client.urls import http_url
 from ...errors import connect_timed_out
 from ...interfaces import Acceptor, Answer
 from ...negotiation import UpgradeToken
@@ -43,7 +45,7 @@ from ...server.decision import not_an_answer
 from ...server.pages import service_unavailable
 from ...server.upgrades import acceptor_of
 from ._autobahn import CLOSE_TIMEOUT, AutobahnProtocol
-from .client import connect_websocket, http_url
+from .client import connect_websocket
 from .server import SAME_ORIGIN, HandshakeRefused, HandshakeRequest, websocket
 
 __all__ = ["WebSocketEndpoint", "byte_stream"]
@@ -321,7 +323,7 @@ class WebSocketEndpoint:
         :param timeout: how many seconds connecting may take; None: no limit.
         :raises ValueError: if the URL is not one of these.
         """
-        http_url(url)
+        http_url(url, websocket=True)
         self._reactor = reactor
         self._url = url
         self._headers = headers
@@ -341,7 +343,7 @@ class WebSocketEndpoint:
         opened = connect_websocket(pool, self._url, factory, self._headers, self._agent)
         if self._timeout is not None:
             opened.addTimeout(self._timeout, self._reactor, connect_timed_out("no WebSocket"))
-        return opened.addCallback(_inner_protocol)
+        return opened.addErrback(unwrap_cancelled).addCallback(_inner_protocol)
 
     def __repr__(self) -> str:
         url = self._url if isinstance(self._url, str) else self._url.decode("ascii")

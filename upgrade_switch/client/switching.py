@@ -1,21 +1,21 @@
 """
-The protocol of one request with Upgrade: :class:`UpgradeClient`.
+The protocol of one request that proposes a switch: :class:`SwitchingClient`, for upgrades and CONNECT.
 
 What is sent stays Twisted's (``Request.writeTo``: bodies, chunking); what comes back is h11's, which
-knows about 101. In which states a request can be, and what may happen in each, stands in ``states``.
+knows about 101 and about tunnels. In which states a request can be, and what may happen in each, stands
+in ``states``; what upgrades and CONNECT do not share, in ``request``.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import h11
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import ITCPTransport
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import RequestGenerationFailed, ResponseFailed, ResponseNeverReceived
 from twisted.web.http import PotentialDataLoss
@@ -23,10 +23,11 @@ from twisted.web.http import PotentialDataLoss
 from .. import _twisted
 from ..connection import AbortUnlessInstalled, HoldingProtocol, SwitchedConnection
 from ..errors import InvalidResponse
-from ..fields import connection_options
 from ..interfaces import IStreamTransport
-from ..negotiation import Offer, UpgradeToken
-from .request import ClientRequest, expect_answer, name_upgrade
+from ..negotiation import UpgradeToken
+from .failures import cut_off, explained
+from .head import HeadReader
+from .request import ClientRequest, Head, Proposal, proposal_of
 from .response import Body, UpgradeResponse, body_done, empty_body
 from .states import Event, State, after
 
@@ -34,36 +35,41 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.web.iweb import IResponse
 
-__all__ = ["UpgradeClient"]
+__all__ = ["SwitchingClient", "SwitchingFactory"]
 
 
-class UpgradeClient(Protocol):
+class SwitchingClient(Protocol):
     """
-    One request with Upgrade, and its answer. Afterwards a :class:`SwitchedConnection` owns the
-    connection, or it is closed.
+    One request that proposes a switch, and its answer. Afterwards a :class:`SwitchedConnection` owns
+    the connection, or it is closed.
     """
 
     transport: IStreamTransport
 
     # From `request` on.
     _request: ClientRequest
-    _offer: Offer
+    _proposal: Proposal
     _parser: h11.Connection
     # Until it fires.
     _answer: Deferred[IResponse]
-    # From the head of a 101 on.
-    _token: UpgradeToken
-    # While HOLDING: the 101 that waits.
-    _head: h11.InformationalResponse
+    # From the head of a switch on.
+    _token: UpgradeToken | None
+    # While HOLDING: the head of the switch that waits.
+    _head: Head
     # From REFUSED on.
     _body: Body
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, lenient: bool = False) -> None:
         """
         :param clock: tells when the connection has switched.
+        :param lenient: whether a 101 without ``Connection: upgrade`` switches.
         """
         self._clock = clock
+        self._lenient = lenient
         self._state = State.IDLE
+        self._heads = HeadReader()
+        # What a request fails with that comes when the connection is over.
+        self._why_over: Exception | None = None
 
     def _move(self, event: Event) -> State:
         """
@@ -86,16 +92,16 @@ class UpgradeClient(Protocol):
         """
         Send the request, the only one of this connection.
 
+        :param request: a CONNECT, or a request with Upgrade.
         :return: fires with its :class:`UpgradeResponse`, or fails; then the connection is closed.
             Cancelling it closes the connection.
         :raises RuntimeError: if the connection is at work on a request already.
         """
         if self._move(Event.REQUEST) is State.CLOSED:
-            return fail(ResponseNeverReceived([Failure(ConnectionLost())]))
-        self._offer = Offer.parse(request.headers.getRawHeaders(b"upgrade") or ())
+            return fail(self._why_over or ResponseNeverReceived([Failure(ConnectionLost())]))
         self._request = request
-        name_upgrade(request)
-        self._parser = expect_answer(request.method, upgrade=True)
+        self._proposal = proposal_of(request, self._lenient)
+        self._parser = self._proposal.shadow(request.method)
         answer: Deferred[IResponse] = Deferred(self._cancelled)
         self._answer = answer
         try:
@@ -117,11 +123,10 @@ class UpgradeClient(Protocol):
             self._fail(RequestGenerationFailed([reason]))
 
     def _cancelled(self, answer: Deferred[IResponse]) -> None:
-        # Deferred.cancel fails the answer itself.
-        del self._answer
-        if self._move(Event.CANCEL).is_sending:
+        before = self._move(Event.CANCEL)
+        if before.is_sending:
             self._stop_sending()
-        _twisted.abort(self.transport)
+        self._cut_off(before, Failure(CancelledError()))
 
     def _stop_sending(self) -> None:
         self.transport.unregisterProducer()
@@ -130,8 +135,20 @@ class UpgradeClient(Protocol):
     # What arrives.
 
     def dataReceived(self, data: bytes) -> None:
-        self._move(Event.BYTES)
-        self._parse(data)
+        if self._move(Event.BYTES) is State.IDLE:
+            self._unasked(data)
+        else:
+            self._parse(data)
+
+    def _unasked(self, data: bytes) -> None:
+        """A server that speaks before it is asked does not speak HTTP, whatever it says."""
+        self._heads.feed(data)
+        self._why_over = InvalidResponse("the server answers before it is asked")
+        try:
+            self._heads.next_head()
+        except InvalidResponse as error:
+            self._why_over = error
+        _twisted.abort(self.transport)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         is_clean = reason.check(ConnectionDone) is not None
@@ -141,40 +158,51 @@ class UpgradeClient(Protocol):
                 # h11 knows whether a body may end where the connection does.
                 self._parse(b"")
             self._body.finish(Failure(ResponseFailed([reason])))
-        elif before in (State.SENDING, State.WAITING):
-            self._fail(ResponseNeverReceived([reason]))
-        elif before in (State.SENDING_AND_READING, State.READING, State.HOLDING):
-            self._fail(ResponseFailed([reason]))
+        elif before.is_unanswered:
+            self._cut_off(before, reason)
+
+    def _cut_off(self, state: State, reason: Failure) -> None:
+        """The request has been cancelled, or the connection has ended, before there is an answer."""
+        self._fail(cut_off(state, explained(state, reason, self.transport)))
 
     def _parse(self, data: bytes) -> None:
-        if not self._state.is_parsing:
-            return
         try:
-            self._parser.receive_data(data)
-            while self._state.is_parsing:
-                event = self._parser.next_event()
-                if event is h11.NEED_DATA or event is h11.PAUSED:
-                    return
-                self._handle(event)
+            if self._state.has_body:
+                self._parser.receive_data(data)
+                self._read_body()
+            elif self._state.is_unanswered:
+                self._heads.feed(data)
+                self._read_heads()
         except h11.RemoteProtocolError as error:
             self._invalid(InvalidResponse(f"the answer is not HTTP: {error}", Failure(error)))
         except InvalidResponse as error:
             self._invalid(error)
 
-    def _handle(self, event: object) -> None:
-        if isinstance(event, h11.InformationalResponse):
-            if event.status_code == 101:
-                self._check_switch(event)
-        elif isinstance(event, h11.Response):
-            self._refused(event)
-        elif isinstance(event, h11.Data):
-            self._body.write(bytes(event.data))
-        elif isinstance(event, h11.EndOfMessage):
-            self._body_ended()
+    def _read_heads(self) -> None:
+        # What comes behind the head of a switch is the target's.
+        while self._state.is_undecided and (data := self._heads.next_head()) is not None:
+            self._parser.receive_data(self._proposal.readable(data))
+            head = self._parser.next_event()
+            assert isinstance(head, h11.InformationalResponse | h11.Response)
+            if self._proposal.is_switch(head):
+                self._check_switch(head)
+            elif isinstance(head, h11.Response):
+                self._refused(head)
+                self._read_body()
+
+    def _read_body(self) -> None:
+        while self._state.has_body:
+            event = self._parser.next_event()
+            if event is h11.NEED_DATA or event is h11.PAUSED:
+                return
+            if isinstance(event, h11.Data):
+                self._body.write(bytes(event.data))
+            elif isinstance(event, h11.EndOfMessage):
+                self._body_ended()
 
     def _invalid(self, error: InvalidResponse) -> None:
         """What came is not HTTP, is a 101 that must not be, or is a body that ends too early."""
-        if self._move(Event.INVALID) in (State.REFUSED, State.REFUSED_AND_ENDED):
+        if self._move(Event.INVALID).has_body:
             self._body.finish(Failure(ResponseFailed(error.reasons)))
             _twisted.abort(self.transport)
         else:
@@ -194,11 +222,14 @@ class UpgradeClient(Protocol):
     # A refusal.
 
     def _refused(self, head: h11.Response) -> None:
-        """Everything but a 101: an ordinary response, after whose body the connection is closed."""
+        """Everything but a switch: an ordinary response, after whose body the connection is closed."""
         self._body = Body(self.transport)
         if self._move(Event.REFUSAL).is_sending:
             # What is left of the request is of no use to anybody.
             self._stop_sending()
+        rest = self._heads.take_rest()
+        if rest:
+            self._parser.receive_data(rest)
         self._take_answer().callback(UpgradeResponse(head, self._request, self._body))
 
     def _body_ended(self) -> None:
@@ -213,8 +244,8 @@ class UpgradeClient(Protocol):
 
     # A switch.
 
-    def _check_switch(self, head: h11.InformationalResponse) -> None:
-        self._token = self.token_of(head, self._offer)
+    def _check_switch(self, head: Head) -> None:
+        self._token = self._proposal.token_of(head)
         self.transport.pauseProducing()
         if self._state is State.READING:
             self._switch(head, Event.SWITCH)
@@ -222,41 +253,36 @@ class UpgradeClient(Protocol):
             self._move(Event.SWITCH)
             self._head = head
 
-    def token_of(self, head: h11.InformationalResponse, offer: Offer) -> UpgradeToken:
-        """
-        The token that a 101 switches to.
-
-        :raises InvalidResponse: if the 101 breaks RFC 9110 §7.8: without ``Connection: upgrade``, or
-            to something that was not offered. Where layers are named (``TLS/1.2, HTTP/1.1``), the
-            first is what was offered, and the rest is what it carries (RFC 2817 §3.3).
-        """
-        lines = [value for name, value in head.headers if name == b"connection"]
-        if "upgrade" not in connection_options(lines):
-            raise InvalidResponse("a 101 without Connection: upgrade")
-        named = Offer.parse(value for name, value in head.headers if name == b"upgrade")
-        if not named:
-            raise InvalidResponse("a 101 that does not name its protocol")
-        token = named.tokens[0]
-        if token not in offer.tokens:
-            raise InvalidResponse(f"a 101 to {token}, which was not offered")
-        return token
-
-    def _switch(self, head: h11.InformationalResponse, event: Event) -> None:
+    def _switch(self, head: Head, event: Event) -> None:
         """
         Give the connection away: what comes from now on is kept for the target.
 
-        :param event: what completes the switch: the 101, or the end of a request that it overtook.
+        :param event: what completes the switch: its head, or the end of a request that it overtook.
         """
-        trailing, _ = self._parser.trailing_data
-        holding = HoldingProtocol(self.transport, bytes(trailing))
+        holding = HoldingProtocol(self.transport, self._heads.take_rest())
         _twisted.slot_of(self.transport).set(holding)
         self._move(event)
         connection = SwitchedConnection(
             self.transport,
             self._token,
-            # Through a proxy, the request's target is the whole URL.
-            urlsplit(self._request.uri).path,
+            self._proposal.path,
             self._clock.seconds(),
             uninstalled=AbortUnlessInstalled(holding),
         )
         self._take_answer().callback(UpgradeResponse(head, self._request, empty_body(), connection))
+
+
+class SwitchingFactory(Factory):
+    """Builds these clients, for an endpoint that connects them."""
+
+    noisy = False
+
+    def __init__(self, clock: IReactorTime, lenient: bool = False) -> None:
+        """
+        :param clock: as for :class:`SwitchingClient`; ``lenient`` too.
+        """
+        self._clock = clock
+        self._lenient = lenient
+
+    def buildProtocol(self, addr: object) -> SwitchingClient:
+        return SwitchingClient(self._clock, self._lenient)

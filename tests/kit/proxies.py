@@ -1,0 +1,115 @@
+"""
+HTTP proxies that others have written, squid and tinyproxy, while they run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.kit.commands import PATIENCE
+from tests.kit.documented import Ports
+
+_SQUID = """\
+http_port 127.0.0.1:{port}
+pid_filename {folder}/squid.pid
+cache_log {folder}/cache.log
+access_log none
+cache_store_log none
+coredump_dir none
+netdb_filename none
+max_filedescriptors 1024
+shutdown_lifetime 0 seconds
+http_access allow all
+"""
+
+# Any port may be named, as none is.
+_TINYPROXY = """\
+Listen 127.0.0.1
+Port {port}
+Timeout 600
+LogLevel Info
+MaxClients 100
+BasicAuth user pw
+"""
+
+#: What each program says when it listens.
+_LISTENS = {"squid": "Accepting HTTP Socket connections", "tinyproxy": "Accepting connections"}
+
+
+def path_of(program: str) -> str | None:
+    """Where a program is, on everybody's PATH or not."""
+    return shutil.which(program) or shutil.which(program, path="/usr/sbin")
+
+
+def needs_proxy(program: str) -> pytest.MarkDecorator:
+    """Skip a test where the proxy is missing; never in CI, which installs it."""
+    missing = path_of(program) is None and not os.environ.get("CI")
+    reason = f"{program} is not installed here: apt-get install {program}"
+    return pytest.mark.skipif(missing, reason=reason)
+
+
+@contextmanager
+def squid(folder: Path) -> Iterator[int]:
+    """squid, which lets everybody through; its port."""
+    with Ports() as ports:
+        port = int(ports["3128"])
+        configuration = folder / "squid.conf"
+        configuration.write_text(_SQUID.format(port=port, folder=folder))
+        if os.getuid() == 0:
+            # It changes to a user of its own, and writes there.
+            shutil.chown(folder, "proxy")
+            for above in folder.parents[:2]:
+                above.chmod(above.stat().st_mode | 0o011)
+        with _running("squid", "-N", "-d", "1", "-f", str(configuration)):
+            yield port
+
+
+@contextmanager
+def tinyproxy(folder: Path) -> Iterator[int]:
+    """tinyproxy, which lets ``user`` with the password ``pw`` through; its port."""
+    with Ports() as ports:
+        port = int(ports["3128"])
+        configuration = folder / "tinyproxy.conf"
+        configuration.write_text(_TINYPROXY.format(port=port))
+        with _running("tinyproxy", "-d", "-c", str(configuration)):
+            yield port
+
+
+@contextmanager
+def _running(program: str, *arguments: str) -> Iterator[None]:
+    """A program in the foreground, from when it says that it listens; ended by SIGTERM."""
+    path = path_of(program)
+    assert path is not None, f"there is no {program} here"
+    process = subprocess.Popen(
+        [path, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    alarm = threading.Timer(PATIENCE, process.kill)
+    alarm.start()
+    try:
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if _LISTENS[program] in line:
+                break
+        else:
+            pytest.fail(f"{program} does not listen: {''.join(said)}")
+        # What it says later would fill the pipe.
+        rest = threading.Thread(target=process.stdout.read)
+        rest.start()
+        alarm.cancel()
+        yield
+    finally:
+        alarm.cancel()
+        process.terminate()
+        process.wait(PATIENCE)
+        rest.join(PATIENCE)
+        process.stdout.close()  # type: ignore[union-attr]  # it is a pipe
