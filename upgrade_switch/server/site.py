@@ -135,6 +135,10 @@ class UpgradeSite(Site):
         # By identity: a factory need not be hashable, and may be equal to another one.
         self._started: dict[int, IProtocolFactory] = {}
         self._upgrades = Upgrades(upgrades or {})
+        self._has_tls_upgrade = any(
+            UpgradeToken.parse(name).key[0] == "tls" for name in self._upgrades.names
+        )
+        self._has_warned_of_tls = False
         known = {v.preface: v for v in self._upgrades.values if IPrefaced.providedBy(v) and v.preface}
         given = _checked_prefaces({} if prefaces is None else prefaces)
         self._prefaces = self._table_of(known | given)
@@ -215,6 +219,20 @@ class UpgradeSite(Site):
         if not is_authority(request.uri):
             return StatusPage(400, "Bad Request", "A CONNECT names a host and a port.")
         return _SiteUpgrade(ConnectMatch(self._connect))
+
+    def connected(self, transport: object) -> None:
+        """
+        Look at a new connection: a site that both listens with TLS and upgrades to it is open to the
+        Opossum attack. That is seen only now, since listening is the endpoint's business.
+        """
+        if self._has_tls_upgrade and not self._has_warned_of_tls:
+            if _twisted.has_begun_with_tls(transport):
+                self._has_warned_of_tls = True
+                _log.warn(
+                    'this site listens with TLS, and its upgrades have "TLS": somebody in the middle can '
+                    "give its https clients an answer to another request (CVE-2025-49812); have only one "
+                    "of the two"
+                )
 
     def prefaces_on(self, transport: object) -> PrefaceTable[IProtocolFactory] | None:
         """What a connection may begin with in place of a request; None if there is nothing."""
