@@ -135,10 +135,9 @@ class UpgradeSite(Site):
         # By identity: a factory need not be hashable, and may be equal to another one.
         self._started: dict[int, IProtocolFactory] = {}
         self._upgrades = Upgrades(upgrades or {})
-        self._has_tls_upgrade = any(
-            UpgradeToken.parse(name).key[0] == "tls" for name in self._upgrades.names
-        )
-        self._has_warned_of_tls = False
+        # Until it has warned.
+        tokens = map(UpgradeToken.parse, self._upgrades.names)
+        self._warns_of_tls = any(token.key[0] == "tls" for token in tokens)
         known = {v.preface: v for v in self._upgrades.values if IPrefaced.providedBy(v) and v.preface}
         given = _checked_prefaces({} if prefaces is None else prefaces)
         self._prefaces = self._table_of(known | given)
@@ -225,14 +224,12 @@ class UpgradeSite(Site):
         Look at a new connection: a site that both listens with TLS and upgrades to it is open to the
         Opossum attack. That is seen only now, since listening is the endpoint's business.
         """
-        if self._has_tls_upgrade and not self._has_warned_of_tls:
-            if _twisted.has_begun_with_tls(transport):
-                self._has_warned_of_tls = True
-                _log.warn(
-                    'this site listens with TLS, and its upgrades have "TLS": somebody in the middle can '
-                    "give its https clients an answer to another request (CVE-2025-49812); have only one "
-                    "of the two"
-                )
+        if self._warns_of_tls and _twisted.has_begun_with_tls(transport):
+            self._warns_of_tls = False
+            _log.warn(
+                'this site listens with TLS, and its upgrades have "TLS": somebody in the middle can '
+                "give https clients the answer to another request (CVE-2025-49812); have one of the two"
+            )
 
     def prefaces_on(self, transport: object) -> PrefaceTable[IProtocolFactory] | None:
         """What a connection may begin with in place of a request; None if there is nothing."""

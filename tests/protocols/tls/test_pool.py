@@ -12,12 +12,12 @@ import treq
 from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
-from twisted.internet.ssl import trustRootFromCertificates
+from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
 from twisted.web.client import (
     Agent,
     BrowserLikePolicyForHTTPS,
 )
-from twisted.web.iweb import IAgentEndpointFactory
+from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from twisted.web.util import Redirect
 from zope.interface import implementer
 
@@ -144,6 +144,25 @@ async def test_without_a_policy(listen: Any) -> None:
     site = tls_site(any_request=False)
     listening = await listen("tcp", site)
     await fails(treq.get(listening.url + "/told", pool=TLSUpgradePool(reactor)), SSL.Error)
+    await patient(site.switched.when_empty())
+    assert site.lines == [(101, b"*")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_policy_with_alpn(listen: Any) -> None:
+    """With a policy that offers protocols by ALPN, the site's alert is the error."""
+
+    @implementer(IPolicyForHTTPS)
+    class Offering:
+        def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
+            trust = trustRootFromCertificates([AUTHORITY])
+            return optionsForClientTLS(hostname.decode(), trust, acceptableProtocols=[b"http/1.1"])
+
+    site = tls_site(any_request=False)
+    listening = await listen("tcp", site)
+    pool = TLSUpgradePool(reactor, Offering())
+    error = await fails(treq.get(listening.url + "/told", pool=pool), SSL.Error)
+    assert "no application protocol" in str(error)
     await patient(site.switched.when_empty())
     assert site.lines == [(101, b"*")]
 

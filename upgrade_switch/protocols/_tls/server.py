@@ -62,17 +62,17 @@ def tls(context_factory: ContextFactory, timeout: float = 30, *, any_request: bo
     the site answers 101, does the handshake, and answers the request inside TLS. There, this request
     and all that follow are ``isSecure()``. The connection stays the site's.
 
-    Somebody in the middle can send such a request in the clear, put a client's *https* connection behind
-    the 101, and have the client take the answer for the one to its own request (the Opossum attack,
+    Somebody in the middle can send such a request in the clear, join a client's *https* connection to
+    it behind the 101, and have the client take the answer for its own (the Opossum attack,
     CVE-2025-49812). Therefore:
 
     - Only ``OPTIONS *`` is taken, whose answer says nothing. The offer of any other request is ignored.
-    - A client that offers protocols by ALPN, as browsers and curl do on an https port, is refused with
-      the alert ``no_application_protocol``, whatever the context factory says of ALPN.
+    - A client that offers protocols by ALPN, as browsers and curl do with https, is refused by an alert
+      (``no_application_protocol``), whatever the context factory says of ALPN.
 
-    A client on an https port that does not use ALPN still takes the answer to ``OPTIONS *`` for its own,
-    and each later answer for the one before. Nothing helps it but that the server's name has either this
-    upgrade or an https port, never both.
+    An https client without ALPN still takes the answer to ``OPTIONS *`` for the one to its own first
+    request, that for the one to its second, and so on. Only one thing helps it: the server's name has
+    this upgrade or an https port, not both.
 
     The offer is also ignored if the request is secure already, or if its connection cannot start TLS.
 
