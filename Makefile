@@ -7,14 +7,23 @@ CROSSBAR_VENV := .venv-crossbar
 CROSSBAR := $(CROSSBAR_VENV)/bin/crossbar
 OLDEST_VENV := .venv-oldest
 NEWEST_VENV := .venv-newest-python
-# What the tests on other versions leave out: what is none of Twisted's and Python's, and what takes long
-# and says what others say, too.
-LEFT_OUT := docs/* core/test_negotiation.py peers/test_openssh.py protocols/websocket/test_load.py
-ON_OTHERS := --numprocesses auto --dist loadfile $(LEFT_OUT:%='--ignore-glob=tests/%')
+# A process a core: each has its own reactor, and takes whole modules, in the order that tests/conftest.py
+# gives them: the longest first.
+ON_ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
+# The tests for people at work: in memory and over TCP, without other programs.
+FAST := tests/core tests/server tests/client tests/testing -k 'not (tls or unix or proxy)'
+# What the tests on other versions leave out: what says nothing about Twisted's version or Python's.
+LEFT_OUT := docs/* examples/* test_house.py test_waiting.py protocols/test_names.py \
+	core/test_negotiation.py core/test_fuzz.py server/test_preface_table.py command/test_installs.py \
+	command/test_completion.py command/test_manpage.py command/test_load.py \
+	protocols/websocket/test_load.py observe/test_status_browser.py peers/test_openssh.py \
+	peers/test_cups.py peers/test_websocket_clients.py peers/test_websocket_servers.py
+ON_OTHERS := $(ON_ALL_CORES) $(LEFT_OUT:%='--ignore-glob=tests/%')
 
 FUZZ_ARGS ?= --seconds 600 --keep
 
-.PHONY: serve cluster crossbar test test-oldest test-newest-python mutants lint types docs format benchmark fuzz clean
+.PHONY: serve cluster crossbar node test test-fast test-oldest test-newest-python mutants lint types docs man \
+	format benchmark fuzz clean
 
 serve: $(INSTALLED)
 	PYTHONPATH=examples $(VENV)/bin/upgrade-switch serve --class '/chat chat.Chat'
@@ -25,21 +34,29 @@ cluster: $(INSTALLED) crossbar
 
 crossbar: $(CROSSBAR_VENV)/.installed
 
-# A process a core: each has its own reactor.
-test: $(INSTALLED)
-	$(VENV)/bin/pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
+# Node's ws, to which some of the tests talk.
+node: $(INSTALLED)
+	[ -d $(VENV)/node/node_modules/ws ] || npm install --silent --no-audit --no-fund --prefix $(VENV)/node ws@8
 
-# On the oldest Twisted that setup.cfg allows.
+test: $(INSTALLED)
+	$(VENV)/bin/pytest $(ON_ALL_CORES) $(PYTEST_ARGS)
+
+# What takes less than a minute.
+test-fast: $(INSTALLED)
+	$(VENV)/bin/pytest $(ON_ALL_CORES) $(FAST) $(PYTEST_ARGS)
+
+# Puts bugs into copies of the package, one at a time, and shows that some test finds each; MUTANTS names
+# some of them, and options.
+mutants: $(INSTALLED)
+	$(VENV)/bin/python tests/mutants/run.py $(MUTANTS)
+
+# On the oldest Twisted that pyproject.toml allows.
 test-oldest: $(OLDEST_VENV)/.installed
 	$(OLDEST_VENV)/bin/pytest $(ON_OTHERS) $(PYTEST_ARGS)
 
 # On the newest Python of this machine.
 test-newest-python: $(NEWEST_VENV)/.installed
 	$(NEWEST_VENV)/bin/pytest $(ON_OTHERS) $(PYTEST_ARGS)
-
-# Whether the tests find the bugs of tests/mutants; MUTANTS names some of them, and options.
-mutants: $(INSTALLED)
-	$(VENV)/bin/python tests/mutants/run.py $(MUTANTS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
@@ -53,6 +70,10 @@ types: $(INSTALLED)
 docs: $(INSTALLED)
 	$(VENV)/bin/sphinx-build --quiet --fresh-env --write-all --fail-on-warning --keep-going --nitpicky \
 		docs docs/_build
+
+# The manual page, from the command's options.
+man: $(INSTALLED)
+	$(VENV)/bin/python docs/manpage.py > docs/upgrade-switch.1
 
 format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .
@@ -70,19 +91,19 @@ fuzz: $(INSTALLED)
 clean:
 	rm -rf $(VENV) $(CROSSBAR_VENV) $(OLDEST_VENV) $(NEWEST_VENV) build dist docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(INSTALLED): setup.cfg setup.py
+$(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip
 	$(VENV)/bin/pip install --quiet --editable '.[dev]'
 	touch $@
 
-$(OLDEST_VENV)/.installed: setup.cfg setup.py .ci/oldest.txt
+$(OLDEST_VENV)/.installed: pyproject.toml .ci/oldest.txt
 	$(PYTHON) -m venv $(OLDEST_VENV)
 	$(OLDEST_VENV)/bin/pip install --quiet --upgrade pip
 	$(OLDEST_VENV)/bin/pip install --quiet --constraint .ci/oldest.txt --editable '.[test]'
 	touch $@
 
-$(NEWEST_VENV)/.installed: setup.cfg setup.py
+$(NEWEST_VENV)/.installed: pyproject.toml
 	"$$(.ci/newest-python)" -m venv --clear $(NEWEST_VENV)
 	$(NEWEST_VENV)/bin/pip install --quiet --upgrade pip
 	$(NEWEST_VENV)/bin/pip install --quiet --editable '.[test]'

@@ -14,6 +14,7 @@ release = version = version_of("upgrade_switch")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
     "sphinx_copybutton",
     "directives",  # our own: docs/directives.py
 ]
@@ -31,11 +32,24 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autoclass_content = "both"
+# Twisted's docstrings are for its own documentation: a method without one of ours is not shown.
+autodoc_inherit_docstrings = False
+
+# A signature that is longer has a line for each of its parameters.
+python_maximum_signature_line_length = 100
+
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+
+# The inventories are in this repository, so that the documentation is built without a network.
+# _inventories/make.py makes them.
+_inventories = Path(__file__).parent / "_inventories"
+intersphinx_mapping = {
+    "twisted": ("https://docs.twisted.org/en/stable/api/", str(_inventories / "twisted.inv")),
+    "python": ("https://docs.python.org/3/", str(_inventories / "python.inv")),
+    "zope": ("https://zopeinterface.readthedocs.io/en/latest/", str(_inventories / "zope.inv")),
+}
 
 nitpicky = True
-# What is others', or is not public: names that a signature mentions and nothing here documents. (No
-# intersphinx: the documentation is built without a network.)
-nitpick_ignore_regex = [
-    ("py:.*", r"(twisted|zope|autobahn)\..*|(collections|typing)\..*"),
-    ("py:.*", r"I[A-Z]\w+|Deferred|Headers|Failure|Clock|Any|Callable|Iterable|Mapping|Sequence"),
-]
+# autobahn's own documentation has no inventory of these.
+nitpick_ignore_regex = [("py:.*", r"(autobahn\..*)?WebSocket(Server|Client)(Factory|Protocol)")]

@@ -1,11 +1,13 @@
 """
-What autodoc has not. Two directives of this documentation's own::
+What autodoc lacks. Two directives for this documentation::
 
     .. command-help:: serve
     .. interface:: upgrade_switch.IDrainable
 
-The first shows what ``upgrade-switch serve --help`` says when the documentation is built, the second
-what a ``zope.interface`` says of itself, for which autodoc has no directive.
+The first shows what ``upgrade-switch serve --help`` prints when the documentation is built. The second
+documents a ``zope.interface``, for which autodoc has no directive. Besides, types in signatures are
+shown by their public names, and link to where they are documented: here, or elsewhere, by the
+inventories of ``_inventories``.
 """
 
 import inspect
@@ -15,30 +17,40 @@ import subprocess
 import sys
 from pathlib import Path
 
+import zope.interface
 from docutils import nodes
 from pygments.lexers.special import TextLexer
+from sphinx import addnodes
+from sphinx.domains.python import PyClasslike
+from sphinx.ext.intersphinx import InventoryAdapter, missing_reference
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import stringify_annotation
 from twisted.python.reflect import namedAny
 from zope.interface.interface import Method
 
 import upgrade_switch
-from upgrade_switch.interfaces import Acceptor
-from upgrade_switch.testing import client as testing
+from upgrade_switch import errors, interfaces, observe, protocols, testing
 
-_ACCEPTOR = stringify_annotation(Acceptor, "smart")
-# Where things are, and where they are imported from.
+_ALIASES = {
+    stringify_annotation(getattr(interfaces, name), "smart"): f"~upgrade_switch.interfaces.{name}"
+    for name in ("Acceptor", "ConnectAcceptor", "Answer")
+}
+# Where things are defined, and where they are imported from; the last one wins.
 _PUBLIC = {
     f"{getattr(module, name).__module__}.{name}": f"{module.__name__}.{name}"
-    for module in (testing, upgrade_switch)
+    for module in (protocols, testing, interfaces, observe, errors, upgrade_switch)
     for name in module.__all__
+    if hasattr(getattr(module, name), "__module__")
 }
+# Bases are shown by the name of the module that defines them, however private it is.
+_PUBLIC["twisted.web._newclient.ResponseFailed"] = "twisted.web.client.ResponseFailed"
+_BY_LAST_PART = {name.rpartition(".")[2]: name for name in _PUBLIC.values()}
 
 _INTERFACE = re.compile(r"<InterfaceClass ([\w.]+)>")
 
 
 class CommandHelp(SphinxDirective):
-    """A command's options, as it says them itself."""
+    """A command's options, as it prints them itself."""
 
     optional_arguments = 1
 
@@ -51,9 +63,9 @@ class CommandHelp(SphinxDirective):
             check=True,
             text=True,
             # Twisted fills its lines as far as the terminal goes.
-            env=os.environ | {"COLUMNS": "100"},
+            env=os.environ | {"COLUMNS": "80"},
         )
-        block = nodes.literal_block(said.stdout, said.stdout, language="text")
+        block = nodes.literal_block(said.stdout, said.stdout, language="text", classes=["wraps"])
         return [block]
 
 
@@ -66,7 +78,17 @@ class Interface(SphinxDirective):
         name = self.arguments[0]
         interface = namedAny(name)
         module, _, short = name.rpartition(".")
-        lines = [f".. py:class:: {short}", f"   :module: {module}", "", *indented(interface.__doc__, 1)]
+        lines = [
+            f".. py:zope-interface:: {short}",
+            f"   :module: {module}",
+            "",
+            *indented(interface.__doc__, 1),
+        ]
+        bases = [
+            base.__identifier__ for base in interface.__bases__ if base is not zope.interface.Interface
+        ]
+        if bases:
+            lines += ["   Extends " + ", ".join(f":class:`~{base}`" for base in bases) + ".", ""]
         for member, what in interface.namesAndDescriptions():
             if isinstance(what, Method):
                 lines += [f"   .. py:method:: {member}{what.getSignatureString()}", ""]
@@ -76,8 +98,19 @@ class Interface(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines))
 
 
+class InterfaceLike(PyClasslike):
+    """What Sphinx's Python domain has for a class, but called an interface."""
+
+    def run(self):
+        self.name = "py:class"
+        return super().run()
+
+    def get_signature_prefix(self, sig):
+        return [addnodes.desc_sig_keyword("", "interface"), addnodes.desc_sig_space()]
+
+
 def indented(docstring, levels):
-    """A docstring's lines, so many levels in, and an empty one."""
+    """A docstring's lines, indented, and an empty one."""
     prefix = "   " * levels
     return [prefix + line for line in inspect.cleandoc(docstring or "").splitlines()] + [""]
 
@@ -91,15 +124,54 @@ def plain_types(app, what, name, obj, options, signature, returns):
 
 
 def _plain(said):
-    said = said.replace(_ACCEPTOR, "~upgrade_switch.decision.Acceptor")
+    for union, alias in _ALIASES.items():
+        said = said.replace(union, alias)
     said = _INTERFACE.sub(r"~\1", said)
     return re.sub(r"upgrade_switch[\w.]+", lambda match: _PUBLIC.get(match[0], match[0]), said)
 
 
+def without_generated(app, what, name, obj, options, lines):
+    """Leave out what Python itself says of every named tuple."""
+    generated = ("Create new instance of ", "Alias for field number ")
+    lines[:] = [line for line in lines if not line.startswith(generated)]
+
+
+def resolve_short_name(app, env, node, contnode):
+    """
+    Find what a name without its module stands for: annotations that are imported for type checkers only
+    are no more than that.
+    """
+    target = node.get("reftarget", "")
+    if node.get("refdomain") != "py":
+        return None
+    name = _PUBLIC.get(target) or _BY_LAST_PART.get(target) or _elsewhere(env, target)
+    if name is None:
+        return None
+    domain = env.get_domain("py")
+    here = domain.resolve_xref(env, node["refdoc"], app.builder, "obj", name, node, contnode)
+    if here is not None:
+        return here
+    node = node.copy()
+    node["reftarget"] = name
+    return missing_reference(app, env, node, contnode)
+
+
+def _elsewhere(env, target):
+    """The full name of what the inventories have under a short one."""
+    for names in InventoryAdapter(env).main_inventory.values():
+        for name in names:
+            if name.rpartition(".")[2] == target:
+                return name
+    return None
+
+
 def setup(app):
     app.connect("autodoc-process-signature", plain_types)
+    app.connect("autodoc-process-docstring", without_generated)
+    app.connect("missing-reference", resolve_short_name, priority=600)
     # Pygments does not know it.
     app.add_lexer("haproxy", TextLexer)
     app.add_directive("command-help", CommandHelp)
     app.add_directive("interface", Interface)
+    app.add_directive_to_domain("py", "zope-interface", InterfaceLike)
     return {"parallel_read_safe": True}

@@ -1,5 +1,5 @@
 """
-AMP over an upgrade: calls with arguments, results and errors, in either direction.
+AMP over an upgrade: calls with arguments, results and errors, in both directions.
 
     python examples/amp_calls.py serve tcp:8080:interface=127.0.0.1
     python examples/amp_calls.py divide http://127.0.0.1:8080/amp 355 113
@@ -28,7 +28,7 @@ class Divide(amp.Command):
 class Server(amp.AMP):
     def connectionMade(self):
         super().connectionMade()
-        # Who does not read the results is not read either.
+        # Stop reading from a client that does not read the results.
         self.transport.registerProducer(self.transport, True)
 
     @Divide.responder
@@ -42,7 +42,7 @@ async def serve(reactor, description="tcp:8080:interface=127.0.0.1"):
     site = UpgradeSite(root, max_switched=100)
     port = await endpoints.serverFromString(reactor, description).listen(site)
     print(f"listening on {port.getHost()}", flush=True)
-    await Deferred()  # for ever
+    await Deferred()  # forever
 
 
 async def divide(reactor, url, numerator, denominator):
@@ -53,7 +53,7 @@ async def divide(reactor, url, numerator, denominator):
         client = await endpoints.connectProtocol(endpoint, amp.AMP())
         result = await client.callRemote(Divide, numerator=int(numerator), denominator=int(denominator))
     except ZeroDivisionError:
-        sys.exit("amp_calls.py: the server says that one cannot divide by zero")
+        sys.exit("amp_calls.py: the server cannot divide by zero")
     except (ConnectError, ConnectionClosed) as error:
         # NotSwitched is a ConnectError, too.
         sys.exit(f"amp_calls.py: {error}")

@@ -22,7 +22,7 @@ from upgrade_switch import UpgradeResource, UpgradeSite
 @implementer(IHalfCloseableProtocol)
 class Echo(Protocol):
     def connectionMade(self):
-        # Who does not read what comes back is not read either.
+        # Stop reading from a client that does not read what comes back.
         self.transport.registerProducer(self.transport, True)
 
     def dataReceived(self, data):
@@ -44,7 +44,7 @@ async def main(reactor, description="tcp:8080:interface=127.0.0.1"):
     site = UpgradeSite(root, max_switched=1000)
     port = await endpoints.serverFromString(reactor, description).listen(site)
     print(f"listening on {port.getHost()}", flush=True)
-    await Deferred()  # for ever
+    await Deferred()  # forever
 
 
 if __name__ == "__main__":

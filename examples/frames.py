@@ -1,6 +1,6 @@
 """
-A binary protocol of one's own: each frame is four bytes, which say how long it is, and so many bytes.
-The server answers each with the SHA-256 of what is in it.
+A binary protocol: each frame is a length of four bytes, followed by that many bytes. The server answers
+each frame with its SHA-256.
 
     python examples/frames.py serve tcp:8080:interface=127.0.0.1
     python examples/frames.py digest http://127.0.0.1:8080/digest README.md LICENSE
@@ -27,11 +27,11 @@ UPGRADE = "digest/1"
 
 @implementer(IHalfCloseableProtocol)
 class Server(Int32StringReceiver):
-    # Who sends a longer frame is disconnected. A frame is in memory while it comes.
+    # A client that sends a longer frame is disconnected. A frame is kept in memory while it arrives.
     MAX_LENGTH = 1_000_000
 
     def connectionMade(self):
-        # Who does not read the answers is not read either.
+        # Stop reading from a client that does not read the answers.
         self.transport.registerProducer(self.transport, True)
 
     def stringReceived(self, frame):
@@ -59,7 +59,7 @@ class Client(Int32StringReceiver):
         self.answers.put(frame)
 
     def connectionLost(self, reason):
-        # A failure: it is raised where an answer is awaited.
+        # A failure: whoever awaits an answer gets it as an exception.
         self.answers.put(reason)
 
 
@@ -69,7 +69,7 @@ async def serve(reactor, description="tcp:8080:interface=127.0.0.1"):
     site = UpgradeSite(root, max_switched=100)
     port = await endpoints.serverFromString(reactor, description).listen(site)
     print(f"listening on {port.getHost()}", flush=True)
-    await Deferred()  # for ever
+    await Deferred()  # forever
 
 
 async def digest(reactor, url, *names):

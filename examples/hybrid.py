@@ -1,5 +1,5 @@
 r"""
-A hybrid server: it speaks HTTP, until a client says that it would rather speak something else.
+A hybrid server: it speaks HTTP, until a client asks for something else with a flag line.
 
     python examples/hybrid.py tcp:8080:interface=127.0.0.1
 
@@ -7,7 +7,7 @@ Then: curl http://127.0.0.1:8080/
 And:  printf 'SHOUT\r\nhello\r\nworld\r\n' | nc -N 127.0.0.1 8080
 Both: printf 'GET / HTTP/1.1\r\nHost: x\r\n\r\nSHOUT\r\nhello\r\n' | nc -N 127.0.0.1 8080
 
-(Some nc know no -N: they half-close without it, or go on until Ctrl-C.)
+(Some versions of nc have no -N. They half-close without it, or go on until you press Ctrl-C.)
 """
 
 import sys
@@ -27,11 +27,11 @@ from upgrade_switch import UpgradeSite
 @implementer(IHalfCloseableProtocol)
 class Shout(LineReceiver):
     def lineReceived(self, line):
-        # The first line is the flag line: a target receives every byte.
+        # The first line is the flag line, since a target receives every byte.
         self.sendLine(line.upper())
 
     def readConnectionLost(self):
-        # The client has said all; without this, answers that are still on their way would be lost.
+        # The client has finished. Without this, answers that have not been written yet would be lost.
         self.transport.loseConnection()
 
     def writeConnectionLost(self):
@@ -44,7 +44,7 @@ async def main(reactor, description="tcp:8080:interface=127.0.0.1"):
     site = UpgradeSite(root, prefaces={b"SHOUT\r\n": Factory.forProtocol(Shout)})
     port = await endpoints.serverFromString(reactor, description).listen(site)
     print(f"listening on {port.getHost()}", flush=True)
-    await Deferred()  # for ever
+    await Deferred()  # forever
 
 
 if __name__ == "__main__":

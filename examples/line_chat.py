@@ -1,5 +1,5 @@
 """
-A chat by lines: what one says, all others get. The first line is one's name.
+A line-based chat: everybody receives the lines of everybody else. The first line is your name.
 
     python examples/line_chat.py tcp:8080:interface=127.0.0.1
 
@@ -26,12 +26,13 @@ class Chatter(LineReceiver):
     name = None
 
     def connectionMade(self):
-        # Who does not read is paused (LineReceiver.pauseProducing): not heard, and not told.
+        # A client that does not read is paused (LineReceiver.pauseProducing): its lines are not read,
+        # and it gets none.
         self.transport.registerProducer(self, True)
         self.sendLine(b"What is your name?")
 
     def lineReceived(self, line):
-        # Nothing that others' terminals would obey.
+        # No control characters, which the terminals of others would obey.
         line = "".join(filter(str.isprintable, line.decode(errors="replace"))).encode()
         if self.name is not None:
             self.tell(self.name + b": " + line)
@@ -78,11 +79,11 @@ async def main(reactor, description="tcp:8080:interface=127.0.0.1"):
     root = Resource()
     root.putChild(b"chat", UpgradeResource({"chat": chat}))
     site = UpgradeSite(root, max_switched=1000)
-    # Say goodbye first: on Ctrl-C, and on SIGTERM.
+    # Say goodbye first, on Ctrl-C and on SIGTERM.
     reactor.addSystemEventTrigger("before", "shutdown", site.drain, 5)
     port = await endpoints.serverFromString(reactor, description).listen(site)
     print(f"listening on {port.getHost()}", flush=True)
-    await Deferred()  # for ever
+    await Deferred()  # forever
 
 
 if __name__ == "__main__":

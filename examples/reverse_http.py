@@ -1,7 +1,7 @@
 """
-Reverse HTTP: a machine that nobody can connect to, behind a firewall, serves a folder. It connects to a
-public server, and upgrades to PTTH/1.0; from then on it is the server of that connection. The public
-server asks it in HTTP for what visitors want below /device: one request at a time, for up to a minute.
+Reverse HTTP: a machine behind a firewall, to which nobody can connect, serves a folder. It connects to
+a public server and upgrades to PTTH/1.0. From then on it is the server on that connection: the public
+server sends it the requests of visitors below /device, one at a time, for up to a minute each.
 
     export DEVICE_SECRET=what-both-sides-know
     python examples/reverse_http.py serve tcp:8080:interface=127.0.0.1
@@ -36,7 +36,7 @@ from upgrade_switch import UpgradeEndpoint, UpgradeResource, UpgradeSite
 
 UPGRADE = "PTTH/1.0"
 
-#: What is between two neighbours alone (RFC 9110 §7.6.1); length and framing are written anew.
+#: Hop-by-hop fields (RFC 9110 §7.6.1), and those that are written anew: length and framing.
 HOP_BY_HOP = {
     *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"),
     *(b"content-length", b"transfer-encoding", b"expect"),
@@ -52,7 +52,7 @@ class Link(HTTP11ClientProtocol):
 
     def connectionMade(self):
         super().connectionMade()
-        # A device that comes anew knows better than we do that the old connection is dead.
+        # If the device connects again, it knows better than we do that the old connection is dead.
         old, self.device.link = self.device.link, self
         if old is not None:
             old.transport.abortConnection()
@@ -66,7 +66,7 @@ class Link(HTTP11ClientProtocol):
 
 
 class Pool(HTTPConnectionPool):
-    """Has the one connection that is there, and opens none."""
+    """Uses the one connection that is there, and opens none."""
 
     def __init__(self, reactor, device):
         super().__init__(reactor)
@@ -77,7 +77,7 @@ class Pool(HTTPConnectionPool):
 
 
 class Body(Protocol):
-    """A response's body on its way to the visitor, no faster than he reads."""
+    """A response's body on its way to the visitor, no faster than the visitor reads."""
 
     def __init__(self, request, link):
         self.request = request
@@ -116,7 +116,7 @@ class Device(Resource):
     def render(self, request):
         exchange = self.turn.run(self.begin, request)
         exchange.addErrback(self.failed, request)
-        # HTTP/1.1 can take a request back only by closing: the device connects again.
+        # HTTP/1.1 can cancel a request only by closing the connection; the device connects again.
         request.notifyFinish().addErrback(lambda _: exchange.cancel())
         return NOT_DONE_YET
 
@@ -128,7 +128,7 @@ class Device(Resource):
         if link is None:
             request.render(errorPage(503, "Service Unavailable", "The device is not connected."))
             return
-        # As it came, not as the resource tree has decoded it.
+        # As it was sent, not as the resource tree has decoded it.
         path = request.uri.split(b"/", 2)[2:] or [b""]
         has_body = any(map(request.getHeader, (b"content-length", b"transfer-encoding")))
         response = await self.agent.request(
@@ -160,7 +160,7 @@ class Device(Resource):
 
 
 def end_to_end(headers):
-    """The fields that are passed on."""
+    """The fields that are forwarded."""
     lines = headers.getRawHeaders(b"connection", [])
     named = {option.strip(b" \t").lower() for line in lines for option in line.split(b",")}
     dropped = HOP_BY_HOP | named
@@ -169,7 +169,7 @@ def end_to_end(headers):
 
 
 class WatchedChannel(HTTPChannel):
-    """The device's side of the connection: TCP finds out whether the other side is still there."""
+    """The device's side of the connection. TCP's keep-alive notices if the server has vanished."""
 
     def connectionMade(self):
         super().connectionMade()
@@ -182,13 +182,13 @@ async def serve(reactor, description="tcp:8080:interface=127.0.0.1"):
     root.putChild(b"device", UpgradeResource({UPGRADE: device.accept}, fallback=device))
     port = await endpoints.serverFromString(reactor, description).listen(UpgradeSite(root))
     print(f"listening on {port.getHost()}", flush=True)
-    await Deferred()  # for ever
+    await Deferred()  # forever
 
 
 async def device(reactor, url, folder):
     fields = {"Authorization": f"Bearer {os.environ['DEVICE_SECRET']}"}
     endpoint = UpgradeEndpoint(reactor, url, UPGRADE, fields)
-    # An ordinary site, whose connection may wait for its next request for ever.
+    # An ordinary site, whose connection may wait forever for its next request.
     site = Site(File(folder), timeout=None)
     site.protocol = WatchedChannel
     service = ClientService(endpoint, site)
@@ -196,10 +196,10 @@ async def device(reactor, url, folder):
     try:
         await service.whenConnected(failAfterFailures=1)
     except ConnectError as error:
-        # NotSwitched is one, too: the secret may be another.
+        # NotSwitched is a ConnectError, too: the secrets may differ.
         sys.exit(f"reverse_http.py: {error}")
     print(f"serving {folder} at {url}", flush=True)
-    await Deferred()  # for ever
+    await Deferred()  # forever
 
 
 COMMANDS = {"serve": serve, "device": device}

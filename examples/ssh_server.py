@@ -1,14 +1,14 @@
 """
-An SSH server of one's own, on a path of a web site. Its shell runs nothing: it says back what it hears.
+An SSH server at a path of a web site. Its shell runs no programs: it repeats what you type.
 
     python examples/ssh_server.py ~/.ssh/id_ed25519.pub tcp:8080:interface=127.0.0.1
 
-Whoever has the key may come in, as guest:
+Whoever has the key can log in as guest:
 
     ssh -T -o ProxyCommand='upgrade-switch connect http://127.0.0.1:8080/ssh ssh' guest@example
 
-The file may have several public keys, a line each. The server's own key is a new one each time, unless
-a file is named as a third argument (ssh-keygen -t ed25519 -N '' -f host_key).
+The file may have several public keys, one per line. The server uses a new host key each time, unless
+you name a file as a third argument (ssh-keygen -t ed25519 -N '' -f host_key).
 """
 
 import sys
@@ -34,7 +34,7 @@ from upgrade_switch import UpgradeResource, UpgradeSite
 
 
 class Shell(LineReceiver):
-    """What one talks to."""
+    """The other end of a session."""
 
     delimiter = b"\n"
     MAX_LENGTH = 1000
@@ -43,7 +43,7 @@ class Shell(LineReceiver):
         self.name = name
 
     def connectionMade(self):
-        # LineReceiver asks for it, and conch's transport does not say.
+        # LineReceiver looks at it, and conch's transport does not have it.
         self.transport.disconnecting = False
         self.sendLine(b"Hello, " + self.name + b". 'exit' ends it.")
 
@@ -59,18 +59,18 @@ class Shell(LineReceiver):
 
     def end(self):
         self.transport.disconnecting = True
-        # With the exit status 0; ssh takes an end without one for a failure.
+        # With exit status 0. ssh takes an end without a status for a failure.
         self.transport.processEnded(Failure(ProcessDone(0)))
 
 
 class Session(SSHSession):
-    # Without a terminal, lines come as lines, edited where they are typed.
+    # Without a terminal, ssh sends whole lines, which have been edited locally.
     request_pty_req = request_window_change = None
 
 
 @implementer(ISession)
 class User:
-    """What one may do: talk to a shell, or say one line to it (ssh ... guest@example hello)."""
+    """What a guest may do: talk to a shell, or send it one line (ssh ... guest@example hello)."""
 
     def __init__(self, avatar):
         self.shell = Shell(avatar.name)
@@ -120,9 +120,9 @@ async def main(reactor, authorized, description="tcp:8080:interface=127.0.0.1", 
     site = UpgradeSite(root, max_switched=100)
     port = await endpoints.serverFromString(reactor, description).listen(site)
     print(f"listening on {port.getHost()}", flush=True)
-    # What to compare with what ssh shows: whoever is in between has another.
+    # Compare it with what ssh shows: an attacker in the middle has another key.
     print(f"the server's key: {key.public().toString('OPENSSH').decode()}", flush=True)
-    await Deferred()  # for ever
+    await Deferred()  # forever
 
 
 if __name__ == "__main__":

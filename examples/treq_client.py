@@ -1,5 +1,5 @@
 """
-An upgrade with treq: sends a line, prints what comes back.
+An upgrade with treq: sends a line and prints the answer.
 
     python examples/treq_client.py http://127.0.0.1:8080/echo
 """

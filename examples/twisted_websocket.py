@@ -1,13 +1,13 @@
 """
-A ``WebSocketProtocol`` of ``twisted.web.websocket``'s, unchanged, on the switch.
+A ``WebSocketProtocol`` of ``twisted.web.websocket``, unchanged, in an ``UpgradeResource``.
 
     python examples/twisted_websocket.py tcp:8080:interface=127.0.0.1
 
-``Adapter`` gives it the transport that it knows. In place of
+``Adapter`` gives it the transport that it expects. Replace
 
     root.putChild(b"ws", WebSocketResource(EchoFactory()))
 
-stands ``root.putChild(b"ws", on_the_switch(EchoFactory()))``.
+by ``root.putChild(b"ws", on_the_switch(EchoFactory()))``.
 """
 
 import sys
@@ -26,9 +26,9 @@ from upgrade_switch.protocols import websocket
 
 
 class Adapter(WebSocketServerProtocol):
-    """Stands between autobahn and a ``twisted.web.websocket`` protocol, as its WebSocketTransport."""
+    """The WebSocketTransport of a ``twisted.web.websocket`` protocol, on top of autobahn."""
 
-    # What the switch calls.
+    # What upgrade_switch and autobahn call.
 
     def onConnect(self, request):
         self.inner = self.factory.inner.buildProtocol(request.request)
@@ -82,7 +82,7 @@ def on_the_switch(factory, **options):
     return UpgradeResource({"websocket": websocket(adapting, **options)})
 
 
-# From here on, a program for twisted.web.websocket as it was.
+# From here on, this is a program for twisted.web.websocket, unchanged.
 
 
 class Echo:
@@ -115,7 +115,7 @@ async def main(reactor, description="tcp:8080:interface=127.0.0.1"):
     root.putChild(b"ws", on_the_switch(EchoFactory()))
     port = await endpoints.serverFromString(reactor, description).listen(UpgradeSite(root))
     print(f"listening on {port.getHost()}", flush=True)
-    await Deferred()  # for ever
+    await Deferred()  # forever
 
 
 if __name__ == "__main__":

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Generator, Iterator
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +16,7 @@ from hypothesis import settings
 from twisted.logger import LogLevel, globalLogBeginner, globalLogPublisher
 
 from tests.kit.browser import Browser
-from tests.kit.harness import Listening
+from tests.kit.harness import Listening, no_collector
 
 # Else Twisted keeps all events until somebody begins, and with them what their failures refer to.
 globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
@@ -21,13 +25,61 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")
 
 
+# A child process inherits what is ignored (as SIGINT is in ``make test &``), and not what is handled:
+# with a handler, each begins with the default, and we ignore it as before.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
+
+#: Modules and folders in the order in which their tests run: the longest first, so that no core
+#: waits for the last of them at the end.
+ORDER = (
+    "command/test_installs.py",
+    "docs",
+    "examples",
+    "command",
+    "peers",
+    "observe",
+    "core",
+    "protocols",
+    "client",
+    "server",
+    "testing",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(ORDER)}
+
+    def rank(item: pytest.Item) -> int:
+        path = item.path.relative_to(Path(__file__).parent)
+        return min(ranks.get(name, len(ORDER)) for name in (path.as_posix(), path.parts[0]))
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI all is installed that a test may need: a skip is a failure."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI"):
+        *_, reason = report.longrepr if isinstance(report.longrepr, tuple) else (report.longrepr,)
+        report.outcome = "failed"
+        report.longrepr = f"in CI nothing is skipped; {reason}"
+    return report
+
+
+_modules = count()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def frozen_heap() -> None:
     """
     What is there before a module's tests need not be looked through after each: a collection takes as
-    long as the heap is large. What has become garbage since the last module is found here.
+    long as the heap is large. What has become garbage in some modules' time is found here.
     """
-    gc.unfreeze()
+    if next(_modules) % 8 == 0:
+        gc.unfreeze()
     gc.collect()
     gc.freeze()
 
@@ -47,14 +99,28 @@ async def listen() -> Any:
         await listening.stop()
 
 
-@pytest_twisted.async_yield_fixture
-async def browser() -> Any:
-    """A running browser."""
-    browser = Browser()
+@pytest_twisted.async_yield_fixture(scope="module")
+async def chromium() -> Any:
+    """A running browser, for all of a module's tests."""
+    running = Browser()
     try:
-        yield await browser.start()
+        yield await running.start()
     finally:
-        await browser.stop()
+        await running.stop()
+
+
+@pytest_twisted.async_yield_fixture
+async def browser(chromium: Browser) -> Any:
+    """A running browser without windows; a test's own are closed after it."""
+    yield chromium
+    await chromium.close_windows()
+
+
+@pytest.fixture
+def no_gc() -> Iterator[None]:
+    """Without the collector, reference counting alone frees things."""
+    with no_collector():
+        yield
 
 
 class Errors(list[Any]):

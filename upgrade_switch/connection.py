@@ -8,7 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as TypingProtocol
 
+from OpenSSL import SSL
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from . import _twisted
@@ -18,7 +21,6 @@ from .takeover import check_target, hand_over, replay_ended_connection
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IProtocol
-    from twisted.python.failure import Failure
 
     from .negotiation import UpgradeToken
 
@@ -209,7 +211,20 @@ class SwitchedConnection:
         assert listener is not None
         # The target finds the connection gone from the collection; observers hear after the target.
         listener.forget(self)
+        layer = _twisted.tls_layer(self._transport)
+        tls = None if layer is None else layer.getHandle()
         try:
             _twisted.report_end(self._transport, self.target, reason)
         finally:
-            listener.ended(self, reason)
+            listener.ended(self, reason if tls is None else _end_of_tls(tls, reason))
+
+
+def _end_of_tls(tls: SSL.Connection, reason: Failure) -> Failure:
+    """
+    Why a connection with TLS has ended, which only the socket's end does not tell: an end without
+    close_notify from either side is no clean end (RFC 8446 §6.1).
+    """
+    has_said_goodbye = tls.get_shutdown() & (SSL.RECEIVED_SHUTDOWN | SSL.SENT_SHUTDOWN)
+    if has_said_goodbye or not reason.check(ConnectionDone):
+        return reason
+    return Failure(SSL.Error("the connection ended without close_notify"))

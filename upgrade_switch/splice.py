@@ -83,13 +83,14 @@ class Splice:
 
     def end_lost(self) -> None:
         """One of the ends has lost its connection."""
-        first, second = self.ends
-        if first.lost and second.lost:
-            # The ends refer to each other: without this, only the garbage collector would free them.
-            del first.other, second.other
-            self.ends = ()
-            if not self.done.called:
-                self.done.callback(None)
+        if not all(end.lost for end in self.ends):
+            return
+        # The ends refer to each other: without this, only the garbage collector would free them.
+        for end in self.ends:
+            del end.other
+        self.ends = ()
+        if not self.done.called:
+            self.done.callback(None)
 
 
 @implementer(IHalfCloseableProtocol)

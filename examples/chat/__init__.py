@@ -1,6 +1,6 @@
 """
-A chat: its page, its history as JSON over plain HTTP, and what is said over a WebSocket, in one process
-on one port. ``Chat`` is a resource that stands anywhere in a site::
+A chat: its page, its history as JSON over plain HTTP, and its messages over a WebSocket, in one process
+on one port. ``Chat`` is a resource that you can put anywhere in a site::
 
     PYTHONPATH=examples upgrade-switch serve --class '/chat chat.Chat'
 """
@@ -24,20 +24,20 @@ from .rooms import Queue, Rooms
 LONGEST = 2000  # characters of a message
 MOST_WAITING = 500  # events that wait for one slow reader
 
-# No control characters, and no halves of characters (which JSON can write, but UTF-8 can not).
+# No control characters, and no lone surrogates (which JSON can write, but UTF-8 cannot).
 NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,32}\Z")
 TEXT = re.compile(rf"[^\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]{{1,{LONGEST}}}\Z")
 MESSAGE_ID = re.compile(r"[0-9A-Za-z-]{8,64}\Z")
 
-# Close codes of our own (RFC 6455 §7.4.2); the page knows them.
+# Private close codes (RFC 6455 §7.4.2), which the page knows.
 BAD_MESSAGE, NOT_NOW = 4000, 4001
 
 
 def message_in(payload):
     """
-    The text and the id in what a member sends.
+    The text and the id of what a member has sent.
 
-    :raises ValueError: where it is not a message.
+    :raises ValueError: if it is not a message.
     """
     try:
         said = json.loads(payload)
@@ -63,7 +63,7 @@ class Member(WebSocketServerProtocol):
     room = None
 
     def onConnect(self, request):
-        # A page of somebody else's is not to speak for who looks at it.
+        # A page of another site must not speak for the person who looks at it.
         origin = request.origin
         if origin and self.factory.same_origin and not _is_at(origin, request.headers["host"]):
             raise ConnectionDeny(403, "this is for its own page only")
@@ -75,13 +75,13 @@ class Member(WebSocketServerProtocol):
         self._queue = Queue(MOST_WAITING)
 
     def onOpen(self):
-        # Knows of a full buffer: a reader that is too slow must not fill the memory.
+        # Tells us when the buffer is full: a client that reads too slowly must not fill the memory.
         self.registerProducer(self, True)
         self.room = self.factory.rooms.enter(self._wanted, self)
 
     def onMessage(self, payload, isBinary):
         if self.state != self.STATE_OPEN:
-            # Behind what was no message.
+            # This follows something that was not a message.
             return
         try:
             text, message_id = message_in(payload)
@@ -100,7 +100,8 @@ class Member(WebSocketServerProtocol):
         if self.state != self.STATE_OPEN:
             return
         if not self._slow:
-            # Prepared, since the limit for messages is for what strangers send, not for lists of names.
+            # A prepared message, since autobahn's limit is meant for what strangers send, not for lists
+            # of names.
             self.sendPreparedMessage(self.factory.prepareMessage(text.encode("ascii")))
         elif not self._queue.put(text):
             self.dropConnection(abort=True)
@@ -146,12 +147,12 @@ class Page(Resource):
 
 
 class Chat(Resource):
-    """The chat, to be put anywhere in a site's tree."""
+    """The chat, for any place in a site's tree."""
 
     def __init__(self, engine=None, reactor=None, allowed_origins=None):
         """
-        :param engine: what joins it with the chats of other processes; None: it is alone.
-        :param allowed_origins: whose pages may open the socket; None: the chat's own.
+        :param engine: what connects it with the chats of other processes; None if it is alone.
+        :param allowed_origins: the origins whose pages may open the socket; None for the chat's own.
         """
         super().__init__()
         if reactor is None:
@@ -170,7 +171,7 @@ class Chat(Resource):
         self.putChild(b"rooms", Answer(self._rooms))
 
     def render_GET(self, request):
-        # Without the slash, the page's own links would lead elsewhere.
+        # Without the slash, the page's relative links would be wrong.
         path, mark, query = request.uri.partition(b"?")
         request.redirect(b"./" + path.rpartition(b"/")[2] + b"/" + mark + query)
         return b""

@@ -1,5 +1,5 @@
 """
-The chat by itself, alone or as one of several processes that a router joins::
+The chat by itself: alone, or as one of several processes that a router connects::
 
     python -m chat --listen tcp:8081:interface=127.0.0.1
     python -m chat --listen tcp:8082:interface=127.0.0.1 --router ws://127.0.0.1:9000/
@@ -37,7 +37,7 @@ def main():
     root = Resource()
     root.putChild(b"chat", Chat(Wamp(reactor, options.router) if options.router else None))
     endpoint = endpoints.serverFromString(reactor, options.listen)
-    # Those who are here are told to go elsewhere, and not left to find out.
+    # Tell the connected users to go elsewhere, rather than letting them find out.
     service = UpgradeService(endpoint, UpgradeSite(root), drain_timeout=2)
     service.startService()
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)

@@ -1,9 +1,10 @@
 """
-The chat on several processes: a router (crossbar) joins them, haproxy stands in front::
+The chat on several processes: a router (crossbar) connects them, and haproxy is in front::
 
     make cluster
 
-Ctrl-C ends it all. Kill one of the nodes: its users are on another a moment later, and it comes back.
+Ctrl-C ends it all. Kill one of the nodes: a moment later its users are on another one, and it is
+started again.
 """
 
 import argparse
@@ -24,11 +25,11 @@ defaults
     timeout connect 1s
     timeout client 1m
     timeout server 1m
-    # A WebSocket lives as long as it likes: the nodes ping.
+    # A WebSocket may stay open for as long as it likes: the nodes ping.
     timeout tunnel 1h
     retries 3
     option redispatch 1
-    # A connection to a node that is kept may lead to one that is just going.
+    # A kept connection may lead to a node that is about to end.
     option http-server-close
 
 frontend chat
@@ -51,7 +52,7 @@ def free_port():
 
 
 def wait_for(port, process):
-    """Until somebody listens there."""
+    """Wait until something listens on the port."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as s:
@@ -88,7 +89,7 @@ class Cluster:
     """
     A router, some nodes, and haproxy, all on this machine.
 
-    :ivar ports: those of the nodes.
+    :ivar ports: the ports of the nodes.
     """
 
     def __init__(self, listen, nodes, crossbar, haproxy, folder):
@@ -133,11 +134,11 @@ class Cluster:
         return self._processes[name]
 
     def restart(self, name):
-        """Start again what has ended, and wait until it listens."""
+        """Restart a process that has ended, and wait until it listens."""
         wait_for(self._ports[name], self.start_one(name))
 
     def kill(self, name, how=signal.SIGKILL):
-        """Without another signal: as if its machine had lost its power."""
+        """Send a signal to a process; by default as if its machine had lost power."""
         process = self._processes[name]
         os.killpg(process.pid, how)
         process.wait()
@@ -151,7 +152,7 @@ class Cluster:
         return {name: process.pid for name, process in self._processes.items()}
 
     def log(self):
-        """What all of them have said."""
+        """The output of all processes."""
         return "".join(p.read_text(errors="replace") for p in sorted(self._folder.glob("*.log")))
 
     def stop(self):
@@ -166,7 +167,7 @@ class Cluster:
 
 
 def find(program, hint):
-    """A program's path; the end, with one line, where there is none."""
+    """A program's path. If it is not installed, exit with one line that says so."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
     found = shutil.which(program, path=path)
     if found is None:
@@ -175,7 +176,7 @@ def find(program, hint):
 
 
 def supervise(cluster):
-    """Start again whatever ends, until a signal comes."""
+    """Restart whatever ends, until a signal arrives."""
     while True:
         time.sleep(1)
         for name in cluster.ended():

@@ -1,9 +1,9 @@
 """
-Joins the chats of several processes through a WAMP router (crossbar).
+Connects the chats of several processes through a WAMP router (crossbar).
 
-WAMP, because autobahn speaks it and comes with the WebSockets anyway: no second client library, and its
-``Component`` reconnects by itself. The router gives all subscribers of a topic the events in the same
-order, and tells when one of them has gone, even if it was killed.
+It uses WAMP because autobahn, which the WebSockets need anyway, speaks it: no second client library is
+needed, and autobahn's ``Component`` reconnects automatically. The router delivers events to all
+subscribers of a topic in the same order, and reports when a subscriber has gone, even if it was killed.
 """
 
 from collections import OrderedDict, deque
@@ -17,7 +17,7 @@ from twisted.logger import Logger
 SAID, PRESENT, ARRIVED, HISTORY = (f"chat.{what}" for what in ("said", "present", "arrived", "history"))
 
 MOST_UNSAID = 1000  # messages that wait for the router
-SAID_AGAIN = 200  # messages that are said again after a reconnect: the router may have lost them
+SAID_AGAIN = 200  # messages that are repeated after a reconnect: the router may have lost them
 
 _log = Logger()
 
@@ -26,8 +26,8 @@ class Wamp:
     """
     The engine of one process among several.
 
-    What is said while the router is away is kept, and said again when it is back; a message that
-    comes twice has the same id, and is heard once.
+    Messages that are sent while the router is down are kept, and sent again when it is back. A message
+    that arrives twice has the same id, and is shown once.
     """
 
     def __init__(self, reactor, url, realm="chat"):
@@ -35,7 +35,7 @@ class Wamp:
         self._session = None
         self._unsaid = OrderedDict()
         self._said = deque(maxlen=SAID_AGAIN)
-        # A router whose machine has gone does not say goodbye: hence the pings.
+        # If the router's machine vanishes, nobody says goodbye: hence the pings.
         options = {"open_handshake_timeout": 5, "auto_ping_interval": 5, "auto_ping_timeout": 5}
         transport = {
             "type": "websocket",
@@ -54,7 +54,7 @@ class Wamp:
         self._connect()
 
     def _connect(self):
-        # It connects again by itself, but not where the router has taken its leave in good form.
+        # It reconnects automatically, but not if the router has closed the session cleanly.
         ended = self._component.start(self._reactor)
         ended.addBoth(lambda _: self._reactor.callLater(1, self._connect))
 
@@ -70,7 +70,7 @@ class Wamp:
             return
         options = PublishOptions(acknowledge=True, exclude_me=False)
         published = maybeDeferred(self._session.publish, SAID, message, options=options)
-        # A failure leaves it unsaid: it is said again with the next session.
+        # After a failure it remains unsaid, and is sent again with the next session.
         published.addCallbacks(self._is_said, lambda _: None, callbackArgs=(message,))
 
     def _is_said(self, _, message):
@@ -108,7 +108,7 @@ class Wamp:
         yield session.subscribe(rooms.elsewhere, PRESENT)
         yield session.subscribe(self._announce_all, ARRIVED)
         yield session.subscribe(lambda process, *_: rooms.gone(process), "wamp.session.on_leave")
-        # Who has gone, and what has been said, while this process was not there.
+        # What this process has missed: who has gone, and what has been said.
         for process in rooms.others().difference((yield session.call("wamp.session.list"))):
             rooms.gone(process)
         try:
@@ -116,7 +116,7 @@ class Wamp:
         except ApplicationError as error:
             if error.error != ApplicationError.NO_SUCH_PROCEDURE:
                 raise
-            messages = []  # the first one to come finds nobody to ask
+            messages = []  # the first process has nobody to ask
         for message in messages:
             rooms.heard(message)
         yield session.register(self._history, HISTORY, options=RegisterOptions(invoke="roundrobin"))

@@ -1,5 +1,5 @@
 """
-What is said where, and who is there. Knows nothing of sockets or pages.
+The messages, and who is present. This module knows nothing about sockets or pages.
 """
 
 import json
@@ -7,20 +7,20 @@ import time
 from collections import OrderedDict, deque
 from itertools import islice
 
-HISTORY = 200  # messages a room keeps
-KNOWN = 2000  # ids a room keeps: a message that comes again is not heard again
-ROOMS = 100  # rooms that are kept when nobody is in them
-SOON = 0.1  # seconds in which people come and go before the others are told of it
+HISTORY = 200  # messages that a room keeps
+KNOWN = 2000  # ids that a room keeps, so that a repeated message is not shown again
+ROOMS = 100  # empty rooms that are kept
+SOON = 0.1  # seconds for which arrivals and departures are collected before the others are told
 
 
 class Room:
     """
     One room, as this process sees it.
 
-    :ivar members: who is in it on this process; each has ``name`` and ``send(text)``.
-    :ivar elsewhere: the names in it on other processes, by process.
-    :ivar told: the names that everybody has been told last; None where not all know the same.
-    :ivar announced: the names that other processes have been told last.
+    :ivar members: the members on this process; each has a ``name`` and a ``send(text)``.
+    :ivar elsewhere: the names on other processes, by process.
+    :ivar told: the names that all members were told last; None if they were told different ones.
+    :ivar announced: the names that the other processes were told last.
     """
 
     def __init__(self, name):
@@ -42,11 +42,11 @@ class Room:
         return sorted(self._history, key=lambda message: message["time"])
 
     def last(self):
-        """The id of what was heard last; None where there is nothing yet."""
+        """The id of the last message; None if there is none yet."""
         return self._history[-1]["id"] if self._history else None
 
     def add(self, message):
-        """Keep a message and pass it on, once, however often it comes."""
+        """Keep a message and pass it on, once, however often it arrives."""
         if message["id"] in self._known:
             return
         self._known[message["id"]] = None
@@ -62,22 +62,22 @@ class Room:
 
 
 class Alone:
-    """The engine of a chat that is one process: what is said is heard at once."""
+    """The engine of a chat with a single process: a message is passed on at once."""
 
     def start(self, rooms):
         self._rooms = rooms
 
     def publish(self, message):
-        """:return: whether the message has been taken; else it is to be said again, later."""
+        """:return: whether the message was accepted; if not, send it again later."""
         self._rooms.heard(message)
         return True
 
     def announce(self, name, names):
-        """Tell others who is in a room here."""
+        """Tell the other processes who is in a room here."""
 
 
 class Rooms:
-    """All rooms of one process, and the engine that joins them with those of others."""
+    """All rooms of one process, and the engine that connects them with those of the others."""
 
     def __init__(self, call_later, engine=None, clock=time.time):
         """
@@ -93,11 +93,11 @@ class Rooms:
         return iter(list(self._rooms.values()))
 
     def find(self, name):
-        """A room; None where there is none of that name."""
+        """The room of that name; None if there is none."""
         return self._rooms.get(name)
 
     def get(self, name):
-        """A room, which is made where there is none."""
+        """The room of that name, which is created if there is none."""
         if name not in self._rooms:
             self._rooms[name] = Room(name)
             self._forget_the_oldest()
@@ -105,21 +105,21 @@ class Rooms:
         return self._rooms[name]
 
     def _forget_the_oldest(self):
-        # A stranger may think up any number of rooms.
+        # A stranger can invent any number of rooms.
         empty = [room for room in self if not room.members and not room.elsewhere]
         for room in islice(empty, max(0, len(empty) - ROOMS)):
             del self._rooms[room.name]
 
     def enter(self, name, member):
         """
-        :return: the room. The member has been told who is there, and what was heard last.
+        :return: the room. The member has been told who is there, and the id of the last message.
         """
         room = self.get(name)
         room.members.add(member)
         self._changed(room)
         names = room.present()
         if names != room.told:
-            # Now they do not know the same any more: all are to be told, even if it is the old list.
+            # The members know different lists now: tell all of them, even if it is the old list.
             room.told = None
         member.send(json.dumps({"type": "entered", "names": names, "last": room.last()}))
         return room
@@ -129,7 +129,7 @@ class Rooms:
         self._changed(room)
 
     def _changed(self, room):
-        # Where hundreds come at once, everybody is told of all of them in one list.
+        # If hundreds arrive at once, everybody gets one list of them all.
         if room.change is None:
             room.change = self._call_later(SOON, self._tell_who_is_there, room)
 
@@ -145,9 +145,9 @@ class Rooms:
 
     def say(self, room, name, text, message_id):
         """
-        Somebody here says something; it is heard when the engine has passed it on.
+        A member says something. It is shown when the engine has passed it on.
 
-        :return: whether the engine has taken it.
+        :return: whether the engine has accepted it.
         """
         message = {"id": message_id, "room": room.name, "name": name, "text": text}
         return self._engine.publish(message | {"time": self._clock()})
@@ -157,7 +157,7 @@ class Rooms:
         self.get(message["room"]).add(message)
 
     def elsewhere(self, process, name, names):
-        """Who is in a room on another process now."""
+        """Another process tells who is in a room there now."""
         if names:
             room = self.get(name)
             room.elsewhere[process] = frozenset(names)
@@ -166,11 +166,11 @@ class Rooms:
             self._forget(process, self.find(name))
 
     def others(self):
-        """The other processes that somebody is on."""
+        """The other processes that have members."""
         return {process for room in self for process in room.elsewhere}
 
     def gone(self, process):
-        """Another process is no more, nor are those who were on it."""
+        """Another process has gone, and so have its members."""
         for room in self:
             self._forget(process, room)
 
@@ -180,7 +180,7 @@ class Rooms:
 
 
 class Queue:
-    """What waits for a reader who is slower than the others."""
+    """What waits for a client that reads slower than the others."""
 
     def __init__(self, most):
         self._most = most
@@ -194,6 +194,6 @@ class Queue:
         return True
 
     def take_all(self):
-        """All of it, one by one; who stops early leaves the rest."""
+        """Yield all items, one by one; items that are not taken stay."""
         while self._waiting:
             yield self._waiting.popleft()

@@ -338,3 +338,9 @@ def test_malformed_string(text: str) -> None:
     """A string with unescaped colons, or without a token, is refused, and the right form is shown."""
     with pytest.raises(ValueError, match=r"written upgrade:url=http\\://host/path:token=TOKEN"):
         clientFromString(reactor, text)
+
+
+def test_repr() -> None:
+    """In a log an endpoint is known by its URL, without a query that may hold a secret."""
+    endpoint = UpgradeEndpoint(Clock(), "http://host/path?secret=1", "echo")
+    assert repr(endpoint) == "<UpgradeEndpoint http://host/path>"

@@ -4,8 +4,6 @@ What becomes of a client's connection between the 101 and ``install``, and after
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,15 +19,6 @@ from upgrade_switch import UpgradeToken, switched_connection
 from upgrade_switch.errors import AlreadyInstalled, InvalidTarget
 
 on_all_kinds = pytest.mark.parametrize("kind", CLIENT_KINDS)
-
-
-@pytest.fixture
-def no_gc() -> Iterator[None]:
-    """Without the collector, reference counting alone frees things."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.parametrize("asking", ASKING)

@@ -5,8 +5,7 @@ connection is closed.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -68,15 +67,6 @@ REFUSALS = {
 }
 
 on_all_refusals = pytest.mark.parametrize("name", REFUSALS)
-
-
-@pytest.fixture
-def no_gc() -> Iterator[None]:
-    """Without the collector, reference counting alone frees things."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 async def read_body(response: Any) -> bytes:

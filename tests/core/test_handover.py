@@ -5,8 +5,7 @@ transport, every kind of acceptor.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -74,15 +73,6 @@ class Answering:
 
     def decide(self) -> None:
         self.deciding.pop(0).callback(None)
-
-
-@pytest.fixture
-def no_gc() -> Iterator[None]:
-    """Without the collector, reference counting alone frees things."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @asynccontextmanager

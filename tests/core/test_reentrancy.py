@@ -4,7 +4,6 @@ Others' code that runs in the middle of a switch, and does there what it had bet
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 from weakref import ref
 
@@ -17,7 +16,16 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
-from tests.kit.harness import EchoTarget, Recorder, factory_of, site_of, status, turns, upgrade_head
+from tests.kit.harness import (
+    EchoTarget,
+    Recorder,
+    factory_of,
+    no_collector,
+    site_of,
+    status,
+    turns,
+    upgrade_head,
+)
 from upgrade_switch import UpgradeRequest, _twisted
 from upgrade_switch.errors import InvalidPhrase, TooManySwitched
 
@@ -231,9 +239,7 @@ async def test_nothing_is_left(ending: str, listen: Any, errors: Any) -> None:
         return target
 
     listening = await listen("tls", site_of({"echo": accept}))
-    gc.collect()
-    gc.disable()
-    try:
+    with no_collector():
         client = await listening.connect(Recorder())
         client.send(upgrade_head() + b"trailing")
         await client.head()
@@ -249,5 +255,3 @@ async def test_nothing_is_left(ending: str, listen: Any, errors: Any) -> None:
         # A channel that stays HTTP's is in a cycle of Twisted's own with its TLS layer.
         watched += site.requests + (site.channels if ending == "pauses" else [])
         assert [weak() for weak in watched if weak()] == []
-    finally:
-        gc.enable()

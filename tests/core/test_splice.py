@@ -9,9 +9,8 @@ Each test has a chain of four transports, of which the two in the middle are spl
 
 from __future__ import annotations
 
-import gc
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
@@ -32,6 +31,7 @@ from tests.kit.farside import (
     Chains,
     ClosingCollector,
     Source,
+    every_pair,
     passes_end_on,
     settled,
 )
@@ -52,17 +52,9 @@ CLOSINGS = [
 #: More than all that the middle and the kernel's (small) buffers may hold between them.
 BOUND = 1_000_000
 
-every_pair = pytest.mark.parametrize(("near", "far"), PAIRS)
 half_closing_pairs = pytest.mark.parametrize(("near", "far"), HALF_CLOSING)
 every_closing = pytest.mark.parametrize(("near", "far", "backwards"), CLOSINGS)
 both_directions = pytest.mark.parametrize("backwards", [False, True], ids=["onwards", "backwards"])
-
-
-@pytest_twisted.async_yield_fixture
-async def chain(listen: Any) -> Any:
-    chains = Chains(listen)
-    yield chains
-    await chains.stop()
 
 
 @every_pair
@@ -349,15 +341,6 @@ async def test_cancelling_afterwards(chain: Chains, near: str, far: str) -> None
     joined.done.cancel()
     await turns()
     assert results == [None]
-
-
-@pytest.fixture
-def no_gc() -> Iterator[None]:
-    """Without the collector, reference counting alone frees things."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def both_close(joined: Chain) -> None:

@@ -25,6 +25,7 @@ from tests.kit.farside import (
     Chains,
     ClosingCollector,
     Collector,
+    every_pair,
     passes_end_on,
     settled,
 )
@@ -32,15 +33,7 @@ from tests.kit.harness import factory_of, patient, reactor, site_of
 from upgrade_switch import SwitchedConnection, UpgradePool, splice, switched_connection
 from upgrade_switch.errors import AlreadyInstalled, NotDetachable
 
-every_pair = pytest.mark.parametrize(("near", "far"), PAIRS)
 both_orders = pytest.mark.parametrize("backwards", [False, True], ids=["in order", "in reverse"])
-
-
-@pytest_twisted.async_yield_fixture
-async def chain(listen: Any) -> Any:
-    chains = Chains(listen)
-    yield chains
-    await chains.stop()
 
 
 @both_orders

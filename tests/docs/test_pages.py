@@ -8,9 +8,9 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from contextlib import nullcontext
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from twisted.internet.endpoints import connectProtocol
 from twisted.internet.threads import deferToThread
 from twisted.python.usage import UsageError
 
+from tests.kit import ROOT
 from tests.kit.certificate import CERTIFICATE_PEM
 from tests.kit.commands import output_of
-from tests.kit.documented import DOCS, Block, blocks_of, environment, pages, read, sessions
+from tests.kit.documented import Block, blocks_of, environment, pages, read, sessions
 from tests.kit.harness import (
     HalfCloseRecorder,
     Recorder,
@@ -38,54 +39,37 @@ from upgrade_switch import NotSwitched
 from upgrade_switch.command.main import MainOptions
 from upgrade_switch.protocols import WebSocketEndpoint
 
-ROOT = Path(__file__).parent.parent
-
 __all__ = ["read"]  # a fixture
 
-#: How many code blocks each page has. A new one wants a test: here, in its neighbours, or, for the
-#: page about twisted.web.websocket, in test_docs.py.
+#: How many code blocks each page has. A new one needs a test: here, or in its neighbours.
 KNOWN = {
-    "from-twisted-web-websocket.md": {"python": 1},
     "howto/auth.md": {"python": 4, "console": 2},
+    "howto/client.md": {"python": 3},
     "howto/from-autobahn.md": {"python": 2},
     "howto/from-stolen-transport.md": {"python": 3},
+    "howto/from-twisted-web-websocket.md": {"python": 1},
+    "howto/h2c.md": {"python": 1},
     "howto/haproxy.md": {"haproxy": 1, "python": 1, "console": 1},
     "howto/nginx.md": {"nginx": 1, "python": 1},
+    "howto/prefaces.md": {"python": 2},
+    "howto/server.md": {"python": 4},
     "howto/systemd.md": {"ini": 2},
     "howto/testing.md": {"python": 10},
     "howto/tls.md": {"console": 3, "python": 4},
     "howto/tunnels.md": {"console": 7, "python": 1},
+    "howto/websocket.md": {"python": 3},
     "index.md": {"console": 1},
     "operating.md": {"python": 4, "console": 5, "toml": 1},
+    "reference/command.md": {"console": 1},
     "topics/security.md": {"python": 1},
-    "tutorial.md": {"console": 10, "http": 2, "python": 6},
+    "topics/architecture.md": {"text": 1},
+    "tutorial.md": {"console": 12, "http": 2, "python": 7},
 }
 
 
 def test_every_block_is_known() -> None:
     """No code block of docs/ is without a test."""
     assert pages() == KNOWN
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        "upgrade_switch",
-        "upgrade_switch.events",
-        "upgrade_switch.metrics",
-        "upgrade_switch.protocols.h2c",
-        "upgrade_switch.protocols.tls",
-        "upgrade_switch.protocols.tunnel",
-        "upgrade_switch.protocols.websocket",
-        "upgrade_switch.status",
-        "upgrade_switch.testing",
-    ],
-)
-def test_every_name_is_in_the_reference(module: str) -> None:
-    """The reference has every public name. (Of the errors, it has all that the module has.)"""
-    reference = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
-    public = set(import_module(module).__all__) - {"tell"}
-    assert {name for name in public if not re.search(rf"\b{name}\b", reference)} == set()
 
 
 def commands() -> list[str]:
@@ -107,6 +91,7 @@ def test_commands_are_understood(command: str, read: Any) -> None:
     for page in pages():
         read(page).saves("toml")
     Path("passwords").touch()
+    Path("public").mkdir()
     Path("cert.pem").write_bytes(CERTIFICATE_PEM)
     options = MainOptions()
     try:
@@ -127,9 +112,7 @@ def test_install(read: Any) -> None:
     (block,) = read("index.md").blocks("console")
     ((command, answer),) = sessions(block.text)
     assert (command, answer) == ("pip install upgrade_switch", "")
-    name = re.search(r"^name = (\S+)", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
-    assert name is not None
-    assert name[1] == "upgrade_switch"
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"] == "upgrade_switch"
 
 
 @pytest_twisted.ensureDeferred
@@ -167,16 +150,27 @@ def lines_of(head: bytes) -> Counter[bytes]:
 
 @pytest_twisted.ensureDeferred
 async def test_tutorial_protocol(read: Any) -> None:
-    """The tutorial's own protocol: it shouts, and the ordinary page is still there."""
+    """
+    The tutorial's own protocol: it shouts, the ordinary page is still there, and with half-closes an
+    answer is not lost at the end of the input.
+    """
     reader = read("tutorial.md")
     reader.saves("python")
-    _make, _echo, _chess, run, shout, page = (
-        sessions(block.text)[0] for block in reader.blocks("console")[:6]
+    _make, _echo, _chess, run, shout, page, cut, whole = (
+        sessions(block.text)[0] for block in reader.blocks("console")[:8]
     )
     assert run.command == "python server.py"
+    first, *_, half_closing = (b for b in reader.blocks("python") if b.file == "shout.py")
+    reader.saved("shout.py").write_text(first.text)
     reader.runs(0, 1)
     await reader.talks(shout)
     await reader.types(page)
+    await reader.types(cut)
+    await reader.stops()
+    reader.saved("shout.py").write_text(half_closing.text)
+    reader.runs(1)
+    for _ in range(3):
+        await reader.types(whole)
 
 
 @pytest_twisted.ensureDeferred
@@ -185,9 +179,9 @@ async def test_tutorial_acceptor_client_and_test(read: Any) -> None:
     reader = read("tutorial.md")
     reader.saves("python")
     refused, talking, clients, testing = (
-        sessions(block.text) for block in reader.blocks("console")[6:]
+        sessions(block.text) for block in reader.blocks("console")[8:]
     )
-    reader.runs(0, 1, 2, 3)
+    reader.runs(0, 1, 2, 3, 4)
     await reader.types(refused[0])
     await reader.talks(talking[0])
     for session in clients:
@@ -365,4 +359,6 @@ def test_blocks_are_found() -> None:
     first = blocks_of("tutorial.md")[0]
     assert first == Block("console", "$ make serve\n", first.line)
     names = [block.file for block in blocks_of("tutorial.md") if block.language == "python"]
-    assert names == ["shout.py", "server.py", "deciding.py", None, "client.py", "test_shout.py"]
+    assert names == [
+        *("shout.py", "server.py", "shout.py", "deciding.py", None, "client.py", "test_shout.py")
+    ]

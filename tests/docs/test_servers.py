@@ -16,8 +16,9 @@ import treq
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.threads import deferToThread
 
-from tests.kit.commands import COMMAND, PATIENCE, needs
-from tests.kit.documented import Reader, daemon, environment, find, read, sessions
+from tests.kit.commands import COMMAND, PATIENCE
+from tests.kit.documented import Reader, daemon, environment, read, sessions
+from tests.kit.foreign import find, needs
 from tests.kit.harness import Recorder, localhost, patient, status, upgrade_head
 
 __all__ = ["read"]  # a fixture

@@ -32,6 +32,10 @@ new Promise(resolve => {
 """
 
 
+#: How long the browser may keep silent before a test fails: its work is not seen here.
+SECONDS = 30
+
+
 class DevToolsError(Exception):
     """The browser says that something is wrong."""
 
@@ -53,7 +57,7 @@ class _DevTools(WebSocketClientProtocol):
         d: Deferred[Any] = Deferred()
         self._waiting[number] = d
         self.sendMessage(json.dumps(message).encode())
-        return patient(d)
+        return patient(d, seconds=SECONDS)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         message = json.loads(payload)
@@ -152,6 +156,7 @@ class Browser:
         self._folder = tempfile.TemporaryDirectory()
         self._process: subprocess.Popen[bytes] | None = None
         self._tools: Any = None
+        self._contexts: list[str] = []
 
     async def start(self) -> Browser:
         self._process = subprocess.Popen(
@@ -171,10 +176,12 @@ class Browser:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
-        url = await patient(deferToThread(self._address))
+        url = await patient(deferToThread(self._address), seconds=SECONDS)
         factory = WebSocketClientFactory()
         factory.protocol = _DevTools
-        self._tools = await patient(connect_websocket(UpgradePool(reactor), url, factory))
+        self._tools = await patient(
+            connect_websocket(UpgradePool(reactor), url, factory), seconds=SECONDS
+        )
         return self
 
     def _address(self) -> str:
@@ -190,6 +197,7 @@ class Browser:
     async def window(self) -> Window:
         """A new window."""
         context = (await self._tools.call("Target.createBrowserContext"))["browserContextId"]
+        self._contexts.append(context)
         target = await self._tools.call(
             "Target.createTarget", url="about:blank", browserContextId=context
         )
@@ -201,6 +209,13 @@ class Browser:
         for domain in ("Page", "Runtime"):
             await window.call(f"{domain}.enable")
         return window
+
+    async def close_windows(self) -> None:
+        """Close all windows, and forget what their owners have kept."""
+        while self._contexts:
+            context = self._contexts.pop()
+            await self._tools.call("Target.disposeBrowserContext", browserContextId=context)
+        self._tools.windows.clear()
 
     async def stop(self) -> None:
         assert self._process is not None

@@ -8,7 +8,6 @@ import json
 import sys
 from importlib import import_module
 from itertools import count
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -18,11 +17,11 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web.client import HTTPConnectionPool
 
+from tests.kit import EXAMPLES
 from tests.kit.harness import Waiters, patient, reactor
 from upgrade_switch import UpgradePool
 from upgrade_switch.protocols import connect_websocket
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 if str(EXAMPLES) not in sys.path:
     sys.path.append(str(EXAMPLES))
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from twisted.internet.threads import deferToThread
 from tests.kit.commands import COMMAND, PATIENCE, Process
 from tests.kit.harness import reactor, turns
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# (\S+\.\w+)\n")
@@ -182,6 +181,8 @@ class Reader:
                 site = site.wrappedFactory
             for connection in getattr(site, "switched", ()):
                 connection.abort()
+        self._listening.clear()
+        self.sites.clear()
         await turns()
         for name in [p.stem for p in self.folder.glob("*.py")]:
             sys.modules.pop(name, None)
@@ -261,13 +262,6 @@ def environment() -> dict[str, str]:
     """That of a shell in which the virtual environment is active."""
     folder = str(Path(COMMAND).parent)
     return os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
-
-
-def find(program: str) -> str:
-    """A program that need not be on everybody's PATH."""
-    found = shutil.which(program) or shutil.which(program, path="/usr/sbin")
-    assert found is not None, f"there is no {program} here"
-    return found
 
 
 @contextmanager

@@ -11,12 +11,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from signal import SIGTERM
 
+from tests.kit import EXAMPLES
 from tests.kit.commands import LOCAL, PATIENCE
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

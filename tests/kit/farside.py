@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
+import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPullProducer, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
@@ -23,6 +24,8 @@ from upgrade_switch.testing import MemoryTransport
 
 KINDS = ("tcp", "tls", "unix")
 PAIRS = [(near, far) for near in KINDS for far in KINDS]
+
+every_pair = pytest.mark.parametrize(("near", "far"), PAIRS)
 
 
 def passes_end_on(first: str, second: str) -> bool:
@@ -63,7 +66,7 @@ class Collector(ClosingCollector, HalfCloseRecorder):
     """The same, which goes on sending after a FIN has come."""
 
 
-class Accepting(Factory):
+class PlainServer(Factory):
     """
     What a ``Listening`` listens with where there is no HTTP: keeps what it has accepted.
 
@@ -103,14 +106,14 @@ class Accepting(Factory):
 
 
 class Servers:
-    """``await servers(kind)``: a listening server of another protocol; its ``site`` is `Accepting`."""
+    """``await servers(kind)``: a listening :class:`PlainServer`, which is its ``site``."""
 
     def __init__(self, listen: Any) -> None:
         self._listen = listen
-        self._sites: list[Accepting] = []
+        self._sites: list[PlainServer] = []
 
     async def __call__(self, kind: str, make: Callable[[], Any] = Collector) -> Any:
-        site = Accepting(make)
+        site = PlainServer(make)
         self._sites.append(site)
         return await self._listen(kind, site)
 
@@ -321,8 +324,8 @@ class Chains:
     async def __call__(
         self, near: str, far: str, make: Callable[[], Any] = Collector, spliced: bool = True
     ) -> Chain:
-        entry = await self._listen(near, Accepting())
-        exit_ = await self._listen(far, Accepting(make))
+        entry = await self._listen(near, PlainServer())
+        exit_ = await self._listen(far, PlainServer(make))
         left = await entry.connect(make())
         a = await entry.site.next()
         b = await exit_.connect(Collector())

@@ -7,7 +7,7 @@ from typing import Any
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IPullProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
@@ -22,7 +22,7 @@ from tests.kit.certificate import AUTHORITY
 from tests.kit.harness import (
     Waiters,
     WatchedSite,
-    patient,
+    connected,
     reactor,
     site_of,
     status,
@@ -333,7 +333,7 @@ async def client_by(way: str, listening: Any, **kwargs: Any) -> Any:
         trust = trustRootFromCertificates([AUTHORITY])
         options = optionsForClientTLS("localhost", trust, acceptableProtocols=[b"h2"])
         tcp = TCP4ClientEndpoint(reactor, "127.0.0.1", listening.port.getHost().port)
-        await patient(connectProtocol(wrapClientTLS(options, tcp), client))
+        await connected(wrapClientTLS(options, tcp), client)
         listening.clients.append(client)
     else:
         client = await listening.connect(H2Client(**kwargs))

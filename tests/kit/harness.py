@@ -1,19 +1,20 @@
 """
 Real servers and clients on real ports, for all tests.
 
-Nothing here sleeps: who waits is called when what he waits for has happened. The time-outs are there
-for tests that fail.
+Nothing here sleeps: whoever waits is called when what is waited for has happened. The time-outs are
+there for tests that fail.
 """
 
 from __future__ import annotations
 
+import gc
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import ref
 
-from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
     HostnameEndpoint,
@@ -21,14 +22,12 @@ from twisted.internet.endpoints import (
     TCP4ServerEndpoint,
     UNIXClientEndpoint,
     UNIXServerEndpoint,
-    connectProtocol,
     serverFromString,
     wrapClientTLS,
 )
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
-from twisted.internet.task import deferLater
 from twisted.protocols.haproxy._wrapper import proxyEndpoint
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
@@ -36,11 +35,13 @@ from twisted.web.resource import Resource
 from zope.interface import implementer
 
 from tests.kit.certificate import AUTHORITY, SERVER
+from tests.kit.waiting import PATIENCE, Waiters, eventually, patient, reactor, shown, turns
 from upgrade_switch import UpgradeResource, UpgradeSite, _twisted
 from upgrade_switch.server.channel import UpgradeChannel
+from upgrade_switch.splice import SingleUseFactory
 from upgrade_switch.testing import MemoryEndpoint
 
-reactor: Any = _reactor
+__all__ = ["PATIENCE", "Waiters", "eventually", "patient", "reactor", "shown", "turns"]  # of .waiting
 
 T = TypeVar("T")
 
@@ -50,36 +51,7 @@ SOCKETS = ("tcp", "tls", "unix", "proxy")
 #: Every kind of connection that a takeover must work on.
 KINDS = (*SOCKETS, "memory")
 
-#: How long a test waits before it fails, in seconds.
-PATIENCE = 30
-
 PROXY_LINE = b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 2222\r\n"
-
-
-def patient(d: Deferred[T]) -> Deferred[T]:
-    """A Deferred that fails the test rather than hang it."""
-    return d.addTimeout(PATIENCE, reactor)
-
-
-class Waiters:
-    """Deferreds that fire when a condition has come true."""
-
-    def __init__(self) -> None:
-        self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
-
-    def until(self, condition: Callable[[], bool]) -> Deferred[None]:
-        d: Deferred[None] = Deferred()
-        self._waiting.append((condition, d))
-        self.look()
-        return patient(d)
-
-    def look(self) -> None:
-        """Something has happened."""
-        for entry in list(self._waiting):
-            if entry in self._waiting and entry[0]():
-                self._waiting.remove(entry)
-                if not entry[1].called:
-                    entry[1].callback(None)
 
 
 class Recorder(Protocol):
@@ -115,20 +87,25 @@ class Recorder(Protocol):
     def send(self, data: bytes) -> None:
         self.transport.write(data)
 
-    def until(self, condition: Callable[[], bool]) -> Deferred[None]:
+    def so_far(self) -> str:
+        """What has happened to this protocol, in words."""
+        events = ", ".join(event for event in self.events if isinstance(event, str))
+        return f"{shown(self.data)} (and was told: {events or 'nothing'})"
+
+    def until(self, condition: Callable[[], bool], wanted: str | None = None) -> Deferred[None]:
         """Fires when something has happened to this protocol and the condition is true."""
-        return self.waiters.until(condition)
+        return self.waiters.until(condition, wanted, self.so_far)
 
     def receives(self, data: bytes) -> Deferred[None]:
         """Fires when all that has been received ends in these bytes."""
-        return self.until(lambda: self.data.endswith(data))
+        return self.until(lambda: self.data.endswith(data), shown(data))
 
     def is_lost(self) -> Deferred[None]:
-        return self.until(lambda: self.reason is not None)
+        return self.until(lambda: self.reason is not None, "the connection's end")
 
     def head(self) -> Deferred[bytes]:
         """Fires with the next HTTP head, which is taken off :attr:`data`."""
-        d = self.until(lambda: b"\r\n\r\n" in self.data)
+        d = self.until(lambda: b"\r\n\r\n" in self.data, "an HTTP head")
 
         def take(_: None) -> bytes:
             head, _sep, self.data = self.data.partition(b"\r\n\r\n")
@@ -141,7 +118,7 @@ class Recorder(Protocol):
 
         def with_head(head: bytes) -> Deferred[tuple[bytes, bytes]]:
             length = int(field(head, b"content-length") or b"0")
-            d = self.until(lambda: len(self.data) >= length)
+            d = self.until(lambda: len(self.data) >= length, f"a body of {length} bytes")
 
             def take(_: None) -> tuple[bytes, bytes]:
                 body, self.data = self.data[:length], self.data[length:]
@@ -234,10 +211,15 @@ class WatchedSite(UpgradeSite):
 
     def until(self, condition: Callable[[], bool]) -> Deferred[None]:
         """Fires when bytes have come in and the condition is true."""
-        return self.waiters.until(condition)
+        return self.waiters.until(condition, None, self._so_far)
+
+    def _so_far(self) -> str:
+        return f"{self.received} bytes, {len(self.requests)} requests, answered {self.lines}"
 
     def has_received(self, count: int) -> Deferred[None]:
-        return self.until(lambda: self.received >= count)
+        return self.waiters.until(
+            lambda: self.received >= count, f"{count} bytes at the site", self._so_far
+        )
 
 
 def site_of(at_u: Any, path: bytes = b"u", **kwargs: Any) -> WatchedSite:
@@ -308,7 +290,10 @@ class Listening:
     async def connect(self, client: Any = None) -> Any:
         """A connected client; behind the PROXY protocol, its line has been sent."""
         client = HalfCloseRecorder() if client is None else client
-        await patient(connectProtocol(self.endpoint, client))
+        await connected(self.endpoint, client)
+        if self.kind in ("tcp", "tls", "proxy"):
+            # Else the second of two parts waits 40 ms for the server's kernel to acknowledge the first.
+            _twisted.bottom(client.transport).setTcpNoDelay(True)
         self.clients.append(client)
         if self.kind == "proxy":
             client.send(PROXY_LINE)
@@ -324,14 +309,6 @@ class Listening:
         await turns()
         if self._folder is not None:
             self._folder.cleanup()
-
-
-def turns(count: int = 3) -> Deferred[None]:
-    """Fires when the reactor has gone round a few times: what the kernel has by now has been read."""
-    d: Deferred[None] = deferLater(reactor, 0)
-    if count > 1:
-        d.addCallback(lambda _: turns(count - 1))
-    return d
 
 
 def upgrade_head(
@@ -389,6 +366,25 @@ class Flood:
 
     def stopProducing(self) -> None:
         pass
+
+
+def connected(endpoint: Any, protocol: T) -> Deferred[T]:
+    """
+    Fires with a protocol when it is connected to an endpoint. (``connectProtocol`` makes a class each
+    time, and zope keeps what it knows of each.)
+    """
+    return patient(endpoint.connect(SingleUseFactory(protocol)))
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """In here reference counting alone frees things."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def localhost(port: int) -> Any:

@@ -4,9 +4,9 @@ OpenSSH for tests: its server, with keys of its own, and its client.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pwd
-import shutil
 import socket
 import subprocess
 import threading
@@ -15,9 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.kit.commands import PATIENCE
+from tests.kit.foreign import find
 
 #: What ssh calls the server, and knows its key by.
 HOST = "tunnelled"
@@ -40,13 +39,9 @@ Subsystem sftp internal-sftp
 """
 
 
-def find_sshd() -> str:
-    """The server's whole path, without which it refuses to run; a skip where there is none."""
-    found = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/sbin")
-    if found is None and not os.environ.get("CI"):
-        pytest.skip("there is no sshd here")
-    assert found is not None, "CI is to have an sshd"
-    return found
+def digest(data: bytes) -> str:
+    """What tells two long strings of bytes apart, and fits on a line."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def make_key(path: Path) -> None:
@@ -58,7 +53,7 @@ def make_key(path: Path) -> None:
 
 def start_sshd(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     """sshd on a port that was free a moment ago; the next one where somebody else has been faster."""
-    sshd = find_sshd()
+    sshd = find("sshd")
     if os.geteuid() == 0:
         # Where it goes to be nobody; the system's own service makes it at boot.
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)

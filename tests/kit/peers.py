@@ -28,7 +28,8 @@ import websockets.exceptions
 import websockets.sync.client
 import websockets.sync.server
 
-from tests.kit.commands import PATIENCE, needs
+from tests.kit.commands import PATIENCE
+from tests.kit.foreign import NODE_MODULES, needs
 
 REFUSED = "/refused"
 WELCOME = "/welcome"
@@ -36,11 +37,7 @@ WELCOME = "/welcome"
 PLEASE_PING = "please ping"
 PLEASE_CLOSE = "please close"
 
-#: Where ``.ci/run`` puts Node's packages.
-NODE_MODULES = Path(__file__).parent.parent / ".venv" / "node" / "node_modules"
-
-_missing = not (NODE_MODULES / "ws").exists() and not os.environ.get("CI")
-_NODE = (needs("node"), pytest.mark.skipif(_missing, reason="there is no ws of Node's here"))
+_NODE = (needs("node"), needs("ws (of Node)"))
 
 Message = str | bytes
 

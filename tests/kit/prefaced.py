@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -14,16 +12,17 @@ from twisted.web.resource import Resource
 from tests.kit.asking import client_of, is_http
 from tests.kit.harness import (
     KINDS,
-    PATIENCE,
     EchoTarget,
     Listening,
     WatchedSite,
+    eventually,
     factory_of,
-    reactor,
+    no_collector,
     site_of,
-    turns,
 )
 from upgrade_switch import _twisted
+
+__all__ = ["eventually", "no_collector"]  # of the harness
 
 #: A preface that is a whole line: a flag line.
 FLAG = b"HELLO\r\n"
@@ -69,14 +68,6 @@ async def leave(client: Any, *targets: Any) -> None:
         await protocol.is_lost()
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what no protocol is told of."""
-    end = reactor.seconds() + PATIENCE
-    while not condition():
-        assert reactor.seconds() < end
-        await turns(1)
-
-
 async def prefaced(listen: Any, kind: str, *prefaces: bytes, **kwargs: Any) -> tuple[Any, list[Any]]:
     """
     A listening site on which these prefaces lead to EchoTargets.
@@ -109,17 +100,6 @@ def channel_is_gone(site: WatchedSite) -> bool:
 def receiver(target: Any) -> Any:
     """Whom a target's transport gives its bytes to."""
     return _twisted.slot_of(target.transport).get()
-
-
-@contextmanager
-def no_collector() -> Iterator[None]:
-    """In here reference counting alone frees things."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 every_kind = pytest.mark.parametrize("kind", KINDS)

@@ -16,9 +16,11 @@ from twisted.internet.task import Clock
 from twisted.web.pages import forbidden
 from twisted.web.resource import Resource
 from twisted.web.test.requesthelper import DummyRequest
+from zope.interface import implementer
 
 from tests.kit.harness import EchoTarget
 from upgrade_switch import UpgradeResource, UpgradeSite
+from upgrade_switch.interfaces import ICountsBytes
 from upgrade_switch.observe import Status, StatusResource
 from upgrade_switch.testing import Client, talk_to
 
@@ -77,6 +79,9 @@ def test_connections() -> None:
             "since": f"2001-09-09T01:46:4{begun}+00:00",
             "seconds": seconds,
             "target": "EchoTarget",
+            "user": None,
+            "bytes_in": None,
+            "bytes_out": None,
         }
         for token, begun, seconds in (("echo", "2.500", 1.0), ("echo/1", "0.000", 3.5))
     ]
@@ -89,6 +94,7 @@ def test_connections() -> None:
         "switched": {"echo": 2},
         "ended": {"echo": {"closed": 1, "lost": 1}},
         "declined": {},
+        "bytes": {},
     }
 
 
@@ -102,7 +108,7 @@ def test_declined() -> None:
     now = setting.json()
     assert [(r["tokens"], r["why"], r["detail"]) for r in now["declined"]] == [
         ("", "ineligible", "Connection does not name upgrade"),
-        ("other, another", "unknown token", None),
+        ("other, another", "unknown token", "available: echo, no"),
         ("no", "answered", "403 Forbidden"),
     ]
     assert {(r["path"], r["peer"]) for r in now["declined"]} == {("/u", "127.0.0.1:49152")}
@@ -212,3 +218,30 @@ def test_without_prometheus_client(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = setting.get("/status/metrics")
     assert (answer.status, b"upgrade_switch[metrics]" in answer.body) == (404, True)
     assert setting.get("/status").status == 200
+
+
+@implementer(ICountsBytes)
+class Counting(EchoTarget):
+    """Counts what goes through it."""
+
+    bytes_in = bytes_out = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self.bytes_in += len(data)
+        self.bytes_out += len(data)
+        super().dataReceived(data)
+
+
+def test_bytes() -> None:
+    """Bytes of targets that count them are shown and summed up, of ended connections too."""
+    status = Status(Clock())
+    site = UpgradeSite(
+        UpgradeResource({"echo": Factory.forProtocol(Counting)}), reactor=Clock(), observers=[status]
+    )
+    first, second = talk_to(site), talk_to(site)
+    first.offer("echo", b"12345")
+    second.offer("echo", b"123")
+    first.close()
+    shown = status.as_json()
+    assert [(c["bytes_in"], c["bytes_out"]) for c in shown["switched"]] == [(3, 3)]
+    assert shown["totals"]["bytes"] == {"echo": {"in": 8, "out": 8}}

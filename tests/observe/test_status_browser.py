@@ -14,7 +14,8 @@ import pytest
 import pytest_twisted
 
 from tests.kit.browser import Browser, Window
-from tests.kit.commands import PATIENCE, needs, read_until, serving
+from tests.kit.commands import PATIENCE, read_until, serving
+from tests.kit.foreign import needs
 from tests.kit.harness import upgrade_head
 
 pytestmark = needs("chromium")
@@ -105,7 +106,7 @@ async def test_declined(browser: Browser) -> None:
                 "other",
                 "/echo",
                 address(client),
-                "unknown token",
+                "unknown token: available: echo",
             ]
             assert ineligible[1:3] == ["", "/echo"]
             assert ineligible[4] == "ineligible: Connection does not name upgrade"

@@ -17,7 +17,8 @@ from twisted.web.pages import forbidden
 from twisted.web.resource import Resource
 
 from tests.kit.certificate import CERTIFICATE_PEM
-from tests.kit.commands import PATIENCE, needs, output_of
+from tests.kit.commands import PATIENCE, output_of
+from tests.kit.foreign import needs
 from tests.kit.harness import WatchedSite, patient, reactor
 from upgrade_switch.protocols import tunnel
 

@@ -5,7 +5,6 @@ TLS by upgrade with the programs that ask for it: those of CUPS.
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest_twisted
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.web.resource import Resource
 
+from tests.kit.foreign import find
 from tests.kit.harness import patient
 from tests.kit.securing import tls_site
 from upgrade_switch.protocols import tls_required
@@ -69,21 +69,12 @@ def attribute(tag: int, name: bytes, value: bytes) -> bytes:
     return bytes([tag]) + len(name).to_bytes(2, "big") + name + len(value).to_bytes(2, "big") + value
 
 
-def program(name: str) -> str:
-    """A program's path; a skip where there is none."""
-    found = shutil.which(name)
-    if found is None and not os.environ.get("CI"):
-        pytest.skip(f"there is no {name} here")
-    assert found is not None, f"CI is to have {name}"
-    return found
-
-
 async def run(name: str, home: Path, *arguments: str) -> tuple[str, int]:
     """Run a program: what it says, and its exit code."""
     # Under HOME it keeps the certificates that it has seen, and has nobody's settings.
     environment = {**os.environ, "HOME": str(home), "LC_ALL": "C"}
     out, error, code = await patient(
-        getProcessOutputAndValue(program(name), arguments, environment, path=str(home))
+        getProcessOutputAndValue(find(name), arguments, environment, path=str(home))
     )
     return (out + error).decode(), code
 

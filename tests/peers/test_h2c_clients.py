@@ -14,7 +14,8 @@ from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 
 from tests.kit.asking import Accepting
-from tests.kit.commands import needs, output_of
+from tests.kit.commands import output_of
+from tests.kit.foreign import needs
 from tests.kit.h2client import h2c_site
 from tests.kit.harness import patient
 

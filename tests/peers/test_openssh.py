@@ -5,7 +5,6 @@ front of its server, and nothing of either changed.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import shlex
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.commands import COMMAND, PATIENCE, serving
-from tests.kit.openssh import client_options, make_key, running_sshd, scp, ssh
+from tests.kit.openssh import client_options, digest, make_key, running_sshd, scp, ssh
 
 MUCH = random.Random(4).randbytes(20_000_000)
 
@@ -30,10 +29,6 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     ):
         through = shlex.join([COMMAND, "connect", f"{server.url}ssh", "ssh"])
         yield client_options(folder, f"ProxyCommand={through}")
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def test_command(options: list[str]) -> None:

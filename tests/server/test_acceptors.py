@@ -21,7 +21,6 @@ from tests.kit.asking import (
     Accepting,
     Broken,
     Shelf,
-    client_of,
     echoes,
     is_http,
     kind_of,
@@ -33,7 +32,6 @@ from tests.kit.harness import (
     factory_of,
     field,
     reactor,
-    site_of,
     status,
     upgrade_head,
 )
@@ -96,16 +94,6 @@ WAYS: dict[str, Callable[[Callable[..., Any]], Any]] = {
     "slow coroutine": slow_coroutine,
     "inlineCallbacks": inline,
 }
-
-
-@pytest.fixture
-def serve(listen: Any) -> Any:
-    """``await serve(upgrades)``: a client of a site with them at ``/u``."""
-
-    async def start(upgrades: Any, **kwargs: Any) -> Any:
-        return await client_of(await listen("tcp", site_of(upgrades, **kwargs)))
-
-    return start
 
 
 @pytest.mark.parametrize("way", WAYS)

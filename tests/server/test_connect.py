@@ -5,7 +5,6 @@ real clients.
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from tests.kit.harness import (
     Recorder,
     WatchedSite,
     field,
+    no_collector,
     reactor,
     status,
     upgrade_head,
@@ -56,7 +56,7 @@ def site_with(connect: Any, **kwargs: Any) -> WatchedSite:
     return WatchedSite(root, connect=connect, **kwargs)
 
 
-class Accepting:
+class AcceptingConnect:
     """An acceptor that remembers what it was asked, and what it has made."""
 
     def __init__(self, later: bool = False) -> None:
@@ -86,12 +86,10 @@ async def test_every_split(listen: Any, kind: str, head: str, later: bool) -> No
     The target gets every byte behind the request, wherever they are split; the answer is a 200 of no
     length, without Upgrade; and nothing of HTTP's is left.
     """
-    accepting = Accepting(later)
+    accepting = AcceptingConnect(later)
     listening = await listen(kind, site_with(accepting))
     whole = HEADS[head] + TRAILING
-    gc.collect()
-    gc.disable()
-    try:
+    with no_collector():
         for at in range(1, len(whole)):
             client = await listening.connect()
             listening.site.received = 0
@@ -117,8 +115,6 @@ async def test_every_split(listen: Any, kind: str, head: str, later: bool) -> No
             assert not listening.site.switched
             accepting.targets.clear()
             listening.site.lines.clear()
-    finally:
-        gc.enable()
     assert set(accepting.asked) == {b"far.example:22"}
 
 
@@ -152,7 +148,7 @@ async def test_declined(listen: Any, errors: Any, kind: str, answer: Any, code: 
 
 async def is_bad(listen: Any, request: bytes, with_acceptor: bool = True) -> None:
     """A CONNECT is answered with 400 and closed, and no acceptor is asked."""
-    accepting = Accepting()
+    accepting = AcceptingConnect()
     listening = await listen("tcp", site_with(accepting if with_acceptor else None))
     client = await listening.connect(Recorder())
     client.send(request)
@@ -235,7 +231,7 @@ async def test_bad_host(listen: Any, hosts: bytes) -> None:
 @pytest_twisted.ensureDeferred
 async def test_requests_in_front(listen: Any) -> None:
     """Requests in front of a CONNECT are answered first."""
-    accepting = Accepting()
+    accepting = AcceptingConnect()
     listening = await listen("tcp", site_with(accepting))
     client = await listening.connect(Recorder())
     client.send(POST + HEADS["1.1"] + TRAILING)

@@ -48,7 +48,7 @@ def late(request: Any, token: Any) -> Any:
 @pytest.mark.parametrize(
     ("upgrades", "head", "why", "detail"),
     [
-        (ECHO, upgrade_head(b"other"), Declined.UNKNOWN, "the client offers other"),
+        (ECHO, upgrade_head(b"other"), Declined.UNKNOWN, "available: echo"),
         (ECHO, upgrade_head(connection=b"x"), Declined.INELIGIBLE, "Connection does not name upgrade"),
         ({"echo": failing}, upgrade_head(), Declined.FAILED, "ValueError: no such room"),
         ({"echo": lambda r, t: upgrade_required("x")}, upgrade_head(), Declined.ANSWERED, "426 "),
@@ -112,8 +112,8 @@ def test_log() -> None:
     finally:
         globalLogPublisher.removeObserver(observe)
     assert len(lines) == 2
-    assert lines[0].endswith("was not switched to one at /u: unknown token: the client offers one")
-    assert lines[1].endswith("the client offers four (2 more of this kind since the last line)")
+    assert lines[0].endswith("was not switched to one at /u: unknown token: available: echo")
+    assert lines[1].endswith("available: echo (2 more of this kind since the last line)")
 
 
 # Clients that do not wait for the answer (RFC 9931).

@@ -11,18 +11,14 @@ import pytest
 import pytest_twisted
 
 from tests.kit.asking import Accepting, ByHand, Shelf, client_of, is_http, switches
-from tests.kit.commands import needs, output_of
+from tests.kit.commands import output_of
+from tests.kit.foreign import needs
 from tests.kit.h2client import client_by
 from tests.kit.harness import EchoTarget, site_of
 from upgrade_switch import UpgradeResource, upgrade_required
 from upgrade_switch.errors import NotOffered
 
 HTTP1_ONLY = {b"connection", b"upgrade", b"keep-alive", b"transfer-encoding", b"proxy-connection"}
-
-
-@pytest.fixture
-def accepting() -> Accepting:
-    return Accepting()
 
 
 @pytest.fixture

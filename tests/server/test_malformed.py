@@ -22,11 +22,6 @@ from upgrade_switch import UpgradeResource
 
 
 @pytest.fixture
-def accepting() -> Accepting:
-    return Accepting()
-
-
-@pytest.fixture
 def loud() -> Iterator[list[Any]]:
     """What is logged as a warning or worse."""
     logged: list[Any] = []

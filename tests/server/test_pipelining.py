@@ -28,24 +28,6 @@ from tests.kit.asking import (
 from tests.kit.harness import EchoTarget, Page, site_of, status, turns, upgrade_head
 from upgrade_switch import UpgradeResource
 
-
-@pytest.fixture
-def accepting() -> Accepting:
-    return Accepting()
-
-
-@pytest.fixture
-def serve(listen: Any, accepting: Accepting) -> Any:
-    """``await serve()``: a client of a site that knows ``echo`` and ``chat/2`` at ``/u``."""
-
-    async def start(upgrades: Any = None) -> Any:
-        if upgrades is None:
-            upgrades = {"echo": accepting, "chat/2": accepting}
-        return await client_of(await listen("tcp", site_of(upgrades)))
-
-    return start
-
-
 # Expect: 100-continue.
 
 

@@ -45,17 +45,6 @@ from upgrade_switch.errors import (
     UpgradeError,
 )
 
-
-@pytest.fixture
-def serve(listen: Any) -> Any:
-    """``await serve(resource)``: a client of a site with it at ``/u``."""
-
-    async def start(resource: Any, **kwargs: Any) -> Any:
-        return await client_of(await listen("tcp", site_of(resource, **kwargs)))
-
-    return start
-
-
 # Refusals. Nothing has been written: the request can still be answered.
 
 

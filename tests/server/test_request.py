@@ -32,16 +32,6 @@ from upgrade_switch import (
 )
 
 
-@pytest.fixture
-def serve(listen: Any) -> Any:
-    """``await serve(resource)``: a client of a site with it at ``/u``."""
-
-    async def start(resource: Any, **kwargs: Any) -> Any:
-        return await client_of(await listen("tcp", site_of(resource, **kwargs)))
-
-    return start
-
-
 @pytest_twisted.ensureDeferred
 async def test_in_render(serve: Any) -> None:
     """As the design has it: 426 for who does not offer, a switch for who does."""

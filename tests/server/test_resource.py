@@ -102,16 +102,6 @@ def test_426_without_tokens() -> None:
         upgrade_required()
 
 
-@pytest.fixture
-def serve(listen: Any) -> Any:
-    """``await serve(upgrades)``: a client of a site with them at ``/u``."""
-
-    async def start(upgrades: Any, **kwargs: Any) -> Any:
-        return await client_of(await listen("tcp", site_of(upgrades, **kwargs)))
-
-    return start
-
-
 # Factories.
 
 

@@ -16,33 +16,14 @@ from tests.kit.asking import (
     PAGE,
     TRAILING,
     Accepting,
-    client_of,
     echoes,
     echoes_after,
     fields_of,
     is_http,
 )
-from tests.kit.harness import EchoTarget, field, site_of, status, turns, upgrade_head
+from tests.kit.harness import EchoTarget, field, status, turns, upgrade_head
 from upgrade_switch import upgrade_required
 from upgrade_switch.testing import talk_to
-
-
-@pytest.fixture
-def accepting() -> Accepting:
-    return Accepting()
-
-
-@pytest.fixture
-def serve(listen: Any, accepting: Accepting) -> Any:
-    """``await serve()``: a client of a site that knows ``echo`` and ``chat/2`` at ``/u``."""
-
-    async def start(upgrades: Any = None) -> Any:
-        if upgrades is None:
-            upgrades = {"echo": accepting, "chat/2": accepting}
-        return await client_of(await listen("tcp", site_of(upgrades)))
-
-    return start
-
 
 # Who may upgrade.
 

@@ -47,11 +47,6 @@ from upgrade_switch.server.switched import SwitchedConnections
 
 
 @pytest.fixture
-def accepting() -> Accepting:
-    return Accepting()
-
-
-@pytest.fixture
 def resource(accepting: Accepting) -> UpgradeResource:
     """Knows ``echo`` and ``chat/2``."""
     return UpgradeResource({"echo": accepting, "chat/2": accepting})

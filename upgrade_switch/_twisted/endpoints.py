@@ -19,8 +19,8 @@ __all__ = ["endpoint_text"]
 
 def endpoint_text(endpoint: object) -> str:
     """
-    A client endpoint as people write it: ``192.0.2.1:22``, ``[2001:db8::1]:22``, a UNIX socket's path.
-    Any other endpoint is asked for its ``repr``, which is ``<HostnameEndpoint example.com:22>`` for one.
+    A client endpoint as people write it: ``192.0.2.1:22``, ``[2001:db8::1]:22``, a UNIX socket's path;
+    for any other endpoint its ``repr``, such as ``<HostnameEndpoint example.com:22>``.
     """
     if isinstance(endpoint, _WrapperEndpoint):
         # wrapClientTLS puts it around another one.

@@ -92,6 +92,11 @@ class UpgradeEndpoint:
         self._timeout = timeout
         self._agent = Agent(reactor, pool=UpgradePool(reactor)) if agent is None else agent
 
+    def __repr__(self) -> str:
+        # Without the query, which may hold a secret.
+        url = self._url.partition(b"?")[0].decode("ascii", "backslashreplace")
+        return f"<UpgradeEndpoint {url}>"
+
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """
         Ask for the upgrade, and install the factory's protocol on the connection.

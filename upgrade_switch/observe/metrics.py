@@ -81,3 +81,11 @@ class _Counts(Collector):
         for labels, count in self._status.declines.items():
             declines.add_metric(labels, count)
         yield declines
+        counted = CounterMetricFamily(
+            "upgrade_switch_bytes",
+            "Bytes that targets got (in) and sent (out), if they count them.",
+            labels=["token", "direction"],
+        )
+        for labels, count in self._status.bytes_by_token().items():
+            counted.add_metric(labels, count)
+        yield counted

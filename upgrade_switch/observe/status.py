@@ -59,6 +59,7 @@ class Status:
         self.switches: Counter[str] = Counter()
         self.ends: Counter[tuple[str, str]] = Counter()
         self.declines: Counter[tuple[str, str]] = Counter()
+        self._bytes: Counter[tuple[str, str]] = Counter()
         self._recent: deque[_Refusal] = deque(maxlen=_MOST_RECENT)
         self._names = {""}
 
@@ -69,6 +70,7 @@ class Status:
     def ended(self, connection: ISwitchedConnection, seconds: float, reason: Failure) -> None:
         self.live.pop(connection, None)
         self.ends[self._name(connection.token), why_ended(reason)] += 1
+        self._bytes.update(self._bytes_of(connection))
 
     def declined(self, request: IUpgradeRequest, token: UpgradeToken | None, why: Declined) -> None:
         self.declines[self._name(token), why] += 1
@@ -111,8 +113,24 @@ class Status:
                 "switched": dict(self.switches),
                 "ended": _nested(self.ends),
                 "declined": _nested(self.declines),
+                "bytes": _nested(self.bytes_by_token()),
             },
         }
+
+    def bytes_by_token(self) -> Counter[tuple[str, str]]:
+        """
+        How many bytes targets that count them got (``"in"``) and sent (``"out"``), by token; of those
+        that are switched now, too.
+        """
+        counted = self._bytes.copy()
+        for connection in self.live:
+            counted.update(self._bytes_of(connection))
+        return counted
+
+    def _bytes_of(self, connection: ISwitchedConnection) -> dict[tuple[str, str], int]:
+        name = self._name(connection.token)
+        counts = {"in": connection.bytes_in, "out": connection.bytes_out}
+        return {(name, way): count for way, count in counts.items() if count is not None}
 
     def live_by_token(self) -> Counter[str]:
         """How many connections are switched now, by token."""

@@ -34,9 +34,11 @@ class _UpgradeRequired(StatusPage):
 
     def __init__(self, tokens: tuple[str, ...]) -> None:
         said = ", ".join(tokens)
-        super().__init__(
-            426, "Upgrade Required", f"This resource is reached by an HTTP upgrade to: {said}"
+        detail = (
+            f"This resource is reached by an HTTP upgrade to: {said}. If you have asked for one, a "
+            "proxy on the way may have dropped the Upgrade field."
         )
+        super().__init__(426, "Upgrade Required", detail)
         self._upgrade = said.encode("ascii")
 
     def render(self, request: IRequest) -> bytes:
@@ -144,12 +146,22 @@ class UpgradeResource(Resource):
                 if self._refuses_optimistic and request.channel.has_trailing_data():
                     return self._refuse(request, match.token)
                 return decide(request, match)
-            _notify_declined(request)
+            self._notify_declined(request)
         elif not self._has_warned and request.requestHeaders.hasHeader(b"upgrade"):
             # Once: a stranger must not fill the log.
             self._has_warned = True
             _log.warn("an UpgradeResource cannot switch: its site is not an UpgradeSite")
         return self._decline(request)
+
+    def _notify_declined(self, request: UpgradeRequest) -> None:
+        """Tell the site's observers of an offer that leads to nothing here."""
+        if not request.is_detachable:
+            return
+        why_not = request.offer.ineligible
+        if request.offer or why_not:
+            why = Declined.INELIGIBLE if why_not else Declined.UNKNOWN
+            request.decline_detail = why_not or f"available: {', '.join(self._upgrades.names)}"
+            declined(request, None, why)
 
     def _refuse(self, request: UpgradeRequest, token: UpgradeToken) -> bytes:
         """Refuse a client that has not waited for the answer: what it has sent is not HTTP."""
@@ -169,14 +181,3 @@ class UpgradeResource(Resource):
             # Twisted renders a HEAD once more, as GET, from here: the child is looked up anew.
             request.prepath, request.postpath = prepath, postpath
             raise
-
-
-def _notify_declined(request: UpgradeRequest) -> None:
-    """Tell the site's observers of an offer that leads to nothing here."""
-    if not request.is_detachable:
-        return
-    why_not = request.offer.ineligible
-    if request.offer or why_not:
-        why = Declined.INELIGIBLE if why_not else Declined.UNKNOWN
-        request.decline_detail = why_not or f"the client offers {request.offer}"
-        declined(request, None, why)

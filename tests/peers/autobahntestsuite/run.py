@@ -2,9 +2,9 @@
 Run autobahntestsuite's cases against this package's server (``fuzzingclient``) and its client
 (``fuzzingserver``)::
 
-    python tests/testsuite/run.py --wstest WSTEST [fuzzingclient] [fuzzingserver] [--cases 1.*]
+    python tests/peers/autobahntestsuite/run.py --wstest WSTEST [MODE...] [--cases 1.*]
 
-``wstest`` needs Python 2.7: ``.ci/run`` installs it where there is one. It always exits with 0, so this
+``wstest`` needs Python 2.7; ``.ci/run`` installs it if there is one. It always exits with 0, so this
 program reads its report: it fails unless each case was run, and ended as OK or INFORMATIONAL,
 and nothing was logged.
 """

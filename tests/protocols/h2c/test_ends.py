@@ -30,7 +30,7 @@ from tests.kit.h2client import (
     h2c_site,
     site_with,
 )
-from tests.kit.harness import Recorder, patient, turns
+from tests.kit.harness import Recorder, no_collector, patient, turns
 
 #: More than the kernel takes for a client that does not read.
 MUCH = LARGE * 32
@@ -300,9 +300,7 @@ async def test_nothing_is_left(listen: Any, way: str, end: str) -> None:
     (connection,) = listening.site.switched
     protocol = ref(connection.target)
     del connection
-    gc.collect()
-    gc.disable()
-    try:
+    with no_collector():
         await make_end(client, end, listening)
         await client.is_lost()
         await is_over(listening, before)
@@ -310,8 +308,6 @@ async def test_nothing_is_left(listen: Any, way: str, end: str) -> None:
         await turns(5)
         assert protocol() is None, gc.get_referrers(protocol())
         assert [r() for r in listening.site.requests if r() is not None] == []
-    finally:
-        gc.enable()
 
 
 async def make_end(client: Any, end: str, listening: Any) -> None:

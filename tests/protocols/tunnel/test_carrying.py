@@ -5,8 +5,7 @@ carries, and how it ends, on real ports at both ends.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
@@ -22,6 +21,7 @@ from tests.kit.farside import (
     Collector,
     Gate,
     Servers,
+    every_pair,
     passes_end_on,
     switched,
 )
@@ -32,19 +32,11 @@ from upgrade_switch.errors import InvalidUpgrades
 from upgrade_switch.protocols import TunnelFactory, tunnel
 from upgrade_switch.splice import SpliceEnd
 
-every_pair = pytest.mark.parametrize(("near", "far"), PAIRS)
 half_closing_pairs = pytest.mark.parametrize(
     ("near", "far"), [pair for pair in PAIRS if "tls" not in pair]
 )
 
 Listen = Callable[..., Any]
-
-
-@pytest_twisted.async_yield_fixture
-async def serve(listen: Any) -> Any:
-    servers = Servers(listen)
-    yield servers
-    await servers.stop()
 
 
 @every_pair
@@ -289,15 +281,6 @@ async def test_portforward_beside_it(
         there.send(b"bye")
         await client.receives(b"bye")
         assert client.data == Speaker.banner + b"bye"
-
-
-@pytest.fixture
-def no_gc() -> Iterator[None]:
-    """Without the collector, reference counting alone frees things."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @every_pair

@@ -34,13 +34,6 @@ from upgrade_switch.splice import Splice, SpliceEnd
 Listen = Callable[..., Any]
 
 
-@pytest_twisted.async_yield_fixture
-async def serve(listen: Any) -> Any:
-    servers = Servers(listen)
-    yield servers
-    await servers.stop()
-
-
 async def answered(client: Any) -> int:
     """The status of a response that is none, with its body read."""
     head, body = await client.response()

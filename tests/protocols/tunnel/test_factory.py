@@ -34,13 +34,6 @@ LINE = SSH + b"Client\r\n"
 every_far_kind = pytest.mark.parametrize("far", FAR_KINDS)
 
 
-@pytest_twisted.async_yield_fixture
-async def serve(listen: Any) -> Any:
-    servers = Servers(listen)
-    yield servers
-    await servers.stop()
-
-
 @pytest.fixture
 def said() -> Iterator[list[str]]:
     """What tunnels log, below errors."""

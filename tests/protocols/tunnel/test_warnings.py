@@ -6,19 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from twisted.internet import endpoints
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectError, ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.protocol import Factory
-from twisted.internet.ssl import ClientContextFactory, optionsForClientTLS
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.web.resource import Resource
 from zope.interface import implementer
 
-from upgrade_switch import UpgradeResource, UpgradeSite, _twisted
+from upgrade_switch import UpgradeResource, UpgradeSite
 from upgrade_switch.protocols import TunnelFactory, tunnel
 from upgrade_switch.testing import talk_to
 
@@ -129,38 +125,3 @@ def test_client_that_has_left(warnings: list[str]) -> None:
     client.send(b"GET /ssh HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: ssh\r\n\r\n")
     client.close()
     assert warnings == []
-
-
-CLOCK: Any = MemoryReactorClock()
-PLAIN = endpoints.TCP4ClientEndpoint(CLOCK, "192.0.2.1", 22)
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "text"),
-    [
-        (PLAIN, "192.0.2.1:22"),
-        (endpoints.TCP6ClientEndpoint(CLOCK, "2001:db8::1", 22), "[2001:db8::1]:22"),
-        (
-            endpoints.SSL4ClientEndpoint(CLOCK, "192.0.2.1", 443, ClientContextFactory()),
-            "192.0.2.1:443",
-        ),
-        (endpoints.UNIXClientEndpoint(CLOCK, "/run/db.sock"), "/run/db.sock"),
-        (endpoints.HostnameEndpoint(CLOCK, "example.com", 22), "<HostnameEndpoint example.com:22>"),
-        (endpoints.wrapClientTLS(optionsForClientTLS("example.com"), PLAIN), "192.0.2.1:22"),
-        (endpoints.clientFromString(CLOCK, "unix:/run/db.sock"), "/run/db.sock"),
-        (Elsewhere(None), "elsewhere:22"),
-    ],
-)
-def test_endpoint_text(endpoint: Any, text: str) -> None:
-    """Each of Twisted's client endpoints is named by its address; any other by its repr."""
-    assert _twisted.endpoint_text(endpoint) == text
-
-
-def test_endpoint_without_a_repr() -> None:
-    """An endpoint whose repr fails has a name nevertheless."""
-
-    class Nameless(Factory):
-        def __repr__(self) -> str:
-            raise ZeroDivisionError
-
-    assert "Nameless" in _twisted.endpoint_text(Nameless())

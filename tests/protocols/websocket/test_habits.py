@@ -6,6 +6,7 @@ transports of every kind, producers and closing by hand, odd answers of ``onConn
 from __future__ import annotations
 
 from typing import Any
+from weakref import ref
 
 import pytest
 import pytest_twisted
@@ -32,17 +33,6 @@ from tests.protocols.websocket.test_transport import GOING_AWAY, Stops, waiting_
 from upgrade_switch.errors import InvalidUpgrades
 from upgrade_switch.protocols import tls, websocket
 from upgrade_switch.protocols._websocket.origin import normal_origin
-
-
-@pytest.fixture
-def serve(listen: Any) -> Any:
-    async def start(make: Any = Echo, kind: str = "tcp", **kwargs: Any) -> Any:
-        factory = websocket_factory(make)
-        client = await raw_client(await listen(kind, websocket_site(factory, **kwargs)))
-        await client.opens()
-        return client, factory.built[0]
-
-    return start
 
 
 class Lenient(Echo):
@@ -279,23 +269,16 @@ def test_kelvin() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("no_gc")
 @pytest_twisted.ensureDeferred
 async def test_freed(listen: Any, kind: str) -> None:
     """A closed protocol is freed by reference counting alone."""
-    import gc
-    from weakref import ref
-
-    gc.collect()
-    gc.disable()
-    try:
-        factory = websocket_factory()
-        site = websocket_site(factory)
-        client = await raw_client(await listen(kind, site))
-        await client.opens()
-        weak = ref(factory.built.pop())
-        await client.closes()
-        await patient(site.switched.when_empty())
-        await turns()
-        assert weak() is None
-    finally:
-        gc.enable()
+    factory = websocket_factory()
+    site = websocket_site(factory)
+    client = await raw_client(await listen(kind, site))
+    await client.opens()
+    weak = ref(factory.built.pop())
+    await client.closes()
+    await patient(site.switched.when_empty())
+    await turns()
+    assert weak() is None

@@ -5,8 +5,6 @@ what is left when it has ended.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from typing import Any
 from weakref import ref
 
@@ -22,19 +20,6 @@ from tests.kit.wsframes import Echo, close_frame, frame, raw_client, websocket_f
 from upgrade_switch import IDrainable
 
 GOING_AWAY = 1001
-
-
-@pytest.fixture
-def serve(listen: Any) -> Any:
-    """``await serve(make)``: a client whose WebSocket is open, and its protocol."""
-
-    async def start(make: Any = Echo, kind: str = "tcp", **kwargs: Any) -> Any:
-        factory = websocket_factory(make)
-        client = await raw_client(await listen(kind, websocket_site(factory, **kwargs)))
-        await client.opens()
-        return client, factory.built[0]
-
-    return start
 
 
 # Going down.
@@ -250,15 +235,6 @@ async def test_slow_reader(serve: Any, kind: str) -> None:
 
 
 # What is left.
-
-
-@pytest.fixture
-def no_gc() -> Iterator[None]:
-    """Without the collector, reference counting alone frees things."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.parametrize(

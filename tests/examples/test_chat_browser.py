@@ -11,7 +11,8 @@ import pytest_twisted
 
 from tests.kit.browser import Browser, Window
 from tests.kit.chatting import EXAMPLES
-from tests.kit.commands import needs, serving
+from tests.kit.commands import serving
+from tests.kit.foreign import needs
 
 pytestmark = needs("chromium")
 

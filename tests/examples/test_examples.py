@@ -1,5 +1,5 @@
 """
-The examples run. (Those with a file of their own: test_examples_*.py, test_chat.py.)
+The examples run: those that have no module of their own here.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def test_amp(amp: Example) -> None:
 def test_amp_error(amp: Example) -> None:
     """An error that the server raises arrives at the client as what it is."""
     line = refused("amp_calls.py", "divide", f"{amp.url}/amp", "1", "0")
-    assert line == "the server says that one cannot divide by zero"
+    assert line == "the server cannot divide by zero"
 
 
 def test_amp_refused(amp: Example, frames: Example) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.commands import COMMAND, PATIENCE, needs
+from tests.kit.commands import COMMAND, PATIENCE
 from tests.kit.examples import Example, running, serving
+from tests.kit.foreign import needs
 from tests.kit.openssh import HOST, client_options, make_key, ssh
 
 pytestmark = needs("ssh")

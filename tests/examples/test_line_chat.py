@@ -35,9 +35,11 @@ def user(chat: Example, name: bytes, *before: Process) -> Iterator[Process]:
     with Process("connect", f"{chat.url}/chat", "chat") as process:
         receives(process, ASKED[:-1])
         process.sends(name + b"\n")
-        assert process.stdout is not None
-        with process.patience():
-            here = process.stdout.readline()
+        here = b""
+        while not here.endswith(b"\n"):
+            byte = process.receives(1)
+            assert byte, here
+            here += byte
         assert here.startswith(b"Here are: ")
         assert here.endswith(name + b"\n")
         for other in before:

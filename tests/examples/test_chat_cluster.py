@@ -5,7 +5,6 @@ The chat on three nodes, which a router joins, behind haproxy: what happens when
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,8 @@ from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 
 from tests.kit.chatting import EXAMPLES, User, cluster_module, get
-from tests.kit.commands import PATIENCE, needs
+from tests.kit.commands import PATIENCE
+from tests.kit.foreign import find, needs
 from tests.kit.harness import reactor
 
 NODES = 3
@@ -31,23 +31,13 @@ SOON = 5
 pytestmark = needs("haproxy")
 
 
-def find_crossbar() -> str:
-    """The router's program; a skip where there is none."""
-    places = f"{EXAMPLES.parent / '.venv-crossbar' / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
-    found = shutil.which("crossbar", path=places)
-    if found is None and not os.environ.get("CI"):
-        pytest.skip("there is no crossbar here: make crossbar")
-    assert found is not None, "CI is to have a crossbar"
-    return found
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A running cluster; ``url`` is haproxy's, ``nodes`` are the nodes' own."""
     listen = f"127.0.0.1:{cluster_module.free_port()}"
-    haproxy = cluster_module.find("haproxy", "apt-get install haproxy")
+    haproxy = find("haproxy")
     running = cluster_module.Cluster(
-        listen, NODES, find_crossbar(), haproxy, tmp_path_factory.mktemp("cluster")
+        listen, NODES, find("crossbar"), haproxy, tmp_path_factory.mktemp("cluster")
     )
     running.url = f"http://{listen}/chat/"
     running.nodes = [f"http://127.0.0.1:{port}/chat/" for port in running.ports]
@@ -222,7 +212,7 @@ def test_command() -> None:
     at SIGTERM.
     """
     listen = f"127.0.0.1:{cluster_module.free_port()}"
-    with running("--crossbar", find_crossbar(), "--nodes", "2", "--listen", listen) as process:
+    with running("--crossbar", find("crossbar"), "--nodes", "2", "--listen", listen) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(5)]
         started = dict(line.rstrip().split(": process ") for line in lines[:4])
