@@ -1,4 +1,4 @@
-"""A TLS client's first message, as OpenSSL writes it, and as somebody in the middle may cut it."""
+"""A TLS client's first message, as OpenSSL writes it, and as an attacker in the middle may cut it."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ class UpgradeSite(Site):
         if self._warns_of_tls and _twisted.has_begun_with_tls(transport):
             self._warns_of_tls = False
             _log.warn(
-                'this site listens with TLS, and its upgrades have "TLS": somebody in the middle can '
+                'this site listens with TLS, and its upgrades have "TLS": an attacker in the middle can '
                 "give https clients the answer to another request (CVE-2025-49812); have one of the two"
             )
 

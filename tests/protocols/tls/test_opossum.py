@@ -1,5 +1,5 @@
 """
-TLS by upgrade and *https*: somebody in the middle who joins a client of the latter to the former
+TLS by upgrade and *https*: an attacker in the middle who joins a client of the latter to the former
 (the Opossum attack, CVE-2025-49812).
 """
 
@@ -200,7 +200,7 @@ class Middle(Protocol):
 
 class Attack:
     """
-    A site with TLS by upgrade, and somebody in the middle who attacks the clients of another port.
+    A site with TLS by upgrade, and an attacker in the middle of the clients of another port.
 
     :ivar answers: the heads that have come in the clear.
     """

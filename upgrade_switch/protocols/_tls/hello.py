@@ -28,13 +28,13 @@ class HelloReader:
     """
     Reads a ClientHello, however it is cut into records and segments.
 
-    How it is cut, and what is put in front of it, nobody authenticates: somebody in the middle may do
-    both to have an extension overlooked. So everything that is not a ClientHello, the whole of it and
-    from the first byte, is refused.
+    Nothing authenticates how it is cut, or what comes in front of it: an attacker in the middle can
+    change both, to have an extension overlooked. So everything that is not a ClientHello from the
+    first byte to the last is refused.
 
-    :ivar received: all that has come, for OpenSSL.
+    :ivar received: all bytes that have come, for OpenSSL.
     :ivar is_complete: whether the whole message has come, and offers nothing by ALPN.
-    :ivar alert: why the message is refused, the number of an alert; None if it is not.
+    :ivar alert: the number of the alert by which the message is refused; None if it is not.
     """
 
     def __init__(self) -> None:

@@ -62,17 +62,18 @@ def tls(context_factory: ContextFactory, timeout: float = 30, *, any_request: bo
     the site answers 101, does the handshake, and answers the request inside TLS. There, this request
     and all that follow are ``isSecure()``. The connection stays the site's.
 
-    Somebody in the middle can send such a request in the clear, join a client's *https* connection to
-    it behind the 101, and have the client take the answer for its own (the Opossum attack,
-    CVE-2025-49812). Therefore:
+    An attacker in the middle can send such a request in the clear, join a client's *https* connection
+    to it behind the 101, and have the client take the answer for the one to its own request (the
+    Opossum attack, CVE-2025-49812). Therefore:
 
-    - Only ``OPTIONS *`` is taken, whose answer says nothing. The offer of any other request is ignored.
+    - Only ``OPTIONS *`` is taken, whose answer is empty. On any other request, the offer is ignored.
     - A client that offers protocols by ALPN, as browsers and curl do with https, is refused by an alert
       (``no_application_protocol``), whatever the context factory says of ALPN.
 
-    An https client without ALPN still takes the answer to ``OPTIONS *`` for the one to its own first
-    request, that for the one to its second, and so on. Only one thing helps it: the server's name has
-    this upgrade or an https port, not both.
+    An https client without ALPN still takes the answer to ``OPTIONS *`` for the one to its first
+    request, the answer to that for the one to its second, and so on. Only one thing helps it: the
+    server's name has this upgrade or an https port, not both. A site that listens with TLS and has
+    this upgrade warns once.
 
     The offer is also ignored if the request is secure already, or if its connection cannot start TLS.
 
@@ -82,8 +83,8 @@ def tls(context_factory: ContextFactory, timeout: float = 30, *, any_request: bo
     :param context_factory: what Twisted's server endpoints take: ``CertificateOptions``,
         ``PrivateCertificate.options()``, an ``IOpenSSLServerConnectionCreator``. It is not changed.
     :param timeout: how many seconds the handshake may take; after that, the connection is aborted.
-    :param any_request: whether other requests than ``OPTIONS *`` are taken too. Only for servers whose
-        name has no https port, whoever listens there.
+    :param any_request: whether other requests than ``OPTIONS *`` are taken too. This is only for
+        servers whose name has no https port, whoever would listen there.
     :return: the acceptor.
     :raises InvalidUpgrades: if ``context_factory`` is not a context factory.
     """
