@@ -81,6 +81,8 @@ class UpgradeSite(Site):
 
     requestFactory = UpgradeRequest
 
+    _has_warned_of_tls = False
+
     def __init__(
         self,
         resource: IResource,
@@ -135,9 +137,6 @@ class UpgradeSite(Site):
         # By identity: a factory need not be hashable, and may be equal to another one.
         self._started: dict[int, IProtocolFactory] = {}
         self._upgrades = Upgrades(upgrades or {})
-        # Until it has warned.
-        tokens = map(UpgradeToken.parse, self._upgrades.names)
-        self._warns_of_tls = any(token.key[0] == "tls" for token in tokens)
         known = {v.preface: v for v in self._upgrades.values if IPrefaced.providedBy(v) and v.preface}
         given = _checked_prefaces({} if prefaces is None else prefaces)
         self._prefaces = self._table_of(known | given)
@@ -224,11 +223,13 @@ class UpgradeSite(Site):
         Look at a new connection: a site that both listens with TLS and upgrades to it is open to the
         Opossum attack. That is seen only now, since listening is the endpoint's business.
         """
-        if self._warns_of_tls and _twisted.has_begun_with_tls(transport):
-            self._warns_of_tls = False
+        if self._has_warned_of_tls or "tls" not in self._upgrades.protocols:
+            return
+        if _twisted.has_begun_with_tls(transport):
+            self._has_warned_of_tls = True
             _log.warn(
-                'this site listens with TLS, and its upgrades have "TLS": an attacker in the middle can '
-                "give https clients the answer to another request (CVE-2025-49812); have one of the two"
+                'this site listens with TLS, and its upgrades have "TLS": an attacker in the middle '
+                "can give https clients the answer to another request (CVE-2025-49812); have only one"
             )
 
     def prefaces_on(self, transport: object) -> PrefaceTable[IProtocolFactory] | None:

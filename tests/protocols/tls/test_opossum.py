@@ -14,7 +14,12 @@ import pytest
 import pytest_twisted
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, wrapClientTLS
+from twisted.internet.endpoints import (
+    TCP4ClientEndpoint,
+    TCP4ServerEndpoint,
+    connectProtocol,
+    wrapClientTLS,
+)
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import (
@@ -30,8 +35,8 @@ from zope.interface import implementer
 
 from tests.kit.asking import PAGE, is_http
 from tests.kit.certificate import AUTHORITY, CERTIFICATE_PEM, KEY_PEM, SERVER
-from tests.kit.commands import needs
-from tests.kit.harness import PATIENCE, Recorder, connectProtocol, patient, reactor, status
+from tests.kit.foreign import needs
+from tests.kit.harness import PATIENCE, Recorder, patient, reactor, status
 from tests.kit.hellos import NO_PROTOCOL, cut, hello
 from tests.kit.securing import (
     CLEAR_KINDS,
