@@ -312,6 +312,9 @@ class IUpgradeSite(Interface):
     def answer_to_connect(request: IUpgradeRequest) -> IResource | None:  # noqa: N805
         """What answers a CONNECT in place of the resource tree; None: the tree does."""
 
+    def connected(transport: object) -> None:  # noqa: N805 - interfaces have no self
+        """A connection to the site has begun, or goes on in HTTP behind an upgrade."""
+
     def prefaces_on(transport: object) -> Any:  # noqa: N805 - interfaces have no self
         """What a connection may begin with in place of a request; None if there is nothing."""
 

@@ -270,6 +270,18 @@ def test_tls_layer() -> None:
         assert _twisted.tls_layer(transport) is layer
 
 
+def test_tls_from_the_first_byte() -> None:
+    """TLS above the reactor's transport has been there from the start; beneath it, it came later."""
+    for begun, layer in ((True, False), (False, True)):
+        beneath: Any = StringTransport()
+        beneath.TLS = layer
+        above: Any = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
+        above.transport = beneath
+        assert not _twisted.has_begun_with_tls(above)
+        alsoProvides(above, ISSLTransport)
+        assert _twisted.has_begun_with_tls(above) is begun
+
+
 def test_http2_connection() -> None:
     """What ours uses of Twisted's HTTP/2 is there."""
     source = inspect.getsource(H2Connection)

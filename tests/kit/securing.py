@@ -96,10 +96,15 @@ def _texts(value: Any) -> Any:
     return [_texts(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def tls_site(timeout: float = 30, **kwargs: Any) -> WatchedSite:
-    """A site with TLS by upgrade: ``/told`` tells, ``/u`` echoes, ``/page`` is a page."""
+def tls_site(context_factory: Any = None, *, any_request: bool = True, **kwargs: Any) -> WatchedSite:
+    """
+    A site with TLS by upgrade: ``/told`` tells, ``/u`` echoes, ``/page`` is a page.
+
+    :param any_request: whether requests for them upgrade, too.
+    """
     factory, targets = factory_of(EchoTarget)
-    upgrades = {"TLS": tls(SERVER.options(), timeout), **kwargs.pop("upgrades", {})}
+    own = tls(context_factory or SERVER.options(), any_request=any_request)
+    upgrades = {"TLS": own, **kwargs.pop("upgrades", {})}
     site = site_of({"echo": factory}, upgrades=upgrades, **kwargs)
     site.resource.putChild(b"told", Telling())
     site.targets = targets  # type: ignore[attr-defined]
@@ -272,7 +277,7 @@ class Watched:
     def __init__(self, context_factory: Any = None, **kwargs: Any) -> None:
         self.clock = Clock()
         self.contents: list[Any] = []
-        acceptor: Any = tls(context_factory or SERVER.options(), timeout=10)
+        acceptor: Any = tls(context_factory or SERVER.options(), timeout=10, any_request=True)
 
         def remember(request: Any, token: Any) -> Any:
             self.contents.append(request.content)

@@ -87,7 +87,7 @@ def printer() -> Printer:
 @pytest_twisted.async_yield_fixture
 async def listening(listen: Any, printer: Printer) -> Any:
     """A server that prints inside TLS only."""
-    site = tls_site()
+    site = tls_site(any_request=False)
     site.resource = tls_required(printer)
     yield await listen("tcp", site)
 

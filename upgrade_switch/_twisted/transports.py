@@ -27,13 +27,13 @@ __all__ = [
     "WriteBackpressure",
     "abort",
     "bottom",
+    "has_begun_with_tls",
     "is_closing",
     "is_full",
     "is_half_closeable",
     "rename_log_prefix",
     "report_end",
     "set_keep_alive",
-    "set_server_alpn",
     "slot_of",
     "start_tls",
     "tls_layer",
@@ -111,7 +111,7 @@ def is_closing(transport: object) -> bool:
     return bool(getattr(layer, "disconnecting", False))
 
 
-def start_tls(transport: Any, context_factory: object, listener: object) -> None:
+def start_tls(transport: Any, context_factory: object, listener: object, received: bytes = b"") -> None:
     """
     Start TLS on a transport. The TLS layer stands beneath all wrappers, and asks the lowest of them
     whether it is an ``IHandshakeListener``, which wrappers are not; nor do wrappers learn that they
@@ -119,6 +119,7 @@ def start_tls(transport: Any, context_factory: object, listener: object) -> None
 
     :param transport: an ``ITLSTransport``, or wrappers around one.
     :param listener: the ``IHandshakeListener`` to which the transport gives its bytes.
+    :param received: the first bytes of the handshake, if they have been read already.
     """
     transport.startTLS(context_factory)
     lowest = bottom(transport).protocol.wrappedProtocol
@@ -129,31 +130,23 @@ def start_tls(transport: Any, context_factory: object, listener: object) -> None
     while isinstance(transport, ProtocolWrapper):
         alsoProvides(transport, interfaces.ISSLTransport)
         transport = transport.transport
-
-
-@implementer(interfaces.IProtocolNegotiationFactory)
-class _OneProtocol:
-    """Has ALPN choose among one protocol."""
-
-    def __init__(self, protocol: bytes) -> None:
-        self._protocol = protocol
-
-    def acceptableProtocols(self) -> list[bytes]:
-        return [self._protocol]
-
-
-def set_server_alpn(transport: object, protocol: bytes) -> None:
-    """
-    Have the TLS that a server has just started choose a protocol by ALPN, if the client offers it. The
-    TLS layer asks its factory which protocols are acceptable; ``startTLS`` gives it no factory, and
-    then Twisted fails the handshakes of all clients that offer any.
-    """
-    bottom(transport).protocol.factory.wrappedFactory = _OneProtocol(protocol)
+    if received:
+        transport.protocol.dataReceived(received)
 
 
 def _notify(listener: Any) -> None:
     if listener is not None:
         listener.handshakeCompleted()
+
+
+def has_begun_with_tls(transport: object) -> bool:
+    """
+    Whether a connection has had TLS from its first byte on. The TLS layer then stands above the
+    reactor's transport, which knows nothing of it; ``startTLS`` puts it beneath that.
+    """
+    if not interfaces.ISSLTransport.providedBy(transport):
+        return False
+    return not getattr(bottom(transport), "TLS", False)
 
 
 def tls_layer(transport: object) -> TLSMemoryBIOProtocol | None:

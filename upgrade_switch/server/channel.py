@@ -96,6 +96,7 @@ class UpgradeChannel(HTTPChannel):
     _progress = 0
 
     def connectionMade(self) -> None:
+        self.site.connected(self.transport)
         self._prefaces = self.site.prefaces_on(self.transport)
         if self._prefaces is not None:
             self.state = ChannelState.PREFACE

@@ -81,6 +81,8 @@ class UpgradeSite(Site):
 
     requestFactory = UpgradeRequest
 
+    _has_warned_of_tls = False
+
     def __init__(
         self,
         resource: IResource,
@@ -215,6 +217,20 @@ class UpgradeSite(Site):
         if not is_authority(request.uri):
             return StatusPage(400, "Bad Request", "A CONNECT names a host and a port.")
         return _SiteUpgrade(ConnectMatch(self._connect))
+
+    def connected(self, transport: object) -> None:
+        """
+        Look at a new connection: a site that both listens with TLS and upgrades to it is open to the
+        Opossum attack. That is seen only now, since listening is the endpoint's business.
+        """
+        if self._has_warned_of_tls or "tls" not in self._upgrades.protocols:
+            return
+        if _twisted.has_begun_with_tls(transport):
+            self._has_warned_of_tls = True
+            _log.warn(
+                'this site listens with TLS, and its upgrades have "TLS": an attacker in the middle '
+                "can give https clients the answer to another request (CVE-2025-49812); have only one"
+            )
 
     def prefaces_on(self, transport: object) -> PrefaceTable[IProtocolFactory] | None:
         """What a connection may begin with in place of a request; None if there is nothing."""

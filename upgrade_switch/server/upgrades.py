@@ -74,6 +74,7 @@ class Upgrades:
     A mapping from tokens to what they lead to, as ``UpgradeResource`` and ``UpgradeSite`` take it.
 
     :ivar names: the tokens as they were written, in their order.
+    :ivar protocols: the names of their protocols without versions, in lower case.
     :ivar values: what they lead to, as it was given.
     """
 
@@ -90,6 +91,7 @@ class Upgrades:
         self.values: tuple[Any, ...] = tuple(upgrades.values())
         self._table = TokenTable({key: _entry(value) for key, value in upgrades.items()})
         self.names = self._table.names
+        self.protocols = frozenset(UpgradeToken.parse(name).key[0] for name in self.names)
 
     def knows(self, token: UpgradeToken) -> bool:
         """Whether a token is known here, or is one that nobody can take (``h2``)."""

@@ -12,12 +12,12 @@ import treq
 from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
-from twisted.internet.ssl import trustRootFromCertificates
+from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
 from twisted.web.client import (
     Agent,
     BrowserLikePolicyForHTTPS,
 )
-from twisted.web.iweb import IAgentEndpointFactory
+from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from twisted.web.util import Redirect
 from zope.interface import implementer
 
@@ -40,7 +40,7 @@ async def pool() -> Any:
 @pytest_twisted.ensureDeferred
 async def test_requests(listen: Any, pool: Any) -> None:
     """Requests with and without a body are sent inside TLS; one connection, one handshake for all."""
-    site = tls_site()
+    site = tls_site(any_request=False)
     site.resource.putChild(b"must", tls_required(Telling()))
     listening = await listen("tcp", site)
     for _ in range(2):
@@ -58,7 +58,7 @@ async def test_requests(listen: Any, pool: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_not_persistent(listen: Any) -> None:
     """A pool that keeps no connections does the handshake for each request, and leaves none."""
-    site = tls_site()
+    site = tls_site(any_request=False)
     listening = await listen("tcp", site)
     pool = pool_of(persistent=False)
     for _ in range(2):
@@ -71,7 +71,7 @@ async def test_not_persistent(listen: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_upgrade_inside(listen: Any, pool: Any) -> None:
     """A request with Upgrade, to something else, switches inside TLS."""
-    site = tls_site()
+    site = tls_site(any_request=False)
     listening = await listen("tcp", site)
     response = await patient(treq.get(listening.url + "/u", headers={"Upgrade": "echo"}, pool=pool))
     connection = switched_connection(response)
@@ -89,7 +89,7 @@ async def test_upgrade_inside(listen: Any, pool: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_endpoint(listen: Any, pool: Any) -> None:
     """An UpgradeEndpoint over the pool connects inside TLS."""
-    listening = await listen("tcp", tls_site())
+    listening = await listen("tcp", tls_site(any_request=False))
     endpoint = UpgradeEndpoint(reactor, listening.url + "/u", "echo", agent=Agent(reactor, pool=pool))
     client = await patient(connectProtocol(endpoint, Recorder()))
     client.send(b"abc")
@@ -102,7 +102,7 @@ async def test_endpoint(listen: Any, pool: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_refused_upgrade_inside(listen: Any, pool: Any) -> None:
     """An upgrade that is refused inside TLS is an ordinary response."""
-    listening = await listen("tcp", tls_site())
+    listening = await listen("tcp", tls_site(any_request=False))
     url = listening.url + "/u"
     response = await patient(treq.get(url, headers={"Upgrade": "unknown"}, pool=pool))
     assert response.code == 426
@@ -115,7 +115,7 @@ async def test_refused_upgrade_inside(listen: Any, pool: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_https(listen: Any) -> None:
     """URLs with ``https`` have TLS as always."""
-    site = tls_site()
+    site = tls_site(any_request=False)
     listening = await listen("tls", site)
     policy = BrowserLikePolicyForHTTPS(trustRootFromCertificates([AUTHORITY]))
     made = pool_of()
@@ -129,8 +129,8 @@ async def test_https(listen: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_redirect(listen: Any, pool: Any) -> None:
     """A redirect to another URL with ``http`` is followed inside TLS."""
-    site = tls_site()
-    other = await listen("tcp", tls_site())
+    site = tls_site(any_request=False)
+    other = await listen("tcp", tls_site(any_request=False))
     site.resource.putChild(b"moved", Redirect(other.url.encode() + b"/told"))
     listening = await listen("tcp", site)
     response = await patient(treq.get(listening.url + "/moved", pool=pool))
@@ -141,7 +141,7 @@ async def test_redirect(listen: Any, pool: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_without_a_policy(listen: Any) -> None:
     """Without a policy, what the platform trusts is trusted; a certificate that one has made is not."""
-    site = tls_site()
+    site = tls_site(any_request=False)
     listening = await listen("tcp", site)
     await fails(treq.get(listening.url + "/told", pool=TLSUpgradePool(reactor)), SSL.Error)
     await patient(site.switched.when_empty())
@@ -149,9 +149,28 @@ async def test_without_a_policy(listen: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_policy_with_alpn(listen: Any) -> None:
+    """With a policy that offers protocols by ALPN, the site's alert is the error."""
+
+    @implementer(IPolicyForHTTPS)
+    class Offering:
+        def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
+            trust = trustRootFromCertificates([AUTHORITY])
+            return optionsForClientTLS(hostname.decode(), trust, acceptableProtocols=[b"http/1.1"])
+
+    site = tls_site(any_request=False)
+    listening = await listen("tcp", site)
+    pool = TLSUpgradePool(reactor, Offering())
+    error = await fails(treq.get(listening.url + "/told", pool=pool), SSL.Error)
+    assert "no application protocol" in str(error)
+    await patient(site.switched.when_empty())
+    assert site.lines == [(101, b"*")]
+
+
+@pytest_twisted.ensureDeferred
 async def test_connection_that_has_ended(listen: Any, pool: Any) -> None:
     """Where a kept connection has ended, the request is sent again: inside TLS, too."""
-    site = tls_site()
+    site = tls_site(any_request=False)
     listening = await listen("tcp", site)
     for _ in range(2):
         response = await patient(treq.get(listening.url + "/told", pool=pool))
@@ -164,7 +183,7 @@ async def test_connection_that_has_ended(listen: Any, pool: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_websocket(listen: Any, pool: Any) -> None:
     """A WebSocket is opened inside TLS."""
-    site = tls_site()
+    site = tls_site(any_request=False)
     resource = UpgradeResource({"websocket": websocket(websocket_factory())})
     site.resource.putChild(b"socket", tls_required(resource))
     listening = await listen("tcp", site)
@@ -183,7 +202,7 @@ async def test_websocket(listen: Any, pool: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_wrong_certificate(listen: Any, host: str, authority: Any, kind: Any) -> None:
     """A certificate for another host, or nobody's who is trusted, is an error; nothing is sent."""
-    site = tls_site()
+    site = tls_site(any_request=False)
     listening = await listen("tcp", site)
     port = listening.port.getHost().port
 

@@ -10,7 +10,6 @@ import pytest
 import pytest_twisted
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
-from twisted.internet.ssl import CertificateOptions, optionsForClientTLS, trustRootFromCertificates
 from zope.interface import implementer
 
 from tests.kit.asking import PAGE, fields_of, is_http
@@ -29,7 +28,6 @@ from tests.kit.securing import (
     tls_site,
     told,
 )
-from upgrade_switch.protocols import tls
 
 TOLD = PAGE.replace(b"page", b"told")
 
@@ -77,16 +75,51 @@ async def test_spelling(listen: Any, offered: bytes, said: bytes) -> None:
     assert (await told(client))["secure"]
 
 
+@pytest.mark.parametrize("kind", CLEAR_KINDS)
 @pytest_twisted.ensureDeferred
-async def test_options_for_the_server(listen: Any) -> None:
+async def test_options_for_the_server(listen: Any, kind: str) -> None:
     """``OPTIONS *``, which has no resource, switches and is answered inside."""
-    listening = await listen("tcp", tls_site())
+    listening = await listen(kind, tls_site(any_request=False))
     client = await secured(listening, ask_for_tls(b"*", b"OPTIONS", token=CUPS))
     head, body = await client.response()
     assert (status(head), body) == (200, b"")
     client.send(TOLD)
     assert (await told(client))["secure"]
     assert [line[0] for line in listening.site.lines] == [101, 200, 200]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        (b"GET", b"/told"),
+        (b"OPTIONS", b"/told"),
+        (b"POST", b"/told"),
+        (b"GET", b"*"),
+        (b"HEAD", b"*"),
+        (b"options", b"*"),
+        (b"OPTIONS", b"/*"),
+        (b"OPTIONS", b"*?a"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_other_requests(listen: Any, method: bytes, path: bytes) -> None:
+    """On any other request the offer is ignored, and the connection goes on in the clear."""
+    listening = await listen("tcp", tls_site(any_request=False))
+    client = await listening.connect()
+    client.send(ask_for_tls(path, method) + PAGE)
+    await client.until(lambda: b"page GET " in client.data)
+    assert b"101 Switching" not in client.data
+    assert len(listening.site.switched) == 0
+    assert [line[0] for line in listening.site.lines].count(101) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_other_tokens_of_other_requests(listen: Any) -> None:
+    """Where TLS is ignored, the request's next token is asked."""
+    client = await (await listen("tcp", tls_site(any_request=False))).connect()
+    client.send(upgrade_head(b"TLS/1.2, echo"))
+    head = await client.head()
+    assert (status(head), field(head, b"upgrade")) == (101, b"echo")
 
 
 @pytest.mark.parametrize("kind", CLEAR_KINDS)
@@ -159,14 +192,14 @@ async def test_connection_creator(listen: Any, kind: str) -> None:
         def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
             return SSL.Connection(SERVER.options().getContext(), None)
 
-    await is_http(await inside(await listen(kind, tls_site(upgrades={"TLS": tls(Creator())}))))
+    await is_http(await inside(await listen(kind, tls_site(Creator()))))
 
 
 @pytest.mark.parametrize("kind", CLEAR_KINDS)
 @pytest_twisted.ensureDeferred
 async def test_client_certificate(listen: Any, kind: str) -> None:
     """A client's certificate is asked for where the context does, and the resource sees it."""
-    site = tls_site(upgrades={"TLS": tls(SERVER.options(AUTHORITY))})
+    site = tls_site(SERVER.options(AUTHORITY))
     seen: list[Any] = []
 
     def look(request: Any) -> bytes:
@@ -185,43 +218,6 @@ async def test_client_certificate(listen: Any, kind: str) -> None:
         else:
             await client.is_lost()
     assert [found.to_cryptography() for found in seen] == [SERVER.original.to_cryptography()]
-
-
-@pytest_twisted.ensureDeferred
-async def test_alpn(listen: Any) -> None:
-    """Inside goes on what the 101 has named, HTTP/1.1, whatever is negotiated by ALPN."""
-    context = CertificateOptions(
-        privateKey=SERVER.privateKey.original,
-        certificate=SERVER.original,
-        acceptableProtocols=[b"h2", b"http/1.1"],
-    )
-    client = await (await listen("tcp", tls_site(upgrades={"TLS": tls(context)}))).connect(Recorder())
-    client.send(ask_for_tls())
-    assert status(await client.head()) == 101
-    client.transport.startTLS(
-        optionsForClientTLS(
-            "localhost", trustRootFromCertificates([AUTHORITY]), acceptableProtocols=[b"h2"]
-        )
-    )
-    assert (await told(client))["version"] == "HTTP/1.1"
-    await is_http(client)
-
-
-@pytest.mark.parametrize("offered", [[b"http/1.1"], [b"h2", b"http/1.1"]])
-@pytest_twisted.ensureDeferred
-async def test_alpn_of_nothing_in_particular(listen: Any, offered: list[bytes]) -> None:
-    """A client may say what it speaks, as browsers do; a certificate alone knows nothing of it."""
-    client = await (await listen("tcp", tls_site())).connect(Recorder())
-    client.send(ask_for_tls())
-    assert status(await client.head()) == 101
-    client.transport.startTLS(
-        optionsForClientTLS(
-            "localhost", trustRootFromCertificates([AUTHORITY]), acceptableProtocols=offered
-        )
-    )
-    assert (await told(client))["secure"]
-    # Older Twisteds choose nothing.
-    assert client.transport.protocol.negotiatedProtocol in (b"http/1.1", None)
 
 
 @pytest_twisted.ensureDeferred

@@ -45,7 +45,8 @@ class Lenient(Echo):
 async def test_inside_upgraded_tls(listen: Any, make: Any) -> None:
     """A WebSocket inside TLS by upgrade is one entry, knows that it is secure, and closes in TLS."""
     factory = websocket_factory(make)
-    site = site_of({"websocket": websocket(factory)}, upgrades={"TLS": tls(SERVER.options())})
+    upgrades = {"TLS": tls(SERVER.options(), any_request=True)}
+    site = site_of({"websocket": websocket(factory)}, upgrades=upgrades)
     listening = await listen("tcp", site)
     client = await secured(listening, ask_for_tls(b"/page"), await raw_client(listening))
     assert (await client.response())[1] == b"page GET "

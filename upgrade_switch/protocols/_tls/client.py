@@ -62,7 +62,8 @@ class TLSUpgradePool(UpgradePool):
         """
         :param reactor: provides ``IReactorTime``.
         :param policy: which certificates are trusted for which host, as for ``Agent``; by default,
-            those of the platform's certificate authorities.
+            those of the platform's certificate authorities. It must not offer protocols by ALPN: a
+            server takes a client that does for one of *https* that is under attack.
         :param persistent: whether requests without Upgrade keep their connections.
         :param timeout: how many seconds connecting and TLS together may take.
         :raises InvalidArgument: if ``policy`` is not an ``IPolicyForHTTPS``.

@@ -40,6 +40,7 @@ from ...server.channel import UpgradeChannel
 from ...server.request import UpgradeRequest
 from ...server.resource import takes_upgrades, upgrade_required
 from ...takeover import hand_over
+from .hello import HelloReader, alert_record
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -55,21 +56,35 @@ _TLS, _HTTP = "TLS/1.2", "HTTP/1.1"
 ContextFactory: TypeAlias = IOpenSSLContextFactory | IOpenSSLServerConnectionCreator
 
 
-def tls(context_factory: ContextFactory, timeout: float = 30) -> Acceptor:
+def tls(context_factory: ContextFactory, timeout: float = 30, *, any_request: bool = False) -> Acceptor:
     """
     An acceptor that puts TLS beneath HTTP (RFC 2817 §3), for ``UpgradeSite(upgrades={"TLS": ...})``:
     the site answers 101, does the handshake, and answers the request inside TLS. There, this request
     and all that follow are ``isSecure()``. The connection stays the site's.
 
-    The offer is ignored if the request is secure already, or if its connection cannot start TLS.
+    An attacker in the middle can send such a request in the clear, join a client's *https* connection
+    to it behind the 101, and have the client take the answer for the one to its own request (the
+    Opossum attack, CVE-2025-49812). Therefore:
+
+    - Only ``OPTIONS *`` is taken, whose answer is empty. On any other request, the offer is ignored.
+    - A client that offers protocols by ALPN, as browsers and curl do with https, is refused by an alert
+      (``no_application_protocol``), whatever the context factory says of ALPN.
+
+    An https client without ALPN still takes the answer to ``OPTIONS *`` for the one to its first
+    request, the answer to that for the one to its second, and so on. Only one thing helps it: the
+    server's name has this upgrade or an https port, not both. A site that listens with TLS and has
+    this upgrade warns once.
+
+    The offer is also ignored if the request is secure already, or if its connection cannot start TLS.
 
     If a resource makes an absolute URL from such a request, it has the scheme ``https`` and this port,
     on which nobody speaks TLS from the first byte; a relative URL leads back here.
 
     :param context_factory: what Twisted's server endpoints take: ``CertificateOptions``,
-        ``PrivateCertificate.options()``, an ``IOpenSSLServerConnectionCreator``. Its protocols for ALPN
-        do not include ``h2``, since the connection goes on in HTTP/1.1.
+        ``PrivateCertificate.options()``, an ``IOpenSSLServerConnectionCreator``. It is not changed.
     :param timeout: how many seconds the handshake may take; after that, the connection is aborted.
+    :param any_request: whether other requests than ``OPTIONS *`` are taken too. This is only for
+        servers whose name has no https port, whoever would listen there.
     :return: the acceptor.
     :raises InvalidUpgrades: if ``context_factory`` is not a context factory.
     """
@@ -81,16 +96,19 @@ def tls(context_factory: ContextFactory, timeout: float = 30) -> Acceptor:
             "not a context factory, as PrivateCertificate.options() and CertificateOptions(...) are: "
             f"{context_factory!r}"
         )
-    return _Acceptor(context_factory, timeout)
+    return _Acceptor(context_factory, timeout, any_request)
 
 
 @implementer(ISelective)
 class _Acceptor:
-    def __init__(self, context_factory: ContextFactory, timeout: float) -> None:
+    def __init__(self, context_factory: ContextFactory, timeout: float, any_request: bool) -> None:
         self._context_factory = context_factory
         self._timeout = timeout
+        self._any_request = any_request
 
     def ignores(self, request: IUpgradeRequest) -> bool:
+        if not (self._any_request or (request.method == b"OPTIONS" and request.uri == b"*")):
+            return True
         # The request's isSecure alone is not enough: it may be about the client of a proxy in front.
         if request.channel.isSecure():
             return True
@@ -118,7 +136,8 @@ def _check_makes_contexts(context_factory: ContextFactory) -> None:
 @implementer(IHandshakeListener, ILayered, IDrainable)
 class _TLSHandshake(Protocol):
     """
-    Owns a connection from the 101 to the end of the handshake, and then gives it back to HTTP.
+    Owns a connection from the 101 to the end of the handshake, and then gives it back to HTTP. TLS is
+    started when the ClientHello has been read, and offers nothing by ALPN.
 
     HTTP does not get it earlier: what is written during the handshake waits, and pauses its writer; if
     the writer is HTTP, it stops reading, and the handshake stops too.
@@ -140,14 +159,29 @@ class _TLSHandshake(Protocol):
         self._timeout = timeout
         self._timer: IDelayedCall | None = None
         self._channel: UpgradeChannel | None = None
+        # Until it has been read, and TLS has been started or refused.
+        self._hello: HelloReader | None = HelloReader()
 
     def logPrefix(self) -> str:
         return "TLS"
 
     def connectionMade(self) -> None:
         self._timer = self._site.reactor.callLater(self._timeout, self._timed_out)
-        _twisted.start_tls(self.transport, self._context_factory, self)
-        _twisted.set_server_alpn(self.transport, b"http/1.1")
+
+    def dataReceived(self, data: bytes) -> None:
+        hello = self._hello
+        if hello is None:
+            # The connection is being closed.
+            return
+        hello.feed(data)
+        if hello.alert is not None:
+            self._hello = None
+            _log.debug("TLS by upgrade refuses a ClientHello: alert {alert}", alert=hello.alert)
+            self.transport.write(alert_record(hello.alert))
+            self.transport.loseConnection()
+        elif hello.is_complete:
+            self._hello = None
+            _twisted.start_tls(self.transport, self._context_factory, self, bytes(hello.received))
 
     def _timed_out(self) -> None:
         self._timer = None
@@ -192,7 +226,7 @@ def tls_required(resource: IResource) -> IResource:
     """
     Keep a resource, and everything below it, for requests inside TLS. Every other request gets a 426
     with ``Upgrade: TLS/1.2, HTTP/1.1`` (RFC 2817 §4.2), even if it offers another of the site's own
-    upgrades.
+    upgrades. The client then upgrades with ``OPTIONS *``, and asks again.
 
     Put around a site's root, it protects all of the site's resources; but a connection that begins with
     one of the site's prefaces, and a CONNECT, do not ask for a resource.
