@@ -164,7 +164,8 @@ async def test_dangerous_value(listen: Any, accepting: Accepting, loud: list[Any
 async def test_half_a_request(listen: Any, accepting: Accepting, loud: list[Any], start: bytes) -> None:
     """Who stops in the middle of a head is hung up on when the site's timeout is over."""
     clock = Clock()
-    listening = await listen("tcp", site_of({"echo": accepting}, reactor=clock, timeout=60))
+    site = site_of({"echo": accepting}, reactor=clock, timeout=60, head_timeout=None)
+    listening = await listen("tcp", site)
     client = await client_of(listening)
     client.send(start)
     await listening.site.has_received(len(start))

@@ -24,33 +24,25 @@ from weakref import ref
 
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
-from twisted.web.http_headers import Headers
 from twisted.web.iweb import INonQueuedRequestFactory
 from zope.interface import implementer
 
 from .. import _twisted
-from ..fields import connection_options, one_line
+from ..fields import one_line
 from ..interfaces import IDetachable, SwitchHead
 from ..takeover import replay_ended_connection
 from .head import read_head
+from .strict import StrictChannel
 from .switched import Asked
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
+    from twisted.internet.interfaces import IProtocolFactory
     from twisted.web.http import Request
 
-    from ..interfaces import CarriedRequest, IUpgradeSite
+    from ..interfaces import CarriedRequest
     from .preface import PrefaceTable
 
 __all__ = ["ChannelState", "UpgradeChannel"]
-
-# More digits than any body has: int() refuses 4,300 of them with a ValueError, which Twisted lets
-# escape into the log, with a traceback, for every connection that sends them.
-_MOST_LENGTH_DIGITS = 18
-
-# Bytes of a body that set the idle timer back. One at a time would hold a connection for ever.
-_LEAST_PROGRESS = 1024
 
 
 class ChannelState(Enum):
@@ -66,16 +58,13 @@ class ChannelState(Enum):
 
 
 @implementer(IDetachable)
-class UpgradeChannel(HTTPChannel):
+class UpgradeChannel(StrictChannel):
     """
-    Twisted's HTTP/1.1 server protocol, with the takeover hook. Built by ``UpgradeSite``.
+    The HTTP/1.1 server protocol, with the takeover hook. Built by ``UpgradeSite``.
 
     :ivar state: what the connection speaks.
     """
 
-    # Set by twisted.web's factories, and by makeConnection.
-    site: IUpgradeSite
-    transport: Any
     # Twisted's proxy between transport and channel, set by whoever builds it.
     proxy: ref[Any] | None = None
 
@@ -88,12 +77,6 @@ class UpgradeChannel(HTTPChannel):
     _behind = b""
     # What belongs to the target, once the channel is being left.
     _trailing = b""
-    # Whether the connection is closed behind the request at hand, whatever that says.
-    _is_last_request = False
-    # Runs from the first byte of a request's head to its end, unless it comes in one piece.
-    _head_timer: IDelayedCall | None = None
-    # How many bytes have come since the idle timer was last set back.
-    _progress = 0
 
     def connectionMade(self) -> None:
         self.site.connected(self.transport)
@@ -106,7 +89,6 @@ class UpgradeChannel(HTTPChannel):
         if _twisted.is_closing(self.transport):
             # TLS goes on delivering after loseConnection: what comes behind a 400 is not read.
             return
-        self._progress += len(data)
         if self.state is ChannelState.PREFACE:
             data = self._undecided + data
             if self._is_preface(data):
@@ -118,41 +100,7 @@ class UpgradeChannel(HTTPChannel):
                 self._read(data)
                 return
             data = begun + data
-        self._read_lines(data)
-
-    def _read_lines(self, data: bytes) -> None:
-        """Read as ``HTTPChannel`` does, and see to it that a head does not take for ever."""
         super().dataReceived(data)
-        if self._head_timer is None and self._is_reading_head():
-            seconds = self.site.head_timeout
-            if seconds is not None:
-                self._head_timer = self.callLater(seconds, self._head_took_too_long)
-
-    def _is_reading_head(self) -> bool:
-        if self.state is not ChannelState.HTTP or not self.line_mode:
-            return False
-        begun = bool(self.requests) or _twisted.has_begun_line(self)
-        return begun and not _twisted.is_closing(self.transport)
-
-    def _head_took_too_long(self) -> None:
-        self._head_timer = None
-        self._refuse(b"408 Request Timeout")
-
-    def _stop_head_timer(self) -> None:
-        timer, self._head_timer = self._head_timer, None
-        if timer is not None:
-            timer.cancel()
-
-    def allHeadersReceived(self) -> None:
-        self._stop_head_timer()
-        super().allHeadersReceived()
-
-    def resetTimeout(self) -> None:
-        # A body that drips is idle.
-        is_body = bool(self.requests) and not self.line_mode
-        if not is_body or self._progress >= _LEAST_PROGRESS:
-            self._progress = 0
-            super().resetTimeout()
 
     def _is_preface(self, data: bytes) -> bool:
         """
@@ -191,7 +139,6 @@ class UpgradeChannel(HTTPChannel):
             super().timeoutConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._stop_head_timer()
         factory, data = self._undecided_preface()
         super().connectionLost(reason)
         target = None if factory is None else self.site.target_behind_end(factory, self.transport)
@@ -252,7 +199,7 @@ class UpgradeChannel(HTTPChannel):
                 self._begin(b"GET", head.target, head.fields)
                 data, self._behind = self._behind, b""
             if data and not _twisted.is_closing(self.transport):
-                self._read_lines(data)
+                super().dataReceived(data)
         finally:
             self._reading = False
 
@@ -286,68 +233,6 @@ class UpgradeChannel(HTTPChannel):
         self._become_http()
         self._begin(carried.method, carried.target, carried.fields, carried.content)
 
-    def headerReceived(self, line: bytes) -> bool:
-        if self._is_wrong_framing(line):
-            self._refuse(b"400 Bad Request")
-            return False
-        received: bool = super().headerReceived(line)
-        return received
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        """
-        Refuse a request line (RFC 9112 §3) or a header line (RFC 6585 §5) that is longer than Twisted
-        reads. Twisted would close without an answer, and over TLS, whose producer the channel still is,
-        it would not even close.
-        """
-        self._refuse(b"431 Request Header Fields Too Large" if self.requests else b"414 URI Too Long")
-
-    def _refuse(self, status: bytes) -> None:
-        """Answer a request that is not read to its end, and close."""
-        head = b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-        self.transport.write(head)
-        self.loseConnection()
-
-    def _is_wrong_framing(self, line: bytes) -> bool:
-        """
-        Whether a header line frames a content that is longer than any can be, or the content of a
-        CONNECT, which has none (RFC 9110 §9.3.6): what follows may be anything.
-        """
-        name = line[:18].lower()
-        if not name.startswith((b"content-length:", b"transfer-encoding:")):
-            return False
-        if _twisted.method_of(self) == b"CONNECT":
-            return True
-        return name.startswith(b"c") and len(line[15:].strip(b" \t")) > _MOST_LENGTH_DIGITS
-
-    def checkPersistence(self, request: Request, version: bytes) -> bool:
-        """
-        Whether the connection stays open after the response: for HTTP/1.1, unless any of the
-        Connection lines says ``close`` (RFC 9112 §9.3). Twisted reads the first line only, and
-        splits it at spaces.
-        """
-        lines = request.requestHeaders.getRawHeaders(b"connection") or ()
-        says_close = self._is_last_request or "close" in connection_options(lines)
-        if version == b"HTTP/1.1" and not says_close:
-            return True
-        if version == b"HTTP/1.1":
-            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
-        return False
-
-    def close_after_request(self) -> None:
-        """Have the request at hand be the last on this connection; without one, close it now."""
-        if not self.requests:
-            self.loseConnection()
-        self.persistent = False
-        # While its fields still come, that is decided when they are there.
-        self._is_last_request = True
-
-    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
-        """
-        Write a response's head. CR, LF and NUL in the phrase or in a field become spaces, wherever
-        they come from (RFC 9110 §5.5): Twisted lets them through in the phrase, and NUL anywhere.
-        """
-        super().writeHeaders(version, code, one_line(reason), _spaced(headers))
-
     def has_trailing_data(self) -> bool:
         return bool(self._behind) or _twisted.has_read_ahead(self)
 
@@ -367,6 +252,7 @@ class UpgradeChannel(HTTPChannel):
         :param head: the answer to the one request on this channel; None for a preface.
         :return: the trailing data: all that was read and is not HTTP's.
         """
+        self.stop_head_timer()
         if head is None:
             self.setTimeout(None)
         self.state = ChannelState.LEAVING
@@ -379,7 +265,6 @@ class UpgradeChannel(HTTPChannel):
         return trailing
 
     def _finish_request(self, head: SwitchHead) -> None:
-        self._stop_head_timer()
         self._write_head(head)
         # Else requestDone closes the connection: a client may say "close, Upgrade".
         self.persistent = True
@@ -408,15 +293,3 @@ class UpgradeChannel(HTTPChannel):
             self._behind = b""
         else:
             super().setLineMode(extra)
-
-
-def _spaced(headers: Headers) -> Headers:
-    """The headers without CR, LF and NUL in any value; the same object if there are none."""
-    clean = headers
-    for name, values in headers.getAllRawHeaders():
-        spaced = [one_line(value) for value in values]
-        if spaced != values:
-            if clean is headers:
-                clean = headers.copy()
-            clean.setRawHeaders(name, spaced)
-    return clean

@@ -28,6 +28,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IPolicyForHTTPS
 from zope.interface import implementer
 
+from ...client.connect import ConnectEndpoint
 from ...client.pool import UpgradePool
 from ...errors import NotSwitched, cause_of
 from ...fields import is_host, is_token
@@ -195,16 +196,25 @@ def _is_address(host: str) -> bool:
     return isIPAddress(host) or isIPv6Address(host)
 
 
-def agent_with(reactor: ICommandReactor, policy: IPolicyForHTTPS | None) -> IAgent:
+def agent_with(
+    reactor: ICommandReactor, policy: IPolicyForHTTPS | None, proxy: str | None = None
+) -> IAgent:
     """
     An agent that can upgrade.
 
     :param policy: which certificates to trust; the system's if None.
+    :param proxy: the URL of the HTTP proxy to go through.
     """
     if policy is None:
         policy = Named(BrowserLikePolicyForHTTPS())
     # Cached, since reading the system's certificates takes long.
-    return Agent(reactor, HostnameCachingHTTPSPolicy(policy), pool=UpgradePool(reactor))
+    cached, pool = HostnameCachingHTTPSPolicy(policy), UpgradePool(reactor)
+    if proxy is None:
+        return Agent(reactor, cached, pool=pool)
+    # The time-out of the whole is the command's.
+    through = ConnectEndpoint.factory(reactor, proxy, timeout=None, policy=cached, proxy_policy=cached)
+    agent: IAgent = Agent.usingEndpointFactory(reactor, through, pool=pool)
+    return agent
 
 
 def why(reason: Failure, headers: Headers, token: str) -> str:
@@ -231,6 +241,8 @@ def why(reason: Failure, headers: Headers, token: str) -> str:
 
 def _why_not_switched(error: NotSwitched, headers: Headers, token: str) -> str:
     response = error.response
+    if response.code == 407:
+        return f"the proxy requires a user name and a password (in its URL, for --via): {error}"
     if response.code == 401:
         return f"{_unauthorized(error, headers.hasHeader(b'authorization'))}: {error}"
     if response.code == 426 and token in Offer.parse(response.headers.getRawHeaders(b"upgrade") or ()):

@@ -4,6 +4,7 @@ Where ``connect`` and ``forward`` connect to: a URL, and the token to ask for th
 
 from __future__ import annotations
 
+import os
 import re
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +21,7 @@ from ...negotiation import UpgradeToken
 from ..options import CommandOptions, needs_extra_for
 from ..reactor import ICommandReactor
 from .agent import Insecure, agent_with, ask_password, basic, header, trust, why
+from .via import proxy_for
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IStreamClientEndpoint
@@ -86,6 +88,13 @@ class TargetOptions(CommandOptions):
             _seconds,
         ],
         ["ca", None, None, "Trust the certificates in this file (PEM) instead of the system's."],
+        [
+            "via",
+            None,
+            None,
+            "Go through this HTTP proxy (http://proxy:3128), by CONNECT; '' for none. Without the "
+            "option: as https_proxy, http_proxy, all_proxy and no_proxy in the environment say.",
+        ],
     ]
     optFlags = [  # noqa: RUF012 - twisted.python.usage wants a list
         [
@@ -102,6 +111,7 @@ class TargetOptions(CommandOptions):
         self.headers = Headers()
         self._user: str | None = None
         self._policy: IPolicyForHTTPS | None = None
+        self._proxy: str | None = None
 
     def opt_header(self, value: str) -> None:
         """
@@ -126,6 +136,7 @@ class TargetOptions(CommandOptions):
         if not 0 < self["timeout"] < inf:
             raise UsageError("--timeout needs a number of seconds above 0")
         self._policy = self._checked_policy()
+        self._proxy = proxy_for(self.target.url, self["via"], os.environ)
         if self.target.is_websocket:
             for name, _ in self.headers.getAllRawHeaders():
                 if name.lower().startswith(b"sec-websocket-"):
@@ -158,7 +169,7 @@ class TargetOptions(CommandOptions):
 
         :raises UsageError: if an extra that it needs is not installed.
         """
-        agent = agent_with(reactor, self._policy)
+        agent = agent_with(reactor, self._policy, self._proxy)
         return self.target.endpoint(reactor, self["timeout"], self.headers, agent)
 
     def why(self, reason: Failure) -> str:

@@ -1,0 +1,160 @@
+"""
+:class:`StrictChannel`: an ``HTTPChannel`` that keeps to the rules of HTTP/1.1, and never waits for ever.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.http_headers import Headers
+
+from .. import _twisted
+from ..fields import connection_options, one_line
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
+    from twisted.web.http import Request
+
+    from ..interfaces import IUpgradeSite
+
+__all__ = ["StrictChannel"]
+
+# More digits than any body has: int() refuses 4,300 of them with a ValueError, which Twisted lets
+# escape into the log, with a traceback, for every connection that sends them.
+_MOST_LENGTH_DIGITS = 18
+
+# Bytes of a body that set the idle timer back. One at a time would hold a connection for ever.
+_LEAST_PROGRESS = 1024
+
+
+class StrictChannel(HTTPChannel):
+    """
+    Twisted's HTTP/1.1 server protocol, stricter about heads: their framing, their length, the time that
+    they take, and what they must not contain.
+    """
+
+    # Set by twisted.web's factories, and by makeConnection.
+    site: IUpgradeSite
+    transport: Any
+
+    # Whether the connection is closed behind the request at hand, whatever that says.
+    _is_last_request = False
+    # Runs from the first byte of a request's head to its end, unless the head comes in one piece.
+    _head_timer: IDelayedCall | None = None
+    # How many bytes have come since the idle timer was last set back.
+    _progress = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self._progress += len(data)
+        super().dataReceived(data)
+        if self._head_timer is None and self._is_reading_head():
+            seconds = self.site.head_timeout
+            if seconds is not None:
+                self._head_timer = self.callLater(seconds, self._head_took_too_long)
+
+    def _is_reading_head(self) -> bool:
+        if not self.line_mode or _twisted.is_closing(self.transport):
+            return False
+        return bool(self.requests) or _twisted.has_begun_line(self)
+
+    def _head_took_too_long(self) -> None:
+        self._head_timer = None
+        self._refuse(b"408 Request Timeout")
+
+    def stop_head_timer(self) -> None:
+        """No head is being read any more."""
+        timer, self._head_timer = self._head_timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def allHeadersReceived(self) -> None:
+        self.stop_head_timer()
+        super().allHeadersReceived()
+
+    def resetTimeout(self) -> None:
+        # A body that drips is idle.
+        is_body = bool(self.requests) and not self.line_mode
+        if not is_body or self._progress >= _LEAST_PROGRESS:
+            self._progress = 0
+            super().resetTimeout()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.stop_head_timer()
+        super().connectionLost(reason)
+
+    def headerReceived(self, line: bytes) -> bool:
+        if self._is_wrong_framing(line):
+            self._refuse(b"400 Bad Request")
+            return False
+        received: bool = super().headerReceived(line)
+        return received
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """
+        Refuse a request line (RFC 9112 §3) or a header line (RFC 6585 §5) that is longer than Twisted
+        reads. Twisted would close without an answer, and over TLS, whose producer the channel still is,
+        it would not even close.
+        """
+        self._refuse(b"431 Request Header Fields Too Large" if self.requests else b"414 URI Too Long")
+
+    def _refuse(self, status: bytes) -> None:
+        """Answer a request that is not read to its end, and close."""
+        head = b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        self.transport.write(head)
+        self.loseConnection()
+
+    def _is_wrong_framing(self, line: bytes) -> bool:
+        """
+        Whether a header line frames a content that is longer than any can be, or the content of a
+        CONNECT, which has none (RFC 9110 §9.3.6): what follows may be anything.
+        """
+        name = line[:18].lower()
+        if not name.startswith((b"content-length:", b"transfer-encoding:")):
+            return False
+        if _twisted.method_of(self) == b"CONNECT":
+            return True
+        return name.startswith(b"c") and len(line[15:].strip(b" \t")) > _MOST_LENGTH_DIGITS
+
+    def checkPersistence(self, request: Request, version: bytes) -> bool:
+        """
+        Whether the connection stays open after the response: for HTTP/1.1, unless any of the
+        Connection lines says ``close`` (RFC 9112 §9.3). Twisted reads the first line only, and
+        splits it at spaces.
+        """
+        lines = request.requestHeaders.getRawHeaders(b"connection") or ()
+        says_close = self._is_last_request or "close" in connection_options(lines)
+        if version == b"HTTP/1.1" and not says_close:
+            return True
+        if version == b"HTTP/1.1":
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+        return False
+
+    def close_after_request(self) -> None:
+        """Have the request at hand be the last on this connection; without one, close it now."""
+        if not self.requests:
+            self.loseConnection()
+        self.persistent = False
+        # While its fields still come, that is decided when they are there.
+        self._is_last_request = True
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
+        """
+        Write a response's head. CR, LF and NUL in the phrase or in a field become spaces, wherever
+        they come from (RFC 9110 §5.5): Twisted lets them through in the phrase, and NUL anywhere.
+        """
+        super().writeHeaders(version, code, one_line(reason), _spaced(headers))
+
+
+def _spaced(headers: Headers) -> Headers:
+    """The headers without CR, LF and NUL in any value; the same object if there are none."""
+    clean = headers
+    for name, values in headers.getAllRawHeaders():
+        spaced = [one_line(value) for value in values]
+        if spaced != values:
+            if clean is headers:
+                clean = headers.copy()
+            clean.setRawHeaders(name, spaced)
+    return clean
