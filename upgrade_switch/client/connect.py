@@ -196,8 +196,10 @@ class _ProxiedEndpoints:
 
 @implementer(IPlugin, IStreamClientEndpointStringParserWithReactor)
 class ConnectEndpointParser:
-    """Parses ``connect:proxy=http\\://proxy\\:3128:host=example.com:port=443``, for
-    ``clientFromString``."""
+    """
+    Parses ``connect:proxy=http\\://proxy\\:3128:host=example.com:port=443``, for
+    ``clientFromString``.
+    """
 
     prefix = "connect"
 
