@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 from twisted.internet import endpoints
 from twisted.internet.ssl import ClientContextFactory, optionsForClientTLS
-from twisted.internet.testing import MemoryReactorClock
 
+from tests.kit.harness import reactor
 from upgrade_switch import _twisted
 from upgrade_switch.protocols import WebSocketEndpoint
 
-CLOCK: Any = MemoryReactorClock()
-PLAIN = endpoints.TCP4ClientEndpoint(CLOCK, "192.0.2.1", 22)
+PLAIN = endpoints.TCP4ClientEndpoint(reactor, "192.0.2.1", 22)
 
 
 class Elsewhere:
@@ -34,17 +33,17 @@ class Nameless:
     ("endpoint", "text"),
     [
         (PLAIN, "192.0.2.1:22"),
-        (endpoints.TCP6ClientEndpoint(CLOCK, "2001:db8::1", 22), "[2001:db8::1]:22"),
+        (endpoints.TCP6ClientEndpoint(reactor, "2001:db8::1", 22), "[2001:db8::1]:22"),
         (
-            endpoints.SSL4ClientEndpoint(CLOCK, "192.0.2.1", 443, ClientContextFactory()),
+            endpoints.SSL4ClientEndpoint(reactor, "192.0.2.1", 443, ClientContextFactory()),
             "192.0.2.1:443",
         ),
-        (endpoints.UNIXClientEndpoint(CLOCK, "/run/db.sock"), "/run/db.sock"),
-        (endpoints.HostnameEndpoint(CLOCK, "example.com", 22), "<HostnameEndpoint example.com:22>"),
+        (endpoints.UNIXClientEndpoint(reactor, "/run/db.sock"), "/run/db.sock"),
+        (endpoints.HostnameEndpoint(reactor, "example.com", 22), "<HostnameEndpoint example.com:22>"),
         (endpoints.wrapClientTLS(optionsForClientTLS("example.com"), PLAIN), "192.0.2.1:22"),
-        (endpoints.clientFromString(CLOCK, "unix:/run/db.sock"), "/run/db.sock"),
-        (WebSocketEndpoint(CLOCK, "wss://x.test/a?key=1"), "<WebSocketEndpoint wss://x.test/a>"),
-        (WebSocketEndpoint(CLOCK, b"ws://x.test"), "<WebSocketEndpoint ws://x.test>"),
+        (endpoints.clientFromString(reactor, "unix:/run/db.sock"), "/run/db.sock"),
+        (WebSocketEndpoint(reactor, "wss://x.test/a?key=1"), "<WebSocketEndpoint wss://x.test/a>"),
+        (WebSocketEndpoint(reactor, b"ws://x.test"), "<WebSocketEndpoint ws://x.test>"),
         (Elsewhere(), "elsewhere:22"),
     ],
 )

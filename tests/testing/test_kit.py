@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
-from twisted.trial.reporter import TestResult
+from twisted.trial import reporter
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import Agent
 from twisted.web.iweb import IAgentEndpointFactory
@@ -278,7 +278,7 @@ UnderTrial.__test__ = False  # type: ignore[attr-defined]  # pytest's
 @pytest.mark.parametrize("name", ["test_acceptor", "test_acceptor_later", "test_target"])
 def test_under_trial(name: str, errors: Any) -> None:
     """An acceptor, or a target, that raises can be tested under trial: its error can be flushed."""
-    result = TestResult()
+    result = reporter.TestResult()
     UnderTrial(name).run(result)
     assert result.testsRun == 1
     assert result.wasSuccessful(), (result.errors, result.failures)
@@ -287,7 +287,7 @@ def test_under_trial(name: str, errors: Any) -> None:
 
 def test_under_trial_not_flushed(errors: Any) -> None:
     """An acceptor that raises fails a test of trial's that does not expect it."""
-    result = TestResult()
+    result = reporter.TestResult()
     UnderTrial("test_not_flushed").run(result)
     assert len(result.errors) == 1
     errors.take(1)
