@@ -26,8 +26,10 @@ HOW_TO_GET = {
     "nginx": "apt-get install nginx-light",
     "node": "apt-get install nodejs npm",
     "ssh": "apt-get install openssh-client",
+    "squid": "apt-get install squid",
     "sshd": "apt-get install openssh-server",
     "systemd-analyze": "apt-get install systemd",
+    "tinyproxy": "apt-get install tinyproxy",
     "ws (of Node)": "make node",
     "zsh": "apt-get install zsh",
 }

@@ -16,6 +16,7 @@ import pytest
 
 from tests.kit.commands import PATIENCE
 from tests.kit.documented import Ports
+from tests.kit.foreign import path_of
 
 _SQUID = """\
 http_port 127.0.0.1:{port}
@@ -42,18 +43,6 @@ BasicAuth user pw
 
 #: What each program says when it listens.
 _LISTENS = {"squid": "Accepting HTTP Socket connections", "tinyproxy": "Accepting connections"}
-
-
-def path_of(program: str) -> str | None:
-    """Where a program is, on everybody's PATH or not."""
-    return shutil.which(program) or shutil.which(program, path="/usr/sbin")
-
-
-def needs_proxy(program: str) -> pytest.MarkDecorator:
-    """Skip a test where the proxy is missing; never in CI, which installs it."""
-    missing = path_of(program) is None and not os.environ.get("CI")
-    reason = f"{program} is not installed here: apt-get install {program}"
-    return pytest.mark.skipif(missing, reason=reason)
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
 from tests.kit.certificate import AUTHORITY, SERVER
+from tests.kit.foreign import needs
 from tests.kit.harness import EchoTarget, Recorder, WatchedSite, factory_of, patient, reactor, site_of
-from tests.kit.proxies import needs_proxy, squid, tinyproxy
+from tests.kit.proxies import squid, tinyproxy
 from tests.kit.wsstream import client_factory
 from upgrade_switch import (
     ConnectEndpoint,
@@ -44,8 +45,8 @@ A_MEGABYTE = bytes(range(256)) * 4096
 TRUSTING = BrowserLikePolicyForHTTPS(trustRootFromCertificates([AUTHORITY]))
 
 PROXIES = [
-    pytest.param("squid", marks=needs_proxy("squid")),
-    pytest.param("tinyproxy", marks=needs_proxy("tinyproxy")),
+    pytest.param("squid", marks=needs("squid")),
+    pytest.param("tinyproxy", marks=needs("tinyproxy")),
     "ours",
     "ours with TLS",
 ]
@@ -202,7 +203,7 @@ async def test_ipv6(via: str, url_of: Any, listen: Any) -> None:
         await patient(connectProtocol(endpoint, Recorder()))
 
 
-@needs_proxy("tinyproxy")
+@needs("tinyproxy")
 @pytest.mark.parametrize(("userinfo", "code"), [("", 407), ("user:wrong@", 401)])
 @pytest_twisted.ensureDeferred
 async def test_credentials(userinfo: str, code: int, tinyproxy_url: str) -> None:

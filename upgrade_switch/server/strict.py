@@ -1,5 +1,5 @@
 """
-:class:`StrictChannel`: an ``HTTPChannel`` that keeps to the rules of HTTP/1.1, and never waits for ever.
+:class:`StrictChannel`: an ``HTTPChannel`` that keeps to the rules of HTTP/1.1 and bounds its waits.
 """
 
 from __future__ import annotations
