@@ -577,12 +577,14 @@ async def test_refused_agent() -> None:
     """An agent's request, and an UpgradeEndpoint over the agent, fail with the proxy's NotSwitched."""
     async with playing() as server:
         agent = agent_through(server)
-        asking = [
-            agent.request(b"GET", b"http://far.example/"),
-            agent.request(b"GET", b"https://far.example/", Headers({b"Upgrade": [b"echo"]})),
-            UpgradeEndpoint(reactor, "http://far.example/", "echo", agent=agent).connect(Counting()),
-        ]
-        for answer in asking:
+        upgrade = Headers({b"Upgrade": [b"echo"]})
+        endpoint = UpgradeEndpoint(reactor, "http://far.example/", "echo", agent=agent)
+        for ask in (
+            lambda: agent.request(b"GET", b"http://far.example/"),
+            lambda: agent.request(b"GET", b"https://far.example/", upgrade),
+            lambda: endpoint.connect(Counting()),
+        ):
+            answer = ask()
             peer, _head = await server.asked()
             peer.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
             with pytest.raises(NotSwitched, match="the proxy did not open a tunnel: 403 Forbidden"):
