@@ -9,12 +9,12 @@ OLDEST_VENV := .venv-oldest
 NEWEST_VENV := .venv-newest-python
 # What the tests on other versions leave out: what is none of Twisted's and Python's, and what takes long
 # and says what others say, too.
-LEFT_OUT := docs/* core/test_negotiation.py peers/test_openssh.py protocols/websocket/test_load.py
+LEFT_OUT := docs/* command/test_installs.py core/test_negotiation.py peers/test_openssh.py protocols/websocket/test_load.py
 ON_OTHERS := --numprocesses auto --dist loadfile $(LEFT_OUT:%='--ignore-glob=tests/%')
 
 FUZZ_ARGS ?= --seconds 600 --keep
 
-.PHONY: serve cluster crossbar test test-oldest test-newest-python mutants lint types docs format benchmark fuzz clean
+.PHONY: serve cluster crossbar test test-oldest test-newest-python mutants lint types docs man format benchmark fuzz clean
 
 serve: $(INSTALLED)
 	PYTHONPATH=examples $(VENV)/bin/upgrade-switch serve --class '/chat chat.Chat'
@@ -29,7 +29,7 @@ crossbar: $(CROSSBAR_VENV)/.installed
 test: $(INSTALLED)
 	$(VENV)/bin/pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 
-# On the oldest Twisted that setup.cfg allows.
+# On the oldest Twisted that pyproject.toml allows.
 test-oldest: $(OLDEST_VENV)/.installed
 	$(OLDEST_VENV)/bin/pytest $(ON_OTHERS) $(PYTEST_ARGS)
 
@@ -54,6 +54,10 @@ docs: $(INSTALLED)
 	$(VENV)/bin/sphinx-build --quiet --fresh-env --write-all --fail-on-warning --keep-going --nitpicky \
 		docs docs/_build
 
+# The manual page, from the command's options.
+man: $(INSTALLED)
+	$(VENV)/bin/python docs/manpage.py > docs/upgrade-switch.1
+
 format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
@@ -70,19 +74,19 @@ fuzz: $(INSTALLED)
 clean:
 	rm -rf $(VENV) $(CROSSBAR_VENV) $(OLDEST_VENV) $(NEWEST_VENV) build dist docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(INSTALLED): setup.cfg setup.py
+$(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip
 	$(VENV)/bin/pip install --quiet --editable '.[dev]'
 	touch $@
 
-$(OLDEST_VENV)/.installed: setup.cfg setup.py .ci/oldest.txt
+$(OLDEST_VENV)/.installed: pyproject.toml .ci/oldest.txt
 	$(PYTHON) -m venv $(OLDEST_VENV)
 	$(OLDEST_VENV)/bin/pip install --quiet --upgrade pip
 	$(OLDEST_VENV)/bin/pip install --quiet --constraint .ci/oldest.txt --editable '.[test]'
 	touch $@
 
-$(NEWEST_VENV)/.installed: setup.cfg setup.py
+$(NEWEST_VENV)/.installed: pyproject.toml
 	"$$(.ci/newest-python)" -m venv --clear $(NEWEST_VENV)
 	$(NEWEST_VENV)/bin/pip install --quiet --upgrade pip
 	$(NEWEST_VENV)/bin/pip install --quiet --editable '.[test]'

@@ -18,7 +18,7 @@ ROOT = Path(upgrade_switch.__file__).parent
 
 #: From the bottom to the top: a room imports those in lines above its own, and itself.
 FLOORS = (
-    {"fields"},
+    {"fields", "_version"},
     {"errors"},
     {"_extras"},
     {"negotiation"},
@@ -32,7 +32,7 @@ FLOORS = (
     {"testing", "command"},
 )
 #: Rooms whose parts do not know one another, but for those that are named.
-APART = {"protocols": {"_tunnel", "_connect"}, "command": {"exits", "listening", "options"}}
+APART = {"protocols": {"_tunnel", "_connect"}, "command": {"exits", "listening", "options", "reactor"}}
 #: These exist to put others together.
 ENTRANCES = {"upgrade_switch", "upgrade_switch.command.main", "upgrade_switch.protocols"}
 

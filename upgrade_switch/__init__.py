@@ -2,6 +2,7 @@
 HTTP Upgrade for Twisted: one port, many protocols, and no byte lost between them.
 """
 
+from ._version import __version__
 from .client.endpoint import UpgradeEndpoint
 from .client.pool import UpgradePool, switched_connection
 from .connection import SwitchedConnection
@@ -26,6 +27,7 @@ __all__ = [
     "UpgradeService",
     "UpgradeSite",
     "UpgradeToken",
+    "__version__",
     "splice",
     "switched_connection",
     "upgrade_required",

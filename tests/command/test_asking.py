@@ -68,10 +68,10 @@ def test_user(user: str, scheme: str) -> None:
 @pytest.mark.parametrize(
     ("options", "method", "expected"),
     [
-        ([], b"Basic", "the server wants a user and a password (--user)"),
-        ([], b"Digest realm=y, basic", "the server wants a user and a password (--user)"),
-        (["--user", "a:b"], b"Basic", "the server does not accept this user and password"),
-        (["--user", "a:b"], b"Digest", "in a way that --user does not know"),
+        ([], b"Basic", "the server requires a user name and a password (--user)"),
+        ([], b"Digest realm=y, basic", "the server requires a user name and a password (--user)"),
+        (["--user", "a:b"], b"Basic", "the server does not accept this user name and password"),
+        (["--user", "a:b"], b"Digest", "a kind of authentication that --user does not support"),
     ],
 )
 def test_unauthorized(options: list[str], method: bytes, expected: str) -> None:
@@ -95,7 +95,7 @@ def test_forward_asks_the_same() -> None:
     ):
         for _ in range(2):
             with connected(process):
-                assert b"the server does not accept this user and password" in logged(process)
+                assert b"the server does not accept this user name and password" in logged(process)
     assert {field(head, b"authorization") for head in heads} == {b"Basic " + b64encode(b"a:b")}
     assert {field(head, b"x-a") for head in heads} == {b"b"}
 
@@ -159,8 +159,8 @@ BAD = {
 
 @pytest.mark.parametrize(("options", "named"), BAD.values(), ids=BAD)
 @pytest.mark.parametrize("command", [("connect",), ("forward", LOCAL)])
-def test_options_that_make_no_sense(command: tuple[str], options: list[str], named: str) -> None:
-    """Options that make no sense: exit code 2, and one line that names them."""
+def test_wrong_options(command: tuple[str], options: list[str], named: str) -> None:
+    """Wrong options are a usage error: exit code 2, and one line that names them."""
     name, *arguments = command
     assert named in fails(2, name, *options, *arguments, "https://127.0.0.1/", "echo")
 
@@ -175,7 +175,7 @@ def test_options_that_make_no_sense(command: tuple[str], options: list[str], nam
     ],
 )
 def test_options_and_urls(options: list[str], url: str, named: str) -> None:
-    """Options that make no sense with this URL: exit code 2, and one line that names them."""
+    """Options that do not fit the URL are a usage error: exit code 2, and one line that names them."""
     token = [] if url.startswith("ws") else ["t"]
     assert named.lower() in fails(2, "connect", *options, url, *token).lower()
 
@@ -260,7 +260,7 @@ def test_not_trusted(
     """A server whose certificate nobody knows: exit code 1, and one line that says so."""
     told = [option.format(folder) for option in options]
     line = fails(1, "connect", *told, f"{scheme}://localhost:{ports[0]}{path}", *token)
-    assert "the server's certificate is not to be trusted: certificate verify failed" in line
+    assert "the server's certificate is not trusted: certificate verify failed" in line
 
 
 @ask
@@ -284,4 +284,4 @@ def test_other_name(
     """A certificate for another name, or for none: exit code 1, and one line that says so."""
     url = f"{scheme}://localhost:{ports[at]}{path}"
     line = fails(1, "connect", "--ca", f"{folder}/{file}", url, *token)
-    assert f"the server's certificate is not to be trusted: {said}" in line
+    assert f"the server's certificate is not trusted: {said}" in line

@@ -305,7 +305,7 @@ def test_help_auth(command: list[str], option: str, said: str) -> None:
         "ops",
     ],
 )
-def test_values_that_make_no_sense(value: str) -> None:
+def test_wrong_values(value: str) -> None:
     """Exit code 2, and one line that says so, and tells no password."""
     line = fails(2, "serve", "--listen", LOCAL, "--auth", value)
     assert "--auth" in line
@@ -317,7 +317,7 @@ def test_guards_nothing(path: str) -> None:
     """A path where nothing is, nor above or below it, is a mistake that would leave something open."""
     options = ["--tunnel", "/a/db x tcp:127.0.0.1:1", "--status", "/status"]
     line = fails(2, "serve", "--listen", LOCAL, *options, "--auth", f"{path} memory:a:b")
-    assert f"--auth {path}: nothing is there; there are /a/db, /status" in line
+    assert f"--auth: no resource at {path}; available: /a/db, /status" in line
 
 
 @pytest.mark.parametrize("path", ["/a", "/a/db", "/a/db/below", "/status/json"])

@@ -17,7 +17,7 @@ from tests.kit.commands import LOCAL, PATIENCE, fails, run, serving
 MODULE = """
 from twisted.web.resource import Resource
 from upgrade_switch import UpgradeResource
-from upgrade_switch.command.serve import Echo
+from upgrade_switch.command.server.echo import Echo
 from twisted.internet.protocol import Factory
 
 
@@ -140,7 +140,7 @@ def test_with_tunnel() -> None:
         "/hello things.Failing",
     ],
 )
-def test_values_that_make_no_sense(value: str) -> None:
+def test_wrong_values(value: str) -> None:
     """Exit code 2, and one line that says so, and which option it is about."""
     assert "--class" in fails(2, "serve", "--listen", LOCAL, "--class", value)
 
@@ -174,7 +174,7 @@ def test_paths_in_one_another(options: list[str]) -> None:
 
 def test_make_serve() -> None:
     """``make serve`` has the chat."""
-    makefile = Path(__file__).parent.parent / "Makefile"
+    makefile = Path(__file__).parent.parent.parent / "Makefile"
     # It may be make that runs the tests: of that, this one is to know nothing.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     command = ["make", "--no-print-directory", "-n", "-f", str(makefile), "serve"]

@@ -239,3 +239,20 @@ def test_terminal(url: str) -> None:
         os.write(master, b"\x04")
         assert process.ends() == (0, b"", b"")
     os.close(master)
+
+
+@pytest.mark.parametrize("token", ["echo", "other"])
+def test_connected(url: str, token: str) -> None:
+    """Where standard error is a terminal, one line says that the connection has switched, if it has."""
+    master, slave = os.openpty()
+    with Process("connect", url, token, stderr=slave) as process:
+        os.close(slave)
+        said = os.read(master, 1000).decode()
+        process.stdin.close()
+        code, out, _ = process.ends()
+    os.close(master)
+    if token == "echo":
+        assert (code, out, said) == (0, b"", f"upgrade-switch: {url}: connected\r\n")
+    else:
+        assert (code, out) == (3, b"")
+        assert "connected" not in said

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.kit.commands import COMMAND, Process, run, serving
+from tests.kit.programs import Program
 
 
 def test_full_disk(tmp_path: Path) -> None:
@@ -47,3 +49,17 @@ def test_quoted_path() -> None:
         assert b"502 Bad Gateway" in done.stderr
     for path in ("/q?x", "/q#x"):
         assert run("serve", "--tunnel", f"{path} x tcp:127.0.0.1:1").returncode == 2
+
+
+def test_signals_of_children() -> None:
+    """
+    What these tests start begins with default signal handlers, though the tests ignore a signal, as
+    ``make test &`` does.
+    """
+    code = "import signal; print(signal.getsignal(2).__name__)"
+    ours = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Program([sys.executable, "-c", code]) as program:
+            assert program.ends() == (0, b"default_int_handler\n", b"")
+    finally:
+        signal.signal(signal.SIGINT, ours)

@@ -233,7 +233,7 @@ def test_on_a_socket_file(tmp_path: Path) -> None:
     ],
 )
 def test_arguments_that_make_no_sense(arguments: list[str]) -> None:
-    """Arguments that make no sense: exit code 2, and one line."""
+    """Wrong arguments are a usage error: exit code 2, and one line."""
     fails(2, "forward", *arguments)
 
 
@@ -242,7 +242,7 @@ def test_line_about_arguments() -> None:
     url = "ws://127.0.0.1/"
     assert "before" in fails(2, "forward", LOCAL, url, "--insecure")
     assert "before" in fails(2, "connect", url, "--insecure")
-    assert "--timeout wants a number of seconds, not 'soon'" in fails(
+    assert "--timeout needs a number of seconds, not 'soon'" in fails(
         2, "connect", "--timeout", "soon", url
     )
 

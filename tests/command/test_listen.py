@@ -34,13 +34,23 @@ def folder(tmp_path: Path) -> Path:
 
 @contextmanager
 def activated(
-    sockets: list[socket.socket], program: list[str], *arguments: str, folder: Path
+    sockets: list[socket.socket],
+    program: list[str],
+    *arguments: str,
+    folder: Path,
+    have_names: bool = True,
 ) -> Iterator[Operated]:
-    """A server that gets its sockets as systemd gives them: descriptors from 3 on."""
+    """
+    A server that gets its sockets as systemd gives them: descriptors from 3 on.
+
+    :param have_names: False is as ``systemd-socket-activate`` without ``--fdname``.
+    """
     given = "; ".join(f"exec {3 + n}<&{one.fileno()}" for n, one in enumerate(sockets))
     names = ":".join(["upgrade-switch.socket"] * len(sockets))
     # LISTEN_PID is the process's own, which only it knows.
-    variables = f"LISTEN_FDS={len(sockets)} LISTEN_FDNAMES={names} LISTEN_PID=$$"
+    variables = f"LISTEN_FDS={len(sockets)} LISTEN_PID=$$"
+    if have_names:
+        variables += f" LISTEN_FDNAMES={names}"
     script = f"{given}; {variables} exec {shlex.join([*program, *arguments])}"
     # Above those that the shell puts them at.
     numbers = [one.fileno() for one in sockets]
@@ -149,7 +159,21 @@ def test_no_socket_of_systemds(given: int, folder: Path) -> None:
         done = run("serve", *options)
         code, out, error = done.returncode, done.stdout, done.stderr
     assert (code, out) == (2, b"")
-    assert error.startswith(b"upgrade-switch: serve: not a server endpoint, as tcp:8080 is: 'systemd:")
+    assert error.startswith(
+        b"upgrade-switch: serve: systemd has passed no socket for 'systemd:domain=INET:index="
+    )
+    assert error.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_sockets_without_names(kind: str, folder: Path) -> None:
+    """Where systemd's sockets have no names, one line says how to give them some: exit code 2."""
+    inet = [high(socket.create_server(("127.0.0.1", 0)))]
+    options = ["--listen", "systemd:domain=INET:index=0"]
+    with activated(inet, PROGRAMS[kind], *options, folder=folder, have_names=False) as server:
+        code, out, error = server.ends()
+    assert (code, out) == (2, b"")
+    assert b"systemd-socket-activate with --fdname=NAME" in error
     assert error.count(b"\n") == 1
 
 

@@ -26,7 +26,7 @@ from tests.kit.harness import upgrade_head
 HEAD = upgrade_head(path=b"/echo")
 
 #: Is in each line of the log of switches and their ends.
-SWITCH = b" [upgrade_switch.events.SwitchLog#info] "
+SWITCH = b" [upgrade_switch.observe.log.SwitchLog#info] "
 
 #: How many clients come at once. The server's queue for them must hold as many: who does not get in
 #: tries again a second later.

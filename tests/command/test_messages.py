@@ -22,7 +22,7 @@ from upgrade_switch.errors import UpgradeError
     [
         (b"Upgrade Required", b"echo, x/2", "426 Upgrade Required (it offers: echo, x/2)"),
         (b"\x1b[31mRED\x07", b"x\x1b[2J", "426 ?[31mRED? (it offers: x?[2J)"),
-        (b"\xff", b"\xff\xfe", "426 ? (it offers: ??)"),
+        (b"\xff", b"\xff\xfe", "426 \u00ff (it offers: \u00ff\u00fe)"),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -42,9 +42,12 @@ async def test_not_switched(phrase: bytes, upgrade: bytes, said: str) -> None:
 
 
 def test_say(capsys: pytest.CaptureFixture[str]) -> None:
-    """The command's messages are one line each."""
-    say("a\nb\x1b[2J\x9b \t \u00e4")
-    assert capsys.readouterr().err == "upgrade-switch: a b?[2J? \u00e4\n"
+    """
+    The command's messages are one line each, in which a terminal finds nothing to act on, and a reader
+    nothing that is invisible or changes the direction of the text.
+    """
+    say("a\nb\x1b[2J\x9b \t \u00e4\u202e\u2066\u200b\ufeff\xad\U0001f600")
+    assert capsys.readouterr().err == "upgrade-switch: a b?[2J? \u00e4?????\U0001f600\n"
 
 
 @pytest_twisted.ensureDeferred

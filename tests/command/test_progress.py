@@ -212,7 +212,10 @@ FILES = [("stdin",), ("stdout",), ("stdin", "stdout")]
 
 @pytest.mark.parametrize("files", FILES, ids="-".join)
 def test_files(files: tuple[str, ...], terminal: Terminal, tmp_path: Path) -> None:
-    """From a file or into one, a transfer that takes long has a line, which is gone at the end."""
+    """
+    From a file or into one, a transfer that takes long has a line, which is gone at the end; what stays
+    is that it was connected.
+    """
     (tmp_path / "stdin").write_bytes(b"hello")
     with (tmp_path / "stdin").open("rb") as source, (tmp_path / "stdout").open("wb") as sink:
         opened = {name: {"stdin": source, "stdout": sink}[name] for name in files}
@@ -222,13 +225,15 @@ def test_files(files: tuple[str, ...], terminal: Terminal, tmp_path: Path) -> No
             if "stdin" not in files:
                 process.stdin.close()
             arrived = b"" if "stdout" in files else process.receives(100)
-            with process.patience():
+            with process.killed_if_late():
                 assert process.wait() == 0
     arrived += (tmp_path / "stdout").read_bytes()
     assert arrived == b"some of it, the rest"
     assert slow.heard == (b"hello" if "stdin" in files else b"")
     os.write(terminal.slave, b"|")
-    assert screen(seen + terminal.until(r"\|")) == ["|"]
+    connected, end = screen(seen + terminal.until(r"\|"))
+    assert connected.endswith(": connected")
+    assert end == "|"
 
 
 def test_pipes_when_asked(terminal: Terminal) -> None:
@@ -239,7 +244,7 @@ def test_pipes_when_asked(terminal: Terminal) -> None:
         slow.goes_on()
         process.stdin.close()
         assert process.receives(100) == b"some of it, the rest"
-        with process.patience():
+        with process.killed_if_late():
             assert process.wait() == 0
 
 
@@ -261,9 +266,10 @@ def test_error_in_its_place(terminal: Terminal) -> None:
     ):
         seen = terminal.until("received 12 B")
         told.set()
-        with process.patience():
+        with process.killed_if_late():
             assert process.wait() == 1
-    line, rest = screen(seen + terminal.until(r"cut off.*\n"))
+    connected, line, rest = screen(seen + terminal.until(r"cut off.*\n"))
+    assert connected == f"upgrade-switch: http://127.0.0.1:{port}/: connected"
     assert line.startswith(f"upgrade-switch: http://127.0.0.1:{port}/: the connection was cut off: ")
     assert rest == ""
 
@@ -297,7 +303,7 @@ def test_forward(terminal: Terminal) -> None:
                 assert read_all(refused) == b""
             seen += terminal.until("403.*\n")
         process.terminate()
-        with process.patience():
+        with process.killed_if_late():
             assert process.wait() == 0
     log, rest = screen(seen)
     assert re.fullmatch(r"\S+ \[\S+\] http://127.0.0.1:\d+/: the server did not switch.*403 No", log)
@@ -328,7 +334,8 @@ def test_who_has_a_line(
     There is a line where standard error is a terminal, and input or output a file, and neither of
     them the terminal; or where standard error is a terminal and somebody has asked.
     """
-    code = "from upgrade_switch.command.progress import has_progress as has; import sys; sys.exit({})"
+    module = "upgrade_switch.command.client.progress"
+    code = f"from {module} import has_progress as has; import sys; sys.exit({{}})"
     with (tmp_path / "file").open("w+b") as file:
         opened = {PIPE: subprocess.PIPE, FILE: file, TERMINAL: terminal.slave}
         done = subprocess.run(

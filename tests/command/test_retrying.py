@@ -72,12 +72,12 @@ class HoldingProtocol:
         self.clock = Clock()
         self.endpoint = Scripted() if endpoint is None else endpoint
         self.told: list[Any] = []
-        patient = RetryingEndpoint(
+        endpoint = RetryingEndpoint(
             self.endpoint, self.clock, TIMEOUT, self.told.append, policy=lambda attempt: 1
         )
         self.factory, self.built = factory_of(Recorder)
         self.results: list[Any] = []
-        self.deferred = patient.connect(self.factory, is_wanted)
+        self.deferred = endpoint.connect(self.factory, is_wanted)
         self.deferred.addBoth(self.results.append)
         self.clock.advance(0)
 

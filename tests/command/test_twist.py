@@ -99,7 +99,7 @@ def test_port_in_use(kind: str, tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["--nonsense"], "option --nonsense not recognized"),
-        (["--drain", "soon"], "--drain wants a number of seconds, not 'soon'"),
+        (["--drain", "soon"], "--drain needs a number of seconds, not 'soon'"),
         (["--log-format", "json"], "twist --log-format=json upgrade-switch"),
         (["--config", "/no/such/file"], "--config /no/such/file: No such file or directory"),
     ],
@@ -194,7 +194,7 @@ def test_twistd(tmp_path: Path) -> None:
     command = [TWISTD, "-n", "-l", "-", "--pidfile=", "upgrade-switch", *options]
     with Operated(command, stderr=subprocess.STDOUT, cwd=tmp_path) as server:
         said = b""
-        with server.patience():
+        with server.killed_if_late():
             while b"listening on" not in said:
                 said = server.stdout.readline()
                 assert said, "it has ended"
@@ -203,7 +203,7 @@ def test_twistd(tmp_path: Path) -> None:
             assert read_until(client, b"hello") == b"hello"
             server.terminate()
             assert read_all(client) == b""
-        with server.patience():
+        with server.killed_if_late():
             out = server.stdout.read()
             server.wait()
     assert server.returncode == 0

@@ -1,6 +1,6 @@
 """
 The command line: what it refuses, and what it says then. Exit codes: 0 success; 1 the network failed;
-2 the options make no sense; 3 the server did not switch.
+2 usage error; 3 the server did not switch.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -69,12 +67,12 @@ def test_help(words: list[str]) -> None:
 @pytest.mark.parametrize("words", [[], ["serve"]])
 @pytest.mark.parametrize("nobody", ["reads", "is there"])
 def test_help_for_nobody(words: list[str], nobody: str) -> None:
-    """Who stops reading the help (``head``) has not failed, nor who has no standard output."""
+    """A reader that stops reading the help (``head``), or a closed standard output, is no failure."""
     reader, writer = os.pipe()
     os.close(reader)
-    close: Any = {"preexec_fn": partial(os.close, 1)} if nobody == "is there" else {}
+    closed = (1,) if nobody == "is there" else ()
     try:
-        done = run(*words, "--help", stdout=writer, **close)
+        done = run(*words, "--help", stdout=writer, closed=closed)
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -108,7 +106,7 @@ def test_version(words: list[str]) -> None:
     ],
     ids=" ".join,
 )
-def test_arguments_that_make_no_sense(arguments: list[str]) -> None:
+def test_wrong_arguments(arguments: list[str]) -> None:
     """Missing, unknown and superfluous arguments: exit code 2, and a line that says so."""
     fails(2, *arguments)
 
@@ -135,14 +133,14 @@ def test_arguments_that_make_no_sense(arguments: list[str]) -> None:
     ],
 )
 def test_no_url(url: str) -> None:
-    """What is no URL of a web server's is refused before anything is asked: exit code 2."""
+    """A string that is not the URL of a web server is refused before anything is asked: exit code 2."""
     fails(2, "connect", url, "echo")
 
 
 @pytest.mark.parametrize("token", ["", " ", "a b", "a/", "/1", "a/b/c", "a,b", "tö", "a\r\nX: y"])
 @pytest.mark.parametrize("command", SUBCOMMANDS)
 def test_no_token(command: str, token: str) -> None:
-    """What is no upgrade token is refused before anything is asked: exit code 2."""
+    """A string that is not an upgrade token is refused before anything is asked: exit code 2."""
     if command == "connect":
         fails(2, "connect", "http://127.0.0.1:1/", token)
     else:
@@ -165,13 +163,13 @@ BAD_CLIENTS = ["tcp", "tcp:127.0.0.1", "tcp:127.0.0.1:port", "nonsense:1", "tcp:
 
 @pytest.mark.parametrize("endpoint", BAD_SERVERS)
 def test_bad_server_endpoint(endpoint: str) -> None:
-    """A ``--listen`` that is no server endpoint: exit code 2."""
+    """A ``--listen`` that is not a server endpoint string: exit code 2."""
     assert endpoint in fails(2, "serve", "--listen", endpoint)
 
 
 @pytest.mark.parametrize("endpoint", BAD_CLIENTS)
 def test_bad_client_endpoint(endpoint: str) -> None:
-    """A ``--tunnel`` to what is no client endpoint: exit code 2."""
+    """A ``--tunnel`` with a string that is not a client endpoint's: exit code 2."""
     assert endpoint in fails(2, "serve", "--listen", LOCAL, "--tunnel", f"/x x {endpoint}")
 
 
@@ -353,12 +351,15 @@ def test_streams_after_a_signal(url: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["serv"], "(there are serve, connect and forward)"),
-        (["serve", "8080"], "there are options only, not '8080'"),
-        (["serve", "--listen", "8080"], "not a server endpoint, as tcp:8080 is: '8080'"),
-        (["serve", "--tunnel", "/x x 22"], "not a client endpoint, as tcp:127.0.0.1:22 is: '22'"),
+        (["serv"], "; available: serve, connect, forward"),
+        (["serve", "8080"], "unexpected argument '8080': there are options only"),
+        (["serve", "--listen", "8080"], "not a server endpoint string (such as tcp:8080): '8080'"),
+        (
+            ["serve", "--tunnel", "/x x 22"],
+            "not a client endpoint string (such as tcp:127.0.0.1:22): '22'",
+        ),
     ],
 )
 def test_hints(arguments: list[str], said: str) -> None:
-    """What is often forgotten is said."""
+    """The messages say what users often forget."""
     assert said in fails(2, *arguments)

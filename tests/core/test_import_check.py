@@ -152,5 +152,5 @@ def test_nothing_is_forgotten() -> None:
 def test_versions() -> None:
     """The oldest Twisted is the one that the package's metadata, and its tests in CI, name."""
     root = FOLDER.parent.parent
-    assert "Twisted[tls] >= {}.{}\n".format(*OLDEST) in (root / "setup.cfg").read_text()
+    assert '"Twisted[tls] >= {}.{}",\n'.format(*OLDEST) in (root / "pyproject.toml").read_text()
     assert "Twisted == {}.{}.0\n".format(*OLDEST) in (root / ".ci" / "oldest.txt").read_text()

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from contextlib import nullcontext
 from importlib import import_module
@@ -127,9 +128,7 @@ def test_install(read: Any) -> None:
     (block,) = read("index.md").blocks("console")
     ((command, answer),) = sessions(block.text)
     assert (command, answer) == ("pip install upgrade_switch", "")
-    name = re.search(r"^name = (\S+)", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
-    assert name is not None
-    assert name[1] == "upgrade_switch"
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"] == "upgrade_switch"
 
 
 @pytest_twisted.ensureDeferred

@@ -5,7 +5,6 @@ The command ``upgrade-switch``, run as its users run it, and the servers that it
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -19,10 +18,10 @@ from typing import Any
 import pytest
 from twisted.internet.threads import deferToThread
 
-COMMAND = str(Path(sys.executable).with_name("upgrade-switch"))
+from tests.kit.programs import PATIENCE, Program, one_line
+from tests.kit.warm import Fork, Parent, Request
 
-#: How long a command may take before the test fails, in seconds.
-PATIENCE = 60
+COMMAND = str(Path(sys.executable).with_name("upgrade-switch"))
 
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n"
 
@@ -31,12 +30,16 @@ LOCAL = "tcp:0:interface=127.0.0.1"
 
 def run(*arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[bytes]:
     """Run the command to its end; standard input is empty unless something else is said."""
-    if "input" not in kwargs:
+    given = kwargs.pop("input", None)
+    if given is None:
         kwargs.setdefault("stdin", subprocess.DEVNULL)
     kwargs.setdefault("stdout", subprocess.PIPE)
-    return subprocess.run(
-        [COMMAND, *arguments], stderr=subprocess.PIPE, timeout=PATIENCE, check=False, **kwargs
-    )
+    with Process(*arguments, **kwargs) as process:
+        writer = threading.Thread(target=process.writes, args=(given or b"",))
+        writer.start()
+        code, out, error = process.everything()
+        writer.join()
+    return subprocess.CompletedProcess(process.args, code, out, error)
 
 
 def fails(code: int, *arguments: str, **kwargs: Any) -> str:
@@ -50,18 +53,6 @@ def fails(code: int, *arguments: str, **kwargs: Any) -> str:
     assert not done.stdout, done.stdout
     assert done.returncode == code, (done.returncode, line)
     return line
-
-
-def one_line(said: bytes) -> str:
-    """What the command says on standard error: one line for people, and no Traceback."""
-    text = said.decode()
-    name, separator, line = text.partition(": ")
-    assert (name, separator) == ("upgrade-switch", ": "), text
-    assert text.endswith("\n"), text
-    assert text.count("\n") == 1, text
-    assert "Traceback" not in text
-    assert len(line.strip()) > 10, text
-    return line.strip()
 
 
 def needs(program: str) -> pytest.MarkDecorator:
@@ -80,68 +71,22 @@ async def output_of(*command: str) -> bytes:
     return output
 
 
-# A line of the log of switches and their ends, and of tunnels that lead nowhere.
-_SWITCHES = re.compile(
-    rb"^\S+ \[upgrade_switch\.(?:events\.SwitchLog|protocols\.tunnel)#info\] (.*)\n", re.MULTILINE
-)
-
-
-class Process(subprocess.Popen[bytes]):
-    """The command while it runs. It is killed when it keeps somebody waiting for too long."""
-
-    log: list[str]
+class Process(Program):
+    """
+    The command ``upgrade-switch`` while it runs: a fork of a process that has imported it already,
+    which saves the time that this takes.
+    """
 
     def __init__(self, *arguments: str, **kwargs: Any) -> None:
-        for name in ("stdin", "stdout", "stderr"):
-            kwargs.setdefault(name, subprocess.PIPE)
+        """
+        :param arguments: the command's.
+        :param kwargs: as for a :class:`Program`; and ``closed``, the numbers of the standard streams
+            that are closed.
+        """
         super().__init__([COMMAND, *arguments], **kwargs)
 
-    def __exit__(self, *args: Any) -> None:
-        if self.poll() is None:
-            self.kill()
-        super().__exit__(*args)
-
-    @contextmanager
-    def patience(self) -> Iterator[None]:
-        """Wait for the command in here."""
-        alarm = threading.Timer(PATIENCE, self.kill)
-        alarm.start()
-        try:
-            yield
-        finally:
-            alarm.cancel()
-            alarm.join()
-
-    def says(self) -> str:
-        """The next line on standard error, less the command's name."""
-        assert self.stderr is not None
-        with self.patience():
-            line = self.stderr.readline()
-        assert line, "it says nothing"
-        return one_line(line)
-
-    def sends(self, data: bytes) -> None:
-        """Give it something on standard input."""
-        assert self.stdin is not None
-        self.stdin.write(data)
-        self.stdin.flush()
-
-    def receives(self, count: int) -> bytes:
-        """So many bytes of its standard output."""
-        assert self.stdout is not None
-        with self.patience():
-            return self.stdout.read(count)
-
-    def ends(self) -> tuple[int, bytes, bytes]:
-        """
-        Exit code, standard output and standard error, as far as they have not been read yet; what
-        standard error tells of switches and tunnels is in ``log``.
-        """
-        with self.patience():
-            out = self.stdout.read() if self.stdout and not self.stdout.closed else b""
-            error = self.stderr.read() if self.stderr else b""
-            self.log = [line.decode() for line in _SWITCHES.findall(error)]
-            return self.wait(), out, _SWITCHES.sub(b"", error)
+    def _start(self, request: Request, streams: list[int], closed: tuple[int, ...] = ()) -> Fork:  # type: ignore[override]  # a fork cannot pass_fds
+        return Parent.get().fork(request._replace(closed=closed), streams)
 
 
 @contextmanager

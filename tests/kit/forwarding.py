@@ -42,7 +42,7 @@ def connected(process: Any) -> socket.socket:
 
 def logged(process: Any) -> bytes:
     """The next line of its log."""
-    with process.patience():
+    with process.killed_if_late():
         line: bytes = process.stderr.readline()
     return line
 

@@ -9,14 +9,14 @@ import json
 import re
 import socket
 import ssl
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.kit.commands import COMMAND, LOCAL, PATIENCE, Process, read_all, read_until
+from tests.kit.commands import COMMAND, LOCAL, read_all, read_until
 from tests.kit.harness import status, upgrade_head
+from tests.kit.programs import PATIENCE, Program
 
 TWIST = str(Path(COMMAND).with_name("twist"))
 TWISTD = str(Path(COMMAND).with_name("twistd"))
@@ -28,12 +28,11 @@ SERVERS = {
 }
 
 
-class Operated(Process):
+class Operated(Program):
     """A server, of one of the :data:`SERVERS` for example, while it runs."""
 
     def __init__(self, command: list[str], *arguments: str, **kwargs: Any) -> None:
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | kwargs
-        subprocess.Popen.__init__(self, [*command, *arguments], **pipes)
+        super().__init__([*command, *arguments], **{"stdin": None} | kwargs)
 
     def listens(self) -> str:
         """The next address that it says it listens on."""

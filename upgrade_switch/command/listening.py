@@ -1,5 +1,5 @@
 """
-What the subcommands that listen have in common: ports, the log, and the end by a signal.
+What the subcommands that listen have in common: ports, the log, and how a signal ends them.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import IO, Any
 
 from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
@@ -32,11 +33,10 @@ from twisted.python.usage import UsageError
 from zope.interface import provider
 
 from ..observe.log import SwitchLog
-from ..protocols._tunnel import tunnel
 from .exits import FAILED, SUCCESS, explain, say
+from .reactor import ICommandReactor
 
 __all__ = ["LOG_FORMATS", "Server", "address_of", "begin_logging", "server_endpoint", "url_of"]
-
 
 LOG_FORMATS = ("text", "json", "none")
 
@@ -44,22 +44,26 @@ _log = Logger()
 
 _PACKAGE = __name__.partition(".")[0]
 
+# Twisted takes systemd's sockets only if each has a name. Socket units give them their own, but
+# systemd-socket-activate gives none of itself.
+_NO_SOCKET = (
+    "systemd has passed no socket for {!r}: start the command by a socket unit, or by "
+    "systemd-socket-activate with --fdname=NAME"
+)
+
 
 def begin_logging(level: Any, log_format: str = "text") -> None:
     """
-    Log to standard error: warnings, what this package says, its switches, and what keeps a tunnel from
-    its far end.
+    Log to standard error: warnings (of tunnels that cannot connect, for example), switches, and this
+    package's messages from a level on.
 
-    :param level: the lowest ``LogLevel`` of what this package says; what strangers do is below
-        ``warn``.
+    :param level: that level, of ``LogLevel``. Messages about what strangers do are below ``warn``.
     :param log_format: one of :data:`LOG_FORMATS`.
     """
     quiet = LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)
     quiet.setLogLevelForNamespace(_PACKAGE, level)
     quiet.setLogLevelForNamespace(SwitchLog.__module__, LogLevel.info)
-    # A tunnel whose far end is down.
-    quiet.setLogLevelForNamespace(tunnel.__module__, LogLevel.info)
-    # autobahn warns of what strangers do.
+    # autobahn warns about what strangers do.
     quiet.setLogLevelForNamespace("autobahn", LogLevel.error)
     observers = []
     if log_format != "none" and sys.stderr is not None:
@@ -68,72 +72,78 @@ def begin_logging(level: Any, log_format: str = "text") -> None:
     globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False)
 
 
-# What is Python's alone.
+# Fields that are Python objects.
 _OBJECTS = ("log_logger", "log_source")
 
 
-def _json_observer(file: Any) -> ILogObserver:
-    """Twisted's JSON, a line for each event, with the text of the event besides."""
+def _json_observer(file: IO[str]) -> ILogObserver:
+    """Writes Twisted's JSON, one line for each event, with the event's text as ``message``."""
     write = jsonFileLogObserver(file, recordSeparator="")
 
     @provider(ILogObserver)
     def observe(event: LogEvent) -> None:
         message = eventAsText(event, includeTimestamp=False, includeSystem=False)
-        told = {name: value for name, value in event.items() if name not in _OBJECTS}
-        write({**told, "message": message})
+        fields = {name: value for name, value in event.items() if name not in _OBJECTS}
+        write({**fields, "message": message})
 
     observer: ILogObserver = observe
     return observer
 
 
-def server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
+def server_endpoint(reactor: ICommandReactor, description: str) -> IStreamServerEndpoint:
     """
-    :raises UsageError: for what is no server endpoint string.
+    The endpoint that a string such as ``tcp:8080`` describes.
+
+    :raises UsageError: if the string is wrong, or names a socket that systemd has not passed on.
     """
     try:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
     except Exception as error:
-        # Every parser raises what it likes: ValueError, TypeError, KeyError, OSError ...
-        raise UsageError(f"not a server endpoint, as tcp:8080 is: {description!r} ({error})") from None
+        # Parsers raise ValueError, TypeError, KeyError, OSError ...
+        if isinstance(error, LookupError) and description.startswith("systemd:"):
+            raise UsageError(_NO_SOCKET.format(description)) from None
+        raise UsageError(
+            f"not a server endpoint string (such as tcp:8080): {description!r} ({error})"
+        ) from None
     return endpoint
 
 
 def address_of(port: IListeningPort) -> str:
-    """An address that can be pasted."""
-    address: Any = port.getHost()
-    if not hasattr(address, "port"):
+    """Where a port is, written so that it can be pasted: ``127.0.0.1:80``, ``[::1]:80``, a path."""
+    address = port.getHost()
+    if not isinstance(address, IPv4Address | IPv6Address):
         return os.fsdecode(getattr(address, "name", str(address)))
     host = f"[{address.host}]" if ":" in address.host else address.host
     return f"{host}:{address.port}"
 
 
 def url_of(port: IListeningPort) -> str:
-    """A URL where it is TCP."""
-    if not hasattr(port.getHost(), "port"):
+    """The URL of a TCP port; the path of any other."""
+    if not isinstance(port.getHost(), IPv4Address | IPv6Address):
         return address_of(port)
     scheme = "https" if "TLS" in str(port) else "http"
     return f"{scheme}://{address_of(port)}/"
 
 
-# Endpoints for sockets that others have made.
-_GIVEN = re.compile(r"(^|:)(systemd|fd):")
+# Endpoints for sockets that another process has made.
+_INHERITED = re.compile(r"(^|:)(systemd|fd):")
 
 
 class Server(Service):
-    """A factory on its ports; a service, which a command runs until a signal comes."""
+    """A service that listens on several ports with one factory; it runs until a signal comes."""
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: ICommandReactor,
         factory: IProtocolFactory,
         endpoints: Sequence[tuple[str, IStreamServerEndpoint]],
         where: Callable[[IListeningPort], str],
         drain: Callable[[], Deferred[None]] | None = None,
     ) -> None:
         """
-        :param endpoints: where to listen, each with how it was written.
-        :param where: says where a port is.
-        :param drain: what is still to be done when the ports are closed.
+        :param endpoints: where to listen: endpoint strings, and the endpoints that they describe.
+        :param where: writes where a port is, for the user.
+        :param drain: called when the ports are closed; the service has stopped when its Deferred fires.
         """
         self._reactor = reactor
         self._factory = factory
@@ -154,23 +164,23 @@ class Server(Service):
         self._reactor.run()
         return self._code
 
-    def _stop(self) -> Deferred[Any]:
-        # For somebody who does not want to wait, SIGINT again ends it at once. SIGTERM again changes
-        # nothing: timeout(1) sends it twice.
+    def _stop(self) -> Deferred[None]:
+        # A second SIGINT ends the process at once, for a user who does not want to wait. A second
+        # SIGTERM changes nothing, since timeout(1) sends two.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return self.stopService()
 
     def privilegedStartService(self) -> None:
         """
-        Listen, while twistd may still listen on ports below 1024; it gives root up after that.
+        Listen while twistd may still do so on ports below 1024: afterwards it is no longer root.
         """
         super().privilegedStartService()
         self._listen()
 
     def startService(self) -> None:
         """
-        :raises SystemExit: where it cannot listen, and the reactor does not run yet.
+        :raises SystemExit: if it cannot listen, and the reactor does not run yet.
         """
         super().startService()
         if not self._ports:
@@ -178,7 +188,7 @@ class Server(Service):
 
     def _listen(self) -> None:
         for description, endpoint in self._endpoints:
-            listening: Deferred[Any] = maybeDeferred(endpoint.listen, self._factory)
+            listening: Deferred[IListeningPort] = maybeDeferred(endpoint.listen, self._factory)
             listening.addCallbacks(
                 self._listens, self._cannot_listen, (description,), errbackArgs=(description,)
             )
@@ -195,20 +205,21 @@ class Server(Service):
         if self._reactor.running and is_first:
             self._reactor.stop()
 
-    def stopService(self) -> Deferred[Any]:
+    def stopService(self) -> Deferred[None]:
         super().stopService()
-        closed: Deferred[Any] = gatherResults([self._close(*port) for port in self._ports])
+        closed = gatherResults([self._close(*port) for port in self._ports])
         return closed.addCallback(lambda _: None if self._drain is None else self._drain())
 
-    def _close(self, description: str, port: Any) -> Deferred[Any]:
-        if _GIVEN.search(description) and not hasattr(port.getHost(), "port"):
-            # Twisted would remove the UNIX socket's path, which is systemd's: who connects there waits
-            # for the next server. The socket goes with the process.
-            port.stopReading()
+    def _close(self, description: str, port: IListeningPort) -> Deferred[object]:
+        if _INHERITED.search(description) and isinstance(port.getHost(), UNIXAddress):
+            # Twisted would remove the UNIX socket's path, which is systemd's: a client that connects
+            # there waits for the next server. The socket is closed when the process ends.
+            reading: Any = port
+            reading.stopReading()
             self._factory.doStop()
             return succeed(None)
-        # A UNIX socket's path may be gone: all the same, nobody is taken any more.
-        closed: Deferred[Any] = maybeDeferred(port.stopListening)
+        # This fails if somebody has removed a UNIX socket's path; the port is closed nevertheless.
+        closed: Deferred[object] = maybeDeferred(port.stopListening)
         where = self._where(port)
         return closed.addErrback(
             lambda reason: _log.warn("cannot close {port}: {why}", port=where, why=explain(reason))

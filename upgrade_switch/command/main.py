@@ -12,12 +12,15 @@ from twisted.python.usage import UsageError
 
 from .client.connect import ConnectOptions, run_connect
 from .client.forward import ForwardOptions, run_forward
-from .exits import USAGE, say
+from .completion import SHELLS, completion
+from .exits import SUCCESS, USAGE, say
 from .options import CommandOptions
 from .server.options import ServeOptions
 from .server.service import run_serve
 
-__all__ = ["main"]
+__all__ = ["MainOptions", "main"]
+
+_COMMANDS = "serve, connect, forward"
 
 
 class MainOptions(CommandOptions):
@@ -25,32 +28,52 @@ class MainOptions(CommandOptions):
 
     synopsis = "Usage: upgrade-switch"
     longdesc = (
-        "HTTP Upgrade: one port, many protocols. Exit codes: 0 success; 1 the network failed; "
-        "2 the options make no sense; 3 the server did not switch. "
-        "upgrade-switch COMMAND --help tells of a command's options."
+        "HTTP Upgrade: one port, many protocols. upgrade-switch COMMAND --help explains a command and "
+        "its options. Exit codes: 0 success; 1 the network failed; 2 usage error, or a missing extra; "
+        "3 the server did not switch."
     )
     subCommands = [  # noqa: RUF012 - twisted.python.usage wants a list
-        ["serve", None, ServeOptions, "Listen, and switch connections."],
-        ["connect", None, ConnectOptions, "Join standard input and output to a switched connection."],
-        ["forward", None, ForwardOptions, "Listen, and take each connection through an upgrade."],
+        ["serve", None, ServeOptions, "Serve HTTP, and switch connections to other protocols."],
+        [
+            "connect",
+            None,
+            ConnectOptions,
+            "Connect standard input and output to a server through an upgrade.",
+        ],
+        [
+            "forward",
+            None,
+            ForwardOptions,
+            "Listen locally, and carry each connection to a server through an upgrade.",
+        ],
     ]
+
+    def opt_completion(self, shell: str) -> None:
+        """
+        SHELL: print a script that completes commands and options in bash or zsh:
+        source <(upgrade-switch --completion bash)
+        """
+        if shell not in SHELLS:
+            raise UsageError(f"--completion must be one of {', '.join(SHELLS)}, not {shell!r}")
+        print(completion(shell, self), end="")
+        raise SystemExit(SUCCESS)
 
     def postOptions(self) -> None:
         if self.subCommand is None:
-            raise UsageError("say what to do: serve, connect or forward (--help explains them)")
+            raise UsageError(f"a command is missing; available: {_COMMANDS} (see --help)")
 
 
 def _parse(options: MainOptions, arguments: Sequence[str]) -> None:
-    """Parse the arguments. ``--help`` ends with success also where nobody reads all of it."""
+    """Parse the arguments. ``--help`` is a success even if nobody reads all of it."""
     try:
         try:
             options.parseOptions(arguments)
         finally:
-            # None, where it was closed.
+            # It is None if standard output was closed at the start.
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
-        # Else Python would write what is left at its end, and complain.
+        # Otherwise Python would write the rest when it exits, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
 
@@ -70,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = options.subCommand
         message = str(error)
         if message.startswith("Unknown command"):
-            message += " (there are serve, connect and forward)"
+            message += f"; available: {_COMMANDS}"
         say(f"{command}: {message}" if command else message)
         return USAGE
     if isinstance(options.subOptions, ServeOptions):

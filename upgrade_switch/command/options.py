@@ -4,13 +4,15 @@ What the options of all subcommands have in common.
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from twisted.python.usage import Options
+from twisted.python.usage import Options, UsageError
 
+from .._version import __version__
 from .exits import SUCCESS
 
-__all__ = ["CommandOptions"]
+__all__ = ["CommandOptions", "needs_extra_for"]
 
 
 class CommandOptions(Options):
@@ -24,11 +26,11 @@ class CommandOptions(Options):
 
     def opt_version(self) -> None:
         """Show the version and exit."""
-        print(version("upgrade_switch"))
+        print(__version__)
         raise SystemExit(SUCCESS)
 
     def getUsage(self, width: int | None = None) -> str:
-        # Of docstrings, whose lines are indented.
+        # They come from docstrings, whose lines are indented.
         self.docs = {name: " ".join((text or "").split()) for name, text in self.docs.items()}
         usage: str = super().getUsage(width)
         if self.examples:
@@ -36,3 +38,17 @@ class CommandOptions(Options):
                 [usage.rstrip("\n"), "", "Examples:", *map("  {}".format, self.examples), ""]
             )
         return usage
+
+
+@contextmanager
+def needs_extra_for(feature: str) -> Iterator[None]:
+    """
+    Import, in here, what an extra of this package brings.
+
+    :param feature: what needs it, as a message begins: "WebSockets need", for example.
+    :raises UsageError: if it is not installed; the message has the line for pip.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(f"{feature} an extra that is not installed: {error}") from None

@@ -1,6 +1,6 @@
 """
-How ``connect`` and ``forward`` ask: the fields of the request, whose certificates they trust, and what
-went wrong in words.
+How ``connect`` and ``forward`` send their requests: with which fields, trusting which certificates; and
+what went wrong, in words.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from twisted.web.iweb import IAgent, IPolicyForHTTPS
 from zope.interface import implementer
 
 from ...client.pool import UpgradePool
-from ...errors import NotSwitched
-from ...fields import is_host
+from ...errors import NotSwitched, cause_of
+from ...fields import is_host, is_token
 from ..exits import explain
+from ..reactor import ICommandReactor
 
-__all__ = ["Insecure", "agent_with", "ask_password", "basic", "cause_of", "header", "trust", "why"]
+__all__ = ["Insecure", "agent_with", "ask_password", "basic", "header", "trust", "why"]
 
-# RFC 9110 §5.6.2 and §5.5.
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+# RFC 9110 §5.5.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 # RFC 9110 §11.6.1: one line may have several challenges.
 _BASIC = re.compile(rb"(?:^|,)[ \t]*basic(?:[ \t,]|\Z)", re.IGNORECASE)
 
-# The connection's own (§7.6.1), and those of a body, which there is not.
-_NOT_YOURS = {
+# Fields of the connection (§7.6.1), and of a body, which these requests do not have.
+_RESERVED = {
     "connection",
     "content-length",
     "expect",
@@ -59,17 +59,19 @@ _NOT_YOURS = {
 
 def header(value: str) -> tuple[str, bytes]:
     """
+    Parse the value of ``--header``.
+
     :param value: ``Name: value``.
     :return: the field's name and value.
-    :raises UsageError: for what is no field, or one that is not up to the user.
+    :raises UsageError: if it is not a field, or one that users cannot set.
     """
     name, colon, content = value.partition(":")
-    if not colon or not _TOKEN.match(name):
-        raise UsageError(f"--header wants 'Name: value', not {value!r}")
+    if not colon or not is_token(name):
+        raise UsageError(f"--header needs 'Name: value', not {value!r}")
     if _CONTROL.search(content):
-        raise UsageError(f"--header {name}: no line breaks and no other control characters")
-    if name.lower() in _NOT_YOURS:
-        raise UsageError(f"--header {name}: that field is not yours to set here")
+        raise UsageError(f"--header {name}: control characters are not allowed")
+    if name.lower() in _RESERVED:
+        raise UsageError(f"--header {name}: this field cannot be set")
     content = content.strip(" \t")
     if name.lower() == "host" and not is_host(_utf8(content)):
         raise UsageError(f"--header {name}: not a host: {content!r}")
@@ -80,10 +82,10 @@ def ask_password(name: str) -> str:
     """
     Ask for a password on the terminal.
 
-    :raises UsageError: where there is no terminal, or no answer.
+    :raises UsageError: if there is no terminal, or no answer.
     """
     try:
-        # Else getpass would read it from standard input, which is the connection's.
+        # Without a terminal, getpass would read standard input, which belongs to the connection.
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:
         raise UsageError(f"--user {name}: no terminal to ask for the password on") from None
@@ -95,23 +97,26 @@ def ask_password(name: str) -> str:
 
 def basic(name: str, password: str) -> bytes:
     """
-    :return: what ``Authorization`` says (RFC 7617).
-    :raises UsageError: for control characters.
+    The value of ``Authorization`` for a user name and a password (RFC 7617).
+
+    :raises UsageError: if they contain control characters.
     """
     if re.search(r"[\x00-\x1f\x7f]", name + password):
-        raise UsageError("--user: no control characters in a name or a password")
+        raise UsageError("--user: control characters are not allowed")
     return b"Basic " + b64encode(_utf8(f"{name}:{password}"))
 
 
 def _utf8(text: str) -> bytes:
-    """What the shell has passed, in UTF-8; bytes that were none are what they were."""
+    """A command-line argument in UTF-8; bytes that were not UTF-8 are passed on as they are."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def trust(file: str) -> IPolicyForHTTPS:
     """
-    :param file: where the certificates are that are to be trusted, in PEM.
-    :raises UsageError: where there are none.
+    The policy that trusts the certificates in a file, and no others.
+
+    :param file: the path of a PEM file.
+    :raises UsageError: if it has no certificates.
     """
     try:
         found = load_pem_x509_certificates(Path(file).read_bytes())
@@ -125,7 +130,7 @@ def trust(file: str) -> IPolicyForHTTPS:
 
 @implementer(IPolicyForHTTPS)
 class Insecure:
-    """Takes any certificate: whoever stands in the middle can read and write."""
+    """Accepts any certificate: somebody in the middle can read and change everything."""
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
         return _AnyCertificate(hostname)
@@ -140,7 +145,7 @@ class _AnyCertificate:
     def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         connection = SSL.Connection(self._context, None)
         host = self._hostname.decode("ascii")
-        # RFC 6066 §3: an address is no name.
+        # RFC 6066 §3: only for names, not for addresses.
         if not _is_address(host):
             connection.set_tlsext_host_name(self._hostname)
         return connection
@@ -149,8 +154,8 @@ class _AnyCertificate:
 @implementer(IPolicyForHTTPS)
 class Named:
     """
-    Another policy, and no server whose certificate names nobody (no ``subjectAltName``): of such a one
-    Twisted 26.10 logs that it could not be checked, and lets it through.
+    Adds to another policy that a certificate must name its server: for one without ``subjectAltName``,
+    Twisted 26.10 only logs that it could not be checked, and accepts it.
     """
 
     def __init__(self, policy: IPolicyForHTTPS) -> None:
@@ -176,7 +181,7 @@ class _NamedConnections:
             try:
                 verify_service_identity(extract_patterns(certificate), [self._name], [])
             except Exception:
-                # Whatever it is, an exception in here would be nobody's.
+                # Nothing would handle an exception in OpenSSL's callback.
                 tlsProtocol.failVerification(Failure())
                 return False
             return True
@@ -189,60 +194,52 @@ def _is_address(host: str) -> bool:
     return isIPAddress(host) or isIPv6Address(host)
 
 
-def agent_with(reactor: Any, policy: IPolicyForHTTPS | None) -> IAgent:
+def agent_with(reactor: ICommandReactor, policy: IPolicyForHTTPS | None) -> IAgent:
     """
-    :param policy: whom to trust; the system's certificates if None.
-    :return: an agent that can upgrade.
+    An agent that can upgrade.
+
+    :param policy: which certificates to trust; the system's if None.
     """
     if policy is None:
         policy = Named(BrowserLikePolicyForHTTPS())
-    # Reading the system's certificates takes its time: once is enough.
+    # Cached, since reading the system's certificates takes long.
     return Agent(reactor, HostnameCachingHTTPSPolicy(policy), pool=UpgradePool(reactor))
-
-
-def cause_of(reason: Failure) -> BaseException:
-    """What is at the bottom of a failure: Twisted wraps the errors of the network in others."""
-    reasons = getattr(reason.value, "reasons", None)
-    if reasons and not str(getattr(reason.value, "message", "")):
-        return cause_of(reasons[0])
-    assert reason.value is not None
-    return reason.value
 
 
 def why(reason: Failure, headers: Headers) -> str:
     """
-    Why there is no connection, in words.
+    Why there is no connection, in one sentence.
 
-    :param headers: the fields that were sent.
+    :param headers: the fields that the request was sent with.
     """
     cause = cause_of(reason)
     if isinstance(cause, NotSwitched) and cause.response.code == 401:
         return f"{_unauthorized(cause, headers.hasHeader(b'authorization'))}: {cause}"
     if isinstance(cause, VerificationError):
-        return "the server's certificate is not to be trusted: it is for another name"
+        return "the server's certificate is not trusted: it is for another name"
     if isinstance(cause, CertificateError):
-        return f"the server's certificate is not to be trusted: {cause}"
+        return f"the server's certificate is not trusted: {cause}"
     if isinstance(cause, SSL.Error):
         said = _of_openssl(cause)
         if "certificate verify failed" in said:
-            return f"the server's certificate is not to be trusted: {said}"
-        return f"no TLS with the server: {said}"
+            return f"the server's certificate is not trusted: {said}"
+        return f"the TLS handshake failed: {said}"
     return explain(reason)
 
 
 def _unauthorized(error: NotSwitched, was_sent: bool) -> str:
     asked = error.response.headers.getRawHeaders(b"www-authenticate") or ()
     if asked and not any(_BASIC.search(line) for line in asked):
-        return "the server wants to know who is there in a way that --user does not know"
+        return "the server requires a kind of authentication that --user does not support"
     if was_sent:
-        return "the server does not accept this user and password"
-    return "the server wants a user and a password (--user)"
+        return "the server does not accept this user name and password"
+    return "the server requires a user name and a password (--user)"
 
 
 def _of_openssl(error: SSL.Error) -> str:
-    """Of OpenSSL's errors, triples of library, function and reason, the reasons."""
+    """The reasons of an OpenSSL error, which is a list of (library, function, reason)."""
     found = error.args[0] if error.args else ()
     if isinstance(found, str):
         return found
     reasons = [entry[-1] for entry in found if entry[-1:] and entry[-1]]
-    return ", ".join(dict.fromkeys(reasons)) or "the connection ended in the handshake"
+    return ", ".join(dict.fromkeys(reasons)) or "the connection ended"

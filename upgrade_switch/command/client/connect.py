@@ -1,5 +1,5 @@
 """
-``upgrade-switch connect``: standard input and output become a switched connection.
+``upgrade-switch connect``: joins standard input and output to a switched connection.
 """
 
 from __future__ import annotations
@@ -7,19 +7,21 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.interfaces import IProtocol, ISSLTransport, IStreamClientEndpoint
 from twisted.internet.protocol import connectionDone
 from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
+from twisted.python.usage import UsageError
 
 from ...errors import NotSwitched
 from ...splice import SingleUseFactory, Splice
-from ..exits import FAILED, REFUSED, SUCCESS, explain, say
-from .progress import FarEnd, NearEnd, ProgressLine, Traffic, has_progress
+from ..exits import FAILED, REFUSED, SUCCESS, USAGE, explain, say
+from ..reactor import ICommandReactor, installed_reactor
+from .progress import STDERR, FarEnd, NearEnd, ProgressLine, Traffic, has_progress
+from .refusal import text_of
 from .target import TargetOptions, parse_target
 
 __all__ = ["ConnectOptions", "run_connect"]
@@ -30,13 +32,13 @@ class ConnectOptions(TargetOptions):
 
     synopsis = "[options] URL [TOKEN]"
     longdesc = (
-        "Asks URL for an upgrade to TOKEN; then standard input and output are the connection. With "
-        "the token websocket, or a ws or wss URL, they go in binary messages. "
-        "The end of standard input is passed on as a half-close. (TLS and WebSockets have none: there "
-        "the server is not told, and one that waits for the end waits for ever.) The command ends when "
-        "the server has closed and all that it sent is written. On a terminal, standard "
-        "error says how far a long transfer is, where standard input or output is a file and neither "
-        "is the terminal."
+        "Asks URL for an upgrade to TOKEN; then standard input goes to the server, and what the server "
+        "sends goes to standard output. With the token websocket, or a ws or wss URL, the bytes travel "
+        "in binary messages. The end of standard input is passed on as a half-close. (TLS and "
+        "WebSockets have none: the server does not notice the end, and may wait for it for ever.) The "
+        "command ends when the server has closed the connection and all that it sent is written. If "
+        "standard error is a terminal, it says when the connection has switched, and shows the "
+        "progress of a transfer from or to a file."
     )
     examples: tuple[str, ...] = (
         "ssh -o ProxyCommand='upgrade-switch connect https://example.com/ssh ssh' user@example.com",
@@ -44,7 +46,7 @@ class ConnectOptions(TargetOptions):
         "upgrade-switch connect --header 'X-Job: 7' http://example.com/load load < data.csv > log",
     )
     optFlags = [  # noqa: RUF012 - twisted.python.usage wants a list
-        ["progress", None, "Say on the terminal how far it is, wherever input and output go."],
+        ["progress", None, "Show progress on the terminal, wherever input and output go."],
     ]
 
     def parseArgs(self, *arguments: str) -> None:
@@ -57,20 +59,22 @@ def run_connect(options: ConnectOptions) -> int:
 
     :return: the exit code.
     """
-    # Asked of Python, who looked when it started: by now another file may have the number.
+    # Python looked when it started: by now another file may have the number.
     if sys.stdin is None or sys.stdout is None:
         say("connect: standard input and output must be open")
         return FAILED
-    from twisted.internet import reactor as _reactor
-
-    reactor: Any = _reactor
-    command = _Connect(reactor, options)
+    reactor = installed_reactor()
+    try:
+        command = _Connect(reactor, options)
+    except UsageError as error:
+        say(f"connect: {error}")
+        return USAGE
     blocking = [(fd, os.get_blocking(fd)) for fd in (0, 1)]
     reactor.callWhenRunning(command.start)
     try:
         reactor.run()
     finally:
-        # They are the terminal's, or another process's, too: Twisted has made them non-blocking.
+        # Twisted has made them non-blocking, but a terminal or another process may use them too.
         for fd, was_blocking in blocking:
             os.set_blocking(fd, was_blocking)
     return command.code
@@ -79,8 +83,12 @@ def run_connect(options: ConnectOptions) -> int:
 class _Connect:
     """One run of the command."""
 
-    def __init__(self, reactor: Any, options: ConnectOptions) -> None:
+    def __init__(self, reactor: ICommandReactor, options: ConnectOptions) -> None:
+        """
+        :raises UsageError: if an extra that the target needs is not installed.
+        """
         self._reactor = reactor
+        self._endpoint: IStreamClientEndpoint = options.endpoint(reactor)
         self._options = options
         self._traffic = Traffic()
         self._line = ProgressLine(reactor, self._traffic)
@@ -89,14 +97,13 @@ class _Connect:
     def start(self) -> None:
         near, far = _Remote(self._traffic), _Local(self._traffic)
         joined = Splice(near, far)
-        done: Deferred[Any] = maybeDeferred(self._connect, near)
-        done.addCallback(lambda _: self._connected(near, far, joined))
+        connecting: Deferred[IProtocol] = maybeDeferred(self._endpoint.connect, SingleUseFactory(near))
+        done = connecting.addCallback(lambda _: self._connected(near, far, joined))
         done.addErrback(self._failed).addBoth(self._stop)
 
-    def _connect(self, near: _Remote) -> Deferred[Any]:
-        return self._options.endpoint(self._reactor).connect(SingleUseFactory(near))
-
     def _connected(self, near: _Remote, far: _Local, joined: Splice) -> Deferred[None]:
+        if os.isatty(STDERR):
+            self._say("connected")
         StandardIO(far, reactor=self._reactor)
         self._reactor.addSystemEventTrigger("before", "shutdown", near.interrupt)
         if has_progress(self._options["progress"]):
@@ -107,7 +114,7 @@ class _Connect:
     def _ended(self, remote: _Remote, local: _Local) -> None:
         self._line.stop()
         if remote.interrupted:
-            # By a signal: nothing that who sent it does not know.
+            # Whoever sent the signal knows why.
             return
         if local.reason is not None:
             say("standard output could not be written")
@@ -116,10 +123,14 @@ class _Connect:
         else:
             self.code = SUCCESS
 
-    def _failed(self, reason: Failure) -> None:
-        if reason.check(NotSwitched):
+    def _failed(self, reason: Failure) -> Deferred[None]:
+        why = self._options.why(reason)
+        text = succeed("")
+        if isinstance(reason.value, NotSwitched):
             self.code = REFUSED
-        self._say(self._options.why(reason))
+            if reason.value.response.code == 403:
+                text = text_of(reason.value.response, self._reactor)
+        return text.addCallback(lambda text: self._say(f"{why}: {text}" if text else why))
 
     def _say(self, message: str) -> None:
         say(f"{self._options.target.url}: {message}")
@@ -131,27 +142,29 @@ class _Connect:
 
 class _Remote(FarEnd):
     """
-    The server's end. When it has said its last word, the command is over, whatever standard input
-    may still bring.
+    The server's end. When the server has finished sending, the command ends, even if standard input is
+    still open.
 
-    :ivar reason: why the connection was cut off; None where it ended as it should.
+    :ivar reason: why the connection was cut off; None if it ended as it should.
+    :ivar interrupted: whether a signal has ended the command while the connection was open.
     """
 
     reason: Failure | None = None
     interrupted = False
+    _may_end = False
 
     def interrupt(self) -> None:
-        """A signal ends the command: what is not here yet is lost, and nobody need be told."""
+        """A signal ends the command. Data that have not arrived yet are lost, which is not reported."""
         if not self.lost:
-            self.interrupted = self._ended = True
+            self.interrupted = self._may_end = True
 
     def readConnectionLost(self) -> None:
-        self._ended = True
+        self._may_end = True
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        expected = self._ended or ISSLTransport.providedBy(self.transport) or self.other.lost
+        expected = self._may_end or ISSLTransport.providedBy(self.transport) or self.other.lost
         if not expected and not reason.check(ConnectionDone):
             self.reason = reason
         super().connectionLost(reason)
@@ -161,14 +174,14 @@ class _Local(NearEnd):
     """
     Standard input and output.
 
-    :ivar reason: why what the server sent could not be written; None where it was, and where who
-        read it has left.
+    :ivar reason: why the server's data could not be written; None if they were written, or if the
+        reader of a pipe has closed it.
     """
 
     reason: Failure | None = None
 
     def writeConnectionLost(self) -> None:
-        # Nobody takes what the server sends: there is no sense in going on.
+        # Nothing the server sends can be written any more.
         if not stat.S_ISFIFO(os.fstat(1).st_mode):
             self.reason = Failure(ConnectionLost())
         self.connectionLost(Failure(ConnectionAborted()))

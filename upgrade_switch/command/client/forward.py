@@ -1,5 +1,5 @@
 """
-``upgrade-switch forward``: listens; each connection goes through an upgrade of its own.
+``upgrade-switch forward``: listens, and carries each connection through an upgrade of its own.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from select import POLLERR, poll
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IProtocol
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
@@ -16,9 +17,10 @@ from twisted.python.usage import UsageError
 from zope.interface import provider
 
 from ... import _twisted
-from ...splice import SingleUseFactory, Splice, SpliceEnd
+from ...splice import ConnectingEnd, ServerEnd, SingleUseFactory, Splice, SpliceEnd
 from ..exits import USAGE, say
 from ..listening import Server, address_of, begin_logging, server_endpoint
+from ..reactor import ICommandReactor, installed_reactor
 from .progress import STDERR, FarEnd, NearEnd, ProgressLine, Traffic
 from .retrying import RetryingEndpoint
 from .target import TargetOptions, parse_target
@@ -33,11 +35,11 @@ class ForwardOptions(TargetOptions):
 
     synopsis = "[options] ENDPOINT URL [TOKEN]"
     longdesc = (
-        "Listens on ENDPOINT, one of Twisted's strings; each connection there goes to URL through an "
-        "upgrade to TOKEN of its own. With the token websocket, or a ws or wss URL, in binary "
-        "messages. While nobody answers there, or what answers is 502, 503 or 504, a connection waits, "
-        "and URL is asked again and again, until --timeout is over. On a terminal, standard error "
-        "says how much goes through."
+        "Listens on ENDPOINT, a Twisted endpoint string, and carries each connection to URL through an "
+        "upgrade to TOKEN of its own. With the token websocket, or a ws or wss URL, the bytes travel "
+        "in binary messages. While there is no answer from URL, or its answer is 502, 503 or 504, a "
+        "connection waits, and URL is asked again until --timeout is over. If standard error is a "
+        "terminal, it shows the traffic."
     )
     examples: tuple[str, ...] = (
         "upgrade-switch forward tcp:5432:interface=127.0.0.1 https://example.com/db postgres",
@@ -47,22 +49,20 @@ class ForwardOptions(TargetOptions):
 
     def parseArgs(self, *arguments: str) -> None:
         if any(argument.startswith("--") for argument in arguments):
-            raise UsageError("options come before ENDPOINT")
+            raise UsageError("options must come before ENDPOINT")
         if len(arguments) not in (2, 3):
-            raise UsageError("wants three arguments, ENDPOINT, URL and TOKEN")
+            raise UsageError("three arguments are needed: ENDPOINT, URL and TOKEN")
         self.local, *rest = arguments
         self.target = parse_target(tuple(rest))
 
 
 def run_forward(options: ForwardOptions) -> int:
     """
-    Forward until a signal.
+    Forward connections until a signal comes.
 
     :return: the exit code.
     """
-    from twisted.internet import reactor as _reactor
-
-    reactor: Any = _reactor
+    reactor = installed_reactor()
     traffic = Traffic()
     line = ProgressLine(reactor, traffic, several=True)
 
@@ -70,9 +70,9 @@ def run_forward(options: ForwardOptions) -> int:
     def make_room(event: LogEvent) -> None:
         line.clear()
 
-    # What is logged comes in the line's place: the first observer is the first to hear of it.
+    # Clear the line before something is logged: observers are called in the order of their addition.
     globalLogPublisher.addObserver(make_room)
-    # Who connects here is no stranger, and wants to know why it does not work.
+    # The clients are not strangers here, and their users want to know why something does not work.
     begin_logging(LogLevel.info)
     try:
         factory = Forwarding(reactor, options, traffic)
@@ -87,29 +87,29 @@ def run_forward(options: ForwardOptions) -> int:
 
 
 class Forwarding(Factory):
-    """Builds the near ends of connections to the target."""
+    """Builds the local ends of connections to the target."""
 
     noisy = False
 
-    def __init__(self, reactor: Any, options: ForwardOptions, traffic: Traffic) -> None:
+    def __init__(self, reactor: ICommandReactor, options: ForwardOptions, traffic: Traffic) -> None:
         """
-        :param traffic: counts what goes through.
-        :raises UsageError: where what the target needs is not installed.
+        :param traffic: counts the connections and their bytes.
+        :raises UsageError: if an extra that the target needs is not installed.
         """
         self.traffic = traffic
         self._options = options
-        self._patient = RetryingEndpoint(
+        self._endpoint = RetryingEndpoint(
             options.endpoint(reactor), reactor, options["timeout"], self._waits
         )
 
-    def buildProtocol(self, addr: object) -> SpliceEnd:
-        near = _Near(self)
+    def buildProtocol(self, addr: IAddress | None) -> SpliceEnd:
+        near = _Local(self)
         Splice(near, _Far(self.traffic))
         return near
 
-    def connect(self, near: _Near) -> Deferred[Any]:
+    def connect(self, near: _Local) -> Deferred[IProtocol]:
         """Connect the other end of a splice."""
-        return self._patient.connect(SingleUseFactory(near.other), near.is_here)
+        return self._endpoint.connect(SingleUseFactory(near.other), near.is_open)
 
     def _waits(self, reason: Failure) -> None:
         seconds = self._options["timeout"]
@@ -121,58 +121,42 @@ class Forwarding(Factory):
         _log.info("{url}: {why}{more}", url=self._options.target.url, why=why.rstrip("."), more=more)
 
 
-class _Near(NearEnd):
-    """
-    The local end, which is connected first. It is not read before the other is, so that all that the
-    client sends meanwhile, and its half-close, are passed on.
-    """
+class _Local(ConnectingEnd, NearEnd):
+    """The local end, whose client has connected first."""
 
     def __init__(self, factory: Forwarding) -> None:
         super().__init__(factory.traffic)
         self._factory = factory
-        self._connecting: Deferred[Any] | None = None
 
     def connectionMade(self) -> None:
-        super().connectionMade()
         self.traffic.open += 1
         self.traffic.connections += 1
-        self._connecting = self._factory.connect(self)
-        self._connecting.addCallbacks(self._connected, self._not_connected)
+        super().connectionMade()
 
-    def is_here(self) -> bool:
+    def connect(self) -> Deferred[Any]:
+        return self._factory.connect(self)
+
+    def not_connected(self, reason: Failure) -> None:
+        if self.is_open():
+            self._factory.log(reason)
+
+    def is_open(self) -> bool:
         """
-        Whether the client is: what is not read says nothing, the kernel knows. One that has closed is
-        still owed what it has sent before; one that has reset the connection is gone.
+        Whether the client's connection is still open. It is not read meanwhile, so that only the kernel
+        knows. A client that has closed it is still owed delivery of what it sent before; one that has
+        reset it is gone.
         """
         if self.lost:
             return False
         asking = poll()
-        # The socket's own number: above it there may be TLS.
+        # The socket's own number: the transport may be TLS on top of it.
         asking.register(_twisted.bottom(self.transport).fileno(), 0)
         return not any(event & POLLERR for _, event in asking.poll(0))
-
-    def _connected(self, _: object) -> None:
-        self._connecting = None
-
-    def _not_connected(self, reason: Failure) -> None:
-        self._connecting = None
-        if self.is_here():
-            self._factory.log(reason)
-        self.splice.abort()
-
-    def half_close_unsupported(self) -> None:
-        # A client that has gone looks like one that has only finished; who waits for ever is worse.
-        self.other.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.traffic.open -= 1
         super().connectionLost(reason)
-        if self._connecting is not None:
-            self._connecting.cancel()
 
 
-class _Far(FarEnd):
-    """The server's end. When it has ended, it has closed, as a rule: a client is told, however."""
-
-    def half_close_unsupported(self) -> None:
-        self.other.transport.loseConnection()
+class _Far(ServerEnd, FarEnd):
+    """The server's end."""

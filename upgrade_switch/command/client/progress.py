@@ -1,5 +1,5 @@
 """
-A line on a terminal that says how far a transfer is; rewritten in place, and cleared at the end.
+The progress of a transfer: a line on a terminal that is rewritten in place, and cleared at the end.
 """
 
 from __future__ import annotations
@@ -7,9 +7,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from stat import S_ISREG
-from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 
 from ...splice import SpliceEnd
@@ -18,19 +17,19 @@ __all__ = ["STDERR", "FarEnd", "NearEnd", "ProgressLine", "Traffic", "has_progre
 
 STDERR = 2
 
-# What ends sooner needs no line.
+# A shorter transfer has no line.
 _SILENT_SECONDS = 2
 _EVERY_SECONDS = 1
 
 
 class Traffic:
     """
-    What has gone through.
+    Counts connections and their bytes.
 
-    :ivar sent: how many bytes to the server.
-    :ivar received: how many bytes from it.
-    :ivar open: how many connections there are.
-    :ivar connections: how many there have been.
+    :ivar sent: the bytes that went to the server.
+    :ivar received: the bytes that came from it.
+    :ivar open: the connections that are open now.
+    :ivar connections: all connections so far.
     """
 
     __slots__ = ("connections", "open", "received", "sent")
@@ -40,7 +39,7 @@ class Traffic:
 
 
 class FarEnd(SpliceEnd):
-    """The server's end of a splice: counts what is received."""
+    """The server's end of a splice; counts the bytes that are received."""
 
     def __init__(self, traffic: Traffic) -> None:
         super().__init__()
@@ -52,7 +51,7 @@ class FarEnd(SpliceEnd):
 
 
 class NearEnd(SpliceEnd):
-    """The other: counts what is sent."""
+    """The local end of a splice; counts the bytes that are sent."""
 
     def __init__(self, traffic: Traffic) -> None:
         super().__init__()
@@ -64,13 +63,15 @@ class NearEnd(SpliceEnd):
 
 
 class ProgressLine:
-    """The line: it comes after two seconds, and again every second."""
+    """The line. It appears after two seconds, and is rewritten every second."""
 
-    def __init__(self, clock: Any, traffic: Traffic, several: bool = False, fd: int = STDERR) -> None:
+    def __init__(
+        self, clock: IReactorTime, traffic: Traffic, several: bool = False, fd: int = STDERR
+    ) -> None:
         """
-        :param clock: provides ``IReactorTime``.
-        :param several: whether the line says how many connections there are.
-        :param fd: the terminal.
+        :param traffic: what the line shows.
+        :param several: whether it also shows the number of connections.
+        :param fd: the terminal's descriptor.
         """
         self._clock = clock
         self._traffic = traffic
@@ -82,7 +83,7 @@ class ProgressLine:
         self._first: IDelayedCall | None = None
 
     def start(self) -> None:
-        """From now on, if there is anything to say."""
+        """Show the line from now on."""
         self._began = self._at = self._clock.seconds()
         self._before = (0, 0)
         self._first = self._clock.callLater(_SILENT_SECONDS, self._begin)
@@ -92,7 +93,7 @@ class ProgressLine:
         self._loop.start(_EVERY_SECONDS)
 
     def stop(self) -> None:
-        """Clear the line; it does not come back."""
+        """Clear the line for good."""
         if self._first is not None:
             self._first.cancel()
             self._first = None
@@ -101,7 +102,7 @@ class ProgressLine:
         self.clear()
 
     def clear(self) -> None:
-        """Make room for something else; the line comes back."""
+        """Clear the line, to make room for other output; it is drawn again later."""
         if self._shown:
             self._write("\r" + " " * self._shown + "\r")
             self._shown = 0
@@ -130,18 +131,18 @@ class ProgressLine:
         return ", ".join(parts)
 
     def _write(self, text: str) -> None:
-        # A terminal that is gone, or that has no room now, is no reason to stop the bytes.
+        # A terminal that is gone, or stopped, must not stop the transfer.
         with suppress(OSError):
             os.write(self._fd, text.encode("ascii"))
 
 
 def has_progress(is_wanted: bool) -> bool:
     """
-    Whether a line on standard error, a terminal, disturbs nobody: not the one who talks with the server
-    there, nor a program that does so through pipes (ssh, through its ProxyCommand) and has the terminal
-    itself.
+    Whether ``connect`` shows its progress. Standard error must be a terminal; and the line must not
+    disturb a user who talks with the server there, or a program that talks with it through pipes and
+    uses the terminal itself, as ssh does with its ProxyCommand.
 
-    :param is_wanted: whether somebody has asked for it, and knows.
+    :param is_wanted: whether the user has asked for the line, which permits the latter two.
     """
     if not os.isatty(STDERR):
         return False
@@ -152,26 +153,26 @@ def has_progress(is_wanted: bool) -> bool:
 
 
 def _is_in_foreground(fd: int) -> bool:
-    """Whether the terminal is this job's: one in the background is silent, as the shell has it."""
+    """Whether this job is in the terminal's foreground; shells keep background jobs silent."""
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()
     except OSError:
-        # It has no jobs.
+        # The terminal has no job control.
         return True
 
 
 def _columns(fd: int) -> int:
     try:
-        # 0 where nobody has said.
+        # It is 0 if nobody has set it.
         return os.get_terminal_size(fd).columns or 80
     except OSError:
         return 80
 
 
 def _bytes(count: float) -> str:
-    """A number of bytes for people, in powers of 1000."""
+    """A number of bytes in words, in powers of 1000: ``12.3 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
-        # What would be rounded to 1000 is one of the next.
+        # What would be rounded to 1000 takes the next unit.
         if count < 999.5 or (unit != "B" and count < 999.95):
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000

@@ -1,37 +1,43 @@
 """
-:class:`RetryingEndpoint`: a client endpoint that waits for a far side that is down.
+:class:`RetryingEndpoint`: a client endpoint that waits for a server that is down.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.error import TimeoutError as InternetTimeoutError
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ...errors import NotSwitched
-from .agent import cause_of
+from ...errors import NotSwitched, cause_of
 
 __all__ = ["RetryingEndpoint", "is_down"]
 
-# RFC 9110 §15.6.3-5: what answers is there, and what is behind it is not, or not yet.
+# RFC 9110 §15.6.3-5: a server answers, but the one behind it is not there, or not yet.
 _DOWN = (502, 503, 504)
 
-# Someone waits: no gaps of a minute, which is Twisted's own limit.
+_T = TypeVar("_T")
+
+# A client waits meanwhile, so less than a minute, which is Twisted's own limit.
 _MAX_DELAY = 10
 
 
 def is_down(reason: Failure) -> bool:
     """
-    Whether a failure is worth another try: nobody there, nobody who answers, or a server that says
-    so (502, 503, 504). A refusal is none, and no certificate gets better.
+    Whether a failure is worth another try: the server cannot be reached, does not answer, or says that
+    it is down (502, 503, 504). Another refusal is not, and neither is a bad certificate.
     """
     if isinstance(reason.value, NotSwitched):
         return reason.value.response.code in _DOWN
@@ -41,24 +47,23 @@ def is_down(reason: Failure) -> bool:
 @implementer(IStreamClientEndpoint)
 class RetryingEndpoint:
     """
-    Connects once, however often it has to try: a ``ClientService`` for each connection, which is over
-    when there is one, and never sees it. What comes of the connection is its protocol's business.
+    Tries again until it is connected. A ``ClientService`` schedules the tries of each connection; it is
+    stopped when one succeeds, and never touches the connection, which belongs to its protocol.
     """
 
     def __init__(
         self,
         endpoint: IStreamClientEndpoint,
-        clock: Any,
+        clock: IReactorTime,
         timeout: float,
         waits: Callable[[Failure], object] = lambda reason: None,
         policy: Callable[[int], float] | None = None,
     ) -> None:
         """
-        :param endpoint: where to.
-        :param clock: provides ``IReactorTime``.
-        :param timeout: how many seconds a connection is tried for, all in all.
-        :param waits: told the reason, when the first try of a connection has failed.
-        :param policy: how many seconds to wait after so many tries; Twisted's backoff if None.
+        :param endpoint: connects.
+        :param timeout: how many seconds the tries of one connection may take together.
+        :param waits: called with the reason when the first try of a connection has failed.
+        :param policy: the seconds to wait after a number of tries; Twisted's backoff if None.
         """
         self._endpoint = endpoint
         self._clock = clock
@@ -72,17 +77,17 @@ class RetryingEndpoint:
         """
         Connect.
 
-        :param is_wanted: asked before each further try; when it says no, there is none, but
+        :param is_wanted: called before each further try; if it returns False, the attempt fails with
             ``CancelledError``.
-        :return: fires with the protocol; fails with the first failure that is no reason to try again,
-            or, when the time is over, with the last (``TimeoutError`` where there is none). Cancelling
-            it ends the try that is under way and leaves no timer.
+        :return: fires with the protocol. Fails with the first failure that is not worth another try; or
+            when the time is over, with the last failure (``TimeoutError`` if there is none). Cancelling
+            it ends the current try, and leaves no timer.
         """
         tries = _Tries(self._endpoint, self._clock, protocolFactory, self._waits, is_wanted)
         tries.service = ClientService(tries, protocolFactory, self._policy, self._clock)
         deadline = self._clock.callLater(self._timeout, tries.time_is_over, self._timeout)
 
-        def over(result: Any) -> Any:
+        def over(result: _T) -> _T:
             if deadline.active():
                 deadline.cancel()
             return result
@@ -94,8 +99,8 @@ class RetryingEndpoint:
 @implementer(IStreamClientEndpoint)
 class _Tries:
     """
-    The endpoint that the service is given. It connects the real factory, not the service's, which
-    would stand between the bytes and their protocol and come back when they have ended.
+    The endpoint of the service. It connects the real factory in place of the service's own, which would
+    stand between the connection and its protocol, and connect again after its end.
     """
 
     service: ClientService
@@ -103,7 +108,7 @@ class _Tries:
     def __init__(
         self,
         endpoint: IStreamClientEndpoint,
-        clock: Any,
+        clock: IReactorTime,
         factory: IProtocolFactory,
         waits: Callable[[Failure], object],
         is_wanted: Callable[[], bool],
@@ -118,7 +123,7 @@ class _Tries:
         self.done: Deferred[IProtocol] = Deferred(lambda _: self._stop())
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        # In the next turn: a try that ends at once stops the service, which cannot be stopped in here.
+        # In the next turn: a try that ends at once stops the service, which must not happen in here.
         trying = deferLater(self._clock, 0, self._try)
         told: Deferred[IProtocol] = Deferred(lambda _: trying.cancel())
         trying.addCallbacks(self._end, self._failed, errbackArgs=(told,))
@@ -149,7 +154,7 @@ class _Tries:
         self.done.callback(result)
 
     def _stop(self) -> None:
-        # Cancels the try that is under way. After a success that is what the service still waits
-        # for: it is told nothing of the connection, else it would close it here.
+        # This cancels the current try. After a success, that is the Deferred on which the service still
+        # waits: it never learns of the connection, which it would close here.
         self._over = True
         self.service.stopService()

@@ -1,5 +1,5 @@
 """
-``serve --access-log``: a line for each request.
+``serve --access-log``: a line for each request, in a file.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _STDOUT = "/dev/stdout"
 
 def access_log_path(option: str | None) -> str | None:
     """
-    Where the access log goes; None: nowhere.
+    The path of the access log; None if there is none.
 
-    :param option: what ``--access-log`` says.
+    :param option: the value of ``--access-log``.
     :raises UsageError: if the file cannot be written.
     """
     if option == "-":
@@ -34,18 +34,18 @@ def access_log_path(option: str | None) -> str | None:
         try:
             open(option, "ab").close()
         except (OSError, ValueError) as error:
-            # ValueError: with a NUL in it.
+            # ValueError: a NUL in the path.
             reason = getattr(error, "strerror", None) or error
             raise UsageError(f"--access-log {option}: {reason}") from None
     return option
 
 
 class LoggedSite(UpgradeSite):
-    """A site whose access log grows in one file: Twisted's starts a new one with each megabyte."""
+    """A site whose access log stays one file; Twisted's own starts a new one with each megabyte."""
 
     def __init__(self, *args: Any, access_log: str | None, **kwargs: Any) -> None:
         """
-        :param access_log: what :func:`access_log_path` gives.
+        :param access_log: the result of :func:`access_log_path`.
         """
         super().__init__(*args, **kwargs)
         self._access_log = access_log
@@ -57,14 +57,14 @@ class LoggedSite(UpgradeSite):
 
 
 class AccessLog:
-    """A file that grows by a line at a time. What cannot be written is lost: it stops no request."""
+    """Appends lines to a file. A line that cannot be written is lost; no request waits for it."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._fails = False
-        # By its number: what has no name (a socket of systemd's) cannot be opened.
+        # By its number, since standard output may have no name (a socket from systemd).
         self._file = FileIO(1 if path == _STDOUT else path, "ab", closefd=path != _STDOUT)
-        # A pipe that nobody reads, or a terminal that is held, would block all of the server.
+        # A pipe that is not read, or a stopped terminal, would block the whole server.
         self._room = poll()
         self._room.register(self._file, POLLOUT)
 

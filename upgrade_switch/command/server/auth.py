@@ -1,17 +1,17 @@
 """
-``serve --auth``: user names and passwords for a site, or for parts of it (HTTP Basic, RFC 7617),
-checked by one of ``twisted.cred.strcred``'s methods.
+``serve --auth``: user names and passwords for a site or parts of it (HTTP Basic, RFC 7617), checked by
+a method of ``twisted.cred.strcred``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from twisted.cred.checkers import ICredentialsChecker, InMemoryUsernamePasswordDatabaseDontUse
-from twisted.cred.credentials import IUsernamePassword
+from twisted.cred.credentials import ICredentials, IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm, Portal
 from twisted.cred.strcred import InvalidAuthType, makeChecker
@@ -20,6 +20,7 @@ from twisted.python.usage import UsageError
 from twisted.web.guard import BasicCredentialFactory, HTTPAuthSessionWrapper
 from twisted.web.pages import notFound
 from twisted.web.resource import IResource, Resource
+from twisted.web.server import Request
 from zope.interface import implementer
 
 __all__ = ["Guarded", "checker_of", "segments_of"]
@@ -29,27 +30,27 @@ _REALM = "upgrade_switch"
 
 def checker_of(method: str) -> ICredentialsChecker:
     """
-    What checks passwords.
+    The checker that a method's string describes.
 
-    :param method: one of ``strcred``'s, ``file:/etc/passwords``.
-    :raises UsageError: where it is none, or none for passwords.
+    :param method: as ``strcred`` has it: ``file:/etc/passwords``.
+    :raises UsageError: if there is no such method, or if it does not check passwords.
     """
     kind, _, argument = method.partition(":")
     if kind == "file" and not (os.path.isfile(argument) and os.access(argument, os.R_OK)):
-        raise UsageError(f"--auth: no file that can be read: {argument!r}")
+        raise UsageError(f"--auth: cannot read the file {argument!r}")
     try:
         checker: Any = makeChecker(method)
     except InvalidAuthType:
-        raise UsageError(f"--auth: no method {kind!r}; --help-auth lists them") from None
+        raise UsageError(f"--auth: no method {kind!r}; --help-auth lists all methods") from None
     except Exception as error:
-        # Plugins raise what they like.
+        # A plugin can raise anything.
         raise UsageError(f"--auth {kind}: {error}") from None
     if IUsernamePassword not in checker.credentialInterfaces:
         raise UsageError(f"--auth: {kind!r} does not check passwords")
     if isinstance(checker, InMemoryUsernamePasswordDatabaseDontUse):
-        # strcred gives it texts, HTTP asks it with bytes.
-        texts, checker = checker.users, InMemoryUsernamePasswordDatabaseDontUse()
-        for name, password in texts.items():
+        # strcred fills it with strings, and HTTP asks it with bytes.
+        users, checker = checker.users, InMemoryUsernamePasswordDatabaseDontUse()
+        for name, password in users.items():
             checker.addUser(os.fsencode(name), os.fsencode(password))
     password_checker: ICredentialsChecker = checker
     return password_checker
@@ -57,60 +58,65 @@ def checker_of(method: str) -> ICredentialsChecker:
 
 @implementer(ICredentialsChecker)
 class _AnyOf:
-    """Lets in whom one of several checkers lets in."""
+    """Lets a user in if one of several checkers does."""
 
     credentialInterfaces = (IUsernamePassword,)
 
-    def __init__(self, checkers: Sequence[Any]) -> None:
+    def __init__(self, checkers: Sequence[ICredentialsChecker]) -> None:
         self._checkers = checkers
 
-    async def _first(self, credentials: Any) -> Any:
+    async def _first(self, credentials: ICredentials) -> bytes | tuple[()]:
         for checker in self._checkers:
             try:
-                return await maybeDeferred(checker.requestAvatarId, credentials)
+                avatar: bytes | tuple[()] = await maybeDeferred(checker.requestAvatarId, credentials)
             except (UnauthorizedLogin, ValueError):
-                # ValueError: unix fails so on what is no text, or has a NUL in it.
+                # ValueError: the method unix raises it for bytes that are not text, and for NULs.
                 continue
+            return avatar
         raise UnauthorizedLogin
 
-    def requestAvatarId(self, credentials: Any) -> Any:
+    def requestAvatarId(self, credentials: ICredentials) -> Deferred[bytes | tuple[()]]:
         return Deferred.fromCoroutine(self._first(credentials))
 
 
 @implementer(IRealm)
-class _Everybody:
-    """Gives everybody who gets in the same resource."""
+class _SameForAll:
+    """Gives every user the same resource."""
 
     def __init__(self, resource: IResource) -> None:
         self._resource = resource
 
-    def requestAvatar(self, avatarId: object, mind: object, *interfaces: Any) -> Any:
+    def requestAvatar(
+        self, avatarId: object, mind: object, *interfaces: object
+    ) -> tuple[type[IResource], IResource, Callable[[], None]]:
         return IResource, self._resource, _nothing
 
 
 def _nothing() -> None:
-    """What there is to do at the end of a login."""
+    """Nothing has to be done at the end of a login."""
 
 
 class Guarded(Resource):
-    """In front of a site's tree: asks for a password where a path, or one above it, wants one."""
+    """Stands in front of a site's tree, and asks for a password where a path requires one."""
 
     def __init__(self, root: IResource, checkers: Mapping[str, Sequence[ICredentialsChecker]]) -> None:
         """
-        :param checkers: who may go to a path and below it. The longest path that fits decides alone.
+        :param root: the tree.
+        :param checkers: the checkers of each path, which is protected with everything below it; only
+            the longest path that matches a request counts.
         """
         super().__init__()
         self._root = root
         # Longest first.
-        self._guards: list[tuple[list[bytes], Any]] = [
+        self._guards: list[tuple[list[bytes], HTTPAuthSessionWrapper]] = [
             (segments_of(path), _guard(root, checkers[path]))
             for path in sorted(checkers, key=lambda path: len(segments_of(path)), reverse=True)
         ]
 
-    def getChildWithDefault(self, path: bytes, request: Any) -> IResource:
-        # What does not count in a path must not lead around a guard; nor must an escaped slash, or
-        # "..", where a resource takes them for what they are in the names of files.
-        asked = _parts(b"/".join((path, *request.postpath)))
+    def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
+        # Empty segments and "." must not lead around a guard; nor must an escaped slash or "..", which
+        # a resource may take for what they are in the names of files.
+        asked = _parts(b"/".join((path, *(request.postpath or ()))))
         if b".." in asked:
             return notFound()
         for segments, guard in self._guards:
@@ -122,12 +128,12 @@ class Guarded(Resource):
 
 
 def _guard(root: IResource, checkers: Sequence[ICredentialsChecker]) -> HTTPAuthSessionWrapper:
-    portal = Portal(_Everybody(root), [_AnyOf(checkers)])
+    portal = Portal(_SameForAll(root), [_AnyOf(checkers)])
     return HTTPAuthSessionWrapper(portal, [BasicCredentialFactory(_REALM)])
 
 
 def segments_of(path: str) -> list[bytes]:
-    """The parts of a path that count, without their escapes."""
+    """The segments of a path, unescaped, without empty ones and "."."""
     return _parts(unquote_to_bytes(path))
 
 

@@ -4,26 +4,28 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IConsumer, IHalfCloseableProtocol, IPushProducer, ITCPTransport
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
 __all__ = ["Echo"]
 
 
+class _ITransport(ITCPTransport, IConsumer, IPushProducer):
+    """A connection that can be paused."""
+
+
 @implementer(IHalfCloseableProtocol)
 class Echo(Protocol):
     """
-    Sends back what it gets: the target of the default site's ``/echo``. It takes half-closes, since
-    for a protocol that does not, Twisted drops what is still to be sent when the client's FIN comes.
+    Sends back what it receives. It supports half-close: without that, Twisted would drop what is still
+    to be sent when the client's FIN arrives.
     """
 
-    transport: Any
+    transport: _ITransport
 
     def connectionMade(self) -> None:
-        # A client that sends without reading is not read any more, either.
+        # While a client does not read what it gets back, it is not read either.
         self.transport.registerProducer(self.transport, True)
 
     def dataReceived(self, data: bytes) -> None:

@@ -1,28 +1,28 @@
 """
-``serve --files``: the files of a directory, for strangers.
+``serve --files``: the files of a directory, served to strangers.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from twisted.web.http import stringToDatetime
 from twisted.web.resource import IResource
+from twisted.web.server import Request
 from twisted.web.static import File
 
 __all__ = ["Files", "is_hidden"]
 
-# RFC 9110 §14.2: a server may ignore any Range. Of those with several ranges Twisted sends all, and
-# strangers could have a file sent thousands of times for one request.
+# RFC 9110 §14.2: a server may ignore any Range. Twisted serves all ranges of a request, so that a
+# stranger could have a file sent thousands of times with one.
 _RANGE = re.compile(rb"bytes=(?:[0-9]{1,18}-[0-9]{0,18}|-([0-9]{1,18}))\Z")
 
-# RFC 8615: meant for everybody.
+# RFC 8615: it is public by definition.
 _WELL_KNOWN = ".well-known"
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name is not for strangers (``.git``, ``.env``, ``..``)."""
+    """Whether a name is not served (``.git``, ``.env``, ``..``)."""
     return name.startswith(".") and name != _WELL_KNOWN
 
 
@@ -36,20 +36,25 @@ def _is_utf8(name: str) -> bool:
 
 class Files(File):
     """
-    Files, for strangers: what can be no name of a file is not there, nor is what begins with a dot, or
-    is neither file nor directory; and nothing that a request may say is this server's mistake.
-    Symbolic links are followed.
+    Files for strangers. Not found (404) are names that cannot be a file's, names that begin with a dot,
+    and what is neither a file nor a directory; no request makes the server fail (500). Symbolic links
+    are followed.
     """
 
-    def getChild(self, path: bytes, request: Any) -> Any:
+    def getChild(self, path: bytes, request: Request) -> IResource:
         try:
             name = path.decode("utf-8")
         except UnicodeDecodeError:
-            return self.childNotFound
-        # An escaped slash makes no name; FilePath.child would take "x%2F" for "x".
+            return self._not_found()
+        # A name has no escaped slash; FilePath.child would take "x%2F" for "x".
         if is_hidden(name) or {"\0", "/"} & set(name) or not request.uri.isascii():
-            return self.childNotFound
-        return super().getChild(path, request)
+            return self._not_found()
+        child: IResource = super().getChild(path, request)
+        return child
+
+    def _not_found(self) -> IResource:
+        page: IResource = self.childNotFound
+        return page
 
     def listNames(self) -> list[str]:
         """The names that a page for a directory shows."""
@@ -61,25 +66,26 @@ class Files(File):
         try:
             listing: IResource = super().directoryListing()
         except OSError:
-            # It may not be read.
+            # It cannot be read.
             return self.forbidden
         return listing
 
-    def render_GET(self, request: Any) -> Any:
+    def render_GET(self, request: Request) -> bytes | int:
         if not request.uri.isascii():
-            # Neither HTTP/2 nor Twisted's HTTP/1.1 refuses it (RFC 3986 §2); File fails on it.
-            return self.childNotFound.render(request)
+            # Twisted refuses it neither in HTTP/1.1 nor in HTTP/2 (RFC 3986 §2), and File fails on it.
+            return _rendered(self._not_found(), request)
         self.restat(False)
         if self.isfile():
-            self._drop_what_makes_no_sense(request)
+            self._drop_bad_conditions(request)
         elif self.exists() and not self.isdir():
-            # A pipe would be waited for, with all of the server.
-            return self.childNotFound.render(request)
-        return super().render_GET(request)
+            # Opening a pipe would block the whole server.
+            return _rendered(self._not_found(), request)
+        rendered: bytes | int = super().render_GET(request)
+        return rendered
 
     render_HEAD = render_GET
 
-    def _drop_what_makes_no_sense(self, request: Any) -> None:
+    def _drop_bad_conditions(self, request: Request) -> None:
         """Ignore conditions and ranges on which Twisted fails (RFC 9110 §13.1.3, §13.1.5, §14.2)."""
         fields = request.requestHeaders
         since = request.getHeader(b"if-modified-since")
@@ -87,16 +93,21 @@ class Files(File):
             fields.removeHeader(b"if-modified-since")
         wanted = request.getHeader(b"range")
         match = None if wanted is None else _RANGE.match(wanted)
-        # A suffix that is longer than the file is all of it.
+        # A suffix that is longer than the file means the whole file.
         is_all = match is not None and int(match[1] or 0) > self.getsize()
         if match is None or is_all or request.getHeader(b"if-range") is not None:
             fields.removeHeader(b"range")
+
+
+def _rendered(page: IResource, request: Request) -> bytes | int:
+    rendered: bytes | int = page.render(request)
+    return rendered
 
 
 def _is_date(value: bytes) -> bool:
     try:
         stringToDatetime(value.partition(b";")[0])
     except Exception:
-        # ValueError, as its caller expects; and IndexError.
+        # ValueError, which its caller expects, but also IndexError.
         return False
     return True

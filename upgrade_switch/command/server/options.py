@@ -18,7 +18,7 @@ from ...negotiation import UpgradeToken
 from ..listening import LOG_FORMATS
 from ..options import CommandOptions
 from .auth import checker_of
-from .config import apply_config
+from .config import REPEATED, read_config
 
 __all__ = ["ServeOptions"]
 
@@ -28,9 +28,9 @@ class ServeOptions(CommandOptions, AuthOptionMixin):
 
     synopsis = "[options]"
     longdesc = (
-        "Serves HTTP, and switches connections to other protocols. Without --tunnel: the token echo at "
-        "/echo. An ENDPOINT is one of Twisted's strings. SIGTERM ends it: it stops listening, and says "
-        "goodbye to switched connections."
+        "Serves HTTP, and switches connections to other protocols. Without --tunnel, it has the token "
+        "echo at /echo. An ENDPOINT is a Twisted endpoint string. SIGTERM ends the server: it stops "
+        "listening, and gives switched connections some time to end (--drain)."
     )
     examples: tuple[str, ...] = (
         "upgrade-switch serve --listen tcp:8080 --tunnel '/ssh ssh tcp:127.0.0.1:22'",
@@ -39,7 +39,7 @@ class ServeOptions(CommandOptions, AuthOptionMixin):
         "upgrade-switch serve --listen tcp:8080 --preface 'SSH-2.0- tcp:127.0.0.1:22' --status /status",
     )
     optFlags = [  # noqa: RUF012 - twisted.python.usage wants a list
-        ["h2c", None, "Speak HTTP/2 without TLS as well: by upgrade, and with prior knowledge."],
+        ["h2c", None, "Speak HTTP/2 without TLS too: by upgrade, and with prior knowledge."],
     ]
     supportedInterfaces = (IUsernamePassword,)
 
@@ -61,25 +61,25 @@ class ServeOptions(CommandOptions, AuthOptionMixin):
 
     def parseArgs(self, *arguments: str) -> None:
         if arguments:
-            raise UsageError(f"there are options only, not {arguments[0]!r}")
+            raise UsageError(f"unexpected argument {arguments[0]!r}: there are options only")
 
     def opt_listen(self, endpoint: str) -> None:
         """
-        Where to listen, as a server endpoint string (tcp:8080:interface=127.0.0.1, unix:/run/x.sock,
-        ssl:8443:privateKey=key.pem:certKey=cert.pem, systemd:domain=INET:index=0); may be given several
-        times. [default: tcp:8080:interface=127.0.0.1]
+        ENDPOINT: listen there, a server endpoint string (tcp:8080:interface=127.0.0.1,
+        unix:/run/x.sock, ssl:8443:privateKey=key.pem:certKey=cert.pem, systemd:domain=INET:index=0).
+        May be given several times. [default: tcp:8080:interface=127.0.0.1]
         """
         self.listen.append(endpoint)
 
     def opt_tunnel(self, value: str) -> None:
         """
-        'PATH TOKEN ENDPOINT': carry upgrades to TOKEN at PATH to a client endpoint string
-        (tcp:127.0.0.1:22); may be given several times. With TOKEN websocket, in binary messages, as
-        noVNC and other clients in browsers speak them.
+        'PATH TOKEN ENDPOINT': at PATH, tunnel upgrades to TOKEN to a client endpoint string
+        (tcp:127.0.0.1:22). With the token websocket, the bytes travel in binary messages, as noVNC and
+        other clients in browsers send them. May be given several times.
         """
         parts = value.split(None, 2)
         if len(parts) != 3 or not _is_path(parts[0]):
-            raise UsageError(f"--tunnel wants '/PATH TOKEN ENDPOINT', not {value!r}")
+            raise UsageError(f"--tunnel needs '/PATH TOKEN ENDPOINT', not {value!r}")
         path, token, endpoint = parts
         try:
             UpgradeToken.parse(token)
@@ -89,47 +89,47 @@ class ServeOptions(CommandOptions, AuthOptionMixin):
 
     def opt_class(self, value: str) -> None:
         """
-        'PATH MODULE.CLASS': put a resource (IResource), made by calling the class without arguments,
-        at PATH; Python looks for the module where it looks for all (PYTHONPATH). May be given several
-        times.
+        'PATH MODULE.CLASS': serve a resource of your own (IResource) at PATH. The class is called
+        without arguments; its module must be importable (see PYTHONPATH). May be given several times.
         """
         parts = value.split()
         path = parts[0].rstrip("/") if parts else ""
         if len(parts) != 2 or not _is_path(path):
-            raise UsageError(f"--class wants '/PATH MODULE.CLASS', not {value!r}")
+            raise UsageError(f"--class needs '/PATH MODULE.CLASS', not {value!r}")
         if path in self.classes:
-            raise UsageError(f"--class: {path} is here twice")
+            raise UsageError(f"--class: {path} is given twice")
         self.classes[path] = parts[1]
 
     def opt_files(self, value: str) -> None:
         """
-        'PATH DIRECTORY': serve the files of a directory, and those below it, at PATH; at / in place of
-        the page that is there. Names that begin with a dot are not served (.well-known is), symbolic
+        'PATH DIRECTORY': serve the files in a directory and below it at PATH; at /, they replace the
+        page that is there. Names that begin with a dot are not served, except .well-known; symbolic
         links are followed. May be given several times.
         """
         path, _, directory = value.strip().partition(" ")
         path, directory = path.rstrip("/") or "/", directory.strip()
         if not _is_path(value) or not directory:
-            raise UsageError(f"--files wants '/PATH DIRECTORY', not {value!r}")
+            raise UsageError(f"--files needs '/PATH DIRECTORY', not {value!r}")
         if path in self.files:
-            raise UsageError(f"--files: {path} is here twice")
+            raise UsageError(f"--files: {path} is given twice")
         if not os.path.isdir(directory):
-            raise UsageError(f"--files: there is no directory {directory!r}")
+            raise UsageError(f"--files: no such directory: {directory!r}")
         self.files[path] = directory
 
     def opt_auth(self, value: str) -> None:
         """
-        METHOD or 'PATH METHOD': ask for a name and a password (HTTP Basic) on the whole site, or at
-        PATH and below it, where the longest PATH decides alone. METHOD is one of Twisted's: file:FILE
-        with lines name:password (no colon in it), memory:name:password, which others on this machine
-        can see ... (--help-auth lists them). May be given several times. Who connects with a --preface
-        is not asked.
+        METHOD or 'PATH METHOD': require a user name and a password (HTTP Basic) for the whole site, or
+        for PATH and below; of several PATHs, only the longest that matches counts. METHOD is one of
+        Twisted's: file:FILE, whose lines are name:password (without a colon in either), or
+        memory:name:password, which other users of this machine can see (--help-auth lists all
+        methods). May be given several times. A connection that begins with a --preface needs no
+        password.
         """
         path, method = "/", value.strip()
         if method.startswith("/"):
             path, _, method = method.partition(" ")
         if not _is_path(path) or not method.strip():
-            raise UsageError("--auth wants METHOD or '/PATH METHOD'")
+            raise UsageError("--auth needs METHOD or '/PATH METHOD'")
         checker = checker_of(method.strip())
         self.checkers.setdefault(path.rstrip("/") or "/", []).append(checker)
         kind, _, argument = method.strip().partition(":")
@@ -138,76 +138,91 @@ class ServeOptions(CommandOptions, AuthOptionMixin):
 
     def opt_status(self, path: str) -> None:
         """
-        PATH: show there what is switched now, and what was declined: a page, JSON at PATH/json,
-        Prometheus' text at PATH/metrics. It tells who is connected: where --auth guards other paths
-        only, any of their passwords is asked for.
+        PATH: show there which connections are switched, and which requests were declined: as a page,
+        as JSON at PATH/json, for Prometheus at PATH/metrics. It reveals who is connected: if --auth
+        protects only other paths, it requires one of their passwords.
         """
         if not _is_path(path) or not path.strip("/"):
-            raise UsageError(f"--status wants a /PATH, not {path!r}")
+            raise UsageError(f"--status needs a /PATH, not {path!r}")
         self.status = path.rstrip("/")
 
     def opt_origin(self, origin: str) -> None:
         """
-        A page's origin (https://example.com) from which a browser may open the tunnels for
-        WebSockets, besides clients that are no browsers; * is any; may be given several times.
-        [default: this site's own pages]
+        ORIGIN: let pages of this origin (https://example.com) open WebSocket tunnels; * means any.
+        Clients other than browsers may always open them. May be given several times.
+        [default: pages of this site]
         """
         self.origins.append(origin)
 
     def opt_preface(self, value: str) -> None:
         """
-        'PREFACE ENDPOINT': carry connections that begin with PREFACE in place of a request
-        (SSH-2.0-) to a client endpoint string; may be given several times. In PREFACE, \\r, \\n,
-        \\t, \\xHH and \\\\ are bytes (a space is \\x20); one that ends in its only \\r\\n is
-        looked for between two requests, too.
+        'PREFACE ENDPOINT': tunnel connections that begin with PREFACE instead of a request
+        (SSH-2.0-) to a client endpoint string. In PREFACE, \\r, \\n, \\t, \\xHH and \\\\
+        stand for bytes (\\x20 is a space). A PREFACE that is one whole line, ending in \\r\\n, is
+        also recognized between two requests. May be given several times.
         """
         parts = value.split(None, 1)
         if len(parts) != 2:
-            raise UsageError(f"--preface wants 'PREFACE ENDPOINT', not {value!r}")
+            raise UsageError(f"--preface needs 'PREFACE ENDPOINT', not {value!r}")
         preface, endpoint = parts
         key = _unescaped(preface)
         if key in self.prefaces:
-            raise UsageError(f"--preface: {preface!r} is here twice")
+            raise UsageError(f"--preface: {preface!r} is given twice")
         self.prefaces[key] = endpoint
 
     def opt_drain(self, seconds: str) -> None:
         """
-        How many seconds switched connections have to end by themselves when the server goes down; then
-        they are aborted. [default: 5]
+        SECONDS: how long switched connections may go on when the server shuts down, before they are
+        aborted. [default: 5]
         """
         try:
             self.drain = float(seconds)
         except ValueError:
             self.drain = inf
         if not 0 <= self.drain < inf:
-            raise UsageError(f"--drain wants a number of seconds, not {seconds!r}")
+            raise UsageError(f"--drain needs a number of seconds, not {seconds!r}")
 
     def opt_log_format(self, name: str) -> None:
         """
-        How each switch and its end, and what goes wrong, is logged on standard error: text, json (a
-        line each, with Twisted's fields), or none. [default: text]
+        FORMAT: how switches, their ends and errors are logged on standard error: text, json (one line
+        each, with Twisted's fields), or none. [default: text]
         """
         if name not in LOG_FORMATS:
-            raise UsageError(f"--log-format wants {', '.join(LOG_FORMATS)}, not {name!r}")
+            raise UsageError(f"--log-format must be one of {', '.join(LOG_FORMATS)}, not {name!r}")
         self.log_format = name
 
     def opt_access_log(self, file: str) -> None:
         """
-        A file for a line for each request, in combined format; - is standard output.
+        FILE: write a line for each request to this file, in combined format; - is standard output.
         """
         self.access_log = file
 
     def opt_config(self, file: str) -> None:
         """
-        A TOML file with options: listen = ["tcp:8080"], h2c = true, drain = 10. An option that may
-        be given several times has a list there, to which the command line adds; of the others the
-        command line wins.
+        FILE: read options from a TOML file: listen = ["tcp:8080"], h2c = true, drain = 10. An option
+        that may be given several times is a list there, to which the command line adds; the command
+        line overrides the other options.
         """
         self.config = file
 
     def postOptions(self) -> None:
         if self.config is not None:
-            apply_config(self, self.config)
+            self._read(self.config)
+
+    def _read(self, config: str) -> None:
+        try:
+            for name, value in read_config(config):
+                self._set(name, value)
+        except UsageError as error:
+            raise UsageError(f"--config {config}: {error}") from None
+
+    def _set(self, name: str, value: str | bool) -> None:
+        """Set what a file says, unless the command line has said something else."""
+        attribute = name.replace("-", "_")
+        if isinstance(value, bool):
+            self[name] = bool(self[name]) or value
+        elif name in REPEATED or getattr(self, attribute) is None:
+            getattr(self, f"opt_{attribute}")(value)
 
 
 def _is_path(text: str) -> bool:
@@ -219,11 +234,11 @@ _ESCAPED = {"r": b"\r", "n": b"\n", "t": b"\t", "\\": b"\\"}
 
 
 def _unescaped(text: str) -> bytes:
-    """The bytes that a preface on the command line stands for."""
+    """The bytes that a preface on the command line means."""
     preface, begun = b"", 0
     for match in _ESCAPE.finditer(text):
         if match[0] == "\\":
-            raise UsageError(f"--preface: not an escape that is known here: {text!r}")
+            raise UsageError(f"--preface: unknown escape in {text!r}")
         preface += os.fsencode(text[begun : match.start()])
         preface += _ESCAPED[match[1]] if match[1] else bytes.fromhex(match[2])
         begun = match.end()

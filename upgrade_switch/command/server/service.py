@@ -7,7 +7,6 @@ from __future__ import annotations
 import signal
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IStreamServerEndpoint
@@ -18,6 +17,7 @@ from ...observe.log import SwitchLog
 from ...observe.status import Status
 from ..exits import USAGE, say
 from ..listening import Server, begin_logging, server_endpoint, url_of
+from ..reactor import ICommandReactor, installed_reactor
 from .access_log import LoggedSite, access_log_path
 from .options import ServeOptions
 from .tree import build_prefaces, build_site_upgrades, build_tree
@@ -27,10 +27,10 @@ __all__ = ["Options", "build_server", "makeService", "run_serve"]
 DEFAULT_LISTEN = "tcp:8080:interface=127.0.0.1"
 
 
-def build_server(reactor: Any, options: ServeOptions) -> Server:
+def build_server(reactor: ICommandReactor, options: ServeOptions) -> Server:
     """
-    :return: a service: what listens, and drains when it is stopped.
-    :raises UsageError: where the options contradict one another.
+    :return: a service that listens, and that drains the site when it is stopped.
+    :raises UsageError: if the options contradict one another, or need something that is not installed.
     """
     status = Status(reactor)
     root = build_tree(reactor, options, status)
@@ -47,19 +47,17 @@ def build_server(reactor: Any, options: ServeOptions) -> Server:
     return Server(reactor, site, endpoints, url_of, lambda: site.drain(seconds))
 
 
-def _endpoints(reactor: Any, texts: list[str]) -> list[tuple[str, IStreamServerEndpoint]]:
-    return [(text, server_endpoint(reactor, text)) for text in texts]
+def _endpoints(reactor: ICommandReactor, strings: list[str]) -> list[tuple[str, IStreamServerEndpoint]]:
+    return [(string, server_endpoint(reactor, string)) for string in strings]
 
 
 def run_serve(options: ServeOptions) -> int:
     """
-    Serve until a signal; then stop listening, and let what is switched end.
+    Serve until a signal comes; then stop listening, and drain the site.
 
     :return: the exit code.
     """
-    from twisted.internet import reactor as _reactor
-
-    reactor: Any = _reactor
+    reactor = installed_reactor()
     begin_logging(LogLevel.warn, options.log_format or "text")
     try:
         server = build_server(reactor, options)
@@ -70,7 +68,7 @@ def run_serve(options: ServeOptions) -> int:
 
 
 class Options(ServeOptions):
-    """The options of ``serve``, less those that are ``twist``'s own."""
+    """The options of ``serve``, without those that are ``twist``'s own."""
 
     examples = tuple(
         example.replace("upgrade-switch serve", "twist upgrade-switch")
@@ -79,38 +77,40 @@ class Options(ServeOptions):
 
     def opt_log_format(self, name: str) -> None:
         """
-        The log is twist's own: twist --log-format=json upgrade-switch ...
+        Not available here; use twist's own option: twist --log-format=json upgrade-switch ...
         """
-        raise UsageError("the log is twist's: twist --log-format=json upgrade-switch ...")
+        raise UsageError(
+            "--log-format is an option of twist: twist --log-format=json upgrade-switch ..."
+        )
 
 
 def makeService(options: Options) -> Server:
     """
-    :raises SystemExit: where the options contradict one another, which has been said.
-    """
-    from twisted.internet import reactor as _reactor
+    The service that ``twist upgrade-switch`` runs.
 
-    reactor: Any = _reactor
-    # Behind the handlers that the reactor sets when it begins.
+    :raises SystemExit: after a usage error, which has been printed then.
+    """
+    reactor = installed_reactor()
+    # After the reactor has set its own handlers, which it does when it starts.
     reactor.callWhenRunning(signal.signal, signal.SIGTERM, partial(_end, reactor))
     try:
         return build_server(reactor, options)
     except UsageError as error:
-        # Of options only, twist shows such an error to people.
+        # twist prints such an error only while it parses options.
         say(str(error))
         raise SystemExit(USAGE) from None
 
 
-def _end(reactor: Any, number: int, _: object) -> None:
+def _end(reactor: ICommandReactor, number: int, _: object) -> None:
     """
-    SIGTERM, where it is how a service is told to end: what drains well ends with 0. Twisted's own
-    handler would have the process die of the signal in the end.
+    The handler of SIGTERM, which tells a service to end: the exit code is 0 then. With Twisted's own
+    handler, the process would die of the signal after it has drained.
     """
     signal.signal(number, signal.SIG_IGN)
     reactor.callFromThread(_stop, reactor)
 
 
-def _stop(reactor: Any) -> None:
-    # It may be going down already, by SIGINT.
+def _stop(reactor: ICommandReactor) -> None:
+    # SIGINT may have stopped it already.
     with suppress(ReactorNotRunning):
         reactor.stop()

@@ -1,5 +1,5 @@
 """
-The resource tree of ``upgrade-switch serve``: what its options put where.
+The resource tree of ``upgrade-switch serve``, as its options describe it.
 """
 
 from __future__ import annotations
@@ -7,45 +7,53 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.endpoints import clientFromString
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.python.reflect import namedAny
 from twisted.python.usage import UsageError
 from twisted.web.pages import notFound
 from twisted.web.resource import IResource, Resource
+from twisted.web.server import Request
 
 from ...errors import InvalidUpgrades
+from ...interfaces import Acceptor
 from ...observe.page import StatusResource
 from ...observe.status import Status
 from ...protocols._tunnel import TunnelFactory, tunnel
 from ...server.resource import UpgradeResource
+from ..options import needs_extra_for
+from ..reactor import ICommandReactor
 from .auth import Guarded, segments_of
 from .echo import Echo
 from .files import Files, is_hidden
+from .options import ServeOptions
 from .page import FrontPage
-
-if TYPE_CHECKING:
-    from .options import ServeOptions
 
 __all__ = ["build_prefaces", "build_site_upgrades", "build_tree"]
 
 
+# What an UpgradeResource takes for a token.
+Upgrade = Acceptor | IProtocolFactory
+
+
 class _Directory(Resource):
-    """Has nothing but what is put below it."""
+    """A path that has nothing but the resources below it."""
 
-    def render(self, request: Any) -> Any:
-        return notFound().render(request)
+    def render(self, request: Request) -> bytes:
+        page: bytes = notFound().render(request)
+        return page
 
 
-def build_tree(reactor: Any, options: ServeOptions, status: Status) -> IResource:
+def build_tree(reactor: ICommandReactor, options: ServeOptions, status: Status) -> IResource:
     """
-    :param status: what is shown where the options want a status page.
-    :raises UsageError: where the options contradict one another.
+    The root resource of the site.
+
+    :param status: what a status page shows, if the options ask for one.
+    :raises UsageError: if the options contradict one another, or need something that is not installed.
     """
     _keep_secrets(options)
     upgrades = _upgrades(reactor, options)
@@ -59,7 +67,7 @@ def build_tree(reactor: Any, options: ServeOptions, status: Status) -> IResource
     root.putChild(b"", front)
     for path, directory in options.files.items():
         if path == "/":
-            # In place of the page, too.
+            # It replaces the page, too.
             root = Files(directory)
         else:
             _claim(resources, "files", path, Files(directory))
@@ -67,11 +75,11 @@ def build_tree(reactor: Any, options: ServeOptions, status: Status) -> IResource
         _claim(resources, "class", path, _made(name))
     for path, known in upgrades.items():
         if path == "/" and isinstance(root, Files):
-            raise UsageError("--tunnel: / is --files' already")
+            raise UsageError("--tunnel: / is taken by --files")
         _claim(resources, "tunnel", path, UpgradeResource(known, front if path == "/" else None))
     if options.status:
         _claim(resources, "status", options.status, StatusResource(status))
-    # Shorter paths first: what would lie below a resource is found out.
+    # Shorter paths first, so that a path below a resource is noticed.
     for path in sorted(resources):
         _put(root, path, resources[path])
     if not isinstance(root, Files):
@@ -81,21 +89,21 @@ def build_tree(reactor: Any, options: ServeOptions, status: Status) -> IResource
 
 def _keep_secrets(options: ServeOptions) -> None:
     """
-    See to it that nobody can fetch the passwords.
+    Make sure that no client can fetch the passwords.
 
-    :raises UsageError: where their files are among those that are served.
+    :raises UsageError: if a password file is among the files that are served.
     """
     for secret in options.password_files:
         for path, directory in options.files.items():
             file, folder = Path(secret).resolve(), Path(directory).resolve()
             if file.is_relative_to(folder) and not any(map(is_hidden, file.relative_to(folder).parts)):
-                raise UsageError(f"--files {path}: {secret} is there, and would be served")
+                raise UsageError(f"--files {path}: {secret} is in that directory, and would be served")
 
 
 def _checkers(options: ServeOptions) -> dict[str, list[ICredentialsChecker]]:
     """
-    Who may go where. A status page tells who is connected: where some paths want a password and none of
-    them is above it, it wants one of theirs.
+    The checkers of each path. A status page reveals who is connected: if --auth protects some paths,
+    but not this one, the page requires a password of any of them.
     """
     checkers = dict(options.checkers)
     if options.status:
@@ -107,40 +115,40 @@ def _checkers(options: ServeOptions) -> dict[str, list[ICredentialsChecker]]:
 
 def _check_guards(options: ServeOptions, resources: Iterable[str]) -> None:
     """
-    :raises UsageError: for a path of ``--auth`` at, below and above which there is nothing: what was
-        meant would be open.
+    :raises UsageError: if a path of ``--auth`` has no resource at, below or above it. It is probably
+        misspelled, and what it should protect would be open.
     """
-    there = [segments_of(path) for path in resources]
+    available = [segments_of(path) for path in resources]
     for path in options.checkers:
         guarded = segments_of(path)
-        if not any(guarded[: len(one)] == one or one[: len(guarded)] == guarded for one in there):
-            raise UsageError(f"--auth {path}: nothing is there; there are {', '.join(resources)}")
+        if not any(guarded[: len(one)] == one or one[: len(guarded)] == guarded for one in available):
+            raise UsageError(f"--auth: no resource at {path}; available: {', '.join(resources)}")
 
 
 def _claim(resources: dict[str, IResource], option: str, path: str, resource: IResource) -> None:
     if path in resources:
-        raise UsageError(f"--{option}: {path} is another resource's")
+        raise UsageError(f"--{option}: {path} is taken by another resource")
     resources[path] = resource
 
 
-def build_site_upgrades(options: ServeOptions) -> dict[str, Any]:
+def build_site_upgrades(options: ServeOptions) -> dict[str, Acceptor]:
     """
-    The upgrades that belong to the connection.
+    The upgrades that do not depend on a resource.
 
-    :raises UsageError: where what they need is not installed.
+    :raises UsageError: if an extra that they need is not installed.
     """
     if not options["h2c"]:
         return {}
-    try:
+    with needs_extra_for("--h2c needs"):
         from ...protocols._h2c import h2c
-    except ImportError:
-        raise UsageError("--h2c needs more: pip install 'upgrade_switch[http2]'") from None
     return {"h2c": h2c()}
 
 
-def build_prefaces(reactor: Any, options: ServeOptions) -> dict[bytes, TunnelFactory]:
+def build_prefaces(reactor: ICommandReactor, options: ServeOptions) -> dict[bytes, TunnelFactory]:
     """
-    :raises UsageError: for what is no endpoint.
+    The tunnel of each preface.
+
+    :raises UsageError: if an endpoint string is wrong.
     """
     return {
         preface: TunnelFactory(reactor, _client_endpoint(reactor, endpoint))
@@ -148,9 +156,9 @@ def build_prefaces(reactor: Any, options: ServeOptions) -> dict[bytes, TunnelFac
     }
 
 
-def _upgrades(reactor: Any, options: ServeOptions) -> dict[str, dict[str, Any]]:
-    """What each path leads to, by token."""
-    upgrades: dict[str, dict[str, Any]] = {}
+def _upgrades(reactor: ICommandReactor, options: ServeOptions) -> dict[str, dict[str, Upgrade]]:
+    """The upgrades of each path, by token."""
+    upgrades: dict[str, dict[str, Upgrade]] = {}
     for path, token, endpoint in options.tunnels:
         known = upgrades.setdefault(path, {})
         if token.lower() in map(str.lower, known):
@@ -162,25 +170,23 @@ def _upgrades(reactor: Any, options: ServeOptions) -> dict[str, dict[str, Any]]:
 
 
 def _made(name: str) -> IResource:
-    """The resource of a class that is called by its name."""
+    """The resource that a class makes, which is named ``module.Class``."""
     try:
         resource = namedAny(name)()
     except Exception as error:
-        # Its module runs, and its constructor: whatever they raise.
+        # Importing it runs its module, and calling it its constructor: they can raise anything.
         raise UsageError(f"--class {name}: {type(error).__name__}: {error}") from None
     if not IResource.providedBy(resource):
-        raise UsageError(f"--class {name}: makes no resource (IResource): {resource!r}")
+        raise UsageError(f"--class {name}: not a resource (IResource): {resource!r}")
     return resource
 
 
-def _tunnel(token: str, endpoint: IStreamClientEndpoint, origins: list[str]) -> Any:
-    """A tunnel; for browsers, which speak nothing else, in WebSocket's binary messages."""
+def _tunnel(token: str, endpoint: IStreamClientEndpoint, origins: list[str]) -> Upgrade:
+    """A tunnel; with the token websocket, in binary messages."""
     if token.lower() != "websocket":
         return tunnel(endpoint)
-    try:
+    with needs_extra_for("WebSockets need"):
         from ...protocols._websocket import SAME_ORIGIN, byte_stream
-    except ImportError:
-        raise UsageError("WebSockets need more: pip install 'upgrade_switch[websocket]'") from None
     try:
         return byte_stream(tunnel(endpoint), origins or SAME_ORIGIN)
     except InvalidUpgrades as error:
@@ -188,7 +194,7 @@ def _tunnel(token: str, endpoint: IStreamClientEndpoint, origins: list[str]) -> 
 
 
 def _put(root: Resource, path: str, resource: IResource) -> None:
-    """Put a resource at a path, with the directories that it takes."""
+    """Put a resource at a path, and make the directories above it."""
     *above, last = map(unquote_to_bytes, path[1:].split("/"))
     parent = root
     for segment in above:
@@ -197,27 +203,27 @@ def _put(root: Resource, path: str, resource: IResource) -> None:
             child = _directory_below(parent, segment)
             parent.putChild(segment, child)
         elif not isinstance(child, _Directory | Files):
-            raise UsageError(f"{path} lies below another resource's path")
+            raise UsageError(f"{path} is below the path of another resource")
         parent = child
     if last in parent.children and path != "/":
-        raise UsageError(f"{path} is another resource's path, too")
+        raise UsageError(f"{path} is taken by another resource")
     parent.putChild(last, resource)
 
 
 def _directory_below(parent: Resource, segment: bytes) -> Resource:
-    """A directory for what is put below it; among files, one that has its own files, too."""
+    """A directory for the resources below it; inside a tree of files, it has its own files, too."""
     name = os.fsdecode(segment)
     if isinstance(parent, Files) and not is_hidden(name):
         return Files(os.path.join(parent.path, name))
     return _Directory()
 
 
-def _client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint:
+def _client_endpoint(reactor: ICommandReactor, description: str) -> IStreamClientEndpoint:
     try:
         endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
     except Exception as error:
-        # Every parser raises what it likes: ValueError, TypeError, KeyError, OSError ...
+        # Parsers raise ValueError, TypeError, KeyError, OSError ...
         raise UsageError(
-            f"not a client endpoint, as tcp:127.0.0.1:22 is: {description!r} ({error})"
+            f"not a client endpoint string (such as tcp:127.0.0.1:22): {description!r} ({error})"
         ) from None
     return endpoint

@@ -1,0 +1,45 @@
+"""
+Subcommands that need an extra of this package which is not installed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.kit.commands import COMMAND, LOCAL, PATIENCE, one_line
+from tests.kit.operating import TWIST
+
+TUNNEL = ["--tunnel", "/x websocket tcp:127.0.0.1:1"]
+
+#: Command lines, and the extra that each of them needs.
+NEEDY = {
+    "serve websocket": ([COMMAND, "serve", "--listen", LOCAL, *TUNNEL], "websocket"),
+    "serve h2c": ([COMMAND, "serve", "--listen", LOCAL, "--h2c"], "http2"),
+    "twist websocket": ([TWIST, "upgrade-switch", "--listen", LOCAL, *TUNNEL], "websocket"),
+    "twist h2c": ([TWIST, "upgrade-switch", "--listen", LOCAL, "--h2c"], "http2"),
+    "connect": ([COMMAND, "connect", "ws://127.0.0.1:1/"], "websocket"),
+    "forward": ([COMMAND, "forward", LOCAL, "ws://127.0.0.1:1/"], "websocket"),
+}
+
+
+@pytest.mark.parametrize("kind", NEEDY)
+def test_missing_extra(kind: str, tmp_path: Path) -> None:
+    """An extra that is not installed is a usage error, exit code 2; one line says how to install it."""
+    command, extra = NEEDY[kind]
+    for name in ("autobahn", "h2"):
+        # Found before the one that is installed.
+        missing = f"raise ModuleNotFoundError('No module named {name}', name={name!r})\n"
+        (tmp_path / f"{name}.py").write_text(missing)
+    done = subprocess.run(
+        command,
+        env={"PYTHONPATH": str(tmp_path), "PATH": ""},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert f"pip install 'upgrade_switch[{extra}]'" in one_line(done.stderr)

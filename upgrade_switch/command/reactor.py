@@ -1,0 +1,23 @@
+"""
+The reactor that the command runs on. It is imported when a subcommand runs, not before: until then a
+program that imports this package, such as ``twist``, can still choose one.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from twisted.internet.interfaces import IReactorCore, IReactorFromThreads, IReactorTime
+
+__all__ = ["ICommandReactor", "installed_reactor"]
+
+
+class ICommandReactor(IReactorCore, IReactorTime, IReactorFromThreads):
+    """What the command uses of a reactor, besides what it gives to endpoints."""
+
+
+def installed_reactor() -> ICommandReactor:
+    """The process's reactor; the first call installs the default one if there is none."""
+    from twisted.internet import reactor
+
+    return cast(ICommandReactor, reactor)
