@@ -24,6 +24,7 @@ FLOORS = (
     {"negotiation"},
     {"interfaces"},
     {"_twisted"},
+    {"sending"},
     {"takeover"},
     {"connection"},
     {"splice", "http2", "observe"},

@@ -10,9 +10,14 @@ one read wait in between.
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, ISSLTransport
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IProtocol,
+    IPushProducer,
+    IReactorTime,
+)
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -20,33 +25,42 @@ from . import _twisted
 from .connection import SwitchedConnection
 from .errors import AlreadyInstalled
 from .interfaces import IStreamTransport
+from .sending import SendingWatch, is_clean_end, reset_when_sent
 from .takeover import hand_over
 
 __all__ = ["ConnectingEnd", "ServerEnd", "SingleUseFactory", "Splice", "SpliceEnd", "splice"]
 
 
 def splice(
-    a: IStreamTransport | SwitchedConnection, b: IStreamTransport | SwitchedConnection
+    a: IStreamTransport | SwitchedConnection,
+    b: IStreamTransport | SwitchedConnection,
+    *,
+    forgive_truncation: bool = False,
+    reactor: IReactorTime | None = None,
 ) -> Deferred[None]:
     """
     Join two transports: what arrives at one is written to the other, with backpressure both ways.
 
     A half-close (FIN) on one side is passed on to the other, and the opposite direction goes on. If the
     other side has no half-close (TLS, any ``ProtocolWrapper``), the opposite direction goes on until it
-    ends by itself. If a side ends cleanly, the other is closed after everything has been written; if a
-    side ends with an error (a reset), the other is aborted. The end of a TLS connection always counts
-    as clean, since many peers end it without the alert.
+    ends by itself. If a side ends cleanly, the other is closed after everything has been written. If a
+    side ends with an error (a reset; TLS without close_notify, RFC 8446 §6.1; a WebSocket without a
+    Close frame), the other is reset, as soon as everything that was received has arrived there, or when
+    nothing of it has been taken for 60 seconds.
 
     The splice owns both transports. The protocols that they had hear nothing any more; they must not
     have kept bytes back.
 
     :param a: a connected transport, or a client's :class:`SwitchedConnection` without a target.
     :param b: the same for the other side.
+    :param forgive_truncation: whether TLS that ends without close_notify has ended cleanly. Many programs
+        end it like that, but then a transfer that was cut off looks like one that is complete.
+    :param reactor: the clock; the running reactor if None.
     :return: fires (None) when both connections have ended; cancelling it aborts both.
     :raises NotDetachable: if a transport does not say which protocol it gives its bytes to.
     :raises AlreadyInstalled: if a ``SwitchedConnection`` has a target already.
     """
-    joined = Splice()
+    joined = Splice(forgive_truncation=forgive_truncation, reactor=reactor)
     # Both are checked before either is touched.
     for transport in (a, b):
         if isinstance(transport, SwitchedConnection) and not transport.is_waiting:
@@ -68,13 +82,32 @@ class Splice:
     :ivar ends: the two protocols, until both connections have ended. The end that is connected first
         does not read until the other is connected.
     :ivar done: fires (None) when both connections have ended; cancelling it aborts both.
+    :ivar forgive_truncation: whether TLS that ends without close_notify has ended cleanly.
     """
 
-    def __init__(self, near: SpliceEnd | None = None, far: SpliceEnd | None = None) -> None:
+    def __init__(
+        self,
+        near: SpliceEnd | None = None,
+        far: SpliceEnd | None = None,
+        *,
+        forgive_truncation: bool = False,
+        reactor: IReactorTime | None = None,
+    ) -> None:
+        self.forgive_truncation = forgive_truncation
+        self._reactor = reactor
         self.done: Deferred[None] = Deferred(lambda _: self.abort())
         self.ends: tuple[SpliceEnd, ...] = (near or SpliceEnd(), far or SpliceEnd())
         for end, other in (self.ends, self.ends[::-1]):
             end.splice, end.other = self, other
+
+    @property
+    def clock(self) -> IReactorTime:
+        if self._reactor is None:
+            # Which one it is, is settled when there are connections.
+            from twisted.internet import reactor
+
+            self._reactor = IReactorTime(reactor)
+        return self._reactor
 
     def abort(self) -> None:
         """End both connections at once; an end that connects later is aborted then."""
@@ -90,6 +123,21 @@ class Splice:
             self.ends = ()
             if not self.done.called:
                 self.done.callback(None)
+
+
+@implementer(IPushProducer)
+class _Reading:
+    """
+    The reading of one side, as the producer of what the other writes. Not the transport itself: when the
+    other side ends, its ``stopProducing`` would close it cleanly, whatever the other's end was.
+    """
+
+    def __init__(self, transport: IStreamTransport) -> None:
+        self.pauseProducing = transport.pauseProducing
+        self.resumeProducing = transport.resumeProducing
+
+    def stopProducing(self) -> None:
+        """The other side has ended; its protocol hears of it next."""
 
 
 @implementer(IHalfCloseableProtocol)
@@ -108,6 +156,10 @@ class SpliceEnd(Protocol):
     def __init__(self) -> None:
         self.lost = False
         self._has_finished = False
+        # Whether the other end was lost with an error before this one was connected.
+        self._must_reset = False
+        self._tls: TLSMemoryBIOProtocol | None = None
+        self._resetting: SendingWatch | None = None
         # What came before the other end was connected: TLS delivers what it has read, even if paused.
         self._received_early: list[bytes] = []
 
@@ -123,18 +175,23 @@ class SpliceEnd(Protocol):
             # It was aborted while it was still connecting.
             _twisted.abort(self.transport)
             return
+        # Later, the transport no longer knows its TLS layer.
+        self._tls = _twisted.tls_layer(self.transport)
         other = self.other
         if other.lost:
             self._write_early(other)
-            self.transport.loseConnection()
+            if self._must_reset:
+                self._reset_when_sent()
+            else:
+                self.transport.loseConnection()
         elif not other.connected:
             self.transport.pauseProducing()
         else:
             self._join(other)
 
     def _join(self, other: SpliceEnd) -> None:
-        self.transport.registerProducer(other.transport, True)
-        other.transport.registerProducer(self.transport, True)
+        self.transport.registerProducer(_Reading(other.transport), True)
+        other.transport.registerProducer(_Reading(self.transport), True)
         self._write_early(other)
         other.transport.resumeProducing()
 
@@ -184,17 +241,37 @@ class SpliceEnd(Protocol):
         if self.lost:
             return
         self.lost = True
-        # A TLS layer keeps its producer, which is the other transport, even after its end.
+        if self._resetting is not None:
+            self._resetting.cancel()
+        # A TLS layer keeps its producer, which leads to the other transport, even after its end.
         self.transport.unregisterProducer()
+        is_clean = self.is_clean_end(reason)
+        self._tls = None
         other = self.other
         if other._open:
             other.transport.unregisterProducer()
-            clean = reason.check(ConnectionDone) or ISSLTransport.providedBy(self.transport)
-            if clean:
+            if is_clean:
                 other.transport.loseConnection()
             else:
-                _twisted.abort(other.transport)
+                other._reset_when_sent()
+        elif not other.lost:
+            # It is still connecting.
+            other._must_reset = not is_clean
         self.splice.end_lost()
+
+    def is_clean_end(self, reason: Failure) -> bool:
+        """
+        Whether the connection, which ends with this reason, has ended without an error; to be asked
+        within ``connectionLost``, before this class's own has run.
+        """
+        forgive = self.splice.forgive_truncation
+        return is_clean_end(self.transport, self._tls, reason, forgive)
+
+    def _reset_when_sent(self) -> None:
+        # It may have been paused on behalf of the other end, and must notice if it ends by itself.
+        self.transport.resumeProducing()
+        if self._open:
+            self._resetting = reset_when_sent(self.transport, self.splice.clock)
 
     def abort(self) -> None:
         """End the connection at once, or as soon as it is connected."""

@@ -11,6 +11,7 @@ from .check import check
 check()
 
 from .endpoints import endpoint_text  # noqa: E402 - behind the check
+from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
 from .transports import (  # noqa: E402 - behind the check
     PauseWatch,
     Slot,
@@ -63,6 +64,7 @@ __all__ = [
     "fix_http11",
     "forget_encoder",
     "has_begun_line",
+    "has_closed_tls",
     "has_read_ahead",
     "is_closing",
     "is_full",
@@ -79,6 +81,7 @@ __all__ = [
     "tls_layer",
     "unsent",
     "wait_for_room",
+    "was_closed_first",
     "watch_end",
     "watcher",
     "write_at_once",

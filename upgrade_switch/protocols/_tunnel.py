@@ -34,7 +34,7 @@ _MOST_LOGGED: Final = 200
 
 
 def tunnel(
-    endpoint: IStreamClientEndpoint, timeout: float = 10
+    endpoint: IStreamClientEndpoint, timeout: float = 10, *, forgive_truncation: bool = False
 ) -> Callable[[UpgradeRequest, object], Deferred[IProtocol | IResource]]:
     """
     An acceptor, for a token or for CONNECTs, that connects to an endpoint and switches only then. After
@@ -46,6 +46,7 @@ def tunnel(
 
     :param endpoint: any Twisted client endpoint; it is connected to once for each client.
     :param timeout: how many seconds connecting may take.
+    :param forgive_truncation: as for :func:`~upgrade_switch.splice`.
     :return: the acceptor.
     :raises InvalidUpgrades: if ``endpoint`` is not a client endpoint.
     """
@@ -53,8 +54,9 @@ def tunnel(
 
     def accept(request: UpgradeRequest, token: object) -> Deferred[IProtocol | IResource]:
         near, far = _TunnelEnd(), ServerEnd()
-        joined = Splice(near, far)
-        connecting = _connect(endpoint, far, request.site.reactor, timeout)
+        reactor = request.site.reactor
+        joined = Splice(near, far, forgive_truncation=forgive_truncation, reactor=reactor)
+        connecting = _connect(endpoint, far, reactor, timeout)
         # The request ends in a switch or in something else, after which the far connection has no use.
         request.notifyFinish().addCallbacks(
             lambda _: None if request.has_switched else joined.abort(), lambda _: joined.abort()
@@ -87,18 +89,25 @@ class TunnelFactory(Factory):
     noisy = False
 
     def __init__(
-        self, reactor: IReactorTime, endpoint: IStreamClientEndpoint, timeout: float = 10
+        self,
+        reactor: IReactorTime,
+        endpoint: IStreamClientEndpoint,
+        timeout: float = 10,
+        *,
+        forgive_truncation: bool = False,
     ) -> None:
         """
         :param reactor: the clock.
         :param endpoint: any Twisted client endpoint; it is connected to once for each client.
         :param timeout: how many seconds connecting may take.
+        :param forgive_truncation: as for :func:`~upgrade_switch.splice`.
         :raises InvalidUpgrades: if ``endpoint`` is not a client endpoint.
         """
         _check_endpoint(endpoint)
         self._reactor = reactor
         self._endpoint = endpoint
         self._timeout = timeout
+        self._forgive_truncation = forgive_truncation
 
     def connect(self, far: SpliceEnd) -> Deferred[IProtocol]:
         """
@@ -118,7 +127,8 @@ class TunnelFactory(Factory):
 
     def buildProtocol(self, addr: object) -> SpliceEnd:
         near = _PrefacedTunnelEnd(self)
-        Splice(near, ServerEnd())
+        forgive = self._forgive_truncation
+        Splice(near, ServerEnd(), forgive_truncation=forgive, reactor=self._reactor)
         return near
 
 
