@@ -24,7 +24,14 @@ from twisted.python.failure import Failure
 from . import _twisted
 from .interfaces import ICarriedTransport, IStreamTransport
 
-__all__ = ["STUCK_AFTER", "SendingWatch", "is_clean_end", "remaining", "reset_when_sent"]
+__all__ = [
+    "STUCK_AFTER",
+    "QuietTimeout",
+    "SendingWatch",
+    "is_clean_end",
+    "remaining",
+    "reset_when_sent",
+]
 
 STUCK_AFTER: Final = 60
 """Seconds after which a connection is given up if it does not take any of what it is sent."""
@@ -106,21 +113,66 @@ class SendingWatch:
 
     def _decide(self) -> None:
         if not self._remaining:
-            self.active = False
-            self._sent()
+            self._end(self._sent)
         elif self._clock.seconds() - self._since >= self._stuck_after:
-            self.active = False
-            self._stuck()
+            self._end(self._stuck)
         else:
             self._call = self._clock.callLater(min(self._pause, self._stuck_after), self._look)
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
+    def _end(self, call: Callable[[], object]) -> None:
+        self.active = False
+        # Whoever is called holds this watch, as a rule, and the transport: a cycle.
+        self._sent = self._stuck = _nothing
+        self._transport = None
+        call()
+
     def cancel(self) -> None:
         """Watch no longer, for instance because the connection has ended; harmless when it is over."""
-        self.active = False
         if self._call is not None:
             self._call.cancel()
             self._call = None
+        self._end(_nothing)
+
+
+def _nothing() -> None:
+    """What is called when nobody is to be called."""
+
+
+class QuietTimeout:
+    """
+    A time-out that begins when a transport has sent everything, and that comes earlier only if the other
+    end takes nothing for as long. (A time-out of fixed length cuts off a slow reader.)
+    """
+
+    def __init__(
+        self,
+        transport: object,
+        clock: IReactorTime,
+        seconds: float,
+        timed_out: Callable[[], object],
+    ) -> None:
+        """
+        :param transport: the transport; the time-out holds it until it is over or cancelled.
+        :param clock: what time is measured by.
+        :param seconds: how long.
+        :param timed_out: called once.
+        """
+        self._clock = clock
+        self._seconds = seconds
+        self._timed_out = timed_out
+        self._call: IDelayedCall | None = None
+        self._watch = SendingWatch(transport, clock, self._begin, timed_out, seconds)
+
+    def _begin(self) -> None:
+        self._call = self._clock.callLater(self._seconds, self._timed_out)
+
+    def cancel(self) -> None:
+        """The time-out is not to come; harmless when it has."""
+        self._watch.cancel()
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+        self._timed_out = _nothing
 
 
 def reset_when_sent(transport: IStreamTransport, clock: IReactorTime) -> SendingWatch:

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 
 from ... import _twisted
 from ...interfaces import IStreamTransport
+from ...sending import QuietTimeout
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -57,14 +58,14 @@ class AutobahnProtocol(_ADAPTER, _PROTOCOL):
     """What all of autobahn's protocols on Twisted are."""
 
     transport: IStreamTransport
-    closeHandshakeTimeoutCall: IDelayedCall | None
+    closeHandshakeTimeoutCall: IDelayedCall | QuietTimeout | None
 
 
 # Bytes that are read after the other side has broken the rules, until its Close frame has come.
 _MOST_AFTER_FAILURE = 65536
 
-# Seconds until the connection is aborted if what is still to be written is not taken, once both sides
-# have closed.
+# Seconds until the connection is aborted, once it is being closed, if the other side takes nothing of
+# what is still to be written, or does not close when it has taken all.
 CLOSE_TIMEOUT = 60
 
 # Seconds between two attempts to send a pong on a connection that is full.
@@ -191,7 +192,7 @@ class TwistedAdapter(AutobahnProtocol):
 
     _late_pong: bytes | None = None
     _pong_call: IDelayedCall | None = None
-    _end_call: IDelayedCall | None = None
+    _end_call: QuietTimeout | None = None
 
     def connectionMade(self) -> None:
         # autobahn has given an empty one to every instance.
@@ -231,10 +232,14 @@ class TwistedAdapter(AutobahnProtocol):
         call = self.closeHandshakeTimeoutCall
         if call is not None and call is not before:
             # autobahn's timer counts whole seconds of the clock: one second may be over at once, and
-            # the connection is aborted before the Close frame is on its way.
+            # the connection is aborted before the Close frame is on its way. Nor does autobahn see
+            # that the other side is still reading what was sent before that frame.
             call.cancel()
-            self.closeHandshakeTimeoutCall = self.factory.reactor.callLater(
-                self.closeHandshakeTimeout, self.onCloseHandshakeTimeout
+            self.closeHandshakeTimeoutCall = QuietTimeout(
+                self.transport,
+                self.factory.reactor,
+                self.closeHandshakeTimeout,
+                self.onCloseHandshakeTimeout,
             )
 
     def dataReceived(self, data: bytes) -> None:
@@ -261,7 +266,9 @@ class TwistedAdapter(AutobahnProtocol):
         # Both sides have closed; what is still to be written must not be lost.
         self.transport.loseConnection()
         if self._end_call is None and not _twisted.bottom(self.transport).disconnected:
-            self._end_call = self.factory.reactor.callLater(CLOSE_TIMEOUT, self._close_timed_out)
+            self._end_call = QuietTimeout(
+                self.transport, self.factory.reactor, CLOSE_TIMEOUT, self._close_timed_out
+            )
 
     def _close_timed_out(self) -> None:
         self._end_call = None

@@ -14,19 +14,17 @@ from autobahn.twisted.websocket import (
     WebSocketServerFactory,
     WebSocketServerProtocol,
 )
-from autobahn.websocket.types import ConnectionRequest
+from autobahn.websocket.types import ConnectionRequest, ConnectionResponse
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectionDone, ConnectionLost, NoProtocol
 from twisted.internet.interfaces import (
     IAddress,
-    IConsumer,
+    IHalfCloseableProtocol,
     IProducer,
     IProtocol,
     IProtocolFactory,
-    IPushProducer,
     IReactorTime,
     IStreamClientEndpoint,
-    ITransport,
 )
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
@@ -37,13 +35,14 @@ from zope.interface import implementer
 from ... import _twisted
 from ...client.pool import UpgradePool
 from ...errors import connect_timed_out
-from ...interfaces import Acceptor, Answer
+from ...interfaces import Acceptor, Answer, ICarriedTransport, IDrainable, IDrainsLate
 from ...negotiation import UpgradeToken
 from ...server.decision import not_an_answer
 from ...server.pages import service_unavailable
 from ...server.upgrades import acceptor_of
 from ._autobahn import CLOSE_TIMEOUT, AutobahnProtocol
 from .client import connect_websocket, http_url
+from .draining import say_going_away
 from .server import SAME_ORIGIN, HandshakeRefused, HandshakeRequest, websocket
 
 __all__ = ["WebSocketEndpoint", "byte_stream"]
@@ -58,10 +57,15 @@ _SUBPROTOCOL = "binary"
 _UNSUPPORTED_DATA = 1003
 
 # RFC 6455 §7.4.1: close codes that do not mean a failure. None and 1005 stand for no code at all.
-_CLEAN_CODES = (None, 1000, 1001, 1005)
+_CLEAN_CODES = (None, 1000, 1005)
+# A browser says 1001 when its page is left. A server that says it goes down in the middle of something.
+_GOING_AWAY = 1001
+
+# The field of a handshake that asks for half-closes, and answers that there are some; RFC 9651 §3.3.6.
+_HALF_CLOSE, _YES = b"Half-Close", b"?1"
 
 
-@implementer(ITransport, IConsumer, IPushProducer)
+@implementer(ICarriedTransport)
 class FrameTransport:
     """
     The transport of a protocol whose bytes are sent in binary messages. There is no half-close.
@@ -69,6 +73,7 @@ class FrameTransport:
 
     def __init__(self, websocket: _ByteStream) -> None:
         self._websocket = websocket
+        self.carrier = websocket.transport
         self.disconnecting = False
         self.disconnected = False
         self.paused = False
@@ -131,6 +136,41 @@ class FrameTransport:
         self.loseConnection()
 
 
+class HalfClosingTransport(FrameTransport):
+    """
+    The same where both sides have agreed on half-closes: an empty message ends the direction that it is
+    sent in.
+    """
+
+    _write_ended = False
+    _write_ending = False
+
+    def write(self, data: bytes) -> None:
+        if not self._write_ended:
+            super().write(data)
+
+    def loseWriteConnection(self) -> None:
+        """Send nothing more, once a producer that is registered has finished; still receive."""
+        self._write_ending = True
+        if not self._has_producer:
+            self._end_write()
+
+    def _end_write(self) -> None:
+        if self._write_ended or self._websocket.state != self._websocket.STATE_OPEN:
+            return
+        self._write_ended = True
+        self._websocket.sendMessage(b"", isBinary=True)
+        half_closeable = IHalfCloseableProtocol(self._websocket.inner, None)
+        if half_closeable is not None:
+            half_closeable.writeConnectionLost()
+
+    def unregisterProducer(self) -> None:
+        self._has_producer = False
+        if self._write_ending:
+            self._end_write()
+        super().unregisterProducer()
+
+
 class _ByteStream(AutobahnProtocol):
     """
     One side's WebSocket protocol: passes bytes on as they come, without waiting for whole messages.
@@ -141,14 +181,18 @@ class _ByteStream(AutobahnProtocol):
     inner: IProtocol | None = None
     _frames: FrameTransport | None = None
     _got_text = False
+    _half_closes = False
+    _is_empty = False
+    _read_ended = False
 
     def __init__(self) -> None:
         super().__init__()
-        # Bytes that came in the same segment as those at which the inner protocol paused.
+        # Bytes that came in the same segment as those at which the inner protocol paused; b"" is the
+        # end of this direction.
         self._held: list[bytes] = []
 
     def onOpen(self) -> None:
-        self._frames = FrameTransport(self)
+        self._frames = (HalfClosingTransport if self._half_closes else FrameTransport)(self)
         if self.inner is not None:
             self.inner.makeConnection(self._frames)
 
@@ -166,8 +210,18 @@ class _ByteStream(AutobahnProtocol):
             self.transport.resumeProducing()
 
     def _deliver(self, payload: bytes) -> None:
-        if self.inner is not None and self._frames is not None and not self._frames.disconnecting:
+        frames = self._frames
+        if self.inner is None or frames is None or frames.disconnecting:
+            return
+        if payload:
             self.inner.dataReceived(payload)
+            return
+        half_closeable = IHalfCloseableProtocol(self.inner, None)
+        if half_closeable is not None:
+            half_closeable.readConnectionLost()
+        else:
+            # As with TCP, where a FIN ends the connection of a protocol that does not know half-closes.
+            frames.loseConnection()
 
     def onMessageBegin(self, isBinary: bool) -> None:
         if not isBinary:
@@ -175,13 +229,19 @@ class _ByteStream(AutobahnProtocol):
             self.sendCloseFrame(code=_UNSUPPORTED_DATA, reasonUtf8=b"binary messages, please")
             # RFC 6455 §7.1.7: the answer need not be waited for.
             self.transport.loseConnection()
+        self._is_empty = True
 
     def onMessageFrameBegin(self, length: int) -> None:
         pass
 
     def onMessageFrameData(self, payload: bytes) -> None:
         # Also while the server is going down: the client may have sent this before it knew.
-        if self._got_text or not payload:
+        if payload:
+            self._is_empty = False
+            self._receive(payload)
+
+    def _receive(self, payload: bytes) -> None:
+        if self._got_text or self._read_ended:
             return
         if self._held or self._is_paused():
             self._held.append(payload)
@@ -192,7 +252,9 @@ class _ByteStream(AutobahnProtocol):
         pass
 
     def onMessageEnd(self) -> None:
-        pass
+        if self._is_empty and self._half_closes:
+            self._receive(b"")
+            self._read_ended = True
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         frames = self._frames
@@ -201,22 +263,44 @@ class _ByteStream(AutobahnProtocol):
                 self._deliver(self._held.pop(0))
             self._frames = None
             frames.disconnecting = frames.disconnected = True
-            failed = self.failedByMe or self._got_text or code not in _CLEAN_CODES
+            failed = self.failedByMe or self._got_text or not self._is_clean(code)
             error = ConnectionDone() if wasClean and not failed else ConnectionLost(reason)
             if self.inner is not None:
                 self.inner.connectionLost(Failure(error))
 
+    def _is_clean(self, code: int | None) -> bool:
+        """Whether a close code is that of a stream that was complete."""
+        return code in _CLEAN_CODES
 
+
+@implementer(IDrainsLate)
 class _ServerStream(_ByteStream, _SERVER_PROTOCOL):
     factory: _ServerFactory
 
-    def onConnect(self, request: ConnectionRequest) -> Deferred[str | None]:
+    def drain_announced(self) -> None:
+        inner = IDrainable(self.inner, None)
+        if inner is not None:
+            inner.drain()
+
+    def drain(self) -> None:
+        say_going_away(self)
+
+    def _is_clean(self, code: int | None) -> bool:
+        return super()._is_clean(code) or (
+            code == _GOING_AWAY and self.localCloseCode != _GOING_AWAY
+        )
+
+    def onConnect(self, request: ConnectionRequest) -> Deferred[tuple[str | None, dict[str, str]]]:
         assert isinstance(request, HandshakeRequest)
         token = UpgradeToken("websocket")
+        lines = request.request.requestHeaders.getRawHeaders(_HALF_CLOSE)
+        self._half_closes = lines == [_YES]
         deciding: Deferred[Any] = maybeDeferred(self.factory.acceptor, request.request, token)
         return deciding.addCallback(self._decided, request.protocols)
 
-    def _decided(self, answer: Answer | None, offered: list[str]) -> str | None:
+    def _decided(
+        self, answer: Answer | None, offered: list[str]
+    ) -> tuple[str | None, dict[str, str]]:
         if IResource.providedBy(answer):
             raise HandshakeRefused(answer)
         if answer is None:
@@ -225,7 +309,8 @@ class _ServerStream(_ByteStream, _SERVER_PROTOCOL):
         if not IProtocol.providedBy(answer):
             raise not_an_answer(answer)
         self.inner = answer
-        return _SUBPROTOCOL if _SUBPROTOCOL in offered else None
+        fields = {_HALF_CLOSE.decode(): _YES.decode()} if self._half_closes else {}
+        return (_SUBPROTOCOL if _SUBPROTOCOL in offered else None), fields
 
 
 class _ServerFactory(WebSocketServerFactory):
@@ -248,10 +333,17 @@ def byte_stream(
 
         UpgradeResource({"websocket": byte_stream(tunnel(endpoint))})
 
-    The subprotocol ``binary`` is answered if the client offers it.
+    The subprotocol ``binary`` is answered if the client offers it. If the client sends the field
+    ``Half-Close: ?1``, so does the 101, and then an empty binary message ends its direction: the target's
+    transport has ``loseWriteConnection``, and a target that is an ``IHalfCloseableProtocol`` is told of
+    the client's. Without that field there is no half-close.
 
-    :param acceptor: decides, as in an ``UpgradeResource``, once the handshake has been found valid. The
-        transport of its target has no half-close; ``loseConnection`` closes with code 1000.
+    When the site drains, the target goes on until shortly before the end (:class:`~upgrade_switch.
+    interfaces.IDrainsLate`); then the WebSocket closes with 1001. A target that provides ``IDrainable``
+    is told at once.
+
+    :param acceptor: decides, as in an ``UpgradeResource``, once the handshake has been found valid.
+        ``loseConnection`` of its target's transport closes with code 1000.
     :param allowed_origins: as for :func:`websocket`. By default, only the site's own pages, since what
         is behind a tunnel seldom asks who its client is.
     :return: the acceptor.
@@ -263,6 +355,9 @@ def byte_stream(
 class _ClientStream(_ByteStream, _CLIENT_PROTOCOL):
     factory: _ClientFactory
     failure: Failure | None = None
+
+    def onConnect(self, response: ConnectionResponse) -> None:
+        self._half_closes = response.headers.get(_HALF_CLOSE.decode().lower()) == _YES.decode()
 
     def onOpen(self) -> None:
         factory = self.factory.inner
@@ -303,6 +398,10 @@ class WebSocketEndpoint:
     """
     A client endpoint whose connections are streams of bytes in WebSocket's binary messages. noVNC's
     servers (websockify) speak that, and :func:`byte_stream`.
+
+    With a server that knows them, as :func:`byte_stream` does, there are half-closes. A connection that
+    ends without a Close frame, or with a code that says that something is missing (1001, too: the server
+    goes down), is lost with ``ConnectionLost``.
     """
 
     def __init__(
@@ -338,7 +437,9 @@ class WebSocketEndpoint:
         """
         pool = UpgradePool(self._reactor)
         factory = _ClientFactory(self._reactor, protocolFactory)
-        opened = connect_websocket(pool, self._url, factory, self._headers, self._agent)
+        headers = Headers() if self._headers is None else self._headers.copy()
+        headers.setRawHeaders(_HALF_CLOSE, [_YES])
+        opened = connect_websocket(pool, self._url, factory, headers, self._agent)
         if self._timeout is not None:
             opened.addTimeout(self._timeout, self._reactor, connect_timed_out("no WebSocket"))
         return opened.addCallback(_inner_protocol)
