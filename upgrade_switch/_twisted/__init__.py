@@ -11,6 +11,7 @@ from .check import check
 check()
 
 from .endpoints import endpoint_text  # noqa: E402 - behind the check
+from .sockets import KeepAlive, set_keep_alive, unacknowledged  # noqa: E402 - behind the check
 from .transports import (  # noqa: E402 - behind the check
     PauseWatch,
     Slot,
@@ -22,7 +23,6 @@ from .transports import (  # noqa: E402 - behind the check
     is_half_closeable,
     rename_log_prefix,
     report_end,
-    set_keep_alive,
     set_server_alpn,
     slot_of,
     start_tls,
@@ -49,6 +49,7 @@ from .web import (  # noqa: E402 - behind the check
 )
 
 __all__ = [
+    "KeepAlive",
     "PauseWatch",
     "Slot",
     "UnaskedSwitchFactory",
@@ -77,6 +78,7 @@ __all__ = [
     "slot_of",
     "start_tls",
     "tls_layer",
+    "unacknowledged",
     "unsent",
     "wait_for_room",
     "watch_end",
