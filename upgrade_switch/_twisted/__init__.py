@@ -11,7 +11,12 @@ from .check import check
 check()
 
 from .endpoints import endpoint_text  # noqa: E402 - behind the check
-from .sockets import KeepAlive, set_keep_alive, unacknowledged  # noqa: E402 - behind the check
+from .sockets import (  # noqa: E402 - behind the check
+    KeepAlive,
+    keep_alive,
+    set_keep_alive,
+    unacknowledged,
+)
 from .transports import (  # noqa: E402 - behind the check
     PauseWatch,
     Slot,
@@ -68,6 +73,7 @@ __all__ = [
     "is_closing",
     "is_full",
     "is_half_closeable",
+    "keep_alive",
     "method_of",
     "negotiating",
     "rename_log_prefix",

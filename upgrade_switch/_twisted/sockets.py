@@ -15,7 +15,7 @@ from twisted.internet.interfaces import ITCPTransport
 
 from .transports import bottom, unsent
 
-__all__ = ["KeepAlive", "set_keep_alive", "unacknowledged"]
+__all__ = ["KeepAlive", "keep_alive", "set_keep_alive", "unacknowledged"]
 
 
 class KeepAlive(NamedTuple):
@@ -51,6 +51,13 @@ def set_keep_alive(
                 handle.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
+def keep_alive(transport: object) -> None:
+    """The same with the defaults, unless somebody has turned it on already, with times of their own."""
+    with suppress(OSError):
+        if not (ITCPTransport.providedBy(transport) and transport.getTcpKeepAlive()):
+            set_keep_alive(transport)
+
+
 # macOS calls the first one otherwise.
 _KEEP_ALIVE_OPTIONS = (
     getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", 0)),
@@ -65,7 +72,10 @@ def unacknowledged(transport: object) -> int:
     (:func:`~upgrade_switch._twisted.unsent`), and those that the kernel has and that the other end's
     has not acknowledged. An end that is gone acknowledges nothing, and one whose buffer is full
     acknowledges only what its program reads.
+
+    :param transport: if it has an attribute ``carrier``, that is the transport that is looked at.
     """
+    transport = getattr(transport, "carrier", transport)
     waiting = unsent(transport)
     handle = getattr(bottom(transport), "socket", None)
     if handle is not None:

@@ -5,7 +5,7 @@ Byte streams in WebSocket's binary messages, as noVNC and other programs in brow
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autobahn.twisted.websocket import (
@@ -36,15 +36,18 @@ from zope.interface import implementer
 
 from ... import _twisted
 from ...client.pool import UpgradePool
-from ...errors import connect_timed_out
-from ...interfaces import Acceptor, Answer
+from ...errors import InvalidArgument, connect_timed_out
+from ...fields import is_token
+from ...interfaces import Acceptor, Answer, IStreamTransport
 from ...negotiation import UpgradeToken
 from ...server.decision import not_an_answer
 from ...server.pages import service_unavailable
 from ...server.upgrades import acceptor_of
 from ._autobahn import CLOSE_TIMEOUT, AutobahnProtocol
 from .client import connect_websocket, http_url
-from .server import SAME_ORIGIN, HandshakeRefused, HandshakeRequest, websocket
+from .handshake import HandshakeRefused
+from .heartbeat import Heartbeat, check_heartbeat
+from .server import SAME_ORIGIN, HandshakeRequest, websocket
 
 __all__ = ["WebSocketEndpoint", "byte_stream"]
 
@@ -54,6 +57,9 @@ _CLIENT_PROTOCOL: Any = WebSocketClientProtocol
 
 # The subprotocol of websockify, which noVNC asks for.
 _SUBPROTOCOL = "binary"
+
+# Seconds: proxies cut what has been idle for a minute, as a rule.
+_HEARTBEAT = 30
 
 _UNSUPPORTED_DATA = 1003
 
@@ -77,6 +83,7 @@ class FrameTransport:
     def write(self, data: bytes) -> None:
         # As with every transport, what is written after the end is dropped.
         if data and self._websocket.state == self._websocket.STATE_OPEN:
+            self._websocket.bytes_out += len(data)
             self._websocket.sendMessage(bytes(data), isBinary=True)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
@@ -130,15 +137,27 @@ class FrameTransport:
     def stopProducing(self) -> None:
         self.loseConnection()
 
+    @property
+    def carrier(self) -> IStreamTransport:
+        """The transport of the WebSocket."""
+        return self._websocket.transport
+
 
 class _ByteStream(AutobahnProtocol):
     """
     One side's WebSocket protocol: passes bytes on as they come, without waiting for whole messages.
 
     :ivar inner: the protocol of the byte stream; None before it has been built.
+    :ivar bytes_in: how many bytes have come, without frames around them.
+    :ivar bytes_out: how many have been sent.
     """
 
+    factory: _ServerFactory | _ClientFactory
     inner: IProtocol | None = None
+    bytes_in = bytes_out = 0
+    # The site's, or the endpoint's.
+    clock: IReactorTime
+    _heartbeat: Heartbeat | None = None
     _frames: FrameTransport | None = None
     _got_text = False
 
@@ -148,9 +167,43 @@ class _ByteStream(AutobahnProtocol):
         self._held: list[bytes] = []
 
     def onOpen(self) -> None:
+        seconds = self.factory.heartbeat
+        if seconds is not None:
+            self._heartbeat = Heartbeat(self.clock, seconds, self)
         self._frames = FrameTransport(self)
         if self.inner is not None:
             self.inner.makeConnection(self._frames)
+
+    # For its heartbeat.
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self.state == self.STATE_OPEN)
+
+    @property
+    def is_reading_paused(self) -> bool:
+        return self._is_paused() or self._backpressure is not None
+
+    @property
+    def octets_sent(self) -> int:
+        return int(self.trafficStats.outgoingOctetsWireLevel)
+
+    def give_up(self, seconds: float) -> None:
+        self.wasClean = False
+        self.wasNotCleanReason = f"time-out: nothing has come for {seconds:g} seconds, nor a pong"
+        self.dropConnection(abort=True)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.heard()
+        super().dataReceived(data)
+
+    def _room_again(self) -> None:
+        super()._room_again()
+        if self._heartbeat is not None:
+            self._heartbeat.reads_again()
+
+    # What comes.
 
     def _is_paused(self) -> bool:
         return self._frames is not None and self._frames.paused
@@ -163,6 +216,8 @@ class _ByteStream(AutobahnProtocol):
             return
         self._wait_for_room()
         if self._backpressure is None:
+            if self._heartbeat is not None:
+                self._heartbeat.reads_again()
             self.transport.resumeProducing()
 
     def _deliver(self, payload: bytes) -> None:
@@ -183,6 +238,7 @@ class _ByteStream(AutobahnProtocol):
         # Also while the server is going down: the client may have sent this before it knew.
         if self._got_text or not payload:
             return
+        self.bytes_in += len(payload)
         if self._held or self._is_paused():
             self._held.append(payload)
         else:
@@ -196,6 +252,9 @@ class _ByteStream(AutobahnProtocol):
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         frames = self._frames
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._heartbeat = None
         if frames is not None:
             while self._held:
                 self._deliver(self._held.pop(0))
@@ -212,6 +271,7 @@ class _ServerStream(_ByteStream, _SERVER_PROTOCOL):
 
     def onConnect(self, request: ConnectionRequest) -> Deferred[str | None]:
         assert isinstance(request, HandshakeRequest)
+        self.clock = request.request.site.reactor
         token = UpgradeToken("websocket")
         deciding: Deferred[Any] = maybeDeferred(self.factory.acceptor, request.request, token)
         return deciding.addCallback(self._decided, request.protocols)
@@ -225,7 +285,8 @@ class _ServerStream(_ByteStream, _SERVER_PROTOCOL):
         if not IProtocol.providedBy(answer):
             raise not_an_answer(answer)
         self.inner = answer
-        return _SUBPROTOCOL if _SUBPROTOCOL in offered else None
+        # In the client's order.
+        return next((name for name in offered if name in self.factory.subprotocols), None)
 
 
 class _ServerFactory(WebSocketServerFactory):
@@ -233,14 +294,24 @@ class _ServerFactory(WebSocketServerFactory):
     protocol: Any = _ServerStream
     noisy = False
 
-    def __init__(self, acceptor: Acceptor | IProtocolFactory) -> None:
+    def __init__(
+        self,
+        acceptor: Acceptor | IProtocolFactory,
+        subprotocols: Sequence[str],
+        heartbeat: float | None,
+    ) -> None:
         super().__init__()
         self.acceptor = acceptor_of(acceptor)
+        self.subprotocols = subprotocols
+        self.heartbeat = heartbeat
         self.setProtocolOptions(failByDrop=False, closeHandshakeTimeout=CLOSE_TIMEOUT)
 
 
 def byte_stream(
-    acceptor: Acceptor | IProtocolFactory, allowed_origins: Iterable[str] = SAME_ORIGIN
+    acceptor: Acceptor | IProtocolFactory,
+    allowed_origins: Iterable[str] = SAME_ORIGIN,
+    subprotocols: Iterable[str] = (_SUBPROTOCOL,),
+    heartbeat: float | None = _HEARTBEAT,
 ) -> Acceptor:
     """
     An acceptor for the token ``websocket`` whose target receives and sends a stream of bytes in binary
@@ -248,16 +319,40 @@ def byte_stream(
 
         UpgradeResource({"websocket": byte_stream(tunnel(endpoint))})
 
-    The subprotocol ``binary`` is answered if the client offers it.
-
     :param acceptor: decides, as in an ``UpgradeResource``, once the handshake has been found valid. The
         transport of its target has no half-close; ``loseConnection`` closes with code 1000.
     :param allowed_origins: as for :func:`websocket`. By default, only the site's own pages, since what
         is behind a tunnel seldom asks who its client is.
+    :param subprotocols: the names that the bytes have, such as ``("mqtt",)``. The first of the client's
+        list that is among them is answered; if there is none, the WebSocket opens without one.
+    :param heartbeat: after how many seconds in which nothing has come from the client it is sent a
+        ping; if nothing comes for as many again, the connection is aborted, and the target gets
+        ``ConnectionLost``. A client that still takes what is sent to it, however slowly, is not cut,
+        and while the target has paused its transport no time passes. None: never.
     :return: the acceptor.
     :raises InvalidUpgrades: if an origin is invalid.
+    :raises InvalidArgument: if a subprotocol is not a token, or if ``heartbeat`` is neither None nor
+        above 0.
     """
-    return websocket(_ServerFactory(acceptor), allowed_origins)
+    check_heartbeat(heartbeat)
+    factory = _ServerFactory(acceptor, _subprotocol_names(subprotocols), heartbeat)
+    # No message is kept, so their size needs no limit.
+    return websocket(factory, allowed_origins, None)
+
+
+def _subprotocol_names(names: Iterable[str]) -> Sequence[str]:
+    """
+    :raises InvalidArgument: if they are not different tokens (RFC 6455 §4.1, item 10).
+    """
+    if isinstance(names, str | bytes):
+        raise InvalidArgument(f"subprotocols is a list of names, not {names!r}")
+    listed = list(names)
+    for name in listed:
+        if not isinstance(name, str) or not is_token(name):
+            raise InvalidArgument(f"not the name of a subprotocol: {name!r}")
+    if len(set(listed)) != len(listed):
+        raise InvalidArgument(f"a subprotocol appears twice: {listed!r}")
+    return listed
 
 
 class _ClientStream(_ByteStream, _CLIENT_PROTOCOL):
@@ -265,6 +360,8 @@ class _ClientStream(_ByteStream, _CLIENT_PROTOCOL):
     failure: Failure | None = None
 
     def onOpen(self) -> None:
+        _twisted.keep_alive(self.transport)
+        self.clock = self.factory.clock
         factory = self.factory.inner
         factory.doStart()
         try:
@@ -283,8 +380,10 @@ class _ClientStream(_ByteStream, _CLIENT_PROTOCOL):
         return result
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        super().onClose(wasClean, code, reason)
-        self.factory.inner.doStop()
+        try:
+            super().onClose(wasClean, code, reason)
+        finally:
+            self.factory.inner.doStop()
 
 
 class _ClientFactory(WebSocketClientFactory):
@@ -292,9 +391,17 @@ class _ClientFactory(WebSocketClientFactory):
     protocol: Any = _ClientStream
     noisy = False
 
-    def __init__(self, reactor: IReactorTime, inner: IProtocolFactory) -> None:
-        super().__init__(reactor=reactor, protocols=[_SUBPROTOCOL])
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        inner: IProtocolFactory,
+        subprotocols: Sequence[str],
+        heartbeat: float | None,
+    ) -> None:
+        super().__init__(reactor=reactor, protocols=list(subprotocols))
         self.inner = inner
+        self.clock = reactor
+        self.heartbeat = heartbeat
         self.setProtocolOptions(failByDrop=False, closeHandshakeTimeout=CLOSE_TIMEOUT)
 
 
@@ -312,6 +419,8 @@ class WebSocketEndpoint:
         headers: Headers | None = None,
         agent: IAgent | None = None,
         timeout: float | None = 30,
+        subprotocols: Iterable[str] = (_SUBPROTOCOL,),
+        heartbeat: float | None = _HEARTBEAT,
     ) -> None:
         """
         :param reactor: the clock; without an ``agent``, it also makes the connections.
@@ -319,9 +428,16 @@ class WebSocketEndpoint:
         :param headers: further fields of the handshake.
         :param agent: any agent over an :class:`~upgrade_switch.UpgradePool`. None: a plain ``Agent``.
         :param timeout: how many seconds connecting may take; None: no limit.
+        :param subprotocols: the names that the bytes have, which are offered in this order.
+        :param heartbeat: as for :func:`byte_stream`.
         :raises ValueError: if the URL is not one of these.
+        :raises InvalidArgument: if a subprotocol is not a token, or if ``heartbeat`` is neither None
+            nor above 0.
         """
         http_url(url)
+        check_heartbeat(heartbeat)
+        self._subprotocols = _subprotocol_names(subprotocols)
+        self._heartbeat = heartbeat
         self._reactor = reactor
         self._url = url
         self._headers = headers
@@ -337,8 +453,9 @@ class WebSocketEndpoint:
             :func:`connect_websocket` does, or with ``twisted.internet.error.TimeoutError``.
         """
         pool = UpgradePool(self._reactor)
-        factory = _ClientFactory(self._reactor, protocolFactory)
-        opened = connect_websocket(pool, self._url, factory, self._headers, self._agent)
+        factory = _ClientFactory(self._reactor, protocolFactory, self._subprotocols, self._heartbeat)
+        # Without its time limit, which is 0 for none: here, 0 is none at all.
+        opened = connect_websocket(pool, self._url, factory, self._headers, self._agent, timeout=0)
         if self._timeout is not None:
             opened.addTimeout(self._timeout, self._reactor, connect_timed_out("no WebSocket"))
         return opened.addCallback(_inner_protocol)
