@@ -113,6 +113,7 @@ class OpensWhenConnected(BoundsMessages):
     def _room_again(self) -> None:
         self._backpressure = None
         if not self._is_paused():
+            self._reads_again()
             self.transport.resumeProducing()
 
     def _stop_waiting(self) -> None:
@@ -299,6 +300,9 @@ class TwistedAdapter(AutobahnProtocol):
     def _is_paused(self) -> bool:
         """Whether reading is paused for another reason than a lack of room; to be overridden."""
         return False
+
+    def _reads_again(self) -> None:
+        """Reading begins again; to be overridden."""
 
     def _closeConnection(self, abort: bool = False) -> None:
         if abort and not self.wasClean:

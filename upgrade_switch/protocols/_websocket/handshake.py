@@ -6,18 +6,19 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha1
 
 from twisted.web.resource import IResource
 
+from ...errors import InvalidArgument
 from ...fields import is_token, printable
 from ...negotiation import UpgradeToken
 from ...server.pages import StatusPage
 from ...server.request import UpgradeRequest
 from ._autobahn import MAGIC
 
-__all__ = ["HandshakeRefused", "accept_key", "check_request", "shown"]
+__all__ = ["HandshakeRefused", "accept_key", "check_request", "shown", "subprotocol_names"]
 
 # RFC 6455 §4.2.1: base64 that gives 16 bytes when it is decoded. Four bits of the last character are
 # not used, and may be set, as they are in the example key of §4.1.
@@ -98,3 +99,19 @@ def _subprotocols(lines: Sequence[bytes]) -> list[str]:
     if not all(map(is_token, names)) or len(set(names)) != len(names):
         raise _bad_request("Sec-WebSocket-Protocol is a list of different tokens.")
     return names
+
+
+def subprotocol_names(names: Iterable[str]) -> Sequence[str]:
+    """
+    :return: the subprotocols that a user has given.
+    :raises InvalidArgument: if they are not different tokens (RFC 6455 §4.1, item 10).
+    """
+    if isinstance(names, str | bytes):
+        raise InvalidArgument(f"subprotocols is a list of names, not {names!r}")
+    listed = list(names)
+    for name in listed:
+        if not isinstance(name, str) or not is_token(name):
+            raise InvalidArgument(f"not the name of a subprotocol: {name!r}")
+    if len(set(listed)) != len(listed):
+        raise InvalidArgument(f"a subprotocol appears twice: {listed!r}")
+    return listed

@@ -5,15 +5,13 @@ idle connection, and so that a peer that is gone is noticed.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from twisted.internet.interfaces import IReactorTime
 
 from ... import _twisted
 from ...errors import InvalidArgument
-from ...interfaces import IStreamTransport
+from ._autobahn import AutobahnProtocol
 
-__all__ = ["Heartbeat", "check_heartbeat"]
+__all__ = ["BeatingProtocol", "Heartbeat", "check_heartbeat"]
 
 
 def check_heartbeat(seconds: float | None) -> None:
@@ -24,29 +22,6 @@ def check_heartbeat(seconds: float | None) -> None:
         raise InvalidArgument(f"heartbeat is a number of seconds above 0, or None, not {seconds!r}")
 
 
-class _Beating(Protocol):
-    """A WebSocket, as its heartbeat sees it."""
-
-    transport: IStreamTransport
-
-    @property
-    def is_open(self) -> bool:
-        """Whether neither side has begun to close it."""
-
-    @property
-    def is_reading_paused(self) -> bool:
-        """Whether nothing can come, since this side does not read."""
-
-    @property
-    def octets_sent(self) -> int:
-        """How many bytes have been written to the transport."""
-
-    def sendPing(self) -> None: ...
-
-    def give_up(self, seconds: float) -> None:
-        """Nothing has come for so long, not even the answer to a ping."""
-
-
 class Heartbeat:
     """
     Pings when nothing has come from the peer for some seconds, and gives up when nothing comes for as
@@ -54,10 +29,11 @@ class Heartbeat:
     long ago that was.
 
     A peer that reads slowly gets to the ping late. So while it takes what is sent to it, it is alive;
-    what its kernel has acknowledged counts, pings do not. While this side does not read, no time passes.
+    what its kernel has acknowledged counts, pings do not. While this side does not read, no time
+    passes.
     """
 
-    def __init__(self, clock: IReactorTime, seconds: float, websocket: _Beating) -> None:
+    def __init__(self, clock: IReactorTime, seconds: float, websocket: BeatingProtocol) -> None:
         """
         :param clock: what counts the seconds, from now on.
         :param websocket: an open one.
@@ -88,7 +64,7 @@ class Heartbeat:
 
     def _look(self) -> None:
         websocket = self._websocket
-        if not websocket.is_open:
+        if not websocket.is_fully_open:
             # How long closing may take is another timer's matter.
             return
         now = self._clock.seconds()
@@ -107,3 +83,54 @@ class Heartbeat:
                 return
             self._last = now
         self._call = self._clock.callLater(self._last + self._seconds - now, self._look)
+
+
+class BeatingProtocol(AutobahnProtocol):
+    """A WebSocket's protocol with a heartbeat."""
+
+    _heartbeat: Heartbeat | None = None
+
+    def _start_beating(self, clock: IReactorTime, seconds: float | None) -> None:
+        """
+        The WebSocket is open.
+
+        :param seconds: None: there is no heartbeat.
+        """
+        if seconds is not None:
+            self._heartbeat = Heartbeat(clock, seconds, self)
+
+    def _stop_beating(self) -> None:
+        """The WebSocket has ended."""
+        heartbeat, self._heartbeat = self._heartbeat, None
+        if heartbeat is not None:
+            heartbeat.stop()
+
+    def _reads_again(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.reads_again()
+
+    @property
+    def is_fully_open(self) -> bool:
+        """Whether neither side has begun to close it."""
+        return bool(self.state == self.STATE_OPEN)
+
+    @property
+    def is_reading_paused(self) -> bool:
+        """Whether nothing can come, since this side does not read."""
+        return self._is_paused() or self._backpressure is not None
+
+    @property
+    def octets_sent(self) -> int:
+        """How many bytes have been written to the transport."""
+        return int(self.trafficStats.outgoingOctetsWireLevel)
+
+    def give_up(self, seconds: float) -> None:
+        """Nothing has come for so long, not even the answer to a ping: abort the connection."""
+        self.wasClean = False
+        self.wasNotCleanReason = f"time-out: nothing has come for {seconds:g} seconds, nor a pong"
+        self.dropConnection(abort=True)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.heard()
+        super().dataReceived(data)

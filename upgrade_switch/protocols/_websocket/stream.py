@@ -36,17 +36,16 @@ from zope.interface import implementer
 
 from ... import _twisted
 from ...client.pool import UpgradePool
-from ...errors import InvalidArgument, connect_timed_out
-from ...fields import is_token
+from ...errors import connect_timed_out
 from ...interfaces import Acceptor, Answer, IStreamTransport
 from ...negotiation import UpgradeToken
 from ...server.decision import not_an_answer
 from ...server.pages import service_unavailable
 from ...server.upgrades import acceptor_of
-from ._autobahn import CLOSE_TIMEOUT, AutobahnProtocol
+from ._autobahn import CLOSE_TIMEOUT
 from .client import connect_websocket, http_url
-from .handshake import HandshakeRefused
-from .heartbeat import Heartbeat, check_heartbeat
+from .handshake import HandshakeRefused, subprotocol_names
+from .heartbeat import BeatingProtocol, check_heartbeat
 from .server import SAME_ORIGIN, HandshakeRequest, websocket
 
 __all__ = ["WebSocketEndpoint", "byte_stream"]
@@ -143,7 +142,7 @@ class FrameTransport:
         return self._websocket.transport
 
 
-class _ByteStream(AutobahnProtocol):
+class _ByteStream(BeatingProtocol):
     """
     One side's WebSocket protocol: passes bytes on as they come, without waiting for whole messages.
 
@@ -157,7 +156,6 @@ class _ByteStream(AutobahnProtocol):
     bytes_in = bytes_out = 0
     # The site's, or the endpoint's.
     clock: IReactorTime
-    _heartbeat: Heartbeat | None = None
     _frames: FrameTransport | None = None
     _got_text = False
 
@@ -167,43 +165,10 @@ class _ByteStream(AutobahnProtocol):
         self._held: list[bytes] = []
 
     def onOpen(self) -> None:
-        seconds = self.factory.heartbeat
-        if seconds is not None:
-            self._heartbeat = Heartbeat(self.clock, seconds, self)
+        self._start_beating(self.clock, self.factory.heartbeat)
         self._frames = FrameTransport(self)
         if self.inner is not None:
             self.inner.makeConnection(self._frames)
-
-    # For its heartbeat.
-
-    @property
-    def is_open(self) -> bool:
-        return bool(self.state == self.STATE_OPEN)
-
-    @property
-    def is_reading_paused(self) -> bool:
-        return self._is_paused() or self._backpressure is not None
-
-    @property
-    def octets_sent(self) -> int:
-        return int(self.trafficStats.outgoingOctetsWireLevel)
-
-    def give_up(self, seconds: float) -> None:
-        self.wasClean = False
-        self.wasNotCleanReason = f"time-out: nothing has come for {seconds:g} seconds, nor a pong"
-        self.dropConnection(abort=True)
-
-    def dataReceived(self, data: bytes) -> None:
-        if self._heartbeat is not None:
-            self._heartbeat.heard()
-        super().dataReceived(data)
-
-    def _room_again(self) -> None:
-        super()._room_again()
-        if self._heartbeat is not None:
-            self._heartbeat.reads_again()
-
-    # What comes.
 
     def _is_paused(self) -> bool:
         return self._frames is not None and self._frames.paused
@@ -216,8 +181,7 @@ class _ByteStream(AutobahnProtocol):
             return
         self._wait_for_room()
         if self._backpressure is None:
-            if self._heartbeat is not None:
-                self._heartbeat.reads_again()
+            self._reads_again()
             self.transport.resumeProducing()
 
     def _deliver(self, payload: bytes) -> None:
@@ -252,9 +216,7 @@ class _ByteStream(AutobahnProtocol):
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         frames = self._frames
-        if self._heartbeat is not None:
-            self._heartbeat.stop()
-            self._heartbeat = None
+        self._stop_beating()
         if frames is not None:
             while self._held:
                 self._deliver(self._held.pop(0))
@@ -335,24 +297,9 @@ def byte_stream(
         above 0.
     """
     check_heartbeat(heartbeat)
-    factory = _ServerFactory(acceptor, _subprotocol_names(subprotocols), heartbeat)
+    factory = _ServerFactory(acceptor, subprotocol_names(subprotocols), heartbeat)
     # No message is kept, so their size needs no limit.
     return websocket(factory, allowed_origins, None)
-
-
-def _subprotocol_names(names: Iterable[str]) -> Sequence[str]:
-    """
-    :raises InvalidArgument: if they are not different tokens (RFC 6455 §4.1, item 10).
-    """
-    if isinstance(names, str | bytes):
-        raise InvalidArgument(f"subprotocols is a list of names, not {names!r}")
-    listed = list(names)
-    for name in listed:
-        if not isinstance(name, str) or not is_token(name):
-            raise InvalidArgument(f"not the name of a subprotocol: {name!r}")
-    if len(set(listed)) != len(listed):
-        raise InvalidArgument(f"a subprotocol appears twice: {listed!r}")
-    return listed
 
 
 class _ClientStream(_ByteStream, _CLIENT_PROTOCOL):
@@ -436,7 +383,7 @@ class WebSocketEndpoint:
         """
         http_url(url)
         check_heartbeat(heartbeat)
-        self._subprotocols = _subprotocol_names(subprotocols)
+        self._subprotocols = subprotocol_names(subprotocols)
         self._heartbeat = heartbeat
         self._reactor = reactor
         self._url = url
