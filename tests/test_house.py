@@ -44,6 +44,7 @@ TWISTED = "upgrade_switch._twisted"
 AUTOBAHN = {
     "upgrade_switch.protocols._websocket._autobahn",
     "upgrade_switch.protocols._websocket._opened",
+    "upgrade_switch.protocols._websocket._received",
 }
 
 

@@ -23,18 +23,27 @@ from zope.interface import implementer
 
 from . import _twisted
 from .connection import SwitchedConnection
-from .errors import AlreadyInstalled
-from .interfaces import IStreamTransport
+from .errors import AlreadyInstalled, InvalidArgument
+from .interfaces import ICountsBytes, IStreamTransport
 from .sending import SendingWatch, is_clean_end, reset_when_sent
 from .takeover import hand_over
 
-__all__ = ["ConnectingEnd", "ServerEnd", "SingleUseFactory", "Splice", "SpliceEnd", "splice"]
+__all__ = [
+    "ConnectingEnd",
+    "ServerEnd",
+    "SingleUseFactory",
+    "Splice",
+    "SpliceEnd",
+    "check_idle_timeout",
+    "splice",
+]
 
 
 def splice(
     a: IStreamTransport | SwitchedConnection,
     b: IStreamTransport | SwitchedConnection,
     *,
+    idle_timeout: float | None = None,
     forgive_truncation: bool = False,
     reactor: IReactorTime | None = None,
 ) -> Deferred[None]:
@@ -53,13 +62,19 @@ def splice(
 
     :param a: a connected transport, or a client's :class:`SwitchedConnection` without a target.
     :param b: the same for the other side.
-    :param forgive_truncation: whether TLS that ends without close_notify has ended cleanly. Many programs
-        end it like that, but then a transfer that was cut off looks like one that is complete.
-    :param reactor: the clock; the running reactor if None.
+    :param idle_timeout: after how many seconds in which no byte has moved, in either direction, both
+        are aborted: a stream that stops somewhere has not ended cleanly. None: never.
+    :param forgive_truncation: whether TLS that ends without close_notify has ended cleanly. Many
+        programs end it like that, but then a transfer that was cut off looks like a complete one.
+    :param reactor: the clock; ``idle_timeout`` requires it. The running reactor if None.
     :return: fires (None) when both connections have ended; cancelling it aborts both.
+    :raises InvalidArgument: if ``idle_timeout`` is not above 0, or comes without a reactor.
     :raises NotDetachable: if a transport does not say which protocol it gives its bytes to.
     :raises AlreadyInstalled: if a ``SwitchedConnection`` has a target already.
     """
+    check_idle_timeout(idle_timeout)
+    if idle_timeout is not None and reactor is None:
+        raise InvalidArgument("idle_timeout needs a reactor, which is its clock")
     joined = Splice(forgive_truncation=forgive_truncation, reactor=reactor)
     # Both are checked before either is touched.
     for transport in (a, b):
@@ -72,7 +87,17 @@ def splice(
         elif slot is not None:
             transport.unregisterProducer()
             hand_over(transport, slot, end, b"")
+    if reactor is not None:
+        joined.limit_idleness(reactor, idle_timeout)
     return joined.done
+
+
+def check_idle_timeout(seconds: float | None) -> None:
+    """
+    :raises InvalidArgument: if it is neither None nor a number above 0.
+    """
+    if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
+        raise InvalidArgument(f"idle_timeout is a number of seconds above 0, or None, not {seconds!r}")
 
 
 class Splice:
@@ -99,6 +124,21 @@ class Splice:
         self.ends: tuple[SpliceEnd, ...] = (near or SpliceEnd(), far or SpliceEnd())
         for end, other in (self.ends, self.ends[::-1]):
             end.splice, end.other = self, other
+        self._idleness: _Idleness | None = None
+
+    def limit_idleness(self, clock: IReactorTime, seconds: float | None) -> None:
+        """
+        Abort both connections when no byte has moved for so long, from now on.
+
+        :param seconds: None: never.
+        """
+        if seconds is not None and self.ends:
+            self._idleness = _Idleness(self, clock, seconds)
+
+    def moved(self) -> None:
+        """Bytes have come from one of the two sides."""
+        if self._idleness is not None:
+            self._idleness.moved()
 
     @property
     def clock(self) -> IReactorTime:
@@ -121,6 +161,9 @@ class Splice:
             # The ends refer to each other: without this, only the garbage collector would free them.
             del first.other, second.other
             self.ends = ()
+            if self._idleness is not None:
+                self._idleness.stop()
+                self._idleness = None
             if not self.done.called:
                 self.done.callback(None)
 
@@ -128,8 +171,8 @@ class Splice:
 @implementer(IPushProducer)
 class _Reading:
     """
-    The reading of one side, as the producer of what the other writes. Not the transport itself: when the
-    other side ends, its ``stopProducing`` would close it cleanly, whatever the other's end was.
+    The reading of one side, as the producer of what the other writes. Not the transport itself: when
+    the other side ends, its ``stopProducing`` would close it cleanly, whatever the other's end was.
     """
 
     def __init__(self, transport: IStreamTransport) -> None:
@@ -140,14 +183,57 @@ class _Reading:
         """The other side has ended; its protocol hears of it next."""
 
 
-@implementer(IHalfCloseableProtocol)
+class _Idleness:
+    """
+    The timer of a splice on which nothing may move. There is one for all bytes: they note the time, and
+    when it fires it looks how long ago that was.
+    """
+
+    def __init__(self, joined: Splice, clock: IReactorTime, seconds: float) -> None:
+        self._splice = joined
+        self._clock = clock
+        self._seconds = seconds
+        self._last = clock.seconds()
+        # How much each side had not taken yet when the timer fired last.
+        self._waiting = (0, 0)
+        self._call = clock.callLater(seconds, self._look)
+
+    def moved(self) -> None:
+        self._last = self._clock.seconds()
+
+    def stop(self) -> None:
+        if self._call.active():
+            self._call.cancel()
+
+    def _look(self) -> None:
+        left = self._last + self._seconds - self._clock.seconds()
+        if left <= 0:
+            first, second = self._splice.ends
+            before, self._waiting = self._waiting, (first.waiting, second.waiting)
+            if self._waiting == before:
+                self._splice.abort()
+                return
+            # What came long ago is still being taken: a slow reader is not an idle one.
+            left = self._seconds
+        else:
+            self._waiting = (0, 0)
+        self._call = self._clock.callLater(left, self._look)
+
+
+@implementer(IHalfCloseableProtocol, ICountsBytes)
 class SpliceEnd(Protocol):
     """
     One end of a :class:`Splice`: the protocol of one transport.
 
     :ivar other: the other end.
     :ivar lost: whether the connection has ended, or must not begin any more.
+    :ivar bytes_in: how many bytes its connection has brought.
+    :ivar bytes_out: how many bytes have been written to it.
     """
+
+    # Whether TCP is to find out if the peer is there; where it is False, whoever has made the
+    # connection has seen to that.
+    keep_alive = True
 
     splice: Splice
     other: SpliceEnd
@@ -155,6 +241,7 @@ class SpliceEnd(Protocol):
 
     def __init__(self) -> None:
         self.lost = False
+        self.bytes_in = self.bytes_out = 0
         self._has_finished = False
         # Whether the other end was lost with an error before this one was connected.
         self._must_reset = False
@@ -177,6 +264,8 @@ class SpliceEnd(Protocol):
             return
         # Later, the transport no longer knows its TLS layer.
         self._tls = _twisted.tls_layer(self.transport)
+        if self.keep_alive:
+            _twisted.keep_alive(self.transport)
         other = self.other
         if other.lost:
             self._write_early(other)
@@ -199,14 +288,25 @@ class SpliceEnd(Protocol):
         """Write what the other end received before this one was connected."""
         early, other._received_early = other._received_early, []
         if early:
-            self.transport.write(b"".join(early))
+            self._write(b"".join(early))
+
+    def _write(self, data: bytes) -> None:
+        self.bytes_out += len(data)
+        self.transport.write(data)
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes have been written that the peer has not taken yet, as far as that is known."""
+        return _twisted.unacknowledged(self.transport) if self._open else 0
 
     def dataReceived(self, data: bytes) -> None:
         if self.lost:
             # Standard input may go on after standard output has been lost.
             return
+        self.bytes_in += len(data)
+        self.splice.moved()
         if self.other._open:
-            self.other.transport.write(data)
+            self.other._write(data)
         elif not self.other.lost:
             self._received_early.append(data)
 

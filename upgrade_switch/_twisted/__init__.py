@@ -12,6 +12,12 @@ check()
 
 from .endpoints import endpoint_text  # noqa: E402 - behind the check
 from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
+from .sockets import (  # noqa: E402 - behind the check
+    KeepAlive,
+    keep_alive,
+    set_keep_alive,
+    unacknowledged,
+)
 from .transports import (  # noqa: E402 - behind the check
     PauseWatch,
     Slot,
@@ -23,7 +29,6 @@ from .transports import (  # noqa: E402 - behind the check
     is_half_closeable,
     rename_log_prefix,
     report_end,
-    set_keep_alive,
     set_server_alpn,
     slot_of,
     start_tls,
@@ -50,6 +55,7 @@ from .web import (  # noqa: E402 - behind the check
 )
 
 __all__ = [
+    "KeepAlive",
     "PauseWatch",
     "Slot",
     "UnaskedSwitchFactory",
@@ -69,6 +75,7 @@ __all__ = [
     "is_closing",
     "is_full",
     "is_half_closeable",
+    "keep_alive",
     "method_of",
     "negotiating",
     "rename_log_prefix",
@@ -79,6 +86,7 @@ __all__ = [
     "slot_of",
     "start_tls",
     "tls_layer",
+    "unacknowledged",
     "unsent",
     "wait_for_room",
     "was_closed_first",

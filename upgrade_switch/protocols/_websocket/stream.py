@@ -5,7 +5,7 @@ Byte streams in WebSocket's binary messages, as noVNC and other programs in brow
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autobahn.twisted.websocket import (
@@ -35,15 +35,24 @@ from zope.interface import implementer
 from ... import _twisted
 from ...client.pool import UpgradePool
 from ...errors import connect_timed_out
-from ...interfaces import Acceptor, Answer, ICarriedTransport, IDrainable, IDrainsLate
+from ...interfaces import (
+    Acceptor,
+    Answer,
+    ICarriedTransport,
+    IDrainable,
+    IDrainsLate,
+    IStreamTransport,
+)
 from ...negotiation import UpgradeToken
 from ...server.decision import not_an_answer
 from ...server.pages import service_unavailable
 from ...server.upgrades import acceptor_of
-from ._autobahn import CLOSE_TIMEOUT, AutobahnProtocol
+from ._autobahn import CLOSE_TIMEOUT
 from .client import connect_websocket, http_url
 from .draining import say_going_away
-from .server import SAME_ORIGIN, HandshakeRefused, HandshakeRequest, websocket
+from .handshake import HandshakeRefused, subprotocol_names
+from .heartbeat import BeatingProtocol, check_heartbeat
+from .server import SAME_ORIGIN, HandshakeRequest, websocket
 
 __all__ = ["WebSocketEndpoint", "byte_stream"]
 
@@ -53,6 +62,9 @@ _CLIENT_PROTOCOL: Any = WebSocketClientProtocol
 
 # The subprotocol of websockify, which noVNC asks for.
 _SUBPROTOCOL = "binary"
+
+# Seconds: proxies cut what has been idle for a minute, as a rule.
+_HEARTBEAT = 30
 
 _UNSUPPORTED_DATA = 1003
 
@@ -73,7 +85,6 @@ class FrameTransport:
 
     def __init__(self, websocket: _ByteStream) -> None:
         self._websocket = websocket
-        self.carrier = websocket.transport
         self.disconnecting = False
         self.disconnected = False
         self.paused = False
@@ -82,6 +93,7 @@ class FrameTransport:
     def write(self, data: bytes) -> None:
         # As with every transport, what is written after the end is dropped.
         if data and self._websocket.state == self._websocket.STATE_OPEN:
+            self._websocket.bytes_out += len(data)
             self._websocket.sendMessage(bytes(data), isBinary=True)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
@@ -135,6 +147,11 @@ class FrameTransport:
     def stopProducing(self) -> None:
         self.loseConnection()
 
+    @property
+    def carrier(self) -> IStreamTransport:
+        """The transport of the WebSocket."""
+        return self._websocket.transport
+
 
 class HalfClosingTransport(FrameTransport):
     """
@@ -171,14 +188,20 @@ class HalfClosingTransport(FrameTransport):
         super().unregisterProducer()
 
 
-class _ByteStream(AutobahnProtocol):
+class _ByteStream(BeatingProtocol):
     """
     One side's WebSocket protocol: passes bytes on as they come, without waiting for whole messages.
 
     :ivar inner: the protocol of the byte stream; None before it has been built.
+    :ivar bytes_in: how many bytes have come, without frames around them.
+    :ivar bytes_out: how many have been sent.
     """
 
+    factory: _ServerFactory | _ClientFactory
     inner: IProtocol | None = None
+    bytes_in = bytes_out = 0
+    # The site's, or the endpoint's.
+    clock: IReactorTime
     _frames: FrameTransport | None = None
     _got_text = False
     _half_closes = False
@@ -192,6 +215,7 @@ class _ByteStream(AutobahnProtocol):
         self._held: list[bytes] = []
 
     def onOpen(self) -> None:
+        self._start_beating(self.clock, self.factory.heartbeat)
         self._frames = (HalfClosingTransport if self._half_closes else FrameTransport)(self)
         if self.inner is not None:
             self.inner.makeConnection(self._frames)
@@ -207,6 +231,7 @@ class _ByteStream(AutobahnProtocol):
             return
         self._wait_for_room()
         if self._backpressure is None:
+            self._reads_again()
             self.transport.resumeProducing()
 
     def _deliver(self, payload: bytes) -> None:
@@ -243,6 +268,7 @@ class _ByteStream(AutobahnProtocol):
     def _receive(self, payload: bytes) -> None:
         if self._got_text or self._read_ended:
             return
+        self.bytes_in += len(payload)
         if self._held or self._is_paused():
             self._held.append(payload)
         else:
@@ -258,6 +284,7 @@ class _ByteStream(AutobahnProtocol):
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         frames = self._frames
+        self._stop_beating()
         if frames is not None:
             while self._held:
                 self._deliver(self._held.pop(0))
@@ -286,21 +313,21 @@ class _ServerStream(_ByteStream, _SERVER_PROTOCOL):
         say_going_away(self)
 
     def _is_clean(self, code: int | None) -> bool:
-        return super()._is_clean(code) or (
-            code == _GOING_AWAY and self.localCloseCode != _GOING_AWAY
-        )
+        # A client that answers our 1001 may do so with 1000.
+        if self.localCloseCode == _GOING_AWAY:
+            return False
+        return code == _GOING_AWAY or super()._is_clean(code)
 
     def onConnect(self, request: ConnectionRequest) -> Deferred[tuple[str | None, dict[str, str]]]:
         assert isinstance(request, HandshakeRequest)
+        self.clock = request.request.site.reactor
         token = UpgradeToken("websocket")
         lines = request.request.requestHeaders.getRawHeaders(_HALF_CLOSE)
         self._half_closes = lines == [_YES]
         deciding: Deferred[Any] = maybeDeferred(self.factory.acceptor, request.request, token)
         return deciding.addCallback(self._decided, request.protocols)
 
-    def _decided(
-        self, answer: Answer | None, offered: list[str]
-    ) -> tuple[str | None, dict[str, str]]:
+    def _decided(self, answer: Answer | None, offered: list[str]) -> tuple[str | None, dict[str, str]]:
         if IResource.providedBy(answer):
             raise HandshakeRefused(answer)
         if answer is None:
@@ -309,8 +336,9 @@ class _ServerStream(_ByteStream, _SERVER_PROTOCOL):
         if not IProtocol.providedBy(answer):
             raise not_an_answer(answer)
         self.inner = answer
-        fields = {_HALF_CLOSE.decode(): _YES.decode()} if self._half_closes else {}
-        return (_SUBPROTOCOL if _SUBPROTOCOL in offered else None), fields
+        # In the client's order.
+        chosen = next((name for name in offered if name in self.factory.subprotocols), None)
+        return chosen, {_HALF_CLOSE.decode(): _YES.decode()} if self._half_closes else {}
 
 
 class _ServerFactory(WebSocketServerFactory):
@@ -318,14 +346,24 @@ class _ServerFactory(WebSocketServerFactory):
     protocol: Any = _ServerStream
     noisy = False
 
-    def __init__(self, acceptor: Acceptor | IProtocolFactory) -> None:
+    def __init__(
+        self,
+        acceptor: Acceptor | IProtocolFactory,
+        subprotocols: Sequence[str],
+        heartbeat: float | None,
+    ) -> None:
         super().__init__()
         self.acceptor = acceptor_of(acceptor)
+        self.subprotocols = subprotocols
+        self.heartbeat = heartbeat
         self.setProtocolOptions(failByDrop=False, closeHandshakeTimeout=CLOSE_TIMEOUT)
 
 
 def byte_stream(
-    acceptor: Acceptor | IProtocolFactory, allowed_origins: Iterable[str] = SAME_ORIGIN
+    acceptor: Acceptor | IProtocolFactory,
+    allowed_origins: Iterable[str] = SAME_ORIGIN,
+    subprotocols: Iterable[str] = (_SUBPROTOCOL,),
+    heartbeat: float | None = _HEARTBEAT,
 ) -> Acceptor:
     """
     An acceptor for the token ``websocket`` whose target receives and sends a stream of bytes in binary
@@ -333,23 +371,33 @@ def byte_stream(
 
         UpgradeResource({"websocket": byte_stream(tunnel(endpoint))})
 
-    The subprotocol ``binary`` is answered if the client offers it. If the client sends the field
-    ``Half-Close: ?1``, so does the 101, and then an empty binary message ends its direction: the target's
-    transport has ``loseWriteConnection``, and a target that is an ``IHalfCloseableProtocol`` is told of
-    the client's. Without that field there is no half-close.
+    If the client sends the field ``Half-Close: ?1``, so does the 101, and then an empty binary message
+    ends its direction: the target's transport has ``loseWriteConnection``, and a target that is an
+    ``IHalfCloseableProtocol`` is told of the client's. Without that field there is no half-close.
 
-    When the site drains, the target goes on until shortly before the end (:class:`~upgrade_switch.
-    interfaces.IDrainsLate`); then the WebSocket closes with 1001. A target that provides ``IDrainable``
-    is told at once.
+    When the site drains, the target goes on until shortly before the end
+    (:class:`~upgrade_switch.interfaces.IDrainsLate`); then the WebSocket closes with 1001. A target that
+    provides ``IDrainable`` is told at once.
 
     :param acceptor: decides, as in an ``UpgradeResource``, once the handshake has been found valid.
         ``loseConnection`` of its target's transport closes with code 1000.
     :param allowed_origins: as for :func:`websocket`. By default, only the site's own pages, since what
         is behind a tunnel seldom asks who its client is.
+    :param subprotocols: the names that the bytes have, such as ``("mqtt",)``. The first of the client's
+        list that is among them is answered; if there is none, the WebSocket opens without one.
+    :param heartbeat: after how many seconds in which nothing has come from the client it is sent a
+        ping; if nothing comes for as many again, the connection is aborted, and the target gets
+        ``ConnectionLost``. A client that still takes what is sent to it, however slowly, is not cut,
+        and while the target has paused its transport no time passes. None: never.
     :return: the acceptor.
     :raises InvalidUpgrades: if an origin is invalid.
+    :raises InvalidArgument: if a subprotocol is not a token, or if ``heartbeat`` is neither None nor
+        above 0.
     """
-    return websocket(_ServerFactory(acceptor), allowed_origins)
+    check_heartbeat(heartbeat)
+    factory = _ServerFactory(acceptor, subprotocol_names(subprotocols), heartbeat)
+    # No message is kept, so their size needs no limit.
+    return websocket(factory, allowed_origins, None)
 
 
 class _ClientStream(_ByteStream, _CLIENT_PROTOCOL):
@@ -360,6 +408,8 @@ class _ClientStream(_ByteStream, _CLIENT_PROTOCOL):
         self._half_closes = response.headers.get(_HALF_CLOSE.decode().lower()) == _YES.decode()
 
     def onOpen(self) -> None:
+        _twisted.keep_alive(self.transport)
+        self.clock = self.factory.clock
         factory = self.factory.inner
         factory.doStart()
         try:
@@ -378,8 +428,10 @@ class _ClientStream(_ByteStream, _CLIENT_PROTOCOL):
         return result
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        super().onClose(wasClean, code, reason)
-        self.factory.inner.doStop()
+        try:
+            super().onClose(wasClean, code, reason)
+        finally:
+            self.factory.inner.doStop()
 
 
 class _ClientFactory(WebSocketClientFactory):
@@ -387,9 +439,17 @@ class _ClientFactory(WebSocketClientFactory):
     protocol: Any = _ClientStream
     noisy = False
 
-    def __init__(self, reactor: IReactorTime, inner: IProtocolFactory) -> None:
-        super().__init__(reactor=reactor, protocols=[_SUBPROTOCOL])
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        inner: IProtocolFactory,
+        subprotocols: Sequence[str],
+        heartbeat: float | None,
+    ) -> None:
+        super().__init__(reactor=reactor, protocols=list(subprotocols))
         self.inner = inner
+        self.clock = reactor
+        self.heartbeat = heartbeat
         self.setProtocolOptions(failByDrop=False, closeHandshakeTimeout=CLOSE_TIMEOUT)
 
 
@@ -411,6 +471,8 @@ class WebSocketEndpoint:
         headers: Headers | None = None,
         agent: IAgent | None = None,
         timeout: float | None = 30,
+        subprotocols: Iterable[str] = (_SUBPROTOCOL,),
+        heartbeat: float | None = _HEARTBEAT,
     ) -> None:
         """
         :param reactor: the clock; without an ``agent``, it also makes the connections.
@@ -418,9 +480,16 @@ class WebSocketEndpoint:
         :param headers: further fields of the handshake.
         :param agent: any agent over an :class:`~upgrade_switch.UpgradePool`. None: a plain ``Agent``.
         :param timeout: how many seconds connecting may take; None: no limit.
+        :param subprotocols: the names that the bytes have, which are offered in this order.
+        :param heartbeat: as for :func:`byte_stream`.
         :raises ValueError: if the URL is not one of these.
+        :raises InvalidArgument: if a subprotocol is not a token, or if ``heartbeat`` is neither None
+            nor above 0.
         """
         http_url(url)
+        check_heartbeat(heartbeat)
+        self._subprotocols = subprotocol_names(subprotocols)
+        self._heartbeat = heartbeat
         self._reactor = reactor
         self._url = url
         self._headers = headers
@@ -436,10 +505,11 @@ class WebSocketEndpoint:
             :func:`connect_websocket` does, or with ``twisted.internet.error.TimeoutError``.
         """
         pool = UpgradePool(self._reactor)
-        factory = _ClientFactory(self._reactor, protocolFactory)
+        factory = _ClientFactory(self._reactor, protocolFactory, self._subprotocols, self._heartbeat)
         headers = Headers() if self._headers is None else self._headers.copy()
         headers.setRawHeaders(_HALF_CLOSE, [_YES])
-        opened = connect_websocket(pool, self._url, factory, headers, self._agent)
+        # Without its time limit, which is 0 for none: here, 0 is none at all.
+        opened = connect_websocket(pool, self._url, factory, headers, self._agent, timeout=0)
         if self._timeout is not None:
             opened.addTimeout(self._timeout, self._reactor, connect_timed_out("no WebSocket"))
         return opened.addCallback(_inner_protocol)
