@@ -24,6 +24,7 @@ FLOORS = (
     {"negotiation"},
     {"interfaces"},
     {"_twisted"},
+    {"sending"},
     {"takeover"},
     {"connection"},
     {"splice", "http2", "observe"},
@@ -43,6 +44,7 @@ TWISTED = "upgrade_switch._twisted"
 AUTOBAHN = {
     "upgrade_switch.protocols._websocket._autobahn",
     "upgrade_switch.protocols._websocket._opened",
+    "upgrade_switch.protocols._websocket._received",
 }
 
 

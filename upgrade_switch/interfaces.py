@@ -1,8 +1,8 @@
 """
 What users, and the rooms of this package, provide to one another.
 
-Users implement :class:`IDrainable`, :class:`ILayered`, :class:`ITakesUpgrades`, :class:`ISelective`,
-:class:`IPrefaced` and :class:`ISwitchObserver`, or write an :data:`Acceptor`. The package provides
+Users implement :class:`IDrainable`, :class:`IDrainsLate`, :class:`ILayered`, :class:`ITakesUpgrades`,
+:class:`ISelective`, :class:`IPrefaced` and :class:`ISwitchObserver`, or write an :data:`Acceptor`. The package provides
 :class:`ISwitchedConnection`, :class:`IUpgradeRequest`, :class:`IUpgradeSite` and :class:`IDetachable`.
 """
 
@@ -35,9 +35,11 @@ __all__ = [
     "CarriedRequest",
     "ConnectAcceptor",
     "Declined",
+    "ICarriedTransport",
     "ICountsBytes",
     "IDetachable",
     "IDrainable",
+    "IDrainsLate",
     "ILayered",
     "IPrefaced",
     "ISelective",
@@ -77,6 +79,17 @@ class IDrainable(Interface):
         Say goodbye and close the connection: the server is going down. What is left is aborted when
         the time that ``UpgradeSite.drain`` was given is over.
         """
+
+
+class IDrainsLate(IDrainable):
+    """
+    A target that makes use of the time that is left when the server goes down, as a tunnel does, whose
+    transfer may well end by itself. Its ``drain`` is called late: ``min(1, timeout / 2)`` seconds
+    before what is left is aborted, where ``timeout`` is what ``UpgradeSite.drain`` was given.
+    """
+
+    def drain_announced() -> None:
+        """The server is about to go down: called at once, when others are told to ``drain``."""
 
 
 class ILayered(IProtocol):
@@ -193,6 +206,12 @@ class IStreamTransport(ITransport, IConsumer, IPushProducer):
 
     def abortConnection() -> None:
         """End the connection at once; what waits to be sent is lost."""
+
+
+class ICarriedTransport(IStreamTransport):
+    """A transport whose bytes travel in the messages of another protocol, such as WebSocket's."""
+
+    carrier: IStreamTransport = Attribute("The transport beneath that protocol.")
 
 
 class ISwitchedConnection(Interface):

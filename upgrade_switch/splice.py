@@ -10,43 +10,72 @@ one read wait in between.
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, ISSLTransport
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IProtocol,
+    IPushProducer,
+    IReactorTime,
+)
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from . import _twisted
 from .connection import SwitchedConnection
-from .errors import AlreadyInstalled
-from .interfaces import IStreamTransport
+from .errors import AlreadyInstalled, InvalidArgument
+from .interfaces import ICountsBytes, IStreamTransport
+from .sending import SendingWatch, is_clean_end, reset_when_sent
 from .takeover import hand_over
 
-__all__ = ["ConnectingEnd", "ServerEnd", "SingleUseFactory", "Splice", "SpliceEnd", "splice"]
+__all__ = [
+    "ConnectingEnd",
+    "ServerEnd",
+    "SingleUseFactory",
+    "Splice",
+    "SpliceEnd",
+    "check_idle_timeout",
+    "splice",
+]
 
 
 def splice(
-    a: IStreamTransport | SwitchedConnection, b: IStreamTransport | SwitchedConnection
+    a: IStreamTransport | SwitchedConnection,
+    b: IStreamTransport | SwitchedConnection,
+    *,
+    idle_timeout: float | None = None,
+    forgive_truncation: bool = False,
+    reactor: IReactorTime | None = None,
 ) -> Deferred[None]:
     """
     Join two transports: what arrives at one is written to the other, with backpressure both ways.
 
     A half-close (FIN) on one side is passed on to the other, and the opposite direction goes on. If the
     other side has no half-close (TLS, any ``ProtocolWrapper``), the opposite direction goes on until it
-    ends by itself. If a side ends cleanly, the other is closed after everything has been written; if a
-    side ends with an error (a reset), the other is aborted. The end of a TLS connection always counts
-    as clean, since many peers end it without the alert.
+    ends by itself. If a side ends cleanly, the other is closed after everything has been written. If a
+    side ends with an error (a reset; TLS without close_notify, RFC 8446 §6.1; a WebSocket without a
+    Close frame), the other is reset, as soon as everything that was received has arrived there, or when
+    nothing of it has been taken for 60 seconds.
 
     The splice owns both transports. The protocols that they had hear nothing any more; they must not
     have kept bytes back.
 
     :param a: a connected transport, or a client's :class:`SwitchedConnection` without a target.
     :param b: the same for the other side.
+    :param idle_timeout: after how many seconds in which no byte has moved, in either direction, both
+        are aborted: a stream that stops somewhere has not ended cleanly. None: never.
+    :param forgive_truncation: whether TLS that ends without close_notify has ended cleanly. Many
+        programs end it like that, but then a transfer that was cut off looks like a complete one.
+    :param reactor: the clock; ``idle_timeout`` requires it. The running reactor if None.
     :return: fires (None) when both connections have ended; cancelling it aborts both.
+    :raises InvalidArgument: if ``idle_timeout`` is not above 0, or comes without a reactor.
     :raises NotDetachable: if a transport does not say which protocol it gives its bytes to.
     :raises AlreadyInstalled: if a ``SwitchedConnection`` has a target already.
     """
-    joined = Splice()
+    check_idle_timeout(idle_timeout)
+    if idle_timeout is not None and reactor is None:
+        raise InvalidArgument("idle_timeout needs a reactor, which is its clock")
+    joined = Splice(forgive_truncation=forgive_truncation, reactor=reactor)
     # Both are checked before either is touched.
     for transport in (a, b):
         if isinstance(transport, SwitchedConnection) and not transport.is_waiting:
@@ -58,7 +87,17 @@ def splice(
         elif slot is not None:
             transport.unregisterProducer()
             hand_over(transport, slot, end, b"")
+    if reactor is not None:
+        joined.limit_idleness(reactor, idle_timeout)
     return joined.done
+
+
+def check_idle_timeout(seconds: float | None) -> None:
+    """
+    :raises InvalidArgument: if it is neither None nor a number above 0.
+    """
+    if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
+        raise InvalidArgument(f"idle_timeout is a number of seconds above 0, or None, not {seconds!r}")
 
 
 class Splice:
@@ -68,13 +107,47 @@ class Splice:
     :ivar ends: the two protocols, until both connections have ended. The end that is connected first
         does not read until the other is connected.
     :ivar done: fires (None) when both connections have ended; cancelling it aborts both.
+    :ivar forgive_truncation: whether TLS that ends without close_notify has ended cleanly.
     """
 
-    def __init__(self, near: SpliceEnd | None = None, far: SpliceEnd | None = None) -> None:
+    def __init__(
+        self,
+        near: SpliceEnd | None = None,
+        far: SpliceEnd | None = None,
+        *,
+        forgive_truncation: bool = False,
+        reactor: IReactorTime | None = None,
+    ) -> None:
+        self.forgive_truncation = forgive_truncation
+        self._reactor = reactor
         self.done: Deferred[None] = Deferred(lambda _: self.abort())
         self.ends: tuple[SpliceEnd, ...] = (near or SpliceEnd(), far or SpliceEnd())
         for end, other in (self.ends, self.ends[::-1]):
             end.splice, end.other = self, other
+        self._idleness: _Idleness | None = None
+
+    def limit_idleness(self, clock: IReactorTime, seconds: float | None) -> None:
+        """
+        Abort both connections when no byte has moved for so long, from now on.
+
+        :param seconds: None: never.
+        """
+        if seconds is not None and self.ends:
+            self._idleness = _Idleness(self, clock, seconds)
+
+    def moved(self) -> None:
+        """Bytes have come from one of the two sides."""
+        if self._idleness is not None:
+            self._idleness.moved()
+
+    @property
+    def clock(self) -> IReactorTime:
+        if self._reactor is None:
+            # Which one it is, is settled when there are connections.
+            from twisted.internet import reactor
+
+            self._reactor = IReactorTime(reactor)
+        return self._reactor
 
     def abort(self) -> None:
         """End both connections at once; an end that connects later is aborted then."""
@@ -89,18 +162,79 @@ class Splice:
         for end in self.ends:
             del end.other
         self.ends = ()
+        if self._idleness is not None:
+            self._idleness.stop()
+            self._idleness = None
         if not self.done.called:
             self.done.callback(None)
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IPushProducer)
+class _Reading:
+    """
+    The reading of one side, as the producer of what the other writes. Not the transport itself: when
+    the other side ends, its ``stopProducing`` would close it cleanly, whatever the other's end was.
+    """
+
+    def __init__(self, transport: IStreamTransport) -> None:
+        self.pauseProducing = transport.pauseProducing
+        self.resumeProducing = transport.resumeProducing
+
+    def stopProducing(self) -> None:
+        """The other side has ended; its protocol hears of it next."""
+
+
+class _Idleness:
+    """
+    The timer of a splice on which nothing may move. There is one for all bytes: they note the time, and
+    when it fires it looks how long ago that was.
+    """
+
+    def __init__(self, joined: Splice, clock: IReactorTime, seconds: float) -> None:
+        self._splice = joined
+        self._clock = clock
+        self._seconds = seconds
+        self._last = clock.seconds()
+        # How much each side had not taken yet when the timer fired last.
+        self._waiting = (0, 0)
+        self._call = clock.callLater(seconds, self._look)
+
+    def moved(self) -> None:
+        self._last = self._clock.seconds()
+
+    def stop(self) -> None:
+        if self._call.active():
+            self._call.cancel()
+
+    def _look(self) -> None:
+        left = self._last + self._seconds - self._clock.seconds()
+        if left <= 0:
+            first, second = self._splice.ends
+            before, self._waiting = self._waiting, (first.waiting, second.waiting)
+            if self._waiting == before:
+                self._splice.abort()
+                return
+            # What came long ago is still being taken: a slow reader is not an idle one.
+            left = self._seconds
+        else:
+            self._waiting = (0, 0)
+        self._call = self._clock.callLater(left, self._look)
+
+
+@implementer(IHalfCloseableProtocol, ICountsBytes)
 class SpliceEnd(Protocol):
     """
     One end of a :class:`Splice`: the protocol of one transport.
 
     :ivar other: the other end.
     :ivar lost: whether the connection has ended, or must not begin any more.
+    :ivar bytes_in: how many bytes its connection has brought.
+    :ivar bytes_out: how many bytes have been written to it.
     """
+
+    # Whether TCP is to find out if the peer is there; where it is False, whoever has made the
+    # connection has seen to that.
+    keep_alive = True
 
     splice: Splice
     other: SpliceEnd
@@ -108,7 +242,12 @@ class SpliceEnd(Protocol):
 
     def __init__(self) -> None:
         self.lost = False
+        self.bytes_in = self.bytes_out = 0
         self._has_finished = False
+        # Whether the other end was lost with an error before this one was connected.
+        self._must_reset = False
+        self._tls: TLSMemoryBIOProtocol | None = None
+        self._resetting: SendingWatch | None = None
         # What came before the other end was connected: TLS delivers what it has read, even if paused.
         self._received_early: list[bytes] = []
 
@@ -124,18 +263,25 @@ class SpliceEnd(Protocol):
             # It was aborted while it was still connecting.
             _twisted.abort(self.transport)
             return
+        # Later, the transport no longer knows its TLS layer.
+        self._tls = _twisted.tls_layer(self.transport)
+        if self.keep_alive:
+            _twisted.keep_alive(self.transport)
         other = self.other
         if other.lost:
             self._write_early(other)
-            self.transport.loseConnection()
+            if self._must_reset:
+                self._reset_when_sent()
+            else:
+                self.transport.loseConnection()
         elif not other.connected:
             self.transport.pauseProducing()
         else:
             self._join(other)
 
     def _join(self, other: SpliceEnd) -> None:
-        self.transport.registerProducer(other.transport, True)
-        other.transport.registerProducer(self.transport, True)
+        self.transport.registerProducer(_Reading(other.transport), True)
+        other.transport.registerProducer(_Reading(self.transport), True)
         self._write_early(other)
         other.transport.resumeProducing()
 
@@ -143,14 +289,25 @@ class SpliceEnd(Protocol):
         """Write what the other end received before this one was connected."""
         early, other._received_early = other._received_early, []
         if early:
-            self.transport.write(b"".join(early))
+            self._write(b"".join(early))
+
+    def _write(self, data: bytes) -> None:
+        self.bytes_out += len(data)
+        self.transport.write(data)
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes have been written that the peer has not taken yet, as far as that is known."""
+        return _twisted.unacknowledged(self.transport) if self._open else 0
 
     def dataReceived(self, data: bytes) -> None:
         if self.lost:
             # Standard input may go on after standard output has been lost.
             return
+        self.bytes_in += len(data)
+        self.splice.moved()
         if self.other._open:
-            self.other.transport.write(data)
+            self.other._write(data)
         elif not self.other.lost:
             self._received_early.append(data)
 
@@ -185,17 +342,37 @@ class SpliceEnd(Protocol):
         if self.lost:
             return
         self.lost = True
-        # A TLS layer keeps its producer, which is the other transport, even after its end.
+        if self._resetting is not None:
+            self._resetting.cancel()
+        # A TLS layer keeps its producer, which leads to the other transport, even after its end.
         self.transport.unregisterProducer()
+        is_clean = self.is_clean_end(reason)
+        self._tls = None
         other = self.other
         if other._open:
             other.transport.unregisterProducer()
-            clean = reason.check(ConnectionDone) or ISSLTransport.providedBy(self.transport)
-            if clean:
+            if is_clean:
                 other.transport.loseConnection()
             else:
-                _twisted.abort(other.transport)
+                other._reset_when_sent()
+        elif not other.lost:
+            # It is still connecting.
+            other._must_reset = not is_clean
         self.splice.end_lost()
+
+    def is_clean_end(self, reason: Failure) -> bool:
+        """
+        Whether the connection, which ends with this reason, has ended without an error; to be asked
+        within ``connectionLost``, before this class's own has run.
+        """
+        forgive = self.splice.forgive_truncation
+        return is_clean_end(self.transport, self._tls, reason, forgive)
+
+    def _reset_when_sent(self) -> None:
+        # It may have been paused on behalf of the other end, and must notice if it ends by itself.
+        self.transport.resumeProducing()
+        if self._open:
+            self._resetting = reset_when_sent(self.transport, self.splice.clock)
 
     def abort(self) -> None:
         """End the connection at once, or as soon as it is connected."""

@@ -242,8 +242,8 @@ class Chain:
         self.b = b.transport
         self.done: Deferred[None] = Deferred()
 
-    def splice(self) -> None:
-        self.done = patient(splice(self.a, self.b))
+    def splice(self, **kwargs: Any) -> None:
+        self.done = patient(splice(self.a, self.b, **kwargs))
 
     async def greet(self) -> None:
         """A byte each way: afterwards no TLS layer has a handshake left to do."""

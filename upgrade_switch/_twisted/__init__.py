@@ -11,6 +11,13 @@ from .check import check
 check()
 
 from .endpoints import endpoint_text  # noqa: E402 - behind the check
+from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
+from .sockets import (  # noqa: E402 - behind the check
+    KeepAlive,
+    keep_alive,
+    set_keep_alive,
+    unacknowledged,
+)
 from .transports import (  # noqa: E402 - behind the check
     PauseWatch,
     Slot,
@@ -23,7 +30,6 @@ from .transports import (  # noqa: E402 - behind the check
     is_half_closeable,
     rename_log_prefix,
     report_end,
-    set_keep_alive,
     slot_of,
     start_tls,
     tls_layer,
@@ -50,6 +56,7 @@ from .web import (  # noqa: E402 - behind the check
 )
 
 __all__ = [
+    "KeepAlive",
     "ParseError",
     "PauseWatch",
     "Slot",
@@ -66,10 +73,12 @@ __all__ = [
     "forget_encoder",
     "has_begun_line",
     "has_begun_with_tls",
+    "has_closed_tls",
     "has_read_ahead",
     "is_closing",
     "is_full",
     "is_half_closeable",
+    "keep_alive",
     "method_of",
     "negotiating",
     "rename_log_prefix",
@@ -79,8 +88,10 @@ __all__ = [
     "slot_of",
     "start_tls",
     "tls_layer",
+    "unacknowledged",
     "unsent",
     "wait_for_room",
+    "was_closed_first",
     "watch_end",
     "watcher",
     "write_at_once",

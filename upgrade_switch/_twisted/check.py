@@ -57,7 +57,7 @@ NEEDED = (
             "producer",
         ),
     ),
-    Need("twisted.protocols.tls", "TLSMemoryBIOProtocol", ("_appSendBuffer",)),
+    Need("twisted.protocols.tls", "TLSMemoryBIOProtocol", ("_aborted", "_appSendBuffer")),
     Need("twisted.internet.endpoints", "TCP4ClientEndpoint", ("_host", "_port")),
     Need("twisted.internet.endpoints", "TCP6ClientEndpoint", ("_host", "_port")),
     Need("twisted.internet.endpoints", "SSL4ClientEndpoint", ("_host", "_port")),

@@ -4,9 +4,7 @@ What is private in Twisted's transports, and what is assigned on live ones.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, NamedTuple, TypeGuard
 from weakref import ref
 
@@ -33,7 +31,6 @@ __all__ = [
     "is_half_closeable",
     "rename_log_prefix",
     "report_end",
-    "set_keep_alive",
     "slot_of",
     "start_tls",
     "tls_layer",
@@ -212,34 +209,6 @@ def unsent(transport: object) -> int:
     if layer is not None:
         waiting += sum(map(len, layer._appSendBuffer))
     return waiting
-
-
-def set_keep_alive(transport: object, idle: int, interval: int, probes: int) -> None:
-    """
-    Have TCP find out whether the other end is still there. Transports in memory and UNIX sockets need
-    no such thing.
-
-    :param idle: after how many seconds of silence to ask.
-    :param interval: how many seconds to wait for an answer before asking again.
-    :param probes: how often to ask before the connection ends.
-    """
-    if not interfaces.ITCPTransport.providedBy(transport):
-        return
-    # UNIX sockets of older Twisteds say that they are TCP's; a socket may have been closed.
-    with suppress(OSError):
-        transport.setTcpKeepAlive(True)
-        handle = getattr(bottom(transport), "socket", None)
-        if handle is not None:
-            for option, value in zip(_KEEP_ALIVE_OPTIONS, (idle, interval, probes), strict=True):
-                handle.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-# macOS calls the first one otherwise.
-_KEEP_ALIVE_OPTIONS = (
-    getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", 0)),
-    socket.TCP_KEEPINTVL,
-    socket.TCP_KEEPCNT,
-)
 
 
 def wait_for_room(transport: IStreamTransport, resume: Callable[[], None]) -> WriteBackpressure | None:

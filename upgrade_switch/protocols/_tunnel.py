@@ -23,7 +23,14 @@ from ..fields import printable
 from ..observe.events import path_text
 from ..server.pages import StatusPage
 from ..server.request import UpgradeRequest
-from ..splice import ConnectingEnd, ServerEnd, SingleUseFactory, Splice, SpliceEnd
+from ..splice import (
+    ConnectingEnd,
+    ServerEnd,
+    SingleUseFactory,
+    Splice,
+    SpliceEnd,
+    check_idle_timeout,
+)
 
 __all__ = ["TunnelFactory", "tunnel"]
 
@@ -34,7 +41,11 @@ _MOST_LOGGED: Final = 200
 
 
 def tunnel(
-    endpoint: IStreamClientEndpoint, timeout: float = 10
+    endpoint: IStreamClientEndpoint,
+    timeout: float = 10,
+    *,
+    idle_timeout: float | None = None,
+    forgive_truncation: bool = False,
 ) -> Callable[[UpgradeRequest, object], Deferred[IProtocol | IResource]]:
     """
     An acceptor, for a token or for CONNECTs, that connects to an endpoint and switches only then. After
@@ -46,25 +57,36 @@ def tunnel(
 
     :param endpoint: any Twisted client endpoint; it is connected to once for each client.
     :param timeout: how many seconds connecting may take.
+    :param idle_timeout: after how many seconds in which no byte has moved, in either direction, both
+        connections are aborted: a stream that stops somewhere has not ended cleanly. None: never.
+    :param forgive_truncation: as for :func:`~upgrade_switch.splice`.
     :return: the acceptor.
     :raises InvalidUpgrades: if ``endpoint`` is not a client endpoint.
+    :raises InvalidArgument: if ``idle_timeout`` is neither None nor above 0.
     """
     _check_endpoint(endpoint)
+    check_idle_timeout(idle_timeout)
 
     def accept(request: UpgradeRequest, token: object) -> Deferred[IProtocol | IResource]:
         near, far = _TunnelEnd(), ServerEnd()
-        joined = Splice(near, far)
-        connecting = _connect(endpoint, far, request.site.reactor, timeout)
+        reactor = request.site.reactor
+        joined = Splice(near, far, forgive_truncation=forgive_truncation, reactor=reactor)
+        connecting = _connect(endpoint, far, reactor, timeout)
         # The request ends in a switch or in something else, after which the far connection has no use.
         request.notifyFinish().addCallbacks(
             lambda _: None if request.has_switched else joined.abort(), lambda _: joined.abort()
         )
-        path = path_text(request.path)
+        path, clock = path_text(request.path), request.site.reactor
 
         def connected(_: IProtocol) -> IProtocol | IResource:
+            joined.limit_idleness(clock, idle_timeout)
             return near
 
         def not_connected(reason: Failure) -> IProtocol | IResource:
+            request.decline_detail = (
+                f"cannot connect to {_one_line(_twisted.endpoint_text(endpoint))}: "
+                f"{_one_line(reason.getErrorMessage())}"
+            )
             return _answer_without_connection(endpoint, path, reason)
 
         return connecting.addCallbacks(connected, not_connected)
@@ -87,18 +109,30 @@ class TunnelFactory(Factory):
     noisy = False
 
     def __init__(
-        self, reactor: IReactorTime, endpoint: IStreamClientEndpoint, timeout: float = 10
+        self,
+        reactor: IReactorTime,
+        endpoint: IStreamClientEndpoint,
+        timeout: float = 10,
+        *,
+        idle_timeout: float | None = None,
+        forgive_truncation: bool = False,
     ) -> None:
         """
         :param reactor: the clock.
         :param endpoint: any Twisted client endpoint; it is connected to once for each client.
         :param timeout: how many seconds connecting may take.
+        :param idle_timeout: as for :func:`tunnel`.
+        :param forgive_truncation: as for :func:`~upgrade_switch.splice`.
         :raises InvalidUpgrades: if ``endpoint`` is not a client endpoint.
+        :raises InvalidArgument: if ``idle_timeout`` is neither None nor above 0.
         """
         _check_endpoint(endpoint)
+        check_idle_timeout(idle_timeout)
+        self._idle_timeout = idle_timeout
         self._reactor = reactor
         self._endpoint = endpoint
         self._timeout = timeout
+        self._forgive_truncation = forgive_truncation
 
     def connect(self, far: SpliceEnd) -> Deferred[IProtocol]:
         """
@@ -106,7 +140,12 @@ class TunnelFactory(Factory):
 
         :return: fires when it is connected; may be cancelled.
         """
-        return _connect(self._endpoint, far, self._reactor, self._timeout)
+        connecting = _connect(self._endpoint, far, self._reactor, self._timeout)
+        return connecting.addCallback(self._connected, far.splice)
+
+    def _connected(self, connected: IProtocol, joined: Splice) -> IProtocol:
+        joined.limit_idleness(self._reactor, self._idle_timeout)
+        return connected
 
     def not_connected(self, reason: Failure) -> None:
         """Log that there is no connection."""
@@ -118,7 +157,8 @@ class TunnelFactory(Factory):
 
     def buildProtocol(self, addr: object) -> SpliceEnd:
         near = _PrefacedTunnelEnd(self)
-        Splice(near, ServerEnd())
+        forgive = self._forgive_truncation
+        Splice(near, ServerEnd(), forgive_truncation=forgive, reactor=self._reactor)
         return near
 
 
@@ -128,6 +168,9 @@ class TunnelFactory(Factory):
 class _TunnelEnd(SpliceEnd):
     """The near end of a tunnel that is connected already when its client is switched."""
 
+    # The site's option tcp_keepalive has said it.
+    keep_alive = False
+
 
 class _PrefacedTunnelEnd(ConnectingEnd):
     """The near end of a tunnel whose client has not asked in HTTP."""
@@ -135,6 +178,11 @@ class _PrefacedTunnelEnd(ConnectingEnd):
     def __init__(self, tunnels: TunnelFactory) -> None:
         super().__init__()
         self._tunnels = tunnels
+
+    def connectionMade(self) -> None:
+        # On a site, its option tcp_keepalive has said it.
+        self.keep_alive = _twisted.watcher(self.transport) is None
+        super().connectionMade()
 
     def connect(self) -> Deferred[IProtocol]:
         return self._tunnels.connect(self.other)

@@ -9,20 +9,13 @@ from typing import NamedTuple, TypeAlias
 
 from twisted.internet.interfaces import IAddress
 
+from .._twisted import KeepAlive
 from ..errors import InvalidArgument
 
-__all__ = ["KeepAlive", "Limits", "keep_alive_of", "party_of"]
+__all__ = ["Limits", "keep_alive_of", "party_of"]
 
 # RFC 6177 §2: a site has at least a /64, and any of its addresses.
 _IPV6_PREFIX = 64
-
-
-class KeepAlive(NamedTuple):
-    """TCP's keep-alive: when it begins, how often it asks, and after how many silent probes it ends."""
-
-    idle: int = 60
-    interval: int = 15
-    probes: int = 4
 
 
 def keep_alive_of(value: bool | tuple[int, int, int]) -> KeepAlive | None:

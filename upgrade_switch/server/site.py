@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, ISSLTransport
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, ISSLTransport
 from twisted.logger import Logger
 from twisted.web.guard import HTTPAuthSessionWrapper
 from twisted.web.resource import IResource, Resource
@@ -276,7 +276,9 @@ class UpgradeSite(Site):
         """
         Say goodbye to what is switched. From now on every upgrade is declined with 503, also where an
         acceptor is still deciding. Targets that provide :class:`IDrainable` are told, and what is left
-        after ``timeout`` seconds is aborted. Requests without an upgrade are served as before.
+        after ``timeout`` seconds is aborted; those that are :class:`~upgrade_switch.interfaces.
+        IDrainsLate`, as tunnels in WebSocket's messages are, are told ``min(1, timeout / 2)`` seconds
+        before that. Requests without an upgrade are served as before.
 
         :return: fires (None) when no switched connection is left.
         """
@@ -287,13 +289,24 @@ class UpgradeSite(Site):
         for connection in self.switched:
             say_goodbye(connection)
         if not emptied.called:
-            call = self.reactor.callLater(timeout, self._abort_switched)
-            emptied.addCallback(lambda _: call.cancel() if call.active() else None)
+            late = self.reactor.callLater(timeout - min(1, timeout / 2), self._say_goodbye_late)
+            last = self.reactor.callLater(timeout, self._abort_switched)
+            emptied.addCallback(lambda _: _cancel(late, last))
         return emptied
+
+    def _say_goodbye_late(self) -> None:
+        for connection in self.switched:
+            say_goodbye(connection, is_late=True)
 
     def _abort_switched(self) -> None:
         for connection in self.switched:
             connection.abort()
+
+
+def _cancel(*calls: IDelayedCall) -> None:
+    for call in calls:
+        if call.active():
+            call.cancel()
 
 
 def _checked_prefaces(prefaces: object) -> dict[bytes, Any]:

@@ -19,6 +19,7 @@ from ..interfaces import (
     Declined,
     IDetachable,
     IDrainable,
+    IDrainsLate,
     IStreamTransport,
     ISwitchObserver,
     SwitchHead,
@@ -230,12 +231,22 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         return waiter
 
 
-def say_goodbye(connection: SwitchedConnection) -> None:
-    """Tell a connection's target that the server is going down, if it wants to know."""
-    drainable = IDrainable(connection.target, None)
-    if drainable is not None:
-        try:
-            drainable.drain()
-        except Exception:
-            # The others want to hear of it, too; this one is aborted with the rest.
-            _log.failure("{target} failed to drain", target=connection.target)
+def say_goodbye(connection: SwitchedConnection, *, is_late: bool = False) -> None:
+    """
+    Tell a connection's target that the server is going down, if it wants to know.
+
+    :param is_late: whether what is left is aborted soon. Only then is an :class:`IDrainsLate` told to
+        drain; before, that is announced to it.
+    """
+    target = IDrainable(connection.target, None)
+    drains_late = IDrainsLate.providedBy(target)
+    if target is None or (is_late and not drains_late):
+        return
+    try:
+        if drains_late and not is_late:
+            target.drain_announced()
+        else:
+            target.drain()
+    except Exception:
+        # The others want to hear of it, too; this one is aborted with the rest.
+        _log.failure("{target} failed to drain", target=connection.target)

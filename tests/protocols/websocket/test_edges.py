@@ -11,6 +11,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.task import Clock
 
 from tests.kit.commands import fails
 from tests.kit.farside import MEGABYTE, Source, settled
@@ -81,7 +82,9 @@ async def test_target_writes_behind_the_close(listen: Any, frames: bytes) -> Non
 async def test_target_writes_when_draining(listen: Any) -> None:
     """What a target writes when its site has said goodbye is dropped; nothing raises."""
     listening, client, target = await switched_to(listen, "tcp", Recorder)
+    listening.site.reactor = clock = Clock()
     drained = listening.site.drain(30)
+    clock.advance(29)
     target.transport.write(b"more")
     assert (await next_frame(client)).code == 1001
     client.send(close(1001, masked=True))

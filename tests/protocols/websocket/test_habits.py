@@ -175,22 +175,36 @@ def test_class() -> None:
         websocket(WebSocketServerFactory)
 
 
+@pytest.mark.parametrize("options", [None, {}, {"allowedOrigins": ["https://a.example", "*"]}])
+@pytest.mark.parametrize(
+    "origin", [b"null", b"file://", b"http://a.example/", b"", b"https://", b"http:///x", b"nonsense"]
+)
 @pytest_twisted.ensureDeferred
-async def test_null_origin(listen: Any) -> None:
-    """Where the factory's allowNullOrigin is False, a null origin is foreign, as autobahn has it."""
-    factory = websocket_factory(options={"allowNullOrigin": False})
-    client = await raw_client(await listen("tcp", websocket_site(factory)))
-    client.send(handshake(b"Origin: null"))
-    assert status((await client.response())[0]) == 403
+async def test_any_origin(listen: Any, options: Any, origin: bytes) -> None:
+    """Where any origin is allowed, that is any: also after ``setProtocolOptions``, about whatever."""
+    client = await raw_client(await listen("tcp", websocket_site(websocket_factory(options=options))))
+    await client.opens(handshake(b"Origin: " + origin))
 
 
-@pytest.mark.parametrize("origin", [b"", b"https://", b"http:///x", b"nonsense"])
+@pytest.mark.parametrize(
+    ("options", "codes"),
+    [
+        ({"allowedOrigins": ["https://a.example:443"]}, (403, 403)),
+        ({"allowedOrigins": ["https://a.example:443"], "allowNullOrigin": True}, (101, 101)),
+        ({"allowedOrigins": ["https://a.example:443", "null"]}, (101, 403)),
+        ({"allowedOrigins": ["https://a.example:443", "file://"]}, (403, 101)),
+    ],
+)
 @pytest_twisted.ensureDeferred
-async def test_invalid_origin(listen: Any, origin: bytes) -> None:
-    """What is no origin is refused even where all are allowed, as autobahn has it."""
-    client = await raw_client(await listen("tcp", websocket_site(websocket_factory())))
-    client.send(handshake(b"Origin: " + origin))
-    assert status(await client.head()) in (400, 403)
+async def test_null_origin(listen: Any, options: Any, codes: tuple[int, int]) -> None:
+    """The factory's own list may name "null" and "file://"; ``allowNullOrigin`` allows both."""
+    listening = await listen("tcp", websocket_site(websocket_factory(options=options)))
+    answers = []
+    for origin in (b"null", b"file://"):
+        client = await raw_client(listening)
+        client.send(handshake(b"Origin: " + origin))
+        answers.append(status(await client.head()))
+    assert tuple(answers) == codes
 
 
 @pytest_twisted.ensureDeferred

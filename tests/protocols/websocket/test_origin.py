@@ -32,6 +32,11 @@ from upgrade_switch.protocols._websocket.origin import AllowedOrigins, normal_or
         ("moz-extension://a-b-c:80", "moz-extension://a-b-c:80"),
         ("null", "null"),
         ("NULL", "null"),
+        ("https://example.com/", "https://example.com"),
+        ("http://example.com:80/", "http://example.com"),
+        ("file://", "file://"),
+        ("FILE:///", "file://"),
+        ("capacitor://localhost", "capacitor://localhost"),
     ],
 )
 def test_one_spelling(text: str, normal: str) -> None:
@@ -49,7 +54,7 @@ NO_ORIGINS = [
     "https:/example.com",
     "https://",
     "https:///",
-    "https://example.com/",
+    "https://example.com//",
     "https://example.com/path",
     "https://example.com?x",
     "https://example.com#x",
@@ -77,7 +82,9 @@ NO_ORIGINS = [
     "http s://example.com",
     "nullx",
     "null null",
-    "file:///",
+    "file:////",
+    "file://x/y",
+    "file:",
 ]
 
 
@@ -124,9 +131,20 @@ def test_same() -> None:
         assert origin not in allowed
 
 
-@pytest.mark.parametrize("origin", ["https://example.com", "null", "http://[::1]:1"])
+@pytest.mark.parametrize(
+    "origin", ["https://example.com", "null", "http://[::1]:1", "file://", "http://x/", "", "nonsense"]
+)
 def test_any(origin: str) -> None:
     """A star, alone or among others, is any origin."""
     assert origin in AllowedOrigins(["*"])
     assert origin in AllowedOrigins(iter(["https://other.example", "*"]))
     assert origin not in AllowedOrigins([])
+
+
+def test_files() -> None:
+    """A list may name the origin of files, which is another one than "null"."""
+    allowed = AllowedOrigins(["file://"])
+    assert "file://" in allowed
+    assert "file:///" in allowed
+    assert "null" not in allowed
+    assert "file://" not in AllowedOrigins(["null"])

@@ -1,7 +1,8 @@
 """
 What autobahn's public API does not have: a protocol that is open as soon as it is connected, since this
-package has done the handshake. Only this module and ``_opened.py``, which it uses, name autobahn's
-internals; ``tests/protocols/websocket/test_autobahn.py`` fails when autobahn changes them.
+package has done the handshake. Only this module, ``_opened.py`` and ``_received.py``, which it uses,
+name autobahn's internals; ``tests/protocols/websocket/test_autobahn.py`` fails when autobahn changes
+them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from autobahn.websocket.protocol import WebSocketProtocol, _is_same_origin, _url
 from zope.interface import alsoProvides
 
 from ...errors import UpgradeError
-from ...interfaces import IDrainable
+from ...interfaces import ICountsBytes, IDrainable
 from ._opened import (
     CLOSE_TIMEOUT,
     AutobahnProtocol,
@@ -57,6 +58,9 @@ _COMPRESSIONS: dict[str, dict[str, Any]] = PERMESSAGE_COMPRESSION_EXTENSION
 # RFC 6455 §4.2.2.
 MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
+# What a list of origins may name though no host is in it.
+_NO_PLACES = ("null", "file://")
+
 _ACCEPTS_ALL = WebSocketServerProtocol.onConnect
 
 
@@ -79,10 +83,14 @@ def _derived(cls: Any) -> _Derived:
     return _Derived(derived, tuple(name for name in cls.CONFIG_ATTRS if not hasattr(cls, name)))
 
 
-def configure(protocol: object, factory: object) -> AutobahnProtocol:
+def configure(
+    protocol: object, factory: object, max_message_size: int | None = None
+) -> AutobahnProtocol:
     """
     Make a protocol that a factory has built ready for a handshake that this package does.
 
+    :param max_message_size: the most bytes of a message that is received, decompressed, where the
+        protocol's own options say nothing; None: no limit.
     :return: the protocol.
     :raises UpgradeError: if it is not a WebSocket protocol of autobahn's on Twisted.
     """
@@ -95,9 +103,16 @@ def configure(protocol: object, factory: object) -> AutobahnProtocol:
     attributes.update(options)
     attributes["state"] = WebSocketProtocol.STATE_CONNECTING
     configured.__class__ = derived.cls
-    if "__provides__" in attributes and IDrainable.implementedBy(derived.cls):
+    if "__provides__" in attributes:
         # An instance that provides interfaces of its own has kept what its class provided before.
-        alsoProvides(configured, IDrainable)
+        ours = [i for i in (IDrainable, ICountsBytes) if i.implementedBy(derived.cls)]
+        alsoProvides(configured, *ours)
+    limit = configured.maxMessagePayloadSize
+    if not limit and max_message_size is not None:
+        # A frame that the factory allows is a message, too.
+        limit = max(max_message_size, configured.maxFramePayloadSize)
+    if limit:
+        attributes["_most_received"] = limit
     ready: AutobahnProtocol = configured
     return ready
 
@@ -199,15 +214,18 @@ def is_origin_allowed_by(protocol: AutobahnProtocol, origin: str) -> bool:
     """
     Whether the options ``allowedOrigins`` and ``allowNullOrigin`` of a configured protocol, which may
     be its factory's, allow an origin.
+
+    Where any origin is allowed (``*``), ``allowNullOrigin`` does not matter: ``setProtocolOptions``
+    turns it off whenever it is called without it, about whatever it is called.
     """
     factory = protocol.factory
     patterns = protocol.allowedOriginsPatterns
-    if factory.allowedOrigins == ["*"] and patterns is factory.allowedOriginsPatterns:
-        # The same as below, without a regular expression for each handshake.
+    if patterns is factory.allowedOriginsPatterns:
+        if "*" in factory.allowedOrigins:
+            return True
         normal = normal_origin(origin)
-        if normal is None or normal == "null" or normal.startswith("file:"):
-            return normal is not None and bool(protocol.allowNullOrigin)
-        return True
+        if normal in _NO_PLACES and normal in factory.allowedOrigins:
+            return True
     try:
         parsed = _url_to_origin(origin)
     except ValueError:

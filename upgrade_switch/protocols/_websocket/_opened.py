@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections import deque
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from autobahn.twisted.util import create_transport_details, peer2str
-from autobahn.twisted.websocket import WebSocketAdapterProtocol
 from autobahn.wamp.types import TransportDetails
 from autobahn.websocket.compress_base import PerMessageCompress
-from autobahn.websocket.protocol import TrafficStats, WebSocketProtocol
+from autobahn.websocket.protocol import PreparedMessage, TrafficStats, WebSocketProtocol
 from autobahn.websocket.utf8validator import Utf8Validator
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from ... import _twisted
-from ...interfaces import IStreamTransport
+from ...interfaces import ICountsBytes, IStreamTransport
+from ...sending import QuietTimeout
+from ._received import PROTOCOL, AutobahnProtocol, BoundsMessages, Pieces
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -48,30 +50,24 @@ class HandshakeResult(NamedTuple):
     """What autobahn's protocols keep of a handshake: ``http_headers``, ``websocket_version`` ..."""
 
 
-# Untyped: autobahn's annotations differ from version to version, and contradict one another.
-_ADAPTER: Any = WebSocketAdapterProtocol
-_PROTOCOL: Any = WebSocketProtocol
-
-
-class AutobahnProtocol(_ADAPTER, _PROTOCOL):
-    """What all of autobahn's protocols on Twisted are."""
-
-    transport: IStreamTransport
-    closeHandshakeTimeoutCall: IDelayedCall | None
-
-
-# Bytes that are read after the other side has broken the rules, until its Close frame has come.
+# Bytes that are read after the other side has broken the rules, until its Close frame has come. A
+# client whose message is too large has much of it on its way, and shall see why it was closed.
 _MOST_AFTER_FAILURE = 65536
+_MOST_AFTER_TOO_MUCH = 64 * 2**20
 
-# Seconds until the connection is aborted if what is still to be written is not taken, once both sides
-# have closed.
+# A close code that autobahn does not know (https://www.iana.org/assignments/websocket), and one that it
+# does.
+_BAD_GATEWAY, _TRY_AGAIN_LATER = 1014, 1013
+
+# Seconds until the connection is aborted, once it is being closed, if the other side takes nothing of
+# what is still to be written, or does not close when it has taken all.
 CLOSE_TIMEOUT = 60
 
 # Seconds between two attempts to send a pong on a connection that is full.
 _PONG_INTERVAL = 0.1
 
 
-class OpensWhenConnected(AutobahnProtocol):
+class OpensWhenConnected(BoundsMessages):
     """
     Stands before the class of an autobahn protocol in the method resolution order.
 
@@ -81,6 +77,7 @@ class OpensWhenConnected(AutobahnProtocol):
     _handshake: HandshakeResult | None = None
     _backpressure: _twisted.WriteBackpressure | None = None
     _after_failure = 0
+    _is_counted = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Keeps a user's hook for subclasses from running for the classes that are made here."""
@@ -100,7 +97,8 @@ class OpensWhenConnected(AutobahnProtocol):
         if self.failedByMe:
             # RFC 6455 §7.1.7: nothing that comes matters any more, except for a Close frame.
             self._after_failure += len(data)
-            if self._after_failure > _MOST_AFTER_FAILURE:
+            too_large = self.wasMaxMessagePayloadSizeExceeded
+            if self._after_failure > (_MOST_AFTER_TOO_MUCH if too_large else _MOST_AFTER_FAILURE):
                 self.dropConnection(abort=True)
         if self.state == WebSocketProtocol.STATE_CLOSED:
             return
@@ -116,6 +114,7 @@ class OpensWhenConnected(AutobahnProtocol):
     def _room_again(self) -> None:
         self._backpressure = None
         if not self._is_paused():
+            self._reads_again()
             self.transport.resumeProducing()
 
     def _stop_waiting(self) -> None:
@@ -131,9 +130,15 @@ class OpensWhenConnected(AutobahnProtocol):
         super().unregisterProducer()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        super().connectionLost(reason)
-        self._backpressure = None
-        forget_protocol(self)
+        try:
+            super().connectionLost(reason)
+        finally:
+            # Whatever a user's onClose raises: its place is free again.
+            if self._is_counted:
+                self._is_counted = False
+                self.factory.countConnections -= 1
+            self._backpressure = None
+            forget_protocol(self)
 
     def startHandshake(self) -> None:
         """A client's own handshake: it has been done."""
@@ -181,6 +186,7 @@ _INITIAL_STATE = {
 }
 
 
+@implementer(ICountsBytes)
 class TwistedAdapter(AutobahnProtocol):
     """
     Stands behind a user's class and autobahn's in the method resolution order, and in front of
@@ -189,9 +195,10 @@ class TwistedAdapter(AutobahnProtocol):
     failures of TLS, which strangers cause, as errors.
     """
 
+    _is_bad_gateway = False
     _late_pong: bytes | None = None
     _pong_call: IDelayedCall | None = None
-    _end_call: IDelayedCall | None = None
+    _end_call: QuietTimeout | None = None
 
     def connectionMade(self) -> None:
         # autobahn has given an empty one to every instance.
@@ -217,24 +224,69 @@ class TwistedAdapter(AutobahnProtocol):
         self.setTrackTimings(self.trackTimings)
         if self.is_server:
             self.factory.countConnections += 1
+            self._is_counted = True
         else:
             attributes["serverConnectionDropTimeoutCall"] = None
 
     def _connectionLost(self, reason: Failure) -> None:
-        _PROTOCOL._connectionLost(self, reason)
-        if self.is_server:
-            self.factory.countConnections -= 1
+        # Not autobahn's for servers, which counts connections.
+        PROTOCOL._connectionLost(self, reason)
+
+    @property
+    def bytes_in(self) -> int:
+        """How many bytes the messages had that were received."""
+        return int(self.trafficStats.incomingOctetsAppLevel)
+
+    @property
+    def bytes_out(self) -> int:
+        """How many bytes the messages had that were sent."""
+        return int(self.trafficStats.outgoingOctetsAppLevel)
+
+    def sendPreparedMessage(self, preparedMsg: PreparedMessage) -> None:
+        if self._perMessageCompress is None or preparedMsg.doNotCompress:
+            # autobahn counts the frame only, not what is in it.
+            self.trafficStats.outgoingOctetsAppLevel += len(preparedMsg.payload)
+        super().sendPreparedMessage(preparedMsg)
+
+    def onMessageBegin(self, isBinary: bool) -> None:
+        super().onMessageBegin(isBinary)
+        self.message_data = Pieces()
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        super().onMessageFrameBegin(length)
+        self.frame_data = Pieces()
+
+    def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> bool | None:
+        if code != _BAD_GATEWAY:
+            result: bool | None = super().onCloseFrame(code, reasonRaw)
+            return result
+        self._is_bad_gateway = True
+        result = super().onCloseFrame(_TRY_AGAIN_LATER, reasonRaw)
+        self.remoteCloseCode = code
+        return result
+
+    def _onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        if self._is_bad_gateway and code == _TRY_AGAIN_LATER:
+            # The connection has ended at the Close frame, before its code was put right.
+            code = _BAD_GATEWAY
+        super()._onClose(wasClean, code, reason)
 
     def sendCloseFrame(self, *args: object, **kwargs: object) -> None:
+        if self._is_bad_gateway and kwargs.get("code") == _TRY_AGAIN_LATER:
+            kwargs["code"] = _BAD_GATEWAY
         before = self.closeHandshakeTimeoutCall
         super().sendCloseFrame(*args, **kwargs)
         call = self.closeHandshakeTimeoutCall
         if call is not None and call is not before:
             # autobahn's timer counts whole seconds of the clock: one second may be over at once, and
-            # the connection is aborted before the Close frame is on its way.
+            # the connection is aborted before the Close frame is on its way. Nor does autobahn see
+            # that the other side is still reading what was sent before that frame.
             call.cancel()
-            self.closeHandshakeTimeoutCall = self.factory.reactor.callLater(
-                self.closeHandshakeTimeout, self.onCloseHandshakeTimeout
+            self.closeHandshakeTimeoutCall = QuietTimeout(
+                self.transport,
+                self.factory.reactor,
+                self.closeHandshakeTimeout,
+                self.onCloseHandshakeTimeout,
             )
 
     def dataReceived(self, data: bytes) -> None:
@@ -254,6 +306,9 @@ class TwistedAdapter(AutobahnProtocol):
         """Whether reading is paused for another reason than a lack of room; to be overridden."""
         return False
 
+    def _reads_again(self) -> None:
+        """Reading begins again; to be overridden."""
+
     def _closeConnection(self, abort: bool = False) -> None:
         if abort and not self.wasClean:
             _twisted.abort(self.transport)
@@ -261,7 +316,9 @@ class TwistedAdapter(AutobahnProtocol):
         # Both sides have closed; what is still to be written must not be lost.
         self.transport.loseConnection()
         if self._end_call is None and not _twisted.bottom(self.transport).disconnected:
-            self._end_call = self.factory.reactor.callLater(CLOSE_TIMEOUT, self._close_timed_out)
+            self._end_call = QuietTimeout(
+                self.transport, self.factory.reactor, CLOSE_TIMEOUT, self._close_timed_out
+            )
 
     def _close_timed_out(self) -> None:
         self._end_call = None

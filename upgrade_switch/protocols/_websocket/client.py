@@ -21,9 +21,9 @@ from zope.interface import directlyProvides
 
 from ...client.pool import UpgradePool, switched_connection
 from ...client.urls import http_url
-from ...errors import InvalidResponse
+from ...errors import InvalidArgument, InvalidResponse, connect_timed_out
 from . import _autobahn
-from .server import accept_key
+from .handshake import accept_key
 
 __all__ = ["connect_websocket"]
 
@@ -34,6 +34,7 @@ def connect_websocket(
     factory: WebSocketClientFactory,
     headers: Headers | None = None,
     agent: IAgent | None = None,
+    timeout: float | None = None,
 ) -> Deferred[Any]:
     """
     Open a WebSocket.
@@ -45,23 +46,34 @@ def connect_websocket(
     :param pool: makes the connection.
     :param url: ``ws`` or ``wss``, or ``http`` or ``https``.
     :param factory: an ``autobahn.twisted.websocket.WebSocketClientFactory``. Its ``protocols``,
-        ``headers``, ``origin``, ``useragent`` and options hold; its URL and proxy do not matter.
+        ``headers``, ``origin``, ``useragent`` and options hold; its URL and proxy do not matter. Of
+        messages that are received, ``maxMessagePayloadSize`` counts the bytes after decompression.
     :param headers: further fields of the request.
     :param agent: any agent over an :class:`~upgrade_switch.UpgradePool`, for cookies, authentication, a
         proxy, redirects, or a CA of one's own. None: a plain ``Agent`` over ``pool``.
+    :param timeout: how many seconds it may take, from this call until the WebSocket is open; 0: any
+        number. None: as many as the option ``openHandshakeTimeout`` says, which is 5 unless it is set.
     :return: fires with the factory's protocol when it is open; the protocol owns the connection. Fails
         with :class:`~upgrade_switch.NotSwitched`, which has the response, if the server refuses; with
-        :class:`~upgrade_switch.errors.InvalidResponse` if its answer breaks the rules; or with what
-        the agent fails with. Cancelling it closes the connection.
+        :class:`~upgrade_switch.errors.InvalidResponse` if its answer breaks the rules; with
+        ``twisted.internet.error.TimeoutError``; or with what the agent fails with. Cancelling it closes
+        the connection.
     :raises ValueError: if the URL is not one of these, or if ``headers`` has a field that the factory
         sets.
+    :raises InvalidArgument: if ``timeout`` is below 0.
     """
+    if timeout is not None and timeout < 0:
+        raise InvalidArgument(f"a timeout of {timeout} seconds is below 0")
     target = http_url(url, websocket=True)
     asking: IAgent = Agent(pool.clock, pool=pool) if agent is None else agent
     protocol = _autobahn.configure(factory.buildProtocol(None), factory)
     key = b64encode(os.urandom(16))
     fields = _fields(protocol, key, headers)
-    return Deferred.fromCoroutine(_open(asking, target, fields, protocol, key))
+    seconds = protocol.openHandshakeTimeout if timeout is None else timeout
+    opening = Deferred.fromCoroutine(_open(asking, target, fields, protocol, key))
+    if seconds:
+        opening.addTimeout(seconds, pool.clock, connect_timed_out("no WebSocket"))
+    return opening
 
 
 def _fields(protocol: _autobahn.AutobahnProtocol, key: bytes, headers: Headers | None) -> Headers:
@@ -141,7 +153,8 @@ def _checked(
     header = response.headers.getRawHeaders
     if header(b"sec-websocket-accept") != [accept_key(key)]:
         raise InvalidResponse("a 101 without the Sec-WebSocket-Accept to this key")
-    chosen = header(b"sec-websocket-protocol") or ()
+    # Some servers answer with an empty field where they choose none.
+    chosen = [value for value in header(b"sec-websocket-protocol") or () if value.strip(b" \t")]
     subprotocol = chosen[0].decode("latin-1") if chosen else None
     if len(chosen) > 1 or (chosen and subprotocol not in factory.protocols):
         raise InvalidResponse(f"the server chose the subprotocol {subprotocol!r}, not offered")

@@ -10,7 +10,7 @@ from zope.interface import implementer
 from ...interfaces import IDrainable
 from ._opened import AutobahnProtocol
 
-__all__ = ["AdaptsToDrainable", "ClosesWhenDrained"]
+__all__ = ["AdaptsToDrainable", "ClosesWhenDrained", "say_going_away"]
 
 _GOING_AWAY = WebSocketProtocol.CLOSE_STATUS_CODE_GOING_AWAY
 _GOING_DOWN = b"the server is going down"
@@ -26,7 +26,7 @@ class ClosesWhenDrained(AutobahnProtocol):
 
     def drain(self) -> None:
         self._is_drained = True
-        _say_going_away(self)
+        say_going_away(self)
 
     def sendMessage(self, *args: object, **kwargs: object) -> None:
         # A protocol that has not closed by itself may still answer messages that come: without this,
@@ -51,9 +51,10 @@ class _Drainable:
         self._protocol = protocol
 
     def drain(self) -> None:
-        _say_going_away(self._protocol)
+        say_going_away(self._protocol)
 
 
-def _say_going_away(protocol: AutobahnProtocol) -> None:
+def say_going_away(protocol: AutobahnProtocol) -> None:
+    """Close with 1001, behind everything that has been sent."""
     # Not sendClose, which takes none of the codes that RFC 6455 defines, except for 1000.
     protocol.sendCloseFrame(code=_GOING_AWAY, reasonUtf8=_GOING_DOWN)

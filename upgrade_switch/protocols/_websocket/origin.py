@@ -18,10 +18,14 @@ __all__ = ["AllowedOrigins", "is_same_origin", "normal_origin"]
 _ANY = "*"
 
 # RFC 6454 §7: a serialized origin is "null", or scheme, host and perhaps a port; no path, no user.
+# React Native sends a slash behind it.
 _ORIGIN = re.compile(
-    r"([a-z][a-z0-9+.\-]*)://(\[[0-9a-f:.]+\]|[!$&'()*+,;=%a-z0-9\-._~]+)(?::([0-9]{1,5}))?\Z",
+    r"([a-z][a-z0-9+.\-]*)://(\[[0-9a-f:.]+\]|[!$&'()*+,;=%a-z0-9\-._~]+)(?::([0-9]{1,5}))?/?\Z",
     re.ASCII,
 )
+
+# RFC 6454 §4 makes "null" of a file's origin; Cordova and arduinoWebSockets send these.
+_FILES = ("file://", "file:///")
 
 _LARGEST_PORT = 65535
 
@@ -31,7 +35,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 @lru_cache(256)
 def normal_origin(text: str) -> str | None:
     """
-    The normal spelling of an origin: in lower case, without a default port.
+    The normal spelling of an origin: in lower case, without a default port or a slash at its end.
 
     :return: None if the string is not an origin.
     """
@@ -41,6 +45,8 @@ def normal_origin(text: str) -> str | None:
     lower = text.lower()
     if lower == "null":
         return lower
+    if lower in _FILES:
+        return _FILES[0]
     match = _ORIGIN.match(lower)
     if match is None:
         return None
@@ -71,8 +77,8 @@ class AllowedOrigins:
 
     def __init__(self, origins: Iterable[str]) -> None:
         """
-        :param origins: such as ``https://example.com``, ``http://localhost:8080``, ``null``; ``*``
-            for any.
+        :param origins: such as ``https://example.com``, ``http://localhost:8080``, ``file://``,
+            ``null``; ``*`` for any, also for one that is not an origin.
         :raises InvalidUpgrades: if one of them is not an origin.
         """
         if isinstance(origins, str):

@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-import re
-from base64 import b64encode
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from hashlib import sha1
 from typing import NamedTuple, TypeAlias
 from urllib.parse import parse_qs
 
@@ -21,31 +18,30 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
-from ...errors import InvalidUpgrades, UpgradeError
-from ...fields import is_token
+from ...errors import InvalidArgument, InvalidUpgrades, UpgradeError
 from ...interfaces import Acceptor, Answer
 from ...negotiation import UpgradeToken
 from ...server.pages import StatusPage, service_unavailable
 from ...server.request import UpgradeRequest
 from ...server.upgrades import build_or_decline
 from . import _autobahn
+from .handshake import HandshakeRefused, accept_key, check_request, shown
 from .origin import AllowedOrigins, is_same_origin
 
-__all__ = ["SAME_ORIGIN", "HandshakeRefused", "HandshakeRequest", "accept_key", "websocket"]
+__all__ = ["MAX_MESSAGE_SIZE", "SAME_ORIGIN", "HandshakeRequest", "websocket"]
 
 _log = Logger()
 
-# RFC 6455 §4.1: 16 bytes in base64. Four bits of the last character are not used, and are zero.
-_KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==\Z")
-
-_VERSION = b"13"
+MAX_MESSAGE_SIZE = 16 * 2**20
 
 SAME_ORIGIN = ("same origin",)
 """For ``allowed_origins``: only pages of the host and port that the request is sent to."""
 
 
 def websocket(
-    factory: WebSocketServerFactory, allowed_origins: Iterable[str] | None = None
+    factory: WebSocketServerFactory,
+    allowed_origins: Iterable[str] | None = None,
+    max_message_size: int | None = MAX_MESSAGE_SIZE,
 ) -> Acceptor:
     """
     An acceptor that opens WebSockets for an autobahn factory::
@@ -66,38 +62,34 @@ def websocket(
 
     :param factory: an ``autobahn.twisted.websocket.WebSocketServerFactory``, also one of WAMP's. Its
         options hold, except for those about listening and about its own handshake.
-    :param allowed_origins: the pages that may open a WebSocket, such as ``https://example.com``; ``*``
-        allows any. :data:`SAME_ORIGIN` allows the site's own. None: the factory's own option
-        ``allowedOrigins`` decides, which allows any unless it is set. Requests without Origin do not
-        come from browsers, and are always allowed.
+    :param allowed_origins: the pages that may open a WebSocket, such as ``https://example.com``,
+        ``file://`` or ``null``; ``*`` allows any. :data:`SAME_ORIGIN` allows the site's own. None: the
+        factory's own option ``allowedOrigins`` decides, which allows any unless it is set. (Where that
+        one is a list, ``null`` and ``file://`` need an entry, or ``allowNullOrigin=True``, which every
+        call of ``setProtocolOptions`` without it turns off.) Requests without Origin do not come from
+        browsers, and are always allowed.
+    :param max_message_size: the most bytes that a message from a client may have, decompressed: at one
+        more, the connection is closed with code 1009. It holds where the factory's own option
+        ``maxMessagePayloadSize`` is not set, and a single frame may have as many as its
+        ``maxFramePayloadSize``. None: no limit.
     :return: the acceptor.
     :raises InvalidUpgrades: if ``factory`` is not such a factory, or an origin is invalid.
+    :raises InvalidArgument: if ``max_message_size`` is neither None nor a whole number above 0.
     """
+    if max_message_size is not None and (
+        isinstance(max_message_size, bool)
+        or not isinstance(max_message_size, int)
+        or max_message_size < 1
+    ):
+        raise InvalidArgument(f"max_message_size is None or a size in bytes, not {max_message_size!r}")
     if isinstance(factory, type) or not getattr(factory, "isServer", False):
         raise InvalidUpgrades(f"not an autobahn.twisted WebSocketServerFactory: {factory!r}")
     if allowed_origins is None:
-        return _Acceptor(factory, None)
+        return _Acceptor(factory, None, max_message_size)
     if allowed_origins is SAME_ORIGIN:
-        return _Acceptor(factory, _is_from_same_site)
+        return _Acceptor(factory, _is_from_same_site, max_message_size)
     allowed = AllowedOrigins(allowed_origins)
-    return _Acceptor(factory, lambda origin, request: origin in allowed)
-
-
-def accept_key(key: bytes) -> bytes:
-    """The Sec-WebSocket-Accept to a Sec-WebSocket-Key (RFC 6455 §4.2.2)."""
-    return b64encode(sha1(key + _autobahn.MAGIC, usedforsecurity=False).digest())
-
-
-class HandshakeRefused(Exception):
-    """
-    Raised where a handshake is refused.
-
-    :ivar answer: the answer in HTTP.
-    """
-
-    def __init__(self, answer: IResource) -> None:
-        super().__init__(answer)
-        self.answer = answer
+    return _Acceptor(factory, lambda origin, request: origin in allowed, max_message_size)
 
 
 class HandshakeRequest(ConnectionRequest):
@@ -133,86 +125,56 @@ def _is_from_same_site(origin: str, request: UpgradeRequest) -> bool:
 
 
 class _Acceptor:
-    def __init__(self, factory: WebSocketServerFactory, is_allowed: _OriginCheck | None) -> None:
+    def __init__(
+        self,
+        factory: WebSocketServerFactory,
+        is_allowed: _OriginCheck | None,
+        max_message_size: int | None,
+    ) -> None:
         """
         :param is_allowed: None if the protocol's own option decides, or its factory's.
         """
         self._factory = factory
         self._is_allowed = is_allowed
+        self._max_message_size = max_message_size
 
     def __call__(self, request: UpgradeRequest, token: UpgradeToken) -> Answer | Deferred[Answer]:
         try:
-            key, origin, subprotocols = _check_request(request, token)
+            key, origin, subprotocols = check_request(request, token)
             if origin is not None and self._is_allowed is not None:
-                _check_origin(self._is_allowed(origin, request))
+                _check_origin(origin, self._is_allowed(origin, request))
             built = build_or_decline(self._factory, request)
             if IResource.providedBy(built):
                 return built
-            protocol = _autobahn.configure(built, self._factory)
+            protocol = _autobahn.configure(built, self._factory, self._max_message_size)
             if origin is not None and self._is_allowed is None:
-                _check_origin(_autobahn.is_origin_allowed_by(protocol, origin))
+                _check_origin(origin, _autobahn.is_origin_allowed_by(protocol, origin))
             _check_room(protocol)
             extensions = _extensions(request, protocol)
         except HandshakeRefused as refused:
-            return refused.answer
+            return _refuse(request, refused)
         handshake = _Handshake(key, origin, subprotocols, extensions, _headers(request))
         return _ask_protocol(request, protocol, handshake)
 
 
-def _check_origin(is_allowed: bool) -> None:
+def _refuse(request: UpgradeRequest, refused: HandshakeRefused) -> IResource:
+    """The answer to a handshake that is refused; the request gets to know why."""
+    if refused.detail:
+        request.decline_detail = refused.detail
+    return refused.answer
+
+
+def _check_origin(origin: str, is_allowed: bool) -> None:
     if not is_allowed:
-        raise HandshakeRefused(StatusPage(403, "Forbidden", "Not from this origin."))
+        page = StatusPage(403, "Forbidden", "Not from this origin.")
+        raise HandshakeRefused(page, f"origin {shown(origin)} is not allowed")
 
 
 def _check_room(protocol: _autobahn.AutobahnProtocol) -> None:
-    if 0 < protocol.maxConnections <= protocol.factory.countConnections:
-        raise HandshakeRefused(service_unavailable("No more WebSockets are taken now."))
-
-
-def _check_request(request: UpgradeRequest, token: UpgradeToken) -> tuple[bytes, str | None, list[str]]:
-    """
-    Check a request (RFC 6455 §4.2.1), except for Host, Upgrade and Connection, which have been checked
-    when the offer was read.
-
-    :return: its key, origin and subprotocols.
-    :raises HandshakeRefused: if it is not a valid handshake.
-    """
-    if request.method != b"GET":
-        raise HandshakeRefused(
-            StatusPage(405, "Method Not Allowed", "A WebSocket begins with GET.", {b"allow": b"GET"})
-        )
-    header = request.requestHeaders.getRawHeaders
-    if token.version is not None or header(b"sec-websocket-version") != [_VERSION]:
-        fields = {
-            b"sec-websocket-version": _VERSION,
-            b"upgrade": b"websocket",
-            b"connection": b"Upgrade",
-        }
-        raise HandshakeRefused(StatusPage(426, "Upgrade Required", "WebSocket, version 13.", fields))
-    keys = header(b"sec-websocket-key") or ()
-    if len(keys) != 1 or not _KEY.match(keys[0]):
-        raise _bad_request("A handshake has one Sec-WebSocket-Key, of 16 bytes in base64.")
-    origins = header(b"origin") or ()
-    if len(origins) > 1:
-        raise _bad_request("A handshake has one Origin at most.")
-    origin = origins[0].decode("latin-1") if origins else None
-    return keys[0], origin, _subprotocols(header(b"sec-websocket-protocol") or ())
-
-
-def _bad_request(detail: str) -> HandshakeRefused:
-    return HandshakeRefused(StatusPage(400, "Bad Request", detail))
-
-
-def _subprotocols(lines: Sequence[bytes]) -> list[str]:
-    """
-    The subprotocols in all lines of Sec-WebSocket-Protocol: together, they are one list (RFC 6455
-    §11.3.4) of tokens, none of which appears twice (§4.1, item 10).
-    """
-    elements = [e.strip(" \t") for line in lines for e in line.decode("latin-1").split(",")]
-    names = [element for element in elements if element]
-    if not all(map(is_token, names)) or len(set(names)) != len(names):
-        raise _bad_request("Sec-WebSocket-Protocol is a list of different tokens.")
-    return names
+    most, count = protocol.maxConnections, protocol.factory.countConnections
+    if 0 < most <= count:
+        page = service_unavailable("No more WebSockets are taken now.")
+        raise HandshakeRefused(page, f"max connections: the factory's maxConnections is {most}")
 
 
 def _extensions(request: UpgradeRequest, protocol: _autobahn.AutobahnProtocol) -> _autobahn.Extensions:
@@ -303,7 +265,7 @@ def _answer_to_denial(
     reason.trap(ConnectionDeny, HandshakeRefused)
     denial = reason.value
     if isinstance(denial, HandshakeRefused):
-        return denial.answer
+        return _refuse(request, denial)
     assert isinstance(denial, ConnectionDeny)
     finished = request.notifyFinish().addBoth(lambda _: _autobahn.close_unopened(protocol))
     finished.addErrback(
@@ -312,6 +274,7 @@ def _answer_to_denial(
     code = int(denial.code)
     if not 300 <= code < 600 or code == 304:
         raise UpgradeError(f"onConnect denies with {code}, which is not a status that refuses")
+    request.decline_detail = f"onConnect denies: {code} {shown(str(denial.reason or ''))}".rstrip()
     phrase = str(denial.reason or "").encode("ascii", "replace").decode("ascii")
     return StatusPage(code, phrase or "Denied", str(denial.reason or ""))
 
@@ -344,7 +307,7 @@ def _accept(
         # Again, since others may have come while onConnect was deciding.
         _check_room(protocol)
     except HandshakeRefused as refused:
-        return refused.answer
+        return _refuse(request, refused)
     compression, extension = _autobahn.accept_compression(protocol, offers)
     add = request.responseHeaders.addRawHeader
     for source in (protocol.factory.headers, headers or {}):

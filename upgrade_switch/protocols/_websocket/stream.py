@@ -5,7 +5,7 @@ Byte streams in WebSocket's binary messages, as noVNC and other programs in brow
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autobahn.twisted.websocket import (
@@ -14,19 +14,17 @@ from autobahn.twisted.websocket import (
     WebSocketServerFactory,
     WebSocketServerProtocol,
 )
-from autobahn.websocket.types import ConnectionRequest
+from autobahn.websocket.types import ConnectionRequest, ConnectionResponse
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectionDone, ConnectionLost, NoProtocol
 from twisted.internet.interfaces import (
     IAddress,
-    IConsumer,
+    IHalfCloseableProtocol,
     IProducer,
     IProtocol,
     IProtocolFactory,
-    IPushProducer,
     IReactorTime,
     IStreamClientEndpoint,
-    ITransport,
 )
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
@@ -39,14 +37,24 @@ from ...client.endpoint import unwrap_cancelled
 from ...client.pool import UpgradePool
 from ...client.urls import http_url
 from ...errors import connect_timed_out
-from ...interfaces import Acceptor, Answer
+from ...interfaces import (
+    Acceptor,
+    Answer,
+    ICarriedTransport,
+    IDrainable,
+    IDrainsLate,
+    IStreamTransport,
+)
 from ...negotiation import UpgradeToken
 from ...server.decision import not_an_answer
 from ...server.pages import service_unavailable
 from ...server.upgrades import acceptor_of
-from ._autobahn import CLOSE_TIMEOUT, AutobahnProtocol
+from ._autobahn import CLOSE_TIMEOUT
 from .client import connect_websocket
-from .server import SAME_ORIGIN, HandshakeRefused, HandshakeRequest, websocket
+from .draining import say_going_away
+from .handshake import HandshakeRefused, subprotocol_names
+from .heartbeat import BeatingProtocol, check_heartbeat
+from .server import SAME_ORIGIN, HandshakeRequest, websocket
 
 __all__ = ["WebSocketEndpoint", "byte_stream"]
 
@@ -57,13 +65,21 @@ _CLIENT_PROTOCOL: Any = WebSocketClientProtocol
 # The subprotocol of websockify, which noVNC asks for.
 _SUBPROTOCOL = "binary"
 
+# Seconds: proxies cut what has been idle for a minute, as a rule.
+_HEARTBEAT = 30
+
 _UNSUPPORTED_DATA = 1003
 
 # RFC 6455 §7.4.1: close codes that do not mean a failure. None and 1005 stand for no code at all.
-_CLEAN_CODES = (None, 1000, 1001, 1005)
+_CLEAN_CODES = (None, 1000, 1005)
+# A browser says 1001 when its page is left. A server that says it goes down in the middle of something.
+_GOING_AWAY = 1001
+
+# The field of a handshake that asks for half-closes, and answers that there are some; RFC 9651 §3.3.6.
+_HALF_CLOSE, _YES = b"Half-Close", b"?1"
 
 
-@implementer(ITransport, IConsumer, IPushProducer)
+@implementer(ICarriedTransport)
 class FrameTransport:
     """
     The transport of a protocol whose bytes are sent in binary messages. There is no half-close.
@@ -79,6 +95,7 @@ class FrameTransport:
     def write(self, data: bytes) -> None:
         # As with every transport, what is written after the end is dropped.
         if data and self._websocket.state == self._websocket.STATE_OPEN:
+            self._websocket.bytes_out += len(data)
             self._websocket.sendMessage(bytes(data), isBinary=True)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
@@ -132,25 +149,76 @@ class FrameTransport:
     def stopProducing(self) -> None:
         self.loseConnection()
 
+    @property
+    def carrier(self) -> IStreamTransport:
+        """The transport of the WebSocket."""
+        return self._websocket.transport
 
-class _ByteStream(AutobahnProtocol):
+
+class HalfClosingTransport(FrameTransport):
+    """
+    The same where both sides have agreed on half-closes: an empty message ends the direction that it is
+    sent in.
+    """
+
+    _write_ended = False
+    _write_ending = False
+
+    def write(self, data: bytes) -> None:
+        if not self._write_ended:
+            super().write(data)
+
+    def loseWriteConnection(self) -> None:
+        """Send nothing more, once a producer that is registered has finished; still receive."""
+        self._write_ending = True
+        if not self._has_producer:
+            self._end_write()
+
+    def _end_write(self) -> None:
+        if self._write_ended or self._websocket.state != self._websocket.STATE_OPEN:
+            return
+        self._write_ended = True
+        self._websocket.sendMessage(b"", isBinary=True)
+        half_closeable = IHalfCloseableProtocol(self._websocket.inner, None)
+        if half_closeable is not None:
+            half_closeable.writeConnectionLost()
+
+    def unregisterProducer(self) -> None:
+        self._has_producer = False
+        if self._write_ending:
+            self._end_write()
+        super().unregisterProducer()
+
+
+class _ByteStream(BeatingProtocol):
     """
     One side's WebSocket protocol: passes bytes on as they come, without waiting for whole messages.
 
     :ivar inner: the protocol of the byte stream; None before it has been built.
+    :ivar bytes_in: how many bytes have come, without frames around them.
+    :ivar bytes_out: how many have been sent.
     """
 
+    factory: _ServerFactory | _ClientFactory
     inner: IProtocol | None = None
+    bytes_in = bytes_out = 0
+    # The site's, or the endpoint's.
+    clock: IReactorTime
     _frames: FrameTransport | None = None
     _got_text = False
+    _half_closes = False
+    _is_empty = False
+    _read_ended = False
 
     def __init__(self) -> None:
         super().__init__()
-        # Bytes that came in the same segment as those at which the inner protocol paused.
+        # Bytes that came in the same segment as those at which the inner protocol paused; b"" is the
+        # end of this direction.
         self._held: list[bytes] = []
 
     def onOpen(self) -> None:
-        self._frames = FrameTransport(self)
+        self._start_beating(self.clock, self.factory.heartbeat)
+        self._frames = (HalfClosingTransport if self._half_closes else FrameTransport)(self)
         if self.inner is not None:
             self.inner.makeConnection(self._frames)
 
@@ -165,11 +233,22 @@ class _ByteStream(AutobahnProtocol):
             return
         self._wait_for_room()
         if self._backpressure is None:
+            self._reads_again()
             self.transport.resumeProducing()
 
     def _deliver(self, payload: bytes) -> None:
-        if self.inner is not None and self._frames is not None and not self._frames.disconnecting:
+        frames = self._frames
+        if self.inner is None or frames is None or frames.disconnecting:
+            return
+        if payload:
             self.inner.dataReceived(payload)
+            return
+        half_closeable = IHalfCloseableProtocol(self.inner, None)
+        if half_closeable is not None:
+            half_closeable.readConnectionLost()
+        else:
+            # As with TCP, where a FIN ends the connection of a protocol that does not know half-closes.
+            frames.loseConnection()
 
     def onMessageBegin(self, isBinary: bool) -> None:
         if not isBinary:
@@ -177,14 +256,21 @@ class _ByteStream(AutobahnProtocol):
             self.sendCloseFrame(code=_UNSUPPORTED_DATA, reasonUtf8=b"binary messages, please")
             # RFC 6455 §7.1.7: the answer need not be waited for.
             self.transport.loseConnection()
+        self._is_empty = True
 
     def onMessageFrameBegin(self, length: int) -> None:
         pass
 
     def onMessageFrameData(self, payload: bytes) -> None:
         # Also while the server is going down: the client may have sent this before it knew.
-        if self._got_text or not payload:
+        if payload:
+            self._is_empty = False
+            self._receive(payload)
+
+    def _receive(self, payload: bytes) -> None:
+        if self._got_text or self._read_ended:
             return
+        self.bytes_in += len(payload)
         if self._held or self._is_paused():
             self._held.append(payload)
         else:
@@ -194,31 +280,56 @@ class _ByteStream(AutobahnProtocol):
         pass
 
     def onMessageEnd(self) -> None:
-        pass
+        if self._is_empty and self._half_closes:
+            self._receive(b"")
+            self._read_ended = True
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         frames = self._frames
+        self._stop_beating()
         if frames is not None:
             while self._held:
                 self._deliver(self._held.pop(0))
             self._frames = None
             frames.disconnecting = frames.disconnected = True
-            failed = self.failedByMe or self._got_text or code not in _CLEAN_CODES
+            failed = self.failedByMe or self._got_text or not self._is_clean(code)
             error = ConnectionDone() if wasClean and not failed else ConnectionLost(reason)
             if self.inner is not None:
                 self.inner.connectionLost(Failure(error))
 
+    def _is_clean(self, code: int | None) -> bool:
+        """Whether a close code is that of a stream that was complete."""
+        return code in _CLEAN_CODES
 
+
+@implementer(IDrainsLate)
 class _ServerStream(_ByteStream, _SERVER_PROTOCOL):
     factory: _ServerFactory
 
-    def onConnect(self, request: ConnectionRequest) -> Deferred[str | None]:
+    def drain_announced(self) -> None:
+        inner = IDrainable(self.inner, None)
+        if inner is not None:
+            inner.drain()
+
+    def drain(self) -> None:
+        say_going_away(self)
+
+    def _is_clean(self, code: int | None) -> bool:
+        # A client that answers our 1001 may do so with 1000.
+        if self.localCloseCode == _GOING_AWAY:
+            return False
+        return code == _GOING_AWAY or super()._is_clean(code)
+
+    def onConnect(self, request: ConnectionRequest) -> Deferred[tuple[str | None, dict[str, str]]]:
         assert isinstance(request, HandshakeRequest)
+        self.clock = request.request.site.reactor
         token = UpgradeToken("websocket")
+        lines = request.request.requestHeaders.getRawHeaders(_HALF_CLOSE)
+        self._half_closes = lines == [_YES]
         deciding: Deferred[Any] = maybeDeferred(self.factory.acceptor, request.request, token)
         return deciding.addCallback(self._decided, request.protocols)
 
-    def _decided(self, answer: Answer | None, offered: list[str]) -> str | None:
+    def _decided(self, answer: Answer | None, offered: list[str]) -> tuple[str | None, dict[str, str]]:
         if IResource.providedBy(answer):
             raise HandshakeRefused(answer)
         if answer is None:
@@ -227,7 +338,9 @@ class _ServerStream(_ByteStream, _SERVER_PROTOCOL):
         if not IProtocol.providedBy(answer):
             raise not_an_answer(answer)
         self.inner = answer
-        return _SUBPROTOCOL if _SUBPROTOCOL in offered else None
+        # In the client's order.
+        chosen = next((name for name in offered if name in self.factory.subprotocols), None)
+        return chosen, {_HALF_CLOSE.decode(): _YES.decode()} if self._half_closes else {}
 
 
 class _ServerFactory(WebSocketServerFactory):
@@ -235,14 +348,24 @@ class _ServerFactory(WebSocketServerFactory):
     protocol: Any = _ServerStream
     noisy = False
 
-    def __init__(self, acceptor: Acceptor | IProtocolFactory) -> None:
+    def __init__(
+        self,
+        acceptor: Acceptor | IProtocolFactory,
+        subprotocols: Sequence[str],
+        heartbeat: float | None,
+    ) -> None:
         super().__init__()
         self.acceptor = acceptor_of(acceptor)
+        self.subprotocols = subprotocols
+        self.heartbeat = heartbeat
         self.setProtocolOptions(failByDrop=False, closeHandshakeTimeout=CLOSE_TIMEOUT)
 
 
 def byte_stream(
-    acceptor: Acceptor | IProtocolFactory, allowed_origins: Iterable[str] = SAME_ORIGIN
+    acceptor: Acceptor | IProtocolFactory,
+    allowed_origins: Iterable[str] = SAME_ORIGIN,
+    subprotocols: Iterable[str] = (_SUBPROTOCOL,),
+    heartbeat: float | None = _HEARTBEAT,
 ) -> Acceptor:
     """
     An acceptor for the token ``websocket`` whose target receives and sends a stream of bytes in binary
@@ -250,23 +373,45 @@ def byte_stream(
 
         UpgradeResource({"websocket": byte_stream(tunnel(endpoint))})
 
-    The subprotocol ``binary`` is answered if the client offers it.
+    If the client sends the field ``Half-Close: ?1``, so does the 101, and then an empty binary message
+    ends its direction: the target's transport has ``loseWriteConnection``, and a target that is an
+    ``IHalfCloseableProtocol`` is told of the client's. Without that field there is no half-close.
 
-    :param acceptor: decides, as in an ``UpgradeResource``, once the handshake has been found valid. The
-        transport of its target has no half-close; ``loseConnection`` closes with code 1000.
+    When the site drains, the target goes on until shortly before the end
+    (:class:`~upgrade_switch.interfaces.IDrainsLate`); then the WebSocket closes with 1001. A target that
+    provides ``IDrainable`` is told at once.
+
+    :param acceptor: decides, as in an ``UpgradeResource``, once the handshake has been found valid.
+        ``loseConnection`` of its target's transport closes with code 1000.
     :param allowed_origins: as for :func:`websocket`. By default, only the site's own pages, since what
         is behind a tunnel seldom asks who its client is.
+    :param subprotocols: the names that the bytes have, such as ``("mqtt",)``. The first of the client's
+        list that is among them is answered; if there is none, the WebSocket opens without one.
+    :param heartbeat: after how many seconds in which nothing has come from the client it is sent a
+        ping; if nothing comes for as many again, the connection is aborted, and the target gets
+        ``ConnectionLost``. A client that still takes what is sent to it, however slowly, is not cut,
+        and while the target has paused its transport no time passes. None: never.
     :return: the acceptor.
     :raises InvalidUpgrades: if an origin is invalid.
+    :raises InvalidArgument: if a subprotocol is not a token, or if ``heartbeat`` is neither None nor
+        above 0.
     """
-    return websocket(_ServerFactory(acceptor), allowed_origins)
+    check_heartbeat(heartbeat)
+    factory = _ServerFactory(acceptor, subprotocol_names(subprotocols), heartbeat)
+    # No message is kept, so their size needs no limit.
+    return websocket(factory, allowed_origins, None)
 
 
 class _ClientStream(_ByteStream, _CLIENT_PROTOCOL):
     factory: _ClientFactory
     failure: Failure | None = None
 
+    def onConnect(self, response: ConnectionResponse) -> None:
+        self._half_closes = response.headers.get(_HALF_CLOSE.decode().lower()) == _YES.decode()
+
     def onOpen(self) -> None:
+        _twisted.keep_alive(self.transport)
+        self.clock = self.factory.clock
         factory = self.factory.inner
         factory.doStart()
         try:
@@ -285,8 +430,10 @@ class _ClientStream(_ByteStream, _CLIENT_PROTOCOL):
         return result
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        super().onClose(wasClean, code, reason)
-        self.factory.inner.doStop()
+        try:
+            super().onClose(wasClean, code, reason)
+        finally:
+            self.factory.inner.doStop()
 
 
 class _ClientFactory(WebSocketClientFactory):
@@ -294,9 +441,17 @@ class _ClientFactory(WebSocketClientFactory):
     protocol: Any = _ClientStream
     noisy = False
 
-    def __init__(self, reactor: IReactorTime, inner: IProtocolFactory) -> None:
-        super().__init__(reactor=reactor, protocols=[_SUBPROTOCOL])
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        inner: IProtocolFactory,
+        subprotocols: Sequence[str],
+        heartbeat: float | None,
+    ) -> None:
+        super().__init__(reactor=reactor, protocols=list(subprotocols))
         self.inner = inner
+        self.clock = reactor
+        self.heartbeat = heartbeat
         self.setProtocolOptions(failByDrop=False, closeHandshakeTimeout=CLOSE_TIMEOUT)
 
 
@@ -305,6 +460,10 @@ class WebSocketEndpoint:
     """
     A client endpoint whose connections are streams of bytes in WebSocket's binary messages. noVNC's
     servers (websockify) speak that, and :func:`byte_stream`.
+
+    With a server that knows them, as :func:`byte_stream` does, there are half-closes. A connection that
+    ends without a Close frame, or with a code that says that something is missing (1001, too: the server
+    goes down), is lost with ``ConnectionLost``.
     """
 
     def __init__(
@@ -314,6 +473,8 @@ class WebSocketEndpoint:
         headers: Headers | None = None,
         agent: IAgent | None = None,
         timeout: float | None = 30,
+        subprotocols: Iterable[str] = (_SUBPROTOCOL,),
+        heartbeat: float | None = _HEARTBEAT,
     ) -> None:
         """
         :param reactor: the clock; without an ``agent``, it also makes the connections.
@@ -321,9 +482,16 @@ class WebSocketEndpoint:
         :param headers: further fields of the handshake.
         :param agent: any agent over an :class:`~upgrade_switch.UpgradePool`. None: a plain ``Agent``.
         :param timeout: how many seconds connecting may take; None: no limit.
+        :param subprotocols: the names that the bytes have, which are offered in this order.
+        :param heartbeat: as for :func:`byte_stream`.
         :raises ValueError: if the URL is not one of these.
+        :raises InvalidArgument: if a subprotocol is not a token, or if ``heartbeat`` is neither None
+            nor above 0.
         """
         http_url(url, websocket=True)
+        check_heartbeat(heartbeat)
+        self._subprotocols = subprotocol_names(subprotocols)
+        self._heartbeat = heartbeat
         self._reactor = reactor
         self._url = url
         self._headers = headers
@@ -339,8 +507,11 @@ class WebSocketEndpoint:
             :func:`connect_websocket` does, or with ``twisted.internet.error.TimeoutError``.
         """
         pool = UpgradePool(self._reactor)
-        factory = _ClientFactory(self._reactor, protocolFactory)
-        opened = connect_websocket(pool, self._url, factory, self._headers, self._agent)
+        factory = _ClientFactory(self._reactor, protocolFactory, self._subprotocols, self._heartbeat)
+        headers = Headers() if self._headers is None else self._headers.copy()
+        headers.setRawHeaders(_HALF_CLOSE, [_YES])
+        # Without its time limit, which is 0 for none: here, 0 is none at all.
+        opened = connect_websocket(pool, self._url, factory, headers, self._agent, timeout=0)
         if self._timeout is not None:
             opened.addTimeout(self._timeout, self._reactor, connect_timed_out("no WebSocket"))
         return opened.addErrback(unwrap_cancelled).addCallback(_inner_protocol)

@@ -1,0 +1,241 @@
+"""
+How a splice passes on the end of one side to the other: as what it was, after everything that came before.
+
+The chain of transports is that of ``test_splice``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from tests.kit.farside import KINDS, MEGABYTE, Chains, ClosingCollector, settled
+from tests.kit.harness import turns
+from upgrade_switch import _twisted, sending
+
+both_directions = pytest.mark.parametrize("backwards", [False, True], ids=["onwards", "backwards"])
+every_kind = pytest.mark.parametrize("other", KINDS)
+
+
+@pytest_twisted.async_yield_fixture
+async def chain(listen: Any) -> Any:
+    chains = Chains(listen)
+    yield chains
+    await chains.stop()
+
+
+def names(kind: str, other: str, backwards: bool) -> tuple[str, str]:
+    return (other, kind) if backwards else (kind, other)
+
+
+def is_error(end: Any, kind: str) -> bool:
+    """Whether an end has heard of an error; UNIX sockets have none to tell of."""
+    return kind == "unix" or not end.reason.check(ConnectionDone)
+
+
+@both_directions
+@every_kind
+@pytest_twisted.ensureDeferred
+async def test_reset(chain: Chains, other: str, backwards: bool) -> None:
+    """A reset is passed on as one, when everything that had been received has been read."""
+    joined = await chain(*names("tcp", other, backwards), make=ClosingCollector)
+    fast, slow = joined.ends(backwards)
+    sent = await joined.fill(backwards)
+    fast.transport.abortConnection()
+    await turns(10)
+    slow.transport.resumeProducing()
+    await slow.is_lost()
+    assert slow.data == sent
+    assert is_error(slow, other)
+    await joined.done
+
+
+@both_directions
+@every_kind
+@pytest.mark.parametrize("how", ["loseConnection", "abortConnection"])
+@pytest_twisted.ensureDeferred
+async def test_tls_without_alert(chain: Chains, other: str, how: str, backwards: bool) -> None:
+    """TLS that ends without close_notify, by a FIN or a reset, has been cut off: an error, after all."""
+    joined = await chain(*names("tls", other, backwards), make=ClosingCollector)
+    fast, slow = joined.ends(backwards)
+    sent = await joined.fill(backwards)
+    getattr(_twisted.bottom(fast.transport), how)()
+    await turns(10)
+    slow.transport.resumeProducing()
+    await slow.is_lost()
+    assert slow.data == sent
+    assert is_error(slow, other)
+    await joined.done
+
+
+@both_directions
+@every_kind
+@pytest.mark.parametrize("how", ["loseConnection", "abortConnection"])
+@pytest_twisted.ensureDeferred
+async def test_forgiven(chain: Chains, other: str, how: str, backwards: bool) -> None:
+    """With ``forgive_truncation``, TLS that ends without close_notify closes the other side cleanly."""
+    joined = await chain(*names("tls", other, backwards), make=ClosingCollector, spliced=False)
+    joined.splice(forgive_truncation=True)
+    await joined.greet()
+    fast, slow = joined.ends(backwards)
+    sent = await joined.fill(backwards)
+    getattr(_twisted.bottom(fast.transport), how)()
+    await turns(10)
+    slow.transport.resumeProducing()
+    await slow.is_lost()
+    assert slow.data == sent
+    assert slow.reason.check(ConnectionDone)
+    await joined.done
+
+
+@both_directions
+@pytest_twisted.ensureDeferred
+async def test_alert_and_reset(chain: Chains, backwards: bool) -> None:
+    """What a TLS side has said before its close_notify is complete, even if TCP ends with a reset."""
+    joined = await chain(*names("tls", "tcp", backwards), make=ClosingCollector)
+    fast, slow = joined.ends(backwards)
+    fast.send(MEGABYTE)
+    middle = _twisted.bottom(joined.middle(not backwards))
+    # The answer to the alert finds a connection that has been reset.
+    middle.loseConnection = lambda: middle.reactor.callLater(0, middle.connectionLost, reset)
+    reset = Failure(ConnectionLost())
+    fast.transport.loseConnection()
+    await slow.is_lost()
+    assert slow.data == MEGABYTE
+    assert slow.reason.check(ConnectionDone)
+    del middle.loseConnection
+    await joined.done
+
+
+@both_directions
+@pytest_twisted.ensureDeferred
+async def test_answer_to_our_alert_is_a_fin(chain: Chains, backwards: bool) -> None:
+    """A peer that answers our close_notify by closing TCP has cut nothing off."""
+    joined = await chain(*names("tls", "tcp", backwards), make=ClosingCollector)
+    closing, other = joined.ends(backwards)
+    middle = joined.middle(not backwards)
+    # The middle closes first, as where the other side has no half-close.
+    beneath = _twisted.bottom(closing.transport)
+    beneath.protocol.dataReceived = lambda data: beneath.loseConnection()
+    middle.unregisterProducer()
+    middle.loseConnection()
+    await other.is_lost()
+    assert other.reason.check(ConnectionDone)
+    await joined.done
+
+
+@both_directions
+@every_kind
+@pytest_twisted.ensureDeferred
+async def test_aborted_from_outside(chain: Chains, other: str, backwards: bool) -> None:
+    """A TLS side that the server itself aborts, as after a drain, is no clean end for the other."""
+    joined = await chain(*names("tls", other, backwards), make=ClosingCollector)
+    aborted, heard = joined.ends(backwards)
+    heard_by = joined.middle(not backwards)
+    _twisted.abort(heard_by)
+    await heard.is_lost()
+    await aborted.is_lost()
+    assert is_error(heard, other)
+    await joined.done
+
+
+@both_directions
+@every_kind
+@pytest_twisted.ensureDeferred
+async def test_stuck(chain: Chains, other: str, backwards: bool) -> None:
+    """The reset comes without the rest when nothing has been taken for 60 seconds."""
+    if other == "unix":
+        pytest.skip("the end of a UNIX socket is never an error")
+    clock = Clock()
+    joined = await chain(*names("tcp", other, backwards), make=ClosingCollector, spliced=False)
+    joined.splice(reactor=clock)
+    await joined.greet()
+    fast, slow = joined.ends(backwards)
+    sent = await joined.fill(backwards)
+    middle = joined.middle(backwards)
+    await settled(lambda: sending.remaining(middle))
+    fast.transport.abortConnection()
+    await fast.is_lost()
+    while not clock.getDelayedCalls():
+        await turns(1)
+    clock.pump([1] * 59)
+    assert not joined.done.called
+    clock.pump([1] * 3)
+    await joined.done
+    assert clock.getDelayedCalls() == []
+    slow.transport.resumeProducing()
+    await slow.is_lost()
+    assert len(slow.data) < len(sent)
+    assert slow.reason.check(ConnectionLost)
+
+
+class Sending:
+    """Stands for a transport that has some bytes to send, and for what the kernel still has of them."""
+
+    def __init__(self, remaining: int) -> None:
+        self.remaining = remaining
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Sending:
+    monkeypatch.setattr(sending, "remaining", lambda transport: transport.remaining)
+    return Sending(100)
+
+
+def watch(transport: Sending, clock: Clock) -> tuple[sending.SendingWatch, list[str]]:
+    told: list[str] = []
+    watching = sending.SendingWatch(
+        transport, clock, lambda: told.append("sent"), lambda: told.append("stuck")
+    )
+    return watching, told
+
+
+def test_watch_of_nothing(watched: Sending) -> None:
+    """A transport with nothing left to send is told of at once."""
+    watched.remaining = 0
+    clock = Clock()
+    watching, told = watch(watched, clock)
+    assert (told, watching.active, clock.getDelayedCalls()) == (["sent"], False, [])
+
+
+def test_watch_of_slow_reader(watched: Sending) -> None:
+    """As long as anything is taken at least once a minute, the watch waits, however long that is."""
+    clock = Clock()
+    watching, told = watch(watched, clock)
+    for remaining in range(99, 0, -1):
+        clock.pump([1] * 58)
+        watched.remaining = remaining
+    assert told == []
+    assert watching.active
+    watched.remaining = 0
+    clock.pump([1, 1])
+    assert (told, clock.getDelayedCalls()) == (["sent"], [])
+
+
+def test_watch_of_stuck_reader(watched: Sending) -> None:
+    """The minute begins anew when something is taken; more that is written does not count as that."""
+    clock = Clock()
+    _, told = watch(watched, clock)
+    clock.pump([1] * 40)
+    watched.remaining = 50
+    clock.pump([1] * 40)
+    watched.remaining = 90
+    clock.pump([1] * 19)
+    assert told == []
+    clock.pump([1] * 4)
+    assert (told, clock.getDelayedCalls()) == (["stuck"], [])
+
+
+def test_watch_cancelled(watched: Sending) -> None:
+    """A watch that is cancelled says nothing any more, and leaves no timer; also the second time."""
+    clock = Clock()
+    watching, told = watch(watched, clock)
+    watching.cancel()
+    watching.cancel()
+    clock.advance(100)
+    assert (told, clock.getDelayedCalls()) == ([], [])

@@ -1,0 +1,86 @@
+"""
+What Twisted's transports do not tell about their sockets.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from fcntl import ioctl
+from struct import unpack
+from termios import TIOCOUTQ
+from typing import NamedTuple
+
+from twisted.internet.interfaces import ITCPTransport
+
+from .transports import bottom, unsent
+
+__all__ = ["KeepAlive", "keep_alive", "set_keep_alive", "unacknowledged"]
+
+
+class KeepAlive(NamedTuple):
+    """TCP's keep-alive: when it begins, how often it asks, and after how many silent probes it ends."""
+
+    idle: int = 60
+    interval: int = 15
+    probes: int = 4
+
+
+def set_keep_alive(
+    transport: object,
+    idle: int = KeepAlive().idle,
+    interval: int = KeepAlive().interval,
+    probes: int = KeepAlive().probes,
+) -> None:
+    """
+    Have TCP find out whether the other end is still there. Transports in memory and UNIX sockets need
+    no such thing.
+
+    :param idle: after how many seconds of silence to ask.
+    :param interval: how many seconds to wait for an answer before asking again.
+    :param probes: how often to ask before the connection ends.
+    """
+    if not ITCPTransport.providedBy(transport):
+        return
+    # UNIX sockets of older Twisteds say that they are TCP's; a socket may have been closed.
+    with suppress(OSError):
+        transport.setTcpKeepAlive(True)
+        handle = getattr(bottom(transport), "socket", None)
+        if handle is not None:
+            for option, value in zip(_KEEP_ALIVE_OPTIONS, (idle, interval, probes), strict=True):
+                handle.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def keep_alive(transport: object) -> None:
+    """The same with the defaults, unless somebody has turned it on already, with times of their own."""
+    with suppress(OSError):
+        if not (ITCPTransport.providedBy(transport) and transport.getTcpKeepAlive()):
+            set_keep_alive(transport)
+
+
+# macOS calls the first one otherwise.
+_KEEP_ALIVE_OPTIONS = (
+    getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", 0)),
+    socket.TCP_KEEPINTVL,
+    socket.TCP_KEEPCNT,
+)
+
+
+def unacknowledged(transport: object) -> int:
+    """
+    How many bytes are still to arrive at the other end: those that wait to be sent
+    (:func:`~upgrade_switch._twisted.unsent`), and those that the kernel has and that the other end's
+    has not acknowledged. An end that is gone acknowledges nothing, and one whose buffer is full
+    acknowledges only what its program reads.
+
+    :param transport: if it has an attribute ``carrier``, that is the transport that is looked at.
+    """
+    transport = getattr(transport, "carrier", transport)
+    waiting = unsent(transport)
+    handle = getattr(bottom(transport), "socket", None)
+    if handle is not None:
+        # Not every kernel knows it, nor of every kind of socket; a socket may have been closed.
+        with suppress(OSError, ValueError):
+            (queued,) = unpack("i", ioctl(handle.fileno(), TIOCOUTQ, bytes(4)))
+            waiting += queued
+    return waiting

@@ -1,0 +1,136 @@
+"""
+A byte stream's heartbeat: WebSocket pings (RFC 6455 §5.5.2), so that proxies on the way do not cut an
+idle connection, and so that a peer that is gone is noticed.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IReactorTime
+
+from ... import _twisted
+from ...errors import InvalidArgument
+from ._autobahn import AutobahnProtocol
+
+__all__ = ["BeatingProtocol", "Heartbeat", "check_heartbeat"]
+
+
+def check_heartbeat(seconds: float | None) -> None:
+    """
+    :raises InvalidArgument: if it is neither None nor a number above 0.
+    """
+    if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
+        raise InvalidArgument(f"heartbeat is a number of seconds above 0, or None, not {seconds!r}")
+
+
+class Heartbeat:
+    """
+    Pings when nothing has come from the peer for some seconds, and gives up when nothing comes for as
+    many again. There is one timer: what comes notes the time, and when the timer fires it looks how
+    long ago that was.
+
+    A peer that reads slowly gets to the ping late. So while it takes what is sent to it, it is alive;
+    what its kernel has acknowledged counts, pings do not. While this side does not read, no time
+    passes.
+    """
+
+    def __init__(self, clock: IReactorTime, seconds: float, websocket: BeatingProtocol) -> None:
+        """
+        :param clock: what counts the seconds, from now on.
+        :param websocket: an open one.
+        """
+        self._clock = clock
+        self._seconds = seconds
+        self._websocket = websocket
+        self._last = clock.seconds()
+        self._has_pinged = False
+        # How many bytes of pings have been sent, and how many other bytes the peer had taken when the
+        # timer fired last.
+        self._pings = self._taken = 0
+        self._call = clock.callLater(seconds, self._look)
+
+    def heard(self) -> None:
+        """Something has come from the peer."""
+        self._last = self._clock.seconds()
+        self._has_pinged = False
+
+    def reads_again(self) -> None:
+        """This side has not read for a while."""
+        self._last = self._clock.seconds()
+
+    def stop(self) -> None:
+        """The WebSocket has ended."""
+        if self._call.active():
+            self._call.cancel()
+
+    def _look(self) -> None:
+        websocket = self._websocket
+        if not websocket.is_fully_open:
+            # How long closing may take is another timer's matter.
+            return
+        now = self._clock.seconds()
+        if websocket.is_reading_paused:
+            self._last = now
+        if self._last + self._seconds <= now:
+            before = self._taken
+            sent = websocket.octets_sent
+            self._taken = sent - self._pings - _twisted.unacknowledged(websocket.transport)
+            if not self._has_pinged:
+                self._has_pinged = True
+                websocket.sendPing()
+                self._pings += websocket.octets_sent - sent
+            elif self._taken <= before:
+                websocket.give_up(2 * self._seconds)
+                return
+            self._last = now
+        self._call = self._clock.callLater(self._last + self._seconds - now, self._look)
+
+
+class BeatingProtocol(AutobahnProtocol):
+    """A WebSocket's protocol with a heartbeat."""
+
+    _heartbeat: Heartbeat | None = None
+
+    def _start_beating(self, clock: IReactorTime, seconds: float | None) -> None:
+        """
+        The WebSocket is open.
+
+        :param seconds: None: there is no heartbeat.
+        """
+        if seconds is not None:
+            self._heartbeat = Heartbeat(clock, seconds, self)
+
+    def _stop_beating(self) -> None:
+        """The WebSocket has ended."""
+        heartbeat, self._heartbeat = self._heartbeat, None
+        if heartbeat is not None:
+            heartbeat.stop()
+
+    def _reads_again(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.reads_again()
+
+    @property
+    def is_fully_open(self) -> bool:
+        """Whether neither side has begun to close it."""
+        return bool(self.state == self.STATE_OPEN)
+
+    @property
+    def is_reading_paused(self) -> bool:
+        """Whether nothing can come, since this side does not read."""
+        return self._is_paused() or self._backpressure is not None
+
+    @property
+    def octets_sent(self) -> int:
+        """How many bytes have been written to the transport."""
+        return int(self.trafficStats.outgoingOctetsWireLevel)
+
+    def give_up(self, seconds: float) -> None:
+        """Nothing has come for so long, not even the answer to a ping: abort the connection."""
+        self.wasClean = False
+        self.wasNotCleanReason = f"time-out: nothing has come for {seconds:g} seconds, nor a pong"
+        self.dropConnection(abort=True)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.heard()
+        super().dataReceived(data)
