@@ -6,7 +6,7 @@ some test has to fail then.
 begins with what is broken, and with the modules that are run, the most likely first::
 
     What: What is behind the request that switches is lost.
-    Tests: tests/test_takeover.py tests/test_handover.py
+    Tests: tests/core/test_takeover.py tests/core/test_handover.py
 
 Single tests can be named, too. ``--check`` runs all of these once on a copy without any patch.
 """
