@@ -17,7 +17,7 @@ REPEATED = ("listen", "tunnel", "class", "files", "auth", "origin", "preface")
 
 _ONCE = {"status": str, "drain": str | float | int, "log-format": str, "access-log": str}
 _TYPE_NAMES = {str: "a string", str | float | int: "a number"}
-_FLAGS = ("h2c",)
+_FLAGS = ("h2c", "forgive-truncation")
 
 
 def read_config(path: str) -> Iterator[tuple[str, str | bool]]:
