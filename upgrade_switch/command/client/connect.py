@@ -193,7 +193,9 @@ class _Remote(FarEnd):
             self.unsent = holds_more(0)
             if not self.interrupted and not self.is_clean_end(reason):
                 self.reason = reason
+        local = self.other
         super().connectionLost(reason)
+        local.server_has_gone()
 
 
 class _Local(NearEnd):
@@ -207,6 +209,7 @@ class _Local(NearEnd):
 
     reason: Failure | None = None
     is_unread = False
+    _is_written = False
     _quiet: Quiet | None = None
 
     def __init__(self, traffic: Traffic, clock: IReactorTime, closes_at_end: bool) -> None:
@@ -227,10 +230,16 @@ class _Local(NearEnd):
     def writeConnectionLost(self) -> None:
         if self.other._has_finished:
             # The server has sent everything, and everything has been written.
+            self._is_written = True
             return
         # Nothing the server sends can be written any more.
         self._not_written(Failure(ConnectionLost()))
         self.connectionLost(Failure(ConnectionAborted()))
+
+    def server_has_gone(self) -> None:
+        """The server's end is lost. Twisted does not close standard input whose output is closed."""
+        if self._is_written and not self.lost:
+            self.connectionLost(Failure(ConnectionDone()))
 
     def _not_written(self, reason: Failure) -> None:
         if self._is_pipe:
