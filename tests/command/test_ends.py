@@ -1,65 +1,106 @@
-"""
-How ``connect`` ends where its output cannot be written, or where it is told to end.
-"""
+"""How ``connect`` and ``forward`` end, and what their exit codes say about it."""
 
 from __future__ import annotations
 
-import signal
+import random
+import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.kit.commands import COMMAND, Process, run, serving
-from tests.kit.programs import Program
+from tests.kit.commands import Process, fails, listening, read_all, read_until, run, switch
+from tests.kit.wscodec import BINARY
+from tests.kit.wsstream import answer, close, frame
+
+MUCH = random.Random(11).randbytes(5_000_000)
 
 
-def test_full_disk(tmp_path: Path) -> None:
-    """Output that cannot be written is said, and is no success."""
-    with serving() as server:
-        limited = f'ulimit -f 10; exec {COMMAND} connect {server.url}echo echo > "$0"'
-        for command in (f"exec {COMMAND} connect {server.url}echo echo > /dev/full", limited):
-            done = subprocess.run(
-                ["bash", "-c", command, str(tmp_path / "out")],
-                input=bytes(1_000_000),
-                capture_output=True,
-                timeout=60,
-                check=False,
-            )
-            assert done.returncode == 1
-            assert done.stderr == b"upgrade-switch: standard output could not be written\n"
+@pytest.fixture
+def much(tmp_path: Path) -> Path:
+    file = tmp_path / "much"
+    file.write_bytes(MUCH)
+    return file
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal(number: signal.Signals) -> None:
-    """A signal ends a connection without a word, and is no success."""
-    with serving() as server, Process("connect", f"{server.url}echo", "echo") as process:
-        process.sends(b"hello")
-        assert process.receives(5) == b"hello"
-        process.send_signal(number)
-        code, _out, said = process.ends()
-        assert (code, said) == (1, b"")
+def test_half_closed_server_gets_all(much: Path) -> None:
+    """A server that ends its own direction first still gets all of standard input."""
+    heard = []
+
+    def talk(client: socket.socket) -> None:
+        switch(client)
+        client.shutdown(socket.SHUT_WR)
+        heard.append(read_all(client))
+
+    with listening(talk) as port, much.open("rb") as source:
+        done = run("connect", f"http://127.0.0.1:{port}/", "echo", stdin=source)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert heard == [MUCH]
 
 
-def test_quoted_path() -> None:
-    """A tunnel's path is a URL's: what is quoted there is found."""
-    with serving("--tunnel", "/a%20b x tcp:127.0.0.1:1") as server:
-        done = run("connect", f"{server.url}a%20b", "x")
-        assert b"502 Bad Gateway" in done.stderr
-    for path in ("/q?x", "/q#x"):
-        assert run("serve", "--tunnel", f"{path} x tcp:127.0.0.1:1").returncode == 2
+def test_server_that_does_not_take_it(much: Path) -> None:
+    """If the server closes before it has got all of standard input, the exit code is 1."""
+    with listening(switch) as port, much.open("rb") as source:
+        fails(1, "connect", f"http://127.0.0.1:{port}/", "echo", stdin=source)
 
 
-def test_signals_of_children() -> None:
-    """
-    What these tests start begins with default signal handlers, though the tests ignore a signal, as
-    ``make test &`` does.
-    """
-    code = "import signal; print(signal.getsignal(2).__name__)"
-    ours = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with Program([sys.executable, "-c", code]) as program:
-            assert program.ends() == (0, b"default_int_handler\n", b"")
-    finally:
-        signal.signal(signal.SIGINT, ours)
+def test_output_closed_behind_the_input() -> None:
+    """A reader that has enough (``head -c``) ends it with 0, also when standard input has ended."""
+
+    def talk(client: socket.socket) -> None:
+        switch(client)
+        read_all(client)
+        try:
+            while True:
+                client.sendall(MUCH)
+        except OSError:
+            pass
+
+    with (
+        listening(talk) as port,
+        Process("connect", f"http://127.0.0.1:{port}/", "echo", stdin=subprocess.DEVNULL) as process,
+    ):
+        assert process.receives(10) == MUCH[:10]
+        process.stdout.close()
+        assert process.ends() == (0, b"", b"")
+
+
+def websocket(client: socket.socket) -> None:
+    client.sendall(answer(read_until(client, b"\r\n\r\n")))
+
+
+def test_eof_close() -> None:
+    """Where there is no half-close, the end of standard input closes, when nothing moves any more."""
+
+    def talk(client: socket.socket) -> None:
+        websocket(client)
+        client.sendall(frame(BINARY, b"answer"))
+        client.recv(65536)
+        # Its Close frame.
+        client.recv(65536)
+        client.sendall(close())
+
+    with listening(talk) as port:
+        done = run("connect", f"ws://127.0.0.1:{port}/", input=b"question")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"answer", b"")
+
+
+def test_going_away() -> None:
+    """A server that goes down in the middle (1001) has cut the stream off."""
+
+    def talk(client: socket.socket) -> None:
+        websocket(client)
+        client.sendall(frame(BINARY, b"some") + close(1001))
+        read_all(client)
+
+    with listening(talk) as port:
+        done = run("connect", f"ws://127.0.0.1:{port}/")
+    assert (done.returncode, done.stdout) == (1, b"some")
+    assert b"cut off" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["connect", "forward"])
+def test_eof_is_one_of_two(command: str) -> None:
+    """``--eof`` takes nothing but close and wait."""
+    local = ["tcp:0"] if command == "forward" else []
+    assert "--eof" in fails(2, command, "--eof", "perhaps", *local, "http://127.0.0.1/", "echo")

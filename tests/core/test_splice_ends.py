@@ -1,5 +1,5 @@
 """
-How a splice passes on the end of one side to the other: as what it was, after everything that came before.
+How a splice passes on the end of one side: as what it was, after everything that came before.
 
 The chain of transports is that of ``test_splice``.
 """
@@ -60,7 +60,7 @@ async def test_reset(chain: Chains, other: str, backwards: bool) -> None:
 @pytest.mark.parametrize("how", ["loseConnection", "abortConnection"])
 @pytest_twisted.ensureDeferred
 async def test_tls_without_alert(chain: Chains, other: str, how: str, backwards: bool) -> None:
-    """TLS that ends without close_notify, by a FIN or a reset, has been cut off: an error, after all."""
+    """TLS that ends without close_notify, by a FIN or a reset, has been cut off."""
     joined = await chain(*names("tls", other, backwards), make=ClosingCollector)
     fast, slow = joined.ends(backwards)
     sent = await joined.fill(backwards)

@@ -238,15 +238,15 @@ def say_goodbye(connection: SwitchedConnection, *, is_late: bool = False) -> Non
     :param is_late: whether what is left is aborted soon. Only then is an :class:`IDrainsLate` told to
         drain; before, that is announced to it.
     """
-    target = IDrainable(connection.target, None)
-    drains_late = IDrainsLate.providedBy(target)
-    if target is None or (is_late and not drains_late):
+    drainable = IDrainable(connection.target, None)
+    drains_late = IDrainsLate(connection.target, None)
+    if drainable is None or (is_late and drains_late is None):
         return
     try:
-        if drains_late and not is_late:
-            target.drain_announced()
+        if drains_late is not None and not is_late:
+            drains_late.drain_announced()
         else:
-            target.drain()
+            drainable.drain()
     except Exception:
         # The others want to hear of it, too; this one is aborted with the rest.
         _log.failure("{target} failed to drain", target=connection.target)

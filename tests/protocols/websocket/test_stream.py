@@ -10,6 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.task import Clock
 
 from tests.kit.asking import is_http
 from tests.kit.farside import MEGABYTE, Collector, Source, settled
@@ -233,15 +234,17 @@ async def test_fin_without_close(serve: Any, kind: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_drain(serve: Any) -> None:
-    """A site that drains closes with 1001; a client that answers has ended cleanly."""
+    """A site that drains closes with 1001: a stream that ends like that has been cut off."""
     listening = await serve("tcp", Recorder)
     client = await switched(listening)
     (target,) = listening.built
+    listening.site.reactor = clock = Clock()
     drained = listening.site.drain(30)
+    clock.advance(29)
     assert (await next_frame(client)).code == 1001
     await goodbye(client)
     await patient(drained)
-    assert target.reason.check(ConnectionDone)
+    assert target.reason.check(ConnectionLost)
 
 
 # What the target's transport can do.

@@ -10,21 +10,27 @@ import sys
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IProtocol, ISSLTransport, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocol, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import connectionDone
 from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 
 from ...errors import NotSwitched
+from ...sending import remaining
 from ...splice import SingleUseFactory, Splice
 from ..exits import FAILED, REFUSED, SUCCESS, USAGE, explain, say
 from ..reactor import ICommandReactor, installed_reactor
 from .progress import STDERR, FarEnd, NearEnd, ProgressLine, Traffic, has_progress
+from .quiet import Quiet, holds_more
 from .refusal import text_of
 from .target import TargetOptions, parse_target
 
 __all__ = ["ConnectOptions", "run_connect"]
+
+
+# How long standard input may have nothing when the server has finished sending.
+_HOLDS_SECONDS = 0.4
 
 
 class ConnectOptions(TargetOptions):
@@ -34,8 +40,9 @@ class ConnectOptions(TargetOptions):
     longdesc = (
         "Asks URL for an upgrade to TOKEN; then standard input goes to the server, and what the server "
         "sends goes to standard output. With the token websocket, or a ws or wss URL, the bytes travel "
-        "in binary messages. The end of standard input is passed on as a half-close. (TLS and "
-        "WebSockets have none: the server does not notice the end, and may wait for it for ever.) The "
+        "in binary messages. The end of standard input is passed on as a half-close. Where there is none "
+        "(with TLS, and with WebSocket servers other than this command's), the connection is closed "
+        "when nothing has moved either way for 2 seconds after that end, unless --eof wait is given. The "
         "command ends when the server has closed the connection and all that it sent is written. If "
         "standard error is a terminal, it says when the connection has switched, and shows the "
         "progress of a transfer from or to a file."
@@ -95,8 +102,10 @@ class _Connect:
         self.code = FAILED
 
     def start(self) -> None:
-        near, far = _Remote(self._traffic), _Local(self._traffic)
-        joined = Splice(near, far)
+        near = _Remote(self._traffic)
+        far = _Local(self._traffic, self._reactor, self._options.closes_at_end)
+        forgive = bool(self._options["forgive-truncation"])
+        joined = Splice(near, far, forgive_truncation=forgive, reactor=self._reactor)
         connecting: Deferred[IProtocol] = maybeDeferred(self._endpoint.connect, SingleUseFactory(near))
         done = connecting.addCallback(lambda _: self._connected(near, far, joined))
         done.addErrback(self._failed).addBoth(self._stop)
@@ -120,6 +129,8 @@ class _Connect:
             say("standard output could not be written")
         elif remote.reason is not None:
             self._say(f"the connection was cut off: {explain(remote.reason)}")
+        elif remote.unsent and not local.is_unread:
+            self._say("the server has closed before it got all of standard input")
         else:
             self.code = SUCCESS
 
@@ -151,23 +162,40 @@ class _Remote(FarEnd):
 
     reason: Failure | None = None
     interrupted = False
-    _may_end = False
+    unsent = False
+    _quiet: Quiet | None = None
+    other: _Local
 
     def interrupt(self) -> None:
         """A signal ends the command. Data that have not arrived yet are lost, which is not reported."""
         if not self.lost:
-            self.interrupted = self._may_end = True
+            self.interrupted = True
 
     def readConnectionLost(self) -> None:
-        self._may_end = True
+        # Others may wait for the end of standard output before they end standard input.
+        super().readConnectionLost()
+        if self._open and not self.other.lost:
+            self._quiet = Quiet(self.other.clock, self._moved, self._finish, _HOLDS_SECONDS)
+
+    def _moved(self) -> object:
+        if remaining(self.transport) or holds_more(0):
+            return object()
+        return self.traffic.sent
+
+    def _finish(self) -> None:
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        expected = self._may_end or ISSLTransport.providedBy(self.transport) or self.other.lost
-        if not expected and not reason.check(ConnectionDone):
-            self.reason = reason
+        if self._quiet is not None:
+            self._quiet.stop()
+        if not self.other.lost:
+            self.unsent = holds_more(0)
+            if not self.interrupted and not self.is_clean_end(reason):
+                self.reason = reason
+        local = self.other
         super().connectionLost(reason)
+        local.server_has_gone()
 
 
 class _Local(NearEnd):
@@ -176,17 +204,52 @@ class _Local(NearEnd):
 
     :ivar reason: why the server's data could not be written; None if they were written, or if the
         reader of a pipe has closed it.
+    :ivar is_unread: whether that reader has closed it.
     """
 
     reason: Failure | None = None
+    is_unread = False
+    _is_written = False
+    _quiet: Quiet | None = None
+
+    def __init__(self, traffic: Traffic, clock: IReactorTime, closes_at_end: bool) -> None:
+        super().__init__(traffic)
+        self.clock = clock
+        self._closes_at_end = closes_at_end
+        self._is_pipe = stat.S_ISFIFO(os.fstat(1).st_mode)
+
+    def half_close_unsupported(self) -> None:
+        if self._closes_at_end:
+            self._quiet = Quiet(self.clock, self._moved, self.other.transport.loseConnection)
+
+    def _moved(self) -> object:
+        left = remaining(self.other.transport)
+        # What has not been taken yet is not the end, however long it takes.
+        return object() if left else (self.traffic.sent, self.traffic.received)
 
     def writeConnectionLost(self) -> None:
+        if self.other._has_finished:
+            # The server has sent everything, and everything has been written.
+            self._is_written = True
+            return
         # Nothing the server sends can be written any more.
-        if not stat.S_ISFIFO(os.fstat(1).st_mode):
-            self.reason = Failure(ConnectionLost())
+        self._not_written(Failure(ConnectionLost()))
         self.connectionLost(Failure(ConnectionAborted()))
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if not self.lost and not reason.check(ConnectionDone, ConnectionAborted):
+    def server_has_gone(self) -> None:
+        """The server's end is lost. Twisted does not close standard input whose output is closed."""
+        if self._is_written and not self.lost:
+            self.connectionLost(Failure(ConnectionDone()))
+
+    def _not_written(self, reason: Failure) -> None:
+        if self._is_pipe:
+            self.is_unread = True
+        else:
             self.reason = reason
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._quiet is not None:
+            self._quiet.stop()
+        if not self.lost and not reason.check(ConnectionDone, ConnectionAborted):
+            self._not_written(reason)
         super().connectionLost(reason)

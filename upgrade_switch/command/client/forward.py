@@ -17,11 +17,13 @@ from twisted.python.usage import UsageError
 from zope.interface import provider
 
 from ... import _twisted
+from ...sending import remaining
 from ...splice import ConnectingEnd, ServerEnd, SingleUseFactory, Splice, SpliceEnd
 from ..exits import USAGE, say
 from ..listening import Server, address_of, begin_logging, server_endpoint
 from ..reactor import ICommandReactor, installed_reactor
 from .progress import STDERR, FarEnd, NearEnd, ProgressLine, Traffic
+from .quiet import Quiet
 from .retrying import RetryingEndpoint
 from .target import TargetOptions, parse_target
 
@@ -32,6 +34,8 @@ _log = Logger()
 
 class ForwardOptions(TargetOptions):
     """The options of ``forward``."""
+
+    eof_default = "wait"
 
     synopsis = "[options] ENDPOINT URL [TOKEN]"
     longdesc = (
@@ -97,6 +101,7 @@ class Forwarding(Factory):
         :raises UsageError: if an extra that the target needs is not installed.
         """
         self.traffic = traffic
+        self.clock = reactor
         self._options = options
         self._endpoint = RetryingEndpoint(
             options.endpoint(reactor), reactor, options["timeout"], self._waits
@@ -104,12 +109,17 @@ class Forwarding(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> SpliceEnd:
         near = _Local(self)
-        Splice(near, _Far(self.traffic))
+        forgive = bool(self._options["forgive-truncation"])
+        Splice(near, _Far(self.traffic), forgive_truncation=forgive, reactor=self.clock)
         return near
 
     def connect(self, near: _Local) -> Deferred[IProtocol]:
         """Connect the other end of a splice."""
         return self._endpoint.connect(SingleUseFactory(near.other), near.is_open)
+
+    @property
+    def closes_at_end(self) -> bool:
+        return self._options.closes_at_end
 
     def _waits(self, reason: Failure) -> None:
         seconds = self._options["timeout"]
@@ -127,6 +137,7 @@ class _Local(ConnectingEnd, NearEnd):
     def __init__(self, factory: Forwarding) -> None:
         super().__init__(factory.traffic)
         self._factory = factory
+        self._quiet: Quiet | None = None
 
     def connectionMade(self) -> None:
         self.traffic.open += 1
@@ -135,6 +146,18 @@ class _Local(ConnectingEnd, NearEnd):
 
     def connect(self) -> Deferred[Any]:
         return self._factory.connect(self)
+
+    def half_close_unsupported(self) -> None:
+        # A client that has gone looks like one that has only finished sending; so by default, its
+        # connection stays open, for what the server may still have to say.
+        if self._factory.closes_at_end:
+            other = self.other
+            self._quiet = Quiet(self._factory.clock, self._moved, other.transport.loseConnection)
+
+    def _moved(self) -> object:
+        left = remaining(self.other.transport)
+        # Both sides' count, since a splice's ends count what they receive.
+        return object() if left else (self.bytes_in, self.other.bytes_in)
 
     def not_connected(self, reason: Failure) -> None:
         if self.is_open():
@@ -155,6 +178,8 @@ class _Local(ConnectingEnd, NearEnd):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.traffic.open -= 1
+        if self._quiet is not None:
+            self._quiet.stop()
         super().connectionLost(reason)
 
 

@@ -72,6 +72,12 @@ def _seconds(text: str) -> float:
         raise UsageError(f"--timeout needs a number of seconds, not {text!r}") from None
 
 
+def _eof(text: str) -> str:
+    if text not in ("close", "wait"):
+        raise UsageError(f"--eof is close or wait, not {text!r}")
+    return text
+
+
 class TargetOptions(CommandOptions):
     """
     The options of commands that have a target.
@@ -87,6 +93,14 @@ class TargetOptions(CommandOptions):
             "Give up when the server has not switched after this many seconds.",
             _seconds,
         ],
+        [
+            "eof",
+            None,
+            None,
+            "What the end of the input means where there is no half-close: close, when nothing has "
+            "moved either way for 2 seconds, or wait for the server to close.",
+            _eof,
+        ],
         ["ca", None, None, "Trust the certificates in this file (PEM) instead of the system's."],
         [
             "via",
@@ -98,6 +112,11 @@ class TargetOptions(CommandOptions):
     ]
     optFlags = [  # noqa: RUF012 - twisted.python.usage wants a list
         [
+            "forgive-truncation",
+            None,
+            "Take TLS that ends without its closing alert for a clean end, not for one that was cut off.",
+        ],
+        [
             "insecure",
             None,
             "Accept any certificate: somebody in the middle can read and change everything.",
@@ -105,6 +124,7 @@ class TargetOptions(CommandOptions):
     ]
 
     target: Target
+    eof_default = "close"
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,6 +182,11 @@ class TargetOptions(CommandOptions):
         name, colon, password = user.partition(":")
         credentials = basic(name, password if colon else ask_password(name))
         self.headers.setRawHeaders(b"authorization", [credentials])
+
+    @property
+    def closes_at_end(self) -> bool:
+        """Whether the end of the input closes a connection without half-close (``--eof``)."""
+        return bool((self["eof"] or self.eof_default) == "close")
 
     def endpoint(self, reactor: ICommandReactor) -> IStreamClientEndpoint:
         """

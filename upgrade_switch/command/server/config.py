@@ -27,7 +27,7 @@ _ONCE: dict[str, type | UnionType] = {
     **dict.fromkeys(LIMITS, _NUMBER),
 }
 _TYPE_NAMES = {str: "a string", _NUMBER: "a number"}
-_FLAGS = ("h2c",)
+_FLAGS = ("h2c", "forgive-truncation")
 
 
 def read_config(path: str) -> Iterator[tuple[str, str | bool]]:

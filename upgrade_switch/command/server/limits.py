@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from twisted.python.usage import UsageError
 
-from ...server.limits import KeepAlive
+from ..._twisted import KeepAlive
 from ..options import CommandOptions
 
 __all__ = ["LIMITS", "LimitOptions", "SiteLimits"]

@@ -40,6 +40,11 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
     )
     optFlags = [  # noqa: RUF012 - twisted.python.usage wants a list
         ["h2c", None, "Speak HTTP/2 without TLS too: by upgrade, and with prior knowledge."],
+        [
+            "forgive-truncation",
+            None,
+            "In tunnels, take TLS that ends without its closing alert for a clean end.",
+        ],
     ]
     supportedInterfaces = (IUsernamePassword,)
 

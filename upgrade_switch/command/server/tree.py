@@ -151,7 +151,11 @@ def build_prefaces(reactor: ICommandReactor, options: ServeOptions) -> dict[byte
     :raises UsageError: if an endpoint string is wrong.
     """
     return {
-        preface: TunnelFactory(reactor, _client_endpoint(reactor, endpoint))
+        preface: TunnelFactory(
+            reactor,
+            _client_endpoint(reactor, endpoint),
+            forgive_truncation=bool(options["forgive-truncation"]),
+        )
         for preface, endpoint in options.prefaces.items()
     }
 
@@ -163,7 +167,7 @@ def _upgrades(reactor: ICommandReactor, options: ServeOptions) -> dict[str, dict
         known = upgrades.setdefault(path, {})
         if token.lower() in map(str.lower, known):
             raise UsageError(f"--tunnel: {path} has two tunnels for {token}")
-        known[token] = _tunnel(token, _client_endpoint(reactor, endpoint), options.origins)
+        known[token] = _tunnel(token, _client_endpoint(reactor, endpoint), options)
     if not upgrades:
         upgrades["/echo"] = {"echo": Factory.forProtocol(Echo)}
     return upgrades
@@ -181,14 +185,15 @@ def _made(name: str) -> IResource:
     return resource
 
 
-def _tunnel(token: str, endpoint: IStreamClientEndpoint, origins: list[str]) -> Upgrade:
+def _tunnel(token: str, endpoint: IStreamClientEndpoint, options: ServeOptions) -> Upgrade:
     """A tunnel; with the token websocket, in binary messages."""
+    acceptor = tunnel(endpoint, forgive_truncation=bool(options["forgive-truncation"]))
     if token.lower() != "websocket":
-        return tunnel(endpoint)
+        return acceptor
     with needs_extra_for("WebSockets need"):
         from ...protocols._websocket import SAME_ORIGIN, byte_stream
     try:
-        return byte_stream(tunnel(endpoint), origins or SAME_ORIGIN)
+        return byte_stream(acceptor, options.origins or SAME_ORIGIN)
     except InvalidUpgrades as error:
         raise UsageError(f"--origin: {error}") from None
 

@@ -22,7 +22,7 @@ from zope.interface import implementer
 
 from ... import _twisted
 from ...interfaces import ICountsBytes, IStreamTransport
-from ...sending import QuietTimeout
+from ...sending import QuietTimeout, remaining
 from ._received import PROTOCOL, AutobahnProtocol, BoundsMessages, Pieces
 
 if TYPE_CHECKING:
@@ -311,7 +311,13 @@ class TwistedAdapter(AutobahnProtocol):
 
     def _closeConnection(self, abort: bool = False) -> None:
         if abort and not self.wasClean:
-            _twisted.abort(self.transport)
+            if self.wasCloseHandshakeTimeout and not remaining(self.transport):
+                # The other side has everything, and may still be reading it: a reset would look as if
+                # something were missing.
+                self.transport.loseConnection()
+                _twisted.bottom(self.transport).loseConnection()
+            else:
+                _twisted.abort(self.transport)
             return
         # Both sides have closed; what is still to be written must not be lost.
         self.transport.loseConnection()

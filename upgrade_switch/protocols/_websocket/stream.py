@@ -293,7 +293,11 @@ class _ByteStream(BeatingProtocol):
             self._frames = None
             frames.disconnecting = frames.disconnected = True
             failed = self.failedByMe or self._got_text or not self._is_clean(code)
-            error = ConnectionDone() if wasClean and not failed else ConnectionLost(reason)
+            error = (
+                ConnectionDone()
+                if wasClean and not failed
+                else ConnectionLost(reason or f"the WebSocket was closed with code {code}")
+            )
             if self.inner is not None:
                 self.inner.connectionLost(Failure(error))
 
