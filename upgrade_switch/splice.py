@@ -39,6 +39,10 @@ __all__ = [
 ]
 
 
+# Bytes that may well have been sent, and not acknowledged, at any time.
+_ON_ITS_WAY = 4096
+
+
 def splice(
     a: IStreamTransport | SwitchedConnection,
     b: IStreamTransport | SwitchedConnection,
@@ -195,8 +199,8 @@ class _Idleness:
         self._clock = clock
         self._seconds = seconds
         self._last = clock.seconds()
-        # How much each side had not taken yet when the timer fired last.
-        self._waiting = (0, 0)
+        # How much each side had still to take when the timer fired last, and how much it had taken.
+        self._before = [(0, 0), (0, 0)]
         self._call = clock.callLater(seconds, self._look)
 
     def moved(self) -> None:
@@ -209,16 +213,21 @@ class _Idleness:
     def _look(self) -> None:
         left = self._last + self._seconds - self._clock.seconds()
         if left <= 0:
-            first, second = self._splice.ends
-            before, self._waiting = self._waiting, (first.waiting, second.waiting)
-            if self._waiting == before:
+            # What came long ago may still be on its way out: a slow reader is not an idle one.
+            if not self._is_draining():
                 self._splice.abort()
                 return
-            # What came long ago is still being taken: a slow reader is not an idle one.
             left = self._seconds
-        else:
-            self._waiting = (0, 0)
         self._call = self._clock.callLater(left, self._look)
+
+    def _is_draining(self) -> bool:
+        """Whether a side has still something to take, and has taken some since this was asked last."""
+        now = [(end.waiting, end.bytes_out - end.waiting) for end in self._splice.ends]
+        before, self._before = self._before, now
+        return any(
+            taken > had_taken if waited > _ON_ITS_WAY else waits > _ON_ITS_WAY
+            for (waits, taken), (waited, had_taken) in zip(now, before, strict=True)
+        )
 
 
 @implementer(IHalfCloseableProtocol, ICountsBytes)

@@ -53,8 +53,11 @@ def set_keep_alive(
 
 def keep_alive(transport: object) -> None:
     """The same with the defaults, unless somebody has turned it on already, with times of their own."""
+    if not ITCPTransport.providedBy(transport) or not hasattr(bottom(transport), "socket"):
+        # It has none, or not any more.
+        return
     with suppress(OSError):
-        if not (ITCPTransport.providedBy(transport) and transport.getTcpKeepAlive()):
+        if not transport.getTcpKeepAlive():
             set_keep_alive(transport)
 
 

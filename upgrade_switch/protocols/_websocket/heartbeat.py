@@ -14,6 +14,10 @@ from ._autobahn import AutobahnProtocol
 __all__ = ["BeatingProtocol", "Heartbeat", "check_heartbeat"]
 
 
+# Bytes that may well have been sent, and not acknowledged, when the timer fires.
+_ON_ITS_WAY = 4096
+
+
 def check_heartbeat(seconds: float | None) -> None:
     """
     :raises InvalidArgument: if it is neither None nor a number above 0.
@@ -43,9 +47,9 @@ class Heartbeat:
         self._websocket = websocket
         self._last = clock.seconds()
         self._has_pinged = False
-        # How many bytes of pings have been sent, and how many other bytes the peer had taken when the
-        # timer fired last.
-        self._pings = self._taken = 0
+        # How many bytes of pings have been sent. When the timer fired last: how many other bytes had
+        # been, and how many the peer had still to take.
+        self._pings = self._sent = self._waiting = 0
         self._call = clock.callLater(seconds, self._look)
 
     def heard(self) -> None:
@@ -71,18 +75,26 @@ class Heartbeat:
         if websocket.is_reading_paused:
             self._last = now
         if self._last + self._seconds <= now:
-            before = self._taken
-            sent = websocket.octets_sent
-            self._taken = sent - self._pings - _twisted.unacknowledged(websocket.transport)
+            takes = self._peer_takes()
             if not self._has_pinged:
                 self._has_pinged = True
+                before = websocket.octets_sent
                 websocket.sendPing()
-                self._pings += websocket.octets_sent - sent
-            elif self._taken <= before:
+                self._pings += websocket.octets_sent - before
+            elif not takes:
                 websocket.give_up(2 * self._seconds)
                 return
             self._last = now
         self._call = self._clock.callLater(self._last + self._seconds - now, self._look)
+
+    def _peer_takes(self) -> bool:
+        """Whether the peer has taken bytes since this was called last, other than those of pings."""
+        sent = self._websocket.octets_sent - self._pings
+        waiting = _twisted.unacknowledged(self._websocket.transport)
+        written, waited = sent - self._sent, self._waiting
+        self._sent, self._waiting = sent, waiting
+        # A little that was on its way the last time has arrived since, whoever is there.
+        return waited + written > waiting and (written > 0 or waited > _ON_ITS_WAY)
 
 
 class BeatingProtocol(AutobahnProtocol):
