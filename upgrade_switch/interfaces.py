@@ -2,8 +2,9 @@
 What users, and the rooms of this package, provide to one another.
 
 Users implement :class:`IDrainable`, :class:`IDrainsLate`, :class:`ILayered`, :class:`ITakesUpgrades`,
-:class:`ISelective`, :class:`IPrefaced` and :class:`ISwitchObserver`, or write an :data:`Acceptor`. The package provides
-:class:`ISwitchedConnection`, :class:`IUpgradeRequest`, :class:`IUpgradeSite` and :class:`IDetachable`.
+:class:`ISelective`, :class:`IPrefaced` and :class:`ISwitchObserver`, or write an :data:`Acceptor`.
+The package provides :class:`ISwitchedConnection`,
+:class:`IUpgradeRequest`, :class:`IUpgradeSite` and :class:`IDetachable`.
 """
 
 from __future__ import annotations

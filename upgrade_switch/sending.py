@@ -1,9 +1,9 @@
 """
-What a connection still has to send: :class:`SendingWatch` waits for it, and :func:`reset_when_sent` ends
-a connection with an error, though not before everything has arrived.
+What a connection still has to send: :class:`SendingWatch` waits for it, and :func:`reset_when_sent`
+ends a connection with an error, though not before everything has arrived.
 
-A reset (``abortConnection``) throws away what waits in Twisted's buffers *and* what the kernel has taken
-but not delivered yet, which may be megabytes. So "sent" means here that the other end's TCP has
+A reset (``abortConnection``) throws away what waits in Twisted's buffers *and* what the kernel has
+taken but not delivered yet, which may be megabytes. So "sent" means here that the other end's TCP has
 acknowledged it. Linux tells (``TIOCOUTQ``); elsewhere only Twisted's buffers are looked at.
 """
 
@@ -141,8 +141,8 @@ def _nothing() -> None:
 
 class QuietTimeout:
     """
-    A time-out that begins when a transport has sent everything, and that comes earlier only if the other
-    end takes nothing for as long. (A time-out of fixed length cuts off a slow reader.)
+    A time-out that begins when a transport has sent everything, and that comes earlier only if the
+    other end takes nothing for as long. (A time-out of fixed length cuts off a slow reader.)
     """
 
     def __init__(
@@ -177,8 +177,8 @@ class QuietTimeout:
 
 def reset_when_sent(transport: IStreamTransport, clock: IReactorTime) -> SendingWatch:
     """
-    End a connection with an error that its other end sees, a reset, as soon as everything has been sent,
-    or when it has taken nothing for :data:`STUCK_AFTER` seconds.
+    End a connection with an error that its other end sees, a reset, as soon as everything has been
+    sent, or when it has taken nothing for :data:`STUCK_AFTER` seconds.
 
     The caller still owns the connection: it has taken its producer off, writes nothing more, drops what
     still comes, and cancels the watch when the connection ends by itself. The transport must go on
@@ -206,8 +206,8 @@ def is_clean_end(
     ``connectionLost``, since a TLS layer forgets everything after it.
 
     With TLS, what counts is the alert ``close_notify`` (RFC 8446 §6.1), not how TCP ended: anybody on
-    the way can end TCP. An end without it is clean, however, if we have sent ours first: other ends often
-    answer that by closing without a word, and have nothing left to say.
+    the way can end TCP. An end without it is clean, however, if we have sent ours first: other ends
+    often answer that by closing without a word, and have nothing left to say.
 
     :param transport: the transport.
     :param layer: its TLS layer (``_twisted.tls_layer``), found while it was connected.

@@ -1,5 +1,5 @@
 """
-How streams of bytes in WebSocket's messages end: slow readers, missing Close frames, drains, half-closes.
+How streams of bytes in WebSocket's messages end: slow readers, no Close frame, drains, half-closes.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ async def loses(end: Any, clock: Clock) -> None:
 @kinds
 @pytest_twisted.ensureDeferred
 async def test_slow_reader(listen: Any, kind: str) -> None:
-    """A client that reads slowly gets all of what was sent, and the Close frame, however long it takes."""
+    """A client that reads slowly gets all of what was sent, and the Close frame."""
     listening = await serving(listen, kind, Recorder)
     client = await by_hand(listening)
     (target,) = listening.built
@@ -330,7 +330,7 @@ async def test_target_without_half_close(listen: Any) -> None:
 @pytest.mark.parametrize("fields", [b"", b"Half-Close: ?0\r\n", ASK + ASK])
 @pytest_twisted.ensureDeferred
 async def test_client_that_does_not_ask(listen: Any, fields: bytes) -> None:
-    """Without the field, the 101 has none, an empty message says nothing, and there is no half-close."""
+    """Without the field, the 101 has none, and an empty message says nothing."""
     listening = await serving(listen, "tcp", HalfCloseRecorder)
     client = await by_hand(listening, fields)
     assert field(client.answer, b"half-close") is None

@@ -114,7 +114,7 @@ class TargetOptions(CommandOptions):
         [
             "forgive-truncation",
             None,
-            "Take TLS that ends without its closing alert for a clean end, not for one that was cut off.",
+            "Take TLS that ends without its closing alert for a clean end, not for one cut off.",
         ],
         [
             "insecure",

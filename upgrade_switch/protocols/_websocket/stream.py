@@ -382,8 +382,8 @@ def byte_stream(
     ``IHalfCloseableProtocol`` is told of the client's. Without that field there is no half-close.
 
     When the site drains, the target goes on until shortly before the end
-    (:class:`~upgrade_switch.interfaces.IDrainsLate`); then the WebSocket closes with 1001. A target that
-    provides ``IDrainable`` is told at once.
+    (:class:`~upgrade_switch.interfaces.IDrainsLate`); then the WebSocket closes with 1001. A target
+    that provides ``IDrainable`` is told at once.
 
     :param acceptor: decides, as in an ``UpgradeResource``, once the handshake has been found valid.
         ``loseConnection`` of its target's transport closes with code 1000.
@@ -466,8 +466,8 @@ class WebSocketEndpoint:
     servers (websockify) speak that, and :func:`byte_stream`.
 
     With a server that knows them, as :func:`byte_stream` does, there are half-closes. A connection that
-    ends without a Close frame, or with a code that says that something is missing (1001, too: the server
-    goes down), is lost with ``ConnectionLost``.
+    ends without a Close frame, or with a code that says that something is missing (1001, too: the
+    server goes down), is lost with ``ConnectionLost``.
     """
 
     def __init__(
