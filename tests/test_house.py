@@ -28,6 +28,7 @@ FLOORS = (
     {"takeover"},
     {"connection"},
     {"splice", "http2", "observe"},
+    {"connecting"},
     {"server", "client"},
     {"protocols", "proxy"},
     {"testing", "command"},

@@ -12,11 +12,10 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
-    IProtocol,
     IPushProducer,
     IReactorTime,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -29,9 +28,6 @@ from .sending import SendingWatch, is_clean_end, reset_when_sent
 from .takeover import hand_over
 
 __all__ = [
-    "ConnectingEnd",
-    "ServerEnd",
-    "SingleUseFactory",
     "Splice",
     "SpliceEnd",
     "check_idle_timeout",
@@ -390,78 +386,3 @@ class SpliceEnd(Protocol):
         elif not self.connected:
             self.lost = True
             self.splice.end_lost()
-
-
-class ServerEnd(SpliceEnd):
-    """
-    The end that leads to a server. A server that has finished sending has closed, as a rule: where the
-    other connection has no half-close, it is closed, which is the only way to tell its client.
-    """
-
-    def half_close_unsupported(self) -> None:
-        self.other.transport.loseConnection()
-
-
-class ConnectingEnd(SpliceEnd):
-    """
-    An end that is connected first, and that has the other end connected then.
-
-    It does not read until the other end is connected, so that everything that its client sends
-    meanwhile is passed on, a half-close too. If it is lost meanwhile, the attempt is cancelled; if the
-    attempt fails, it is aborted. Subclasses say how to connect.
-    """
-
-    _connecting: Deferred[IProtocol] | None = None
-
-    def connect(self) -> Deferred[IProtocol]:
-        """
-        Connect the other end. To be overridden.
-
-        :return: fires when ``self.other`` is connected, or fails; may be cancelled.
-        """
-        raise NotImplementedError
-
-    def not_connected(self, reason: Failure) -> None:
-        """
-        The attempt has failed, and this end is still connected: it is aborted next. To be overridden
-        by a subclass that has somebody to tell.
-        """
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        if not self.lost:
-            self._connecting = self.connect()
-            self._connecting.addCallbacks(self._succeeded, self._failed)
-
-    def half_close_unsupported(self) -> None:
-        # A client that has gone looks like one that has only finished sending. To wait for ever for
-        # the former is worse than to cut off the latter.
-        self.other.transport.loseConnection()
-
-    def _succeeded(self, _: IProtocol) -> None:
-        self._connecting = None
-
-    def _failed(self, reason: Failure) -> None:
-        self._connecting = None
-        if not self.lost:
-            self.not_connected(reason)
-        self.splice.abort()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        super().connectionLost(reason)
-        if self._connecting is not None:
-            self._connecting.cancel()
-
-
-class SingleUseFactory(Factory):
-    """Gives one end of a splice to an endpoint that connects it; an end belongs to one connection."""
-
-    noisy = False
-
-    def __init__(self, end: SpliceEnd) -> None:
-        self._end: SpliceEnd | None = end
-
-    def buildProtocol(self, addr: object) -> SpliceEnd | None:
-        # Forget it: the transport refers to the endpoint's connector, which refers to this factory.
-        end, self._end = self._end, None
-        return end

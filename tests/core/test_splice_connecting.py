@@ -10,7 +10,8 @@ from twisted.internet.error import ConnectError
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
 
-from upgrade_switch.splice import ConnectingEnd, ServerEnd, SingleUseFactory, Splice
+from upgrade_switch.connecting import ConnectingEnd, ServerEnd, SingleUseFactory
+from upgrade_switch.splice import Splice
 
 
 class Near(ConnectingEnd):

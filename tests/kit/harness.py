@@ -37,8 +37,8 @@ from zope.interface import implementer
 from tests.kit.certificate import AUTHORITY, SERVER
 from tests.kit.waiting import PATIENCE, Waiters, eventually, patient, reactor, shown, turns
 from upgrade_switch import UpgradeResource, UpgradeSite, _twisted
+from upgrade_switch.connecting import SingleUseFactory
 from upgrade_switch.server.channel import UpgradeChannel
-from upgrade_switch.splice import SingleUseFactory
 from upgrade_switch.testing import MemoryEndpoint
 
 __all__ = ["PATIENCE", "Waiters", "eventually", "patient", "reactor", "shown", "turns"]  # of .waiting

@@ -18,19 +18,13 @@ from twisted.web.client import ResponseFailed
 from twisted.web.resource import IResource
 
 from .. import _twisted
+from ..connecting import ConnectingEnd, ServerEnd, SingleUseFactory
 from ..errors import InvalidUpgrades, connect_timed_out
 from ..fields import printable
 from ..observe.events import path_text
 from ..server.pages import StatusPage
 from ..server.request import UpgradeRequest
-from ..splice import (
-    ConnectingEnd,
-    ServerEnd,
-    SingleUseFactory,
-    Splice,
-    SpliceEnd,
-    check_idle_timeout,
-)
+from ..splice import Splice, SpliceEnd, check_idle_timeout
 
 __all__ = ["TunnelFactory", "tunnel"]
 

@@ -16,9 +16,10 @@ from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 
+from ...connecting import SingleUseFactory
 from ...errors import NotSwitched
 from ...sending import remaining
-from ...splice import SingleUseFactory, Splice
+from ...splice import Splice
 from ..exits import FAILED, REFUSED, SUCCESS, USAGE, explain, say
 from ..reactor import ICommandReactor, installed_reactor
 from .progress import STDERR, FarEnd, NearEnd, ProgressLine, Traffic, has_progress

@@ -17,8 +17,9 @@ from twisted.python.usage import UsageError
 from zope.interface import provider
 
 from ... import _twisted
+from ...connecting import ConnectingEnd, ServerEnd, SingleUseFactory
 from ...sending import remaining
-from ...splice import ConnectingEnd, ServerEnd, SingleUseFactory, Splice, SpliceEnd
+from ...splice import Splice, SpliceEnd
 from ..exits import USAGE, say
 from ..listening import Server, address_of, begin_logging, server_endpoint
 from ..reactor import ICommandReactor, installed_reactor

@@ -16,11 +16,8 @@ from autobahn.twisted.websocket import (
 )
 from autobahn.websocket.types import ConnectionRequest, ConnectionResponse
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.error import ConnectionDone, ConnectionLost, NoProtocol
+from twisted.internet.error import NoProtocol
 from twisted.internet.interfaces import (
-    IAddress,
-    IHalfCloseableProtocol,
-    IProducer,
     IProtocol,
     IProtocolFactory,
     IReactorTime,
@@ -40,10 +37,8 @@ from ...errors import connect_timed_out
 from ...interfaces import (
     Acceptor,
     Answer,
-    ICarriedTransport,
     IDrainable,
     IDrainsLate,
-    IStreamTransport,
 )
 from ...negotiation import UpgradeToken
 from ...server.decision import not_an_answer
@@ -52,8 +47,9 @@ from ...server.upgrades import acceptor_of
 from ._autobahn import CLOSE_TIMEOUT
 from .client import connect_websocket
 from .draining import say_going_away
+from .frames import ByteStream
 from .handshake import HandshakeRefused, subprotocol_names
-from .heartbeat import BeatingProtocol, check_heartbeat
+from .heartbeat import check_heartbeat
 from .server import SAME_ORIGIN, HandshakeRequest, websocket
 
 __all__ = ["WebSocketEndpoint", "byte_stream"]
@@ -68,10 +64,6 @@ _SUBPROTOCOL = "binary"
 # Seconds: proxies cut what has been idle for a minute, as a rule.
 _HEARTBEAT = 30
 
-_UNSUPPORTED_DATA = 1003
-
-# RFC 6455 §7.4.1: close codes that do not mean a failure. None and 1005 stand for no code at all.
-_CLEAN_CODES = (None, 1000, 1005)
 # A browser says 1001 when its page is left. A server that says it goes down in the middle of something.
 _GOING_AWAY = 1001
 
@@ -79,235 +71,8 @@ _GOING_AWAY = 1001
 _HALF_CLOSE, _YES = b"Half-Close", b"?1"
 
 
-@implementer(ICarriedTransport)
-class FrameTransport:
-    """
-    The transport of a protocol whose bytes are sent in binary messages. There is no half-close.
-    """
-
-    def __init__(self, websocket: _ByteStream) -> None:
-        self._websocket = websocket
-        self.disconnecting = False
-        self.disconnected = False
-        self.paused = False
-        self._has_producer = False
-
-    def write(self, data: bytes) -> None:
-        # As with every transport, what is written after the end is dropped.
-        if data and self._websocket.state == self._websocket.STATE_OPEN:
-            self._websocket.bytes_out += len(data)
-            self._websocket.sendMessage(bytes(data), isBinary=True)
-
-    def writeSequence(self, data: Iterable[bytes]) -> None:
-        self.write(b"".join(data))
-
-    def loseConnection(self) -> None:
-        if not self.disconnecting:
-            self.disconnecting = True
-            if not self._has_producer:
-                self._close()
-
-    def _close(self) -> None:
-        self._websocket.sendClose(1000)
-        # The other side's Close frame is still to be read.
-        self._websocket.transport.resumeProducing()
-
-    def abortConnection(self) -> None:
-        self.disconnecting = True
-        self._websocket.transport.abortConnection()
-
-    def getPeer(self) -> IAddress:
-        return self._websocket.transport.getPeer()
-
-    def getHost(self) -> IAddress:
-        return self._websocket.transport.getHost()
-
-    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        self._websocket.registerProducer(producer, streaming)
-        self._has_producer = True
-
-    def unregisterProducer(self) -> None:
-        self._websocket.unregisterProducer()
-        self._has_producer = False
-        if self.disconnecting:
-            self._close()
-
-    def pauseProducing(self) -> None:
-        self.paused = True
-        self._websocket.transport.pauseProducing()
-
-    def resumeProducing(self) -> None:
-        self.paused = False
-        self._websocket.resume()
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        _twisted.bottom(self._websocket.transport).setTcpNoDelay(enabled)
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        _twisted.bottom(self._websocket.transport).setTcpKeepAlive(enabled)
-
-    def stopProducing(self) -> None:
-        self.loseConnection()
-
-    @property
-    def carrier(self) -> IStreamTransport:
-        """The transport of the WebSocket."""
-        return self._websocket.transport
-
-
-class HalfClosingTransport(FrameTransport):
-    """
-    The same where both sides have agreed on half-closes: an empty message ends the direction that it is
-    sent in.
-    """
-
-    _write_ended = False
-    _write_ending = False
-
-    def write(self, data: bytes) -> None:
-        if not self._write_ended:
-            super().write(data)
-
-    def loseWriteConnection(self) -> None:
-        """Send nothing more, once a producer that is registered has finished; still receive."""
-        self._write_ending = True
-        if not self._has_producer:
-            self._end_write()
-
-    def _end_write(self) -> None:
-        if self._write_ended or self._websocket.state != self._websocket.STATE_OPEN:
-            return
-        self._write_ended = True
-        self._websocket.sendMessage(b"", isBinary=True)
-        half_closeable = IHalfCloseableProtocol(self._websocket.inner, None)
-        if half_closeable is not None:
-            half_closeable.writeConnectionLost()
-
-    def unregisterProducer(self) -> None:
-        self._has_producer = False
-        if self._write_ending:
-            self._end_write()
-        super().unregisterProducer()
-
-
-class _ByteStream(BeatingProtocol):
-    """
-    One side's WebSocket protocol: passes bytes on as they come, without waiting for whole messages.
-
-    :ivar inner: the protocol of the byte stream; None before it has been built.
-    :ivar bytes_in: how many bytes have come, without frames around them.
-    :ivar bytes_out: how many have been sent.
-    """
-
-    factory: _ServerFactory | _ClientFactory
-    inner: IProtocol | None = None
-    bytes_in = bytes_out = 0
-    # The site's, or the endpoint's.
-    clock: IReactorTime
-    _frames: FrameTransport | None = None
-    _got_text = False
-    _half_closes = False
-    _is_empty = False
-    _read_ended = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Bytes that came in the same segment as those at which the inner protocol paused; b"" is the
-        # end of this direction.
-        self._held: list[bytes] = []
-
-    def onOpen(self) -> None:
-        self._start_beating(self.clock, self.factory.heartbeat)
-        self._frames = (HalfClosingTransport if self._half_closes else FrameTransport)(self)
-        if self.inner is not None:
-            self.inner.makeConnection(self._frames)
-
-    def _is_paused(self) -> bool:
-        return self._frames is not None and self._frames.paused
-
-    def resume(self) -> None:
-        """The inner protocol reads again: it gets the bytes that are held first."""
-        while self._held and not self._is_paused():
-            self._deliver(self._held.pop(0))
-        if self._is_paused():
-            return
-        self._wait_for_room()
-        if self._backpressure is None:
-            self._reads_again()
-            self.transport.resumeProducing()
-
-    def _deliver(self, payload: bytes) -> None:
-        frames = self._frames
-        if self.inner is None or frames is None or frames.disconnecting:
-            return
-        if payload:
-            self.inner.dataReceived(payload)
-            return
-        half_closeable = IHalfCloseableProtocol(self.inner, None)
-        if half_closeable is not None:
-            half_closeable.readConnectionLost()
-        else:
-            # As with TCP, where a FIN ends the connection of a protocol that does not know half-closes.
-            frames.loseConnection()
-
-    def onMessageBegin(self, isBinary: bool) -> None:
-        if not isBinary:
-            self._got_text = True
-            self.sendCloseFrame(code=_UNSUPPORTED_DATA, reasonUtf8=b"binary messages, please")
-            # RFC 6455 §7.1.7: the answer need not be waited for.
-            self.transport.loseConnection()
-        self._is_empty = True
-
-    def onMessageFrameBegin(self, length: int) -> None:
-        pass
-
-    def onMessageFrameData(self, payload: bytes) -> None:
-        # Also while the server is going down: the client may have sent this before it knew.
-        if payload:
-            self._is_empty = False
-            self._receive(payload)
-
-    def _receive(self, payload: bytes) -> None:
-        if self._got_text or self._read_ended:
-            return
-        self.bytes_in += len(payload)
-        if self._held or self._is_paused():
-            self._held.append(payload)
-        else:
-            self._deliver(payload)
-
-    def onMessageFrameEnd(self) -> None:
-        pass
-
-    def onMessageEnd(self) -> None:
-        if self._is_empty and self._half_closes:
-            self._receive(b"")
-            self._read_ended = True
-
-    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        frames = self._frames
-        self._stop_beating()
-        if frames is not None:
-            while self._held:
-                self._deliver(self._held.pop(0))
-            self._frames = None
-            frames.disconnecting = frames.disconnected = True
-            failed = self.failedByMe or self._got_text or not self._is_clean(code)
-            error = (
-                ConnectionDone()
-                if wasClean and not failed
-                else ConnectionLost(reason or f"the WebSocket was closed with code {code}")
-            )
-            if self.inner is not None:
-                self.inner.connectionLost(Failure(error))
-
-    def _is_clean(self, code: int | None) -> bool:
-        """Whether a close code is that of a stream that was complete."""
-        return code in _CLEAN_CODES
-
-
 @implementer(IDrainsLate)
-class _ServerStream(_ByteStream, _SERVER_PROTOCOL):
+class _ServerStream(ByteStream, _SERVER_PROTOCOL):
     factory: _ServerFactory
 
     def drain_announced(self) -> None:
@@ -406,7 +171,7 @@ def byte_stream(
     return websocket(factory, allowed_origins, None)
 
 
-class _ClientStream(_ByteStream, _CLIENT_PROTOCOL):
+class _ClientStream(ByteStream, _CLIENT_PROTOCOL):
     factory: _ClientFactory
     failure: Failure | None = None
 
