@@ -49,7 +49,7 @@ def test_wrong_number(option: str, value: str) -> None:
     assert f"--{option} must be a" in fails(2, "serve", f"--{option}={value}")
 
 
-@pytest.mark.parametrize("option", ["head-timeout", "idle-timeout"])
+@pytest.mark.parametrize("option", ["head-timeout", "idle-timeout", "heartbeat"])
 def test_wrong_seconds(option: str) -> None:
     """So is a time that is not a number."""
     assert f"--{option} must be a number" in fails(2, "serve", f"--{option}=soon")
@@ -81,3 +81,21 @@ def test_serving() -> None:
         assert status_behind(connections[3]) == 408
         for connection in connections:
             connection.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seconds"), [((), 30), (("--heartbeat=5",), 5), (("--heartbeat=0",), None)]
+)
+def test_heartbeat(arguments: tuple[str, ...], seconds: float | None) -> None:
+    """WebSocket tunnels have a heartbeat of 30 seconds, another one, or none."""
+    options = ServeOptions()
+    options.parseOptions(arguments)
+    assert options.tunnel_heartbeat == seconds
+
+
+@pytest.mark.parametrize("command", ["connect", "forward"])
+def test_wrong_heartbeat(command: str) -> None:
+    """A heartbeat of a client is a number of seconds, too."""
+    words = ["tcp:0"] if command == "forward" else []
+    said = fails(2, command, "--heartbeat=-1", *words, "ws://localhost/")
+    assert "--heartbeat needs a number of seconds" in said

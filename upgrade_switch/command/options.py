@@ -12,7 +12,10 @@ from twisted.python.usage import Options, UsageError
 from .._version import __version__
 from .exits import SUCCESS
 
-__all__ = ["CommandOptions", "needs_extra_for"]
+__all__ = ["DEFAULT_HEARTBEAT", "CommandOptions", "needs_extra_for"]
+
+DEFAULT_HEARTBEAT = 30.0
+"""Seconds of silence after which a WebSocket tunnel is pinged."""
 
 
 class CommandOptions(Options):

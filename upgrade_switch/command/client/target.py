@@ -18,7 +18,7 @@ from ...client.endpoint import UpgradeEndpoint
 from ...errors import InvalidToken
 from ...fields import is_host
 from ...negotiation import UpgradeToken
-from ..options import CommandOptions, needs_extra_for
+from ..options import DEFAULT_HEARTBEAT, CommandOptions, needs_extra_for
 from ..reactor import ICommandReactor
 from .agent import Insecure, agent_with, ask_password, basic, header, trust, why
 from .via import proxy_for
@@ -50,7 +50,12 @@ class Target(NamedTuple):
         return self.url.startswith(("https:", "wss:"))
 
     def endpoint(
-        self, reactor: ICommandReactor, timeout: float, headers: Headers, agent: IAgent
+        self,
+        reactor: ICommandReactor,
+        timeout: float,
+        headers: Headers,
+        agent: IAgent,
+        heartbeat: float | None,
     ) -> IStreamClientEndpoint:
         """
         The endpoint that connects; with the token ``websocket``, through binary messages.
@@ -61,7 +66,7 @@ class Target(NamedTuple):
             return UpgradeEndpoint(reactor, self.url, self.token, headers, agent, timeout)
         with needs_extra_for("WebSockets need"):
             from ...protocols._websocket import WebSocketEndpoint
-        return WebSocketEndpoint(reactor, self.url, headers, agent, timeout)
+        return WebSocketEndpoint(reactor, self.url, headers, agent, timeout, heartbeat=heartbeat)
 
 
 def _seconds(text: str) -> float:
@@ -76,6 +81,16 @@ def _eof(text: str) -> str:
     if text not in ("close", "wait"):
         raise UsageError(f"--eof is close or wait, not {text!r}")
     return text
+
+
+def _heartbeat(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < inf:
+        raise UsageError(f"--heartbeat needs a number of seconds, not {text!r}")
+    return seconds
 
 
 class TargetOptions(CommandOptions):
@@ -100,6 +115,13 @@ class TargetOptions(CommandOptions):
             "What the end of the input means where there is no half-close: close, when nothing has "
             "moved either way for 2 seconds, or wait for the server to close.",
             _eof,
+        ],
+        [
+            "heartbeat",
+            None,
+            DEFAULT_HEARTBEAT,
+            "With WebSockets: ping the server after this many silent seconds. 0: never.",
+            _heartbeat,
         ],
         ["ca", None, None, "Trust the certificates in this file (PEM) instead of the system's."],
         [
@@ -195,7 +217,8 @@ class TargetOptions(CommandOptions):
         :raises UsageError: if an extra that it needs is not installed.
         """
         agent = agent_with(reactor, self._policy, self._proxy)
-        return self.target.endpoint(reactor, self["timeout"], self.headers, agent)
+        heartbeat = self["heartbeat"] or None
+        return self.target.endpoint(reactor, self["timeout"], self.headers, agent, heartbeat)
 
     def why(self, reason: Failure) -> str:
         """Why a connection to the target has failed, in one sentence."""

@@ -10,7 +10,7 @@ from typing import TypedDict
 from twisted.python.usage import UsageError
 
 from ..._twisted import KeepAlive
-from ..options import CommandOptions
+from ..options import DEFAULT_HEARTBEAT, CommandOptions
 
 __all__ = ["LIMITS", "LimitOptions", "SiteLimits"]
 
@@ -21,6 +21,7 @@ LIMITS = (
     "max-unsent",
     "tcp-keepalive",
     "idle-timeout",
+    "heartbeat",
 )
 """Their names; each is a number, and 0 means that there is no limit."""
 
@@ -46,6 +47,7 @@ class LimitOptions(CommandOptions):
         self.max_unsent: int | None = None
         self.tcp_keepalive: int | None = None
         self.idle_timeout: float | None = None
+        self.heartbeat: float | None = None
 
     def opt_max_switched(self, number: str) -> None:
         """
@@ -87,6 +89,18 @@ class LimitOptions(CommandOptions):
         SECONDS: end a tunnel through which nothing has gone for so long. [default: 0, never]
         """
         self.idle_timeout = _number("idle-timeout", seconds)
+
+    def opt_heartbeat(self, seconds: str) -> None:
+        """
+        SECONDS: ping the client of a WebSocket tunnel after so long a silence, and end the tunnel after
+        as long again. 0: never. [default: 30]
+        """
+        self.heartbeat = _number("heartbeat", seconds)
+
+    @property
+    def tunnel_heartbeat(self) -> float | None:
+        """The heartbeat of WebSocket tunnels, in seconds; None: there is none."""
+        return DEFAULT_HEARTBEAT if self.heartbeat is None else self.heartbeat or None
 
     def site_limits(self) -> SiteLimits:
         """What an ``UpgradeSite`` is told of the options that were given."""

@@ -154,6 +154,7 @@ def build_prefaces(reactor: ICommandReactor, options: ServeOptions) -> dict[byte
         preface: TunnelFactory(
             reactor,
             _client_endpoint(reactor, endpoint),
+            idle_timeout=options.idle_timeout or None,
             forgive_truncation=bool(options["forgive-truncation"]),
         )
         for preface, endpoint in options.prefaces.items()
@@ -187,13 +188,18 @@ def _made(name: str) -> IResource:
 
 def _tunnel(token: str, endpoint: IStreamClientEndpoint, options: ServeOptions) -> Upgrade:
     """A tunnel; with the token websocket, in binary messages."""
-    acceptor = tunnel(endpoint, forgive_truncation=bool(options["forgive-truncation"]))
+    acceptor = tunnel(
+        endpoint,
+        idle_timeout=options.idle_timeout or None,
+        forgive_truncation=bool(options["forgive-truncation"]),
+    )
     if token.lower() != "websocket":
         return acceptor
     with needs_extra_for("WebSockets need"):
         from ...protocols._websocket import SAME_ORIGIN, byte_stream
     try:
-        return byte_stream(acceptor, options.origins or SAME_ORIGIN)
+        origins = options.origins or SAME_ORIGIN
+        return byte_stream(acceptor, origins, heartbeat=options.tunnel_heartbeat)
     except InvalidUpgrades as error:
         raise UsageError(f"--origin: {error}") from None
 

@@ -6,6 +6,7 @@ have in common, and :class:`FrameTransport`, the transport of the protocol insid
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
