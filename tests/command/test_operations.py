@@ -113,13 +113,14 @@ def test_sigterm(kind: str, seconds: int, told: tuple[int, int]) -> None:
     """
     SIGTERM with twenty switched connections: who says goodbye does, who does not is aborted when the
     time is over, who waits for a decision gets 503, nobody is let in, and the exit code is 0. The log
-    has each connection's switch and its end.
+    has each connection's switch and its end, and why there was no decision.
     """
     options = ["--class", "/things things.Things", "--drain", str(seconds)]
     with ExitStack() as stack, operated(kind, *options, pass_fds=[told[1]]) as server:
         polite = [stack.enter_context(upgraded(server.url, "/things", "polite")) for _ in range(19)]
         rude = stack.enter_context(upgraded(server.url, "/things", "rude"))
         waiting = stack.enter_context(undecided(server.url, told))
+        declined = ("declined", "undecided", name_of(waiting))
         names = [name_of(client) for client in (*polite, rude)]
         server.terminate()
         assert status(read_until(waiting, b"\r\n\r\n")) == 503
@@ -131,7 +132,9 @@ def test_sigterm(kind: str, seconds: int, told: tuple[int, int]) -> None:
             rude.recv(1)
         events = server.finishes()
     told_of = Counter((event["event"], event["token"], event["peer"]) for event in events)
-    assert told_of == Counter(
+    assert told_of[declined] == 1
+    told_of.subtract([declined])
+    assert +told_of == Counter(
         (event, token, name)
         for event in ("switched", "ended")
         for token, name in zip(["polite"] * 19 + ["rude"], names, strict=True)
@@ -255,7 +258,8 @@ def test_json_of_what_goes_wrong() -> None:
             assert status(read_until(client, b"\r\n\r\n")) == 500
         server.terminate()
         _code, _out, error = server.ends()
-    (event,) = logged(error)
+    event, declined = logged(error)
+    assert (declined["event"], declined["detail"]) == ("declined", "RuntimeError: not today")
     assert event["log_level"]["name"] == "critical"
     assert "RuntimeError: not today" in event["message"]
 

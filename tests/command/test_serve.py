@@ -228,7 +228,8 @@ def test_tunnel_to_nowhere() -> None:
             done = run("connect", f"{server.url}x", "x")
     assert done.returncode == 3
     assert b"502" in done.stderr
-    (line,) = server.log
+    line, declined = server.log
+    assert " was not switched to x at /x: answered: " in declined
     assert line.startswith("the tunnel at /x cannot connect to 127.0.0.1:")
     assert "Connection was refused" in line
 

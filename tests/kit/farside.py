@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from weakref import ref
 
@@ -19,6 +20,7 @@ from zope.interface import implementer
 
 from tests.kit.harness import HalfCloseRecorder, Recorder, Waiters, patient, reactor, status, turns
 from upgrade_switch import _twisted, splice
+from upgrade_switch.errors import NotDetachable
 from upgrade_switch.server.switched import SwitchedConnections
 from upgrade_switch.testing import MemoryTransport
 
@@ -90,12 +92,19 @@ class PlainServer(Factory):
         return protocol
 
     async def abort(self) -> None:
-        """End all that is still there. Who takes half-closes does not end when its peer has gone."""
+        """
+        End what is still there, and has not been taken over: a protocol that takes half-closes does not
+        end when its peer has gone.
+        """
         for weak in self._all:
             protocol = weak()
-            if protocol is not None and "made" in protocol.events and protocol.reason is None:
-                protocol.transport.abortConnection()
-                await protocol.is_lost()
+            if protocol is None or "made" not in protocol.events or protocol.reason is not None:
+                continue
+            # A transport that has ended has no protocol any more.
+            with suppress(NotDetachable):
+                if _twisted.slot_of(protocol.transport).get() is protocol:
+                    protocol.transport.abortConnection()
+                    await protocol.is_lost()
 
     async def next(self) -> Any:
         """The oldest connection that has not been asked for, with its transport."""

@@ -235,12 +235,12 @@ class TwistedAdapter(AutobahnProtocol):
     @property
     def bytes_in(self) -> int:
         """How many bytes the messages had that were received."""
-        return int(self.trafficStats.incomingOctetsAppLevel)
+        return _counted(self, "incomingOctetsAppLevel")
 
     @property
     def bytes_out(self) -> int:
         """How many bytes the messages had that were sent."""
-        return int(self.trafficStats.outgoingOctetsAppLevel)
+        return _counted(self, "outgoingOctetsAppLevel")
 
     def sendPreparedMessage(self, preparedMsg: PreparedMessage) -> None:
         if self._perMessageCompress is None or preparedMsg.doNotCompress:
@@ -387,3 +387,9 @@ def _enter_open_state(protocol: AutobahnProtocol, handshake: HandshakeResult) ->
     protocol._onOpen()
     if not protocol.is_open.called:
         protocol.is_open.callback(None)
+
+
+def _counted(protocol: object, name: str) -> int:
+    # autobahn begins to count when the connection is made.
+    stats = getattr(protocol, "trafficStats", None)
+    return 0 if stats is None else int(getattr(stats, name))
