@@ -4,6 +4,7 @@ What autobahn's protocols receive, and how much of it. Used through ``_opened.py
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,17 @@ class BoundsMessages(AutobahnProtocol):
             if self._received > self._most_received:
                 raise PayloadExceededError
         return b"".join(pieces)
+
+    def onFrameEnd(self) -> bool | None:
+        try:
+            result: bool | None = super().onFrameEnd()
+        except zlib.error as error:
+            if _IS_BOUNDED:
+                # A user's, then.
+                raise
+            self._invalid_payload(f"a message cannot be decompressed: {error}")
+            return False
+        return result
 
     def _check_size(self) -> None:
         if self._received <= self._most_received or self.failedByMe:
