@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from base64 import b64encode
 from collections.abc import Iterator
@@ -337,3 +338,14 @@ def test_status_is_guarded(path: str) -> None:
         assert get(server.url, path, basic("ops:wrong"))[0] == 401
         assert get(server.url, path, OPS)[0] == 200
         assert get(server.url, "/")[0] == 200
+
+
+def test_user() -> None:
+    """The status page, and the log, know who was let in."""
+    options = ["--auth", "/echo memory:ops:secret", "--status", "/status"]
+    with serving(*options) as server, connected(server.url) as client:
+        client.sendall(upgrade_head(path=b"/echo", fields=OPS))
+        assert status(read_until(client, b"\r\n\r\n")) == 101
+        _code, got = get(server.url, "/status/json", OPS)
+        (shown,) = json.loads(got.partition(b"\r\n\r\n")[2])["switched"]
+        assert (shown["path"], shown["user"]) == ("/echo", "ops")

@@ -23,6 +23,8 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request
 from zope.interface import implementer
 
+from ...server.request import UpgradeRequest
+
 __all__ = ["Guarded", "checker_of", "segments_of"]
 
 _REALM = "upgrade_switch"
@@ -87,9 +89,32 @@ class _SameForAll:
         self._resource = resource
 
     def requestAvatar(
-        self, avatarId: object, mind: object, *interfaces: object
+        self, avatarId: bytes | tuple[()], mind: object, *interfaces: object
     ) -> tuple[type[IResource], IResource, Callable[[], None]]:
-        return IResource, self._resource, _nothing
+        # Checkers give back what they were asked with: bytes.
+        name = (
+            avatarId.decode("utf-8", "replace") if isinstance(avatarId, bytes) else str(avatarId or "")
+        )
+        return IResource, _AsUser(self._resource, name), _nothing
+
+
+class _AsUser(Resource):
+    """A tree, for requests of a user whose password has been checked."""
+
+    def __init__(self, resource: IResource, name: str) -> None:
+        super().__init__()
+        self._resource = resource
+        self._name = name
+
+    def getChildWithDefault(self, path: bytes, request: UpgradeRequest) -> IResource:
+        request.authenticated_user = self._name
+        child: IResource = self._resource.getChildWithDefault(path, request)
+        return child
+
+    def render(self, request: UpgradeRequest) -> int | bytes:
+        request.authenticated_user = self._name
+        answer: int | bytes = self._resource.render(request)
+        return answer
 
 
 def _nothing() -> None:
