@@ -31,7 +31,7 @@ class SwitchLog:
 
     _log = Logger()
 
-    def __init__(self, seconds: Callable[[], float] = monotonic) -> None:
+    def __init__(self, seconds: Callable[..., float] = monotonic) -> None:
         """
         :param seconds: a clock, for what is logged once a minute.
         """
