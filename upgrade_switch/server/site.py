@@ -276,9 +276,9 @@ class UpgradeSite(Site):
         """
         Say goodbye to what is switched. From now on every upgrade is declined with 503, also where an
         acceptor is still deciding. Targets that provide :class:`IDrainable` are told at once; those
-        that provide :class:`~upgrade_switch.interfaces.IDrainsLate`, as tunnels in WebSocket messages do, are
-        told ``min(1, timeout / 2)`` seconds before the end. What is left after ``timeout`` seconds is
-        aborted. Requests without an upgrade are served as before.
+        that provide :class:`~upgrade_switch.interfaces.IDrainsLate`, as tunnels in WebSocket messages
+        do, are told ``min(1, timeout / 2)`` seconds before the end. What is left after ``timeout``
+        seconds is aborted. Requests without an upgrade are served as before.
 
         :return: fires (None) when no switched connection is left.
         """
