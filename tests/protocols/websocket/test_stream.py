@@ -463,3 +463,16 @@ async def test_bad_handshake_asks_nobody(listen: Any) -> None:
     client.ask(b"Origin: https://page.test\r\n")
     assert status((await client.response())[0]) == 503
     assert len(asked) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_size(listen: Any) -> None:
+    """The bytes of a message are passed on as they come; if there is a limit, one more is 1009."""
+    factory, targets = factory_of(Recorder)
+    acceptor = byte_stream(factory, max_message_size=1000)
+    listening = await listen("tcp", site_of({"websocket": acceptor}))
+    client = await switched(listening)
+    client.send(frame(BINARY, b"x" * 1000, masked=True))
+    client.send(frame(BINARY, b"y" * 1001, masked=True))
+    assert (await next_frame(client)).code == 1009
+    assert targets[0].data.startswith(b"x" * 1000)

@@ -22,6 +22,7 @@ LIMITS = (
     "tcp-keepalive",
     "idle-timeout",
     "heartbeat",
+    "max-message-size",
 )
 """Their names; each is a number, and 0 means that there is no limit."""
 
@@ -48,6 +49,7 @@ class LimitOptions(CommandOptions):
         self.tcp_keepalive: int | None = None
         self.idle_timeout: float | None = None
         self.heartbeat: float | None = None
+        self.max_message_size: int | None = None
 
     def opt_max_switched(self, number: str) -> None:
         """
@@ -96,6 +98,13 @@ class LimitOptions(CommandOptions):
         as long again. 0: never. [default: 30]
         """
         self.heartbeat = _number("heartbeat", seconds)
+
+    def opt_max_message_size(self, number: str) -> None:
+        """
+        BYTES: close a WebSocket tunnel whose client sends a larger message, decompressed. The server
+        keeps no messages, and needs no limit. [default: 0, any size]
+        """
+        self.max_message_size = _whole("max-message-size", number)
 
     @property
     def tunnel_heartbeat(self) -> float | None:

@@ -199,7 +199,12 @@ def _tunnel(token: str, endpoint: IStreamClientEndpoint, options: ServeOptions) 
         from ...protocols._websocket import SAME_ORIGIN, byte_stream
     try:
         origins = options.origins or SAME_ORIGIN
-        return byte_stream(acceptor, origins, heartbeat=options.tunnel_heartbeat)
+        return byte_stream(
+            acceptor,
+            origins,
+            heartbeat=options.tunnel_heartbeat,
+            max_message_size=options.max_message_size or None,
+        )
     except InvalidUpgrades as error:
         raise UsageError(f"--origin: {error}") from None
 

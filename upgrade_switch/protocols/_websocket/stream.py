@@ -135,6 +135,7 @@ def byte_stream(
     allowed_origins: Iterable[str] = SAME_ORIGIN,
     subprotocols: Iterable[str] = (_SUBPROTOCOL,),
     heartbeat: float | None = _HEARTBEAT,
+    max_message_size: int | None = None,
 ) -> Acceptor:
     """
     An acceptor for the token ``websocket`` whose target receives and sends a stream of bytes in binary
@@ -160,15 +161,16 @@ def byte_stream(
         ping; if nothing comes for as many again, the connection is aborted, and the target gets
         ``ConnectionLost``. A client that still takes what is sent to it, however slowly, is not cut,
         and while the target has paused its transport no time passes. None: never.
+    :param max_message_size: as for :func:`websocket`. By default, a message may have any size, since
+        its bytes are passed on as they come.
     :return: the acceptor.
     :raises InvalidUpgrades: if an origin is invalid.
-    :raises InvalidArgument: if a subprotocol is not a token, or if ``heartbeat`` is neither None nor
-        above 0.
+    :raises InvalidArgument: if a subprotocol is not a token, or if ``heartbeat`` or
+        ``max_message_size`` is neither None nor above 0.
     """
     check_heartbeat(heartbeat)
     factory = _ServerFactory(acceptor, subprotocol_names(subprotocols), heartbeat)
-    # No message is kept, so their size needs no limit.
-    return websocket(factory, allowed_origins, None)
+    return websocket(factory, allowed_origins, max_message_size)
 
 
 class _ClientStream(ByteStream, _CLIENT_PROTOCOL):
