@@ -145,10 +145,14 @@ async def test_aborted_from_outside(chain: Chains, other: str, backwards: bool) 
 
 
 @both_directions
-@pytest.mark.parametrize("other", [kind for kind in KINDS if kind != "unix"])  # whose end is never an error
+@pytest.mark.parametrize("other", [kind for kind in KINDS if kind != "unix"])
 @pytest_twisted.ensureDeferred
 async def test_stuck(chain: Chains, other: str, backwards: bool) -> None:
-    """The reset comes without the rest when nothing has been taken for 60 seconds."""
+    """
+    The reset comes without the rest when nothing has been taken for 60 seconds.
+
+    (The end of a UNIX socket is never an error, and so there is nothing to pass on as a reset.)
+    """
     clock = Clock()
     joined = await chain(*names("tcp", other, backwards), make=ClosingCollector, spliced=False)
     joined.splice(reactor=clock)
