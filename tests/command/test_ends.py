@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.kit.certificate import CERTIFICATE_PEM, KEY_PEM
 from tests.kit.commands import Process, fails, listening, read_all, read_until, run, switch
 from tests.kit.wscodec import BINARY
 from tests.kit.wsstream import answer, close, frame
@@ -97,6 +99,66 @@ def test_going_away() -> None:
         done = run("connect", f"ws://127.0.0.1:{port}/")
     assert (done.returncode, done.stdout) == (1, b"some")
     assert b"cut off" in done.stderr
+
+
+class Secured:
+    """A server's side of TLS, from certificate to the end of the answer, and how it ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self.authority = directory / "certificate.pem"
+        self.authority.write_bytes(CERTIFICATE_PEM)
+        key = directory / "key.pem"
+        key.write_bytes(KEY_PEM)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(self.authority, key)
+
+    def dies(self, client: socket.socket) -> None:
+        """Answer, and end without a close_notify, as a process that is killed."""
+        with self._context.wrap_socket(client, server_side=True) as secured:
+            switch(secured)
+            secured.sendall(b"some")
+            # Python shuts the socket beneath down, and says no goodbye.
+            secured.shutdown(socket.SHUT_WR)
+            read_all(secured)
+
+    def ends(self, client: socket.socket) -> None:
+        """Answer, and end as TLS ends."""
+        secured = self._context.wrap_socket(client, server_side=True)
+        switch(secured)
+        secured.sendall(b"some")
+        secured.unwrap().close()
+
+    def connect(self, port: int, *options: str) -> subprocess.CompletedProcess[bytes]:
+        """Connect to the server, with standard input at its end."""
+        url = f"https://localhost:{port}/"
+        return run("connect", "--ca", str(self.authority), *options, url, "echo", input=b"")
+
+
+@pytest.fixture
+def secured(tmp_path: Path) -> Secured:
+    return Secured(tmp_path)
+
+
+def test_tls_server_dies(secured: Secured) -> None:
+    """TLS that ends without its alert has been cut off: what came before is there, and the code is 1."""
+    with listening(secured.dies) as port:
+        done = secured.connect(port)
+    assert (done.returncode, done.stdout) == (1, b"some")
+    assert b"cut off" in done.stderr
+
+
+def test_tls_server_ends(secured: Secured) -> None:
+    """TLS that ends with its alert has ended."""
+    with listening(secured.ends) as port:
+        done = secured.connect(port)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"some", b"")
+
+
+def test_forgive_truncation(secured: Secured) -> None:
+    """Whoever knows the server not to say goodbye has its end taken for one."""
+    with listening(secured.dies) as port:
+        done = secured.connect(port, "--forgive-truncation")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"some", b"")
 
 
 @pytest.mark.parametrize("command", ["connect", "forward"])
