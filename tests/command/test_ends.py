@@ -140,7 +140,7 @@ def secured(tmp_path: Path) -> Secured:
 
 
 def test_tls_server_dies(secured: Secured) -> None:
-    """TLS that ends without its alert has been cut off: what came before is there, and the code is 1."""
+    """TLS that ends without its alert was cut off: the code is 1, and what came before is there."""
     with listening(secured.dies) as port:
         done = secured.connect(port)
     assert (done.returncode, done.stdout) == (1, b"some")
