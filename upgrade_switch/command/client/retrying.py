@@ -79,8 +79,8 @@ class RetryingEndpoint:
 
         :param is_wanted: called before each further try; if it returns False, the attempt fails with
             ``CancelledError``.
-        :return: fires with the protocol. Fails with the first failure that is not worth another try, or,
-            when time runs out, with the most recent failure (``TimeoutError`` if no try has failed).
+        :return: fires with the protocol. Fails with the first failure that is not worth another try
+            or, when time runs out, with the latest failure (``TimeoutError`` if no try has failed).
             Cancelling it ends the current try, and leaves no timer.
         """
         tries = _Tries(self._endpoint, self._clock, protocolFactory, self._waits, is_wanted)
