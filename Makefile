@@ -7,8 +7,8 @@ CROSSBAR_VENV := .venv-crossbar
 CROSSBAR := $(CROSSBAR_VENV)/bin/crossbar
 OLDEST_VENV := .venv-oldest
 NEWEST_VENV := .venv-newest-python
-# A process a core: each has its own reactor, and takes whole modules, in the order that tests/conftest.py
-# gives them: the longest first.
+# Several processes, as many as tests/conftest.py says: each has its own reactor, and takes whole modules, in
+# the order that it gives them: the longest first.
 ON_ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 # The tests for people at work: in memory and over TCP, without other programs.
 FAST := tests/core tests/server tests/client tests/testing -k 'not (tls or unix or proxy)'

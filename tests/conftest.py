@@ -48,6 +48,13 @@ ORDER = (
 )
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """
+    One more than there are cores: while one waits for a child or a browser, another has its core.
+    """
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {name: rank for rank, name in enumerate(ORDER)}
 

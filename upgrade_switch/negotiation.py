@@ -145,7 +145,7 @@ class Offer:
 
     def first(self, wanted: str | UpgradeToken) -> UpgradeToken | None:
         """
-        The token of this offer that ``wanted`` names, in the client's spelling; None if there is none.
+        The token of this offer that ``wanted`` names, in the client's spelling, or None.
 
         :param wanted: a string (as for ``in``), or one of the offer's own tokens.
         """

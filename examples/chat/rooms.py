@@ -42,7 +42,7 @@ class Room:
         return sorted(self._history, key=lambda message: message["time"])
 
     def last(self):
-        """The id of the last message; None if there is none yet."""
+        """The id of the last message, or None."""
         return self._history[-1]["id"] if self._history else None
 
     def add(self, message):
@@ -93,11 +93,11 @@ class Rooms:
         return iter(list(self._rooms.values()))
 
     def find(self, name):
-        """The room of that name; None if there is none."""
+        """The room of that name, or None."""
         return self._rooms.get(name)
 
     def get(self, name):
-        """The room of that name, which is created if there is none."""
+        """The room of that name, created if necessary."""
         if name not in self._rooms:
             self._rooms[name] = Room(name)
             self._forget_the_oldest()

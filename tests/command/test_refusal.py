@@ -60,7 +60,7 @@ def test_other_refusals() -> None:
 
 
 def test_cut_off() -> None:
-    """As much of a text as has come before the connection was cut off is in the line."""
+    """The line has as much of the text as arrived before the connection was cut off."""
 
     def talk(client: socket.socket) -> None:
         read_until(client, b"\r\n\r\n")

@@ -71,7 +71,7 @@ class Program:
     A program while it runs: a new process. It is killed when it keeps somebody waiting for too long.
 
     :ivar stdin: the other end of its standard input, as :class:`subprocess.Popen` has it; None if
-        that is no pipe.
+        it is not a pipe.
     :ivar stdout: the same for its standard output.
     :ivar stderr: the same for its standard error.
     """

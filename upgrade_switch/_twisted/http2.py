@@ -15,7 +15,7 @@ from h2.connection import ConnectionState
 from h2.connection import H2Connection as StateMachine
 from h2.errors import ErrorCodes
 from h2.exceptions import H2Error
-from priority import PriorityTree  # type: ignore[import-untyped]
+from priority import PriorityTree  # type: ignore[import-untyped]  # has no types
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure

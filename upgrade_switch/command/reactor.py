@@ -17,7 +17,7 @@ class ICommandReactor(IReactorCore, IReactorTime, IReactorFromThreads):
 
 
 def installed_reactor() -> ICommandReactor:
-    """The process's reactor; the first call installs the default one if there is none."""
+    """The process's reactor. Installs the default one unless one is installed already."""
     from twisted.internet import reactor
 
     return cast(ICommandReactor, reactor)

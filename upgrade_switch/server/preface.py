@@ -42,7 +42,7 @@ class PrefaceTable(Generic[V]):
         return len(self._entries)
 
     def find(self, data: bytes) -> V | None:
-        """What the longest preface that begins the bytes leads to; None if there is none."""
+        """The value of the longest preface that the bytes begin with, or None."""
         for preface, value in self._entries:
             if data.startswith(preface):
                 return value

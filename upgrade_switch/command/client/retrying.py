@@ -79,9 +79,9 @@ class RetryingEndpoint:
 
         :param is_wanted: called before each further try; if it returns False, the attempt fails with
             ``CancelledError``.
-        :return: fires with the protocol. Fails with the first failure that is not worth another try; or
-            when the time is over, with the last failure (``TimeoutError`` if there is none). Cancelling
-            it ends the current try, and leaves no timer.
+        :return: fires with the protocol. Fails with the first failure that is not worth another try
+            or, when time runs out, with the latest failure (``TimeoutError`` if no try has failed).
+            Cancelling it ends the current try, and leaves no timer.
         """
         tries = _Tries(self._endpoint, self._clock, protocolFactory, self._waits, is_wanted)
         tries.service = ClientService(tries, protocolFactory, self._policy, self._clock)

@@ -23,7 +23,7 @@ _STDOUT = "/dev/stdout"
 
 def access_log_path(option: str | None) -> str | None:
     """
-    The path of the access log; None if there is none.
+    The path of the access log, or None if no log was asked for.
 
     :param option: the value of ``--access-log``.
     :raises UsageError: if the file cannot be written.
