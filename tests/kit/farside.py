@@ -19,6 +19,7 @@ from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
 from tests.kit.harness import HalfCloseRecorder, Recorder, Waiters, patient, reactor, status, turns
+from tests.kit.waiting import eventually
 from upgrade_switch import _twisted, splice
 from upgrade_switch.errors import NotDetachable
 from upgrade_switch.server.switched import SwitchedConnections
@@ -314,6 +315,21 @@ class Chain:
                 break
         del middle.write
         return MEGABYTE[:sent]
+
+    async def hold(self, data: bytes, backwards: bool) -> bytes:
+        """
+        Have the middle hold most of these bytes, more than any kernel would take, and go on reading.
+
+        :return: the bytes.
+        """
+        fast, slow = self.ends(backwards)
+        self.send_buffers(SMALL)
+        slow.transport.pauseProducing()
+        middle = self.middle(backwards)
+        _twisted.bottom(middle).bufferSize = 2 * len(data)
+        fast.send(data)
+        await eventually(lambda: _twisted.unsent(middle) > len(data) // 2)
+        return data
 
     def protocols(self) -> tuple[Any, Any]:
         """Who gets the bytes of the two in the middle."""

@@ -11,11 +11,12 @@ import pytest
 import pytest_twisted
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import ILoggingContext
+from twisted.internet.interfaces import IDelayedCall, ILoggingContext
 from twisted.internet.task import Clock
 from zope.interface import alsoProvides
 
 from tests.kit.harness import SOCKETS, Recorder, factory_of, patient, reactor, site_of, turns
+from tests.kit.waiting import eventually
 from tests.kit.wscodec import CLOSE
 from tests.kit.wsframes import Echo, close_frame, frame, raw_client, websocket_factory, websocket_site
 from upgrade_switch import IDrainable
@@ -263,10 +264,14 @@ async def test_goodbye_has_its_time(listen: Any) -> None:
     protocol.closeHandshakeTimeout = 600
     protocol.factory.reactor = clock = Clock()
     protocol.sendClose(1000)
-    # Once what was sent has arrived.
-    while not (calls := [call for call in clock.getDelayedCalls() if call.getTime() >= 600]):
-        await turns(1)
+
+    def begun() -> list[IDelayedCall]:
         clock.advance(0.01)
+        return [call for call in clock.getDelayedCalls() if call.getTime() >= 600]
+
+    # Once what was sent has arrived.
+    await eventually(lambda: bool(begun()))
+    calls = begun()
     # A second one is none, and does not begin again.
     protocol.sendClose(1000)
     assert clock.getDelayedCalls() == calls
