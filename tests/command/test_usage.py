@@ -29,6 +29,7 @@ from tests.kit.commands import (
     serving,
     switch,
 )
+from upgrade_switch.command.client.target import parse_target
 
 SUBCOMMANDS = ("serve", "connect")
 
@@ -128,13 +129,34 @@ def test_wrong_arguments(arguments: list[str]) -> None:
         "http://a b/",
         "http://127.0.0.1:1/a b",
         "http://127.0.0.1:1/\r\nX: y",
-        "http://exämple/",
+        "http://exämple_.example/",
         "http://127.0.0.1:1/ä",
     ],
 )
 def test_no_url(url: str) -> None:
     """A string that is not the URL of a web server is refused before anything is asked: exit code 2."""
     fails(2, "connect", url, "echo")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("ftp://127.0.0.1/", "not an http or https URL"),
+        ("http://127.0.0.1:99999/", "a port is a number from 1 to 65535"),
+        ("http://exämple_.example/", "not a host"),
+        ("http://user:secret@127.0.0.1/", "use --user"),
+    ],
+)
+def test_why_no_url(url: str, why: str) -> None:
+    """The message says what is wrong with a URL, and never repeats a password."""
+    said = fails(2, "connect", url, "echo")
+    assert why in said
+    assert "secret" not in said
+
+
+def test_internationalised_host() -> None:
+    """A host need not be ASCII."""
+    assert parse_target(("http://exämple.example/", "echo")).url == "http://exämple.example/"
 
 
 @pytest.mark.parametrize("token", ["", " ", "a b", "a/", "/1", "a/b/c", "a,b", "tö", "a\r\nX: y"])

@@ -5,18 +5,17 @@ Where ``connect`` and ``forward`` connect to: a URL, and the token to ask for th
 from __future__ import annotations
 
 import os
-import re
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
-from twisted.web.client import URI
 from twisted.web.http_headers import Headers
 
 from ...client.endpoint import UpgradeEndpoint
+from ...client.urls import http_url
 from ...errors import InvalidToken
-from ...fields import is_host
 from ...negotiation import UpgradeToken
 from ..options import DEFAULT_HEARTBEAT, CommandOptions, needs_extra_for
 from ..reactor import ICommandReactor
@@ -29,9 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Target", "TargetOptions", "parse_target"]
 
-# RFC 3986 §2: any other character is percent-encoded.
-_URL = re.compile(rb"[!-~]+\Z")
-
+_SCHEMES = ("http", "https", "ws", "wss")
 _WEBSOCKET = "websocket"
 
 
@@ -47,7 +44,7 @@ class Target(NamedTuple):
 
     @property
     def is_secure(self) -> bool:
-        return self.url.startswith(("https:", "wss:"))
+        return urlsplit(self.url).scheme in ("https", "wss")
 
     def endpoint(
         self,
@@ -237,25 +234,17 @@ def parse_target(arguments: tuple[str, ...]) -> Target:
         raise UsageError("two arguments are needed: URL and TOKEN")
     url = arguments[0]
     try:
-        encoded = url.encode("ascii")
-        uri = URI.fromBytes(encoded, defaultPort=80)
+        parts = urlsplit(url)
+        if parts.scheme in _SCHEMES and "@" in parts.netloc:
+            raise UsageError("a user name in the URL is not allowed: use --user")
         token = str(UpgradeToken.parse(arguments[1])) if arguments[1:] else ""
-    except InvalidToken as error:
+        if parts.scheme in ("ws", "wss"):
+            if token.lower() not in ("", _WEBSOCKET):
+                raise UsageError(f"{url!r} only works with the token websocket, not {token!r}")
+            token = _WEBSOCKET
+        http_url(url, websocket=token.lower() == _WEBSOCKET)
+    except (InvalidToken, ValueError) as error:
         raise UsageError(str(error)) from None
-    except ValueError:
-        raise UsageError(f"not a URL: {url!r}") from None
-    is_valid = _URL.match(encoded) and is_host(uri.netloc) and 0 < uri.port < 65536
-    schemes = (b"http", b"https", b"ws", b"wss")
-    if uri.scheme in schemes and b"@" in uri.netloc:
-        raise UsageError("a user name in the URL is not allowed: use --user")
-    if uri.scheme not in schemes or not is_valid:
-        raise UsageError(f"not an http, https, ws or wss URL: {url!r}")
-    if uri.scheme in (b"ws", b"wss"):
-        if token.lower() not in ("", _WEBSOCKET):
-            raise UsageError(f"{url!r} only works with the token websocket, not {token!r}")
-        token = _WEBSOCKET
-    if token.lower() == _WEBSOCKET and "#" in url:
-        raise UsageError(f"a WebSocket URL cannot have a fragment: {url!r}")
     if not token:
         raise UsageError("two arguments are needed: URL and TOKEN")
     return Target(url, token)
