@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,11 @@ from tests.kit.commands import (
     switch,
 )
 from tests.kit.forwarding import Answering, connected, forwarding, logged
-from tests.kit.openssh import HOST, client_options, running_sshd, ssh
+from tests.kit.openssh import HOST, client_options, digest, running_sshd, ssh
 from tests.kit.wscodec import BINARY
 from tests.kit.wsstream import answer, close, frame
 
 MUCH = random.Random(7).randbytes(3_000_000)
-
-
-def digest(data: bytes) -> str:
-    return sha256(data).hexdigest()
 
 
 # Name, the tunnel's token, and what forward is told of it.

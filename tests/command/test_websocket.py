@@ -10,7 +10,6 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,11 @@ from tests.kit.commands import (
     run,
     serving,
 )
-from tests.kit.openssh import client_options, running_sshd, ssh
+from tests.kit.openssh import client_options, digest, running_sshd, ssh
 from tests.kit.wscodec import BINARY, CLOSE, TEXT
 from tests.kit.wsstream import Frame, answer, close, frame, take_frame
 
 MUCH = random.Random(6).randbytes(5_000_000)
-
-
-def digest(data: bytes) -> str:
-    return sha256(data).hexdigest()
 
 
 # ssh.

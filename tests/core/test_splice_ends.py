@@ -22,13 +22,6 @@ both_directions = pytest.mark.parametrize("backwards", [False, True], ids=["onwa
 every_kind = pytest.mark.parametrize("other", KINDS)
 
 
-@pytest_twisted.async_yield_fixture
-async def chain(listen: Any) -> Any:
-    chains = Chains(listen)
-    yield chains
-    await chains.stop()
-
-
 def names(kind: str, other: str, backwards: bool) -> tuple[str, str]:
     return (other, kind) if backwards else (kind, other)
 

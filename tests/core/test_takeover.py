@@ -4,11 +4,10 @@ The duties of the takeover, each on its own, the awkward ones first.
 
 from __future__ import annotations
 
-import gc
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
@@ -179,15 +178,6 @@ async def test_nothing_is_left_of_who_pauses(kind: str, listen: Any) -> None:
     await listening.site.switched.when_empty()
     await turns()
     assert watched[0]() is None
-
-
-@pytest.fixture
-def no_gc() -> Iterator[None]:
-    """Without the collector, reference counting alone frees things."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.parametrize("kind", KINDS)

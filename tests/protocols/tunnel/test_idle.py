@@ -20,13 +20,6 @@ from upgrade_switch.errors import InvalidArgument
 from upgrade_switch.protocols import TunnelFactory, tunnel
 
 
-@pytest_twisted.async_yield_fixture
-async def serve(listen: Any) -> Any:
-    servers = Servers(listen)
-    yield servers
-    await servers.stop()
-
-
 class Joined:
     """A client of a tunnel, and the server behind it; the tunnel's clock is the test's."""
 
