@@ -175,13 +175,13 @@ def find(program, hint):
     return str(Path(found).absolute())
 
 
-def supervise(cluster):
+def supervise(cluster, signals):
     """Restart whatever ends, until a signal arrives."""
-    while True:
-        time.sleep(1)
+    while not signals:
         for name in cluster.ended():
-            print(f"{name} has ended: starting it again", flush=True)
-            cluster.start_one(name)
+            process = cluster.start_one(name)
+            print(f"{name} has ended, and is started again: process {process.pid}", flush=True)
+        time.sleep(0.2)
 
 
 def main():
@@ -193,8 +193,10 @@ def main():
     options = parser.parse_args()
     haproxy = find(options.haproxy, "apt-get install haproxy")
     crossbar = find(options.crossbar, "make cluster installs it")
-    # As Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # An exception could arrive while a process is being started, which nobody would end then.
+    signals = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: signals.append(number))
     with tempfile.TemporaryDirectory(prefix="chat-") as folder:
         cluster = Cluster(options.listen, options.nodes, crossbar, haproxy, folder)
         try:
@@ -202,9 +204,7 @@ def main():
             for name, process in cluster.started().items():
                 print(f"{name}: process {process}")
             print(f"the chat: http://{options.listen}/chat/", flush=True)
-            supervise(cluster)
-        except KeyboardInterrupt:
-            pass
+            supervise(cluster, signals)
         finally:
             cluster.stop()
 
