@@ -27,7 +27,7 @@ cache_store_log none
 coredump_dir none
 netdb_filename none
 max_filedescriptors 1024
-shutdown_lifetime 0 seconds
+pinger_enable off
 http_access allow all
 """
 
@@ -74,7 +74,7 @@ def tinyproxy(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def _running(program: str, *arguments: str) -> Iterator[None]:
-    """A program in the foreground, from when it says that it listens; ended by SIGTERM."""
+    """A program in the foreground, from when it says that it listens; killed, since squid takes long."""
     path = path_of(program)
     assert path is not None, f"there is no {program} here"
     process = subprocess.Popen(
@@ -98,7 +98,7 @@ def _running(program: str, *arguments: str) -> Iterator[None]:
         yield
     finally:
         alarm.cancel()
-        process.terminate()
+        process.kill()
         process.wait(PATIENCE)
         rest.join(PATIENCE)
         process.stdout.close()  # type: ignore[union-attr]  # it is a pipe

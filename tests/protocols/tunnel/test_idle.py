@@ -116,7 +116,7 @@ async def test_slow_reader(joined: Joined) -> None:
     joined.client.transport.pauseProducing()
     joined.far.send(b"x" * 3_000_000)
     await settled(lambda: joined.entry.bytes_out)
-    for _ in range(6):
+    for _ in range(4):
         joined.clock.advance(10)
         await turns(5)
         assert joined.client.reason is None

@@ -165,13 +165,13 @@ async def test_slow_reader(beating: Beating, kind: str) -> None:
     # A producer is registered, as a splice has one: the stream reads on while this is not taken.
     target.transport.registerProducer(Still(), True)
     target.transport.write(b"x" * 4_000_000)
-    for _ in range(8):
+    for _ in range(5):
         beating.clock.advance(10)
         await settled(lambda: beating.target.reason)
         assert target.reason is None
         before = len(client.data)
         client.transport.resumeProducing()
-        await client.until(lambda before=before: len(client.data) > before + 100_000)
+        await client.until(lambda before=before: len(client.data) > before + 25_000)
         client.transport.pauseProducing()
         await turns(5)
     assert has_unsent(carrier)
