@@ -74,7 +74,7 @@ def tinyproxy(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def _running(program: str, *arguments: str) -> Iterator[None]:
-    """A program in the foreground, from when it says that it listens; killed, since squid takes long."""
+    """A program in the foreground, from when it says that it listens; killed, as squid takes long."""
     path = path_of(program)
     assert path is not None, f"there is no {program} here"
     process = subprocess.Popen(
