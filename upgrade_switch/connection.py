@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from typing import Protocol as TypingProtocol
 
 from OpenSSL import SSL
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, ConnectionLost, TimeoutError
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from . import _twisted
 from .errors import AlreadyInstalled
-from .interfaces import ICountsBytes, IStreamTransport, ISwitchedConnection
+from .interfaces import ICarriedTransport, ICountsBytes, IStreamTransport, ISwitchedConnection
 from .takeover import check_target, hand_over, replay_ended_connection
 
 if TYPE_CHECKING:
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
     from .negotiation import UpgradeToken
 
-__all__ = ["AbortUnlessInstalled", "EndListener", "HoldingProtocol", "SwitchedConnection"]
+__all__ = [
+    "AbortUnlessInstalled",
+    "EndListener",
+    "HoldingProtocol",
+    "SwitchedConnection",
+    "abort_because",
+]
 
 
 class HoldingProtocol(Protocol):
@@ -105,6 +111,8 @@ class SwitchedConnection:
     :ivar since: when, in seconds on the reactor's clock.
     :ivar target: the protocol that owns it; None until it does (on a client, until :meth:`install`).
     :ivar user: on a server, who the client is, as far as that has been checked; else None.
+    :ivar why_aborted: on a server, what its observers are told of the end instead of the transport's
+        reason; None: nothing else.
     """
 
     __slots__ = (
@@ -117,6 +125,7 @@ class SwitchedConnection:
         "target",
         "token",
         "user",
+        "why_aborted",
     )
 
     def __init__(
@@ -135,6 +144,7 @@ class SwitchedConnection:
         self._transport = transport
         self._uninstalled = uninstalled
         self._listener: EndListener | None = None
+        self.why_aborted: Exception | None = None
 
     def __repr__(self) -> str:
         return f"<SwitchedConnection {self.token} {self.path!r} to {self.target!r}>"
@@ -160,8 +170,13 @@ class SwitchedConnection:
         """How many bytes wait to be sent: Twisted's, and the TLS layer's, not the kernel's."""
         return _twisted.unsent(self._transport)
 
-    def abort(self) -> None:
-        """End the connection at once; what waits to be sent is lost. Harmless when it is over."""
+    def abort(self, why: Exception | None = None) -> None:
+        """
+        End the connection at once; what waits to be sent is lost. Harmless when it is over.
+
+        :param why: on a server, the reason that observers are told of; its target gets Twisted's.
+        """
+        self.why_aborted = why
         _twisted.abort(self._transport)
 
     def install(self, target: IProtocol) -> None:
@@ -213,10 +228,35 @@ class SwitchedConnection:
         listener.forget(self)
         layer = _twisted.tls_layer(self._transport)
         tls = None if layer is None else layer.getHandle()
+        why = self._why(reason)
         try:
             _twisted.report_end(self._transport, self.target, reason)
         finally:
-            listener.ended(self, reason if tls is None else _end_of_tls(tls, reason))
+            listener.ended(self, why if tls is None else _end_of_tls(tls, why))
+
+    def _why(self, reason: Failure) -> Failure:
+        """The transport's reason, or what is known better. To be asked while the socket is open."""
+        if self.why_aborted is not None:
+            return Failure(self.why_aborted)
+        if reason.check(ConnectionLost) and _twisted.has_timed_out(self._transport):
+            return Failure(TimeoutError(string="the other end's TCP did not answer any more"))
+        return reason
+
+
+def abort_because(transport: IStreamTransport, why: Exception | None) -> None:
+    """
+    End a connection at once, and have the observers of its site, if it is one that has switched there,
+    told of this reason rather than of an abort. Harmless when it is over.
+
+    :param transport: the connection's transport, or one that it carries.
+    """
+    carrier = transport
+    while ICarriedTransport.providedBy(carrier):
+        carrier = carrier.carrier
+    connection = _twisted.watcher(carrier)
+    if isinstance(connection, SwitchedConnection):
+        connection.why_aborted = why
+    _twisted.abort(transport)
 
 
 def _end_of_tls(tls: SSL.Connection, reason: Failure) -> Failure:

@@ -19,6 +19,7 @@ Every exception that this package defines, in one tree::
     ├── UnsupportedTwisted  (ImportError)     Twisted lacks something that this package needs
     ├── MissingExtra        (ImportError)     an extra of this package is not installed
     ├── AlreadyInstalled                      SwitchedConnection.install, a second time
+    ├── NotRead      (ConnectionAborted)      a client left more unread than max_unsent
     ├── InvalidResponse     (ResponseFailed)  a server's answer that breaks the rules
     └── NotSwitched         (ConnectError)    the server, or a proxy, did not switch
 
@@ -32,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from twisted.internet.error import ConnectError, TimeoutError
+from twisted.internet.error import ConnectError, ConnectionAborted, TimeoutError
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
 
@@ -57,6 +58,7 @@ __all__ = [
     "MissingExtra",
     "NotDetachable",
     "NotOffered",
+    "NotRead",
     "NotSwitched",
     "ResponseStarted",
     "SwitchRefused",
@@ -151,6 +153,10 @@ class NotDetachable(SwitchRefused):
 
 class AlreadyInstalled(UpgradeError):
     """Raised when a ``SwitchedConnection`` already has its target."""
+
+
+class NotRead(UpgradeError, ConnectionAborted):
+    """A connection was aborted because its client left more unread than ``max_unsent`` allows."""
 
 
 class InvalidResponse(UpgradeError, ResponseFailed):

@@ -10,6 +10,7 @@ one read wait in between.
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IPushProducer,
@@ -21,7 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from . import _twisted
-from .connection import SwitchedConnection
+from .connection import SwitchedConnection, abort_because
 from .errors import AlreadyInstalled, InvalidArgument
 from .interfaces import ICountsBytes, IStreamTransport
 from .sending import SendingWatch, is_clean_end, reset_when_sent
@@ -149,10 +150,14 @@ class Splice:
             self._reactor = IReactorTime(reactor)
         return self._reactor
 
-    def abort(self) -> None:
-        """End both connections at once; an end that connects later is aborted then."""
+    def abort(self, why: Exception | None = None) -> None:
+        """
+        End both connections at once; an end that connects later is aborted then.
+
+        :param why: what the observers of a site are told.
+        """
         for end in self.ends:
-            end.abort()
+            end.abort(why)
 
     def end_lost(self) -> None:
         """One of the ends has lost its connection."""
@@ -211,7 +216,8 @@ class _Idleness:
         if left <= 0:
             # What came long ago may still be on its way out: a slow reader is not an idle one.
             if not self._is_draining():
-                self._splice.abort()
+                why = TimeoutError(string=f"no byte has moved for {self._seconds:g} seconds")
+                self._splice.abort(why)
                 return
             left = self._seconds
         self._call = self._clock.callLater(left, self._look)
@@ -379,10 +385,10 @@ class SpliceEnd(Protocol):
         if self._open:
             self._resetting = reset_when_sent(self.transport, self.splice.clock)
 
-    def abort(self) -> None:
+    def abort(self, why: Exception | None = None) -> None:
         """End the connection at once, or as soon as it is connected."""
         if self._open:
-            _twisted.abort(self.transport)
+            abort_because(self.transport, why)
         elif not self.connected:
             self.lost = True
             self.splice.end_lost()

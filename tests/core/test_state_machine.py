@@ -156,6 +156,8 @@ class Machine(RuleBasedStateMachine):
             max_switched=self.most_switched,
             accept_timeout=ACCEPT_TIMEOUT,
             timeout=IDLE_TIMEOUT,
+            # The model knows one time-out of HTTP's.
+            head_timeout=None,
             prefaces=prefaces,
         )
 

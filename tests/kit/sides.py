@@ -170,6 +170,8 @@ class Side:
         if size:
             self.last_activity = self.machine.clock.seconds()
             self.model.sent += data[:size]
+            # To write to a connection that the other end has closed resets it.
+            self.is_loose = self.is_loose or self.wire.server.disconnected
             self.wire.client.write(data[:size])
 
     def end(self, how: str) -> None:

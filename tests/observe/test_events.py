@@ -12,7 +12,7 @@ import pytest_twisted
 from OpenSSL.SSL import Error as TLSError
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost, TimeoutError
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from tests.kit.harness import KINDS, EchoTarget, Recorder, factory_of, site_of, turns, upgrade_head
 from upgrade_switch import UpgradeResource, UpgradeSite
+from upgrade_switch.errors import NotRead
 from upgrade_switch.interfaces import Declined, ISwitchObserver
 from upgrade_switch.observe import SwitchLog
 from upgrade_switch.observe.events import path_text, peer_text, why_ended
@@ -165,7 +166,7 @@ def test_preface() -> None:
     notes, client = told(Resource(), prefaces={b"HELLO\r\n": ECHO})
     client.send(b"HELLO\r\n")
     client.abort()
-    assert notes.all == [("switched", "None", b""), ("ended", "None", 0.0, "lost")]
+    assert notes.all == [("switched", "None", b""), ("ended", "None", 0.0, "reset")]
 
 
 def test_failing_observer(errors: Any) -> None:
@@ -270,6 +271,14 @@ def test_texts() -> None:
     assert peer_text(IPv4Address("TCP", "\x1b]0;x\x07\u202e", 1)) == "?]0;x??:1"
     assert path_text(b"[::1]:22") == "[::1]:22"
     assert path_text(b"/a%20b?\x1b[1m\xff") == "/a%20b%3F%1B[1m%FF"
-    ends = [ConnectionDone(), ConnectionAborted(), ConnectionLost(), TLSError(), ValueError()]
+    ends = [
+        ConnectionDone(),
+        NotRead(),
+        ConnectionAborted(),
+        ConnectionLost(),
+        TimeoutError(),
+        TLSError(),
+    ]
     said = [why_ended(Failure(end)) for end in ends]
-    assert said == ["closed", "aborted", "lost", "TLS error", "ValueError"]
+    assert said == ["closed", "not read", "aborted", "reset", "time-out", "TLS error"]
+    assert why_ended(Failure(ValueError())) == "ValueError"

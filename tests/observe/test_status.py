@@ -92,7 +92,7 @@ def test_connections() -> None:
     assert totals == {
         "live": 0,
         "switched": {"echo": 2},
-        "ended": {"echo": {"closed": 1, "lost": 1}},
+        "ended": {"echo": {"closed": 1, "reset": 1}},
         "declined": {},
         "bytes": {},
     }
@@ -186,7 +186,7 @@ def test_metrics() -> None:
         ("connections", "echo"): 1,
         ("switches_total", "echo"): 3,
         ("ends_total", "echo", "closed"): 1,
-        ("ends_total", "echo", "lost"): 1,
+        ("ends_total", "echo", "reset"): 1,
         ("declines_total", "no", "answered"): 1,
     }
     assert read["process_open_fds",] > 0

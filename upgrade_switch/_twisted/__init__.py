@@ -14,6 +14,7 @@ from .endpoints import endpoint_text  # noqa: E402 - behind the check
 from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
 from .sockets import (  # noqa: E402 - behind the check
     KeepAlive,
+    has_timed_out,
     keep_alive,
     set_keep_alive,
     unacknowledged,
@@ -75,6 +76,7 @@ __all__ = [
     "has_begun_with_tls",
     "has_closed_tls",
     "has_read_ahead",
+    "has_timed_out",
     "is_closing",
     "is_full",
     "is_half_closeable",

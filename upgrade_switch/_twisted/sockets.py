@@ -15,7 +15,7 @@ from twisted.internet.interfaces import ITCPTransport
 
 from .transports import bottom, unsent
 
-__all__ = ["KeepAlive", "keep_alive", "set_keep_alive", "unacknowledged"]
+__all__ = ["KeepAlive", "has_timed_out", "keep_alive", "set_keep_alive", "unacknowledged"]
 
 
 class KeepAlive(NamedTuple):
@@ -67,6 +67,28 @@ _KEEP_ALIVE_OPTIONS = (
     socket.TCP_KEEPINTVL,
     socket.TCP_KEEPCNT,
 )
+
+
+# Retransmissions without an answer that are more than a hiccup.
+_MANY_RETRANSMISSIONS = 3
+
+
+def has_timed_out(transport: object) -> bool:
+    """
+    Whether a connection that was lost has been given up by this side's TCP, since the other end's no
+    longer answered: to keep-alive, or to what was sent. Twisted does not tell that from a reset. To be
+    asked while the socket is open; only Linux answers.
+    """
+    handle = getattr(bottom(transport), "socket", None)
+    if handle is None or not hasattr(socket, "TCP_INFO"):
+        return False
+    # A UNIX socket has none.
+    with suppress(OSError):
+        # struct tcp_info: tcpi_retransmits and tcpi_probes are its third and fourth byte.
+        _, _, retransmissions, probes = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 4)
+        most_probes = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT)
+        return bool(retransmissions >= _MANY_RETRANSMISSIONS or probes >= most_probes)
+    return False
 
 
 def unacknowledged(transport: object) -> int:

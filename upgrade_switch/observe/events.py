@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from urllib.parse import quote_from_bytes
 
 from OpenSSL.SSL import Error as TLSError
-from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost, TimeoutError
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..errors import NotRead
 from ..fields import printable
 from ..interfaces import ISwitchObserver
 
@@ -31,16 +32,27 @@ def notify(observers: Iterable[ISwitchObserver], name: str, *arguments: object) 
             _log.failure("{observer} failed to hear of what was {name}", observer=observer, name=name)
 
 
+_ENDS: dict[type[Exception], str] = {
+    ConnectionDone: "closed",
+    NotRead: "not read",
+    ConnectionAborted: "aborted",
+    ConnectionLost: "reset",
+    TimeoutError: "time-out",
+    TLSError: "TLS error",
+}
+
+
 def why_ended(reason: Failure) -> str:
-    """The kind of a connection's end, in a word or two that are good for counting."""
-    if reason.check(ConnectionDone):
-        return "closed"
-    if reason.check(ConnectionAborted):
-        return "aborted"
-    if reason.check(ConnectionLost):
-        return "lost"
-    if reason.check(TLSError):
-        return "TLS error"
+    """
+    The kind of a connection's end, in a word or two that are good for counting: ``closed``, ``reset``
+    (by the client, or by something on the way), ``time-out`` (of TCP's keep-alive, ``heartbeat``,
+    ``idle_timeout``, a handshake ...), ``not read`` (``max_unsent``), ``TLS error`` (an end without
+    close_notify, RFC 8446 §6.1), ``aborted`` (by this side, without any of these reasons); for anything
+    else, the name of the error's class.
+    """
+    for error, word in _ENDS.items():
+        if reason.check(error):
+            return word
     return reason.type.__name__ if reason.type is not None else "unknown"
 
 

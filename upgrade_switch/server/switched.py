@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from .. import _twisted
 from ..connection import SwitchedConnection
+from ..errors import NotRead
 from ..interfaces import (
     Declined,
     IDetachable,
@@ -194,7 +195,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         """End the connections whose clients leave more unread than there may be."""
         for connection in self:
             if connection.unsent > most:
-                connection.abort()
+                connection.abort(NotRead(f"more than {most} bytes waited to be sent"))
 
     # The end (connection.EndListener).
 

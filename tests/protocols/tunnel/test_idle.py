@@ -12,8 +12,9 @@ import pytest_twisted
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 
+from tests.kit.ends import Ends
 from tests.kit.farside import Collector, Servers, send_buffers, settled, switched
-from tests.kit.harness import reactor, site_of, turns, upgrade_head
+from tests.kit.harness import patient, reactor, site_of, turns, upgrade_head
 from tests.protocols.websocket.test_field import watched
 from upgrade_switch import splice
 from upgrade_switch.errors import InvalidArgument
@@ -68,8 +69,9 @@ ways = pytest.mark.parametrize("way", ["upgrade", "preface"])
 @ways
 @pytest_twisted.ensureDeferred
 async def test_idle(joined: Joined, way: str) -> None:
-    """Bytes in either direction begin the time anew; when it is over, both sides are reset."""
-    await joined.start(way, idle_timeout=10)
+    """Bytes in either direction begin the time anew; when it is over, both are reset; it is said."""
+    ends = Ends()
+    await joined.start(way, idle_timeout=10, site={"observers": [ends]})
     joined.clock.advance(9)
     joined.client.send(b"onwards")
     await joined.far.has(7)
@@ -83,6 +85,7 @@ async def test_idle(joined: Joined, way: str) -> None:
     for end in (joined.client, joined.far):
         await end.is_lost()
         assert not end.reason.check(ConnectionDone)
+    assert await patient(ends.why) == "time-out"
     assert not [call for call in joined.clock.getDelayedCalls() if "_Idleness" in str(call)]
 
 

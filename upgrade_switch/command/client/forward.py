@@ -18,9 +18,10 @@ from zope.interface import provider
 
 from ... import _twisted
 from ...connecting import ConnectingEnd, ServerEnd, SingleUseFactory
+from ...fields import printable
 from ...sending import remaining
 from ...splice import Splice, SpliceEnd
-from ..exits import USAGE, say
+from ..exits import USAGE, explain, say
 from ..listening import Server, address_of, begin_logging, server_endpoint
 from ..reactor import ICommandReactor, installed_reactor
 from .progress import STDERR, FarEnd, NearEnd, ProgressLine, Traffic
@@ -85,6 +86,7 @@ def run_forward(options: ForwardOptions) -> int:
     except UsageError as error:
         say(f"forward: {error}")
         return USAGE
+    reactor.addSystemEventTrigger("before", "shutdown", factory.shut_down)
     if os.isatty(STDERR):
         reactor.callWhenRunning(line.start)
         reactor.addSystemEventTrigger("before", "shutdown", line.stop)
@@ -104,6 +106,7 @@ class Forwarding(Factory):
         self.traffic = traffic
         self.clock = reactor
         self._options = options
+        self._is_shutting_down = False
         self._endpoint = RetryingEndpoint(
             options.endpoint(reactor), reactor, options["timeout"], self._waits
         )
@@ -111,7 +114,7 @@ class Forwarding(Factory):
     def buildProtocol(self, addr: IAddress | None) -> SpliceEnd:
         near = _Local(self)
         forgive = bool(self._options["forgive-truncation"])
-        Splice(near, _Far(self.traffic), forgive_truncation=forgive, reactor=self.clock)
+        Splice(near, _Far(self), forgive_truncation=forgive, reactor=self.clock)
         return near
 
     def connect(self, near: _Local) -> Deferred[IProtocol]:
@@ -130,6 +133,19 @@ class Forwarding(Factory):
         """One line on why there is no connection."""
         why = self._options.why(reason)
         _log.info("{url}: {why}{more}", url=self._options.target.url, why=why.rstrip("."), more=more)
+
+    def shut_down(self) -> None:
+        """A signal ends the command, and with it all connections: whoever sent it knows why."""
+        self._is_shutting_down = True
+
+    def cut_off(self, whose: str, reason: Failure) -> None:
+        """One line on a connection that did not end cleanly."""
+        if self._is_shutting_down:
+            return
+        # Twisted's words are sentences.
+        why = printable(explain(reason)).rstrip(".")
+        url = self._options.target.url
+        _log.info("{url}: {whose} connection was cut off: {why}", url=url, whose=whose, why=why)
 
 
 class _Local(ConnectingEnd, NearEnd):
@@ -181,8 +197,20 @@ class _Local(ConnectingEnd, NearEnd):
         self.traffic.open -= 1
         if self._quiet is not None:
             self._quiet.stop()
+        if not self.other.lost and not self.is_clean_end(reason):
+            self._factory.cut_off("the client's", reason)
         super().connectionLost(reason)
 
 
 class _Far(ServerEnd, FarEnd):
     """The server's end."""
+
+    def __init__(self, factory: Forwarding) -> None:
+        super().__init__(factory.traffic)
+        self._factory = factory
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        # Where the client's end was lost first, its end has been told.
+        if not self.other.lost and not self.is_clean_end(reason):
+            self._factory.cut_off("the server's", reason)
+        super().connectionLost(reason)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import (
     IHandshakeListener,
     IOpenSSLContextFactory,
@@ -23,6 +24,7 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from ... import _twisted
+from ...connection import abort_because
 from ...errors import InvalidArgument, InvalidUpgrades
 from ...interfaces import (
     Acceptor,
@@ -185,7 +187,7 @@ class _TLSHandshake(Protocol):
 
     def _timed_out(self) -> None:
         self._timer = None
-        _twisted.abort(self.transport)
+        abort_because(self.transport, TimeoutError(string="the TLS handshake took too long"))
 
     def handshakeCompleted(self) -> None:
         self._stop_timer()

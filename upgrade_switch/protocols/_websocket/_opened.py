@@ -15,12 +15,14 @@ from autobahn.wamp.types import TransportDetails
 from autobahn.websocket.compress_base import PerMessageCompress
 from autobahn.websocket.protocol import PreparedMessage, TrafficStats, WebSocketProtocol
 from autobahn.websocket.utf8validator import Utf8Validator
+from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ... import _twisted
+from ...connection import abort_because
 from ...interfaces import ICountsBytes, IStreamTransport
 from ...sending import QuietTimeout, remaining
 from ._received import PROTOCOL, AutobahnProtocol, BoundsMessages, Pieces
@@ -55,8 +57,7 @@ class HandshakeResult(NamedTuple):
 _MOST_AFTER_FAILURE = 65536
 _MOST_AFTER_TOO_MUCH = 64 * 2**20
 
-# A close code that autobahn does not know (https://www.iana.org/assignments/websocket), and one that it
-# does.
+# A registered close code that autobahn does not know, and one that it does.
 _BAD_GATEWAY, _TRY_AGAIN_LATER = 1014, 1013
 
 # Seconds until the connection is aborted, once it is being closed, if the other side takes nothing of
@@ -317,7 +318,9 @@ class TwistedAdapter(AutobahnProtocol):
                 self.transport.loseConnection()
                 _twisted.bottom(self.transport).loseConnection()
             else:
-                _twisted.abort(self.transport)
+                timed_out = self._has_timed_out or self.wasCloseHandshakeTimeout
+                why = TimeoutError(string=self.wasNotCleanReason) if timed_out else None
+                abort_because(self.transport, why)
             return
         # Both sides have closed; what is still to be written must not be lost.
         self.transport.loseConnection()
@@ -328,7 +331,7 @@ class TwistedAdapter(AutobahnProtocol):
 
     def _close_timed_out(self) -> None:
         self._end_call = None
-        _twisted.abort(self.transport)
+        abort_because(self.transport, TimeoutError(string="the other end did not close"))
 
     def _onPing(self, payload: bytes) -> None:
         if not _twisted.is_full(self.transport):

@@ -40,6 +40,12 @@ class AutobahnProtocol(_ADAPTER, PROTOCOL):
 
     transport: IStreamTransport
     closeHandshakeTimeoutCall: IDelayedCall | QuietTimeout | None
+    # Whether the other end did not answer a ping.
+    _has_timed_out = False
+
+    def onAutoPingTimeout(self) -> None:
+        self._has_timed_out = True
+        super().onAutoPingTimeout()
 
 
 class BoundsMessages(AutobahnProtocol):

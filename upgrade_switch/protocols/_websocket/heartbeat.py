@@ -138,7 +138,7 @@ class BeatingProtocol(AutobahnProtocol):
 
     def give_up(self, seconds: float) -> None:
         """Nothing has come for so long, not even the answer to a ping: abort the connection."""
-        self.wasClean = False
+        self.wasClean, self._has_timed_out = False, True
         self.wasNotCleanReason = f"time-out: nothing has come for {seconds:g} seconds, nor a pong"
         self.dropConnection(abort=True)
 
