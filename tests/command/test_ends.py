@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import random
 import socket
-import ssl
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.kit.certificate import CERTIFICATE_PEM, KEY_PEM
-from tests.kit.commands import Process, fails, listening, read_all, read_until, run, switch
+from tests.kit.commands import (
+    Process,
+    echo,
+    fails,
+    listening,
+    read_all,
+    read_until,
+    run,
+    serving,
+    switch,
+)
+from tests.kit.forwarding import Answering
+from tests.kit.secured import Secured
 from tests.kit.wscodec import BINARY
 from tests.kit.wsstream import answer, close, frame
 
@@ -101,48 +111,21 @@ def test_going_away() -> None:
     assert b"cut off" in done.stderr
 
 
-class Secured:
-    """A server's side of TLS, from certificate to the end of the answer, and how it ends."""
-
-    def __init__(self, directory: Path) -> None:
-        self.authority = directory / "certificate.pem"
-        self.authority.write_bytes(CERTIFICATE_PEM)
-        key = directory / "key.pem"
-        key.write_bytes(KEY_PEM)
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(self.authority, key)
-
-    def dies(self, client: socket.socket) -> None:
-        """Answer, and end without a close_notify, as a process that is killed."""
-        with self._context.wrap_socket(client, server_side=True) as secured:
-            switch(secured)
-            secured.sendall(b"some")
-            # Python shuts the socket beneath down, and says no goodbye.
-            secured.shutdown(socket.SHUT_WR)
-            read_all(secured)
-
-    def ends(self, client: socket.socket) -> None:
-        """Answer, and end as TLS ends."""
-        secured = self._context.wrap_socket(client, server_side=True)
-        switch(secured)
-        secured.sendall(b"some")
-        secured.unwrap().close()
-
-    def connect(self, port: int, *options: str) -> subprocess.CompletedProcess[bytes]:
-        """Connect to the server, with standard input at its end."""
-        url = f"https://localhost:{port}/"
-        return run("connect", "--ca", str(self.authority), *options, url, "echo", input=b"")
-
-
 @pytest.fixture
 def secured(tmp_path: Path) -> Secured:
     return Secured(tmp_path)
 
 
+def secured_connect(secured: Secured, port: int, *options: str) -> subprocess.CompletedProcess[bytes]:
+    """Connect to the server, with standard input at its end."""
+    url = f"https://localhost:{port}/"
+    return run("connect", "--ca", str(secured.authority), *options, url, "echo", input=b"")
+
+
 def test_tls_server_dies(secured: Secured) -> None:
     """TLS that ends without its alert was cut off: the code is 1, and what came before is there."""
     with listening(secured.dies) as port:
-        done = secured.connect(port)
+        done = secured_connect(secured, port)
     assert (done.returncode, done.stdout) == (1, b"some")
     assert b"cut off" in done.stderr
 
@@ -150,14 +133,14 @@ def test_tls_server_dies(secured: Secured) -> None:
 def test_tls_server_ends(secured: Secured) -> None:
     """TLS that ends with its alert has ended."""
     with listening(secured.ends) as port:
-        done = secured.connect(port)
+        done = secured_connect(secured, port)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"some", b"")
 
 
 def test_forgive_truncation(secured: Secured) -> None:
     """Whoever knows the server not to say goodbye has its end taken for one."""
     with listening(secured.dies) as port:
-        done = secured.connect(port, "--forgive-truncation")
+        done = secured_connect(secured, port, "--forgive-truncation")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"some", b"")
 
 
@@ -166,3 +149,43 @@ def test_eof_is_one_of_two(command: str) -> None:
     """``--eof`` takes nothing but close and wait."""
     local = ["tcp:0"] if command == "forward" else []
     assert "--eof" in fails(2, command, "--eof", "perhaps", *local, "http://127.0.0.1/", "echo")
+
+
+def test_file_over_tls(secured: Secured, tmp_path: Path) -> None:
+    """A file as standard input, over https: it is echoed, and the command ends by itself."""
+    endpoint = f"ssl:0:interface=127.0.0.1:privateKey={tmp_path / 'key.pem'}:certKey={secured.authority}"
+    file = tmp_path / "data.csv"
+    file.write_bytes(MUCH)
+    with (
+        Answering(echo) as target,
+        serving(
+            "--tunnel",
+            f"/load load tcp:127.0.0.1:{target}",
+            listen=(endpoint,),
+        ) as server,
+        file.open("rb") as data,
+    ):
+        url = server.url.replace("127.0.0.1", "localhost") + "load"
+        done = run("connect", "--ca", str(secured.authority), url, "load", stdin=data)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == MUCH
+
+
+@pytest.mark.parametrize("token", ["websocket", "load"])
+def test_drain_lets_a_transfer_finish(token: str) -> None:
+    """SIGTERM with ``--drain``, in the middle of a transfer through a tunnel: all of it arrives."""
+    data = MUCH * 10
+
+    def talk(client: socket.socket) -> None:
+        client.sendall(data)
+
+    with (
+        listening(talk) as port,
+        serving("--tunnel", f"/x {token} tcp:127.0.0.1:{port}", "--drain", "60") as server,
+        Process("connect", server.url + "x", token, stdin=subprocess.DEVNULL) as client,
+    ):
+        received = client.receives(10)
+        server.terminate()
+        received += client.stdout.read()
+        assert (len(received), received == data) == (len(data), True)
+        assert client.ends() == (0, b"", b"")
