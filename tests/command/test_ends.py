@@ -153,7 +153,8 @@ def test_eof_is_one_of_two(command: str) -> None:
 
 def test_file_over_tls(secured: Secured, tmp_path: Path) -> None:
     """A file as standard input, over https: it is echoed, and the command ends by itself."""
-    endpoint = f"ssl:0:interface=127.0.0.1:privateKey={tmp_path / 'key.pem'}:certKey={secured.authority}"
+    key = tmp_path / "key.pem"
+    endpoint = f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={secured.authority}"
     file = tmp_path / "data.csv"
     file.write_bytes(MUCH)
     with (
