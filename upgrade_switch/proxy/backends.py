@@ -133,7 +133,7 @@ class BackEnds:
         Have other back ends from now on. Those that stay keep what is known about them; what goes on at
         those that go is not disturbed.
 
-        :raises InvalidArgument: if there is no URL, a wrong one, or one twice; then nothing has changed.
+        :raises InvalidArgument: as the constructor does; then nothing has changed.
         """
         listed = [urls] if isinstance(urls, str | bytes) else urls
         if not isinstance(listed, Iterable):
