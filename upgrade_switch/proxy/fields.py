@@ -73,7 +73,7 @@ _HOP_BY_HOP = frozenset(
 
 # What this proxy sets in a request itself. "Proxy" is no field of HTTP, but CGI makes HTTP_PROXY of it,
 # by which programs look for their own proxy (CVE-2016-5385).
-_SET_IN_REQUESTS = frozenset({b"content-length", b"host", b"proxy", b"via"})
+_NEVER_IN_REQUESTS = _HOP_BY_HOP | {b"content-length", b"host", b"proxy", b"via"}
 
 # CR, LF and NUL become spaces, RFC 9110 §5.5; so do the two other characters that h11 does not send.
 _CLEAN = bytes.maketrans(b"\r\n\0\v\f", b"     ")
@@ -176,44 +176,53 @@ def request_fields(
     :param offer: what the client offers to switch to; empty if its request is not eligible.
     """
     asked = rules.tokens.among(offer)
-    dropped = _names_of_connection(fields) | _HOP_BY_HOP | _SET_IN_REQUESTS
-    if rules.strip_authorization:
-        dropped |= {b"authorization"}
-    if not _may_expect(client, length):
-        dropped |= {b"expect"}
-    is_trusted = client.address in rules.trusted
-    kept = [(b"Host", _host(client, rules, authority))]
-    for name, value in fields:
-        plain = plain_name(name)
-        if name.lower() in dropped or plain in _HOP_BY_HOP or plain in _SET_IN_REQUESTS:
-            continue
-        if not describes_client(plain) or (is_trusted and plain not in _OURS_TO_SAY):
-            kept.append((name, _clean(value)))
+    kept = _passing(fields, client, rules, length)
     if client.is_http2:
         kept = _with_one_cookie(kept)
     if method in (b"OPTIONS", b"TRACE"):
         kept = [_one_hop_less(*each) for each in kept]
-    said = [
-        *forwarded_fields(fields, client, rules.trusted),
-        via(fields, client.version, rules.pseudonym),
-    ]
-    kept += _framing(length)
-    kept += ((name, _clean(value)) for name, value in said)
-    return RequestFields(kept + _offering(asked, fields), asked)
+    said = forwarded_fields(fields, client, rules.trusted)
+    said.append(via(fields, client.version, rules.pseudonym))
+    return RequestFields(
+        [
+            (b"Host", _host(client, rules, authority)),
+            *kept,
+            *_framing(length),
+            *((name, _clean(value)) for name, value in said),
+            *_offering(asked, fields),
+        ],
+        asked,
+    )
+
+
+def _passing(fields: Sequence[Field], client: Client, rules: Rules, length: Length) -> list[Field]:
+    """The fields of a request that are for the back end (RFC 9110 §7.6.1)."""
+    # Connection cannot name what tells the back end who asks: a proxy in front, which is trusted, may
+    # pass on a Connection that its client has written.
+    dropped = {name for name in _named(fields) if not describes_client(plain_name(name))}
+    if rules.strip_authorization:
+        dropped.add(b"authorization")
+    if not _may_expect(client, length):
+        dropped.add(b"expect")
+    is_trusted = client.address in rules.trusted
+    kept: list[Field] = []
+    for name, value in fields:
+        plain = plain_name(name)
+        if plain in _NEVER_IN_REQUESTS or name.lower() in dropped:
+            continue
+        if not describes_client(plain) or (is_trusted and plain not in _OURS_TO_SAY):
+            kept.append((name, _clean(value)))
+    return kept
 
 
 # What forwarded_fields sets: a trusted client's own lines are in it.
 _OURS_TO_SAY = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
 
 
-def _names_of_connection(fields: Iterable[Field]) -> frozenset[bytes]:
-    """
-    The fields that Connection names (RFC 9110 §7.6.1). It cannot name what tells a back end who asks:
-    a proxy in front, which is trusted, may pass on a Connection that its client has written.
-    """
+def _named(fields: Iterable[Field]) -> frozenset[bytes]:
+    """The names of the fields that Connection names, in lower case (RFC 9110 §7.6.1)."""
     options = connection_options(lines_of(fields, b"connection"))
-    names = (option.encode("latin-1") for option in options)
-    return frozenset(name for name in names if not describes_client(plain_name(name)))
+    return frozenset(option.encode("latin-1") for option in options)
 
 
 def _host(client: Client, rules: Rules, authority: bytes) -> bytes:
@@ -314,7 +323,7 @@ def answer_fields(
     if isinstance(upgrade, BadAnswer):
         return upgrade
     # The length of a body is no matter of one connection, whatever Connection says.
-    dropped = (_names_of_connection(fields) | _HOP_BY_HOP | {b"via"}) - {b"content-length"}
+    dropped = (_named(fields) | _HOP_BY_HOP | {b"via"}) - {b"content-length"}
     kept: list[Field] = []
     for name, value in fields:
         lower = name.lower()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -43,6 +44,9 @@ __all__ = [
 
 Field: TypeAlias = tuple[bytes, bytes]
 Network: TypeAlias = IPv4Network | IPv6Network
+
+# Addresses that are parsed once. The bound keeps strangers from filling the memory.
+_MOST_REMEMBERED = 256
 
 UNIX = "unix"
 """Among the trusted: the clients of a UNIX socket, which have no address."""
@@ -134,6 +138,7 @@ def _network_of(network: str | Network) -> Network:
         raise InvalidArgument(f"not an address and not a network: {error}") from None
 
 
+@lru_cache(_MOST_REMEMBERED)
 def _address_of(text: str) -> IPv4Address | IPv6Address | None:
     """An address without its zone; one of IPv4 that is written as one of IPv6 is one of IPv4."""
     try:
@@ -145,6 +150,7 @@ def _address_of(text: str) -> IPv4Address | IPv6Address | None:
     return parsed
 
 
+@lru_cache(_MOST_REMEMBERED)
 def _spelled(address: str | None) -> str:
     """An address as X-Forwarded-For has it; ``unknown`` if it is none (RFC 7239 §6.2)."""
     parsed = None if address is None else _address_of(address)
