@@ -234,18 +234,21 @@ def test_refused() -> None:
 
 
 def test_one_tries() -> None:
-    """Only one request at a time tries a back end that was ejected."""
+    """Only one request at a time tries a back end that was ejected, however busy the others are."""
     choice = Choice(A, B)
     choice.fail(A, 3)
+    for _ in range(5):
+        assert choice.begin().back_end.url == B
     choice.clock.advance(1)
-    trial = choice.at(A)
+    trial = choice.begin()
+    assert trial.back_end.url == A
     assert set(choice.chosen(4)) == {B}
     trial.ended()
-    trial = choice.at(A)
+    trial = choice.begin()
     assert trial.back_end.url == A
     trial.answered()
     assert choice[A].state == "up"
-    assert choice.begin().back_end.url == B
+    assert choice.begin().back_end.url == A
 
 
 def test_all_ejected() -> None:
