@@ -1,0 +1,381 @@
+"""
+The fields that pass through a reverse proxy, both ways.
+
+``Connection`` and what it names are for us alone; so is everything about the connection (RFC 9110
+§7.6.1). What goes on is the rest, in the same order, spelled the same way; and then what this proxy
+says itself, which nobody can have stripped by naming it in a Connection field (CVE-2021-32813,
+CVE-2024-45410): it is added afterwards.
+
+Pure: fields in, fields out; nothing here raises because of what comes from the network. What cannot
+pass is a value: :class:`BadAnswer`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+from ..errors import InvalidArgument
+from ..fields import connection_options, is_host
+from ..negotiation import NO_OFFER, Offer, TokenTable, UpgradeToken
+from .forwarded import (
+    Client,
+    Field,
+    Trusted,
+    describes_client,
+    forwarded_fields,
+    lines_of,
+    new_pseudonym,
+    plain_name,
+    via,
+)
+
+if TYPE_CHECKING:
+    from twisted.web.http_headers import Headers
+
+__all__ = [
+    "CHUNKED",
+    "AnswerFields",
+    "BadAnswer",
+    "RequestFields",
+    "Rules",
+    "Tokens",
+    "answer_fields",
+    "fields_of",
+    "hops_left",
+    "request_fields",
+]
+
+Length: TypeAlias = int | Literal["chunked"] | None
+"""The body of a message: how many bytes, or ``CHUNKED`` if nobody knows; None: it has none."""
+
+CHUNKED: Literal["chunked"] = "chunked"
+
+# RFC 9110 §7.6.1, §7.8, §10.1.4, §11.7; RFC 9112 §6.1, Appendix C.2.2 (Proxy-Connection); RFC 7540
+# §3.2.1. Whatever Connection says, they are about one connection.
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+# What this proxy sets in a request itself. "Proxy" is no field of HTTP, but CGI makes HTTP_PROXY of it,
+# by which programs look for their own proxy (CVE-2016-5385).
+_NEVER_IN_REQUESTS = _HOP_BY_HOP | {b"content-length", b"host", b"proxy", b"via"}
+
+# CR, LF and NUL become spaces, RFC 9110 §5.5; so do the two other characters that h11 does not send.
+_CLEAN = bytes.maketrans(b"\r\n\0\v\f", b"     ")
+
+_LENGTH = re.compile(rb"[0-9]{1,18}\Z")
+
+_SWITCHING_PROTOCOLS = 101
+_UPGRADE_REQUIRED = 426
+
+
+class Tokens:
+    """The tokens that a proxy passes on; what else is offered is not asked for."""
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        """
+        :param tokens: as the keys of an ``UpgradeResource``: a name stands for any version or none,
+            ``name/version`` for that version alone.
+        :raises InvalidToken: if one breaks the grammar.
+        :raises InvalidArgument: if it is a single string.
+        :raises InvalidUpgrades: if one is not a string.
+        """
+        if isinstance(tokens, str | bytes):
+            raise InvalidArgument(f"tokens is a list of tokens, not {tokens!r}")
+        self._table = TokenTable[None](dict.fromkeys(tokens))
+
+    def among(self, offer: Iterable[UpgradeToken]) -> tuple[UpgradeToken, ...]:
+        """The tokens of an Upgrade field that pass, in its order and spelling."""
+        return tuple(token for token, _ in self._table.known(offer))
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """
+    What holds for all messages of a proxy.
+
+    :ivar tokens: what may be switched to.
+    :ivar trusted: who may say on whose behalf they ask.
+    :ivar preserve_host: whether the back end sees the client's Host, or its own.
+    :ivar strip_authorization: whether Authorization ends here, being for this site's own login.
+    :ivar lenient: whether a 101 without ``Connection: upgrade`` switches.
+    :ivar pseudonym: this proxy's name in Via.
+    """
+
+    tokens: Tokens
+    trusted: Trusted
+    preserve_host: bool = True
+    strip_authorization: bool = False
+    lenient: bool = False
+    pseudonym: bytes = field(default_factory=new_pseudonym)
+
+
+class RequestFields(NamedTuple):
+    """What goes to the back end."""
+
+    fields: list[Field]
+    asked: tuple[UpgradeToken, ...]
+    """What it is asked to switch to; empty for plain HTTP."""
+
+
+class AnswerFields(NamedTuple):
+    """What goes to the client."""
+
+    fields: list[Field]
+    chosen: UpgradeToken | None
+    """What a 101 switches to, as the client spelled it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadAnswer:
+    """
+    An answer that must not reach the client, which gets 502 (RFC 9110 §15.6.3).
+
+    :ivar why: what is wrong with it.
+    """
+
+    why: str
+
+
+def fields_of(headers: Headers) -> list[Field]:
+    """Twisted's headers as a list of lines."""
+    return [(name, value) for name, values in headers.getAllRawHeaders() for value in values]
+
+
+def request_fields(
+    fields: Sequence[Field],
+    client: Client,
+    rules: Rules,
+    *,
+    method: bytes,
+    length: Length,
+    authority: bytes,
+    offer: Offer = NO_OFFER,
+) -> RequestFields:
+    """
+    The fields of a request as they go to the back end.
+
+    :param fields: as they came from the client.
+    :param length: of the body, as it will be sent.
+    :param authority: the back end's; its Host, unless the client's is kept.
+    :param offer: what the client offers to switch to; empty if its request is not eligible.
+    """
+    asked = rules.tokens.among(offer)
+    kept = _passing(fields, client, rules, length)
+    if client.is_http2:
+        kept = _with_one_cookie(kept)
+    if method in (b"OPTIONS", b"TRACE"):
+        kept = [_one_hop_less(*each) for each in kept]
+    said = forwarded_fields(fields, client, rules.trusted)
+    said.append(via(fields, client.version, rules.pseudonym))
+    return RequestFields(
+        [
+            (b"Host", _host(client, rules, authority)),
+            *kept,
+            *_framing(length),
+            *((name, _clean(value)) for name, value in said),
+            *_offering(asked, fields),
+        ],
+        asked,
+    )
+
+
+def _passing(fields: Sequence[Field], client: Client, rules: Rules, length: Length) -> list[Field]:
+    """The fields of a request that are for the back end (RFC 9110 §7.6.1)."""
+    # Connection cannot name what tells the back end who asks: a proxy in front, which is trusted, may
+    # pass on a Connection that its client has written.
+    dropped = {name for name in _named(fields) if not describes_client(plain_name(name))}
+    if rules.strip_authorization:
+        dropped.add(b"authorization")
+    if not _may_expect(client, length):
+        dropped.add(b"expect")
+    is_trusted = client.address in rules.trusted
+    kept: list[Field] = []
+    for name, value in fields:
+        plain = plain_name(name)
+        if plain in _NEVER_IN_REQUESTS or name.lower() in dropped:
+            continue
+        if not describes_client(plain) or (is_trusted and plain not in _OURS_TO_SAY):
+            kept.append((name, _clean(value)))
+    return kept
+
+
+# What forwarded_fields sets: a trusted client's own lines are in it.
+_OURS_TO_SAY = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
+
+
+def _named(fields: Iterable[Field]) -> frozenset[bytes]:
+    """The names of the fields that Connection names, in lower case (RFC 9110 §7.6.1)."""
+    options = connection_options(lines_of(fields, b"connection"))
+    return frozenset(option.encode("latin-1") for option in options)
+
+
+def _host(client: Client, rules: Rules, authority: bytes) -> bytes:
+    """The one Host field (RFC 9110 §7.2); HTTP/1.0 need not have any."""
+    sent = client.authority
+    return sent if rules.preserve_host and sent is not None and is_host(sent) else authority
+
+
+def _may_expect(client: Client, length: Length) -> bool:
+    """
+    Whether ``Expect: 100-continue`` passes: not without a body, and not from HTTP/1.0, where it means
+    nothing (RFC 9110 §10.1.1).
+    """
+    return bool(length) and client.version != b"HTTP/1.0"
+
+
+def _framing(length: Length) -> list[Field]:
+    """How long the body is (RFC 9112 §6): what the server has read says so, not the client's fields."""
+    if length is None:
+        return []
+    if length == CHUNKED:
+        return [(b"Transfer-Encoding", b"chunked")]
+    return [(b"Content-Length", b"%d" % length)]
+
+
+def _with_one_cookie(fields: list[Field]) -> list[Field]:
+    """HTTP/2 may cut Cookie into several lines, HTTP/1.1 has one (RFC 9113 §8.2.3)."""
+    cookies = lines_of(fields, b"cookie")
+    if len(cookies) < 2:
+        return fields
+    others = [each for each in fields if each[0].lower() != b"cookie"]
+    return [*others, (b"Cookie", b"; ".join(cookies))]
+
+
+def hops_left(method: bytes, fields: Iterable[Field]) -> int | None:
+    """
+    How many more proxies an OPTIONS or a TRACE may pass (RFC 9110 §7.6.2). If it is 0, this one has to
+    answer it.
+
+    :return: None if there is no limit.
+    """
+    lines = lines_of(fields, b"max-forwards") if method in (b"OPTIONS", b"TRACE") else []
+    return int(lines[0]) if len(lines) == 1 and _LENGTH.match(lines[0]) else None
+
+
+def _one_hop_less(name: bytes, value: bytes) -> Field:
+    if name.lower() != b"max-forwards" or not _LENGTH.match(value):
+        return name, value
+    return name, b"%d" % max(int(value) - 1, 0)
+
+
+def _offering(asked: Sequence[UpgradeToken], fields: Iterable[Field]) -> list[Field]:
+    """
+    Our own Upgrade and Connection (RFC 9110 §7.8). A proxy that was told to pass h2c passes its
+    settings (RFC 7540 §3.2.1), else nobody could accept it.
+    """
+    if not asked:
+        return []
+    settings = lines_of(fields, b"http2-settings")
+    has_settings = len(settings) == 1 and any(token.key == ("h2c", None) for token in asked)
+    if has_settings:
+        return [
+            (b"HTTP2-Settings", _clean(settings[0])),
+            *_upgrade_fields(asked, b"Upgrade, HTTP2-Settings"),
+        ]
+    return _upgrade_fields(asked)
+
+
+def _upgrade_fields(tokens: Iterable[UpgradeToken], connection: bytes = b"Upgrade") -> list[Field]:
+    names = ", ".join(map(str, tokens)).encode("latin-1")
+    return [(b"Connection", connection), (b"Upgrade", names)]
+
+
+def _clean(value: bytes) -> bytes:
+    return value.translate(_CLEAN).strip(b" \t")
+
+
+def answer_fields(
+    fields: Sequence[Field],
+    client: Client,
+    rules: Rules,
+    *,
+    code: int,
+    version: bytes = b"HTTP/1.1",
+    asked: Sequence[UpgradeToken] = (),
+) -> AnswerFields | BadAnswer:
+    """
+    The fields of an answer as they go to the client.
+
+    :param fields: as they came from the back end.
+    :param version: in which version of HTTP.
+    :param asked: what it was asked to switch to.
+    """
+    length = _length_of(fields, code)
+    if isinstance(length, BadAnswer):
+        return length
+    upgrade = _upgrade_of(fields, code, rules, asked)
+    if isinstance(upgrade, BadAnswer):
+        return upgrade
+    # The length of a body is no matter of one connection, whatever Connection says.
+    dropped = (_named(fields) | _HOP_BY_HOP | {b"via"}) - {b"content-length"}
+    kept: list[Field] = []
+    for name, value in fields:
+        lower = name.lower()
+        if lower in dropped:
+            continue
+        if lower == b"content-length":
+            if length is None:
+                continue
+            value, length = length, None
+        kept.append((name, _clean(value)))
+    name, value = via(fields, version, rules.pseudonym)
+    kept.append((name, _clean(value)))
+    # RFC 9113 §8.2.2: HTTP/2 has neither.
+    kept += [] if client.is_http2 or not upgrade else _upgrade_fields(upgrade)
+    return AnswerFields(kept, upgrade[0] if code == _SWITCHING_PROTOCOLS else None)
+
+
+def _length_of(fields: Iterable[Field], code: int) -> bytes | BadAnswer | None:
+    """
+    The Content-Length that the client gets, once: to HEAD and in a 304, too, where it describes a body
+    that is not sent. It does not count beside Transfer-Encoding (RFC 9112 §6.3), and 1xx and 204 have
+    none (RFC 9110 §8.6).
+    """
+    lines = lines_of(fields, b"content-length")
+    if not lines or code < 200 or code == 204 or lines_of(fields, b"transfer-encoding"):
+        return None
+    lengths = {length.strip(b" \t") for length in b",".join(lines).split(b",")}
+    length = lengths.pop()
+    if lengths or not _LENGTH.match(length):
+        return BadAnswer("its Content-Length is not one length")
+    return length
+
+
+def _upgrade_of(
+    fields: Sequence[Field], code: int, rules: Rules, asked: Sequence[UpgradeToken]
+) -> Sequence[UpgradeToken] | BadAnswer:
+    """
+    The tokens that an answer's Upgrade field names for the client: of a 101, the one that is switched
+    to; of any other answer, those that this proxy passes (RFC 9110 §7.8). Without any, a 426 would ask
+    for nothing that the client can do (§15.5.22).
+    """
+    named = Offer.parse(lines_of(fields, b"upgrade"))
+    if code != _SWITCHING_PROTOCOLS:
+        passed = rules.tokens.among(named)
+        if code == _UPGRADE_REQUIRED and not passed:
+            return BadAnswer(f"a 426 that wants {named or 'nothing'}, which is not passed on")
+        return passed
+    options = connection_options(lines_of(fields, b"connection"))
+    if not rules.lenient and "upgrade" not in options:
+        return BadAnswer("a 101 without Connection: upgrade")
+    # Layers are named from the first to the last (RFC 2817 §3.3): the first is what was asked for.
+    for token in asked:
+        if named.tokens[:1] == (token,):
+            return (token,)
+    return BadAnswer(f"a 101 to {named or 'nothing'}, which was not asked for")

@@ -1,0 +1,282 @@
+"""
+What a proxy says about the client: ``X-Forwarded-For``, ``-Proto`` and ``-Host``, ``Forwarded`` (RFC
+7239), and ``Via`` (RFC 9110 §7.6.3).
+
+Whoever sends these fields may write anything into them. So what came with the request counts only if
+its sender's address is trusted; from anybody else it is thrown away, under every name that a back end
+could take for one of these (``X_Forwarded_For`` is the same variable in CGI and WSGI).
+
+Pure, as :mod:`.fields` is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from secrets import token_hex
+from typing import NamedTuple, TypeAlias
+
+from ..errors import InvalidArgument
+from ..fields import is_token
+
+__all__ = [
+    "Client",
+    "Field",
+    "Trusted",
+    "client_address",
+    "describes_client",
+    "forwarded_fields",
+    "lines_of",
+    "new_pseudonym",
+    "plain_name",
+    "via",
+    "went_through",
+]
+
+Field: TypeAlias = tuple[bytes, bytes]
+Network: TypeAlias = IPv4Network | IPv6Network
+
+# Addresses that are parsed once. The bound keeps strangers from filling the memory.
+_MOST_REMEMBERED = 256
+
+UNIX = "unix"
+"""Among the trusted: the clients of a UNIX socket, which have no address."""
+
+# A "Forwarded" that ends within a quoted string would swallow what is appended to it (RFC 7239 §4).
+_CLOSED_QUOTES = re.compile(rb'(?:[^"]++|"(?:[^"\\]++|\\.)*+")*+\Z', re.DOTALL)
+
+# RFC 7239 §6: an obfuscated identifier. "unknown" is the other one that is no address.
+_OBFUSCATED = re.compile(r"_[A-Za-z0-9._\-]+\Z")
+
+_WITH_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]*)?\Z")
+
+# What is no field value in Forwarded's quoted strings (RFC 9110 §5.6.4).
+_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class Client(NamedTuple):
+    """Who sends a request, and how."""
+
+    address: str | None
+    """Its IP address; None if it came through a UNIX socket."""
+    is_secure: bool = False
+    """Whether it spoke TLS."""
+    authority: bytes | None = None
+    """Its Host field; over HTTP/2, ``:authority``. None without one."""
+    version: bytes = b"HTTP/1.1"
+    """The HTTP version of its request."""
+
+    @property
+    def scheme(self) -> bytes:
+        return b"https" if self.is_secure else b"http"
+
+    @property
+    def is_http2(self) -> bool:
+        return self.version.startswith(b"HTTP/2")
+
+
+def lines_of(fields: Iterable[Field], name: bytes) -> list[bytes]:
+    """
+    The values of all lines of a field, in their order.
+
+    :param name: the field's name in lower case.
+    """
+    return [value for other, value in fields if other.lower() == name]
+
+
+def plain_name(name: bytes) -> bytes:
+    """A field's name as servers compare it that turn names into variables, as CGI and WSGI do."""
+    return name.lower().replace(b"_", b"-")
+
+
+class Trusted:
+    """The networks whose clients may say on whose behalf they ask: other proxies."""
+
+    def __init__(self, networks: Iterable[str | Network] = ()) -> None:
+        """
+        :param networks: addresses or networks, such as ``"10.0.0.0/8"`` or ``"::1"``, and ``"unix"``
+            for the clients of a UNIX socket.
+        :raises InvalidArgument: if one is something else.
+        """
+        if isinstance(networks, str | bytes):
+            raise InvalidArgument(f"trusted is a list of networks, not {networks!r}")
+        self._networks: list[Network] = []
+        self._has_unix = False
+        for network in networks:
+            if network == UNIX:
+                self._has_unix = True
+            else:
+                self._networks.append(_network_of(network))
+
+    def __contains__(self, address: object) -> bool:
+        """Whether a client with this address is trusted; None is that of a UNIX socket."""
+        if address is None:
+            return self._has_unix
+        if not self._networks or not isinstance(address, str):
+            return False
+        parsed = _address_of(address)
+        # One of the other family is in no network.
+        return parsed is not None and any(parsed in network for network in self._networks)
+
+
+def _network_of(network: str | Network) -> Network:
+    if not isinstance(network, str | IPv4Network | IPv6Network):
+        # ip_network takes numbers, and bytes.
+        raise InvalidArgument(f"not an address and not a network: {network!r}")
+    try:
+        return ip_network(network)
+    except ValueError as error:
+        raise InvalidArgument(f"not an address and not a network: {error}") from None
+
+
+@lru_cache(_MOST_REMEMBERED)
+def _address_of(text: str) -> IPv4Address | IPv6Address | None:
+    """An address without its zone; one of IPv4 that is written as one of IPv6 is one of IPv4."""
+    try:
+        parsed = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+        return parsed.ipv4_mapped
+    return parsed
+
+
+@lru_cache(_MOST_REMEMBERED)
+def _spelled(address: str | None) -> str:
+    """An address as X-Forwarded-For has it; ``unknown`` if it is none (RFC 7239 §6.2)."""
+    parsed = None if address is None else _address_of(address)
+    return "unknown" if parsed is None else str(parsed)
+
+
+def describes_client(name: bytes) -> bool:
+    """
+    Whether a field says on whose behalf a request comes. From a client that is not trusted, none of
+    these passes: not ``X-Forwarded-Port`` or ``-Prefix`` either, which this proxy does not send.
+
+    :param name: as :func:`plain_name` has it.
+    """
+    return name.startswith(b"x-forwarded-") or name in (b"forwarded", b"x-real-ip")
+
+
+def forwarded_fields(fields: Sequence[Field], client: Client, trusted: Trusted) -> list[Field]:
+    """
+    What this proxy says about the client of a request.
+
+    ``X-Forwarded-For`` and ``Forwarded`` are lists: each proxy appends the address that it sees.
+    ``X-Forwarded-Proto`` and ``-Host`` are what the first client asked, one value, which servers
+    compare as a whole: they stay as a trusted proxy has sent them. There is no ``X-Forwarded-Port``:
+    the port is in the host.
+
+    :param fields: those of the request, as they came.
+    :return: the fields that take the place of those.
+    """
+    known = fields if client.address in trusted else ()
+    chain = [*_values(known, b"x-forwarded-for"), _spelled(client.address).encode("ascii")]
+    said = [(b"X-Forwarded-For", b", ".join(chain))]
+    proto = b", ".join(_values(known, b"x-forwarded-proto")) or client.scheme
+    said.append((b"X-Forwarded-Proto", proto))
+    host = b", ".join(_values(known, b"x-forwarded-host")) or client.authority
+    if host:
+        said.append((b"X-Forwarded-Host", host))
+    return [*said, (b"Forwarded", _forwarded(known, client))]
+
+
+def _values(fields: Iterable[Field], name: bytes) -> list[bytes]:
+    return list(filter(None, lines_of(fields, name)))
+
+
+def _forwarded(known: Sequence[Field], client: Client) -> bytes:
+    """
+    The value of Forwarded (RFC 7239 §4): what is known, and an element for the client.
+
+    A proxy that speaks only X-Forwarded-For is translated (RFC 7239 §7.4). Else a server that prefers
+    Forwarded would take that proxy for the client.
+    """
+    received = b", ".join(_values(known, b"forwarded"))
+    own = _element(_spelled(client.address), client.scheme, client.authority)
+    if received and _CLOSED_QUOTES.match(received):
+        return received + b", " + own
+    chain = b",".join(_values(known, b"x-forwarded-for")).decode("latin-1")
+    nodes = [node for entry in chain.split(",") if (node := entry.strip(" \t"))]
+    proto = b",".join(_values(known, b"x-forwarded-proto")).partition(b",")[0].strip(b" \t")
+    host = b",".join(_values(known, b"x-forwarded-host")).partition(b",")[0].strip(b" \t")
+    # What the first client asked belongs to the first element.
+    firsts = [_element(_known_node(node), proto, host) for node in nodes[:1]]
+    others = [_element(_known_node(node), None, None) for node in nodes[1:]]
+    return b", ".join([*firsts, *others, own])
+
+
+def _known_node(node: str) -> str:
+    """An entry of X-Forwarded-For, without the port that some servers add."""
+    match = _WITH_PORT.match(node)
+    address = _spelled(match[1] or match[2] if match else node)
+    return node if address == "unknown" and _OBFUSCATED.match(node) else address
+
+
+def _element(node: str, proto: bytes | None, host: bytes | None) -> bytes:
+    """One element of Forwarded (RFC 7239 §4, §5, §6): IPv6 has brackets and quotes."""
+    pairs = [b"for=" + _quoted((f"[{node}]" if ":" in node else node).encode("latin-1"))]
+    if proto:
+        pairs.append(b"proto=" + _quoted(proto))
+    if host:
+        pairs.append(b"host=" + _quoted(host))
+    return b";".join(pairs)
+
+
+def _quoted(value: bytes) -> bytes:
+    """A value of Forwarded: a token, or else a quoted string (RFC 9110 §5.6.4)."""
+    if is_token(value.decode("latin-1")):
+        return value
+    clean = _CONTROLS.sub(b" ", value)
+    return b'"' + clean.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+
+
+def client_address(fields: Sequence[Field], client: Client, trusted: Trusted) -> str | None:
+    """
+    The address of the first client, as far as those are trusted who tell of it: the last one in
+    ``X-Forwarded-For`` that is not a trusted proxy's.
+
+    :return: the address; None for a UNIX socket's client of which nothing is known.
+    """
+    address = None if client.address is None else _spelled(client.address)
+    chain = b",".join(_values(fields, b"x-forwarded-for")).decode("latin-1").split(",")
+    while address in trusted and chain:
+        node = _known_node(chain.pop().strip(" \t"))
+        if _address_of(node) is None:
+            break
+        address = node
+    return address
+
+
+def new_pseudonym() -> bytes:
+    """A name in ``Via`` that no other proxy has: by it, one that reaches itself knows it."""
+    return b"upgrade_switch-" + token_hex(4).encode("ascii")
+
+
+def via(fields: Iterable[Field], version: bytes, pseudonym: bytes) -> Field:
+    """
+    ``Via``, with this proxy at its end (RFC 9110 §7.6.3), in one line.
+
+    :param fields: those of the message, as they came.
+    :param version: in which version of HTTP it came, ``b"HTTP/1.1"`` for example.
+    :param pseudonym: what this proxy calls itself.
+    """
+    own = version.removeprefix(b"HTTP/") + b" " + pseudonym
+    return b"Via", b", ".join([*_values(fields, b"via"), own])
+
+
+def went_through(fields: Iterable[Field], pseudonym: bytes) -> bool:
+    """
+    Whether a request has been here before: a proxy must not send it round for ever (RFC 9110 §7.6).
+    """
+    entries = b",".join(_values(fields, b"via")).split(b",")
+    return any(entry.split()[1:2] == [pseudonym] for entry in entries)
