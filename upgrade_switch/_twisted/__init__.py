@@ -15,6 +15,7 @@ from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the ch
 from .sockets import (  # noqa: E402 - behind the check
     KeepAlive,
     keep_alive,
+    send_small_parts,
     set_keep_alive,
     unacknowledged,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "negotiating",
     "rename_log_prefix",
     "report_end",
+    "send_small_parts",
     "set_fields",
     "set_keep_alive",
     "slot_of",

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import ITCPTransport
 
 from .transports import bottom, unsent
 
-__all__ = ["KeepAlive", "keep_alive", "set_keep_alive", "unacknowledged"]
+__all__ = ["KeepAlive", "keep_alive", "send_small_parts", "set_keep_alive", "unacknowledged"]
 
 
 class KeepAlive(NamedTuple):
@@ -67,6 +67,17 @@ _KEEP_ALIVE_OPTIONS = (
     socket.TCP_KEEPINTVL,
     socket.TCP_KEEPCNT,
 )
+
+
+def send_small_parts(transport: object) -> None:
+    """
+    Have TCP send every part at once, however small it is: else the second of two waits until the other
+    end has acknowledged the first.
+    """
+    if ITCPTransport.providedBy(transport):
+        # UNIX sockets of older Twisteds say that they are TCP's; a socket may have been closed.
+        with suppress(OSError):
+            transport.setTcpNoDelay(True)
 
 
 def unacknowledged(transport: object) -> int:
