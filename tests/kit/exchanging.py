@@ -46,7 +46,8 @@ class Heard:
         self.connection: Any = None
         self.reason: Any = None
         self.may_retry: bool | None = None
-        self.waiters = Waiters(lambda: repr(self.names))
+        # It must not know its owner: nothing here is to be a cycle.
+        self.waiters = Waiters()
 
     @property
     def names(self) -> list[str]:
@@ -97,10 +98,12 @@ class Heard:
         self._note("failed", type(reason.value))
 
     def until(self, name: str) -> Any:
-        return self.waiters.until(lambda: name in self.names, name)
+        return self.waiters.until(lambda: name in self.names, name, lambda: repr(self.names))
 
     def over(self) -> Any:
-        return self.waiters.until(lambda: self.is_over, "the end of the exchange")
+        return self.waiters.until(
+            lambda: self.is_over, "the end of the exchange", lambda: repr(self.names)
+        )
 
 
 class Reacting(Heard):
