@@ -442,8 +442,8 @@ async def test_freed(kind: str, how: str, listen: Any) -> None:
 
 async def exchanged(how: str, endpoint: Any, listening: Any) -> list[Any]:
     """
-    An exchange. It is waited for without ``patient``, whose timer and closures are a cycle, through which
-    they would keep it.
+    An exchange. It is waited for without ``patient``, whose timer and closures are a cycle that would
+    keep it.
 
     :return: weak references to all of it.
     """
@@ -487,13 +487,13 @@ async def test_freed_while_its_connection_rests(kind: str, listen: Any) -> None:
     listening = await listen(kind, site_of(Resource()))
     pool = UpgradePool(reactor)
     with no_collector():
-        heard = Heard()
+        heard: Any = Heard()
         pool.exchange_client("key", listening.endpoint).addCallback(
             lambda client: client.exchange(GET, heard).end()
         )
         await eventually(lambda: heard.is_over)
         weak = ref(heard)
-        del heard
+        heard = None
         await turns()
         assert weak() is None
     assert len(pool._idle) == 1
