@@ -774,6 +774,128 @@ def _as_h11_reads(stream: bytes, head: ExchangeHead) -> bytes:
     return body
 
 
+STEPS = (
+    "write",
+    "write",
+    "end",
+    "answer",
+    "answer",
+    "pause",
+    "resume",
+    "resume",
+    "abort",
+    "close",
+    "reset",
+)
+
+
+class Chance:
+    """
+    One exchange after another on one connection, whose owner and whose server do what they like.
+
+    :ivar said: the body that the server has sent of its answer so far.
+    """
+
+    def __init__(self, cut: Any) -> None:
+        self.line = Line(cut)
+        self.begin()
+
+    def begin(self) -> None:
+        self.line.keeper.remove(self.line.client)
+        self.heard = Heard()
+        self.begun = len(self.line.server.received)
+        self.exchange = self.line.client.exchange(CHUNKED, self.heard)
+        self.line.wire.pump()
+        self.written, self.said, self.answers = b"", b"", [CONTINUE, CHUNKS.partition(b"3\r\n")[0]]
+        self.answers += [b"2\r\nab\r\n", b"1\r\nc\r\n4\r\ndefg\r\n", b"0\r\n\r\n"]
+        self.is_paused = self.is_ended = self.is_cut = self.is_aborted = False
+
+    def do(self, step: str) -> None:
+        before = list(self.heard.events)
+        was_paused = self.is_paused
+        getattr(self, step)()
+        self.line.wire.pump()
+        if self.is_aborted or (was_paused and self.is_paused and not self.heard.is_over):
+            assert self.heard.events == before
+        self.check()
+
+    def write(self) -> None:
+        self.exchange.write(b"body")
+        if not (self.is_ended or self.heard.is_over or self.is_aborted):
+            self.written += b"4\r\nbody\r\n"
+
+    def end(self) -> None:
+        self.exchange.end()
+        if not (self.is_ended or self.heard.is_over or self.is_aborted):
+            self.written += b"0\r\n\r\n"
+            self.is_ended = True
+
+    def answer(self) -> None:
+        if self.answers and not self.is_cut:
+            self.line.wire.server.write(self.answers.pop(0))
+            self.said = (b"", b"ab", b"abcdefg", b"abcdefg")[max(0, 3 - len(self.answers))]
+
+    def pause(self) -> None:
+        self.exchange.pauseProducing()
+        self.is_paused = True
+
+    def resume(self) -> None:
+        self.exchange.resumeProducing()
+        self.is_paused = False
+
+    def abort(self) -> None:
+        self.is_aborted = self.is_aborted or not self.heard.is_over
+        self.exchange.abort()
+
+    def close(self) -> None:
+        self.is_cut = True
+        self.line.wire.server.loseConnection()
+
+    def reset(self) -> None:
+        self.is_cut = True
+        self.line.wire.server.abortConnection()
+
+    def check(self) -> None:
+        heard, line = self.heard, self.line
+        sent = line.server.received[self.begun :].partition(b"\r\n\r\n")[2]
+        assert self.written.startswith(sent)
+        assert self.said.startswith(bytes(heard.body))
+        if heard.last == "ended":
+            assert not self.answers
+            assert line.rests or line.is_closed
+            assert self.is_ended or line.is_closed
+        elif heard.last == "failed":
+            assert self.is_cut
+            assert line.is_closed
+        elif not (self.is_paused or self.is_cut or self.is_aborted):
+            assert bytes(heard.body) == self.said
+            assert self.answers
+            assert sent == self.written
+        if self.is_aborted:
+            assert line.is_closed
+        assert not line.wire.client.complaints
+
+
+@given(
+    st.one_of(st.none(), st.integers(1, 9)),
+    st.lists(st.lists(st.sampled_from(STEPS), max_size=25), min_size=1, max_size=4),
+)
+def test_any_order(cut: Any, rounds: list[list[str]]) -> None:
+    """Whatever owner and server do, in whatever order: what one writes, the other gets, and one end."""
+    chance = Chance(cut)
+    for steps in rounds:
+        for step in steps:
+            chance.do(step)
+        for step in ("resume", "end", *["answer"] * 5):
+            chance.do(step)
+        assert chance.heard.is_over or chance.is_aborted or chance.is_cut
+        if not chance.line.rests:
+            break
+        chance.begin()
+    chance.do("abort")
+    assert not chance.line.wire.clock.getDelayedCalls()
+
+
 @given(st.binary(max_size=60), st.integers(1, 9))
 def test_any_bytes_behind_a_head(noise: bytes, size: int) -> None:
     """Noise in a chunked body never raises, and never ends as something complete that is not."""

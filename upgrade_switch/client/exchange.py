@@ -21,7 +21,7 @@ from zope.interface import implementer
 from .. import _twisted
 from ..errors import InvalidResponse
 from ..negotiation import Offer, UpgradeToken
-from .exchange_interfaces import ExchangeConnection, IExchangeListener, has_two_framings
+from .exchange_interfaces import ExchangeConnection, IExchangeListener, framings
 from .exchange_states import Event, State, after
 from .head import HeadReader
 from .request import Head, switched_token
@@ -65,7 +65,8 @@ class Exchange:
         self._transport = connection.transport
         self._parser = connection.parser
         self._listener = listener
-        offered = [value for name, value in request.headers if name == b"upgrade"]
+        fields = request.headers.raw_items()
+        offered = [value for name, value in fields if name.lower() == b"upgrade"]
         self._offer = Offer.parse(offered) if offered else None
         self._path = request.target.partition(b"?")[0]
         self._state = State.SENDING
@@ -259,7 +260,7 @@ class Exchange:
         if not head.http_version.startswith(b"1."):
             raise InvalidResponse("the answer is not HTTP/1.1")
         if isinstance(head, h11.Response):
-            if has_two_framings(head.headers):
+            if len(framings(head.headers.raw_items())) > 1:
                 raise InvalidResponse("an answer with Content-Length and Transfer-Encoding")
         elif head.status_code == 101:
             self._token = switched_token(head, self._offer or Offer(), self._connection.lenient)
@@ -331,21 +332,19 @@ class Exchange:
         return connection, listener
 
     def _ended(self) -> None:
-        is_sending = self._state.is_sending
-        is_reusable = (
-            self._parser.states == _REUSABLE
-            and self._offer is None
-            and self._lost is None
+        is_open = self._lost is None and not (
+            self._state.is_sending
             # What comes behind an answer belongs to nobody.
-            and not self._parser.trailing_data[0]
+            or self._parser.trailing_data[0]
             # A server that has answered early may never read the rest.
-            and not _twisted.unsent(self._transport)
+            or _twisted.unsent(self._transport)
         )
+        is_reusable = self._offer is None and self._parser.states == _REUSABLE
         connection, listener = self._leave(Event.ENDED)
-        if is_reusable:
-            connection.rest()
-        elif is_sending:
+        if not is_open:
             connection.abort()
+        elif is_reusable:
+            connection.rest()
         else:
             connection.close()
         listener.ended()

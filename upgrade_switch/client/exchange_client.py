@@ -22,7 +22,7 @@ from ..interfaces import IStreamTransport
 from ..negotiation import UpgradeToken
 from ..sending import is_clean_end
 from .exchange import Exchange
-from .exchange_interfaces import ExchangeHead, IExchangeListener, request_of
+from .exchange_interfaces import ExchangeHead, IExchangeListener, framings, request_of
 from .failures import explained
 from .states import State
 
@@ -108,7 +108,7 @@ class ExchangeClient(Protocol):
             return exchange
         self._exchange = exchange
         data = self.parser.send(request)
-        if any(name in (b"content-length", b"transfer-encoding") for name, _ in request.headers):
+        if framings(head.fields):
             # The body follows.
             self.transport.write(data)
         else:
@@ -120,7 +120,7 @@ class ExchangeClient(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._exchange is not None:
             self._exchange.received(data)
-        elif self._why_over is None:
+        else:
             # A server that answers twice, or that does not speak HTTP. (Some send a 408 before they
             # close a connection that rests.)
             self._end(Failure(InvalidResponse("the server answers before it is asked")))
@@ -171,11 +171,14 @@ class ExchangeClient(Protocol):
 
     def abort(self) -> Deferred[None]:
         """
-        End the connection at once; what waits to be sent is lost.
+        End the connection at once, and with it the exchange that goes on; what waits to be sent is
+        lost. Harmless when it has ended.
 
         :return: fires when it has ended.
         """
-        self._exchange = None
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abort()
         self._end(Failure(ConnectionLost()))
         if self._is_lost:
             return succeed(None)

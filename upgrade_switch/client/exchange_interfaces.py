@@ -22,12 +22,14 @@ __all__ = [
     "ExchangeHead",
     "Fields",
     "IExchangeListener",
-    "has_two_framings",
+    "framings",
     "request_of",
 ]
 
 Fields: TypeAlias = Sequence[tuple[bytes, bytes]]
 """Names and values."""
+
+_FRAMINGS = {b"content-length", b"transfer-encoding"}
 
 
 class ExchangeHead(NamedTuple):
@@ -149,12 +151,14 @@ def request_of(head: ExchangeHead) -> h11.Request:
         raise InvalidArgument(f"not the head of a request: {error}") from error
     if request.method == b"CONNECT":
         raise InvalidArgument("an exchange has no CONNECT")
-    if has_two_framings(request.headers):
+    if len(framings(head.fields)) > 1:
         raise InvalidArgument("a request has one framing: Content-Length, or Transfer-Encoding")
     return request
 
 
-def has_two_framings(fields: Fields) -> bool:
-    """Whether a head leaves open where its body ends (RFC 9112 §6.3; names in lower case)."""
-    names = [name for name, _ in fields]
-    return b"content-length" in names and b"transfer-encoding" in names
+def framings(fields: Fields) -> set[bytes]:
+    """
+    The names of the fields, in lower case, that say where a body ends: none, Content-Length or
+    Transfer-Encoding, of which a message has one at most (RFC 9112 §6.3).
+    """
+    return _FRAMINGS.intersection([name.lower() for name, _ in fields])
