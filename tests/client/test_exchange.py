@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import RequestGenerationFailed, ResponseFailed, ResponseNeverReceived
 
 from tests.kit.exchanging import CHUNKED, GET, HOST, OK, SWITCH, UPGRADE, Heard, Line, Reacting, post
+from upgrade_switch import _twisted
 from upgrade_switch.client.exchange_interfaces import ExchangeHead
 from upgrade_switch.errors import InvalidArgument, InvalidResponse
 from upgrade_switch.testing import Recording
@@ -121,6 +122,7 @@ def test_request(head: ExchangeHead, body: bytes, sent: bytes) -> None:
     line = Line()
     line.ask(head, body=body)
     assert line.server.received == sent
+    assert line.wire.client.no_delay
 
 
 @pytest.mark.parametrize(
@@ -182,6 +184,7 @@ def test_invalid_answers(name: str) -> None:
         assert len(heard.events) <= 101
         assert isinstance(heard.reason, InvalidResponse)
         assert str(heard.reason)
+        assert ("nobody asked for" in str(heard.reason)) is (name == "unasked 101")
         assert not heard.may_retry
         assert line.is_closed
         assert not line.rests
@@ -305,6 +308,23 @@ def test_retry() -> None:
             assert heard.may_retry is (not begun)
 
 
+def test_client_aborted() -> None:
+    """A connection that is aborted takes its exchange with it, which is told nothing."""
+    line = Line()
+    exchange, heard = line.ask(CHUNKED, body=None)
+    source = Source()
+    exchange.registerProducer(source, True)  # type: ignore[arg-type]
+    ended: list[Any] = []
+    line.client.abort().addCallback(ended.append)
+    assert source.calls == ["stop"]
+    line.wire.pump()
+    assert ended == [None]
+    exchange.write(b"x")
+    exchange.end()
+    assert not heard.events
+    assert not line.wire.client.complaints
+
+
 def test_closed_before_use() -> None:
     """A connection that ends before it is given a request fails it, within the call."""
     for used in (False, True):
@@ -357,6 +377,17 @@ def test_early_answer() -> None:
     exchange.end()
     line.wire.pump()
     assert not line.wire.client.complaints
+    assert line.is_closed
+    assert not line.rests
+
+
+def test_early_answer_to_what_is_not_read() -> None:
+    """A server that answers and does not read the request is not asked again, nor waited for."""
+    line = Line()
+    line.wire.server.pauseProducing()
+    _, heard = line.ask(post(300_000), body=b"x" * 300_000)
+    line.answer(OK)
+    assert heard.last == "ended"
     assert line.is_closed
     assert not line.rests
 
@@ -519,9 +550,12 @@ def test_resumed_within() -> None:
     exchange, _ = line.ask(heard=heard, body=None)
 
     def toggle() -> None:
+        before = list(heard.events)
         for _ in range(3):
             exchange.pauseProducing()
             exchange.resumeProducing()
+        # Nothing is told within what is told.
+        assert heard.events == before
 
     heard.reactions = dict.fromkeys(("informational", "response", "data", "ended"), toggle)
     exchange.end()
@@ -573,6 +607,18 @@ def test_switch() -> None:
         assert line.server.received.endswith(b"\r\n\r\nback")
         line.close()
         assert target.half_closed
+
+
+def test_switch_waits() -> None:
+    """Until a switched connection has its target, little of what comes waits in memory."""
+    line = Line()
+    _, heard = line.ask(UPGRADE)
+    line.answer(SWITCH, b"x" * 1_000_000)
+    assert _twisted.unsent(line.wire.server)
+    target = Recording()
+    heard.connection.install(target)
+    line.wire.pump()
+    assert target.received == b"x" * 1_000_000
 
 
 def test_switch_dropped() -> None:
@@ -627,6 +673,8 @@ def test_early_switch() -> None:
     line.client.dataReceived(b"il")
     exchange.pauseProducing()
     exchange.resumeProducing()
+    line.answer(b"ing" * 100_000)
+    assert _twisted.unsent(line.wire.server)
     assert not heard.events
     exchange.write(b"c")
     exchange.end()
@@ -634,8 +682,7 @@ def test_early_switch() -> None:
     target = Recording()
     heard.connection.install(target)
     line.wire.pump()
-    line.answer(b"ing")
-    assert target.received == b"trailing"
+    assert target.received == b"trail" + b"ing" * 100_000
     assert line.server.received.endswith(b"\r\n\r\nabc")
 
 

@@ -119,7 +119,7 @@ class Exchange:
         except h11.LocalProtocolError as error:
             self._fail(RequestGenerationFailed([Failure(error)]))
             return False
-        if parts:
+        if parts and self._lost is None:
             self._transport.writeSequence(parts)
         return True
 
@@ -332,16 +332,12 @@ class Exchange:
         return connection, listener
 
     def _ended(self) -> None:
-        is_open = self._lost is None and not (
-            self._state.is_sending
-            # What comes behind an answer belongs to nobody.
-            or self._parser.trailing_data[0]
-            # A server that has answered early may never read the rest.
-            or _twisted.unsent(self._transport)
-        )
+        # What comes behind an answer belongs to nobody; and a server that has answered early may never
+        # read what is left of the request.
+        is_loaded = self._parser.trailing_data[0] or _twisted.unsent(self._transport)
         is_reusable = self._offer is None and self._parser.states == _REUSABLE
         connection, listener = self._leave(Event.ENDED)
-        if not is_open:
+        if is_loaded:
             connection.abort()
         elif is_reusable:
             connection.rest()
@@ -358,11 +354,7 @@ class Exchange:
         listener.switched(head.status_code, bytes(head.reason), head.headers.raw_items(), switched)
 
     def _fail(self, error: BaseException) -> None:
-        may_retry = (
-            self._connection.was_used
-            and not self.has_received
-            and isinstance(error, ResponseNeverReceived)
-        )
+        may_retry = self._connection.was_used and isinstance(error, ResponseNeverReceived)
         connection, listener = self._leave(Event.FAILED)
         connection.abort()
         listener.failed(Failure(error), may_retry)

@@ -165,8 +165,6 @@ class ExchangeClient(Protocol):
         """Close the connection, as soon as everything has been sent."""
         self._exchange = None
         self._end(Failure(ConnectionLost()))
-        # A TLS layer that is paused does not see the other end's goodbye.
-        self.transport.resumeProducing()
         self.transport.loseConnection()
 
     def abort(self) -> Deferred[None]:

@@ -122,10 +122,10 @@ class ExchangeConnection(TypingProtocol):
     """Whether a 101 without ``Connection: upgrade`` switches."""
 
     def rest(self) -> None:
-        """Wait for the next exchange; both messages of the last are complete."""
+        """Wait for the next exchange: both messages of the last are complete."""
 
     def close(self) -> None:
-        """Close the connection, whose request has been sent."""
+        """Close the connection, which cannot be used again."""
 
     def abort(self) -> object:
         """End the connection at once; harmless when it has ended."""
