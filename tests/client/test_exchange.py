@@ -528,11 +528,14 @@ def test_paused_and_delivered(answer: bytes) -> None:
 def test_paused_and_cut_off() -> None:
     """What was cut off while its reader paused has failed, behind what had come."""
     line = Line()
-    exchange, heard = line.ask()
+    exchange, heard = line.ask(CHUNKED, body=None)
     line.answer(OK[:-3])
     exchange.pauseProducing()
     line.client.dataReceived(b"l")
     line.wire.client.connectionLost(_done())
+    exchange.write(b"not sent any more")
+    exchange.end()
+    assert not line.wire.client.complaints
     exchange.resumeProducing()
     assert heard.body == b"hel"
     assert isinstance(heard.reason, InvalidResponse)

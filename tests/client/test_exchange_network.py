@@ -11,6 +11,8 @@ from weakref import ref
 
 import pytest
 import pytest_twisted
+from twisted.internet.endpoints import wrapClientTLS
+from twisted.internet.ssl import optionsForClientTLS
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from twisted.web.resource import Resource
 
@@ -272,6 +274,22 @@ async def test_abort(kind: str, stage: str) -> None:
         await (await server.accepted() if stage == "connected" else peer).is_lost()
         assert heard.events == before
         await patient(client.abort())
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_tls() -> None:
+    """A server that does not speak TLS fails the exchange, and the reason says what it looks like."""
+    async with playing("tcp") as server:
+        endpoint = wrapClientTLS(optionsForClientTLS("localhost"), server.endpoint)
+        heard = Heard()
+        _, exchange = await begin(server.pool, endpoint, GET, heard)
+        exchange.end()
+        peer = await server.accepted()
+        peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await heard.over()
+        assert isinstance(heard.reason, ResponseNeverReceived)
+        assert "does not seem to speak TLS" in str(heard.reason.reasons[0].value)
+        assert not heard.may_retry
 
 
 # Memory.
