@@ -16,6 +16,7 @@ from .sockets import (  # noqa: E402 - behind the check
     KeepAlive,
     has_timed_out,
     keep_alive,
+    send_small_parts,
     set_keep_alive,
     unacknowledged,
 )
@@ -85,6 +86,7 @@ __all__ = [
     "negotiating",
     "rename_log_prefix",
     "report_end",
+    "send_small_parts",
     "set_fields",
     "set_keep_alive",
     "slot_of",

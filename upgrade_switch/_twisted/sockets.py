@@ -15,7 +15,14 @@ from twisted.internet.interfaces import ITCPTransport
 
 from .transports import bottom, unsent
 
-__all__ = ["KeepAlive", "has_timed_out", "keep_alive", "set_keep_alive", "unacknowledged"]
+__all__ = [
+    "KeepAlive",
+    "has_timed_out",
+    "keep_alive",
+    "send_small_parts",
+    "set_keep_alive",
+    "unacknowledged",
+]
 
 
 class KeepAlive(NamedTuple):
@@ -89,6 +96,17 @@ def has_timed_out(transport: object) -> bool:
         most_probes = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT)
         return bool(retransmissions >= _MANY_RETRANSMISSIONS or probes >= most_probes)
     return False
+
+
+def send_small_parts(transport: object) -> None:
+    """
+    Have TCP send every part at once, however small it is: else the second of two waits until the other
+    end has acknowledged the first.
+    """
+    if ITCPTransport.providedBy(transport):
+        # UNIX sockets of older Twisteds say that they are TCP's; a socket may have been closed.
+        with suppress(OSError):
+            transport.setTcpNoDelay(True)
 
 
 def unacknowledged(transport: object) -> int:

@@ -38,7 +38,11 @@ _MOST_SHOWN = 40
 class HeadReader:
     """Collects bytes until they are a complete head."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int = _LONGEST_HEAD) -> None:
+        """
+        :param longest: how many bytes a head may have, its empty line included.
+        """
+        self._longest = longest
         self._buffer = bytearray()
         # Where the line begins that is not complete yet, and how far its end has been looked for.
         self._line = 0
@@ -54,17 +58,17 @@ class HeadReader:
 
         :return: the head, with its empty line; None while it is not complete.
         :raises InvalidResponse: as soon as it cannot become a head: it does not begin as a status line
-            does, one of its lines is longer than 16 KiB, or the whole is longer than 128 KiB.
+            does, one of its lines is longer than 16 KiB, or the whole is longer than it may be.
         """
         self._check_status_line()
         while (end := self._buffer.find(b"\n", self._searched)) >= 0:
-            _check_lengths(end - self._line, end + 1)
+            self._check_lengths(end - self._line, end + 1)
             is_empty = bytes(self._buffer[self._line : end]) in (b"", b"\r")
             self._line = self._searched = end + 1
             if is_empty:
                 return self._take(end + 1)
         self._searched = len(self._buffer)
-        _check_lengths(self._searched - self._line, self._searched)
+        self._check_lengths(self._searched - self._line, self._searched)
         return None
 
     def take_rest(self) -> bytes:
@@ -91,12 +95,11 @@ class HeadReader:
         reason = Failure(_twisted.ParseError("not a status line", bytes(self._buffer)))
         raise InvalidResponse(f"the answer is not HTTP: {what}", reason)
 
-
-def _check_lengths(line: int, head: int) -> None:
-    """
-    :raises InvalidResponse: if a line, or all of a head so far, is too long.
-    """
-    if line > _LONGEST_LINE:
-        raise InvalidResponse("a line of the answer's head is longer than 16 KiB")
-    if head > _LONGEST_HEAD:
-        raise InvalidResponse("the answer's head is longer than 128 KiB")
+    def _check_lengths(self, line: int, head: int) -> None:
+        """
+        :raises InvalidResponse: if a line, or all of a head so far, is too long.
+        """
+        if line > _LONGEST_LINE:
+            raise InvalidResponse("a line of the answer's head is longer than 16 KiB")
+        if head > self._longest:
+            raise InvalidResponse(f"the answer's head is longer than {self._longest // 1024} KiB")

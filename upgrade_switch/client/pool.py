@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 from twisted.web.client import HTTPConnectionPool
@@ -19,6 +19,8 @@ from twisted.web.iweb import IResponse
 
 from .. import _twisted
 from ..errors import InvalidResponse, NotSwitched, cause_of
+from .exchange_client import ExchangeClient, ExchangeFactory
+from .idle import IdleConnections
 from .response import UpgradeResponse
 from .switching import SwitchingFactory
 
@@ -53,6 +55,7 @@ class UpgradePool(_twisted.UnaskedSwitchPool):
         super().__init__(reactor, persistent)
         self.clock = reactor
         self.lenient = lenient
+        self._idle = IdleConnections(self, reactor)
 
     # Any: Twisted says HTTP11ClientProtocol, of which an agent uses `request` alone.
     def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
@@ -64,6 +67,36 @@ class UpgradePool(_twisted.UnaskedSwitchPool):
         :return: has fired with a router, which connects when it is given the request.
         """
         return succeed(_RequestRouter(self, key, endpoint))
+
+    def exchange_client(
+        self, key: Hashable, endpoint: IStreamClientEndpoint, fresh: bool = False
+    ) -> Deferred[ExchangeClient]:
+        """
+        A connection for one exchange, for code that passes messages on as they are, as a proxy does.
+        After the exchange it is kept for the next, as this class's attributes say (``persistent``,
+        ``maxPersistentPerHost``, ``cachedConnectionTimeout``), though not among Twisted's own.
+
+        :param key: connections with the same key are interchangeable.
+        :param endpoint: what to connect to, if there is to be a new connection.
+        :param fresh: whether to connect in any case: for an upgrade, and for a second attempt.
+        :return: fires with the connection, which is the caller's: it calls its ``exchange``, or
+            ``abort``. Fails as the endpoint does. Cancelling it cancels the connecting.
+        """
+        client = None if fresh else self._idle.take(key)
+        if client is not None:
+            return succeed(client)
+        factory = ExchangeFactory(self.clock, self._idle, key, self.lenient)
+        connected: Deferred[Any] = endpoint.connect(factory)
+        return connected
+
+    def closeCachedConnections(self) -> Deferred[None]:
+        """
+        Close all connections that wait for another request.
+
+        :return: fires when they are closed.
+        """
+        closed = gatherResults([super().closeCachedConnections(), self._idle.close()])
+        return closed.addCallback(lambda _: None)
 
 
 class _RequestRouter:

@@ -35,6 +35,7 @@ __all__ = [
     "UpgradeProposal",
     "expect_answer",
     "proposal_of",
+    "switched_token",
 ]
 
 Head: TypeAlias = h11.Response | h11.InformationalResponse
@@ -114,23 +115,7 @@ class UpgradeProposal:
         return head.status_code == 101
 
     def token_of(self, head: Head) -> UpgradeToken:
-        """
-        The token that a 101 switches to.
-
-        :raises InvalidResponse: if the 101 breaks RFC 9110 §7.8: without ``Connection: upgrade``, or
-            to something that was not offered. Where layers are named (``TLS/1.2, HTTP/1.1``), the
-            first is what was offered, and the rest is what it carries (RFC 2817 §3.3).
-        """
-        lines = [value for name, value in head.headers if name == b"connection"]
-        if not self._lenient and "upgrade" not in connection_options(lines):
-            raise InvalidResponse("a 101 without Connection: upgrade")
-        named = Offer.parse(value for name, value in head.headers if name == b"upgrade")
-        if not named:
-            raise InvalidResponse("a 101 that does not name its protocol")
-        token = named.tokens[0]
-        if token not in self._offer.tokens:
-            raise InvalidResponse(f"a 101 to {token}, which was not offered")
-        return token
+        return switched_token(head, self._offer, self._lenient)
 
 
 class ConnectProposal:
@@ -155,6 +140,29 @@ class ConnectProposal:
 
     def token_of(self, head: Head) -> None:
         return None
+
+
+def switched_token(head: Head, offer: Offer, lenient: bool) -> UpgradeToken:
+    """
+    The token that a 101 switches to.
+
+    :param head: the 101.
+    :param offer: what the request offered.
+    :param lenient: whether it may be without ``Connection: upgrade``.
+    :raises InvalidResponse: if the 101 breaks RFC 9110 §7.8: without ``Connection: upgrade``, or to
+        something that was not offered. Where layers are named (``TLS/1.2, HTTP/1.1``), the first is
+        what was offered, and the rest is what it carries (RFC 2817 §3.3).
+    """
+    lines = [value for name, value in head.headers if name == b"connection"]
+    if not lenient and "upgrade" not in connection_options(lines):
+        raise InvalidResponse("a 101 without Connection: upgrade")
+    named = Offer.parse(value for name, value in head.headers if name == b"upgrade")
+    if not named:
+        raise InvalidResponse("a 101 that does not name its protocol")
+    token = named.tokens[0]
+    if token not in offer.tokens:
+        raise InvalidResponse(f"a 101 to {token}, which was not offered")
+    return token
 
 
 def proposal_of(request: ClientRequest, lenient: bool = False) -> Proposal:

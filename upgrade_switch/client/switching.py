@@ -8,13 +8,11 @@ in ``states``; what upgrades and CONNECT do not share, in ``request``.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import h11
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import RequestGenerationFailed, ResponseFailed, ResponseNeverReceived
@@ -81,10 +79,7 @@ class SwitchingClient(Protocol):
         return before
 
     def connectionMade(self) -> None:
-        if ITCPTransport.providedBy(self.transport):
-            # UNIX sockets of older Twisteds say that they are TCP's, and raise.
-            with suppress(OSError):
-                self.transport.setTcpNoDelay(True)
+        _twisted.send_small_parts(self.transport)
 
     # The request.
 

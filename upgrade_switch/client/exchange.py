@@ -1,0 +1,360 @@
+"""
+One request to a back end, and its answer: :class:`Exchange`.
+
+**Theory of operation.** h11 writes the request and reads the answer: it knows where each ends, and what
+may come in between. What is left to do stands here: heads are collected first, so that their limit is
+the same however they are cut (``head``); what is written goes to the transport, which pauses its
+producer; and what is read goes to the owner's listener, which pauses the transport. While it has
+paused, whatever still arrives (TLS delivers the records that it has read already) stays unread, the
+connection's end behind it, too. The states stand in ``exchange_states``, what is asked of those
+around an exchange in ``exchange_interfaces``.
+"""
+
+from __future__ import annotations
+
+import h11
+from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
+from twisted.python.failure import Failure
+from twisted.web.client import RequestGenerationFailed, ResponseFailed, ResponseNeverReceived
+from zope.interface import implementer
+
+from .. import _twisted
+from ..errors import InvalidResponse
+from ..negotiation import Offer, UpgradeToken
+from .exchange_interfaces import ExchangeConnection, IExchangeListener, framings
+from .exchange_states import Event, State, after
+from .head import HeadReader
+from .request import Head, switched_token
+
+__all__ = ["Exchange"]
+
+_LONGEST_HEAD = 16 * 1024
+
+# A server sends one 100, and perhaps some 102 or 103. One that does not stop has to be stopped.
+_MOST_INFORMATIONAL = 100
+
+_REUSABLE = {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
+
+
+@implementer(IConsumer, IPushProducer)
+class Exchange:
+    """
+    One request, and its answer. It is the consumer of the request's body, and the producer of the
+    answer's; whoever has begun it owns it. When it is over, no method does anything any more.
+
+    :ivar has_received: whether anything of an answer has come.
+    """
+
+    # Until it is over. They know each other, and the listener knows its exchange, too.
+    _connection: ExchangeConnection
+    _listener: IExchangeListener
+    # From a 101 on.
+    _token: UpgradeToken
+    # While HOLDING: the 101 that waits.
+    _switch: Head
+
+    def __init__(
+        self, connection: ExchangeConnection, request: h11.Request, listener: IExchangeListener
+    ) -> None:
+        """
+        :param connection: the connection, whose parser has been given the head of the request.
+        :param request: that head.
+        :param listener: is told of the answer.
+        """
+        self._connection = connection
+        self._transport = connection.transport
+        self._parser = connection.parser
+        self._listener = listener
+        fields = request.headers.raw_items()
+        offered = [value for name, value in fields if name.lower() == b"upgrade"]
+        self._offer = Offer.parse(offered) if offered else None
+        self._path = request.target.partition(b"?")[0]
+        self._state = State.SENDING
+        self._heads = HeadReader(_LONGEST_HEAD)
+        self._informational = 0
+        self._producer: IProducer | None = None
+        self._is_paused = self._is_reading = False
+        self.has_received = False
+        # The end of the answer, if it has been read and not been told.
+        self._end: h11.EndOfMessage | None = None
+        # How the connection has ended, if it has; and whether it was meant to end so.
+        self._lost: Failure | None = None
+        self._is_clean_end = False
+
+    def _move(self, event: Event) -> State:
+        """
+        Note that something has happened.
+
+        :return: the state before.
+        """
+        before, self._state = self._state, after(self._state, event)
+        return before
+
+    # The request.
+
+    def write(self, data: bytes) -> None:
+        """
+        Send a part of the request's body, whose framing the head has named: chunks are made here.
+        Ignored when the request or the answer is complete. A part that is longer than what is left of
+        the Content-Length fails the exchange.
+        """
+        if self._state.is_sending:
+            self._send(h11.Data(data=data))
+
+    def end(self) -> None:
+        """
+        The request is complete. To be called for each, also if it has no body; again, it does nothing.
+        A body that is shorter than its Content-Length fails the exchange.
+        """
+        if self._state.is_sending and self._send(h11.EndOfMessage()):
+            self._take_producer()
+            if self._state is State.HOLDING:
+                self._switched(self._switch, Event.SENT)
+            else:
+                self._move(Event.SENT)
+
+    def _send(self, event: h11.Data | h11.EndOfMessage) -> bool:
+        try:
+            parts = self._parser.send_with_data_passthrough(event)
+        except h11.LocalProtocolError as error:
+            self._fail(RequestGenerationFailed([Failure(error)]))
+            return False
+        if parts and self._lost is None:
+            self._transport.writeSequence(parts)
+        return True
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """
+        Have a producer write the request's body. As with any consumer, its ``stopProducing`` is called
+        if the exchange is over, by whatever end, before the producer has been unregistered.
+        """
+        if not self._state.is_sending:
+            producer.stopProducing()
+            return
+        if self._producer is not None:
+            raise RuntimeError(f"{self._producer!r} is registered already")
+        self._producer = producer
+        self._transport.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        """The producer has written everything, or will not."""
+        self._take_producer()
+
+    def _take_producer(self) -> IProducer | None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            self._transport.unregisterProducer()
+        return producer
+
+    # The answer, as its reader sees it.
+
+    def pauseProducing(self) -> None:
+        """Tell nothing of the answer, and read no more of it, until it is resumed."""
+        if self._state is not State.OVER:
+            self._is_paused = True
+            self._transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Go on. What has been read already is told within this call."""
+        if self._state is not State.OVER:
+            self._is_paused = False
+            if self._state is not State.HOLDING:
+                self._transport.resumeProducing()
+            self._read()
+
+    def stopProducing(self) -> None:
+        """The same as :meth:`abort`."""
+        self.abort()
+
+    def abort(self) -> None:
+        """End the exchange, and its connection with it. The listener is told nothing more."""
+        if self._state is not State.OVER:
+            connection, _ = self._leave(Event.FAILED)
+            connection.abort()
+
+    # What the connection calls.
+
+    def received(self, data: bytes) -> None:
+        """Bytes have come."""
+        self.has_received = True
+        if self._state.has_body:
+            self._parser.receive_data(data)
+        else:
+            self._heads.feed(data)
+        self._read()
+
+    def lost(self, reason: Failure, is_clean: bool) -> None:
+        """
+        The connection has ended.
+
+        :param is_clean: whether the server meant to end it so (``sending.is_clean_end``).
+        """
+        self._lost, self._is_clean_end = reason, is_clean
+        # The transport has told it. (A TLS layer would keep it for ever.)
+        self._take_producer()
+        if self._state is State.HOLDING:
+            # There is nothing to be read first.
+            self._is_paused = False
+        self._read()
+
+    def refuse(self, error: BaseException) -> None:
+        """The connection was over before it was given the request."""
+        self._fail(error)
+
+    # Reading.
+
+    def _read(self) -> None:
+        """Tell the listener of everything that has been received, until it pauses."""
+        if self._is_reading:
+            # It has resumed within what it was told: the loop below goes on.
+            return
+        self._is_reading = True
+        try:
+            while not self._is_paused and self._read_next():
+                pass
+        finally:
+            self._is_reading = False
+
+    def _read_next(self) -> bool:
+        """
+        :return: whether there was something to tell.
+        """
+        try:
+            event = self._next_event()
+        except h11.RemoteProtocolError as error:
+            what = "is not HTTP" if self._lost is None else "has been cut off"
+            self._fail(InvalidResponse(f"the answer {what}: {error}", Failure(error)))
+            return False
+        except InvalidResponse as error:
+            self._fail(error)
+            return False
+        if event is not None:
+            self._tell(event)
+            return True
+        if self._lost is not None and self._state is not State.OVER:
+            self._fail((ResponseFailed if self.has_received else ResponseNeverReceived)([self._lost]))
+        return False
+
+    def _next_event(self) -> bytes | Head | h11.EndOfMessage | None:
+        """
+        :return: a head, a part of a body, or a body's end; None if there is none to be read.
+        :raises InvalidResponse: if what has been received breaks the rules; also raises
+            ``h11.RemoteProtocolError`` for that.
+        """
+        if self._state.has_body:
+            return self._next_part()
+        if not self._state.is_undecided or (data := self._heads.next_head()) is None:
+            return None
+        if self._offer is None and data[9:12] == b"101":
+            raise InvalidResponse("a 101 Switching Protocols that nobody asked for")
+        self._parser.receive_data(data)
+        head = self._parser.next_event()
+        assert isinstance(head, h11.InformationalResponse | h11.Response)
+        self._check(head)
+        return head
+
+    def _check(self, head: Head) -> None:
+        """
+        :raises InvalidResponse: if a head breaks rules that h11 does not know.
+        """
+        if not head.http_version.startswith(b"1."):
+            raise InvalidResponse("the answer is not HTTP/1.1")
+        if isinstance(head, h11.Response):
+            if len(framings(head.headers.raw_items())) > 1:
+                raise InvalidResponse("an answer with Content-Length and Transfer-Encoding")
+        elif head.status_code == 101:
+            self._token = switched_token(head, self._offer or Offer(), self._connection.lenient)
+        else:
+            self._informational += 1
+            if self._informational > _MOST_INFORMATIONAL:
+                raise InvalidResponse(f"more than {_MOST_INFORMATIONAL} answers before the final one")
+
+    def _next_part(self) -> bytes | h11.EndOfMessage | None:
+        """All that there is of the body, in one piece; then its end."""
+        if self._end is not None:
+            return self._end
+        chunks = []
+        event = self._parser.next_event()
+        while isinstance(event, h11.Data):
+            chunks.append(event.data)
+            event = self._parser.next_event()
+        if event is h11.NEED_DATA and not chunks and self._is_clean_end:
+            # h11 knows whether a body may end where the connection does.
+            self._parser.receive_data(b"")
+            event = self._parser.next_event()
+        if isinstance(event, h11.EndOfMessage):
+            self._end = event
+        return b"".join(chunks) or self._end
+
+    def _tell(self, event: bytes | Head | h11.EndOfMessage) -> None:
+        if isinstance(event, bytes):
+            self._listener.data(event)
+        elif isinstance(event, h11.Response):
+            self._responded(event)
+        elif isinstance(event, h11.EndOfMessage):
+            self._ended()
+        elif event.status_code != 101:
+            self._listener.informational(
+                event.status_code, bytes(event.reason), event.headers.raw_items()
+            )
+        else:
+            self._transport.pauseProducing()
+            if self._state is State.SENDING:
+                self._move(Event.SWITCH)
+                self._switch = event
+            else:
+                self._switched(event, Event.SWITCH)
+
+    def _responded(self, head: h11.Response) -> None:
+        self._move(Event.RESPONSE)
+        rest = self._heads.take_rest()
+        if rest:
+            self._parser.receive_data(rest)
+        self._listener.response(
+            head.status_code, bytes(head.reason), head.headers.raw_items(), bytes(head.http_version)
+        )
+
+    # The end.
+
+    def _leave(self, event: Event) -> tuple[ExchangeConnection, IExchangeListener]:
+        """
+        Be over.
+
+        :return: the connection, which the caller has to take care of, and the listener, which it then
+            tells.
+        """
+        self._move(event)
+        connection, listener = self._connection, self._listener
+        del self._connection, self._listener
+        producer = self._take_producer()
+        if producer is not None:
+            producer.stopProducing()
+        return connection, listener
+
+    def _ended(self) -> None:
+        # What comes behind an answer belongs to nobody; and a server that has answered early may never
+        # read what is left of the request.
+        is_loaded = self._parser.trailing_data[0] or _twisted.unsent(self._transport)
+        is_reusable = self._offer is None and self._parser.states == _REUSABLE
+        connection, listener = self._leave(Event.ENDED)
+        if is_loaded:
+            connection.abort()
+        elif is_reusable:
+            connection.rest()
+        else:
+            connection.close()
+        listener.ended()
+
+    def _switched(self, head: Head, event: Event) -> None:
+        """
+        :param event: what completes the switch: its head, or the end of a request that it overtook.
+        """
+        connection, listener = self._leave(event)
+        switched = connection.switch(self._token, self._path, self._heads.take_rest(), self._lost)
+        listener.switched(head.status_code, bytes(head.reason), head.headers.raw_items(), switched)
+
+    def _fail(self, error: BaseException) -> None:
+        may_retry = self._connection.was_used and isinstance(error, ResponseNeverReceived)
+        connection, listener = self._leave(Event.FAILED)
+        connection.abort()
+        listener.failed(Failure(error), may_retry)

@@ -1,0 +1,223 @@
+"""
+A connection to a back end, for one exchange after another: :class:`ExchangeClient`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+from typing import Protocol as TypingProtocol
+
+import h11
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionLost
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseNeverReceived
+
+from .. import _twisted
+from ..connection import AbortUnlessInstalled, HoldingProtocol, SwitchedConnection
+from ..errors import InvalidArgument, InvalidResponse
+from ..interfaces import IStreamTransport
+from ..negotiation import UpgradeToken
+from ..sending import is_clean_end
+from .exchange import Exchange
+from .exchange_interfaces import ExchangeHead, IExchangeListener, framings, request_of
+from .failures import explained
+from .states import State
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+    from twisted.protocols.tls import TLSMemoryBIOProtocol
+
+__all__ = ["ExchangeClient", "ExchangeFactory", "Keeper"]
+
+
+class Keeper(TypingProtocol):
+    """Has the connections that rest."""
+
+    def put(self, client: ExchangeClient) -> None:
+        """A connection rests: it is the keeper's until it is taken out or has ended."""
+
+    def remove(self, client: ExchangeClient) -> None:
+        """A connection cannot be used any more; harmless if the keeper does not have it."""
+
+
+class ExchangeClient(Protocol):
+    """
+    One connection to a back end, in plain HTTP/1.1 until it switches. It has one exchange at a time;
+    between two of them it rests with its keeper.
+
+    :ivar key: what its keeper finds it by.
+    :ivar was_used: whether there has been an exchange on it before the one that is going on, or before
+        the next.
+    :ivar lenient: whether a 101 without ``Connection: upgrade`` switches.
+    """
+
+    transport: IStreamTransport
+
+    def __init__(
+        self, clock: IReactorTime, keeper: Keeper, key: Hashable = None, lenient: bool = False
+    ) -> None:
+        """
+        :param clock: tells when the connection has switched.
+        :param keeper: gets the connection whenever it rests.
+        """
+        self.key = key
+        self.was_used = False
+        self.lenient = lenient
+        self.parser = h11.Connection(h11.CLIENT)
+        self._clock = clock
+        self._keeper = keeper
+        self._exchange: Exchange | None = None
+        # Why there can be no exchange any more: it is over, or being closed.
+        self._why_over: BaseException | None = None
+        self._is_lost = False
+        self._waiting: list[Deferred[None]] = []
+        self._tls: TLSMemoryBIOProtocol | None = None
+
+    def logPrefix(self) -> str:
+        return "exchange"
+
+    def connectionMade(self) -> None:
+        # Later, the transport no longer knows its TLS layer.
+        self._tls = _twisted.tls_layer(self.transport)
+        _twisted.send_small_parts(self.transport)
+
+    def exchange(self, head: ExchangeHead, listener: IExchangeListener) -> Exchange:
+        """
+        Send the head of a request.
+
+        :param head: the head.
+        :param listener: is told of the answer, or of the failure, perhaps within this call.
+        :return: the exchange, to which the caller writes the request's body, and its end.
+        :raises InvalidArgument: if the head breaks HTTP's rules; then nothing has been sent, and the
+            connection rests.
+        :raises RuntimeError: if there is an exchange on this connection already.
+        """
+        if self._exchange is not None:
+            raise RuntimeError("the connection is at work on another request")
+        try:
+            request = request_of(head)
+        except InvalidArgument:
+            self._rest_unless_over()
+            raise
+        exchange = Exchange(self, request, listener)
+        if self._why_over is not None:
+            exchange.refuse(self._why_over)
+            return exchange
+        self._exchange = exchange
+        data = self.parser.send(request)
+        if framings(head.fields):
+            # The body follows.
+            self.transport.write(data)
+        else:
+            _twisted.write_at_once(self.transport, data)
+        return exchange
+
+    # What its transport calls.
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._exchange is not None:
+            self._exchange.received(data)
+        else:
+            # A server that answers twice, or that does not speak HTTP. (Some send a 408 before they
+            # close a connection that rests.)
+            self._end(Failure(InvalidResponse("the server answers before it is asked")))
+            _twisted.abort(self.transport)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        is_clean = is_clean_end(self.transport, self._tls, reason)
+        self._tls = None
+        self._is_lost = True
+        exchange = self._exchange
+        if not self.was_used:
+            begun = State.READING if exchange is None or exchange.has_received else State.WAITING
+            reason = explained(begun, reason, self.transport)
+        self._end(reason)
+        if exchange is not None:
+            exchange.lost(reason, is_clean)
+        waiting, self._waiting = self._waiting, []
+        for deferred in waiting:
+            deferred.callback(None)
+
+    def _end(self, why: Failure) -> None:
+        """There is no further exchange on this connection."""
+        if self._why_over is None:
+            # What comes while a connection rests concerns no request: that can be sent elsewhere.
+            is_answer = isinstance(why.value, InvalidResponse) and not self.was_used
+            self._why_over = why.value if is_answer else ResponseNeverReceived([why])
+            self._keeper.remove(self)
+
+    # What its exchange calls, and its keeper.
+
+    def rest(self) -> None:
+        self._exchange = None
+        self.parser.start_next_cycle()
+        self.was_used = True
+        self._rest_unless_over()
+
+    def _rest_unless_over(self) -> None:
+        if self._why_over is None:
+            self._keeper.put(self)
+
+    def close(self) -> None:
+        """Close the connection, as soon as everything has been sent."""
+        self._exchange = None
+        self._end(Failure(ConnectionLost()))
+        self.transport.loseConnection()
+
+    def abort(self) -> Deferred[None]:
+        """
+        End the connection at once, and with it the exchange that goes on; what waits to be sent is
+        lost. Harmless when it has ended.
+
+        :return: fires when it has ended.
+        """
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abort()
+        self._end(Failure(ConnectionLost()))
+        if self._is_lost:
+            return succeed(None)
+        ended: Deferred[None] = Deferred()
+        self._waiting.append(ended)
+        _twisted.abort(self.transport)
+        return ended
+
+    def switch(
+        self, token: UpgradeToken, path: bytes, trailing: bytes, lost: Failure | None
+    ) -> SwitchedConnection:
+        self._exchange = None
+        self._end(Failure(ConnectionLost()))
+        self._tls = None
+        holding = HoldingProtocol(self.transport, trailing)
+        if lost is None:
+            _twisted.slot_of(self.transport).set(holding)
+        else:
+            holding.lost = lost
+        return SwitchedConnection(
+            self.transport,
+            token,
+            path,
+            self._clock.seconds(),
+            uninstalled=AbortUnlessInstalled(holding),
+        )
+
+
+class ExchangeFactory(Factory):
+    """Builds these clients, for an endpoint that connects them."""
+
+    noisy = False
+
+    def __init__(self, clock: IReactorTime, keeper: Keeper, key: Hashable, lenient: bool) -> None:
+        """
+        :param clock: as for :class:`ExchangeClient`; the other arguments too.
+        """
+        self._clock = clock
+        self._keeper = keeper
+        self._key = key
+        self._lenient = lenient
+
+    def buildProtocol(self, addr: object) -> ExchangeClient:
+        return ExchangeClient(self._clock, self._keeper, self._key, self._lenient)
