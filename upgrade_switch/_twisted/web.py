@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser, ParseError
 from twisted.web._newclient import Request as ClientRequest
 from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
+from twisted.web.guard import HTTPAuthSessionWrapper
 from twisted.web.http import HTTPChannel, _GenericHTTPChannelProtocol, _MalformedChunkedDataError
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, _IEncodingResource
@@ -28,6 +29,7 @@ __all__ = [
     "ParseError",
     "UnaskedSwitchFactory",
     "UnaskedSwitchPool",
+    "behind_login",
     "client_request",
     "content_received",
     "detach_flow_control",
@@ -129,6 +131,20 @@ def set_encoder(request: Request, resource: IResource) -> None:
         encoder = resource.getEncoder(request)
         if encoder is not None:
             request._encoder = encoder
+
+
+def behind_login(resource: object) -> object:
+    """
+    What a login of ``twisted.web.guard`` leads to. Guard wraps that, so as to call the logout when it
+    has been rendered, in a class that it makes anew for each login.
+    """
+    found: Any = resource
+    while type(found).__module__ == _GUARD and type(found).__name__ == "ResourceWrapper":
+        found = found.resource
+    return found
+
+
+_GUARD = HTTPAuthSessionWrapper.__module__
 
 
 def method_of(channel: HTTPChannel) -> bytes:

@@ -126,7 +126,8 @@ class ReceivingChannel(StrictChannel):
         """Whether more of the answer has arrived since this was last asked, and not all of it."""
         before, now = self._on_its_way, _twisted.unacknowledged(self.transport)
         self._on_its_way = now
-        return bool(now) and (before is None or now < before)
+        # The kernel counts the end of a direction as one byte.
+        return now > 1 and (before is None or now < before)
 
     def rawDataReceived(self, data: bytes) -> None:
         if self._incoming is Incoming.SPOOLED:

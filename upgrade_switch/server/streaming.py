@@ -83,7 +83,7 @@ class StreamingRequest(Request):
             self.content = BytesIO()
             self._look_at_head(*source.request_line())
             found = self._found
-            if found is not None and IStreamsContent.providedBy(found.resource):
+            if found is not None and IStreamsContent.providedBy(_twisted.behind_login(found.resource)):
                 self._is_streamed = True
                 waits = self.clientproto == b"HTTP/1.1" and self._says_continue()
                 self._content_stream = ContentStream(source.pace, None, length, waits)
