@@ -12,6 +12,7 @@ Every exception that this package defines, in one tree::
     │   ├── NotOffered                        the client did not offer this token
     │   ├── AlreadySwitched                   this request has switched before
     │   ├── ResponseStarted                   an HTTP response has been started already
+    │   ├── ContentUnread                     the request's content has not been read to its end
     │   ├── ClientGone                        the connection has ended, or is ending
     │   ├── TooManySwitched                   the site's max_switched is reached
     │   ├── Draining                          the site is going down
@@ -20,6 +21,8 @@ Every exception that this package defines, in one tree::
     ├── MissingExtra        (ImportError)     an extra of this package is not installed
     ├── AlreadyInstalled                      SwitchedConnection.install, a second time
     ├── NotRead      (ConnectionAborted)      a client left more unread than max_unsent
+    ├── AlreadyStreamed                       Request.stream_content, a second time
+    ├── InvalidContent      (ValueError)      a request's content that breaks the rules
     ├── InvalidResponse     (ResponseFailed)  a server's answer that breaks the rules
     └── NotSwitched         (ConnectError)    the server, or a proxy, did not switch
 
@@ -45,10 +48,13 @@ if TYPE_CHECKING:
 # Not here: what this package alone uses.
 __all__ = [
     "AlreadyInstalled",
+    "AlreadyStreamed",
     "AlreadySwitched",
     "ClientGone",
+    "ContentUnread",
     "Draining",
     "InvalidArgument",
+    "InvalidContent",
     "InvalidPhrase",
     "InvalidPrefaces",
     "InvalidResponse",
@@ -135,6 +141,13 @@ class ResponseStarted(SwitchRefused):
     """Raised when the head of an HTTP response has been written, or the request is finished."""
 
 
+class ContentUnread(SwitchRefused):
+    """
+    Raised when the request's content is streamed (``IStreamsContent``) and ``stream_content`` has not
+    come to its end: what follows would be taken for the new protocol's.
+    """
+
+
 class ClientGone(SwitchRefused):
     """Raised when the connection has ended or is being closed: there is no client to switch with."""
 
@@ -157,6 +170,17 @@ class AlreadyInstalled(UpgradeError):
 
 class NotRead(UpgradeError, ConnectionAborted):
     """A connection was aborted because its client left more unread than ``max_unsent`` allows."""
+
+
+class AlreadyStreamed(UpgradeError):
+    """Raised when ``stream_content`` has been called before."""
+
+
+class InvalidContent(UpgradeError, ValueError):
+    """
+    The failure of ``stream_content`` when a client's content breaks the chunked grammar (RFC 9112
+    §7.1). The connection is being closed.
+    """
 
 
 class InvalidResponse(UpgradeError, ResponseFailed):

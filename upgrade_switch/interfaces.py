@@ -2,14 +2,14 @@
 What users, and the rooms of this package, provide to one another.
 
 Users implement :class:`IDrainable`, :class:`IDrainsLate`, :class:`ILayered`, :class:`ITakesUpgrades`,
-:class:`ISelective`, :class:`IPrefaced` and :class:`ISwitchObserver`, or write an :data:`Acceptor`.
-The package provides :class:`ISwitchedConnection`,
-:class:`IUpgradeRequest`, :class:`IUpgradeSite` and :class:`IDetachable`.
+:class:`ISelective`, :class:`IPrefaced`, :class:`IStreamsContent` and :class:`ISwitchObserver`, or write
+an :data:`Acceptor`. The package provides :class:`ISwitchedConnection`, :class:`IUpgradeRequest`,
+:class:`IUpgradeSite` and :class:`IDetachable`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, MutableSet, Sequence
+from collections.abc import Callable, Coroutine, Iterable, MutableSet, Sequence
 from enum import StrEnum
 from typing import IO, Any, NamedTuple, TypeAlias
 
@@ -45,6 +45,7 @@ __all__ = [
     "IPrefaced",
     "ISelective",
     "IStreamTransport",
+    "IStreamsContent",
     "ISwitchObserver",
     "ISwitchedConnection",
     "ITakesUpgrades",
@@ -107,6 +108,35 @@ class ITakesUpgrades(Interface):
 
     def takes(request: IUpgradeRequest) -> bool:  # noqa: N805 - interfaces have no self
         """Whether it switches to one of the tokens in ``request.offer``."""
+
+
+class IStreamsContent(Interface):
+    """
+    A resource that takes the content of requests while it comes. It is a marker::
+
+        @implementer(IStreamsContent)
+        class Uploads(Resource):
+            isLeaf = True
+
+            def render_PUT(self, request):
+                request.stream_content(consumer).addCallbacks(self.stored, self.failed, [request])
+                return NOT_DONE_YET
+
+    Such a resource is rendered when the head of a request has been read. ``request.stream_content``
+    gives it the content; ``request.content`` is empty, and ``request.args`` has no arguments of a form.
+    If a client waits for a 100 (Continue), ``request.expects_continue`` is true, and the resource sends
+    it with ``request.send_informational(100)``. To switch, it first reads the content to its end.
+
+    If the request is finished before its content, up to 64 KiB are read and dropped, and then the next
+    request on the connection is answered; if there is more, or if the client still waits for its 100,
+    the connection is closed behind the answer.
+
+    What the site's lookup returns decides, once for each request, so wrappers have to provide the
+    interface, too. A ``DeferredResource`` (``twisted.web.guard`` has one for each login) counts as what
+    it stands for, if its Deferred has fired by then. Any other resource gets the whole content in
+    ``request.content``. So does this one over HTTP/2, and on a site that is not an ``UpgradeSite``;
+    ``request.stream_content`` then takes it from there.
+    """
 
 
 class ISelective(Interface):
@@ -295,6 +325,22 @@ class IUpgradeRequest(IRequest):
     startedWriting: int = Attribute("Whether the head of the answer has been written.")
     decline_detail: str = Attribute("Why an upgrade was declined, for people; empty if it was not.")
     authenticated_user: str | None = Attribute("Who the client is: a name that was checked.")
+    expects_continue: bool = Attribute("Whether the client waits for a 100 (Continue).")
+    has_unread_content: bool = Attribute("Whether some of a streamed content is still unread.")
+
+    def stream_content(consumer: IConsumer) -> Deferred[None]:  # noqa: N805 - interfaces have no self
+        """
+        Give the content to a consumer, as fast as that takes it (see :class:`IStreamsContent`).
+
+        :return: fires behind the last byte; fails if not all of it comes.
+        """
+
+    def send_informational(
+        code: int,  # noqa: N805 - interfaces have no self
+        phrase: bytes = b"",
+        fields: Iterable[tuple[bytes, bytes]] = (),
+    ) -> None:
+        """Send an interim response, such as 100 (Continue), where that is possible."""
 
     def notifyFinish() -> Deferred[None]:
         """
@@ -319,6 +365,9 @@ class IUpgradeSite(Interface):
 
     def buildProtocol(addr: IAddress) -> IProtocol | None:  # noqa: N805 - interfaces have no self
         """Build what speaks HTTP on a connection."""
+
+    def getResourceFor(request: Any) -> IResource:  # noqa: N805 - interfaces have no self
+        """The resource that a request addresses."""
 
     def site_upgrade_for(request: IUpgradeRequest) -> IResource | None:  # noqa: N805
         """What answers a request that offers one of the site's own tokens; None: the tree does."""

@@ -12,30 +12,37 @@ from twisted.internet.defer import Deferred
 from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser, ParseError
 from twisted.web._newclient import Request as ClientRequest
 from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
-from twisted.web.http import _GenericHTTPChannelProtocol
+from twisted.web.guard import HTTPAuthSessionWrapper
+from twisted.web.http import HTTPChannel, _GenericHTTPChannelProtocol, _MalformedChunkedDataError
 from twisted.web.http_headers import Headers
+from twisted.web.resource import IResource, _IEncodingResource
 from twisted.web.server import Request
 
 from ..errors import InvalidResponse
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IProtocol
-    from twisted.web.http import HTTPChannel
     from twisted.web.iweb import IResponse
 
 __all__ = [
+    "AskingChannel",
     "ParseError",
     "UnaskedSwitchFactory",
     "UnaskedSwitchPool",
+    "behind_login",
     "client_request",
     "content_received",
     "detach_flow_control",
+    "feed_content",
     "fix_http11",
+    "forget_content",
     "forget_encoder",
     "has_begun_line",
     "has_read_ahead",
     "method_of",
     "negotiating",
+    "request_line_of",
+    "set_encoder",
     "set_fields",
 ]
 
@@ -67,6 +74,77 @@ def content_received(channel: HTTPChannel, method: bytes, target: bytes, version
     """
     channel._command, channel._path, channel._version = method, target, version
     channel.allContentReceived()
+
+
+class AskingChannel(HTTPChannel):
+    """
+    An ``HTTPChannel`` that asks before it sends a 100 (Continue): Twisted sends one for each request
+    that expects it, and cannot be told not to.
+    """
+
+    def sends_continue(self) -> bool:
+        """Whether the request whose head has been read gets its 100 (Continue) now."""
+        return True
+
+    def _send100Continue(self) -> None:
+        if self.sends_continue():
+            super()._send100Continue()
+
+
+def request_line_of(channel: HTTPChannel) -> tuple[bytes, bytes, bytes]:
+    """
+    Method, target and version of the request whose head a channel has read: it gives them to the
+    request only behind the content.
+    """
+    return channel._command, channel._path, channel._version
+
+
+def feed_content(channel: HTTPChannel, data: bytes) -> bool:
+    """
+    Give bytes to what reads the content of a channel's request. The channel's own ``rawDataReceived``
+    does not while it is at work on a request.
+
+    :return: False if they break the chunked grammar.
+    """
+    try:
+        decoder: Any = channel._transferDecoder
+        decoder.dataReceived(data)
+    except _MalformedChunkedDataError:
+        return False
+    return True
+
+
+def forget_content(channel: HTTPChannel) -> None:
+    """
+    Forget what reads the content of a channel's request, when the connection has ended: it refers to
+    the channel, and would keep it until the garbage collector runs.
+    """
+    channel._transferDecoder = None
+
+
+def set_encoder(request: Request, resource: IResource) -> None:
+    """
+    Have a resource's response encoded if it says so (``EncodingResourceWrapper``), as
+    ``Request.process`` does with what it looks up itself.
+    """
+    if _IEncodingResource.providedBy(resource):
+        encoder = resource.getEncoder(request)
+        if encoder is not None:
+            request._encoder = encoder
+
+
+def behind_login(resource: object) -> object:
+    """
+    What a login of ``twisted.web.guard`` leads to. Guard wraps that, so as to call the logout when it
+    has been rendered, in a class that it makes anew for each login.
+    """
+    found: Any = resource
+    while type(found).__module__ == _GUARD and type(found).__name__ == "ResourceWrapper":
+        found = found.resource
+    return found
+
+
+_GUARD = HTTPAuthSessionWrapper.__module__
 
 
 def method_of(channel: HTTPChannel) -> bytes:
@@ -110,9 +188,9 @@ def set_fields(headers: Headers, fields: Iterable[tuple[bytes, bytes]]) -> None:
 
 def detach_flow_control(channel: HTTPChannel) -> None:
     """
-    Keep a channel that has been left from pausing and resuming its transport. A request may switch in
-    the middle of the channel's ``pauseProducing`` or ``resumeProducing``, which would touch the
-    transport afterwards; they do not while the channel is at work on a request.
+    Keep a channel from pausing and resuming its transport, as it does not while it is at work on a
+    request. It would when it has been left, since a request may switch in the middle of the channel's
+    ``pauseProducing`` or ``resumeProducing``; and while the content of a request is still being read.
     """
     channel._handlingRequest = True
 

@@ -32,7 +32,7 @@ from ..fields import one_line
 from ..interfaces import IDetachable, SwitchHead
 from ..takeover import replay_ended_connection
 from .head import read_head
-from .strict import StrictChannel
+from .receiving import ReceivingChannel
 from .switched import Asked
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ChannelState(Enum):
 
 
 @implementer(IDetachable)
-class UpgradeChannel(StrictChannel):
+class UpgradeChannel(ReceivingChannel):
     """
     The HTTP/1.1 server protocol, with the takeover hook. Built by ``UpgradeSite``.
 
@@ -234,7 +234,8 @@ class UpgradeChannel(StrictChannel):
         self._begin(carried.method, carried.target, carried.fields, carried.content)
 
     def has_trailing_data(self) -> bool:
-        return bool(self._behind) or _twisted.has_read_ahead(self)
+        # What has been read behind a head is content, if there is some.
+        return not self.is_streaming and (bool(self._behind) or _twisted.has_read_ahead(self))
 
     def slot(self) -> _twisted.Slot:
         return _twisted.slot_of(self.transport, self)

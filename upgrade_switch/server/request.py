@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from io import SEEK_END, BytesIO
-from tempfile import SpooledTemporaryFile
 from typing import Any
 
 from twisted.internet.interfaces import IProtocol
@@ -16,7 +15,6 @@ from twisted.python.failure import Failure
 from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
-from twisted.web.server import Request
 from twisted.web.server import version as server_version
 from zope.interface import implementer
 
@@ -25,6 +23,7 @@ from ..connection import SwitchedConnection
 from ..errors import (
     AlreadySwitched,
     ClientGone,
+    ContentUnread,
     Draining,
     InvalidPhrase,
     NotOffered,
@@ -32,19 +31,19 @@ from ..errors import (
     SwitchRefused,
     TooManySwitched,
 )
-from ..fields import is_host, options_without, split_absolute
+from ..fields import options_without
 from ..interfaces import (
     CarriedRequest,
     Declined,
     IDetachable,
     ILayered,
     IUpgradeRequest,
-    IUpgradeSite,
     SwitchHead,
 )
 from ..negotiation import NO_OFFER, Offer, UpgradeToken
 from ..takeover import check_target
 from .pages import StatusPage
+from .streaming import StreamingRequest
 from .switched import Asked
 
 __all__ = ["UpgradeRequest"]
@@ -53,13 +52,21 @@ _log = Logger()
 
 OK, SWITCHING_PROTOCOLS = 200, 101
 
-# Bytes of a request's content; what Twisted has for those whose length is known.
-_MOST_IN_MEMORY = 100_000
-
 # What frames a response's content, which one that switches has not, and what a 101 says itself.
 _NOT_IN_A_SWITCH = frozenset([b"Content-Length", b"Transfer-Encoding", b"Connection", b"Upgrade"])
 
 _SWITCHING = b"Switching Protocols"
+
+# What only this process can use.
+_NOT_COPIED = (
+    "_offer",
+    "_as_sent",
+    "_switched",
+    "_content_stream",
+    "_found",
+    "_is_streamed",
+    "_target",
+)
 
 _CANNOT_SWITCH: dict[Declined, tuple[type[SwitchRefused], str]] = {
     Declined.LEFT: (ClientGone, "the client has left, or the connection is being closed"),
@@ -73,19 +80,15 @@ _CANNOT_SWITCH: dict[Declined, tuple[type[SwitchRefused], str]] = {
 
 
 @implementer(IUpgradeRequest)
-class UpgradeRequest(Request):
+class UpgradeRequest(StreamingRequest):
     """
     The request of an ``UpgradeSite``. To have a class of your own, give a subclass as the site's
     ``requestFactory``; if it overrides ``process``, it calls ``super().process()``.
     """
 
-    # Any: an HTTP/1.1 channel, or whatever a stream of HTTP/2 has in its place.
-    channel: Any
-    site: IUpgradeSite  # type: ignore[assignment]  # twisted.web has a Site, or None, here
     _offer: Offer | None = None
     _switched = False
     _as_sent: tuple[bytes, Headers] | None = None
-    _bad_request: str | None = None
 
     decline_detail = ""
     authenticated_user: str | None = None
@@ -113,41 +116,6 @@ class UpgradeRequest(Request):
     def is_detachable(self) -> bool:
         """Whether the request's connection can leave HTTP at all, and has not ended."""
         return IDetachable.providedBy(getattr(self, "channel", None))
-
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """
-        Look at what HTTP asks of every request. A target in absolute-form (RFC 9112 §3.2.2) becomes
-        origin-form, and its authority the Host, before anybody sees the request.
-        """
-        self.site = self.channel.site
-        self._bad_request = self._what_is_wrong(version)
-        if self._bad_request is None and not path.startswith(b"/") and command != b"CONNECT":
-            path = self._origin_form(command, path)
-        super().requestReceived(command, path, version)
-
-    def _what_is_wrong(self, version: bytes) -> str | None:
-        """Which rule for every request this one breaks; None if it breaks none."""
-        header = self.requestHeaders.getRawHeaders
-        hosts = header(b"host") or ()
-        if version == b"HTTP/1.1" and (len(hosts) != 1 or not is_host(hosts[0])):
-            # RFC 9112 §3.2.
-            return "A request has one valid Host."
-        for name in (b"authorization", b"proxy-authorization"):
-            # A proxy in front may look at another one of several than twisted.web does.
-            if len(header(name) or ()) > 1:
-                return f"A request has one {name.decode().title()} at most."
-        return None
-
-    def _origin_form(self, command: bytes, target: bytes) -> bytes:
-        parts = split_absolute(target)
-        if parts is None:
-            return target
-        authority, rest = parts
-        if not authority:
-            self._bad_request = "The request's target is not an http or https URL."
-            return target
-        self.requestHeaders.setRawHeaders(b"host", [authority])
-        return rest or (b"*" if command == b"OPTIONS" else b"/")
 
     def process(self) -> None:
         """
@@ -253,6 +221,10 @@ class UpgradeRequest(Request):
             raise AlreadySwitched("this request has switched already")
         if self.startedWriting or self.finished:
             raise ResponseStarted("the response has been started already")
+        if self.has_unread_content:
+            raise ContentUnread(
+                "the content, which ends before the switch, has not been read to its end"
+            )
 
     @staticmethod
     def _why_not(result: SwitchedConnection | Declined) -> Declined | None:
@@ -316,14 +288,6 @@ class UpgradeRequest(Request):
         fields.extend((b"Set-Cookie", cookie) for cookie in self.cookies)
         return head._replace(fields=[*fields, *head.fields])
 
-    def gotLength(self, length: int | None) -> None:
-        # Twisted opens a file for each content of unknown length, however small: with HTTP/2 a hundred
-        # on each connection.
-        if length is None or length >= _MOST_IN_MEMORY:
-            self.content = SpooledTemporaryFile(_MOST_IN_MEMORY)  # noqa: SIM115 - finish closes it
-        else:
-            super().gotLength(length)
-
     def keep_as_sent(self) -> None:
         """Remember target and fields, the first time, for :meth:`carry`."""
         if self._as_sent is None:
@@ -377,9 +341,8 @@ class UpgradeRequest(Request):
 
     def getStateToCopyFor(self, issuer: object) -> dict[str, object]:
         state: dict[str, object] = super().getStateToCopyFor(issuer)
-        state.pop("_offer", None)
-        state.pop("_as_sent", None)
-        state.pop("_switched", None)
+        for name in _NOT_COPIED:
+            state.pop(name, None)
         return state
 
 

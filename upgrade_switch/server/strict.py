@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 
 from .. import _twisted
@@ -30,7 +29,7 @@ _MOST_LENGTH_DIGITS = 18
 _LEAST_PROGRESS = 1024
 
 
-class StrictChannel(HTTPChannel):
+class StrictChannel(_twisted.AskingChannel):
     """
     Twisted's HTTP/1.1 server protocol, stricter about heads: their framing, their length, the time that
     they take, and what they must not contain.

@@ -1,0 +1,95 @@
+"""
+:class:`Upload`: the content of a request on its way to a back end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IConsumer, IPushProducer
+from zope.interface import implementer
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IProducer
+
+    from ..client.exchange import Exchange
+
+__all__ = ["Upload"]
+
+
+@implementer(IConsumer, IPushProducer)
+class Upload:
+    """
+    Takes a content from where it comes, and gives it to an exchange; to another one if the first has
+    come to nothing before there was anything of it. While there is no exchange, the content waits.
+
+    :ivar size: how many bytes there have been.
+    """
+
+    def __init__(
+        self,
+        longest: int | None,
+        too_long: Callable[[], object],
+        stalled: Callable[[bool], object],
+    ) -> None:
+        """
+        :param longest: how many bytes there may be; None: any number.
+        :param too_long: called once there are more; the rest is dropped.
+        :param stalled: called with whether the back end does not take any more now.
+        """
+        self.size = 0
+        self._longest = longest
+        self._too_long = too_long
+        self._stalled = stalled
+        self._exchange: Exchange | None = None
+        self._producer: IPushProducer | None = None
+
+    def go_to(self, exchange: Exchange) -> None:
+        """Give the content to an exchange from now on."""
+        self._exchange = exchange
+        if self._producer is not None:
+            # This, and not the producer: an exchange stops its producer, however it ends.
+            exchange.registerProducer(self, True)
+            self._producer.resumeProducing()
+
+    def stop(self) -> None:
+        """There is no exchange any more."""
+        self._exchange = None
+        if self._producer is not None:
+            self._producer.pauseProducing()
+
+    # The consumer of the content.
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        assert streaming
+        self._producer = IPushProducer(producer)
+        if self._exchange is not None:
+            self._exchange.registerProducer(self, True)
+
+    def unregisterProducer(self) -> None:
+        self._producer = None
+        if self._exchange is not None:
+            self._exchange.unregisterProducer()
+
+    def write(self, data: bytes) -> None:
+        self.size += len(data)
+        if self._longest is not None and self.size > self._longest:
+            self._too_long()
+        elif self._exchange is not None:
+            self._exchange.write(data)
+
+    # The exchange's producer.
+
+    def pauseProducing(self) -> None:
+        if self._producer is not None:
+            self._producer.pauseProducing()
+            self._stalled(True)
+
+    def resumeProducing(self) -> None:
+        if self._producer is not None:
+            self._producer.resumeProducing()
+            self._stalled(False)
+
+    def stopProducing(self) -> None:
+        """The exchange is over; whoever has begun it hears of that next."""

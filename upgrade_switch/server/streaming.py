@@ -1,0 +1,300 @@
+"""
+:class:`StreamingRequest`: a ``twisted.web.server.Request`` whose resource is looked up at its head, and
+may take the content while it comes.
+
+``HTTPChannel`` calls ``gotLength`` behind the head of a request, in front of its content. If there is
+a content, the resource is looked up there, once. One that provides
+:class:`~upgrade_switch.interfaces.IStreamsContent` is rendered then; with any other, the request waits
+for its whole content, as all requests of Twisted's do, and then uses what was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from io import BytesIO
+from tempfile import SpooledTemporaryFile
+from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer
+from twisted.python.failure import Failure
+from twisted.web.http import RESPONSES, datetimeToString, parse_qs
+from twisted.web.resource import IResource, getChildForRequest
+from twisted.web.server import Request
+from twisted.web.server import version as server_version
+from twisted.web.util import DeferredResource
+
+from .. import _twisted
+from ..errors import InvalidArgument
+from ..fields import is_host, one_line, split_absolute
+from ..interfaces import IStreamsContent, IUpgradeSite
+from .content import ContentState, ContentStream, IContentSource
+
+__all__ = ["StreamingRequest"]
+
+# Bytes of a request's content; what Twisted has for those whose length is known.
+_MOST_IN_MEMORY = 100_000
+
+CONTINUE, SWITCHING_PROTOCOLS, OK = 100, 101, 200
+
+
+class _Found(NamedTuple):
+    """What a request's head has led to, and what the request was when it had."""
+
+    resource: IResource | Failure
+    """The addressed resource, or why there is none."""
+    is_direct: bool
+    """Whether the site's tree has it, rather than a ``DeferredResource`` there."""
+    sent_path: bytes
+    """The path before the resource was looked up, which may change it, and the following."""
+    method: bytes
+    uri: bytes
+    path: bytes
+    args: dict[bytes, list[bytes]]
+
+
+class StreamingRequest(Request):
+    """
+    The part of :class:`~upgrade_switch.UpgradeRequest` that deals with heads and contents.
+    """
+
+    # Any: an HTTP/1.1 channel, or whatever a stream of HTTP/2 has in its place.
+    channel: Any
+    site: IUpgradeSite  # type: ignore[assignment]  # twisted.web has a Site, or None, here
+    _bad_request: str | None = None
+    # The request's target, in origin-form, once the head has been looked at.
+    _target: bytes | None = None
+    _found: _Found | None = None
+    _is_streamed = False
+    _content_stream: ContentStream | None = None
+
+    # The head.
+
+    def gotLength(self, length: int | None) -> None:
+        """
+        Look the resource up, if a content is to follow. (Without one, and over HTTP/2, it is looked up
+        when the request is processed.)
+
+        :param length: of the content; None if that is not known.
+        """
+        source = self.channel
+        if length != 0 and IContentSource.providedBy(source):
+            self.content = BytesIO()
+            self._look_at_head(*source.request_line())
+            found = self._found
+            if found is not None and IStreamsContent.providedBy(_twisted.behind_login(found.resource)):
+                self._is_streamed = True
+                waits = self.clientproto == b"HTTP/1.1" and self._says_continue()
+                self._content_stream = ContentStream(source.pace, None, length, waits)
+                source.stream_into(self._content_stream)
+                return
+        # Twisted opens a file for each content of unknown length, however small: with HTTP/2 a hundred
+        # on each connection.
+        if length is None or length >= _MOST_IN_MEMORY:
+            self.content = SpooledTemporaryFile(_MOST_IN_MEMORY)  # noqa: SIM115 - finish closes it
+        else:
+            super().gotLength(length)
+
+    def _says_continue(self) -> bool:
+        # As Twisted reads it.
+        values = self.requestHeaders.getRawHeaders(b"expect") or ()
+        return bool(values) and values[0].lower() == b"100-continue"
+
+    def _look_at_head(self, method: bytes, target: bytes, version: bytes) -> None:
+        target = self._accept_head(method, target, version)
+        if self._bad_request is not None or method == b"CONNECT" or target == b"*":
+            # The tree has no part in the answer.
+            return
+        self.method, self.uri, self.clientproto = method, target, version
+        self.path, _, query = target.partition(b"?")
+        self.args = parse_qs(query, True)
+        # As Request.process does.
+        self.setHeader(b"server", server_version)
+        self.setHeader(b"date", datetimeToString())
+        self.prepath, self.postpath = [], list(map(unquote_to_bytes, self.path[1:].split(b"/")))
+        sent_path = self.path
+        resource: IResource | Failure
+        is_direct = True
+        try:
+            in_tree = self.site.getResourceFor(self)
+            resource = _resolved(in_tree, self)
+            is_direct = resource is in_tree
+        except Exception:
+            resource = Failure()
+        self._found = _Found(
+            resource, is_direct, sent_path, self.method, self.uri, self.path, self.args
+        )
+
+    def _accept_head(self, method: bytes, target: bytes, version: bytes) -> bytes:
+        """
+        Look at what HTTP asks of every request, once. A target in absolute-form (RFC 9112 §3.2.2)
+        becomes origin-form, and its authority the Host, before anybody sees the request.
+
+        :return: the target.
+        """
+        if self._target is None:
+            self.site = self.channel.site
+            self._bad_request = self._what_is_wrong(version)
+            if self._bad_request is None and not target.startswith(b"/") and method != b"CONNECT":
+                target = self._origin_form(method, target)
+            self._target = target
+        return self._target
+
+    def _what_is_wrong(self, version: bytes) -> str | None:
+        """Which rule for every request this one breaks; None if it breaks none."""
+        header = self.requestHeaders.getRawHeaders
+        hosts = header(b"host") or ()
+        if version == b"HTTP/1.1" and (len(hosts) != 1 or not is_host(hosts[0])):
+            # RFC 9112 §3.2.
+            return "A request has one valid Host."
+        for name in (b"authorization", b"proxy-authorization"):
+            # A proxy in front may look at another one of several than twisted.web does.
+            if len(header(name) or ()) > 1:
+                return f"A request has one {name.decode().title()} at most."
+        return None
+
+    def _origin_form(self, method: bytes, target: bytes) -> bytes:
+        parts = split_absolute(target)
+        if parts is None:
+            return target
+        authority, rest = parts
+        if not authority:
+            self._bad_request = "The request's target is not an http or https URL."
+            return target
+        self.requestHeaders.setRawHeaders(b"host", [authority])
+        return rest or (b"*" if method == b"OPTIONS" else b"/")
+
+    # The content.
+
+    def handleContentChunk(self, data: bytes) -> None:
+        if self._is_streamed and self._content_stream is not None:
+            self._content_stream.received(data)
+        else:
+            super().handleContentChunk(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """
+        The content has come to its end. A request whose content is not streamed is processed now.
+        """
+        if self._is_streamed and self._content_stream is not None:
+            self._content_stream.ended()
+        else:
+            super().requestReceived(command, self._accept_head(command, path, version), version)
+
+    def process(self) -> None:
+        found, self._found = self._found, None
+        if found is None or not (self._is_streamed or self.path == found.sent_path):
+            # Nothing has been looked up, or a subclass has since said what to look up.
+            super().process()
+            return
+        if not self._is_streamed:
+            # What has been read meanwhile is what was sent.
+            self.method, self.uri, self.path = found.method, found.uri, found.path
+            self.args = {**found.args, **self.args}
+            if self.responseHeaders.hasHeader(b"date"):
+                self.setHeader(b"date", datetimeToString())
+        if isinstance(found.resource, Failure):
+            self.processingFailed(found.resource)
+            return
+        try:
+            if found.is_direct:
+                _twisted.set_encoder(self, found.resource)
+            self.render(found.resource)
+        except BaseException:
+            self.processingFailed(Failure())
+
+    @property
+    def has_unread_content(self) -> bool:
+        """Whether the content is streamed, and has not been read to its end."""
+        stream = self._content_stream
+        return self._is_streamed and stream is not None and stream.state is not ContentState.READ
+
+    def stream_content(self, consumer: IConsumer) -> Deferred[None]:
+        """
+        Give the request's content to a consumer: ``registerProducer(producer, True)`` at once,
+        ``write`` for each piece, ``unregisterProducer`` at the end. If the resource provides
+        :class:`~upgrade_switch.interfaces.IStreamsContent`, the content comes right from the
+        connection, which is not read while the consumer pauses the producer; at most 16 KiB, and what
+        came with them, are read before this is called. The content of any other request is in
+        ``request.content``, and comes from there. Trailer fields are dropped.
+
+        If the request is finished first, the consumer gets no more but ``unregisterProducer``.
+
+        :param consumer: any ``IConsumer``. If it raises, it gets no more.
+        :return: fires (None) behind the last byte. It fails with the connection's reason if the client
+            leaves before that, with ``InvalidContent`` if the content breaks the chunked grammar (the
+            client has been answered 400), with what the consumer raises, and with ``CancelledError`` if
+            the request is finished, the consumer calls ``stopProducing``, or it is cancelled.
+        :raises AlreadyStreamed: when called again.
+        """
+        stream = self._content_stream
+        if stream is None:
+            stream = self._content_stream = ContentStream(file=self.content)
+            if self.content is None:
+                # The request is over.
+                stream.give_up()
+        return stream.stream_to(consumer)
+
+    @property
+    def expects_continue(self) -> bool:
+        """
+        Whether the client waits for a 100 (Continue) before it sends the content, which a resource
+        that provides :class:`~upgrade_switch.interfaces.IStreamsContent` sends itself: see
+        :meth:`send_informational`. If it answers without one, the connection is closed.
+        """
+        return self._content_stream is not None and self._content_stream.awaits_continue
+
+    def send_informational(
+        self, code: int, phrase: bytes = b"", fields: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """
+        Send an interim response (RFC 9110 §15.2), such as 100 (Continue) or 103 (Early Hints). Where
+        that cannot be, nothing happens: with HTTP/1.0 and HTTP/2, once the response has begun, and
+        when the client has left.
+
+        :param code: from 100 to 199, but not 101, for which there is ``switch_to``.
+        :param phrase: the reason phrase; if empty, the usual one.
+        :param fields: names and values. CR, LF and NUL in them become spaces.
+        :raises InvalidArgument: if it is another code.
+        """
+        if not CONTINUE <= code < OK or code == SWITCHING_PROTOCOLS:
+            raise InvalidArgument(f"an interim response is 100 or 102 to 199, not {code!r}")
+        channel = getattr(self, "channel", None)
+        if channel is None or self.clientproto != b"HTTP/1.1" or self.startedWriting:
+            return
+        lines = [b"HTTP/1.1 %d %b" % (code, phrase or RESPONSES.get(code, b""))]
+        lines += [name + b": " + value for name, value in fields]
+        channel.write(b"\r\n".join([*map(one_line, lines), b"", b""]))
+        if code == CONTINUE and self._content_stream is not None:
+            self._content_stream.continued()
+
+    # The end.
+
+    def finish(self) -> None:
+        super().finish()
+        if self._content_stream is not None:
+            self._content_stream.give_up()
+
+    def connectionLost(self, reason: Failure) -> None:
+        super().connectionLost(reason)
+        found, self._found = self._found, None
+        if found is not None and isinstance(found.resource, DeferredResource):
+            # Nobody renders it any more.
+            found.resource.d.addErrback(lambda _: None)
+        if self._content_stream is None:
+            self._content_stream = ContentStream()
+        self._content_stream.failed(reason)
+
+
+def _resolved(resource: IResource, request: Request) -> IResource:
+    """
+    What a ``DeferredResource`` stands for (``twisted.web.guard`` has one for each login), if that is
+    known already.
+    """
+    while isinstance(resource, DeferredResource) and resource.d.called:
+        result = getattr(resource.d, "result", None)
+        if not IResource.providedBy(result):
+            break
+        resource = getChildForRequest(result, request)
+    return resource
