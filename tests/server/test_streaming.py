@@ -1,4 +1,4 @@
-"""Resources that take the content of a request while it comes: in memory, at every split of the bytes."""
+"""Resources that take the content of a request while it comes: in memory, at every split."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from tests.kit.streamed import (
     Later,
     Taking,
     Uploads,
-    chunk,
     chunked,
     pausing,
     put,
@@ -649,7 +648,7 @@ def test_silent_client() -> None:
 
 def test_slow_client() -> None:
     """A slow upload to a consumer is not cut off, as long as it goes on."""
-    site, resource = uploading(timeout=60)
+    site, _ = uploading(timeout=60)
     client = Joined(site).send(put(bytes(200))[:-200])
     for _ in range(200):
         site.reactor.advance(59)
