@@ -1,5 +1,5 @@
 """
-A proxy in front of servers that others have written, and of our own: HTTP, over TCP, TLS and UNIX sockets.
+A proxy in front of servers of others, and of our own: HTTP over TCP, TLS and UNIX sockets.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ async def test_connection_is_kept(back_end: Any, proxies: Any, kind: str) -> Non
 @kinds
 @pytest_twisted.ensureDeferred
 async def test_fields(back_end: Any, proxies: Any, kind: str) -> None:
-    """The back end sees the client's Host, whose request it is, and nothing of the client's connection."""
+    """The back end sees the client's Host and address, and nothing of the client's connection."""
 
     def talk(port: int) -> None:
         with connect(port) as client:
@@ -218,7 +218,7 @@ async def test_long_polling(back_end: Any, proxies: Any, kind: str) -> None:
 @kinds
 @pytest_twisted.ensureDeferred
 async def test_both_ways_at_once(back_end: Any, proxies: Any, kind: str) -> None:
-    """An answer may begin in the middle of its request: each part comes back before the next is sent."""
+    """An answer may begin in the middle of its request: a part comes back before the next is sent."""
 
     def talk(port: int) -> None:
         head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
