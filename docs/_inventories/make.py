@@ -19,6 +19,7 @@ TWISTED = [
     "twisted.internet.address.IPv4Address",
     "twisted.internet.defer.Deferred",
     "twisted.internet.error.ConnectError",
+    "twisted.internet.error.ConnectionAborted",
     "twisted.internet.error.TimeoutError",
     "twisted.internet.interfaces.IAddress",
     "twisted.internet.interfaces.IConsumer",
