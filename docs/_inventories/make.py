@@ -82,6 +82,7 @@ PYTHON = {
         ]
     ],
     "library/enum.html": ["enum.StrEnum"],
+    "library/ipaddress.html": ["ipaddress.IPv4Network", "ipaddress.IPv6Network"],
     "library/typing.html": ["typing.Any", "typing.NamedTuple", "typing.TypeAlias"],
 }
 
