@@ -21,7 +21,12 @@ from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
-__all__ = ["Named", "is_address", "trust"]
+__all__ = ["Named", "default_trust", "is_address", "trust"]
+
+
+def default_trust() -> IPolicyForHTTPS:
+    """The policy that trusts what the system trusts."""
+    return Named(BrowserLikePolicyForHTTPS())
 
 
 def trust(file: str, option: str = "--ca") -> IPolicyForHTTPS:

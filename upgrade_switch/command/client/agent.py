@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import CertificateOptions
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HostnameCachingHTTPSPolicy
+from twisted.web.client import Agent, HostnameCachingHTTPSPolicy
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IPolicyForHTTPS
 from zope.interface import implementer
@@ -27,7 +27,7 @@ from ...client.pool import UpgradePool
 from ...errors import NotSwitched, cause_of
 from ...fields import is_host, is_token
 from ...negotiation import Offer
-from ..certificates import Named, is_address
+from ..certificates import default_trust, is_address
 from ..exits import explain
 from ..reactor import ICommandReactor
 
@@ -141,7 +141,7 @@ def agent_with(
     :param proxy: the URL of the HTTP proxy to go through.
     """
     if policy is None:
-        policy = Named(BrowserLikePolicyForHTTPS())
+        policy = default_trust()
     # Cached, since reading the system's certificates takes long.
     cached, pool = HostnameCachingHTTPSPolicy(policy), UpgradePool(reactor)
     if proxy is None:
