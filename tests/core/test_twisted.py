@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from twisted.web import client, http, server
 from twisted.web._http2 import H2Connection, H2Stream
 from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
+from twisted.web.guard import HTTPAuthSessionWrapper
 from zope.interface import alsoProvides
 
 from tests.kit.certificate import SERVER
@@ -111,6 +112,7 @@ def test_encoder() -> None:
     """A request keeps the encoder of its response as ``_encoder``, None where there is none."""
     assert server.Request._encoder is None
     assert "self._encoder = encoder" in inspect.getsource(server.Request.process)
+    assert "_IEncodingResource.providedBy(resrc)" in inspect.getsource(server.Request.process)
 
 
 def test_log_prefix_is_computed_once() -> None:
@@ -174,6 +176,55 @@ def test_channel_that_is_at_work() -> None:
     transport.pauseProducing()
     channel.resumeProducing()
     assert transport.producerState == "paused"
+
+
+def begun(data: bytes) -> Any:
+    """A channel that has read this."""
+    channel: Any = UpgradeChannel()
+    channel.site = UpgradeSite(Page(), reactor=reactor)
+    channel.requestFactory, channel.timeOut = channel.site.requestFactory, None
+    channel.makeConnection(StringTransport())
+    channel.dataReceived(data)
+    return channel
+
+
+CHUNKED = b"PUT /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
+
+
+def test_content_of_a_channel() -> None:
+    """``_transferDecoder`` takes the content, raises if that is wrong, and holds the channel."""
+    channel = begun(CHUNKED + b"\r\n")
+    assert _twisted.request_line_of(channel) == (b"PUT", b"/a", b"HTTP/1.1")
+    assert _twisted.feed_content(channel, b"1\r\nx\r\n")
+    assert channel._transferDecoder.finishCallback.__self__ is channel
+    assert not _twisted.feed_content(channel, b"x\r\n")
+    channel.connectionLost()
+    assert channel._transferDecoder is None
+
+
+def test_channel_that_asks() -> None:
+    """The automatic 100 (Continue) is sent by ``_send100Continue``, and nothing else."""
+    for sends in (True, False):
+        channel = UpgradeChannel()
+        channel.sends_continue = lambda sends=sends: sends  # type: ignore[method-assign,misc]
+        channel.site = UpgradeSite(Page(), reactor=reactor)
+        channel.requestFactory, channel.timeOut = channel.site.requestFactory, None
+        transport = StringTransport()
+        channel.makeConnection(transport)
+        channel.dataReceived(CHUNKED + b"Expect: 100-continue\r\n\r\n")
+        assert transport.value() == (b"HTTP/1.1 100 Continue\r\n\r\n" if sends else b"")
+        channel.connectionLost()
+
+
+def test_login() -> None:
+    """``guard`` wraps what a login leads to in a ``ResourceWrapper`` of its own module."""
+    page = Page()
+    guarding = HTTPAuthSessionWrapper(None, [])
+    wrapped = guarding._loginSucceeded((None, page, lambda: None))
+    assert wrapped is not page
+    assert _twisted.behind_login(wrapped) is page
+    assert _twisted.behind_login(wrapped.getChildWithDefault(b"", None)) is not page
+    assert _twisted.behind_login(page) is page
 
 
 def test_request_line_of_a_channel() -> None:

@@ -12,7 +12,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
-from tests.kit.harness import WatchedSite, Waiters, site_of
+from tests.kit.harness import Waiters, WatchedSite, site_of
 from upgrade_switch.interfaces import IStreamsContent
 from upgrade_switch.testing import Recording, Wire
 from upgrade_switch.testing.wire import Cut

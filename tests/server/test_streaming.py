@@ -1,14 +1,14 @@
-"""Resources that take the content of a request while it comes: in memory, at every split of the bytes."""
+"""Resources that take the content of a request while it comes: in memory, at every split."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.defer import CancelledError
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
-from twisted.web.resource import IResource, Resource
+from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
@@ -20,14 +20,12 @@ from tests.kit.streamed import (
     Later,
     Taking,
     Uploads,
-    chunk,
     chunked,
     pausing,
     put,
     uploading,
 )
-from upgrade_switch import UpgradeRequest, UpgradeSite
-from upgrade_switch.errors import AlreadyStreamed, ContentUnread, InvalidArgument, InvalidContent
+from upgrade_switch.errors import AlreadyStreamed, ContentUnread, InvalidContent
 from upgrade_switch.interfaces import IStreamsContent
 
 BODY = bytes(range(256)) + b"\r\n\r\n" + PAGE
@@ -290,137 +288,6 @@ def test_broken_grammar_behind_an_answer() -> None:
     assert len(resource.failures) == 1
 
 
-# The lookup.
-
-
-class Counting(Resource):
-    """Counts how often a child is looked up."""
-
-    def __init__(self, child: IResource) -> None:
-        super().__init__()
-        self.child = child
-        self.asked: list[bytes] = []
-
-    def getChild(self, path: bytes, request: Any) -> IResource:
-        self.asked.append(path)
-        request.setHeader(b"x-asked", b"%d" % len(self.asked))
-        return self.child
-
-
-@pytest.mark.parametrize("child", [Uploads(), Form()])
-@pytest.mark.parametrize("whole", both())
-def test_looked_up_once(child: IResource, whole: bytes) -> None:
-    """The resource is looked up once, whichever it is; what that did to the request stays."""
-    root = Counting(child)
-    site = UpgradeSite(root, reactor=Clock())
-    client = Joined(site, 7).send(whole)
-    assert client.statuses == [200]
-    assert b"X-Asked: 1\r\n" in client.received
-    assert root.asked == [b"u"]
-
-
-class Failing(Resource):
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked = 0
-
-    def getChild(self, path: bytes, request: Any) -> IResource:
-        self.asked += 1
-        raise ZeroDivisionError
-
-
-def test_lookup_that_raises(errors: list[Any]) -> None:
-    """A lookup that raises is answered 500 behind the content, and not repeated."""
-    root = Failing()
-    site: Any = UpgradeSite(root, reactor=Clock())
-    client = Joined(site).send(put(b"abc")[:-1])
-    assert (root.asked, client.received) == (1, b"")
-    client.send(b"c" + put(b"abc"))
-    assert client.statuses == [500, 500]
-    assert root.asked == 2
-    assert [event["log_failure"].type for event in errors] == [ZeroDivisionError] * 2
-    errors.clear()
-
-
-class Rewriting(Resource):
-    """Changes the request on the way to a resource."""
-
-    def getChild(self, path: bytes, request: Any) -> IResource:
-        request.path, request.uri, request.method = b"/new", b"/new?q", b"PATCH"
-        request.args[b"way"] = [b"1"]
-        return Saying()
-
-
-class Saying(Resource):
-    isLeaf = True
-
-    def render(self, request: Any) -> bytes:
-        said = (request.path, request.uri, request.method, sorted(request.args), request.prepath)
-        return repr(said).encode()
-
-
-def test_what_a_lookup_changes_stays() -> None:
-    """With and without a content, the resource sees what was changed on the way to it."""
-    client = Joined(UpgradeSite(Rewriting(), reactor=Clock()))
-    for request in (b"GET /u?a=1 HTTP/1.1\r\n" + HOST + b"\r\n", put(b"abc", path=b"/u?a=1")):
-        client.send(request)
-    first, second = client.bodies
-    assert first == second == repr((b"/new", b"/new?q", b"PATCH", [b"a", b"way"], [b"u"])).encode()
-
-
-def test_process_of_a_subclass() -> None:
-    """A subclass's process is called once; if it says another path, that is looked up."""
-    seen: list[Any] = []
-
-    class Mine(UpgradeRequest):
-        def process(self) -> None:
-            seen.append((self.uri, self.content.read() if self.content else None))
-            if self.path == b"/old":
-                self.path = b"/page"
-            super().process()
-
-    site, _ = uploading(requestFactory=Mine)
-    client = Joined(site).send(put(b"abc") + put(b"def", path=b"/old"))
-    assert seen == [(b"/u", b""), (b"/old", b"def")]
-    assert client.statuses == [200, 200]
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [b"", HOST + HOST, HOST + b"Authorization: a\r\nAuthorization: b\r\n"],
-)
-def test_bad_requests(fields: bytes) -> None:
-    """What is wrong with a request is found before anything is rendered."""
-    site, resource = uploading()
-    client = Joined(site).send(b"PUT /u HTTP/1.1\r\nContent-Length: 3\r\n" + fields + b"\r\nabc" + PAGE)
-    assert client.statuses == [400, 200]
-    assert resource.requests == []
-
-
-def test_absolute_form() -> None:
-    """A target in absolute-form is in origin-form when the resource sees it."""
-    site, resource = uploading()
-    client = Joined(site).send(put(b"abc", path=b"http://a.example/u?x")[:-3])
-    (request,) = resource.requests
-    assert (request.uri, request.getHeader("host")) == (b"/u?x", "a.example")
-    client.send(b"abc")
-    assert (client.statuses, site.lines) == ([200], [(200, b"/u?x")])
-
-
-def test_render_that_raises(errors: list[Any]) -> None:
-    """A resource that raises is answered 500, and the connection goes on."""
-
-    class Raising(Uploads):
-        def begin(self, request: Any) -> None:
-            raise ZeroDivisionError
-
-    site, _ = uploading(Raising())
-    for at in range(1, len(put(b"abc"))):
-        client = Joined(site, [at]).send(put(b"abc") + PAGE)
-        assert client.statuses == [500, 200]
-    errors.clear()
-
-
 # Switching.
 
 
@@ -457,237 +324,6 @@ def test_switch(framing: bytes) -> None:
             assert [ref() for ref in (*site.channels, *site.requests) if ref()] == []
             client.wire.client.abortConnection()
             client.wire.pump()
-
-
-# 100 (Continue).
-
-EXPECT = b"Expect: 100-continue\r\n"
-
-
-def test_continue() -> None:
-    """A resource says when the client is to go on; others' clients are told at once."""
-    site, resource = uploading(Later(), timeout=60)
-    client = Joined(site).send(put(b"", EXPECT, path=b"/page").replace(b": 0", b": 3"))
-    assert client.statuses == [100]
-    client.send(b"abc")
-    assert client.statuses == [100, 200]
-    client.received = b""
-    client.send(put(b"", EXPECT).replace(b": 0", b": 3"))
-    (request,) = resource.requests
-    assert (client.received, request.expects_continue) == (b"", True)
-    resource.take(request)
-    site.reactor.advance(100)
-    request.send_informational(100)
-    assert not request.expects_continue
-    client.wire.pump()
-    assert client.received == b"HTTP/1.1 100 Continue\r\n\r\n"
-    client.send(b"abc" + PAGE)
-    assert client.statuses == [100, 200, 200]
-    assert b"close" not in client.received
-
-
-def test_answer_without_continue() -> None:
-    """A final answer to a client that waits for a 100 ends the connection."""
-    site, resource = uploading()
-    client = Joined(site).send(put(b"", EXPECT).replace(b": 0", b": 3"))
-    resource.answer(resource.requests[0], 403)
-    client.wire.pump()
-    assert client.statuses == [403]
-    assert b"Connection: close\r\n" in client.received
-    assert client.half_closed
-    client.wire.client.loseConnection()
-    client.wire.pump()
-    assert client.is_over
-    assert site.reactor.getDelayedCalls() == []
-    assert len(resource.failures) == 1
-
-
-def test_client_that_does_not_wait() -> None:
-    """A client that sends its content in spite of Expect waits for nothing."""
-    site, resource = uploading(Later())
-    client = Joined(site).send(put(b"abc", EXPECT))
-    assert not resource.requests[0].expects_continue
-    resource.take(resource.requests[0])
-    client.send(PAGE)
-    assert client.statuses == [200, 200]
-
-
-def test_old_client_never_waits() -> None:
-    """HTTP/1.0 has no interim responses."""
-    site, resource = uploading(Later())
-    client = Joined(site).send(put(b"abc", EXPECT, b"1.0")[:-3])
-    (request,) = resource.requests
-    assert not request.expects_continue
-    request.send_informational(100)
-    client.wire.pump()
-    assert client.received == b""
-    client.send(b"abc")
-    resource.take(request)
-    client.wire.pump()
-    assert client.received.endswith(b"PUT 3")
-    assert client.is_over
-
-
-def test_informational() -> None:
-    """Interim responses are clean, and precede the response."""
-    site, resource = uploading(Later())
-    client = Joined(site).send(put(b"abc"))
-    (request,) = resource.requests
-    for code in (99, 101, 200):
-        with pytest.raises(InvalidArgument):
-            request.send_informational(code)
-    request.send_informational(103, b"Early\r\nX: y", [(b"Link", b"</a>\0\r\nEvil: 1"), (b"A", b"b")])
-    request.send_informational(102)
-    client.wire.pump()
-    assert client.received == (
-        b"HTTP/1.1 103 Early  X: y\r\nLink: </a>   Evil: 1\r\nA: b\r\n\r\nHTTP/1.1 102 \r\n\r\n"
-    )
-    resource.take(request)
-    request.send_informational(103)
-    client.wire.pump()
-    assert client.statuses == [103, 102, 200]
-
-
-# Answers before the content has ended.
-
-
-@pytest.mark.parametrize("whole", [put(BODY), CHUNKED, put(bytes(2**16)), chunked(bytes(2**15))])
-def test_small_rest(whole: bytes) -> None:
-    """A small rest is read and dropped, and then the next request is answered, at every split."""
-
-    class Refusing(Uploads):
-        def begin(self, request: Any) -> None:
-            self.answer(request, 413)
-
-    step = 1 if len(whole) < 2000 else 4999
-    with no_collector():
-        for at in range(1, len(whole), step):
-            site, resource = uploading(Refusing())
-            client = Joined(site, [at, 64]).send(whole + put(b"x") + PAGE)
-            assert client.statuses == [413, 413, 200]
-            assert b"close" not in client.received
-            assert site.lines == [(413, b"/u"), (413, b"/u"), (200, b"/page")]
-            client.wire.client.loseConnection()
-            client.wire.pump()
-            resource.requests.clear()
-            assert [ref() for ref in (*site.channels, *site.requests) if ref()] == []
-            assert site.reactor.getDelayedCalls() == []
-
-
-@pytest.mark.parametrize(
-    "whole", [put(bytes(2**20)), chunked(bytes(2**20)), put(b"a" * 10, version=b"1.0")]
-)
-@pytest.mark.parametrize("wanted", [True, False])
-def test_large_rest(whole: bytes, wanted: bool) -> None:
-    """Behind a large rest the connection ends, and the client has its answer; so with HTTP/1.0."""
-    site, resource = uploading(Later())
-    head = whole.index(b"\r\n\r\n") + 4
-    with no_collector():
-        client = Joined(site, 5000).send(whole[:head])
-        (request,) = resource.requests
-        if wanted:
-            request.stream_content(Taking()).addErrback(resource.fail)
-        resource.answer(request, 413)
-        client.send(whole[head:] + PAGE)
-        assert client.received.count(b" 413 ") == 1
-        assert b"page" not in client.received
-        assert site.received < 2**18
-        if not client.is_over:
-            assert client.half_closed
-            site.reactor.advance(6)
-            client.wire.pump()
-        assert client.is_over
-        resource.requests.clear()
-        resource.failures.clear()
-        del request
-        site.reactor.advance(20)
-        assert [ref() for ref in (*site.channels, *site.requests) if ref()] == []
-        assert site.reactor.getDelayedCalls() == []
-
-
-def test_end_is_announced() -> None:
-    """Where it is known that the connection will end, the answer says so."""
-    site, resource = uploading(Later())
-    client = Joined(site).send(put(bytes(2**20))[:200])
-    resource.requests[0].setHeader(b"connection", b"X-Other")
-    resource.answer(resource.requests[0], 413)
-    client.wire.pump()
-    assert b"Connection: X-Other\r\nConnection: close\r\n" in client.received
-
-
-def test_answer_while_it_comes() -> None:
-    """An answer may begin before its content has ended: both flow, and the connection goes on."""
-    site, resource = uploading(Later())
-    client = Joined(site).send(put(bytes(2**20))[: -(2**19)])
-    (request,) = resource.requests
-    taking = Taking()
-    read: Deferred[None] = request.stream_content(taking)
-    request.write(b"begun")
-    client.wire.pump()
-    assert client.received.endswith(b"begun\r\n")
-    client.send(bytes(2**19) + PAGE)
-    assert taking.size == 2**20
-    read.addCallback(lambda _: request.finish())
-    client.wire.pump()
-    assert client.statuses == [200, 200]
-
-
-# Time.
-
-
-def test_silent_client() -> None:
-    """A client that sends nothing while the content is wanted is cut off after the site's time-out."""
-    site, resource = uploading(timeout=60)
-    client = Joined(site).send(put(b"abcdef")[:-3])
-    site.reactor.advance(59)
-    assert not client.is_over
-    site.reactor.advance(2)
-    client.wire.pump()
-    assert client.is_over
-    assert resource.failures[0].check(ConnectionAborted)
-
-
-def test_slow_client() -> None:
-    """A slow upload to a consumer is not cut off, as long as it goes on."""
-    site, resource = uploading(timeout=60)
-    client = Joined(site).send(put(bytes(200))[:-200])
-    for _ in range(200):
-        site.reactor.advance(59)
-        client.send(b"x")
-    assert client.bodies == [b"PUT 200"]
-    site.reactor.advance(59)
-    assert not client.is_over
-    site.reactor.advance(2)
-    client.wire.pump()
-    assert client.is_over
-
-
-@pytest.mark.parametrize("finished", [True, False])
-def test_idle_timer_goes_on(finished: bool) -> None:
-    """Between requests the idle timer runs, whatever the consumer did before."""
-    on_write = (lambda taking: None) if finished else (lambda taking: taking.producer.pauseProducing())
-    site, resource = uploading(Uploads(on_write), timeout=60)
-    client = Joined(site).send(put(b"abc"))
-    if not finished:
-        site.reactor.advance(100)
-        resource.taken[0].producer.resumeProducing()
-    client.wire.pump()
-    assert client.statuses == [200]
-    site.reactor.advance(61)
-    client.wire.pump()
-    assert client.is_over
-
-
-def test_dripping_rest() -> None:
-    """A rest that nobody wants has to come at a good pace."""
-    site, resource = uploading(timeout=60)
-    client = Joined(site).send(put(bytes(200))[:-200])
-    resource.answer(resource.requests[0], 413)
-    for _ in range(4):
-        site.reactor.advance(20)
-        client.send(b"x")
-    assert client.statuses == [413]
-    assert client.is_over
 
 
 # Contents that have come.

@@ -14,10 +14,11 @@ from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.web.guard import BasicCredentialFactory, HTTPAuthSessionWrapper
 from twisted.web.resource import EncodingResourceWrapper, IResource, Resource
-from twisted.web.server import GzipEncoderFactory
+from twisted.web.server import NOT_DONE_YET, GzipEncoderFactory, Site
 from twisted.web.util import DeferredResource
 from zope.interface import implementer
 
+from tests.kit.h2client import client_by
 from tests.kit.harness import (
     KINDS,
     SOCKETS,
@@ -35,7 +36,7 @@ from tests.kit.harness import (
     upgrade_head,
 )
 from tests.kit.streamed import HOST, PAGE, Joined, Later, Taking, Uploads, chunked, pausing, put
-from upgrade_switch import UpgradeSite
+from upgrade_switch import UpgradeRequest, UpgradeSite
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_socket = pytest.mark.parametrize("kind", SOCKETS)
@@ -317,11 +318,8 @@ def test_deferred_resource() -> None:
 
     class Spooled(Uploads):
         def render(self, request: Any) -> int:
-            return super().render(request) if not request.content.getvalue() else self.late(request)
-
-        def late(self, request: Any) -> int:
             self.take(request)
-            return 1
+            return NOT_DONE_YET
 
     resource = Spooled()
     client = Joined(site_of(DeferredResource(waiting), reactor=Clock())).send(put(b"abc")[:-1])
@@ -355,17 +353,14 @@ def test_encoded() -> None:
 
 def test_site_of_others() -> None:
     """A request is not looked at early where its connection is none of an UpgradeSite's."""
-    from twisted.web.server import Site
 
-    from upgrade_switch import UpgradeRequest
-
-    class Any_(Uploads):
+    class Spooled(Uploads):
         def render(self, request: Any) -> int:
             self.take(request)
-            return 1
+            return NOT_DONE_YET
 
     root = Resource()
-    resource = Any_()
+    resource = Spooled()
     root.putChild(b"u", resource)
     site: Any = Site(root, requestFactory=UpgradeRequest, reactor=Clock())
     client = Joined(site).send(put(b"abc"))
@@ -388,3 +383,23 @@ def test_upgrade_of_the_site() -> None:
     client.send(b"abc" + PAGE)
     assert client.statuses[:2] == [100, 101]
     assert (target.data, resource.taken) == (PAGE, [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_over_http2(listen: Any) -> None:
+    """Over HTTP/2 the whole content comes first, and is streamed from where it was collected."""
+
+    class Spooled(Uploads):
+        def render(self, request: Any) -> int:
+            assert not request.expects_continue
+            request.send_informational(103)
+            self.requests.append(request)
+            self.take(request)
+            return NOT_DONE_YET
+
+    resource = Spooled()
+    client = await client_by("alpn", await listen("tls", site_of(resource)))
+    body = bytes(16_000)
+    code, _, answer = await client.ask(b"/u", b"PUT", body)
+    assert (code, answer) == (200, b"PUT 16000")
+    assert resource.taken[0].data == body

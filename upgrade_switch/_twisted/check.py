@@ -85,7 +85,7 @@ NEEDED = (
         ("_channel", "_negotiatedProtocol"),
     ),
     Need("twisted.web.http_headers", "Headers", ("_rawHeaders",)),
-    Need("twisted.web.guard", "HTTPAuthSessionWrapper._loginSucceeded", ("proxyForInterface",)),
+    Need("twisted.web._auth.wrapper", "HTTPAuthSessionWrapper._loginSucceeded"),
     Need("twisted.web.resource", "_IEncodingResource"),
     Need("twisted.web.server", "Request.finish", ("_encoder",)),
     Need("twisted.web._newclient", "HTTP11ClientProtocol.request", ("HTTPClientParser", "_parser")),

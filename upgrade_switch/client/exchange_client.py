@@ -115,6 +115,11 @@ class ExchangeClient(Protocol):
             _twisted.write_at_once(self.transport, data)
         return exchange
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is an exchange on it now."""
+        return self._exchange is not None
+
     # What its transport calls.
 
     def dataReceived(self, data: bytes) -> None:

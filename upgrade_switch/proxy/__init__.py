@@ -1,3 +1,7 @@
 """
-A reverse proxy: a resource behind which other HTTP/1.1 servers answer, upgrades included.
+A reverse proxy that lets upgrades through: :class:`UpgradeProxy`.
 """
+
+from .resource import UpgradeProxy
+
+__all__ = ["UpgradeProxy"]

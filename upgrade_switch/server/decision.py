@@ -28,7 +28,7 @@ from .upgrades import Match
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-__all__ = ["Decision", "decide", "declined", "not_an_answer"]
+__all__ = ["Decision", "decide", "declined", "no_room", "not_an_answer"]
 
 _log = Logger()
 
@@ -44,7 +44,7 @@ def decide(request: UpgradeRequest, match: Match) -> int | bytes:
     why = site.switched.why_declined(request.channel.transport, request.getClientAddress())
     if why is not None:
         declined(request, match.token, why)
-        answer: bytes = _no_room(why).render(request)
+        answer: bytes = no_room(why).render(request)
         return answer
     try:
         result = match.ask(request)
@@ -78,7 +78,7 @@ def _settle(request: UpgradeRequest, match: Match, result: Any) -> Declined | No
             return Declined.FAILED
         if why is not None:
             _forget_fields(request)
-            _render(request, _no_room(why))
+            _render(request, no_room(why))
         return why
     if IResource.providedBy(result):
         _render(request, result)
@@ -102,7 +102,8 @@ def _forget_fields(request: UpgradeRequest) -> None:
     request.cookies = []
 
 
-def _no_room(why: Declined) -> StatusPage:
+def no_room(why: Declined) -> StatusPage:
+    """The answer where one more connection may not switch."""
     if why is Declined.ADDRESS_FULL:
         return too_many_requests("No more connections of this address are taken now.")
     return service_unavailable("No more connections are taken now.")

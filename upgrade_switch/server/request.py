@@ -198,10 +198,12 @@ class UpgradeRequest(StreamingRequest):
             raise NotOffered("this request is not a CONNECT to an UpgradeSite")
         return self._or_raise(self._switch(None, target, SwitchHead(OK, phrase, ())))
 
-    def try_switch_to(self, offered: UpgradeToken, target: IProtocol) -> Declined | None:
+    def try_switch_to(
+        self, offered: UpgradeToken, target: IProtocol, phrase: bytes = _SWITCHING
+    ) -> Declined | None:
         """:meth:`switch_to`, for a token of the offer; returns why the connection may not switch."""
         self._check_switch(target)
-        return self._why_not(self._switch_to_offered(offered, target))
+        return self._why_not(self._switch_to_offered(offered, target, phrase))
 
     def try_accept_connect(self, target: IProtocol) -> Declined | None:
         """:meth:`accept_connect`; returns why the connection may not switch."""

@@ -1,0 +1,94 @@
+"""
+The side of the client: what is done to a request of ``twisted.web`` to pass an answer on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.web.resource import IResource
+from zope.interface import implementer
+
+from .. import _twisted
+from ..sending import SendingWatch, reset_when_sent
+from .deadline import Deadline
+from .forwarded import Field
+
+if TYPE_CHECKING:
+    from ..client.exchange import Exchange
+
+__all__ = ["AnswerReading", "answer_with", "cut_off", "set_fields", "write_head"]
+
+# Any, in all of these: requests have much that no interface has.
+
+
+def write_head(request: Any, code: int, phrase: bytes, fields: Sequence[Field]) -> None:
+    """Write the head of an answer, though its body may come much later."""
+    request.setResponseCode(code, phrase)
+    set_fields(request, fields)
+    request.write(b"")
+
+
+def set_fields(request: Any, fields: Sequence[Field]) -> None:
+    """Set a back end's fields, in place of Twisted's own of the same names."""
+    headers = request.responseHeaders
+    # Whether the client's connection stays open is the site's matter, and it may have said so.
+    for name in {name.lower() for name, _ in fields} | {b"server"} - {b"connection"}:
+        headers.removeHeader(name)
+    for name, value in fields:
+        headers.addRawHeader(name, value)
+    request.defaultContentType = None
+
+
+def answer_with(request: Any, page: IResource) -> None:
+    """Give the proxy's own answer."""
+    body: bytes = page.render(request)
+    request.setHeader(b"content-length", b"%d" % len(body))
+    request.write(body)
+    request.finish()
+
+
+def cut_off(request: Any, clock: IReactorTime) -> None:
+    """
+    End the connection of a client that has got a part of an answer. If the framing does not tell that
+    something is missing, a reset does, when everything before it has arrived.
+    """
+    channel = request.channel
+    if request.clientproto.startswith(b"HTTP/2"):
+        channel.abortConnection()
+        return
+    request.unregisterProducer()
+    transport = channel.transport
+    if request.chunked or request.responseHeaders.hasHeader(b"content-length"):
+        channel.loseConnection()
+        # Nobody else would notice a client that does not read.
+        SendingWatch(transport, clock, _nothing, lambda: _twisted.abort(transport))
+    else:
+        reset_when_sent(transport, clock)
+
+
+@implementer(IPushProducer)
+class AnswerReading:
+    """The reading of an answer, as the producer of what its client gets."""
+
+    def __init__(self, exchange: Exchange, deadline: Deadline) -> None:
+        self._exchange = exchange
+        self._deadline = deadline
+
+    def pauseProducing(self) -> None:
+        # A client that reads slowly is not the back end's silence.
+        self._deadline.pause()
+        self._exchange.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._deadline.resume()
+        self._exchange.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The client has left, of which the request tells."""
+
+
+def _nothing() -> None:
+    """Everything has been sent."""

@@ -1,0 +1,435 @@
+"""
+:class:`Passage`: one request on its way to a back end, and the answer on its way back.
+
+It is in one of five states (:class:`State`), and goes through them in this order, leaving out what does
+not come::
+
+    CONNECTING ──> WAITING ──> ANSWERING ──> OVER
+         │            │  └───> SWITCHED ──────┘
+         └────────────┴───────────────────────┘
+
+Until the head of an answer has come, whatever goes wrong becomes an answer of the proxy's own. After
+that the client's connection is all that can say so: it is cut off.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.error import ConnectionRefusedError, TCPTimedOutError, TimeoutError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+from zope.interface import implementer
+
+from ..client.exchange_interfaces import ExchangeHead, IExchangeListener
+from ..connecting import ServerEnd
+from ..errors import InvalidArgument, cause_of
+from ..fields import printable
+from ..interfaces import Declined, IUpgradeRequest
+from ..server.content import ContentStream
+from ..server.decision import declined, no_room
+from ..server.pages import StatusPage, service_unavailable
+from ..splice import Splice, SpliceEnd
+from .answering import AnswerReading, answer_with, cut_off, set_fields, write_head
+from .deadline import Deadline
+from .fields import AnswerFields, BadAnswer, answer_fields, request_fields
+from .locations import View, answer_places
+from .targets import BadTarget, target_of
+from .upload import Upload
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+    from ..client.exchange import Exchange
+    from ..client.exchange_client import ExchangeClient
+    from ..client.exchange_interfaces import Fields
+    from ..connection import SwitchedConnection
+    from ..negotiation import UpgradeToken
+    from .backends import BackEnd
+    from .backends import Exchange as Attempt
+    from .settings import Asked, Settings
+
+__all__ = ["Passage", "State"]
+
+_log = Logger()
+
+# RFC 9110 §9.2.2.
+_IDEMPOTENT = frozenset([b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"])
+
+
+class State(Enum):
+    """How far a request has come."""
+
+    CONNECTING = auto()
+    WAITING = auto()
+    """The back end has the request, or is getting it."""
+    ANSWERING = auto()
+    """The client is getting the answer."""
+    SWITCHED = auto()
+    """Both connections are spliced."""
+    OVER = auto()
+
+
+@implementer(IExchangeListener)
+class Passage:
+    """
+    One request, and its answer.
+
+    :ivar state: how far it has come.
+    """
+
+    def __init__(self, settings: Settings, request: IUpgradeRequest, asked: Asked) -> None:
+        """
+        :param request: a request of an ``UpgradeSite`` (anything else that has its methods will do),
+            which this finishes.
+        """
+        self.state = State.CONNECTING
+        self._settings = settings
+        # Any: twisted.web's request, and ours; no interface has all that both have.
+        self._request: Any = request
+        self._asked = asked
+        self._upload: Upload | None = None
+        if asked.length:
+            self._upload = Upload(settings.max_body, self._too_long, self._stalled)
+        self._deadline = Deadline(settings.reactor, self._timed_out)
+        self._key = settings.back_ends.key_of(asked.client.address, asked.fields)
+        self._tried: list[BackEnd] = []
+        self._attempt: Attempt | None = None
+        self._connecting: Deferred[ExchangeClient] | None = None
+        self._exchange: Exchange | None = None
+        self._has_retried = self._is_sent = False
+        self._passed: tuple[UpgradeToken, ...] = ()
+        self._view: View | None = None
+        # The proxy's own answer if there is no other back end.
+        self._trouble: IResource | None = None
+
+    def begin(self) -> None:
+        """Send the request to a back end."""
+        self._request.notifyFinish().addErrback(self._client_left)
+        self._choose()
+
+    # Connecting.
+
+    def _choose(self) -> None:
+        attempt = self._settings.back_ends.choose(self._key, self._tried)
+        if attempt is None:
+            self._answer(self._trouble or service_unavailable("No server is there for this now."))
+            return
+        self._attempt = attempt
+        self._tried.append(attempt.back_end)
+        self._connect(fresh=bool(self._settings.rules.tokens.among(self._asked.offer)))
+
+    def _connect(self, fresh: bool) -> None:
+        settings, attempt = self._settings, self._attempt
+        assert attempt is not None
+        self.state = State.CONNECTING
+        endpoint = attempt.back_end.endpoint(settings.reactor, settings.connect_timeout)
+        key = (attempt.back_end.key, settings.key)
+        connecting = settings.pool.exchange_client(key, endpoint, fresh)
+        self._connecting = connecting
+        connecting.addCallbacks(self._connected, self._not_connected)
+
+    def _not_connected(self, reason: Failure) -> None:
+        self._connecting = None
+        if self.state is State.OVER:
+            return
+        self._fail(reason, refused=reason.check(ConnectionRefusedError) is not None)
+        # The request has not been sent anywhere.
+        self._choose()
+
+    def _connected(self, client: ExchangeClient) -> None:
+        self._connecting = None
+        if self.state is State.OVER:
+            client.abort()
+            return
+        head = self._head()
+        if isinstance(head, BadTarget):
+            client.close()
+            self._answer(StatusPage(400, "Bad Request", f"This is {head.why}."))
+            return
+        self.state = State.WAITING
+        try:
+            exchange = client.exchange(head, self)
+        except InvalidArgument as error:
+            self._answer(StatusPage(400, "Bad Request", f"This cannot be passed on: {error}."))
+            return
+        if client.is_busy:
+            self._exchange = exchange
+            self._send(exchange)
+        # Else it has failed within that call, and something else has begun.
+
+    def _head(self) -> ExchangeHead | BadTarget:
+        asked, rules, attempt = self._asked, self._settings.rules, self._attempt
+        assert attempt is not None
+        back_end = attempt.back_end
+        target = target_of(asked.mounted, back_end.base)
+        if isinstance(target, BadTarget):
+            return target
+        method: bytes = self._request.method
+        fields, self._passed = request_fields(
+            asked.fields,
+            asked.client,
+            rules,
+            method=method,
+            length=asked.length,
+            authority=back_end.authority,
+            offer=asked.offer,
+        )
+        self._view = View(
+            asked.client.scheme,
+            asked.client.authority or b"",
+            asked.mounted.mount,
+            b"https" if back_end.is_secure else b"http",
+            back_end.authority,
+            back_end.base,
+            # request_fields has it in front.
+            fields[0][1],
+        )
+        return ExchangeHead(method, target, fields)
+
+    # The request.
+
+    def _send(self, exchange: Exchange) -> None:
+        upload = self._upload
+        if upload is None:
+            exchange.end()
+            self._sent()
+            return
+        upload.go_to(exchange)
+        if self._has_retried:
+            return
+        if IUpgradeRequest.providedBy(self._request):
+            streaming = self._request.stream_content(upload)
+        else:
+            streaming = ContentStream(file=self._request.content).stream_to(upload)
+        streaming.addCallbacks(self._content_sent, self._content_failed)
+
+    def _content_sent(self, _: None) -> None:
+        self._upload = None
+        if self._exchange is not None:
+            self._exchange.end()
+            self._sent()
+
+    def _content_failed(self, reason: Failure) -> None:
+        """The client has left, has sent what is no content, or has been answered."""
+        self._upload = None
+        self._end()
+
+    def _sent(self) -> None:
+        self._is_sent = True
+        if self.state is State.WAITING:
+            self._deadline.start(self._settings.response_timeout)
+
+    def _stalled(self, is_stalled: bool) -> None:
+        if self.state is not State.WAITING:
+            return
+        if is_stalled:
+            self._deadline.start(self._settings.idle_timeout)
+        else:
+            self._deadline.stop()
+
+    def _too_long(self) -> None:
+        if self.state in (State.CONNECTING, State.WAITING):
+            self._answer(StatusPage(413, "Content Too Large", "The content is too large."))
+        elif self.state is State.ANSWERING:
+            self._cut_off()
+
+    # The answer (IExchangeListener).
+
+    def informational(self, code: int, phrase: bytes, fields: Fields) -> None:
+        if self._is_sent:
+            self._deadline.start(self._settings.response_timeout)
+        if not IUpgradeRequest.providedBy(self._request):
+            return
+        if code == 100 and not self._request.expects_continue:
+            # Twisted has sent one, or the client does not wait.
+            return
+        passed = self._answer_fields(code, fields, b"1.1")
+        if isinstance(passed, AnswerFields):
+            self._request.send_informational(code, phrase, passed.fields)
+
+    def response(self, code: int, phrase: bytes, fields: Fields, version: bytes) -> None:
+        assert self._attempt is not None
+        self._attempt.answered()
+        passed = self._answer_fields(code, fields, version)
+        if isinstance(passed, BadAnswer):
+            self._bad_answer(passed)
+            return
+        self._settings.back_ends.learn(passed.fields, self._attempt.back_end)
+        self.state = State.ANSWERING
+        write_head(self._request, code, phrase, passed.fields)
+        self._deadline.start(self._settings.idle_timeout)
+        if self._passed:
+            declined(self._request, self._passed[0], Declined.ANSWERED)
+        if self._exchange is not None:
+            self._request.registerProducer(AnswerReading(self._exchange, self._deadline), True)
+
+    def data(self, chunk: bytes) -> None:
+        self._deadline.restart()
+        self._request.write(chunk)
+
+    def ended(self) -> None:
+        self._exchange = None
+        if self.state is State.ANSWERING:
+            request = self._request
+            request.unregisterProducer()
+            self._end()
+            request.finish()
+
+    def switched(
+        self, code: int, phrase: bytes, fields: Fields, connection: SwitchedConnection
+    ) -> None:
+        self._exchange = None
+        self._deadline.stop()
+        passed = self._answer_fields(code, fields, b"1.1")
+        if isinstance(passed, BadAnswer) or passed.chosen is None:
+            connection.abort()
+            self._bad_answer(passed if isinstance(passed, BadAnswer) else BadAnswer("no 101"))
+            return
+        attempt, request = self._attempt, self._request
+        assert attempt is not None
+        attempt.switched()
+        self._settings.back_ends.learn(passed.fields, attempt.back_end)
+        set_fields(request, passed.fields)
+        near, far = SpliceEnd(), ServerEnd()
+        joined = Splice(near, far, reactor=self._settings.reactor)
+        joined.done.addBoth(lambda _: attempt.ended())
+        connection.install(far)
+        # From here on, the splice sees to both connections.
+        self.state, self._attempt = State.SWITCHED, None
+        why = request.try_switch_to(passed.chosen, near, phrase)
+        if why is None:
+            self._end()
+        else:
+            joined.abort()
+            declined(request, passed.chosen, why)
+            self._passed = ()
+            self._answer(no_room(why))
+
+    def failed(self, reason: Failure, may_retry: bool) -> None:
+        self._exchange = None
+        if self.state is State.ANSWERING:
+            if self._attempt is not None:
+                self._attempt.failed()
+            self._cut_off()
+        elif may_retry and self._may_retry():
+            self._has_retried = True
+            if self._upload is not None:
+                self._upload.stop()
+            self._connect(fresh=True)
+        elif self.state is State.WAITING:
+            self._fail(reason)
+            self._answer(self._trouble)
+
+    def _may_retry(self) -> bool:
+        """
+        Whether the request may be sent again (RFC 9110 §9.2.2): once, and if nothing of its content has
+        gone.
+        """
+        is_whole = not self._asked.length or (self._upload is not None and not self._upload.size)
+        return not self._has_retried and is_whole and self._request.method in _IDEMPOTENT
+
+    def _answer_fields(self, code: int, fields: Fields, version: bytes) -> AnswerFields | BadAnswer:
+        asked, settings = self._asked, self._settings
+        passed = answer_fields(
+            fields,
+            asked.client,
+            settings.rules,
+            code=code,
+            version=b"HTTP/" + version,
+            asked=self._passed,
+        )
+        if isinstance(passed, BadAnswer):
+            return passed
+        assert self._view is not None
+        placed = answer_places(
+            passed.fields,
+            self._view,
+            locations=settings.rewrite_location,
+            cookies=settings.rewrite_cookies,
+        )
+        return passed._replace(fields=placed)
+
+    # What goes wrong.
+
+    def _fail(self, reason: Failure, refused: bool = False) -> None:
+        """There is no answer from the back end that was chosen."""
+        attempt = self._attempt
+        assert attempt is not None
+        back_end, error = attempt.back_end, cause_of(reason)
+        attempt.failed(refused)
+        attempt.ended()
+        self._attempt = None
+        if back_end.failures <= 1:
+            # Once, and not for each of the requests that fail in a row.
+            why = printable(str(error) or type(error).__name__)
+            _log.warn("no answer from {url}: {why}", url=back_end.url, why=why)
+        timed_out = reason.check(TimeoutError, TCPTimedOutError) or isinstance(error, TimeoutError)
+        self._trouble = _GATEWAY_TIMEOUT if timed_out else _BAD_GATEWAY
+
+    def _bad_answer(self, bad: BadAnswer) -> None:
+        """What has come must not reach the client."""
+        assert self._attempt is not None
+        self._attempt.failed()
+        url, why = self._attempt.back_end.url, printable(bad.why)
+        _log.warn("{url} answers with {why}", url=url, why=why)
+        self._answer(_BAD_GATEWAY)
+
+    def _timed_out(self) -> None:
+        if self.state is State.WAITING:
+            self._drop_exchange()
+            self._fail(Failure(TimeoutError(string="it took too long to answer")))
+            self._answer(self._trouble)
+        elif self.state is State.ANSWERING:
+            if self._attempt is not None:
+                self._attempt.failed()
+            self._cut_off()
+
+    def _answer(self, resource: IResource | None) -> None:
+        """Answer in the back end's place."""
+        request = self._request
+        assert resource is not None
+        self._end()
+        if self._passed:
+            declined(request, self._passed[0], Declined.ANSWERED)
+        answer_with(request, resource)
+
+    def _cut_off(self) -> None:
+        """Half of an answer must not look like the whole."""
+        request = self._request
+        self._end()
+        cut_off(request, self._settings.reactor)
+
+    def _client_left(self, _: Failure) -> None:
+        self._end()
+
+    # The end.
+
+    def _drop_exchange(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abort()
+
+    def _end(self) -> None:
+        """Let everything go; what is at work is cancelled. Harmless when it is over."""
+        self.state = State.OVER
+        self._deadline.give_up()
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
+        self._drop_exchange()
+        if self._upload is not None:
+            self._upload.stop()
+            self._upload = None
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.ended()
+        self._request = None
+
+
+_BAD_GATEWAY = StatusPage(
+    502, "Bad Gateway", "The server behind this one gave no answer that can be used."
+)
+_GATEWAY_TIMEOUT = StatusPage(504, "Gateway Timeout", "The server behind this one did not answer.")

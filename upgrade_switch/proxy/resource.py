@@ -1,0 +1,222 @@
+"""
+:class:`UpgradeProxy`: a reverse proxy as a resource, which lets upgrades through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from twisted.web.iweb import IPolicyForHTTPS
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+from zope.interface import implementer
+
+from ..client.pool import UpgradePool
+from ..errors import InvalidArgument
+from ..interfaces import IStreamsContent, ITakesUpgrades, IUpgradeRequest
+from ..negotiation import NO_OFFER
+from ..server.decision import declined, no_room
+from ..server.pages import StatusPage
+from .backend import BackEnd
+from .backends import BackEnds, URLs
+from .fields import CHUNKED, Length, Rules, Tokens, fields_of, hops_left
+from .forwarded import Client, Network, Trusted, went_through
+from .health import HealthChecks
+from .passage import Passage
+from .settings import Asked, Settings
+from .targets import BadTarget, split_mount
+
+__all__ = ["UpgradeProxy"]
+
+# Twisted's pool keeps two to a host, which is meant for a browser.
+_MOST_IDLE = 32
+# Servers close a connection that rests after some five seconds or more (Node after five).
+_IDLE_SECONDS = 4
+
+
+@implementer(IStreamsContent, ITakesUpgrades)
+class UpgradeProxy(Resource):
+    """
+    A reverse proxy (RFC 9110 §3.7) in front of one HTTP/1.1 server or several. It may stand anywhere in
+    a site's tree: what is below its place goes on, as the client has sent it.
+
+    Answers and contents pass through while they come, in bounded memory. Upgrades to the given tokens
+    pass, too: if the back end answers 101, the client gets it, and the two connections are spliced
+    (:func:`~upgrade_switch.splice`). Offers of other tokens are left out, and the rest of the request
+    goes on. On a site that is not an ``UpgradeSite`` no upgrade passes.
+
+    Trailer fields are dropped.
+    """
+
+    isLeaf = True
+
+    # Any: of a reactor, what endpoints use; Twisted has no one interface for it.
+    def __init__(
+        self,
+        url: URLs,
+        reactor: Any,
+        tokens: Iterable[str] = ("websocket",),
+        pool: UpgradePool | None = None,
+        *,
+        preserve_host: bool = True,
+        rewrite_location: bool = True,
+        rewrite_cookies: bool = False,
+        trusted: Iterable[str | Network] = (),
+        lenient: bool = False,
+        connect_timeout: float = 10,
+        response_timeout: float = 60,
+        idle_timeout: float = 60,
+        max_body: int | None = None,
+        sticky: str | None = None,
+        health: str | None = None,
+        strip_authorization: bool = False,
+        policy: IPolicyForHTTPS | None = None,
+    ) -> None:
+        """
+        :param url: the back end, or several: ``http://host:port/base``, ``https://…``,
+            ``unix:/path/to/socket`` or ``unix:/path/to/socket:/base``. Each request goes to the one
+            with the fewest requests and upgrades; one that fails gets none for a while.
+        :param reactor: connects to them, and is the clock.
+        :param tokens: the upgrades that pass, as the keys of an ``UpgradeResource``.
+        :param pool: keeps the connections to the back ends; by default, one of this proxy's own.
+        :param preserve_host: whether the back end gets the client's Host, and not that of its URL.
+        :param rewrite_location: whether ``Location`` and ``Content-Location`` are mapped back to what
+            the client sees.
+        :param rewrite_cookies: whether Path and Domain of cookies are, too.
+        :param trusted: addresses and networks of proxies in front, such as ``"10.0.0.0/8"``, and
+            ``"unix"``: what they say in ``Forwarded`` and ``X-Forwarded-For`` is passed on. What
+            anybody else says there is replaced.
+        :param lenient: whether a 101 without ``Connection: upgrade`` switches (Proxmox sends it).
+        :param connect_timeout: how many seconds connecting may take; then 504.
+        :param response_timeout: how many seconds may pass between the end of a request and the head of
+            its answer; then 504. 0: any number.
+        :param idle_timeout: how many seconds may pass between two parts of an answer's body, or
+            without the back end's taking any of the request's; 0: any number. What has switched may be
+            idle for longer.
+        :param max_body: how many bytes a request's content may have; a longer one gets 413.
+        :param sticky: ``"address"`` keeps the clients of an address at one back end; anything else is
+            the name of a cookie whose value does.
+        :param health: a path such as ``"/health"``, for which each back end is asked every few seconds
+            as long as the site runs; those that do not answer it with 2xx or 3xx get no requests.
+        :param strip_authorization: whether ``Authorization`` is not passed on: where it is for this
+            site's own login.
+        :param policy: which certificates are trusted of https back ends; by default, those that the
+            platform trusts.
+        :raises InvalidArgument: if one of them is not what its place wants.
+        :raises InvalidToken: if a token breaks the grammar.
+        """
+        super().__init__()
+        timeouts = (connect_timeout, response_timeout, idle_timeout)
+        _check_numbers(timeouts, max_body)
+        if pool is None:
+            pool = UpgradePool(reactor, lenient=lenient)
+            pool.maxPersistentPerHost, pool.cachedConnectionTimeout = _MOST_IDLE, _IDLE_SECONDS
+        elif lenient and not pool.lenient:
+            raise InvalidArgument("lenient=True needs a pool that is lenient, too")
+        self._back_ends = BackEnds(url, reactor, sticky, policy)
+        self._settings = Settings(
+            reactor,
+            pool,
+            self._back_ends,
+            Rules(Tokens(tokens), Trusted(trusted), preserve_host, strip_authorization, lenient),
+            rewrite_location,
+            rewrite_cookies,
+            *timeouts,
+            max_body,
+            policy,
+        )
+        self._health = None if health is None else HealthChecks(self._settings, health)
+
+    @property
+    def back_ends(self) -> tuple[BackEnd, ...]:
+        """
+        The back ends, and how they do. May be set to other URLs: those that stay keep what is known
+        about them, and what goes on at those that go is not disturbed.
+        """
+        return tuple(self._back_ends)
+
+    @back_ends.setter
+    def back_ends(self, urls: URLs) -> None:
+        self._back_ends.replace(urls)
+
+    def takes(self, request: IUpgradeRequest) -> bool:
+        return bool(self._settings.rules.tokens.among(request.offer))
+
+    def render(self, request: Any) -> int | bytes:
+        """
+        Begin to pass a request on.
+
+        :return: ``NOT_DONE_YET``, or the proxy's own answer.
+        """
+        # Any, above: IRequest, and what twisted.web's requests have beyond it.
+        asked = self._asked_by(request)
+        if isinstance(asked, StatusPage):
+            return asked.render(request)
+        if asked.offer and self.takes(request):
+            why = request.site.switched.why_declined(
+                request.channel.transport, request.getClientAddress()
+            )
+            if why is not None:
+                declined(request, asked.offer.tokens[0], why)
+                return no_room(why).render(request)
+        if self._health is not None and IUpgradeRequest.providedBy(request):
+            request.site.start_factory(self._health)
+        Passage(self._settings, request, asked).begin()
+        return NOT_DONE_YET
+
+    def _asked_by(self, request: Any) -> Asked | StatusPage:
+        """What a client has asked for; or the answer to what cannot be passed on."""
+        rules = self._settings.rules
+        fields = fields_of(request.requestHeaders)
+        mounted = split_mount(request.uri, len(request.prepath))
+        if isinstance(mounted, BadTarget):
+            return StatusPage(400, "Bad Request", f"This is {mounted.why}.")
+        if went_through(fields, rules.pseudonym):
+            return StatusPage(508, "Loop Detected", "This request has been here before.")
+        if hops_left(request.method, fields) == 0:
+            return StatusPage(200, "OK", "This request goes no further.")
+        length = _length_of(request)
+        most = self._settings.max_body
+        if most is not None and isinstance(length, int) and length > most:
+            return StatusPage(413, "Content Too Large", "The content is too large.")
+        is_ours = IUpgradeRequest.providedBy(request)
+        if not (is_ours and request.expects_continue):
+            # Twisted has answered it already.
+            fields = [field for field in fields if field[0].lower() != b"expect"]
+        offer = request.offer if is_ours else NO_OFFER
+        return Asked(_client_of(request), mounted, fields, offer, length)
+
+
+def _check_numbers(timeouts: Iterable[object], max_body: object) -> None:
+    for seconds in timeouts:
+        if not isinstance(seconds, int | float) or not seconds >= 0:
+            raise InvalidArgument(f"a time-out is a number of seconds, 0 or more, not {seconds!r}")
+    if max_body is not None and not (isinstance(max_body, int) and max_body >= 0):
+        raise InvalidArgument(f"max_body is a number of bytes, or None, not {max_body!r}")
+
+
+def _client_of(request: Any) -> Client:
+    host = getattr(request.getClientAddress(), "host", None)
+    authority = request.getHeader(b"host")
+    return Client(host, request.isSecure(), authority, request.clientproto)
+
+
+def _length_of(request: Any) -> Length:
+    """How long a request's content is (RFC 9112 §6): what is still to come, or what is there."""
+    headers = request.requestHeaders
+    if IUpgradeRequest.providedBy(request) and request.has_unread_content:
+        if headers.hasHeader(b"transfer-encoding"):
+            return CHUNKED
+    elif not headers.hasHeader(b"content-length"):
+        return _size_of(request) or None
+    lengths = headers.getRawHeaders(b"content-length")
+    return int(lengths[0]) if lengths else None
+
+
+def _size_of(request: Any) -> int:
+    content = request.content
+    here = content.tell()
+    size = int(content.seek(0, 2))
+    content.seek(here)
+    return size

@@ -1,0 +1,47 @@
+"""
+What holds for all requests of a proxy, and what one of them asks for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from ..client.pool import UpgradePool
+    from ..negotiation import Offer
+    from .backends import BackEnds
+    from .fields import Length, Rules
+    from .forwarded import Client, Field
+    from .targets import Mounted
+
+__all__ = ["Asked", "Settings"]
+
+
+class Settings(NamedTuple):
+    """What holds for all requests of a proxy."""
+
+    # Any: of a reactor, what endpoints use; Twisted has no one interface for it.
+    reactor: Any
+    pool: UpgradePool
+    back_ends: BackEnds
+    rules: Rules
+    rewrite_location: bool
+    rewrite_cookies: bool
+    connect_timeout: float
+    response_timeout: float
+    idle_timeout: float
+    max_body: int | None
+    key: Hashable
+    """What keeps this proxy's connections in the pool apart from those with other certificates."""
+
+
+class Asked(NamedTuple):
+    """What a client has asked for."""
+
+    client: Client
+    mounted: Mounted
+    fields: Sequence[Field]
+    offer: Offer
+    length: Length
