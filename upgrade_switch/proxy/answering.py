@@ -35,7 +35,7 @@ def set_fields(request: Any, fields: Sequence[Field]) -> None:
     """Set a back end's fields, in place of Twisted's own of the same names."""
     headers = request.responseHeaders
     # Whether the client's connection stays open is the site's matter, and it may have said so.
-    for name in {name.lower() for name, _ in fields} | {b"server"} - {b"connection"}:
+    for name in ({name.lower() for name, _ in fields} | {b"server"}) - {b"connection"}:
         headers.removeHeader(name)
     for name, value in fields:
         headers.addRawHeader(name, value)
