@@ -126,7 +126,10 @@ const upgrades = {
 };
 
 const serve = (server, ...where) => {
-  server.on("request", (request, response) => pages[request.url.split("?")[0]](request, response));
+  const nothing = (_request, response) => response.writeHead(404).end();
+  server.on("request", (request, response) =>
+    (pages[request.url.split("?")[0]] ?? nothing)(request, response)
+  );
   server.on("upgrade", (request, socket, head) =>
     upgrades[request.headers.upgrade.toLowerCase()](request, socket, head)
   );
