@@ -124,6 +124,33 @@ async def test_curl_in_parallel(back_end: Any, proxies: Any, files: Path) -> Non
     assert proxy.site.lines == [(200, b"/large?chunked")] * 4
 
 
+@curl
+@pytest_twisted.ensureDeferred
+async def test_curl_unexpected(node: Any, proxies: Any, files: Path) -> None:
+    """If the back end does not want the content, curl hears so, and does not send it."""
+    proxy = await proxies(node.urls["tcp"])
+    waiting = ["-H", "Expect: 100-continue", "--expect100-timeout", "60", "-o", "/dev/null"]
+    sent = ["-w", "%{http_code} %{size_upload}", "-T", str(files / "large")]
+    # At a 417, curl asks again, and does not wait.
+    said = await curls(files, *waiting, *sent, f"{proxy.url}/expect")
+    assert said.split()[0] in (b"404", b"417")
+
+
+@curl
+@pytest_twisted.ensureDeferred
+async def test_early_hints(node: Any, proxies: Any, files: Path) -> None:
+    """103 (Early Hints) comes in front of the answer; over HTTP/2, the answer comes without."""
+    said = await curls(files, "-D", "-", f"{(await proxies(node.urls['tcp'])).url}/hints")
+    hints, _, answer = said.partition(b"\r\n\r\n")
+    assert hints.startswith(b"HTTP/1.1 103 Early Hints\r\n")
+    assert b"</style.css>; rel=preload; as=style" in hints
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert (
+        await curls(files, "--http2", f"{(await proxies(node.urls['tcp'], 'tls')).url}/hints")
+        == b"page"
+    )
+
+
 # Chromium.
 
 SOCKET = """

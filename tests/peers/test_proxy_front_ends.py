@@ -40,7 +40,9 @@ class Chain(NamedTuple):
     """What X-Forwarded-For is, if the client has said ``192.0.2.1`` there."""
 
 
-# Only nginx has to be told to pass events as they come.
+# Both have to be told to pass events at once.
+_HAPROXY = "option http-no-delay"
+_FORWARDFOR = f"{_HAPROXY}\n    option forwardfor"
 _NGINX = "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\nproxy_buffering off;"
 
 CHAINS = {
@@ -48,17 +50,17 @@ CHAINS = {
         haproxy,
         "tcp",
         "127.0.0.1:{port}",
-        "option forwardfor",
+        _FORWARDFOR,
         ("127.0.0.1",),
         "192.0.2.1, 127.0.0.1, 127.0.0.1",
     ),
-    "haproxy, not trusted": Chain(haproxy, "tcp", "127.0.0.1:{port}", "", (), "127.0.0.1"),
+    "haproxy, not trusted": Chain(haproxy, "tcp", "127.0.0.1:{port}", _HAPROXY, (), "127.0.0.1"),
     # The site knows the client's address, who is not trusted.
     "haproxy, PROXY": Chain(
-        haproxy, "proxy", "127.0.0.1:{port} send-proxy-v2", "", ("192.0.2.0/24",), "127.0.0.1"
+        haproxy, "proxy", "127.0.0.1:{port} send-proxy-v2", _HAPROXY, ("192.0.2.0/24",), "127.0.0.1"
     ),
     "haproxy, UNIX": Chain(
-        haproxy, "unix", "{path}", "option forwardfor", ("unix",), "192.0.2.1, 127.0.0.1, unknown"
+        haproxy, "unix", "{path}", _FORWARDFOR, ("unix",), "192.0.2.1, 127.0.0.1, unknown"
     ),
     "nginx": Chain(
         nginx, "tcp", "127.0.0.1:{port}", _NGINX, ("127.0.0.0/8",), "192.0.2.1, 127.0.0.1, 127.0.0.1"
