@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -15,11 +15,10 @@ from zope.interface import implementer
 
 from ..client.pool import UpgradePool
 from ..errors import InvalidArgument
-from ..interfaces import IStreamsContent, ITakesUpgrades, IUpgradeRequest
+from ..interfaces import IBackEnd, IStreamsContent, ITakesUpgrades, IUpgradeRequest
 from ..negotiation import NO_OFFER
 from ..server.decision import declined, no_room
 from ..server.pages import StatusPage
-from .backend import BackEnd
 from .backends import BackEnds, URLs
 from .fields import CHUNKED, Length, Rules, Tokens, fields_of, hops_left
 from .forwarded import Client, Network, Trusted, went_through
@@ -80,6 +79,9 @@ class UpgradeProxy(Resource):
         platform trusts.
     :raises InvalidArgument: if one of them is not what its place wants.
     :raises InvalidToken: if a token breaks the grammar.
+    :ivar back_ends: the back ends, and how they do (:class:`~upgrade_switch.interfaces.IBackEnd`). May
+        be set to other URLs: those that stay keep what is known about them, and what goes on at those
+        that go is not disturbed.
     """
 
     isLeaf = True
@@ -130,11 +132,7 @@ class UpgradeProxy(Resource):
         self._health = None if health is None else HealthChecks(self._settings, health)
 
     @property
-    def back_ends(self) -> tuple[BackEnd, ...]:
-        """
-        The back ends, and how they do. May be set to other URLs: those that stay keep what is known
-        about them, and what goes on at those that go is not disturbed.
-        """
+    def back_ends(self) -> Sequence[IBackEnd]:
         return tuple(self._back_ends)
 
     @back_ends.setter
