@@ -24,14 +24,14 @@ from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from ..client.exchange_interfaces import IExchangeListener
-from ..connecting import ServerEnd
+from ..connecting import ClientEnd, ServerEnd
 from ..errors import InvalidArgument, cause_of
 from ..fields import printable
 from ..interfaces import Declined, IUpgradeRequest
 from ..server.content import ContentStream
 from ..server.decision import declined, no_room
 from ..server.pages import StatusPage, service_unavailable
-from ..splice import Splice, SpliceEnd
+from ..splice import Splice
 from .answering import AnswerReading, answer_with, cut_off, set_fields, write_head
 from .deadline import Deadline
 from .fields import AnswerFields, BadAnswer
@@ -267,7 +267,7 @@ class Passage:
         attempt.switched()
         self._settings.back_ends.learn(passed.fields, attempt.back_end)
         set_fields(request, passed.fields)
-        near, far = SpliceEnd(), ServerEnd()
+        near, far = ClientEnd(), ServerEnd()
         joined = Splice(near, far, reactor=self._settings.reactor)
         joined.done.addBoth(lambda _: attempt.ended())
         connection.install(far)
