@@ -99,12 +99,14 @@ class _Attempt:
 
     def __init__(self, place: Place) -> None:
         self._place = place
+        self.call: Any = None
 
     def getDestination(self) -> UNIXAddress:
         return UNIXAddress(b"back")
 
     def stopConnecting(self) -> None:
         self._place.cancelled += 1
+        self.call.cancel()
 
 
 class Net(Clock):
@@ -125,13 +127,13 @@ class Net(Clock):
         attempt = _Attempt(place)
         factory.startedConnecting(attempt)
         if place.is_silent:
-            self.callLater(timeout, factory.clientConnectionFailed, attempt, Failure(TimeoutError()))
+            seconds, then, what = timeout, factory.clientConnectionFailed, TimeoutError()
         elif not place.is_there:
-            self.callLater(
-                0, factory.clientConnectionFailed, attempt, Failure(ConnectionRefusedError())
-            )
+            seconds, then, what = 0, factory.clientConnectionFailed, ConnectionRefusedError()
         else:
-            self.callLater(0, self._connected, place, factory)
+            attempt.call = self.callLater(0, self._connected, place, factory)
+            return
+        attempt.call = self.callLater(seconds, then, attempt, Failure(what))
 
     def _connected(self, place: Place, factory: Any) -> None:
         client = factory.buildProtocol(UNIXAddress(b"back"))
