@@ -34,7 +34,10 @@ FLOORS = (
     {"testing", "command"},
 )
 #: Rooms whose parts do not know one another, but for those that are named.
-APART = {"protocols": {"_tunnel", "_connect"}, "command": {"exits", "listening", "options", "reactor"}}
+APART = {
+    "protocols": {"_tunnel", "_connect"},
+    "command": {"certificates", "exits", "listening", "options", "reactor"},
+}
 #: These exist to put others together.
 ENTRANCES = {"upgrade_switch", "upgrade_switch.command.main", "upgrade_switch.protocols"}
 

@@ -36,6 +36,7 @@ __all__ = [
     "CarriedRequest",
     "ConnectAcceptor",
     "Declined",
+    "IBackEnd",
     "ICarriedTransport",
     "ICountsBytes",
     "IDetachable",
@@ -259,6 +260,20 @@ class ISwitchedConnection(Interface):
 
     def abort() -> None:
         """End the connection at once; what waits to be sent is lost. Harmless when it is over."""
+
+
+class IBackEnd(Interface):
+    """A server behind a reverse proxy, and how it does; ``observe.Status.show_back_ends`` shows it."""
+
+    url: str = Attribute("Where it is; without a user and a password.")
+    state: str = Attribute('"up"; "ejected" after failures, for a while; "down" says a health check.')
+    active: int = Attribute("How many requests and switched connections it has now.")
+    requests: int = Attribute("How many requests it has had.")
+    upgrades: int = Attribute("How many connections have switched.")
+    errors: int = Attribute("How many requests got no answer, or only a part of one.")
+    latency: float | None = Attribute(
+        "How many milliseconds it takes for the head of an answer, on average; None: not known."
+    )
 
 
 class CarriedRequest(NamedTuple):

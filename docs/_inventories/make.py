@@ -19,6 +19,7 @@ TWISTED = [
     "twisted.internet.address.IPv4Address",
     "twisted.internet.defer.Deferred",
     "twisted.internet.error.ConnectError",
+    "twisted.internet.error.ConnectionAborted",
     "twisted.internet.error.TimeoutError",
     "twisted.internet.interfaces.IAddress",
     "twisted.internet.interfaces.IConsumer",
@@ -81,6 +82,7 @@ PYTHON = {
         ]
     ],
     "library/enum.html": ["enum.StrEnum"],
+    "library/ipaddress.html": ["ipaddress.IPv4Network", "ipaddress.IPv6Network"],
     "library/typing.html": ["typing.Any", "typing.NamedTuple", "typing.TypeAlias"],
 }
 

@@ -54,6 +54,7 @@ KNOWN = {
     "howto/prefaces.md": {"python": 2},
     "howto/server.md": {"python": 4},
     "howto/proxies.md": {"python": 7},
+    "howto/proxy.md": {"python": 4},
     "howto/systemd.md": {"ini": 2},
     "howto/testing.md": {"python": 10},
     "howto/tls.md": {"console": 3, "python": 4},

@@ -25,6 +25,7 @@ from tests.kit.documented import DOCS
         "upgrade_switch.interfaces",
         "upgrade_switch.observe",
         "upgrade_switch.protocols",
+        "upgrade_switch.proxy",
         "upgrade_switch.testing",
     ],
 )
@@ -39,7 +40,7 @@ def test_every_name_is_in_the_reference(module: str) -> None:
 
 def test_only_public_paths() -> None:
     """Docs, README and examples import from the public modules, and name no others."""
-    public = {"errors", "interfaces", "observe", "protocols", "testing"}
+    public = {"errors", "interfaces", "observe", "protocols", "proxy", "testing"}
     texts = [ROOT / "README.md", *DOCS.rglob("*.md"), *(ROOT / "examples").rglob("*.py")]
     named = {
         (path.relative_to(ROOT).as_posix(), module)

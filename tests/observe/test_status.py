@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from tests.kit.harness import EchoTarget
 from upgrade_switch import UpgradeResource, UpgradeSite
-from upgrade_switch.interfaces import ICountsBytes
+from upgrade_switch.interfaces import IBackEnd, ICountsBytes
 from upgrade_switch.observe import Status, StatusResource
 from upgrade_switch.testing import Client, talk_to
 
@@ -245,3 +245,53 @@ def test_bytes() -> None:
     shown = status.as_json()
     assert [(c["bytes_in"], c["bytes_out"]) for c in shown["switched"]] == [(3, 3)]
     assert shown["totals"]["bytes"] == {"echo": {"in": 8, "out": 8}}
+
+
+@implementer(IBackEnd)
+class BackEnd:
+    """A server behind a proxy, which is not there."""
+
+    def __init__(self, url: str, state: str, count: int, latency: float | None) -> None:
+        self.url, self.state, self.latency = url, state, latency
+        self.active, self.requests, self.upgrades, self.errors = count, count + 1, count + 2, count + 3
+
+
+def test_back_ends() -> None:
+    """The back ends of proxies are shown as they are when somebody looks, to people and Prometheus."""
+    setting = Setting()
+    assert "back_ends" not in setting.json()
+    assert not [name for name, *_ in setting.metrics() if name.startswith("back_end")]
+    behind = [BackEnd("http://a", "up", 1, 12.34567), BackEnd("http://b", "ejected", 5, None)]
+    setting.status.show_back_ends("/app", lambda: behind)
+    setting.status.show_back_ends("/other", lambda: behind[:1])
+    assert [(one["path"], one["url"]) for one in setting.json()["back_ends"]] == [
+        ("/app", "http://a"),
+        ("/app", "http://b"),
+        ("/other", "http://a"),
+    ]
+    behind.pop(0)
+    (shown, _other) = setting.json()["back_ends"]
+    assert shown == {
+        "path": "/app",
+        "url": "http://b",
+        "state": "ejected",
+        "active": 5,
+        "requests": 6,
+        "upgrades": 7,
+        "errors": 8,
+        "latency": None,
+    }
+    behind.insert(0, BackEnd("http://a", "down", 1, 12.34567))
+    assert setting.json()["back_ends"][0]["latency"] == 12.346
+    read = setting.metrics()
+    assert {name: value for name, value in read.items() if "/app" in name and "http://a" in name} == {
+        ("back_end_state", "/app", "up", "http://a"): 0,
+        ("back_end_state", "/app", "ejected", "http://a"): 0,
+        ("back_end_state", "/app", "down", "http://a"): 1,
+        ("back_end_latency_seconds", "/app", "http://a"): pytest.approx(0.01234567),
+        ("back_end_active", "/app", "http://a"): 1,
+        ("back_end_requests_total", "/app", "http://a"): 2,
+        ("back_end_upgrades_total", "/app", "http://a"): 3,
+        ("back_end_errors_total", "/app", "http://a"): 4,
+    }
+    assert ("back_end_latency_seconds", "/app", "http://b") not in read

@@ -135,6 +135,28 @@ async def test_text(browser: Browser) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_back_ends(browser: Browser) -> None:
+    """Where there is a proxy, its back ends are there, and one that gets no requests stands out."""
+    with serving("--status", "/status") as server:
+        window = await opened(browser, server.url)
+        assert await window.run("$('proxied').textContent") == ""
+        behind = {"path": "/app", "url": "http://a", "state": "up", "active": 1, "requests": 1234}
+        counts = {"upgrades": 3, "errors": 0, "latency": 12.3}
+        other = {"path": "<b>", "url": "<b>", "state": "ejected", "errors": 3, "latency": None}
+        back_ends = json.dumps([behind | counts, behind | counts | other])
+        show = f"show({{...{report([], [], 0, 'echo')}, back_ends: {back_ends}}})"
+        bad = "document.querySelector('td.bad').textContent"
+        shown, stands_out = await window.run(f"{show}; [{cells('back_ends')}, {bad}]")
+        assert shown == [
+            ["Path", "URL", "State", "Requests", "Upgrades", "Active", "Errors", "Latency"],
+            ["/app", "http://a", "up", "1,234", "3", "1", "0", "12 ms"],
+            ["<b>", "<b>", "ejected", "1,234", "3", "1", "3", ""],
+        ]
+        assert stands_out == "ejected"
+        assert window.errors == []
+
+
+@pytest_twisted.ensureDeferred
 async def test_many(browser: Browser) -> None:
     """Where there are more connections than are listed, the page says so; all are counted."""
     with serving("--status", "/status") as server:
@@ -166,7 +188,8 @@ async def test_password(browser: Browser) -> None:
 async def test_fits(browser: Browser, width: int, height: int, scheme: str) -> None:
     """The page is as wide as the window; on a desk long paths are cut, on a phone they are wrapped."""
     long = "/echo/" + "long" * 100
-    with serving("--status", "/status") as server:
+    proxy = f"/app http://127.0.0.1/{'base' * 100}"
+    with serving("--status", "/status", "--proxy", proxy) as server:
         window = await browser.window()
         await window.looks(width, height, scheme)
         with switches(server.url, long), asks(server.url, upgrade_head(b"no", path=long.encode())):
@@ -174,7 +197,7 @@ async def test_fits(browser: Browser, width: int, height: int, scheme: str) -> N
             await window.until(figures(1, 1, 0, 1))
             assert await window.run("document.documentElement.scrollWidth") <= width
             inside = "[...document.querySelectorAll('.wide')].map(e => e.scrollWidth - e.clientWidth)"
-            assert await window.run(inside) == [0, 0, 0]
+            assert await window.run(inside) == [0, 0, 0, 0]
             cut = "[...document.querySelectorAll('td')].some(e => e.scrollWidth > e.clientWidth)"
             assert await window.run(cut) == (width > 640)
             dark = "matchMedia('(prefers-color-scheme: dark)').matches"

@@ -252,7 +252,11 @@ def test_half_close() -> None:
 
 def test_framing_of_101() -> None:
     """Content-Length and Transfer-Encoding on a 101 mean nothing, and do not pass (envoy 10811)."""
-    for framing in (b"Content-Length: 0\r\n", b"Content-Length: 9\r\n", b"Transfer-Encoding: chunked\r\n"):
+    for framing in (
+        b"Content-Length: 0\r\n",
+        b"Content-Length: 9\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+    ):
         proxied = Proxied()
         client = proxied.client(ASK)
         proxied.back.last.answer(SWITCH[:-2] + framing + b"\r\nhello")
@@ -262,11 +266,16 @@ def test_framing_of_101() -> None:
         assert b"Transfer-Encoding" not in client.received
 
 
-@pytest.mark.parametrize("connection", [b"X-Forwarded-For", b"x_forwarded_for, Host, Via, Content-Length"])
+@pytest.mark.parametrize(
+    "connection", [b"X-Forwarded-For", b"x_forwarded_for, Host, Via, Content-Length"]
+)
 def test_connection_names_ours(connection: bytes) -> None:
     """What the proxy says itself cannot be taken off by Connection (CVE-2021-32813, CVE-2024-45410)."""
     proxied = Proxied()
-    fields = b"Connection: close, %b\r\nX-Forwarded-For: 6.6.6.6\r\nX_Forwarded_For: 6.6.6.6\r\n" % connection
+    fields = (
+        b"Connection: close, %b\r\nX-Forwarded-For: 6.6.6.6\r\nX_Forwarded_For: 6.6.6.6\r\n"
+        % connection
+    )
     proxied.client(b"POST /u/x HTTP/1.1\r\n" + HOST + fields + b"Content-Length: 2\r\n\r\nhi")
     sent = proxied.back.last.received
     assert b"\r\nX-Forwarded-For: 127.0.0.1\r\n" in sent

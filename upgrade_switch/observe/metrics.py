@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.web.resource import Resource
@@ -20,9 +20,18 @@ with needs_extra("metrics"):
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
+    from ..interfaces import IBackEnd
     from .status import Status
 
 __all__ = ["MetricsResource"]
+
+_BACK_END = "upgrade_switch_back_end"
+_STATES = ("up", "ejected", "down")
+_COUNTED = {
+    "requests": "Requests that a back end has had.",
+    "upgrades": "Connections that have switched at a back end.",
+    "errors": "Requests that got no answer from a back end, or only a part of one.",
+}
 
 
 class MetricsResource(Resource):
@@ -88,4 +97,38 @@ class _Counts(Collector):
         )
         for labels, count in self._status.bytes_by_token().items():
             counted.add_metric(labels, count)
+        yield counted
+        yield from _metrics_of(list(self._status.back_ends()))
+
+
+def _metrics_of(back_ends: Sequence[tuple[str, IBackEnd]]) -> Iterator[Metric]:
+    """What is known of the back ends of reverse proxies; nothing if there are none."""
+    if not back_ends:
+        return
+    labels = ["path", "url"]
+    state = GaugeMetricFamily(
+        f"{_BACK_END}_state", "1 for the state of a back end, else 0.", labels=[*labels, "state"]
+    )
+    latency = GaugeMetricFamily(
+        f"{_BACK_END}_latency_seconds",
+        "How long the head of an answer takes, on average.",
+        labels=labels,
+    )
+    for path, back_end in back_ends:
+        for name in _STATES:
+            state.add_metric([path, back_end.url, name], float(back_end.state == name))
+        if back_end.latency is not None:
+            latency.add_metric([path, back_end.url], back_end.latency / 1000)
+    yield state
+    yield latency
+    active = GaugeMetricFamily(
+        f"{_BACK_END}_active", "Requests and switched connections of now.", labels=labels
+    )
+    for path, back_end in back_ends:
+        active.add_metric([path, back_end.url], back_end.active)
+    yield active
+    for name, text in _COUNTED.items():
+        counted = CounterMetricFamily(f"{_BACK_END}_{name}", text, labels=labels)
+        for path, back_end in back_ends:
+            counted.add_metric([path, back_end.url], getattr(back_end, name))
         yield counted

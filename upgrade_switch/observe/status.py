@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..fields import printable
-from ..interfaces import Declined, ISwitchedConnection, ISwitchObserver, IUpgradeRequest
+from ..interfaces import Declined, IBackEnd, ISwitchedConnection, ISwitchObserver, IUpgradeRequest
 from ..negotiation import UpgradeToken
 from .events import path_text, peer_text, target_text, why_ended
 
@@ -62,6 +63,22 @@ class Status:
         self._bytes: Counter[tuple[str, str]] = Counter()
         self._recent: deque[_Refusal] = deque(maxlen=_MOST_RECENT)
         self._names = {""}
+        self._proxies: dict[str, Callable[[], Sequence[IBackEnd]]] = {}
+
+    def show_back_ends(self, mount: str, source: Callable[[], Sequence[IBackEnd]]) -> None:
+        """
+        Show the back ends of a reverse proxy, too.
+
+        :param mount: the path of the proxy, such as ``"/app"``.
+        :param source: what returns them, whenever somebody looks.
+        """
+        self._proxies[mount] = source
+
+    def back_ends(self) -> Iterator[tuple[str, IBackEnd]]:
+        """The back ends that are shown, each with the path of its proxy."""
+        for mount, source in self._proxies.items():
+            for back_end in source():
+                yield mount, back_end
 
     def switched(self, connection: ISwitchedConnection) -> None:
         self.live[connection] = None
@@ -97,10 +114,12 @@ class Status:
     def as_json(self) -> dict[str, Any]:
         """
         All of it, in what JSON knows: times in ISO 8601 (UTC), durations in seconds. Of more than a
-        thousand connections the newest are listed.
+        thousand connections the newest are listed. Only where a reverse proxy is shown are there
+        ``back_ends``.
         """
         now = self._clock.seconds()
         newest = list(islice(reversed(self.live), _MOST_SHOWN))
+        back_ends = [_back_end_as_json(mount, each) for mount, each in self.back_ends()]
         return {
             "now": _iso(now),
             "since": _iso(self._began),
@@ -108,6 +127,7 @@ class Status:
             "declined": [
                 {**refusal._asdict(), "time": _iso(refusal.time)} for refusal in reversed(self._recent)
             ],
+            **({"back_ends": back_ends} if back_ends else {}),
             "totals": {
                 "live": len(self.live),
                 "switched": dict(self.switches),
@@ -148,6 +168,19 @@ def _as_json(connection: ISwitchedConnection, now: float) -> dict[str, Any]:
         "user": connection.user,
         "bytes_in": connection.bytes_in,
         "bytes_out": connection.bytes_out,
+    }
+
+
+def _back_end_as_json(mount: str, back_end: IBackEnd) -> dict[str, Any]:
+    return {
+        "path": mount,
+        "url": back_end.url,
+        "state": back_end.state,
+        "active": back_end.active,
+        "requests": back_end.requests,
+        "upgrades": back_end.upgrades,
+        "errors": back_end.errors,
+        "latency": None if back_end.latency is None else round(back_end.latency, 3),
     }
 
 

@@ -17,9 +17,11 @@ from twisted.internet.interfaces import (
 )
 from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.iweb import IPolicyForHTTPS
+from zope.interface import implementer
 
 from ..client.urls import http_url
 from ..errors import InvalidArgument
+from ..interfaces import IBackEnd
 
 __all__ = ["BackEnd"]
 
@@ -40,6 +42,7 @@ LONGEST_EJECTION = 30.0
 _WEIGHT = 0.2
 
 
+@implementer(IBackEnd)
 class BackEnd:
     """
     A server behind the proxy.

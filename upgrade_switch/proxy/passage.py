@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
-from ..client.exchange_interfaces import ExchangeHead, IExchangeListener
+from ..client.exchange_interfaces import IExchangeListener
 from ..connecting import ServerEnd
 from ..errors import InvalidArgument, cause_of
 from ..fields import printable
@@ -34,9 +34,9 @@ from ..server.pages import StatusPage, service_unavailable
 from ..splice import Splice, SpliceEnd
 from .answering import AnswerReading, answer_with, cut_off, set_fields, write_head
 from .deadline import Deadline
-from .fields import AnswerFields, BadAnswer, answer_fields, request_fields
-from .locations import View, answer_places
-from .targets import BadTarget, target_of
+from .fields import AnswerFields, BadAnswer
+from .targets import BadTarget
+from .translation import Translation
 from .upload import Upload
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from ..client.exchange_client import ExchangeClient
     from ..client.exchange_interfaces import Fields
     from ..connection import SwitchedConnection
-    from ..negotiation import UpgradeToken
     from .backends import BackEnd
     from .backends import Exchange as Attempt
     from .settings import Asked, Settings
@@ -100,8 +99,7 @@ class Passage:
         self._connecting: Deferred[ExchangeClient] | None = None
         self._exchange: Exchange | None = None
         self._has_retried = self._is_sent = False
-        self._passed: tuple[UpgradeToken, ...] = ()
-        self._view: View | None = None
+        self._translation: Translation | None = None
         # The proxy's own answer if there is no other back end.
         self._trouble: IResource | None = None
 
@@ -119,7 +117,13 @@ class Passage:
             return
         self._attempt = attempt
         self._tried.append(attempt.back_end)
-        self._connect(fresh=bool(self._settings.rules.tokens.among(self._asked.offer)))
+        method: bytes = self._request.method
+        translation = Translation.of(self._settings, method, self._asked, attempt.back_end)
+        if isinstance(translation, BadTarget):
+            self._answer(StatusPage(400, "Bad Request", f"This is {translation.why}."))
+            return
+        self._translation = translation
+        self._connect(fresh=bool(translation.tokens))
 
     def _connect(self, fresh: bool) -> None:
         settings, attempt = self._settings, self._attempt
@@ -144,14 +148,10 @@ class Passage:
         if self.state is State.OVER:
             client.abort()
             return
-        head = self._head()
-        if isinstance(head, BadTarget):
-            client.close()
-            self._answer(StatusPage(400, "Bad Request", f"This is {head.why}."))
-            return
+        assert self._translation is not None
         self.state = State.WAITING
         try:
-            exchange = client.exchange(head, self)
+            exchange = client.exchange(self._translation.head, self)
         except InvalidArgument as error:
             self._answer(StatusPage(400, "Bad Request", f"This cannot be passed on: {error}."))
             return
@@ -159,35 +159,6 @@ class Passage:
             self._exchange = exchange
             self._send(exchange)
         # Else it has failed within that call, and something else has begun.
-
-    def _head(self) -> ExchangeHead | BadTarget:
-        asked, rules, attempt = self._asked, self._settings.rules, self._attempt
-        assert attempt is not None
-        back_end = attempt.back_end
-        target = target_of(asked.mounted, back_end.base)
-        if isinstance(target, BadTarget):
-            return target
-        method: bytes = self._request.method
-        fields, self._passed = request_fields(
-            asked.fields,
-            asked.client,
-            rules,
-            method=method,
-            length=asked.length,
-            authority=back_end.authority,
-            offer=asked.offer,
-        )
-        self._view = View(
-            asked.client.scheme,
-            asked.client.authority or b"",
-            asked.mounted.mount,
-            b"https" if back_end.is_secure else b"http",
-            back_end.authority,
-            back_end.base,
-            # request_fields has it in front.
-            fields[0][1],
-        )
-        return ExchangeHead(method, target, fields)
 
     # The request.
 
@@ -246,14 +217,16 @@ class Passage:
         if code == 100 and not self._request.expects_continue:
             # Twisted has sent one, or the client does not wait.
             return
-        passed = self._answer_fields(code, fields, b"1.1")
+        assert self._translation is not None
+        passed = self._translation.answer(code, fields)
         if isinstance(passed, AnswerFields):
             self._request.send_informational(code, phrase, passed.fields)
 
     def response(self, code: int, phrase: bytes, fields: Fields, version: bytes) -> None:
         assert self._attempt is not None
+        assert self._translation is not None
         self._attempt.answered()
-        passed = self._answer_fields(code, fields, version)
+        passed = self._translation.answer(code, fields, version)
         if isinstance(passed, BadAnswer):
             self._bad_answer(passed)
             return
@@ -261,8 +234,7 @@ class Passage:
         self.state = State.ANSWERING
         write_head(self._request, code, phrase, passed.fields)
         self._deadline.start(self._settings.idle_timeout)
-        if self._passed:
-            declined(self._request, self._passed[0], Declined.ANSWERED)
+        _tell_declined(self._request, self._translation)
         if self._exchange is not None:
             self._request.registerProducer(AnswerReading(self._exchange, self._deadline), True)
 
@@ -283,11 +255,13 @@ class Passage:
     ) -> None:
         self._exchange = None
         self._deadline.stop()
-        passed = self._answer_fields(code, fields, b"1.1")
-        if isinstance(passed, BadAnswer) or passed.chosen is None:
+        assert self._translation is not None
+        passed = self._translation.answer(code, fields)
+        if isinstance(passed, BadAnswer):
             connection.abort()
-            self._bad_answer(passed if isinstance(passed, BadAnswer) else BadAnswer("no 101"))
+            self._bad_answer(passed)
             return
+        assert passed.chosen is not None
         attempt, request = self._attempt, self._request
         assert attempt is not None
         attempt.switched()
@@ -304,9 +278,7 @@ class Passage:
             self._end()
         else:
             joined.abort()
-            declined(request, passed.chosen, why)
-            self._passed = ()
-            self._answer(no_room(why))
+            self._answer(no_room(why), why)
 
     def failed(self, reason: Failure, may_retry: bool) -> None:
         self._exchange = None
@@ -330,27 +302,6 @@ class Passage:
         """
         is_whole = not self._asked.length or (self._upload is not None and not self._upload.size)
         return not self._has_retried and is_whole and self._request.method in _IDEMPOTENT
-
-    def _answer_fields(self, code: int, fields: Fields, version: bytes) -> AnswerFields | BadAnswer:
-        asked, settings = self._asked, self._settings
-        passed = answer_fields(
-            fields,
-            asked.client,
-            settings.rules,
-            code=code,
-            version=b"HTTP/" + version,
-            asked=self._passed,
-        )
-        if isinstance(passed, BadAnswer):
-            return passed
-        assert self._view is not None
-        placed = answer_places(
-            passed.fields,
-            self._view,
-            locations=settings.rewrite_location,
-            cookies=settings.rewrite_cookies,
-        )
-        return passed._replace(fields=placed)
 
     # What goes wrong.
 
@@ -387,14 +338,14 @@ class Passage:
                 self._attempt.failed()
             self._cut_off()
 
-    def _answer(self, resource: IResource | None) -> None:
+    def _answer(self, resource: IResource | None, why: Declined = Declined.ANSWERED) -> None:
         """Answer in the back end's place."""
         request = self._request
         assert resource is not None
+        translation = self._translation
         self._end()
-        if self._passed:
-            declined(request, self._passed[0], Declined.ANSWERED)
         answer_with(request, resource)
+        _tell_declined(request, translation, why)
 
     def _cut_off(self) -> None:
         """Half of an answer must not look like the whole."""
@@ -433,3 +384,11 @@ _BAD_GATEWAY = StatusPage(
     502, "Bad Gateway", "The server behind this one gave no answer that can be used."
 )
 _GATEWAY_TIMEOUT = StatusPage(504, "Gateway Timeout", "The server behind this one did not answer.")
+
+
+def _tell_declined(
+    request: Any, translation: Translation | None, why: Declined = Declined.ANSWERED
+) -> None:
+    """Tell the site's observers of an upgrade that is answered in HTTP."""
+    if translation is not None and translation.tokens:
+        declined(request, translation.tokens[0], why, request.site)

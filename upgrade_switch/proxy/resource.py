@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.web.iweb import IPolicyForHTTPS
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -14,11 +15,10 @@ from zope.interface import implementer
 
 from ..client.pool import UpgradePool
 from ..errors import InvalidArgument
-from ..interfaces import IStreamsContent, ITakesUpgrades, IUpgradeRequest
+from ..interfaces import IBackEnd, IStreamsContent, ITakesUpgrades, IUpgradeRequest
 from ..negotiation import NO_OFFER
 from ..server.decision import declined, no_room
 from ..server.pages import StatusPage
-from .backend import BackEnd
 from .backends import BackEnds, URLs
 from .fields import CHUNKED, Length, Rules, Tokens, fields_of, hops_left
 from .forwarded import Client, Network, Trusted, went_through
@@ -47,9 +47,45 @@ class UpgradeProxy(Resource):
     goes on. On a site that is not an ``UpgradeSite`` no upgrade passes.
 
     Trailer fields are dropped.
+
+    :param url: the back end, or several: ``http://host:port/base``, ``https://…``,
+        ``unix:/path/to/socket`` or ``unix:/path/to/socket:/base``. Each request goes to the one
+        with the fewest requests and upgrades; one that fails gets none for a while.
+    :param reactor: connects to them, and is the clock.
+    :param tokens: the upgrades that pass, as the keys of an ``UpgradeResource``.
+    :param pool: keeps the connections to the back ends; by default, one of this proxy's own.
+    :param preserve_host: whether the back end gets the client's Host, and not that of its URL.
+    :param rewrite_location: whether ``Location`` and ``Content-Location`` are mapped back to what
+        the client sees.
+    :param rewrite_cookies: whether Path and Domain of cookies are, too.
+    :param trusted: addresses and networks of proxies in front, such as ``"10.0.0.0/8"``, and
+        ``"unix"``: what they say in ``Forwarded`` and ``X-Forwarded-For`` is passed on. What
+        anybody else says there is replaced.
+    :param lenient: whether a 101 without ``Connection: upgrade`` switches (Proxmox sends it).
+    :param connect_timeout: how many seconds connecting may take; then 504.
+    :param response_timeout: how many seconds may pass between the end of a request and the head of
+        its answer; then 504. 0: any number.
+    :param idle_timeout: how many seconds may pass between two parts of an answer's body, or
+        without the back end's taking any of the request's; 0: any number. What has switched may be
+        idle for longer.
+    :param max_body: how many bytes a request's content may have; a longer one gets 413.
+    :param sticky: ``"address"`` keeps the clients of an address at one back end; anything else is
+        the name of a cookie whose value does.
+    :param health: a path such as ``"/health"``, for which each back end is asked every few seconds
+        as long as the site runs; those that do not answer it with 2xx or 3xx get no requests.
+    :param strip_authorization: whether ``Authorization`` is not passed on: where it is for this
+        site's own login.
+    :param policy: which certificates are trusted of https back ends; by default, those that the
+        platform trusts.
+    :raises InvalidArgument: if one of them is not what its place wants.
+    :raises InvalidToken: if a token breaks the grammar.
+    :ivar back_ends: the back ends, and how they do (:class:`~upgrade_switch.interfaces.IBackEnd`). May
+        be set to other URLs: those that stay keep what is known about them, and what goes on at those
+        that go is not disturbed.
     """
 
     isLeaf = True
+    _own_pool: UpgradePool | None = None
 
     # Any: of a reactor, what endpoints use; Twisted has no one interface for it.
     def __init__(
@@ -73,44 +109,11 @@ class UpgradeProxy(Resource):
         strip_authorization: bool = False,
         policy: IPolicyForHTTPS | None = None,
     ) -> None:
-        """
-        :param url: the back end, or several: ``http://host:port/base``, ``https://…``,
-            ``unix:/path/to/socket`` or ``unix:/path/to/socket:/base``. Each request goes to the one
-            with the fewest requests and upgrades; one that fails gets none for a while.
-        :param reactor: connects to them, and is the clock.
-        :param tokens: the upgrades that pass, as the keys of an ``UpgradeResource``.
-        :param pool: keeps the connections to the back ends; by default, one of this proxy's own.
-        :param preserve_host: whether the back end gets the client's Host, and not that of its URL.
-        :param rewrite_location: whether ``Location`` and ``Content-Location`` are mapped back to what
-            the client sees.
-        :param rewrite_cookies: whether Path and Domain of cookies are, too.
-        :param trusted: addresses and networks of proxies in front, such as ``"10.0.0.0/8"``, and
-            ``"unix"``: what they say in ``Forwarded`` and ``X-Forwarded-For`` is passed on. What
-            anybody else says there is replaced.
-        :param lenient: whether a 101 without ``Connection: upgrade`` switches (Proxmox sends it).
-        :param connect_timeout: how many seconds connecting may take; then 504.
-        :param response_timeout: how many seconds may pass between the end of a request and the head of
-            its answer; then 504. 0: any number.
-        :param idle_timeout: how many seconds may pass between two parts of an answer's body, or
-            without the back end's taking any of the request's; 0: any number. What has switched may be
-            idle for longer.
-        :param max_body: how many bytes a request's content may have; a longer one gets 413.
-        :param sticky: ``"address"`` keeps the clients of an address at one back end; anything else is
-            the name of a cookie whose value does.
-        :param health: a path such as ``"/health"``, for which each back end is asked every few seconds
-            as long as the site runs; those that do not answer it with 2xx or 3xx get no requests.
-        :param strip_authorization: whether ``Authorization`` is not passed on: where it is for this
-            site's own login.
-        :param policy: which certificates are trusted of https back ends; by default, those that the
-            platform trusts.
-        :raises InvalidArgument: if one of them is not what its place wants.
-        :raises InvalidToken: if a token breaks the grammar.
-        """
         super().__init__()
         timeouts = (connect_timeout, response_timeout, idle_timeout)
         _check_numbers(timeouts, max_body)
         if pool is None:
-            pool = UpgradePool(reactor, lenient=lenient)
+            pool = self._own_pool = UpgradePool(reactor, lenient=lenient)
             pool.maxPersistentPerHost, pool.cachedConnectionTimeout = _MOST_IDLE, _IDLE_SECONDS
         elif lenient and not pool.lenient:
             raise InvalidArgument("lenient=True needs a pool that is lenient, too")
@@ -129,16 +132,21 @@ class UpgradeProxy(Resource):
         self._health = None if health is None else HealthChecks(self._settings, health)
 
     @property
-    def back_ends(self) -> tuple[BackEnd, ...]:
-        """
-        The back ends, and how they do. May be set to other URLs: those that stay keep what is known
-        about them, and what goes on at those that go is not disturbed.
-        """
+    def back_ends(self) -> Sequence[IBackEnd]:
         return tuple(self._back_ends)
 
     @back_ends.setter
     def back_ends(self, urls: URLs) -> None:
         self._back_ends.replace(urls)
+
+    def close(self) -> Deferred[None]:
+        """
+        Close the connections to the back ends that wait for another request, if the pool is this
+        proxy's own. What goes on is not disturbed. (They close by themselves after a few seconds.)
+
+        :return: fires when they are closed.
+        """
+        return self._own_pool.closeCachedConnections() if self._own_pool else succeed(None)
 
     def takes(self, request: IUpgradeRequest) -> bool:
         return bool(self._settings.rules.tokens.among(request.offer))

@@ -9,21 +9,15 @@ import os
 import re
 from base64 import b64encode
 from getpass import getpass
-from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509 import load_pem_x509_certificates
 from OpenSSL import SSL
 from service_identity import CertificateError, VerificationError
-from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
-from service_identity.pyopenssl import extract_patterns
-from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
-from twisted.internet.ssl import Certificate, CertificateOptions, trustRootFromCertificates
+from twisted.internet.ssl import CertificateOptions
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HostnameCachingHTTPSPolicy
+from twisted.web.client import Agent, HostnameCachingHTTPSPolicy
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IPolicyForHTTPS
 from zope.interface import implementer
@@ -33,10 +27,11 @@ from ...client.pool import UpgradePool
 from ...errors import NotSwitched, cause_of
 from ...fields import is_host, is_token
 from ...negotiation import Offer
+from ..certificates import default_trust, is_address
 from ..exits import explain
 from ..reactor import ICommandReactor
 
-__all__ = ["Insecure", "agent_with", "ask_password", "basic", "header", "trust", "why"]
+__all__ = ["Insecure", "agent_with", "ask_password", "basic", "header", "why"]
 
 # RFC 9110 §5.5.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -113,23 +108,6 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def trust(file: str) -> IPolicyForHTTPS:
-    """
-    The policy that trusts the certificates in a file, and no others.
-
-    :param file: the path of a PEM file.
-    :raises UsageError: if it has no certificates.
-    """
-    try:
-        found = load_pem_x509_certificates(Path(file).read_bytes())
-    except OSError as error:
-        raise UsageError(f"--ca {file}: {error.strerror}") from None
-    except ValueError:
-        raise UsageError(f"--ca {file}: no certificates in PEM") from None
-    roots = [Certificate.loadPEM(one.public_bytes(Encoding.PEM)) for one in found]
-    return Named(BrowserLikePolicyForHTTPS(trustRoot=trustRootFromCertificates(roots)))
-
-
 @implementer(IPolicyForHTTPS)
 class Insecure:
     """Accepts any certificate: somebody in the middle can read and change everything."""
@@ -148,52 +126,9 @@ class _AnyCertificate:
         connection = SSL.Connection(self._context, None)
         host = self._hostname.decode("ascii")
         # RFC 6066 §3: only for names, not for addresses.
-        if not _is_address(host):
+        if not is_address(host):
             connection.set_tlsext_host_name(self._hostname)
         return connection
-
-
-@implementer(IPolicyForHTTPS)
-class Named:
-    """
-    Adds to another policy that a certificate must name its server: for one without ``subjectAltName``,
-    Twisted 26.10 only logs that it could not be checked, and accepts it.
-    """
-
-    def __init__(self, policy: IPolicyForHTTPS) -> None:
-        self._policy = policy
-
-    def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
-        return _NamedConnections(self._policy.creatorForNetloc(hostname, port), hostname)
-
-
-@implementer(IOpenSSLClientConnectionCreator)
-class _NamedConnections:
-    def __init__(self, creator: IOpenSSLClientConnectionCreator, hostname: bytes) -> None:
-        self._creator = creator
-        host = hostname.decode("ascii")
-        self._name = IPAddress_ID(host) if _is_address(host) else DNS_ID(host)
-
-    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
-        connection = self._creator.clientConnectionForTLS(tlsProtocol)
-
-        def verify(_: object, certificate: Any, error: int, depth: int, ok: int) -> bool:
-            if not ok or depth:
-                return bool(ok)
-            try:
-                verify_service_identity(extract_patterns(certificate), [self._name], [])
-            except Exception:
-                # Nothing would handle an exception in OpenSSL's callback.
-                tlsProtocol.failVerification(Failure())
-                return False
-            return True
-
-        connection.set_verify(SSL.VERIFY_PEER, verify)
-        return connection
-
-
-def _is_address(host: str) -> bool:
-    return isIPAddress(host) or isIPv6Address(host)
 
 
 def agent_with(
@@ -206,7 +141,7 @@ def agent_with(
     :param proxy: the URL of the HTTP proxy to go through.
     """
     if policy is None:
-        policy = Named(BrowserLikePolicyForHTTPS())
+        policy = default_trust()
     # Cached, since reading the system's certificates takes long.
     cached, pool = HostnameCachingHTTPSPolicy(policy), UpgradePool(reactor)
     if proxy is None:

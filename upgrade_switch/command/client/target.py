@@ -17,9 +17,10 @@ from ...client.endpoint import UpgradeEndpoint
 from ...client.urls import http_url
 from ...errors import InvalidToken
 from ...negotiation import UpgradeToken
+from ..certificates import trust
 from ..options import DEFAULT_HEARTBEAT, CommandOptions, needs_extra_for
 from ..reactor import ICommandReactor
-from .agent import Insecure, agent_with, ask_password, basic, header, trust, why
+from .agent import Insecure, agent_with, ask_password, basic, header, why
 from .via import proxy_for
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ a method of ``twisted.cred.strcred``.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -28,6 +29,9 @@ from ...server.request import UpgradeRequest
 __all__ = ["Guarded", "checker_of", "segments_of"]
 
 _REALM = "upgrade_switch"
+
+# RFC 3986 §3.3: parameters of a segment, which belong to its name for most servers, but not for all.
+_PARAMETERS = re.compile(rb";[^/]*")
 
 
 def checker_of(method: str) -> ICredentialsChecker:
@@ -140,12 +144,14 @@ class Guarded(Resource):
 
     def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
         # Empty segments and "." must not lead around a guard; nor must an escaped slash or "..", which
-        # a resource may take for what they are in the names of files.
-        asked = _parts(b"/".join((path, *(request.postpath or ()))))
-        if b".." in asked:
+        # a resource may take for what they are in the names of files; nor must what some servers behind
+        # a proxy leave out of a path (";x"), or take for a slash.
+        asked = b"/".join((path, *(request.postpath or ())))
+        readings = _parts(asked), _parts(_PARAMETERS.sub(b"", asked.replace(b"\\", b"/")))
+        if any(b".." in reading for reading in readings):
             return notFound()
         for segments, guard in self._guards:
-            if asked[: len(segments)] == segments:
+            if any(reading[: len(segments)] == segments for reading in readings):
                 guarded: IResource = guard.getChildWithDefault(path, request)
                 return guarded
         child: IResource = self._root.getChildWithDefault(path, request)

@@ -7,15 +7,15 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from types import UnionType
-from typing import Any
+from typing import Any, TypeAlias
 
 from twisted.python.usage import UsageError
 
 from .limits import LIMITS
 
-__all__ = ["REPEATED", "read_config"]
+__all__ = ["REPEATED", "Value", "read_config"]
 
-REPEATED = ("listen", "tunnel", "class", "files", "auth", "origin", "preface")
+REPEATED = ("listen", "tunnel", "class", "files", "proxy", "auth", "origin", "preface")
 """The options that may be given several times."""
 
 _NUMBER = str | float | int
@@ -28,14 +28,20 @@ _ONCE: dict[str, type | UnionType] = {
 }
 _TYPE_NAMES = {str: "a string", _NUMBER: "a number"}
 _FLAGS = ("h2c", "forgive-truncation")
+_TABLES = ("proxy",)
+
+Value: TypeAlias = str | bool | dict[str, Any]
+"""What a key says: what stands behind an option, whether a flag is given, or a table."""
 
 
-def read_config(path: str) -> Iterator[tuple[str, str | bool]]:
+def read_config(path: str) -> Iterator[tuple[str, Value]]:
     """
     The options in a TOML file: each key is an option's name, and its value is what stands behind the
-    option on the command line, or a list of these if the option may be given several times.
+    option on the command line, or a list of these if the option may be given several times; for
+    ``proxy``, it may also be a table, or several.
 
-    :return: names and values in the file's order; a flag's value is a bool, all others are strings.
+    :return: names and values in the file's order; a flag's value is a bool, a table is a dict, all
+        others are strings.
     :raises UsageError: if the file cannot be read, or if a key or the type of a value is wrong.
     """
     try:
@@ -50,16 +56,18 @@ def read_config(path: str) -> Iterator[tuple[str, str | bool]]:
             yield key, checked
 
 
-def _checked(key: str, value: Any) -> list[str | bool]:
+def _checked(key: str, value: Any) -> list[Value]:
     if key in _FLAGS:
         if not isinstance(value, bool):
             raise UsageError(f"{key} must be true or false, not {value!r}")
         return [value]
     if key in REPEATED:
         values: list[Any] = value if isinstance(value, list) else [value]
-        if not all(isinstance(one, str) for one in values):
+        kinds = str | dict if key in _TABLES else str
+        if not all(isinstance(one, kinds) for one in values):
             # The values are not shown: one may be a password.
-            raise UsageError(f"{key} must be a list of strings")
+            of_tables = " or tables" if key in _TABLES else ""
+            raise UsageError(f"{key} must be a list of strings{of_tables}")
         return values
     if key in _ONCE:
         if isinstance(value, bool) or not isinstance(value, _ONCE[key]):

@@ -17,8 +17,10 @@ from ...errors import InvalidToken
 from ...negotiation import UpgradeToken
 from ..listening import LOG_FORMATS
 from .auth import checker_of
-from .config import REPEATED, read_config
+from .config import REPEATED, Value, read_config
 from .limits import LimitOptions
+from .paths import is_path
+from .proxy import ProxyOption, proxy_of_table, proxy_of_words
 
 __all__ = ["ServeOptions"]
 
@@ -29,13 +31,14 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
     synopsis = "[options]"
     longdesc = (
         "Serves HTTP, and switches connections to other protocols. Without --tunnel, it has the token "
-        "echo at /echo. An ENDPOINT is a Twisted endpoint string. SIGTERM ends the server: it stops "
-        "listening, and gives switched connections some time to end (--drain)."
+        "echo at /echo, unless a --proxy is at /. An ENDPOINT is a Twisted endpoint string. SIGTERM "
+        "ends the server: it stops listening, and gives switched connections time to end (--drain)."
     )
     examples: tuple[str, ...] = (
         "upgrade-switch serve --listen tcp:8080 --tunnel '/ssh ssh tcp:127.0.0.1:22'",
         "upgrade-switch serve --listen ssl:8443:privateKey=key.pem:certKey=cert.pem "
         "--files '/ public' --tunnel '/vnc websocket tcp:127.0.0.1:5900' --auth '/vnc file:passwords'",
+        "upgrade-switch serve --listen tcp:8080 --proxy '/ http://127.0.0.1:8000' --status /status",
         "upgrade-switch serve --listen tcp:8080 --preface 'SSH-2.0- tcp:127.0.0.1:22' --status /status",
     )
     optFlags = [  # noqa: RUF012 - twisted.python.usage wants a list
@@ -54,6 +57,7 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         self.tunnels: list[tuple[str, str, str]] = []
         self.classes: dict[str, str] = {}
         self.files: dict[str, str] = {}
+        self.proxies: dict[str, ProxyOption] = {}
         self.origins: list[str] = []
         self.prefaces: dict[bytes, str] = {}
         self.checkers: dict[str, list[ICredentialsChecker]] = {}
@@ -83,7 +87,7 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         other clients in browsers send them. May be given several times.
         """
         parts = value.split(None, 2)
-        if len(parts) != 3 or not _is_path(parts[0]):
+        if len(parts) != 3 or not is_path(parts[0]):
             raise UsageError(f"--tunnel needs '/PATH TOKEN ENDPOINT', not {value!r}")
         path, token, endpoint = parts
         try:
@@ -99,7 +103,7 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         """
         parts = value.split()
         path = parts[0].rstrip("/") if parts else ""
-        if len(parts) != 2 or not _is_path(path):
+        if len(parts) != 2 or not is_path(path):
             raise UsageError(f"--class needs '/PATH MODULE.CLASS', not {value!r}")
         if path in self.classes:
             raise UsageError(f"--class: {path} is given twice")
@@ -113,13 +117,31 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         """
         path, _, directory = value.strip().partition(" ")
         path, directory = path.rstrip("/") or "/", directory.strip()
-        if not _is_path(value) or not directory:
+        if not is_path(value) or not directory:
             raise UsageError(f"--files needs '/PATH DIRECTORY', not {value!r}")
         if path in self.files:
             raise UsageError(f"--files: {path} is given twice")
         if not os.path.isdir(directory):
             raise UsageError(f"--files: no such directory: {directory!r}")
         self.files[path] = directory
+
+    def opt_proxy(self, value: str) -> None:
+        """
+        'PATH URL [URL...] [NAME=VALUE...]': pass requests for PATH and below on to the server at URL
+        (http://127.0.0.1:8000, https://..., unix:/run/app.sock), upgrades to WebSocket too. Of several
+        servers, the one with the fewest requests gets the next. Of all options that take a PATH, the
+        longest that matches counts. A NAME is tokens (of other upgrades: websocket,chat),
+        preserve-host, rewrite-location, rewrite-cookies, lenient (true or false), trusted (networks of
+        proxies in front), connect-timeout, response-timeout, idle-timeout (seconds), max-body (bytes),
+        sticky (address, or a cookie's name), health (a path to check servers by) or ca (a file of
+        certificates for https). May be given several times.
+        """
+        self._add_proxy(proxy_of_words(value))
+
+    def _add_proxy(self, proxy: ProxyOption) -> None:
+        if proxy.path in self.proxies:
+            raise UsageError(f"--proxy: {proxy.path} is given twice")
+        self.proxies[proxy.path] = proxy
 
     def opt_auth(self, value: str) -> None:
         """
@@ -133,7 +155,7 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         path, method = "/", value.strip()
         if method.startswith("/"):
             path, _, method = method.partition(" ")
-        if not _is_path(path) or not method.strip():
+        if not is_path(path) or not method.strip():
             raise UsageError("--auth needs METHOD or '/PATH METHOD'")
         checker = checker_of(method.strip())
         self.checkers.setdefault(path.rstrip("/") or "/", []).append(checker)
@@ -147,7 +169,7 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         as JSON at PATH/json, for Prometheus at PATH/metrics. It reveals who is connected: if --auth
         protects only other paths, it requires one of their passwords.
         """
-        if not _is_path(path) or not path.strip("/"):
+        if not is_path(path) or not path.strip("/"):
             raise UsageError(f"--status needs a /PATH, not {path!r}")
         self.status = path.rstrip("/")
 
@@ -221,17 +243,15 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         except UsageError as error:
             raise UsageError(f"--config {config}: {error}") from None
 
-    def _set(self, name: str, value: str | bool) -> None:
+    def _set(self, name: str, value: Value) -> None:
         """Set what a file says, unless the command line has said something else."""
         attribute = name.replace("-", "_")
         if isinstance(value, bool):
             self[name] = bool(self[name]) or value
+        elif isinstance(value, dict):
+            self._add_proxy(proxy_of_table(value))
         elif name in REPEATED or getattr(self, attribute) is None:
             getattr(self, f"opt_{attribute}")(value)
-
-
-def _is_path(text: str) -> bool:
-    return text.startswith("/") and not set("?#") & set(text)
 
 
 _ESCAPE = re.compile(r"\\(?:([rnt\\])|x([0-9A-Fa-f]{2})|)")

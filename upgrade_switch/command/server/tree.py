@@ -5,8 +5,10 @@ The resource tree of ``upgrade-switch serve``, as its options describe it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from twisted.cred.checkers import ICredentialsChecker
@@ -20,7 +22,7 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request
 
 from ...errors import InvalidUpgrades
-from ...interfaces import Acceptor
+from ...interfaces import Acceptor, IBackEnd
 from ...observe.page import StatusResource
 from ...observe.status import Status
 from ...protocols._tunnel import TunnelFactory, tunnel
@@ -32,6 +34,10 @@ from .echo import Echo
 from .files import Files, is_hidden
 from .options import ServeOptions
 from .page import FrontPage
+from .proxy import Mounted
+
+if TYPE_CHECKING:
+    from ...proxy import UpgradeProxy
 
 __all__ = ["build_prefaces", "build_site_upgrades", "build_tree"]
 
@@ -60,7 +66,12 @@ def build_tree(reactor: ICommandReactor, options: ServeOptions, status: Status) 
     front = FrontPage(
         [(path, token) for path, known in upgrades.items() for token in known],
         list(options.prefaces),
-        [*options.classes, *options.files, *([options.status] if options.status else [])],
+        [
+            *options.classes,
+            *options.files,
+            *options.proxies,
+            *([options.status] if options.status else []),
+        ],
     )
     resources: dict[str, IResource] = {}
     root: Resource = Resource()
@@ -82,9 +93,32 @@ def build_tree(reactor: ICommandReactor, options: ServeOptions, status: Status) 
     # Shorter paths first, so that a path below a resource is noticed.
     for path in sorted(resources):
         _put(root, path, resources[path])
+    taken = [*resources, *(["/"] if isinstance(root, Files) else [])]
+    proxies = _proxies(reactor, options, status, taken)
     if not isinstance(root, Files):
-        _check_guards(options, resources)
-    return Guarded(root, _checkers(options)) if options.checkers else root
+        _check_guards(options, [*resources, *proxies])
+    tree = Mounted(root, resources, proxies) if proxies else root
+    return Guarded(tree, _checkers(options)) if options.checkers else tree
+
+
+def _proxies(
+    reactor: ICommandReactor, options: ServeOptions, status: Status, taken: Collection[str]
+) -> dict[str, IResource]:
+    """The proxy at each path, which the status page shows."""
+    proxies: dict[str, IResource] = {}
+    guarded = [segments_of(path) for path in options.checkers]
+    for path, option in options.proxies.items():
+        if path in taken:
+            raise UsageError(f"--proxy: {path} is taken by another resource")
+        segments = segments_of(path)
+        is_guarded = any(segments[: len(part)] == part for part in guarded)
+        proxies[path] = proxy = option.build(reactor, strip_authorization=is_guarded)
+        status.show_back_ends(path, partial(_back_ends_of, proxy))
+    return proxies
+
+
+def _back_ends_of(proxy: UpgradeProxy) -> Sequence[IBackEnd]:
+    return proxy.back_ends
 
 
 def _keep_secrets(options: ServeOptions) -> None:
@@ -169,7 +203,7 @@ def _upgrades(reactor: ICommandReactor, options: ServeOptions) -> dict[str, dict
         if token.lower() in map(str.lower, known):
             raise UsageError(f"--tunnel: {path} has two tunnels for {token}")
         known[token] = _tunnel(token, _client_endpoint(reactor, endpoint), options)
-    if not upgrades:
+    if not upgrades and "/" not in options.proxies:
         upgrades["/echo"] = {"echo": Factory.forProtocol(Echo)}
     return upgrades
 

@@ -1,0 +1,96 @@
+"""
+:class:`Translation`: what a request is for a back end, and its answer for the client.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..client.exchange_interfaces import ExchangeHead
+from .fields import AnswerFields, BadAnswer, answer_fields, request_fields
+from .locations import View, answer_places
+from .targets import BadTarget, target_of
+
+if TYPE_CHECKING:
+    from ..client.exchange_interfaces import Fields
+    from .backend import BackEnd
+    from .settings import Asked, Settings
+
+__all__ = ["Translation"]
+
+
+class Translation:
+    """
+    Translates one request, and its answer, between a client and a back end.
+
+    :ivar head: the head of the request, for the back end.
+    :ivar tokens: what the back end is asked to switch to; empty for plain HTTP.
+    """
+
+    def __init__(
+        self, settings: Settings, method: bytes, asked: Asked, back_end: BackEnd, target: bytes
+    ) -> None:
+        """
+        :param target: the request's target, for the back end.
+        """
+        self._settings = settings
+        self._client = asked.client
+        fields, self.tokens = request_fields(
+            asked.fields,
+            asked.client,
+            settings.rules,
+            method=method,
+            length=asked.length,
+            authority=back_end.authority,
+            offer=asked.offer,
+        )
+        self.head = ExchangeHead(method, target, fields)
+        self._view = View(
+            asked.client.scheme,
+            asked.client.authority or b"",
+            asked.mounted.mount,
+            b"https" if back_end.is_secure else b"http",
+            back_end.authority,
+            back_end.base,
+            # request_fields has it in front.
+            fields[0][1],
+        )
+
+    @classmethod
+    def of(
+        cls, settings: Settings, method: bytes, asked: Asked, back_end: BackEnd
+    ) -> Translation | BadTarget:
+        """
+        :return: the translation, unless the request must not get to the back end.
+        """
+        target = target_of(asked.mounted, back_end.base)
+        if isinstance(target, BadTarget):
+            return target
+        return cls(settings, method, asked, back_end, target)
+
+    def answer(self, code: int, fields: Fields, version: bytes = b"1.1") -> AnswerFields | BadAnswer:
+        """
+        The fields of an answer for the client.
+
+        :param code: its status code.
+        :param fields: as they came from the back end.
+        :param version: in which version of HTTP.
+        """
+        settings = self._settings
+        passed = answer_fields(
+            fields,
+            self._client,
+            settings.rules,
+            code=code,
+            version=b"HTTP/" + version,
+            asked=self.tokens,
+        )
+        if isinstance(passed, BadAnswer):
+            return passed
+        placed = answer_places(
+            passed.fields,
+            self._view,
+            locations=settings.rewrite_location,
+            cookies=settings.rewrite_cookies,
+        )
+        return passed._replace(fields=placed)
