@@ -181,6 +181,13 @@ class Proxied:
         client = Joined(self.site, cut)
         return client.send(data) if data else client
 
+    def asked(self) -> tuple[Place, Accepted]:
+        """The one connection that a request has come on since this was last asked, and its place."""
+        found = [(place, back) for place in self.places for back in place.accepted if back.received]
+        assert len(found) == 1, found
+        found[0][1].take()
+        return found[0]
+
     def active(self) -> int:
         """How many requests and switched connections the back ends have."""
         return sum(back_end.active for back_end in self.proxy.back_ends)

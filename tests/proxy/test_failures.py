@@ -118,7 +118,7 @@ def test_retried(method: bytes, how: str) -> None:
 
 @pytest.mark.parametrize("how", ENDS)
 def test_not_retried(how: str) -> None:
-    """POST goes once, and so does what has a content of which some has gone, and what is half answered."""
+    """POST goes once, and so does what has gone in part, and what is half answered."""
     for request, said in (
         (post(3), b""),
         (post(0), b""),
@@ -241,18 +241,15 @@ def test_sticky() -> None:
     homes = {}
     for number in range(6):
         proxied.client(GET)
-        [home] = [place for place in proxied.places if len(place) and place.last.heads]
-        home.last.take()
-        home.last.answer(cookie % number)
-        homes[number] = home
+        homes[number], back = proxied.asked()
+        back.answer(cookie % number)
     for number, home in homes.items():
         for request in (GET, ASK):
             field = HOST + b"Cookie: a=b; sid=s%d\r\n" % number
             client = proxied.client(request.replace(HOST, field))
-            [asked] = [place for place in proxied.places if len(place) and place.last.heads]
+            asked, back = proxied.asked()
             assert asked is home
-            home.last.take()
-            home.last.answer(SWITCH if request is ASK else OK)
+            back.answer(SWITCH if request is ASK else OK)
             client.wire.client.abortConnection()
             proxied.net.pump()
 
@@ -344,7 +341,13 @@ def test_connect_timeout_next() -> None:
 
 @pytest.mark.parametrize(
     "request_",
-    [GET, ASK, post(3) + b"abc", CHUNKED + b"3\r\nabc\r\n0\r\n\r\n", post(9, b"Expect: 100-continue\r\n")],
+    [
+        GET,
+        ASK,
+        post(3) + b"abc",
+        CHUNKED + b"3\r\nabc\r\n0\r\n\r\n",
+        post(9, b"Expect: 100-continue\r\n"),
+    ],
 )
 def test_response_timeout(request_: bytes) -> None:
     """A back end that gives no answer in response_timeout seconds is a 504; an interim one counts."""

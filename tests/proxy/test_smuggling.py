@@ -1,4 +1,4 @@
-"""What one side takes for the end of a message, the other must, too; and nothing gets into one from outside."""
+"""What one side takes for the end of a message, the other must, too."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ PASSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_refused(what: str) -> None:
-    """A head that can be read in two ways is a 400, and the connection ends: nothing reaches a back end."""
+    """A head that can be read in two ways is a 400, the connection ends, and no back end is asked."""
     for method in (b"POST", b"GET"):
         proxied = Proxied()
         head = method + b" /u/x HTTP/1.1\r\n" + HOST + REFUSED[what] + b"\r\n"
