@@ -353,6 +353,10 @@ def test_response_timeout(request_: bytes) -> None:
     """A back end that gives no answer in response_timeout seconds is a 504; an interim one counts."""
     proxied = Proxied(response_timeout=30)
     client = proxied.client(request_)
+    proxied.net.advance(31)
+    proxied.net.pump()
+    assert client.statuses == [504]
+    client = proxied.client(request_)
     proxied.net.advance(29)
     proxied.back.last.answer(b"HTTP/1.1 102 Wait\r\n\r\n")
     proxied.net.advance(29)

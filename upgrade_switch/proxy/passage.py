@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Passage"]
 
+# Bytes that may well have been sent, and not acknowledged, at any time.
+_ON_ITS_WAY = 4096
+
 # RFC 9110 §9.2.2.
 _IDEMPOTENT = frozenset([b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"])
 
@@ -195,7 +198,7 @@ class Passage:
         """Whether the back end has taken more of the request since this was asked last."""
         assert self._exchange is not None
         before, self._unsent = self._unsent, self._exchange.unsent
-        return self._unsent < before
+        return self._unsent < before and before > _ON_ITS_WAY
 
     def _moves(self) -> None:
         """More of the content goes; the next will be the client's turn."""
