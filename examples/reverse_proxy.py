@@ -1,7 +1,7 @@
 """
 A reverse proxy that lets WebSockets through.
 
-    python examples/reverse_proxy.py tcp:8080:interface=127.0.0.1 http://127.0.0.1:3000/
+    python examples/reverse_proxy.py http://127.0.0.1:3000/ tcp:8080:interface=127.0.0.1
 """
 
 import sys
@@ -13,10 +13,9 @@ from upgrade_switch import UpgradeSite
 from upgrade_switch.proxy import UpgradeProxy
 
 
-async def main(reactor, description, *urls):
-    port = await endpoints.serverFromString(reactor, description).listen(
-        UpgradeSite(UpgradeProxy(urls, reactor))
-    )
+async def main(reactor, url, description="tcp:8080:interface=127.0.0.1"):
+    site = UpgradeSite(UpgradeProxy(url, reactor))
+    port = await endpoints.serverFromString(reactor, description).listen(site)
     print(f"listening on {port.getHost()}", flush=True)
     await Deferred()  # forever
 

@@ -117,7 +117,9 @@ def test_server_is_cut_off(talk: Any, scheme: str) -> None:
         connected(process) as client,
     ):
         assert read_until(client, b"some") == b"some"
-        client.sendall(b"!")
+        if talk is send_and_reset:
+            # Only now: a reset throws away what has not been read.
+            client.sendall(b"!")
         assert read_to_reset(client) == b""
         assert b"the server's connection was cut off" in logged(process)
 

@@ -173,3 +173,12 @@ def test_every_example_is_run() -> None:
         "treq_client.py",
         "twisted_websocket.py",
     }
+
+
+def test_reverse_proxy(echo: Example) -> None:
+    """The reverse proxy passes pages on, and an upgrade to another token as a plain request."""
+    with serving("reverse_proxy.py", echo.url) as server:
+        with urlopen(f"{server.url}/", timeout=30) as response:
+            assert response.read() == b"An ordinary page. The echo is at /echo.\n"
+        done = command("connect", f"{server.url}/echo", "echo", input=b"")
+        assert done.returncode == 3

@@ -414,7 +414,7 @@ def test_log() -> None:
         globalLogPublisher.removeObserver(observe)
     assert [line.partition(" ")[2] for line in lines] == [
         "connected to far.example:22: Recording",
-        "ended far.example:22 after 0.0 s: lost",
+        "ended far.example:22 after 0.0 s: reset",
     ]
 
 
