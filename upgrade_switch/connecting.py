@@ -27,9 +27,9 @@ class ServerEnd(SpliceEnd):
 
 class ClientEnd(SpliceEnd):
     """
-    The end that leads to a client. A client that has gone looks like one that has only finished sending:
-    where the other connection has no half-close, it is closed. To wait for ever for the former is worse
-    than to cut off the latter.
+    The end that leads to a client. A client that has gone looks like one that has only finished
+    sending: where the other connection has no half-close, it is closed. To wait for ever for the former
+    is worse than to cut off the latter.
     """
 
     def half_close_unsupported(self) -> None:
