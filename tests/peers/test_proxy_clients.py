@@ -24,7 +24,8 @@ from tests.kit.commands import LOCAL, PATIENCE, output_of, read_all, read_until,
 from tests.kit.engine import EXIT_CODE, Engine
 from tests.kit.foreign import find, needs
 from tests.kit.forwarding import connected, forwarding
-from tests.kit.harness import WatchedSite, patient
+from tests.kit.harness import EchoTarget, WatchedSite, factory_of, patient, site_of
+from upgrade_switch.protocols import h2c
 
 __all__ = ["back_end", "node", "proxies"]  # fixtures
 
@@ -149,6 +150,26 @@ async def test_early_hints(node: Any, proxies: Any, files: Path) -> None:
         await curls(files, "--http2", f"{(await proxies(node.urls['tcp'], 'tls')).url}/hints")
         == b"page"
     )
+
+
+@curl
+@needs("nghttp")
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest_twisted.ensureDeferred
+async def test_h2c(listen: Any, proxies: Any, files: Path, kind: str) -> None:
+    """A proxy that is told to pass h2c lets clients speak HTTP/2 with the back end, in a tunnel."""
+    site = site_of({"echo": factory_of(EchoTarget)[0]}, upgrades={"h2c": h2c()})
+    behind = await listen(kind, site)
+    url = f"unix:{behind.port.getHost().name.decode()}" if kind == "unix" else behind.url
+    proxy = await proxies(url, tokens=["h2c"])
+    page = f"{proxy.url}/page"
+    version = ["--http2", "-w", " %{http_version}"]
+    assert await curls(files, *version, page) == b"page GET  2"
+    assert await curls(files, *version, "-d", "content", page) == b"page POST content 2"
+    assert b"HTTP Upgrade success" in await output_of("nghttp", "-u", "-v", page)
+    # Unless it is told so, the same request is HTTP/1.1 all the way.
+    page = f"{(await proxies(url)).url}/page"
+    assert await curls(files, *version, "-d", "content", page) == b"page POST content 1.1"
 
 
 # Chromium.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -148,3 +149,51 @@ async def test_upload_is_cut_off(node: Any, proxies: Any, kind: str) -> None:
 
     proxy = await proxies(node.urls[kind])
     await in_thread(talk, port_of(proxy))
+
+
+# HTTP/2 with the client.
+
+
+def curling(proxy: Any, path: str) -> Any:
+    """curl, which does not look at certificates."""
+    command = ["curl", "-sSkN", "--http2", "--noproxy", "*", f"{proxy.url}{path}"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@needs("curl")
+@pytest_twisted.ensureDeferred
+async def test_http2_client_leaves(node: Any, proxies: Any) -> None:
+    """When a client of HTTP/2 leaves a stream of events, the back end hears of it."""
+
+    def talk(port: int) -> None:
+        with curling(proxy, "/events") as client:
+            with connect(port) as other:
+                assert ask(other, "POST", "/next", b"one")[0].status == 204
+            assert client.stdout.readline() == b"data: one\n"
+            client.kill()
+            assert node.tells("left") == ["left"]
+
+    plain, proxy = [await proxies(node.urls["tcp"], kind) for kind in ("tcp", "tls")]
+    await in_thread(talk, port_of(plain))
+
+
+@needs("curl")
+@kinds
+@pytest.mark.parametrize("path", ["/events", "/stuck"])
+@pytest_twisted.ensureDeferred
+async def test_http2_back_end_dies(mortal: Any, proxies: Any, kind: str, path: str) -> None:
+    """If the back end dies in the middle of an answer, a client of HTTP/2 sees that, too."""
+
+    def talk(port: int) -> None:
+        with curling(proxy, path) as client:
+            if path == "/events":
+                with connect(port) as other:
+                    assert ask(other, "POST", "/next", b"one")[0].status == 204
+            assert client.stdout.read(5) in (b"data:", b"12345")
+            mortal.kill()
+            _, said = client.communicate(timeout=PATIENCE)
+            # 92: the stream was not closed cleanly; 55 and 56: neither was the connection.
+            assert client.returncode in (55, 56, 92), said
+
+    plain, proxy = [await proxies(mortal.urls[kind], near) for near in ("tcp", "tls")]
+    await in_thread(talk, port_of(plain))

@@ -85,12 +85,15 @@ def answer_with(request: Any, page: IResource) -> None:
 
 def cut_off(request: Any, clock: IReactorTime) -> None:
     """
-    End the connection of a client that has got a part of an answer. If the framing does not tell that
-    something is missing, a reset does, when everything before it has arrived.
+    End the connection of a client that has got a part of an answer; over HTTP/2, its stream. If the
+    framing does not tell that something is missing, a reset does, when everything before has arrived.
     """
     channel = request.channel
     if request.clientproto.startswith(b"HTTP/2"):
-        channel.abortConnection()
+        # It is there where a request has come over HTTP/2.
+        from .._twisted import http2
+
+        http2.cut_off(channel)
         return
     request.unregisterProducer()
     transport = channel.transport
