@@ -21,7 +21,7 @@ def url_of(listening: Listening) -> str:
     """Where a proxy finds a server."""
     host = listening.port.getHost()
     if listening.kind == "unix":
-        return f"unix:{host.name}"
+        return f"unix:{host.name.decode()}"
     return (
         f"https://localhost:{host.port}" if listening.kind == "tls" else f"http://127.0.0.1:{host.port}"
     )
