@@ -189,6 +189,21 @@ async def test_splice_ends(live: Any, near: str, far: str) -> None:
             await eventually(lambda running=running: not running.back_end.active)
 
 
+@every_pair
+@pytest_twisted.ensureDeferred
+async def test_early_bytes(live: Any, near: str, far: str) -> None:
+    """What either side sends before it can know of the switch arrives, once and in order."""
+    running = await live(near, far)
+    for size in (10, 100_000):
+        client = await running.client(ASK + b"a" * size + b"b", Collector)
+        peer, _ = await running.server.asked()
+        peer.send(SWITCH + b"c" * size + b"d")
+        await client.until(lambda client=client: client.data.endswith(b"d"))
+        assert client.data.partition(b"\r\n\r\n")[2] == b"c" * size + b"d"
+        await peer.until(lambda peer=peer: peer.data.endswith(b"b"))
+        assert peer.data == b"a" * size + b"b"
+
+
 def waits(running: Any, *protocols: Any) -> int:
     """How many bytes wait in all transports of this process."""
     transports = [*reactor.getReaders(), *reactor.getWriters()]

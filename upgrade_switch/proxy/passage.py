@@ -370,7 +370,11 @@ class Passage:
         cut_off(request, self._settings.reactor)
 
     def _client_left(self, _: Failure) -> None:
+        request, translation = self._request, self._translation
+        is_undecided = self.state in (State.CONNECTING, State.WAITING)
         self._end()
+        if is_undecided:
+            tell_declined(request, translation, Declined.LEFT)
 
     # The end.
 
