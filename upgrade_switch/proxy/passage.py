@@ -16,13 +16,13 @@ from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from ..client.exchange_interfaces import IExchangeListener
-from ..connecting import ServerEnd
+from ..connecting import ClientEnd, ServerEnd
 from ..errors import InvalidArgument
 from ..interfaces import Declined, IUpgradeRequest
 from ..server.content import ContentStream
 from ..server.decision import no_room
 from ..server.pages import StatusPage, service_unavailable
-from ..splice import Splice, SpliceEnd
+from ..splice import Splice
 from .answering import (
     AnswerReading,
     answer_with,
@@ -289,7 +289,7 @@ class Passage:
         attempt.switched()
         self._settings.back_ends.learn(passed.fields, attempt.back_end)
         set_fields(request, passed.fields)
-        near, far = SpliceEnd(), ServerEnd()
+        near, far = ClientEnd(), ServerEnd()
         joined = Splice(near, far, reactor=self._settings.reactor)
         joined.done.addBoth(lambda _: attempt.ended())
         connection.install(far)
