@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from .. import _twisted
 from ..interfaces import Declined, IUpgradeRequest
-from ..sending import QuietTimeout, SendingWatch, reset_when_sent
+from ..sending import STUCK_AFTER, QuietTimeout, SendingWatch, reset_when_sent
 from ..server.decision import declined
 from .deadline import Deadline
 from .forwarded import Field
@@ -32,9 +32,6 @@ __all__ = [
     "why_declined",
     "write_head",
 ]
-
-# How many seconds a client has to close its connection, once it has got everything.
-_SECONDS_TO_CLOSE = 5
 
 # Any, in all of these: requests have much that no interface has.
 
@@ -104,7 +101,7 @@ def cut_off(request: Any, clock: IReactorTime) -> None:
     if request.chunked or request.responseHeaders.hasHeader(b"content-length"):
         channel.loseConnection()
         # Nobody else would notice a client that does not read, or does not close.
-        watch = QuietTimeout(transport, clock, _SECONDS_TO_CLOSE, lambda: _twisted.abort(transport))
+        watch = QuietTimeout(transport, clock, STUCK_AFTER, lambda: _twisted.abort(transport))
     else:
         watch = reset_when_sent(transport, clock)
     request.notifyFinish().addErrback(lambda _: watch.cancel())
