@@ -14,7 +14,7 @@ from .. import _twisted
 from ..fields import connection_options, one_line
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall
+    from twisted.internet.interfaces import IDelayedCall, IProducer
     from twisted.web.http import Request
 
     from ..interfaces import IUpgradeSite
@@ -43,6 +43,8 @@ class StrictChannel(_twisted.AskingChannel):
     _is_last_request = False
     # Runs from the first byte of a request's head to its end, unless the head comes in one piece.
     _head_timer: IDelayedCall | None = None
+    # Whether the transport takes no more now.
+    _is_full = False
     # How many bytes have come since the idle timer was last set back.
     _progress = 0
 
@@ -130,6 +132,23 @@ class StrictChannel(_twisted.AskingChannel):
         if version == b"HTTP/1.1":
             request.responseHeaders.setRawHeaders(b"connection", [b"close"])
         return False
+
+    def pauseProducing(self) -> None:
+        self._is_full = True
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._is_full = False
+        super().resumeProducing()
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """
+        A producer that comes while the client takes no more is paused at once. Twisted would let it
+        write: TCP then says again that it is full, but TLS says so once.
+        """
+        super().registerProducer(producer, streaming)
+        if self._is_full:
+            super().pauseProducing()
 
     def close_after_request(self) -> None:
         """Have the request at hand be the last on this connection; without one, close it now."""
