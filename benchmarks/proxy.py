@@ -229,12 +229,11 @@ class Load:
             drop(connection)
             self._loop.remove(connection)
         self._connections.clear()
-        check(done > 0)
         return cpu / done, done / took
 
     def _run(self, seconds: float) -> None:
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
+        end, before = time.perf_counter() + seconds, self.done
+        while time.perf_counter() < end or self.done == before:
             self._loop.turn()
 
     # One request after another.
