@@ -173,9 +173,14 @@ def why_missing(name: str) -> str | None:
     needs = PROGRAMS[name].needs
     if needs is not None and shutil.which(needs) is None:
         return f"there is no {needs}"
-    if name == "node" and subprocess.run(
-        ["node", "-e", "require.resolve('http-proxy')"], env=_environment(), stderr=subprocess.DEVNULL
-    ).returncode:
+    if (
+        name == "node"
+        and subprocess.run(
+            ["node", "-e", "require.resolve('http-proxy')"],
+            env=_environment(),
+            stderr=subprocess.DEVNULL,
+        ).returncode
+    ):
         return "npm install --global http-proxy, or set NODE_PATH"
     return None
 

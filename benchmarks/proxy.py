@@ -15,7 +15,7 @@ import struct
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -327,10 +327,8 @@ class Load:
 
     def _writer(self, connection: socket.socket) -> Callable[[], None]:
         def writable() -> None:
-            try:
+            with suppress(BlockingIOError):
                 connection.send(PIECE)
-            except BlockingIOError:
-                pass
             self.done = self._back_end.received
 
         return writable
@@ -382,9 +380,7 @@ def report(values: Values, names: Sequence[str], works: Sequence[str]) -> None:
             print(f"{work}: {OURS} to {other} {ratio:.2f}, target <= 1.00  {verdict}")
 
 
-def line(
-    values: Values, names: Sequence[str], work: str, unit: tuple[str, float], which: int
-) -> None:
+def line(values: Values, names: Sequence[str], work: str, unit: tuple[str, float], which: int) -> None:
     cells = [
         shown(median(each[which] for each in found) * unit[1]) if (found := values[name, work]) else "-"
         for name in names

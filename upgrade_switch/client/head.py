@@ -74,7 +74,7 @@ class HeadReader:
         return None
 
     def _plain_length(self) -> int:
-        """How long the head is, if it is short, and complete, and all of its lines end in CRLF; else 0."""
+        """How long the head is, if it is short and complete, and each line ends in CRLF; else 0."""
         length = self._buffer.find(b"\r\n\r\n") + 4
         if not 4 <= length <= min(self._longest, _LONGEST_LINE):
             return 0

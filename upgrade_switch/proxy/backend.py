@@ -160,11 +160,14 @@ class BackEnd:
         scheme, host, port = self.key
         if scheme == "unix":
             return UNIXClientEndpoint(reactor, host, timeout=timeout)
-        kind = HostnameEndpoint
-        if isIPAddress(host) or isIPv6Address(host):
-            # HostnameEndpoint would ask a thread for what is no name.
-            kind = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
-        endpoint: IStreamClientEndpoint = kind(reactor, host, port, timeout=timeout)
+        endpoint: IStreamClientEndpoint
+        # HostnameEndpoint would ask a thread for what is no name.
+        if isIPAddress(host):
+            endpoint = TCP4ClientEndpoint(reactor, host, port, timeout=timeout)
+        elif isIPv6Address(host):
+            endpoint = TCP6ClientEndpoint(reactor, host, port, timeout=timeout)
+        else:
+            endpoint = HostnameEndpoint(reactor, host, port, timeout=timeout)
         if not self.is_secure:
             return endpoint
         if self._creator is None:

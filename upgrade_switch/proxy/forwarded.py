@@ -45,7 +45,8 @@ __all__ = [
 Field: TypeAlias = tuple[bytes, bytes]
 Network: TypeAlias = IPv4Network | IPv6Network
 
-# Addresses that are parsed once, and clients of which is said what was said before. The bound keeps strangers from filling the memory.
+# Addresses that are parsed once, and clients that are described once. The bound keeps strangers from
+# filling the memory.
 _MOST_REMEMBERED = 256
 
 UNIX = "unix"
