@@ -47,10 +47,11 @@ def set_fields(request: Any, fields: Sequence[Field]) -> None:
     """Set a back end's fields, in place of Twisted's own of the same names."""
     headers = request.responseHeaders
     # Whether the client's connection stays open is the site's matter, and it may have said so.
-    for name in ({name.lower() for name, _ in fields} | {b"server"}) - {b"connection"}:
-        headers.removeHeader(name)
-    for name, value in fields:
-        headers.addRawHeader(name, value)
+    replaced = {name.lower() for name, _ in fields} | {b"server"}
+    for name, _ in list(headers.getAllRawHeaders()):
+        if name.lower() in replaced and name.lower() != b"connection":
+            headers.removeHeader(name)
+    _twisted.set_fields(headers, fields)
     request.defaultContentType = None
 
 
