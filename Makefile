@@ -17,7 +17,8 @@ LEFT_OUT := docs/* examples/* test_house.py test_waiting.py protocols/test_names
 	core/test_negotiation.py core/test_fuzz.py server/test_preface_table.py command/test_installs.py \
 	command/test_completion.py command/test_manpage.py command/test_load.py \
 	protocols/websocket/test_load.py observe/test_status_browser.py peers/test_openssh.py \
-	peers/test_cups.py peers/test_websocket_clients.py peers/test_websocket_servers.py
+	peers/test_cups.py peers/test_websocket_clients.py peers/test_websocket_servers.py \
+	peers/test_proxy_front_ends.py peers/test_proxy_websockets.py
 ON_OTHERS := $(ON_ALL_CORES) $(LEFT_OUT:%='--ignore-glob=tests/%')
 
 FUZZ_ARGS ?= --seconds 600 --keep
