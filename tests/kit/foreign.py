@@ -17,6 +17,7 @@ HOW_TO_GET = {
     "chromium": "apt-get install chromium fonts-dejavu-core",
     "crossbar": "make crossbar",
     "curl": "apt-get install curl",
+    "docker": "make docker",
     "h2load": "apt-get install nghttp2-client",
     "haproxy": "apt-get install haproxy",
     "ipptool": "apt-get install cups-ipp-utils",
@@ -35,7 +36,13 @@ HOW_TO_GET = {
 }
 
 #: Where programs are that are not on everybody's PATH.
-_ELSEWHERE = ("/usr/sbin", "/usr/local/sbin", "/sbin", str(ROOT / ".venv-crossbar" / "bin"))
+_ELSEWHERE = (
+    "/usr/sbin",
+    "/usr/local/sbin",
+    "/sbin",
+    str(ROOT / ".venv-crossbar" / "bin"),
+    str(ROOT / ".venv" / "docker" / "usr" / "bin"),
+)
 
 #: Where ``make node`` puts Node's packages.
 NODE_MODULES = ROOT / ".venv" / "node" / "node_modules"

@@ -47,10 +47,11 @@ def set_fields(request: Any, fields: Sequence[Field]) -> None:
     """Set a back end's fields, in place of Twisted's own of the same names."""
     headers = request.responseHeaders
     # Whether the client's connection stays open is the site's matter, and it may have said so.
-    for name in ({name.lower() for name, _ in fields} | {b"server"}) - {b"connection"}:
-        headers.removeHeader(name)
-    for name, value in fields:
-        headers.addRawHeader(name, value)
+    replaced = {name.lower() for name, _ in fields} | {b"server"}
+    for name, _ in list(headers.getAllRawHeaders()):
+        if name.lower() in replaced and name.lower() != b"connection":
+            headers.removeHeader(name)
+    _twisted.set_fields(headers, fields)
     request.defaultContentType = None
 
 
@@ -85,12 +86,15 @@ def answer_with(request: Any, page: IResource) -> None:
 
 def cut_off(request: Any, clock: IReactorTime) -> None:
     """
-    End the connection of a client that has got a part of an answer. If the framing does not tell that
-    something is missing, a reset does, when everything before it has arrived.
+    End the connection of a client that has got a part of an answer; over HTTP/2, its stream. If the
+    framing does not tell that something is missing, a reset does, when everything before has arrived.
     """
     channel = request.channel
     if request.clientproto.startswith(b"HTTP/2"):
-        channel.abortConnection()
+        # It is there where a request has come over HTTP/2.
+        from .._twisted import http2
+
+        http2.cut_off(channel)
         return
     request.unregisterProducer()
     transport = channel.transport

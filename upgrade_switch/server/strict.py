@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
 from .. import _twisted
-from ..fields import connection_options, one_line
+from ..fields import connection_options, written_head
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IProducer
@@ -167,16 +167,9 @@ class StrictChannel(_twisted.AskingChannel):
         Write a response's head. CR, LF and NUL in the phrase or in a field become spaces, wherever
         they come from (RFC 9110 §5.5): Twisted lets them through in the phrase, and NUL anywhere.
         """
-        super().writeHeaders(version, code, one_line(reason), _spaced(headers))
-
-
-def _spaced(headers: Headers) -> Headers:
-    """The headers without CR, LF and NUL in any value; the same object if there are none."""
-    clean = headers
-    for name, values in headers.getAllRawHeaders():
-        spaced = [one_line(value) for value in values]
-        if spaced != values:
-            if clean is headers:
-                clean = headers.copy()
-            clean.setRawHeaders(name, spaced)
-    return clean
+        lines = [b"%b %b %b" % (version, code, reason)]
+        lines += [
+            name + b": " + value for name, values in headers.getAllRawHeaders() for value in values
+        ]
+        # In one piece: Twisted writes each name, colon, value and line break by itself.
+        self.transport.write(written_head(lines))
