@@ -89,6 +89,7 @@ format: $(INSTALLED)
 benchmark: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/switching.py
 	$(VENV)/bin/python benchmarks/websocket.py
+	$(VENV)/bin/python benchmarks/proxy.py
 
 # Ten minutes for each of the fuzzers' targets; what is new goes into the corpus.
 fuzz: $(INSTALLED)

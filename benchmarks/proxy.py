@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -25,6 +26,8 @@ from switching import HOST, STUCK, check, prepare, shown
 
 PARALLEL = 32
 STREAMS = 4
+WARM_UP = 3000
+SECONDS_TO_WARM_UP = 3
 PIECE = memoryview(bytes(256 * 1024))
 ENDLESS = 10**12
 
@@ -214,13 +217,18 @@ class Load:
         self._connections.add(connection)
         return connection
 
-    def measure(self, begin: Callable[[], None], seconds: float) -> tuple[float, float]:
+    def measure(
+        self, begin: Callable[[], None], seconds: float, warm_up: int = 0
+    ) -> tuple[float, float]:
         """
         :param begin: begins it, after which the callees go on by themselves.
+        :param warm_up: how many are to be done before it counts.
         :return: the proxy's CPU time for each that was done, and how many there were a second.
         """
         begin()
         self._run(seconds / 3)
+        # Compilers at run time need to have seen some.
+        self._run(SECONDS_TO_WARM_UP, until=warm_up)
         done, cpu, now = self.done, self._proxy.cpu, time.perf_counter()
         self._run(seconds)
         done, cpu = self.done - done, self._proxy.cpu - cpu
@@ -231,9 +239,14 @@ class Load:
         self._connections.clear()
         return cpu / done, done / took
 
-    def _run(self, seconds: float) -> None:
+    def _run(self, seconds: float, until: int | None = None) -> None:
+        """
+        :param until: how many have to be done for it to be enough in any case.
+        """
         end, before = time.perf_counter() + seconds, self.done
-        while time.perf_counter() < end or self.done == before:
+        while time.perf_counter() < end or (until is None and self.done == before):
+            if until is not None and self.done >= until:
+                break
             self._loop.turn()
 
     # One request after another.
@@ -404,7 +417,9 @@ def measure_all(names: Sequence[str], works: Sequence[str], rounds: int, seconds
                 for proxy in proxies[first:] + proxies[:first]:
                     if does(proxy.name, work):
                         load = Load(loop, back_end, proxy)
-                        result = load.measure(lambda load=load, work=work: WORK[work](load), seconds)
+                        warm_up = WARM_UP if not number and work in MESSAGES else 0
+                        begin = partial(WORK[work], load)
+                        result = load.measure(begin, seconds, warm_up)
                         values[proxy.name, work].append(result)
     return values
 
