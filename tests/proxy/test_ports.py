@@ -267,3 +267,40 @@ async def test_bounded(live: Any, near: str, far: str) -> None:
         end(source, "reset")
         end(sink, "reset")
         await eventually(lambda running=running: not running.back_end.active)
+
+
+@every_pair
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_left(live: Any, near: str, far: str, no_gc: None) -> None:
+    """Reference counting alone frees channels and requests, however their connections end."""
+    running = await live(near, far)
+    cut = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello"
+    for request, answer, is_cut in (
+        (GET, OK, False),
+        (GET, cut, True),
+        (GET, b"HTTP/1.1 200 OK\r\n\r\nhello", True),
+        (GET, b"", True),
+        (post(MEGABYTE) + b"x" * 100_000, cut, True),
+        (post(5) + b"hello", OK, False),
+        (ASK, SWITCH + b"hello", False),
+        (ASK, SWITCH + b"hello", True),
+        (ASK, OK, False),
+    ):
+        if far == "unix" and is_cut and answer.startswith(b"HTTP/1.1 200 OK\r\n\r\n"):
+            continue
+        client = await running.client(request)
+        # It may come on a connection that has been used.
+        await eventually(lambda: any(b"HTTP/1.1\r\n" in p.data for p in running.server.site.built))
+        [peer] = [p for p in running.server.site.built if b"HTTP/1.1\r\n" in p.data]
+        peer.data = b""
+        if answer:
+            peer.send(answer)
+            await client.until(lambda client=client: b"hello" in client.data)
+        if is_cut:
+            end(peer, "reset")
+            await turns(5)
+        end(client, "reset")
+        await eventually(lambda: not running.back_end.active)
+        peer.data = b""
+    await eventually(lambda: not any(channel() for channel in running.front.site.channels))
+    assert not any(request() for request in running.front.site.requests)

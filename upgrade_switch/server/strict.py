@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.protocol import connectionDone
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
@@ -85,6 +86,9 @@ class StrictChannel(_twisted.AskingChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.stop_head_timer()
         super().connectionLost(reason)
+        if isinstance(self.transport, TLSMemoryBIOProtocol):
+            # A TLS layer keeps its producer, which leads back to it, even after its end.
+            self.transport.unregisterProducer()
 
     def headerReceived(self, line: bytes) -> bool:
         if self._is_wrong_framing(line):
