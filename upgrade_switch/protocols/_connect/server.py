@@ -78,14 +78,36 @@ def connect_to(
     check_portal(portal)
     check_idle_timeout(idle_timeout)
     limits = TunnelLimits(timeout, idle_timeout, forgive_truncation)
+    return _Proxy(destinations, reactor, portal, limits).accept
 
-    def connect(request: UpgradeRequest, authority: bytes) -> Deferred[_Answer]:
-        there = _Destination(destinations, authority, reactor, timeout)
+
+class _Proxy:
+    """What :func:`connect_to` makes."""
+
+    def __init__(
+        self, destinations: Destinations, reactor: Any, portal: Portal | None, limits: TunnelLimits
+    ) -> None:
+        self._destinations = destinations
+        self._reactor = reactor
+        self._portal = portal
+        self._limits = limits
+
+    def accept(self, request: UpgradeRequest, authority: bytes) -> Deferred[_Answer]:
+        if self._portal is None:
+            return self._connect(request, authority)
+        return Deferred.fromCoroutine(self._log_in_first(request, authority, self._portal))
+
+    def _connect(self, request: UpgradeRequest, authority: bytes) -> Deferred[_Answer]:
+        there = _Destination(self._destinations, authority, self._reactor, self._limits.timeout)
         return open_tunnel(
-            request, there, reactor, limits, lambda reason: refusal(reason, there.is_looking_up)
+            request,
+            there,
+            self._reactor,
+            self._limits,
+            lambda reason: refusal(reason, there.is_looking_up),
         )
 
-    async def log_in_first(request: UpgradeRequest, authority: bytes, portal: Portal) -> _Answer:
+    async def _log_in_first(self, request: UpgradeRequest, authority: bytes, portal: Portal) -> _Answer:
         logged_in = await log_in(request, portal)
         if not callable(logged_in):
             return logged_in
@@ -93,20 +115,13 @@ def connect_to(
         try:
             if getattr(request, "channel", None) is None:
                 raise ClientGone("the client has left while it was logging in")
-            answer = await connect(request, authority)
+            answer = await self._connect(request, authority)
             return answer
         finally:
             if isinstance(answer, SpliceEnd):
                 answer.splice.done.addBoth(lambda _: logged_in())
             else:
                 logged_in()
-
-    def accept(request: UpgradeRequest, authority: bytes) -> Deferred[_Answer]:
-        if portal is None:
-            return connect(request, authority)
-        return Deferred.fromCoroutine(log_in_first(request, authority, portal))
-
-    return accept
 
 
 @implementer(IStreamClientEndpoint)
