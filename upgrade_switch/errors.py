@@ -23,6 +23,10 @@ Every exception that this package defines, in one tree::
     ├── NotRead      (ConnectionAborted)      a client left more unread than max_unsent
     ├── AlreadyStreamed                       Request.stream_content, a second time
     ├── InvalidContent      (ValueError)      a request's content that breaks the rules
+    ├── DestinationRefused                    a destination that a client may not reach
+    │   ├── DestinationNotAllowed             its name or port is not allowed
+    │   └── AddressProhibited                 its address is not allowed
+    ├── NameNotResolved     (DNSLookupError)  the name of a destination has no address
     ├── InvalidResponse     (ResponseFailed)  a server's answer that breaks the rules
     └── NotSwitched         (ConnectError)    the server, or a proxy, did not switch
 
@@ -36,7 +40,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from twisted.internet.error import ConnectError, ConnectionAborted, TimeoutError
+from twisted.internet.error import ConnectError, ConnectionAborted, DNSLookupError, TimeoutError
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
 
@@ -47,11 +51,14 @@ if TYPE_CHECKING:
 
 # Not here: what this package alone uses.
 __all__ = [
+    "AddressProhibited",
     "AlreadyInstalled",
     "AlreadyStreamed",
     "AlreadySwitched",
     "ClientGone",
     "ContentUnread",
+    "DestinationNotAllowed",
+    "DestinationRefused",
     "Draining",
     "InvalidArgument",
     "InvalidContent",
@@ -62,6 +69,7 @@ __all__ = [
     "InvalidToken",
     "InvalidUpgrades",
     "MissingExtra",
+    "NameNotResolved",
     "NotDetachable",
     "NotOffered",
     "NotRead",
@@ -181,6 +189,22 @@ class InvalidContent(UpgradeError, ValueError):
     The failure of ``stream_content`` when a client's content breaks the chunked grammar (RFC 9112
     §7.1). The connection is being closed.
     """
+
+
+class DestinationRefused(UpgradeError):
+    """Raised when a client names a destination that a ``Destinations`` does not allow."""
+
+
+class DestinationNotAllowed(DestinationRefused):
+    """Raised when the name or the port of a destination is not allowed, or is not a name."""
+
+
+class AddressProhibited(DestinationRefused):
+    """Raised when the address of a destination, or each address of its name, is not allowed."""
+
+
+class NameNotResolved(UpgradeError, DNSLookupError):
+    """Raised when the name of a destination has no address."""
 
 
 class InvalidResponse(UpgradeError, ResponseFailed):

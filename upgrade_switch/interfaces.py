@@ -383,8 +383,8 @@ class IUpgradeSite(Interface):
     def offers(token: str) -> bool:  # noqa: N805 - interfaces have no self
         """Whether one of the site's own upgrades is to a token."""
 
-    def answer_to_connect(request: IUpgradeRequest) -> IResource | None:  # noqa: N805
-        """What answers a CONNECT in place of the resource tree; None: the tree does."""
+    def answer_to_connect(request: IUpgradeRequest) -> IResource:  # noqa: N805
+        """What answers a CONNECT, which the resource tree does not."""
 
     def connected(transport: object) -> None:  # noqa: N805 - interfaces have no self
         """A connection to the site has begun, or goes on in HTTP behind an upgrade."""
