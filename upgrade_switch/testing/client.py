@@ -68,7 +68,8 @@ class Client(Protocol):
     A client by hand: a test says what it sends, and looks at what has come.
 
     :ivar answer: the :class:`Answer` to the latest request; None as long as it is not complete. An
-        answer of 101 is complete with its head, any other with its body.
+        answer that switches (101; 200 to CONNECT; ``take_over``'s) is complete with its head, any other
+        with its body.
     :ivar received: what has come since the connection has switched.
     :ivar is_closed: whether the connection is over.
     :ivar site: the site that it is joined to.
@@ -114,7 +115,9 @@ class Client(Protocol):
             self._events.append(event)
             if isinstance(event, h11.EndOfMessage):
                 self.answer = _answer_of(self._events)
-        if parser.their_state is h11.SWITCHED_PROTOCOL:
+            elif isinstance(event, h11.Response) and self._is_taken_over():
+                break
+        if parser.their_state is h11.SWITCHED_PROTOCOL or self._is_taken_over():
             self._has_switched = True
             self.answer = _answer_of(self._events)
             self.received += bytes(parser.trailing_data[0])
