@@ -204,6 +204,28 @@ async def test_half_close(listen: Any) -> None:
     assert (client.data, target.data) == (b"the answer", b"all")
 
 
+@pytest.mark.parametrize("cut", [None, 1, 7])
+def test_in_memory(cut: int | None) -> None:
+    """The testing kit's client takes it for a switch, and other answers for what they are."""
+
+    def render(request: Any) -> Any:
+        if request.method == b"GET":
+            return b"page"
+        target = Recording()
+        request.take_over(target, 201)
+        target.transport.write(b"hello")
+        return NOT_DONE_YET
+
+    client = talk_to(ByHand(render), cut)
+    assert client.request().body == b"page"
+    answer = client.request("POST", "/", body=b"content", trailing=b"abc")
+    assert (answer.status, answer.headers["connection"], answer.body) == (201, "close", b"")
+    client.send(b"def")
+    assert (client.received, client.target.received) == (b"hello", b"abcdef")
+    other = talk_to(ByHand(lambda request: b""))
+    assert (other.request("HEAD").status, other.request("HEAD").status) == (200, 200)
+
+
 # The head.
 
 
