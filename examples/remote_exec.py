@@ -47,7 +47,6 @@ from upgrade_switch.errors import SwitchRefused
 
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "TERM": "xterm", "LC_ALL": "C.UTF-8"}
 MAX_KNOWN = 1000
-SECONDS_TO_CLOSE = 10
 
 
 @implementer(IPushProducer)
@@ -118,8 +117,8 @@ class Run(ProcessProtocol):
 class Stream(Protocol):
     """The client's side of a command: what comes is its input."""
 
-    closing = None
-    is_at_end = False
+    is_at_end = False  # of the input
+    is_over = False
 
     def __init__(self, reactor, run):
         self.reactor = reactor
@@ -130,12 +129,12 @@ class Stream(Protocol):
         self.run.start(self.reactor)
 
     def dataReceived(self, data):
-        if self.closing is None:
+        if not self.is_over:
             self.run.transport.write(data)
 
     def readConnectionLost(self):
         self.is_at_end = True
-        if self.closing is not None:
+        if self.is_over:
             self.transport.loseConnection()
         elif self.run.tty:
             self.run.transport.write(b"\x04")  # as one types it
@@ -147,7 +146,7 @@ class Stream(Protocol):
         The command has ended, and all that it wrote has been read. What the client goes on sending is
         dropped, since closing on it would be a reset, which may cost the client some of the output.
         """
-        self.closing = self.reactor.callLater(SECONDS_TO_CLOSE, self.transport.abortConnection)
+        self.is_over = True
         self.transport.unregisterProducer()
         if self.is_at_end:
             self.transport.loseConnection()
@@ -160,10 +159,8 @@ class Stream(Protocol):
 
     def connectionLost(self, reason):
         self.run.stream = None
-        if self.closing is None:
+        if not self.is_over:
             self.run.kill()
-        elif self.closing.active():
-            self.closing.cancel()
 
     # The producer of the command's input.
 

@@ -225,8 +225,9 @@ def test_detached(docker: Docker, folder: Path, tmp_path: Path) -> None:
         (("exec", "box", "rm", "-rf", "/"), b"only these may run: cat, head"),
         (("exec", "-u", "root", "box", "cat"), b"no other user"),
         (("exec", "-e", "A=b", "box", "cat"), b"no other user, folder or environment"),
-        (("exec", "other", "cat"), b"No such thing here"),
-        (("attach", "other"), b"No such thing here"),
+        # Some versions of the client have their own words for it.
+        (("exec", "other", "cat"), b"No such "),
+        (("attach", "other"), b"No such "),
         (("logs", "box"), b"No such thing here"),
     ],
 )
