@@ -335,20 +335,19 @@ def test_connect_twice(server: Example) -> None:
 
 
 def hijacked(server: Example, path: str, body: bytes = b"{}", version: str = "1.1") -> Any:
-    """A connection that begins as those of old clients do; and the answer's head."""
+    """A connection that begins as those of old clients do; the answer's head, and what came with it."""
     client = socket.create_connection(("127.0.0.1", server.port), PATIENCE)
     head = f"POST {path}/start HTTP/{version}\r\nHost: docker\r\nContent-Type: application/json\r\n"
     client.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     answer, _, rest = read_until(client, b"\r\n\r\n").partition(b"\r\n\r\n")
-    assert rest == b""
-    return client, answer
+    return client, answer, rest
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 def test_without_upgrade(server: Example, version: str) -> None:
     """A client that knows no Upgrade gets a 200, and behind it the same stream, both ways."""
     path = created(server, "cat")
-    client, head = hijacked(server, path, version=version)
+    client, head, _ = hijacked(server, path, version=version)
     with client:
         assert status(head) == 200
         assert field(head, b"content-type") == b"application/vnd.docker.multiplexed-stream"
@@ -363,9 +362,9 @@ def test_without_upgrade(server: Example, version: str) -> None:
 def test_nobody_reads(server: Example) -> None:
     """A command whose client does not read stops writing, and ends with the client."""
     path = created(server, "yes")
-    client, _ = hijacked(server, path)
+    client, _, early = hijacked(server, path)
     with client:
-        client.recv(1)
+        assert early or client.recv(1)
         before = memory_of(server)
         # The server has time for much more while it answers these.
         for _ in range(50):
@@ -378,11 +377,12 @@ def test_child_that_stays(server: Example, folder: Path, tmp_path: Path) -> None
     """A command that has ended, but whose child may still write, ends with its client, too."""
     with Fifo(tmp_path / "go", os.O_RDWR) as go:
         path = created(server, str(folder / "leaving"), go.path)
-        client, _ = hijacked(server, path)
-        assert frames(client.recv(100)) == [(1, b"begun\n")]
+        client, _, early = hijacked(server, path)
+        assert frames(early or client.recv(100)) == [(1, b"begun\n")]
         assert exit_code(server, path) is None
         reset(client)
-        assert code_at_end(server, path) == 3
+        # Rarely, it has not ended yet when its client resets.
+        assert code_at_end(server, path) in (3, 128 + 9)
         go.write(b"\n")
 
 
