@@ -106,7 +106,8 @@ class SwitchedConnection:
     """
     A connection that has left HTTP, on either side.
 
-    :ivar token: the upgrade token that it has switched to; None for a preface or CONNECT.
+    :ivar token: the upgrade token that it has switched to; None for a preface, CONNECT
+        or ``take_over``.
     :ivar path: the path of the request that switched it.
     :ivar since: when, in seconds on the reactor's clock.
     :ivar target: the protocol that owns it; None until it does (on a client, until :meth:`install`).

@@ -241,7 +241,7 @@ class ICarriedTransport(IStreamTransport):
 class ISwitchedConnection(Interface):
     """A connection that has left HTTP."""
 
-    token: UpgradeToken | None = Attribute("What it has switched to; None for a preface or CONNECT.")
+    token: UpgradeToken | None = Attribute("What it has switched to; None if it was no upgrade.")
     path: bytes = Attribute("The path of the request that switched it; the authority of a CONNECT.")
     since: float = Attribute("When it switched, in seconds on the reactor's clock.")
     target: IProtocol | None = Attribute("The protocol that owns it; None until one does.")
@@ -278,7 +278,7 @@ class CarriedRequest(NamedTuple):
 
 
 class SwitchHead(NamedTuple):
-    """The head of the response that ends HTTP: a 101, or a 200 to CONNECT."""
+    """The head of the response that ends HTTP: a 101, or a 2xx (CONNECT, ``take_over``)."""
 
     code: int
     phrase: bytes
@@ -332,6 +332,13 @@ class IUpgradeRequest(IRequest):
     authenticated_user: str | None = Attribute("Who the client is: a name that was checked.")
     expects_continue: bool = Attribute("Whether the client waits for a 100 (Continue).")
     has_unread_content: bool = Attribute("Whether some of a streamed content is still unread.")
+
+    def take_over(
+        target: IProtocol,  # noqa: N805 - interfaces have no self
+        code: int = 200,
+        phrase: bytes = b"OK",
+    ) -> ISwitchedConnection:
+        """Answer with a head, and give the connection to another protocol, without an upgrade."""
 
     def stream_content(consumer: IConsumer) -> Deferred[None]:  # noqa: N805 - interfaces have no self
         """

@@ -68,12 +68,17 @@ class Scripted:
 class HoldingProtocol:
     """One connection that is waited for; each wait between two tries is a second."""
 
-    def __init__(self, endpoint: Any = None, is_wanted: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self,
+        endpoint: Any = None,
+        is_wanted: Callable[[], bool] = lambda: True,
+        is_safe: bool = True,
+    ) -> None:
         self.clock = Clock()
         self.endpoint = Scripted() if endpoint is None else endpoint
         self.told: list[Any] = []
         endpoint = RetryingEndpoint(
-            self.endpoint, self.clock, TIMEOUT, self.told.append, policy=lambda attempt: 1
+            self.endpoint, self.clock, TIMEOUT, self.told.append, lambda attempt: 1, is_safe
         )
         self.factory, self.built = factory_of(Recorder)
         self.results: list[Any] = []
@@ -157,6 +162,19 @@ def test_worth_another_try(error: Exception) -> None:
     waiting.clock.advance(1)
     assert len(waiting.endpoint.tries) == 2
     waiting.endpoint.succeeds()
+
+
+@pytest.mark.parametrize("error", DOWN, ids=repr)
+def test_not_safe(error: Exception) -> None:
+    """A request that must not be repeated is sent again only if it has not reached anybody."""
+    waiting = HoldingProtocol(is_safe=False)
+    waiting.endpoint.fails(error)
+    waiting.clock.advance(1)
+    if isinstance(error, ConnectionRefusedError | DNSLookupError):
+        waiting.endpoint.succeeds()
+    else:
+        assert waiting.error() is error
+        assert len(waiting.endpoint.tries) == 1
 
 
 @pytest.mark.parametrize("error", UP, ids=repr)

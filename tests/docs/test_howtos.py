@@ -79,6 +79,12 @@ async def test_server(read: Any) -> None:
         assert status(head) == expected
         assert (b"X-Room: kitchen" in head) is (token == b"chat/2" and expected == 101)
         client.transport.abortConnection()
+    for token, expected in ((b"tcp", 101), (b"other", 200)):
+        client = await client_of(reader)
+        client.send(upgrade_head(token, b"POST", b"/raw", b"Content-Length: 1\r\n") + b"x" + b"raw")
+        assert status(await client.head()) == expected
+        await client.receives(b"raw")
+        client.transport.abortConnection()
     assert reader.names["limited"].accept_timeout == 10
 
 
@@ -97,7 +103,7 @@ async def test_client(read: Any, capsys: Any) -> None:
     await talk.is_lost()
     await reader.names["talk"](f"{url}/nothing")
     assert capsys.readouterr().out.startswith("404 ")
-    for name in ("endpoint", "same"):
+    for name in ("endpoint", "exec_start", "same"):
         talk = await patient(reader.names[name].connect(Factory.forProtocol(Talk)))
         await talk.receives(b"hello")
         talk.transport.loseConnection()

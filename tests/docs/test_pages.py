@@ -44,7 +44,7 @@ __all__ = ["read"]  # a fixture
 #: How many code blocks each page has. A new one needs a test: here, or in its neighbours.
 KNOWN = {
     "howto/auth.md": {"python": 4, "console": 2},
-    "howto/client.md": {"python": 3},
+    "howto/client.md": {"python": 4},
     "howto/connect.md": {"python": 1, "console": 4},
     "howto/from-autobahn.md": {"python": 2},
     "howto/from-stolen-transport.md": {"python": 3},
@@ -53,7 +53,7 @@ KNOWN = {
     "howto/haproxy.md": {"haproxy": 1, "python": 1, "console": 1},
     "howto/nginx.md": {"nginx": 1, "python": 1},
     "howto/prefaces.md": {"python": 2},
-    "howto/server.md": {"python": 4},
+    "howto/server.md": {"python": 5},
     "howto/proxies.md": {"python": 7},
     "howto/proxy.md": {"python": 4},
     "howto/systemd.md": {"ini": 2},

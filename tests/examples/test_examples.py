@@ -151,7 +151,9 @@ def test_amp_refused(amp: Example, frames: Example) -> None:
     assert line.startswith("the server did not switch protocols: 426 Upgrade Required")
 
 
-@pytest.mark.parametrize("name", ["amp_calls.py", "frames.py", "reverse_http.py", "ssh_server.py"])
+@pytest.mark.parametrize(
+    "name", ["amp_calls.py", "frames.py", "remote_exec.py", "reverse_http.py", "ssh_server.py"]
+)
 def test_usage(name: str) -> None:
     """Without arguments, an example says how it is tried."""
     done = run(name)
@@ -168,7 +170,9 @@ def test_every_example_is_run() -> None:
         "frames.py",
         "hybrid.py",
         "line_chat.py",
+        "remote_exec.py",
         "reverse_http.py",
+        "reverse_proxy.py",
         "ssh_server.py",
         "treq_client.py",
         "twisted_websocket.py",

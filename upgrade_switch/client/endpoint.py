@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.error import NoProtocol
 from twisted.internet.interfaces import (
+    IConsumer,
     IProtocol,
     IProtocolFactory,
     IReactorTime,
@@ -19,11 +20,12 @@ from twisted.plugin import IPlugin
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, RequestGenerationFailed, ResponseFailed
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IResponse
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from ..connection import SwitchedConnection
-from ..errors import connect_timed_out
+from ..errors import InvalidArgument, connect_timed_out
+from ..fields import is_token
 from ..negotiation import UpgradeToken
 from .pool import UpgradePool, switched_connection
 from .urls import http_url
@@ -121,6 +123,8 @@ class UpgradeEndpoint:
         headers: Headers | Mapping[str, str] | None = None,
         agent: IAgent | None = None,
         timeout: float | None = 30,
+        method: bytes = b"GET",
+        body: bytes | IBodyProducer | None = None,
     ) -> None:
         """
         :param reactor: provides ``IReactorTime``; without an ``agent``, it also connects.
@@ -130,12 +134,19 @@ class UpgradeEndpoint:
         :param agent: any agent over an :class:`UpgradePool`, if the connection needs a CA, cookies or
             a proxy of its own. Without one: a plain ``Agent``.
         :param timeout: how many seconds connecting and switching may take; None: any time.
+        :param method: the request's method, as Docker's POST; a server need not switch on others.
+        :param body: the request's content, which the server reads before it switches; what kind it is,
+            ``Content-Type`` says, among the ``headers``. Bytes are sent with each connection; an
+            ``IBodyProducer`` is started for each, which few can bear more than once.
+        :raises InvalidArgument: if the method is not bytes with one, or is CONNECT (for which there is
+            :class:`ConnectEndpoint`), and if the body is neither bytes nor an ``IBodyProducer``.
         :raises InvalidToken: if ``token`` is not an upgrade token, or a list of them.
         :raises ValueError: if the URL is not one that can be asked: it has another scheme (which an
             ``agent`` may know), a user in it, a bad host or port, or is not ASCII behind the host;
             and if the timeout is not above 0.
         """
         check_timeout(timeout)
+        self._method, self._body = _checked_method(method), _checked_body(body)
         if agent is None or _is_http(url):
             self._url = http_url(url)
         else:
@@ -166,12 +177,45 @@ class UpgradeEndpoint:
             with. Cancelling it closes the connection.
         """
         answered: Deferred[IResponse] = maybeDeferred(
-            self._agent.request, b"GET", self._url, self._headers
+            self._agent.request, self._method, self._url, self._headers, self._producer()
         )
         if self._timeout is not None:
             answered.addTimeout(self._timeout, self._reactor, connect_timed_out("no switch"))
         answered.addErrback(unwrap_cancelled)
         return answered.addCallback(lambda r: install_built(switched_connection(r), protocolFactory))
+
+    def _producer(self) -> IBodyProducer | None:
+        return _Content(self._body) if isinstance(self._body, bytes) else self._body
+
+
+def _checked_method(method: object) -> bytes:
+    if not isinstance(method, bytes) or not is_token(method.decode("latin-1")) or method == b"CONNECT":
+        raise InvalidArgument(f"a method is bytes, such as b'POST', and not CONNECT; not {method!r}")
+    return method
+
+
+def _checked_body(body: object) -> bytes | IBodyProducer | None:
+    if not (body is None or isinstance(body, bytes) or IBodyProducer.providedBy(body)):
+        raise InvalidArgument(f"a body is bytes or an IBodyProducer, not {body!r}")
+    return body
+
+
+@implementer(IBodyProducer)
+class _Content:
+    """A request's content that is there already."""
+
+    def __init__(self, data: bytes) -> None:
+        self.length = len(data)
+        self._data = data
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """Everything has been written."""
+
+    resumeProducing = stopProducing = pauseProducing
 
 
 def _is_http(url: str | bytes) -> bool:

@@ -26,7 +26,8 @@ class SwitchLog:
     Writes a line for each switch and for its end to Twisted's log (``twisted.logger``, level ``info``),
     with the fields ``event`` (``"switched"``, ``"ended"``), ``token``, ``path``, ``peer``, ``target``
     (its class), and at the end ``seconds`` and ``why`` (:func:`why_ended`). ``token`` is None where a
-    preface led to the target, which has no path, or a CONNECT, whose path is the authority.
+    preface led to the target, which has no path, or a CONNECT, whose path is the authority, or
+    ``take_over``.
     """
 
     _log = Logger()
@@ -84,11 +85,13 @@ _DECLINED_MORE = f"{_DECLINED} ({{left_out}} more of this kind since the last li
 _SWITCHED = {
     "token": "{peer} switched to {token} at {path}: {target}",
     "connect": "{peer} connected to {path}: {target}",
+    "taken": "{peer} switched without an upgrade at {path}: {target}",
     "preface": "{peer} switched without a request: {target}",
 }
 _ENDED = {
     "token": "{peer} ended {token} at {path} after {seconds} s: {why}",
     "connect": "{peer} ended {path} after {seconds} s: {why}",
+    "taken": "{peer} ended {target} at {path} after {seconds} s: {why}",
     "preface": "{peer} ended {target} after {seconds} s: {why}",
 }
 
@@ -97,7 +100,10 @@ def _way(connection: ISwitchedConnection) -> str:
     """How a connection has left HTTP."""
     if connection.token is not None:
         return "token"
-    return "connect" if connection.path else "preface"
+    if not connection.path:
+        return "preface"
+    # An authority begins with neither; `*` is that of OPTIONS.
+    return "taken" if connection.path.startswith((b"/", b"*")) else "connect"
 
 
 def _fields(connection: ISwitchedConnection) -> dict[str, Any]:

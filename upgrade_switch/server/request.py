@@ -5,15 +5,12 @@ can switch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from io import SEEK_END, BytesIO
-from typing import Any
+from collections.abc import Collection
 
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import datetimeToString
-from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 from twisted.web.server import version as server_version
 from zope.interface import implementer
@@ -25,15 +22,15 @@ from ..errors import (
     ClientGone,
     ContentUnread,
     Draining,
+    InvalidArgument,
     InvalidPhrase,
+    NotDetachable,
     NotOffered,
     ResponseStarted,
     SwitchRefused,
     TooManySwitched,
 )
-from ..fields import options_without
 from ..interfaces import (
-    CarriedRequest,
     Declined,
     IDetachable,
     ILayered,
@@ -53,8 +50,14 @@ _log = Logger()
 
 OK, SWITCHING_PROTOCOLS = 200, 101
 
-# What frames a response's content, which one that switches has not, and what a 101 says itself.
-_NOT_IN_A_SWITCH = frozenset([b"Content-Length", b"Transfer-Encoding", b"Connection", b"Upgrade"])
+# What frames a response's content, which one that switches has not.
+_FRAMING = frozenset([b"Content-Length", b"Transfer-Encoding"])
+
+# And what a 101 says itself.
+_NOT_IN_A_SWITCH = _FRAMING | {b"Connection", b"Upgrade"}
+
+# The codes of an answer that may go on for as long as the connection does: 204 and 205 have no content.
+_ENDLESS = frozenset(range(200, 300)) - {204, 205}
 
 _SWITCHING = b"Switching Protocols"
 
@@ -89,7 +92,6 @@ class UpgradeRequest(StreamingRequest):
 
     _offer: Offer | None = None
     _switched = False
-    _as_sent: tuple[bytes, Headers] | None = None
 
     decline_detail = ""
     authenticated_user: str | None = None
@@ -199,6 +201,37 @@ class UpgradeRequest(StreamingRequest):
             raise NotOffered("this request is not a CONNECT to an UpgradeSite")
         return self._or_raise(self._switch(None, target, SwitchHead(OK, phrase, ())))
 
+    def take_over(self, target: IProtocol, code: int = OK, phrase: bytes = b"OK") -> SwitchedConnection:
+        """
+        Answer with a head, and give the connection to another protocol, without an upgrade: for old
+        protocols that simply stop speaking HTTP behind the head of a 2xx (Docker's before 1.12). In
+        HTTP's view, all that the target sends is the answer's content, which ends with the connection.
+        All else is as with :meth:`switch_to`.
+
+        The head has what has been set on ``responseHeaders`` and ``cookies``, except Content-Length
+        and Transfer-Encoding; and ``Connection: close``, unless Connection has been set.
+
+        :param target: any ``IProtocol``.
+        :param code: the status code: 200 to 299, but not 204 and 205, which have no content.
+        :param phrase: the status line's reason phrase.
+        :raises SwitchRefused: one of its subclasses says why not; nothing has been written.
+            ``NotDetachable`` over HTTP/2; ``NotOffered`` on a CONNECT (see :meth:`accept_connect`).
+        :raises InvalidArgument: if it is another code.
+        :raises InvalidTarget: if the target is not an ``IProtocol``.
+        :raises InvalidPhrase: if the phrase is not bytes.
+        """
+        if not isinstance(code, int) or code not in _ENDLESS:
+            raise InvalidArgument(f"a code is 200 to 299, but not 204 or 205; not {code!r}")
+        self._check_switch(target, phrase)
+        if self.method == b"CONNECT":
+            raise NotOffered("a CONNECT is answered with accept_connect")
+        has_left = getattr(self, "channel", None) is None
+        if self.clientproto == b"HTTP/2" or not (self.is_detachable or has_left):
+            raise NotDetachable("this request's connection is HTTP/2's, or belongs to no UpgradeSite")
+        is_said = self.responseHeaders.hasHeader(b"connection")
+        head = SwitchHead(code, phrase, () if is_said else ((b"Connection", b"close"),))
+        return self._or_raise(self._switch(None, target, head, _FRAMING))
+
     def try_switch_to(
         self, offered: UpgradeToken, target: IProtocol, phrase: bytes = _SWITCHING
     ) -> Declined | None:
@@ -249,9 +282,14 @@ class UpgradeRequest(StreamingRequest):
         return self._switch(offered, target, SwitchHead(SWITCHING_PROTOCOLS, phrase, fields))
 
     def _switch(
-        self, token: UpgradeToken | None, target: IProtocol, head: SwitchHead
+        self,
+        token: UpgradeToken | None,
+        target: IProtocol,
+        head: SwitchHead,
+        without: Collection[bytes] = _NOT_IN_A_SWITCH,
     ) -> SwitchedConnection | Declined:
         """
+        :param without: which fields are left out of what has been set on the response.
         :return: the connection, switched; or why it may not be, and nothing has been done.
         """
         channel = getattr(self, "channel", None)
@@ -265,7 +303,7 @@ class UpgradeRequest(StreamingRequest):
         # It may raise NotDetachable: here, where nothing has been done yet.
         slot = channel.slot()
         connection: SwitchedConnection = switched.switch(
-            channel, slot, self._completed(head), self._asked(token), target
+            channel, slot, self._completed(head, without), self._asked(token), target
         )
         return connection
 
@@ -273,7 +311,7 @@ class UpgradeRequest(StreamingRequest):
         user = self.authenticated_user or _certificate_subject(self.channel.transport)
         return Asked(token, self.path, self.getClientAddress(), user)
 
-    def _completed(self, head: SwitchHead) -> SwitchHead:
+    def _completed(self, head: SwitchHead, without: Collection[bytes]) -> SwitchHead:
         """
         The head with what has been set on the response, which has neither a body nor framing (RFC
         9110 §15.2, §9.3.6, §8.6). From here on this request answers nothing else.
@@ -285,39 +323,11 @@ class UpgradeRequest(StreamingRequest):
         fields = [
             (name, value)
             for name, values in self.responseHeaders.getAllRawHeaders()
-            if name not in _NOT_IN_A_SWITCH
+            if name not in without
             for value in values
         ]
         fields.extend((b"Set-Cookie", cookie) for cookie in self.cookies)
         return head._replace(fields=[*fields, *head.fields])
-
-    def keep_as_sent(self) -> None:
-        """Remember target and fields, the first time, for :meth:`carry`."""
-        if self._as_sent is None:
-            self._as_sent = self.uri, self.requestHeaders.copy()
-
-    def carry(self, *named: bytes) -> CarriedRequest:
-        """
-        Take off what this request asks for, so that the protocol that it switches to can answer it.
-        The content goes with it; this request has an empty one from now on.
-
-        :param named: further fields that belong to the connection (RFC 9110 §7.6.1); they are left out,
-            as Upgrade is.
-        """
-        content: Any = self.content
-        self.content = BytesIO()
-        # What was set on the way to the resource is set again when the request is answered.
-        self.cookies = []
-        uri, headers = self._as_sent or (self.uri, self.requestHeaders)
-        dropped = {name.lower() for name in (b"upgrade", *named)}
-        fields: list[tuple[bytes, bytes]] = []
-        for name, values in headers.getAllRawHeaders():
-            if name.lower() == b"connection":
-                values = _without(values, dropped)
-            if name.lower() not in dropped:
-                fields.extend((name, value) for value in values)
-        content.seek(0, SEEK_END)
-        return CarriedRequest(self.method, uri, fields, content)
 
     # After the switch, nothing of HTTP gets onto the wire.
 
@@ -347,12 +357,6 @@ class UpgradeRequest(StreamingRequest):
         for name in _NOT_COPIED:
             state.pop(name, None)
         return state
-
-
-def _without(lines: Sequence[bytes], dropped: Collection[bytes]) -> list[bytes]:
-    """The lines of a Connection field, as one, without some options; none if none is left."""
-    kept = options_without(lines, {name.decode("latin-1") for name in dropped})
-    return [", ".join(kept).encode("latin-1")] if kept else []
 
 
 def _certificate_subject(transport: object) -> str | None:

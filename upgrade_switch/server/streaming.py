@@ -10,8 +10,8 @@ for its whole content, as all requests of Twisted's do, and then uses what was f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from io import BytesIO
+from collections.abc import Collection, Iterable, Sequence
+from io import SEEK_END, BytesIO
 from tempfile import SpooledTemporaryFile
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
 from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES, datetimeToString, parse_qs
+from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, getChildForRequest
 from twisted.web.server import Request
 from twisted.web.server import version as server_version
@@ -27,8 +28,8 @@ from twisted.web.util import DeferredResource
 
 from .. import _twisted
 from ..errors import InvalidArgument
-from ..fields import is_host, split_absolute, written_head
-from ..interfaces import IStreamsContent, IUpgradeSite
+from ..fields import is_host, options_without, split_absolute, written_head
+from ..interfaces import CarriedRequest, IStreamsContent, IUpgradeSite
 from .content import ContentState, ContentStream, IContentSource
 
 __all__ = ["StreamingRequest"]
@@ -68,6 +69,7 @@ class StreamingRequest(Request):
     _found: _Found | None = None
     _is_streamed = False
     _content_stream: ContentStream | None = None
+    _as_sent: tuple[bytes, Headers] | None = None
 
     # The head.
 
@@ -269,6 +271,36 @@ class StreamingRequest(Request):
         if code == CONTINUE and self._content_stream is not None:
             self._content_stream.continued()
 
+    # What is asked, for another protocol.
+
+    def keep_as_sent(self) -> None:
+        """Remember target and fields, the first time, for :meth:`carry`."""
+        if self._as_sent is None:
+            self._as_sent = self.uri, self.requestHeaders.copy()
+
+    def carry(self, *named: bytes) -> CarriedRequest:
+        """
+        Take off what this request asks for, so that the protocol that it switches to can answer it.
+        The content goes with it; this request has an empty one from now on.
+
+        :param named: further fields that belong to the connection (RFC 9110 §7.6.1); they are left out,
+            as Upgrade is.
+        """
+        content: Any = self.content
+        self.content = BytesIO()
+        # What was set on the way to the resource is set again when the request is answered.
+        self.cookies = []
+        uri, headers = self._as_sent or (self.uri, self.requestHeaders)
+        dropped = {name.lower() for name in (b"upgrade", *named)}
+        fields: list[tuple[bytes, bytes]] = []
+        for name, values in headers.getAllRawHeaders():
+            if name.lower() == b"connection":
+                values = _without(values, dropped)
+            if name.lower() not in dropped:
+                fields.extend((name, value) for value in values)
+        content.seek(0, SEEK_END)
+        return CarriedRequest(self.method, uri, fields, content)
+
     # The end.
 
     def finish(self) -> None:
@@ -285,6 +317,12 @@ class StreamingRequest(Request):
         if self._content_stream is None:
             self._content_stream = ContentStream()
         self._content_stream.failed(reason)
+
+
+def _without(lines: Sequence[bytes], dropped: Collection[bytes]) -> list[bytes]:
+    """The lines of a Connection field, as one, without some options; none if none is left."""
+    kept = options_without(lines, {name.decode("latin-1") for name in dropped})
+    return [", ".join(kept).encode("latin-1")] if kept else []
 
 
 def _resolved(resource: IResource, request: Request) -> IResource:

@@ -48,7 +48,7 @@ class Asked(NamedTuple):
     """What a client that switches has asked for."""
 
     token: UpgradeToken | None = None
-    """None for a preface or CONNECT."""
+    """None for a preface, CONNECT or ``take_over``."""
     path: bytes = b""
     """The request's path, or a CONNECT's authority; empty for a preface."""
     address: IAddress | None = None

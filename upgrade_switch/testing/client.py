@@ -68,7 +68,8 @@ class Client(Protocol):
     A client by hand: a test says what it sends, and looks at what has come.
 
     :ivar answer: the :class:`Answer` to the latest request; None as long as it is not complete. An
-        answer of 101 is complete with its head, any other with its body.
+        answer that switches (101; 200 to CONNECT; ``take_over``'s) is complete with its head, any other
+        with its body.
     :ivar received: what has come since the connection has switched.
     :ivar is_closed: whether the connection is over.
     :ivar site: the site that it is joined to.
@@ -84,6 +85,7 @@ class Client(Protocol):
         self._parser: h11.Connection | None = None
         self._events: list[h11.Event] = []
         self._has_switched = False
+        self._method = ""
 
     # What the wire calls.
 
@@ -106,6 +108,7 @@ class Client(Protocol):
                 self._parse(self._parser)
 
     def _parse(self, parser: h11.Connection) -> None:
+        is_switched = False
         while True:
             event = parser.next_event()
             if event is h11.NEED_DATA or event is h11.PAUSED or isinstance(event, h11.ConnectionClosed):
@@ -114,10 +117,20 @@ class Client(Protocol):
             self._events.append(event)
             if isinstance(event, h11.EndOfMessage):
                 self.answer = _answer_of(self._events)
-        if parser.their_state is h11.SWITCHED_PROTOCOL:
+            elif isinstance(event, h11.Response) and self._is_taken_over(event):
+                is_switched = True
+                break
+        if is_switched or parser.their_state is h11.SWITCHED_PROTOCOL:
             self._has_switched = True
             self.answer = _answer_of(self._events)
             self.received += bytes(parser.trailing_data[0])
+
+    def _is_taken_over(self, head: h11.Response) -> bool:
+        """Whether a 2xx has no length: twisted.web gives each content one, or sends it in chunks."""
+        has_content = self._method != "HEAD" and head.status_code in range(200, 300)
+        names = {name for name, _ in head.headers}
+        is_framed = head.status_code == 204 or names & {b"content-length", b"transfer-encoding"}
+        return has_content and not is_framed
 
     # What a test calls.
 
@@ -209,7 +222,7 @@ class Client(Protocol):
         self.answer = None
         self._events.clear()
         offers = any(name.lower() == "upgrade" for name in fields)
-        self._parser = expect_answer(method, offers, parser)
+        self._parser, self._method = expect_answer(method, offers, parser), method
         self.send("\r\n".join([*lines, "", ""]).encode("latin-1") + body + trailing)
 
     def _answer_at_once(self) -> Answer:

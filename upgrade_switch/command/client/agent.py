@@ -31,7 +31,7 @@ from ..certificates import default_trust, is_address
 from ..exits import explain
 from ..reactor import ICommandReactor
 
-__all__ = ["Insecure", "agent_with", "ask_password", "basic", "header", "why"]
+__all__ = ["Insecure", "agent_with", "ask_password", "basic", "encoded", "header", "why"]
 
 # RFC 9110 §5.5.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -39,7 +39,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # RFC 9110 §11.6.1: one line may have several challenges.
 _BASIC = re.compile(rb"(?:^|,)[ \t]*basic(?:[ \t,]|\Z)", re.IGNORECASE)
 
-# Fields of the connection (§7.6.1), and of a body, which these requests do not have.
+# Fields of the connection (§7.6.1), and what frames a content, which Twisted sets.
 _RESERVED = {
     "connection",
     "content-length",
@@ -70,9 +70,9 @@ def header(value: str) -> tuple[str, bytes]:
     if name.lower() in _RESERVED:
         raise UsageError(f"--header {name}: this field cannot be set")
     content = content.strip(" \t")
-    if name.lower() == "host" and not is_host(_utf8(content)):
+    if name.lower() == "host" and not is_host(encoded(content)):
         raise UsageError(f"--header {name}: not a host: {content!r}")
-    return name, _utf8(content)
+    return name, encoded(content)
 
 
 def ask_password(name: str) -> str:
@@ -100,10 +100,10 @@ def basic(name: str, password: str) -> bytes:
     """
     if re.search(r"[\x00-\x1f\x7f]", name + password):
         raise UsageError("--user: control characters are not allowed")
-    return b"Basic " + b64encode(_utf8(f"{name}:{password}"))
+    return b"Basic " + b64encode(encoded(f"{name}:{password}"))
 
 
-def _utf8(text: str) -> bytes:
+def encoded(text: str) -> bytes:
     """A command-line argument in UTF-8; bytes that were not UTF-8 are passed on as they are."""
     return text.encode("utf-8", "surrogateescape")
 

@@ -27,7 +27,7 @@ from ..reactor import ICommandReactor, installed_reactor
 from .progress import STDERR, FarEnd, NearEnd, ProgressLine, Traffic
 from .quiet import Quiet
 from .retrying import RetryingEndpoint
-from .target import TargetOptions, parse_target
+from .target import SAFE_METHODS, TargetOptions, parse_target
 
 __all__ = ["ForwardOptions", "Forwarding", "run_forward"]
 
@@ -44,7 +44,8 @@ class ForwardOptions(TargetOptions):
         "Listens on ENDPOINT, a Twisted endpoint string, and carries each connection to URL through an "
         "upgrade to TOKEN of its own. With the token websocket, or a ws or wss URL, the bytes travel "
         "in binary messages. While there is no answer from URL, or its answer is 502, 503 or 504, a "
-        "connection waits, and URL is asked again until --timeout is over. If standard error is a "
+        "connection waits, and URL is asked again until --timeout is over; with --data, or a --method "
+        "that is not GET, HEAD or OPTIONS, only while URL cannot be reached. If standard error is a "
         "terminal, it shows the traffic."
     )
     examples: tuple[str, ...] = (
@@ -108,7 +109,11 @@ class Forwarding(Factory):
         self._options = options
         self._is_shutting_down = False
         self._endpoint = RetryingEndpoint(
-            options.endpoint(reactor), reactor, options["timeout"], self._waits
+            options.endpoint(reactor),
+            reactor,
+            options["timeout"],
+            self._waits,
+            is_safe=options.method in SAFE_METHODS,
         )
 
     def buildProtocol(self, addr: IAddress | None) -> SpliceEnd:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectError, ConnectionClosed
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.error import TimeoutError as InternetTimeoutError
 from twisted.internet.interfaces import (
     IProtocol,
@@ -34,14 +34,19 @@ _T = TypeVar("_T")
 _MAX_DELAY = 10
 
 
-def is_down(reason: Failure) -> bool:
+def is_down(reason: Failure, is_safe: bool = True) -> bool:
     """
     Whether a failure is worth another try: the server cannot be reached, does not answer, or says that
     it is down (502, 503, 504). Another refusal is not, and neither is a bad certificate.
+
+    :param is_safe: whether the request may be repeated when it may have reached the server: a POST may
+        not (RFC 9110 §9.2.2). Then only a server that cannot be reached is worth another try.
     """
     if isinstance(reason.value, NotSwitched):
-        return reason.value.response.code in _DOWN
-    return isinstance(cause_of(reason), (ConnectError, ConnectionClosed, OSError))
+        return is_safe and reason.value.response.code in _DOWN
+    cause = cause_of(reason)
+    is_unreached = isinstance(cause, (ConnectError, DNSLookupError))
+    return is_unreached or (is_safe and isinstance(cause, (ConnectionClosed, OSError)))
 
 
 @implementer(IStreamClientEndpoint)
@@ -58,17 +63,20 @@ class RetryingEndpoint:
         timeout: float,
         waits: Callable[[Failure], object] = lambda reason: None,
         policy: Callable[[int], float] | None = None,
+        is_safe: bool = True,
     ) -> None:
         """
         :param endpoint: connects.
         :param timeout: how many seconds the tries of one connection may take together.
         :param waits: called with the reason when the first try of a connection has failed.
         :param policy: the seconds to wait after a number of tries; Twisted's backoff if None.
+        :param is_safe: whether the endpoint's request may be repeated (:func:`is_down`).
         """
         self._endpoint = endpoint
         self._clock = clock
         self._timeout = timeout
         self._waits = waits
+        self._is_safe = is_safe
         self._policy = backoffPolicy(maxDelay=_MAX_DELAY) if policy is None else policy
 
     def connect(
@@ -83,7 +91,9 @@ class RetryingEndpoint:
             or, when time runs out, with the latest failure (``TimeoutError`` if no try has failed).
             Cancelling it ends the current try, and leaves no timer.
         """
-        tries = _Tries(self._endpoint, self._clock, protocolFactory, self._waits, is_wanted)
+        tries = _Tries(
+            self._endpoint, self._clock, protocolFactory, self._waits, is_wanted, self._is_safe
+        )
         tries.service = ClientService(tries, protocolFactory, self._policy, self._clock)
         deadline = self._clock.callLater(self._timeout, tries.time_is_over, self._timeout)
 
@@ -112,12 +122,14 @@ class _Tries:
         factory: IProtocolFactory,
         waits: Callable[[Failure], object],
         is_wanted: Callable[[], bool],
+        is_safe: bool,
     ) -> None:
         self._endpoint = endpoint
         self._clock = clock
         self._factory = factory
         self._waits = waits
         self._is_wanted = is_wanted
+        self._is_safe = is_safe
         self._last: Failure | None = None
         self._over = False
         self.done: Deferred[IProtocol] = Deferred(lambda _: self._stop())
@@ -137,7 +149,7 @@ class _Tries:
     def _failed(self, reason: Failure, told: Deferred[IProtocol]) -> None:
         if self._over:
             told.errback(reason)
-        elif is_down(reason):
+        elif is_down(reason, self._is_safe):
             if self._last is None:
                 self._waits(reason)
             self._last = reason

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -16,21 +17,25 @@ from twisted.web.http_headers import Headers
 from ...client.endpoint import UpgradeEndpoint
 from ...client.urls import http_url
 from ...errors import InvalidToken
+from ...fields import is_token
 from ...negotiation import UpgradeToken
 from ..certificates import trust
 from ..options import DEFAULT_HEARTBEAT, CommandOptions, needs_extra_for
 from ..reactor import ICommandReactor
-from .agent import Insecure, agent_with, ask_password, basic, header, why
+from .agent import Insecure, agent_with, ask_password, basic, encoded, header, why
 from .via import proxy_for
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IStreamClientEndpoint
     from twisted.web.iweb import IAgent, IPolicyForHTTPS
 
-__all__ = ["Target", "TargetOptions", "parse_target"]
+__all__ = ["SAFE_METHODS", "Target", "TargetOptions", "parse_target"]
 
 _SCHEMES = ("http", "https", "ws", "wss")
 _WEBSOCKET = "websocket"
+
+SAFE_METHODS = frozenset(["GET", "HEAD", "OPTIONS"])
+"""A request with one of them may be repeated, whatever became of it (RFC 9110 §9.2.1)."""
 
 
 class Target(NamedTuple):
@@ -54,6 +59,8 @@ class Target(NamedTuple):
         headers: Headers,
         agent: IAgent,
         heartbeat: float | None,
+        method: bytes = b"GET",
+        body: bytes | None = None,
     ) -> IStreamClientEndpoint:
         """
         The endpoint that connects; with the token ``websocket``, through binary messages.
@@ -61,7 +68,7 @@ class Target(NamedTuple):
         :raises UsageError: if an extra that it needs is not installed.
         """
         if not self.is_websocket:
-            return UpgradeEndpoint(reactor, self.url, self.token, headers, agent, timeout)
+            return UpgradeEndpoint(reactor, self.url, self.token, headers, agent, timeout, method, body)
         with needs_extra_for("WebSockets need"):
             from ...protocols._websocket import WebSocketEndpoint
         return WebSocketEndpoint(reactor, self.url, headers, agent, timeout, heartbeat=heartbeat)
@@ -91,11 +98,25 @@ def _heartbeat(text: str) -> float:
     return seconds
 
 
+def _content(value: str) -> bytes:
+    """What ``--data`` says."""
+    if not value.startswith("@"):
+        return encoded(value)
+    file = value[1:]
+    if file == "-":
+        raise UsageError("--data @-: standard input belongs to the connection")
+    try:
+        return Path(file).read_bytes()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--data {value}: {getattr(error, 'strerror', None) or error}") from None
+
+
 class TargetOptions(CommandOptions):
     """
     The options of commands that have a target.
 
     :ivar headers: further fields of the request.
+    :ivar body: the request's content.
     """
 
     optParameters = [  # noqa: RUF012 - twisted.python.usage wants a list
@@ -121,6 +142,7 @@ class TargetOptions(CommandOptions):
             "With WebSockets: ping the server after this many silent seconds. 0: never.",
             _heartbeat,
         ],
+        ["method", None, None, "The request's method; by default GET, or POST with --data."],
         ["ca", None, None, "Trust the certificates in this file (PEM) instead of the system's."],
         [
             "via",
@@ -149,6 +171,7 @@ class TargetOptions(CommandOptions):
     def __init__(self) -> None:
         super().__init__()
         self.headers = Headers()
+        self.body: bytes | None = None
         self._user: str | None = None
         self._policy: IPolicyForHTTPS | None = None
         self._proxy: str | None = None
@@ -172,11 +195,21 @@ class TargetOptions(CommandOptions):
             raise UsageError("--user needs NAME or NAME:PASSWORD")
         self._user = value
 
+    def opt_data(self, value: str) -> None:
+        """
+        TEXT or @FILE: send this, or what the file has, as the content of the request. It is called
+        application/x-www-form-urlencoded, unless --header has another Content-Type.
+        """
+        if self.body is not None:
+            raise UsageError("--data is given twice")
+        self.body = _content(value)
+
     def postOptions(self) -> None:
         if not 0 < self["timeout"] < inf:
             raise UsageError("--timeout needs a number of seconds above 0")
         self._policy = self._checked_policy()
         self._proxy = proxy_for(self.target.url, self["via"], os.environ)
+        self._check_content()
         if self.target.is_websocket:
             for name, _ in self.headers.getAllRawHeaders():
                 if name.lower().startswith(b"sec-websocket-"):
@@ -185,6 +218,16 @@ class TargetOptions(CommandOptions):
                     )
         if self._user is not None:
             self._add_user(self._user)
+
+    def _check_content(self) -> None:
+        method = self["method"]
+        if self.target.is_websocket and (method is not None or self.body is not None):
+            option = "--data" if method is None else "--method"
+            raise UsageError(f"{option} does not work with WebSockets, whose request is a GET")
+        if method is not None and (not is_token(method) or method == "CONNECT"):
+            raise UsageError(f"--method needs a method such as POST, not {method!r}")
+        if self.body is not None and not self.headers.hasHeader(b"content-type"):
+            self.headers.setRawHeaders(b"content-type", [b"application/x-www-form-urlencoded"])
 
     def _checked_policy(self) -> IPolicyForHTTPS | None:
         given = [f"--{name}" for name in ("ca", "insecure") if self[name]]
@@ -204,6 +247,12 @@ class TargetOptions(CommandOptions):
         self.headers.setRawHeaders(b"authorization", [credentials])
 
     @property
+    def method(self) -> str:
+        """The method of the request."""
+        method: str | None = self["method"]
+        return method or ("GET" if self.body is None else "POST")
+
+    @property
     def closes_at_end(self) -> bool:
         """Whether the end of the input closes a connection without half-close (``--eof``)."""
         return bool((self["eof"] or self.eof_default) == "close")
@@ -216,7 +265,15 @@ class TargetOptions(CommandOptions):
         """
         agent = agent_with(reactor, self._policy, self._proxy)
         heartbeat = self["heartbeat"] or None
-        return self.target.endpoint(reactor, self["timeout"], self.headers, agent, heartbeat)
+        return self.target.endpoint(
+            reactor,
+            self["timeout"],
+            self.headers,
+            agent,
+            heartbeat,
+            self.method.encode("ascii"),
+            self.body,
+        )
 
     def why(self, reason: Failure) -> str:
         """Why a connection to the target has failed, in one sentence."""
