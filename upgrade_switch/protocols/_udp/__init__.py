@@ -1,0 +1,3 @@
+"""
+UDP through HTTP (RFC 9298), on capsules (RFC 9297).
+"""
