@@ -61,8 +61,8 @@ class CapsuleReader:
     Finds the UDP payloads in a stream of capsules, however it is cut into pieces.
 
     Capsules of other types, and datagrams with other context ids, are skipped, however long they are:
-    nothing of them is kept (RFC 9297 §3.2, RFC 9298 §4). At most one datagram is kept, until the rest of
-    it comes.
+    nothing of them is kept (RFC 9297 §3.2, RFC 9298 §4). At most one datagram is kept, until the rest
+    of it comes.
 
     :ivar error: what is wrong with the stream; None if nothing is. After it, nothing is read.
     """
@@ -151,5 +151,6 @@ class CapsuleReader:
         payloads.append(bytes(data[payload:end]))
         return end
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, why: str) -> int | None:
         self.error = InvalidCapsule(why)
+        return None
