@@ -1,6 +1,6 @@
 """
-A splice one of whose ends is still to be connected: :class:`ConnectingEnd` has an endpoint connect the
-other end, a :class:`ServerEnd`.
+The ends of a splice between a client and a server: :class:`ClientEnd` and :class:`ServerEnd`. If the
+latter is still to be connected, :class:`ConnectingEnd` has an endpoint connect it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from .splice import SpliceEnd
 
-__all__ = ["ConnectingEnd", "ServerEnd", "SingleUseFactory"]
+__all__ = ["ClientEnd", "ConnectingEnd", "ServerEnd", "SingleUseFactory"]
 
 
 class ServerEnd(SpliceEnd):
@@ -25,7 +25,18 @@ class ServerEnd(SpliceEnd):
         self.other.transport.loseConnection()
 
 
-class ConnectingEnd(SpliceEnd):
+class ClientEnd(SpliceEnd):
+    """
+    The end that leads to a client. A client that has gone looks like one that has only finished
+    sending: where the other connection has no half-close, it is closed. To wait for ever for the former
+    is worse than to cut off the latter.
+    """
+
+    def half_close_unsupported(self) -> None:
+        self.other.transport.loseConnection()
+
+
+class ConnectingEnd(ClientEnd):
     """
     An end that is connected first, and that has the other end connected then.
 
@@ -55,11 +66,6 @@ class ConnectingEnd(SpliceEnd):
         if not self.lost:
             self._connecting = self.connect()
             self._connecting.addCallbacks(self._succeeded, self._failed)
-
-    def half_close_unsupported(self) -> None:
-        # A client that has gone looks like one that has only finished sending. To wait for ever for
-        # the former is worse than to cut off the latter.
-        self.other.transport.loseConnection()
 
     def _succeeded(self, _: IProtocol) -> None:
         self._connecting = None

@@ -24,6 +24,10 @@ Every exception that this package defines, in one tree::
     ├── AlreadyStreamed                       Request.stream_content, a second time
     ├── InvalidContent      (ValueError)      a request's content that breaks the rules
     ├── InvalidCapsule      (ValueError)      a stream of capsules that breaks the rules
+    ├── DestinationRefused                    a destination that a client may not reach
+    │   ├── DestinationNotAllowed             its name or port is not allowed
+    │   └── AddressProhibited                 its address is not allowed
+    ├── NameNotResolved     (DNSLookupError)  the name of a destination has no address
     ├── InvalidResponse     (ResponseFailed)  a server's answer that breaks the rules
     └── NotSwitched         (ConnectError)    the server, or a proxy, did not switch
 
@@ -37,7 +41,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from twisted.internet.error import ConnectError, ConnectionAborted, TimeoutError
+from twisted.internet.error import ConnectError, ConnectionAborted, DNSLookupError, TimeoutError
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
 
@@ -48,11 +52,14 @@ if TYPE_CHECKING:
 
 # Not here: what this package alone uses.
 __all__ = [
+    "AddressProhibited",
     "AlreadyInstalled",
     "AlreadyStreamed",
     "AlreadySwitched",
     "ClientGone",
     "ContentUnread",
+    "DestinationNotAllowed",
+    "DestinationRefused",
     "Draining",
     "InvalidArgument",
     "InvalidCapsule",
@@ -64,6 +71,7 @@ __all__ = [
     "InvalidToken",
     "InvalidUpgrades",
     "MissingExtra",
+    "NameNotResolved",
     "NotDetachable",
     "NotOffered",
     "NotRead",
@@ -190,6 +198,22 @@ class InvalidCapsule(UpgradeError, ValueError):
     Why a connection was aborted on which capsules travel (``connect_udp``, ``open_udp``), if the other
     end has broken their rules (RFC 9297 §3.3, RFC 9298 §5).
     """
+
+
+class DestinationRefused(UpgradeError):
+    """Raised when a client names a destination that a ``Destinations`` does not allow."""
+
+
+class DestinationNotAllowed(DestinationRefused):
+    """Raised when the name or the port of a destination is not allowed, or is not a name."""
+
+
+class AddressProhibited(DestinationRefused):
+    """Raised when the address of a destination, or each address of its name, is not allowed."""
+
+
+class NameNotResolved(UpgradeError, DNSLookupError):
+    """Raised when the name of a destination has no address."""
 
 
 class InvalidResponse(UpgradeError, ResponseFailed):

@@ -4,7 +4,7 @@ What users, and the rooms of this package, provide to one another.
 Users implement :class:`IDrainable`, :class:`IDrainsLate`, :class:`ILayered`, :class:`ITakesUpgrades`,
 :class:`ISelective`, :class:`IPrefaced`, :class:`IStreamsContent` and :class:`ISwitchObserver`, or write
 an :data:`Acceptor`. The package provides :class:`ISwitchedConnection`, :class:`IUpgradeRequest`,
-:class:`IUpgradeSite` and :class:`IDetachable`.
+:class:`IUpgradeSite`, :class:`IBackEnd` and :class:`IDetachable`.
 """
 
 from __future__ import annotations
@@ -203,11 +203,7 @@ class ISwitchObserver(Interface):
         :param connection: the entry in ``site.switched``, with token, path, peer and target.
         """
 
-    def ended(
-        connection: ISwitchedConnection,  # noqa: N805 - interfaces have no self
-        seconds: float,
-        reason: Failure,
-    ) -> None:
+    def ended(connection: ISwitchedConnection, seconds: float, reason: Failure) -> None:  # noqa: N805
         """
         A switched connection is over, and its target has been told.
 
@@ -216,11 +212,7 @@ class ISwitchObserver(Interface):
         :param reason: what the transport says.
         """
 
-    def declined(
-        request: IUpgradeRequest,  # noqa: N805 - interfaces have no self
-        token: UpgradeToken | None,
-        why: Declined,
-    ) -> None:
+    def declined(request: IUpgradeRequest, token: UpgradeToken | None, why: Declined) -> None:  # noqa: N805
         """
         A request for an upgrade is answered in HTTP, or not at all.
 
@@ -271,9 +263,7 @@ class IBackEnd(Interface):
     requests: int = Attribute("How many requests it has had.")
     upgrades: int = Attribute("How many connections have switched.")
     errors: int = Attribute("How many requests got no answer, or only a part of one.")
-    latency: float | None = Attribute(
-        "How many milliseconds it takes for the head of an answer, on average; None: not known."
-    )
+    latency: float | None = Attribute("Milliseconds to the head of an answer, on average, if known.")
 
 
 class CarriedRequest(NamedTuple):
@@ -393,8 +383,8 @@ class IUpgradeSite(Interface):
     def offers(token: str) -> bool:  # noqa: N805 - interfaces have no self
         """Whether one of the site's own upgrades is to a token."""
 
-    def answer_to_connect(request: IUpgradeRequest) -> IResource | None:  # noqa: N805
-        """What answers a CONNECT in place of the resource tree; None: the tree does."""
+    def answer_to_connect(request: IUpgradeRequest) -> IResource:  # noqa: N805
+        """What answers a CONNECT, which the resource tree does not."""
 
     def connected(transport: object) -> None:  # noqa: N805 - interfaces have no self
         """A connection to the site has begun, or goes on in HTTP behind an upgrade."""
@@ -405,8 +395,5 @@ class IUpgradeSite(Interface):
     def target_of(factory: IProtocolFactory, transport: Any) -> IProtocol | None:  # noqa: N805
         """The protocol for a connection that begins with a preface; None if it gets none."""
 
-    def target_behind_end(  # the same, for a connection that has ended already
-        factory: IProtocolFactory,  # noqa: N805 - interfaces have no self
-        transport: Any,
-    ) -> IProtocol | None:
+    def target_behind_end(factory: IProtocolFactory, transport: Any) -> IProtocol | None:  # noqa: N805
         """The same for a connection that is known to have ended."""

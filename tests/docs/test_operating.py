@@ -9,18 +9,23 @@ import subprocess
 from base64 import b64encode
 from typing import Any
 
+import pytest
 import pytest_twisted
 import treq
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.threads import deferToThread
+from twisted.python.usage import UsageError
 
 from tests.kit.commands import PATIENCE
-from tests.kit.documented import Reader, environment, read, sessions
+from tests.kit.documented import Reader, Session, environment, read, sessions
 from tests.kit.harness import Recorder, localhost, patient, status, upgrade_head
+from upgrade_switch.command.server.proxy import proxy_of_words
 
 __all__ = ["read"]  # a fixture
 
 PAGE = "operating.md"
+
+LOCAL_8086 = "tcp:8086:interface=127.0.0.1"
 
 
 async def asks(port: int, path: bytes, token: bytes, fields: bytes = b"") -> Recorder:
@@ -39,6 +44,16 @@ async def get(url: str, **arguments: Any) -> tuple[int, str]:
     """Status and body of a page."""
     response = await patient(treq.get(url, persistent=False, **arguments))
     return response.code, await patient(response.text())
+
+
+#: What the metrics of back ends begin with; a site without a proxy has none.
+BACK_END = "upgrade_switch_back_end_"
+
+
+def metrics_of(reader: Reader) -> list[str]:
+    """The metrics in the page's tables."""
+    lines = [line for line in reader.lines() if line.startswith("| `upgrade_switch_")]
+    return [line.split("`")[1] for line in lines]
 
 
 def commands_of(reader: Reader) -> list[Any]:
@@ -104,10 +119,8 @@ async def test_status(read: Any) -> None:
     shown = json.loads((await get(f"{url}/json"))[1])
     assert [connection["path"] for connection in shown["switched"]] == ["/chat"]
     metrics = (await get(f"{url}/metrics"))[1]
-    for name in (
-        line.split("`")[1] for line in reader.lines() if line.startswith("| `upgrade_switch_")
-    ):
-        assert f"\n# TYPE {name} " in metrics
+    for name in metrics_of(reader):
+        assert (f"\n# TYPE {name} " in metrics) is not name.startswith(BACK_END)
     await closes(client)
 
 
@@ -166,3 +179,50 @@ async def test_twist(read: Any) -> None:
         finally:
             twist.terminate()
             await deferToThread(twist.communicate, timeout=PATIENCE)
+
+
+@pytest_twisted.ensureDeferred
+async def test_proxy(read: Any) -> None:
+    """The page's proxy passes on what is not at a longer path, and its back end is in the metrics."""
+    reader = read(PAGE)
+    (reader.folder / "public").mkdir()
+    (reader.folder / "public" / "file.txt").write_text("a file")
+    back_end = Session(
+        f"upgrade-switch serve --listen {LOCAL_8086} --tunnel '/x x tcp:127.0.0.1:1'", ""
+    )
+    with reader.serves(back_end), reader.serves(commands_of(reader)[5]):
+        url = f"http://127.0.0.1:{reader.port(8085)}"
+        assert (await get(f"{url}/static/file.txt"))[1] == "a file"
+        assert "<code>/x</code>" in (await get(url))[1]
+        metrics = (await get(f"{url}/status/metrics"))[1]
+    named = [name for name in metrics_of(reader) if name.startswith(BACK_END)]
+    assert named
+    for name in named:
+        assert f"\n# TYPE {name} " in metrics
+
+
+@pytest_twisted.ensureDeferred
+async def test_file_with_proxies(read: Any) -> None:
+    """The page's file with proxies is what serve takes, and each of its settings is in the table."""
+    reader = read(PAGE)
+    reader.saves("toml")
+    serve = Session("upgrade-switch serve --config proxies.toml", "")
+    with (
+        reader.serves(Session(f"upgrade-switch serve --listen {LOCAL_8086}", "")),
+        reader.serves(serve),
+    ):
+        url = f"http://127.0.0.1:{reader.port(8085)}"
+        assert (await get(f"{url}/admin/echo"))[0] == 401
+        password = b64encode(b"ops:secret").decode()
+        fields = {"Authorization": f"Basic {password}"}
+        assert (await get(f"{url}/admin/echo", headers=fields))[0] == 426
+        client = await asks(
+            reader.port(8085), b"/admin/echo", b"echo", f"Authorization: Basic {password}\r\n".encode()
+        )
+        await client.receives(b"hello\r\n")
+        await closes(client)
+    with pytest.raises(UsageError) as raised:
+        proxy_of_words("/x http://a no=x")
+    _, _, names = str(raised.value).partition("available: ")
+    rows = [line.split("`")[1] for line in reader.lines() if line.startswith("| `")]
+    assert set(names.split(", ")) <= set(rows)

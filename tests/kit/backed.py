@@ -99,12 +99,14 @@ class _Attempt:
 
     def __init__(self, place: Place) -> None:
         self._place = place
+        self.call: Any = None
 
     def getDestination(self) -> UNIXAddress:
         return UNIXAddress(b"back")
 
     def stopConnecting(self) -> None:
         self._place.cancelled += 1
+        self.call.cancel()
 
 
 class Net(Clock):
@@ -125,13 +127,13 @@ class Net(Clock):
         attempt = _Attempt(place)
         factory.startedConnecting(attempt)
         if place.is_silent:
-            self.callLater(timeout, factory.clientConnectionFailed, attempt, Failure(TimeoutError()))
+            seconds, then, what = timeout, factory.clientConnectionFailed, TimeoutError()
         elif not place.is_there:
-            self.callLater(
-                0, factory.clientConnectionFailed, attempt, Failure(ConnectionRefusedError())
-            )
+            seconds, then, what = 0, factory.clientConnectionFailed, ConnectionRefusedError()
         else:
-            self.callLater(0, self._connected, place, factory)
+            attempt.call = self.callLater(0, self._connected, place, factory)
+            return
+        attempt.call = self.callLater(seconds, then, attempt, Failure(what))
 
     def _connected(self, place: Place, factory: Any) -> None:
         client = factory.buildProtocol(UNIXAddress(b"back"))
@@ -178,6 +180,13 @@ class Proxied:
         """A client that has sent this."""
         client = Joined(self.site, cut)
         return client.send(data) if data else client
+
+    def asked(self) -> tuple[Place, Accepted]:
+        """The one connection that a request has come on since this was last asked, and its place."""
+        found = [(place, back) for place in self.places for back in place.accepted if back.received]
+        assert len(found) == 1, found
+        found[0][1].take()
+        return found[0]
 
     def active(self) -> int:
         """How many requests and switched connections the back ends have."""

@@ -1,4 +1,4 @@
-"""No tunnel without a 101 that was asked for, and no byte lost, doubled or mixed up on either side of one."""
+"""No tunnel without a 101 that was asked for, and no byte lost on either side of one."""
 
 from __future__ import annotations
 
@@ -147,8 +147,8 @@ def test_101_before_content() -> None:
 
 def test_splits() -> None:
     """
-    Wherever the bytes are cut, on both sides of the switch, each gets what is behind the head once and in
-    order (golang/go 80875).
+    Wherever the bytes are cut, each side gets what is behind the other's head, once and in order
+    (golang/go 80875).
     """
     for split in range(len(ASK) + 6):
         proxied = Proxied()
@@ -313,9 +313,8 @@ def test_426_on_last_request() -> None:
     """A 426 to a request that says close says so, too, beside its Upgrade."""
     proxied = Proxied()
     client = proxied.client(GET.replace(HOST, HOST + b"Connection: close\r\n"))
-    proxied.back.last.answer(
-        b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: echo\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n"
-    )
+    fields = b"Upgrade: echo\r\nConnection: Upgrade\r\nContent-Length: 0\r\n"
+    proxied.back.last.answer(b"HTTP/1.1 426 Upgrade Required\r\n" + fields + b"\r\n")
     head = client.received.lower()
     assert b"connection: close\r\n" in head
     assert b"connection: upgrade\r\n" in head
@@ -324,7 +323,7 @@ def test_426_on_last_request() -> None:
 
 @pytest.mark.parametrize("token", [b"h2c", b"TLS/1.2", b"h2,h2c", b"foo/9", b"??,,", b""])
 def test_unusable_offer(token: bytes) -> None:
-    """An offer that is not passed on is left out, and the rest of the request goes on (haproxy 1381)."""
+    """An offer that is not passed on is left out, and the request goes on (haproxy 1381)."""
     proxied = Proxied()
     client = proxied.client(
         b"POST /u/x HTTP/1.1\r\n"

@@ -30,7 +30,7 @@ from tests.kit.harness import (
     status,
     upgrade_head,
 )
-from upgrade_switch import UpgradeSite
+from upgrade_switch import UpgradeRequest, UpgradeSite
 from upgrade_switch.errors import AlreadySwitched, InvalidUpgrades, NotOffered
 from upgrade_switch.observe import Declined, SwitchLog
 from upgrade_switch.protocols import tunnel
@@ -332,7 +332,7 @@ def test_entry_and_drain() -> None:
 
 
 class ByHand(Resource):
-    """Takes CONNECTs from a site's tree."""
+    """Takes a CONNECT, as a resource that an acceptor results in."""
 
     isLeaf = True
 
@@ -354,9 +354,9 @@ class ByHand(Resource):
 
 
 def test_by_hand() -> None:
-    """``accept_connect`` is for resources, too; a CONNECT offers no token."""
+    """``accept_connect`` is for an acceptor's resource, too; a CONNECT offers no token."""
     resource = ByHand()
-    client = talk_to(resource)
+    client = talk_to(UpgradeSite(Resource(), connect=lambda r, a: resource, reactor=Clock()))
     answer = client.request("CONNECT", "far.example:22", trailing=b"abc")
     assert answer.status == 200
     assert client.target.received == b"abc"
@@ -378,11 +378,56 @@ def test_no_connect() -> None:
     assert talk_to(Wrong()).request("GET", "/").body == b"a page"
 
 
-def test_without_acceptor() -> None:
-    """Where a site has none, the resource tree answers, as ever, and the connection is closed."""
-    client = talk_to(Resource())
-    assert client.request("CONNECT", "far.example:22").status == 404
+class TakesAll(Resource):
+    """Answers every method, as many resources do, with a page."""
+
+    isLeaf = True
+
+    def render(self, request: Any) -> bytes:
+        request.accept_connect(Recording())
+        return b"a page"
+
+
+@pytest.mark.parametrize("target", ["far.example:22", "far.example", "/", "*", "http://far.example/"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_without_acceptor(target: str, version: str) -> None:
+    """A site without an acceptor answers 501 and closes, whatever its resources would render."""
+    client = talk_to(TakesAll())
+    head = f"CONNECT {target} HTTP/{version}\r\nHost: a\r\n\r\n"
+    client.send(head.encode() + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    head_of_answer, _, body = client.received.partition(b"\r\n\r\n")
+    assert status(head_of_answer) == 501
+    assert field(head_of_answer, b"connection") == b"close"
+    assert body.count(b"501 Not Implemented") == 2
+    assert client.received.count(b"HTTP/1.") == 1
     assert client.is_closed
+
+
+class Carrier:
+    """What a stream of HTTP/2 looks like to a request: nothing that could leave HTTP."""
+
+    def __init__(self, site: UpgradeSite) -> None:
+        self.site = site
+        self.factory = None
+        self.written: list[bytes] = []
+        self.length: int | None = 0
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
+        self.written.append(code)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args: None
+
+
+def test_what_cannot_switch() -> None:
+    """Where a connection cannot leave HTTP, a CONNECT is 501, too, with an acceptor or without."""
+    for connect in (None, lambda request, authority: Recording()):
+        site = UpgradeSite(TakesAll(), connect=connect, reactor=Clock())
+        channel = Carrier(site)
+        request = UpgradeRequest(channel, False)
+        request.gotLength(0)
+        request.requestReceived(b"CONNECT", b"far.example:22", b"HTTP/2")
+        assert channel.written == [b"501"]
 
 
 @pytest.mark.parametrize(

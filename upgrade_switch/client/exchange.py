@@ -146,6 +146,11 @@ class Exchange:
             self._transport.unregisterProducer()
         return producer
 
+    @property
+    def unsent(self) -> int:
+        """How many bytes of the request the server has not taken yet, as far as that is known."""
+        return _twisted.unacknowledged(self._transport)
+
     # The answer, as its reader sees it.
 
     def pauseProducing(self) -> None:

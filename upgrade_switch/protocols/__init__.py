@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 __all__ = [
     "SAME_ORIGIN",
+    "Destinations",
     "TLSUpgradePool",
     "TunnelFactory",
     "WebSocketEndpoint",
     "byte_stream",
+    "connect_to",
     "connect_websocket",
     "h2c",
     "tls",
@@ -23,6 +25,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from ._connect import Destinations, connect_to
     from ._h2c import h2c
     from ._tls import TLSUpgradePool, tls, tls_required
     from ._tunnel import TunnelFactory, tunnel
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     )
 
 _MODULES = {
+    "Destinations": "_connect",
+    "connect_to": "_connect",
     "h2c": "_h2c",
     "TLSUpgradePool": "_tls",
     "tls": "_tls",

@@ -6,7 +6,8 @@ the same for a connection whose client has not asked in HTTP.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectError, ConnectionClosed, TCPTimedOutError, TimeoutError
@@ -26,7 +27,7 @@ from ..server.pages import StatusPage
 from ..server.request import UpgradeRequest
 from ..splice import Splice, SpliceEnd, check_idle_timeout
 
-__all__ = ["TunnelFactory", "tunnel"]
+__all__ = ["TunnelFactory", "TunnelLimits", "open_tunnel", "tunnel"]
 
 _log = Logger()
 
@@ -59,33 +60,62 @@ def tunnel(
     :raises InvalidArgument: if ``idle_timeout`` is neither None nor above 0.
     """
     _check_endpoint(endpoint)
+    limits = TunnelLimits(timeout, idle_timeout, forgive_truncation)
     check_idle_timeout(idle_timeout)
 
     def accept(request: UpgradeRequest, token: object) -> Deferred[IProtocol | IResource]:
-        near, far = _TunnelEnd(), ServerEnd()
-        reactor = request.site.reactor
-        joined = Splice(near, far, forgive_truncation=forgive_truncation, reactor=reactor)
-        connecting = _connect(endpoint, far, reactor, timeout)
-        # The request ends in a switch or in something else, after which the far connection has no use.
-        request.notifyFinish().addCallbacks(
-            lambda _: None if request.has_switched else joined.abort(), lambda _: joined.abort()
-        )
-        path, clock = path_text(request.path), request.site.reactor
-
-        def connected(_: IProtocol) -> IProtocol | IResource:
-            joined.limit_idleness(clock, idle_timeout)
-            return near
-
-        def not_connected(reason: Failure) -> IProtocol | IResource:
-            request.decline_detail = (
-                f"cannot connect to {_one_line(_twisted.endpoint_text(endpoint))}: "
-                f"{_one_line(reason.getErrorMessage())}"
-            )
-            return _answer_without_connection(endpoint, path, reason)
-
-        return connecting.addCallbacks(connected, not_connected)
+        path = path_text(request.path)
+        answer = partial(_answer_without_connection, endpoint, path)
+        return open_tunnel(request, endpoint, request.site.reactor, limits, answer)
 
     return accept
+
+
+class TunnelLimits(NamedTuple):
+    """What a tunnel has limits for; see :func:`tunnel`."""
+
+    timeout: float
+    idle_timeout: float | None
+    forgive_truncation: bool
+
+
+def open_tunnel(
+    request: UpgradeRequest,
+    endpoint: IStreamClientEndpoint,
+    reactor: IReactorTime,
+    limits: TunnelLimits,
+    answer: Callable[[Failure], IResource],
+) -> Deferred[IProtocol | IResource]:
+    """
+    Connect to an endpoint, as the acceptor of a tunnel does.
+
+    When the request ends, in a switch or in something else, the splice sees to both connections: after
+    a switch it owns them, and without one it aborts the far one, and the attempt if there is none yet.
+
+    :param reactor: the clock.
+    :param answer: what answers the request if there is no connection; called with the reason.
+    :return: fires with the near end of a splice, or with what answers the request.
+    """
+    near, far = _TunnelEnd(), ServerEnd()
+    joined = Splice(near, far, forgive_truncation=limits.forgive_truncation, reactor=reactor)
+    connecting = _connect(endpoint, far, reactor, limits.timeout)
+    # The request ends in a switch or in something else, after which the far connection has no use.
+    request.notifyFinish().addCallbacks(
+        lambda _: None if request.has_switched else joined.abort(), lambda _: joined.abort()
+    )
+
+    def connected(_: IProtocol) -> IProtocol | IResource:
+        joined.limit_idleness(reactor, limits.idle_timeout)
+        return near
+
+    def not_connected(reason: Failure) -> IProtocol | IResource:
+        request.decline_detail = (
+            f"cannot connect to {_one_line(_twisted.endpoint_text(endpoint))}: "
+            f"{_one_line(reason.getErrorMessage())}"
+        )
+        return answer(reason)
+
+    return connecting.addCallbacks(connected, not_connected)
 
 
 class TunnelFactory(Factory):

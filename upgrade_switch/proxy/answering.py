@@ -12,14 +12,26 @@ from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from .. import _twisted
+from ..interfaces import Declined, IUpgradeRequest
 from ..sending import SendingWatch, reset_when_sent
+from ..server.decision import declined
 from .deadline import Deadline
 from .forwarded import Field
 
 if TYPE_CHECKING:
     from ..client.exchange import Exchange
+    from .translation import Translation
 
-__all__ = ["AnswerReading", "answer_with", "cut_off", "set_fields", "write_head"]
+__all__ = [
+    "AnswerReading",
+    "answer_with",
+    "awaits_continue",
+    "cut_off",
+    "set_fields",
+    "tell_declined",
+    "why_declined",
+    "write_head",
+]
 
 # Any, in all of these: requests have much that no interface has.
 
@@ -40,6 +52,27 @@ def set_fields(request: Any, fields: Sequence[Field]) -> None:
     for name, value in fields:
         headers.addRawHeader(name, value)
     request.defaultContentType = None
+
+
+def awaits_continue(request: Any) -> bool:
+    """Whether the client waits for a 100 that the back end has to send."""
+    return IUpgradeRequest.providedBy(request) and bool(request.expects_continue)
+
+
+def why_declined(request: Any) -> Declined | None:
+    """Why a request's connection may not switch now; None if it may."""
+    why: Declined | None = request.site.switched.why_declined(
+        request.channel.transport, request.getClientAddress()
+    )
+    return why
+
+
+def tell_declined(
+    request: Any, translation: Translation | None, why: Declined = Declined.ANSWERED
+) -> None:
+    """Tell the site's observers of an upgrade that is answered in HTTP."""
+    if translation is not None and translation.tokens:
+        declined(request, translation.tokens[0], why, request.site)
 
 
 def answer_with(request: Any, page: IResource) -> None:

@@ -38,6 +38,9 @@ _BASE = re.compile(r"(?!.*/(?:\.|%2[Ee]){1,2}(?:/|\Z))[!-~]*\Z")
 FIRST_EJECTION = 1.0
 LONGEST_EJECTION = 30.0
 
+# For how many seconds nothing is logged that has been.
+_QUIET = 60
+
 # How much the latest answer counts in the average.
 _WEIGHT = 0.2
 
@@ -87,6 +90,8 @@ class BackEnd:
         self.ejections = 0
         self._ejections_in_a_row = 0
         self._is_tried = False
+        # When which kind of trouble has been told last.
+        self._told: dict[str, float] = {}
         # When it was last chosen: a number that grows.
         self.turn = 0
 
@@ -184,6 +189,17 @@ class BackEnd:
         self.ejections += 1
         self._ejections_in_a_row += 1
         self._is_tried = False
+
+    def is_news(self, kind: str, now: float) -> bool:
+        """
+        Whether a trouble with it is to be logged: each kind is, once a minute. What strangers can cause
+        must not fill the log.
+        """
+        told = self._told.get(kind)
+        if told is not None and now < told + _QUIET:
+            return False
+        self._told[kind] = now
+        return True
 
     def took(self, seconds: float) -> None:
         """It has taken this long for an answer's head."""

@@ -1,42 +1,44 @@
 """
 :class:`Passage`: one request on its way to a back end, and the answer on its way back.
 
-It is in one of five states (:class:`State`), and goes through them in this order, leaving out what does
-not come::
-
-    CONNECTING ──> WAITING ──> ANSWERING ──> OVER
-         │            │  └───> SWITCHED ──────┘
-         └────────────┴───────────────────────┘
-
-Until the head of an answer has come, whatever goes wrong becomes an answer of the proxy's own. After
-that the client's connection is all that can say so: it is cut off.
+How far it has come says its :class:`~.states.State`. Until the head of an answer has come, whatever
+goes wrong becomes an answer of the proxy's own. After that the client's connection is all that can say
+so: it is cut off.
 """
 
 from __future__ import annotations
 
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.error import ConnectionRefusedError, TCPTimedOutError, TimeoutError
-from twisted.logger import Logger
+from twisted.internet.error import ConnectionRefusedError, TimeoutError
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from ..client.exchange_interfaces import IExchangeListener
-from ..connecting import ServerEnd
-from ..errors import InvalidArgument, cause_of
-from ..fields import printable
+from ..connecting import ClientEnd, ServerEnd
+from ..errors import InvalidArgument
 from ..interfaces import Declined, IUpgradeRequest
 from ..server.content import ContentStream
-from ..server.decision import declined, no_room
+from ..server.decision import no_room
 from ..server.pages import StatusPage, service_unavailable
-from ..splice import Splice, SpliceEnd
-from .answering import AnswerReading, answer_with, cut_off, set_fields, write_head
+from ..splice import Splice
+from .answering import (
+    AnswerReading,
+    answer_with,
+    awaits_continue,
+    cut_off,
+    set_fields,
+    tell_declined,
+    why_declined,
+    write_head,
+)
 from .deadline import Deadline
 from .fields import AnswerFields, BadAnswer
+from .states import State
 from .targets import BadTarget
 from .translation import Translation
+from .troubles import bad_answer, no_answer
 from .upload import Upload
 
 if TYPE_CHECKING:
@@ -50,25 +52,13 @@ if TYPE_CHECKING:
     from .backends import Exchange as Attempt
     from .settings import Asked, Settings
 
-__all__ = ["Passage", "State"]
+__all__ = ["Passage"]
 
-_log = Logger()
+# Bytes that may well have been sent, and not acknowledged, at any time.
+_ON_ITS_WAY = 4096
 
 # RFC 9110 §9.2.2.
 _IDEMPOTENT = frozenset([b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"])
-
-
-class State(Enum):
-    """How far a request has come."""
-
-    CONNECTING = auto()
-    WAITING = auto()
-    """The back end has the request, or is getting it."""
-    ANSWERING = auto()
-    """The client is getting the answer."""
-    SWITCHED = auto()
-    """Both connections are spliced."""
-    OVER = auto()
 
 
 @implementer(IExchangeListener)
@@ -91,7 +81,7 @@ class Passage:
         self._asked = asked
         self._upload: Upload | None = None
         if asked.length:
-            self._upload = Upload(settings.max_body, self._too_long, self._stalled)
+            self._upload = Upload(settings.max_body, self._too_long, self._moves, self._stalled)
         self._deadline = Deadline(settings.reactor, self._timed_out)
         self._key = settings.back_ends.key_of(asked.client.address, asked.fields)
         self._tried: list[BackEnd] = []
@@ -99,6 +89,8 @@ class Passage:
         self._connecting: Deferred[ExchangeClient] | None = None
         self._exchange: Exchange | None = None
         self._has_retried = self._is_sent = False
+        # How much of the request waited to be sent when the deadline was set.
+        self._unsent = 0
         self._translation: Translation | None = None
         # The proxy's own answer if there is no other back end.
         self._trouble: IResource | None = None
@@ -168,6 +160,9 @@ class Passage:
             exchange.end()
             self._sent()
             return
+        if awaits_continue(self._request):
+            # It is the back end's turn, before there is any content.
+            self._wait(self._settings.response_timeout)
         upload.go_to(exchange)
         if self._has_retried:
             return
@@ -191,13 +186,32 @@ class Passage:
     def _sent(self) -> None:
         self._is_sent = True
         if self.state is State.WAITING:
-            self._deadline.start(self._settings.response_timeout)
+            self._wait(self._settings.response_timeout)
+
+    def _wait(self, seconds: float) -> None:
+        """Have the back end answer, or take more of the request, within so many seconds."""
+        assert self._exchange is not None
+        self._unsent = self._exchange.unsent
+        self._deadline.start(seconds)
+
+    def _is_draining(self) -> bool:
+        """Whether the back end has taken more of the request since this was asked last."""
+        assert self._exchange is not None
+        before, self._unsent = self._unsent, self._exchange.unsent
+        return self._unsent < before and before > _ON_ITS_WAY
+
+    def _moves(self) -> None:
+        """More of the content goes; the next will be the client's turn."""
+        if self.state is State.WAITING:
+            self._deadline.stop()
+        else:
+            self._deadline.restart()
 
     def _stalled(self, is_stalled: bool) -> None:
         if self.state is not State.WAITING:
             return
         if is_stalled:
-            self._deadline.start(self._settings.idle_timeout)
+            self._wait(self._settings.idle_timeout)
         else:
             self._deadline.stop()
 
@@ -210,12 +224,13 @@ class Passage:
     # The answer (IExchangeListener).
 
     def informational(self, code: int, phrase: bytes, fields: Fields) -> None:
-        if self._is_sent:
-            self._deadline.start(self._settings.response_timeout)
-        if not IUpgradeRequest.providedBy(self._request):
-            return
-        if code == 100 and not self._request.expects_continue:
-            # Twisted has sent one, or the client does not wait.
+        is_awaited = awaits_continue(self._request)
+        if code == 100 and is_awaited:
+            self._deadline.stop()
+        elif self._is_sent or is_awaited:
+            self._wait(self._settings.response_timeout)
+        if not IUpgradeRequest.providedBy(self._request) or (code == 100 and not is_awaited):
+            # A 100: Twisted has sent one, or the client does not wait.
             return
         assert self._translation is not None
         passed = self._translation.answer(code, fields)
@@ -234,7 +249,7 @@ class Passage:
         self.state = State.ANSWERING
         write_head(self._request, code, phrase, passed.fields)
         self._deadline.start(self._settings.idle_timeout)
-        _tell_declined(self._request, self._translation)
+        tell_declined(self._request, self._translation)
         if self._exchange is not None:
             self._request.registerProducer(AnswerReading(self._exchange, self._deadline), True)
 
@@ -261,31 +276,32 @@ class Passage:
             connection.abort()
             self._bad_answer(passed)
             return
-        assert passed.chosen is not None
         attempt, request = self._attempt, self._request
+        assert passed.chosen is not None
         assert attempt is not None
+        # Asked before the fields of the 101 are set, which another answer must not have.
+        why = why_declined(request)
+        if why is not None:
+            connection.abort()
+            attempt.answered()
+            self._answer(no_room(why), why)
+            return
         attempt.switched()
         self._settings.back_ends.learn(passed.fields, attempt.back_end)
         set_fields(request, passed.fields)
-        near, far = SpliceEnd(), ServerEnd()
+        near, far = ClientEnd(), ServerEnd()
         joined = Splice(near, far, reactor=self._settings.reactor)
         joined.done.addBoth(lambda _: attempt.ended())
         connection.install(far)
         # From here on, the splice sees to both connections.
         self.state, self._attempt = State.SWITCHED, None
-        why = request.try_switch_to(passed.chosen, near, phrase)
-        if why is None:
-            self._end()
-        else:
-            joined.abort()
-            self._answer(no_room(why), why)
+        request.try_switch_to(passed.chosen, near, phrase)
+        self._end()
 
     def failed(self, reason: Failure, may_retry: bool) -> None:
         self._exchange = None
         if self.state is State.ANSWERING:
-            if self._attempt is not None:
-                self._attempt.failed()
-            self._cut_off()
+            self._cut_off(has_failed=True)
         elif may_retry and self._may_retry():
             self._has_retried = True
             if self._upload is not None:
@@ -309,34 +325,28 @@ class Passage:
         """There is no answer from the back end that was chosen."""
         attempt = self._attempt
         assert attempt is not None
-        back_end, error = attempt.back_end, cause_of(reason)
         attempt.failed(refused)
         attempt.ended()
         self._attempt = None
-        if back_end.failures <= 1:
-            # Once, and not for each of the requests that fail in a row.
-            why = printable(str(error) or type(error).__name__)
-            _log.warn("no answer from {url}: {why}", url=back_end.url, why=why)
-        timed_out = reason.check(TimeoutError, TCPTimedOutError) or isinstance(error, TimeoutError)
-        self._trouble = _GATEWAY_TIMEOUT if timed_out else _BAD_GATEWAY
+        self._trouble = no_answer(attempt.back_end, reason, self._settings.back_ends.now())
 
     def _bad_answer(self, bad: BadAnswer) -> None:
         """What has come must not reach the client."""
         assert self._attempt is not None
         self._attempt.failed()
-        url, why = self._attempt.back_end.url, printable(bad.why)
-        _log.warn("{url} answers with {why}", url=url, why=why)
-        self._answer(_BAD_GATEWAY)
+        now = self._settings.back_ends.now()
+        self._answer(bad_answer(self._attempt.back_end, bad, now))
 
     def _timed_out(self) -> None:
         if self.state is State.WAITING:
+            if self._is_draining():
+                self._deadline.resume()
+                return
             self._drop_exchange()
             self._fail(Failure(TimeoutError(string="it took too long to answer")))
             self._answer(self._trouble)
         elif self.state is State.ANSWERING:
-            if self._attempt is not None:
-                self._attempt.failed()
-            self._cut_off()
+            self._cut_off(has_failed=True)
 
     def _answer(self, resource: IResource | None, why: Declined = Declined.ANSWERED) -> None:
         """Answer in the back end's place."""
@@ -345,11 +355,17 @@ class Passage:
         translation = self._translation
         self._end()
         answer_with(request, resource)
-        _tell_declined(request, translation, why)
+        tell_declined(request, translation, why)
 
-    def _cut_off(self) -> None:
-        """Half of an answer must not look like the whole."""
+    def _cut_off(self, has_failed: bool = False) -> None:
+        """
+        Half of an answer must not look like the whole.
+
+        :param has_failed: whether that is the back end's fault.
+        """
         request = self._request
+        if has_failed and self._attempt is not None:
+            self._attempt.failed()
         self._end()
         cut_off(request, self._settings.reactor)
 
@@ -378,17 +394,3 @@ class Passage:
         if attempt is not None:
             attempt.ended()
         self._request = None
-
-
-_BAD_GATEWAY = StatusPage(
-    502, "Bad Gateway", "The server behind this one gave no answer that can be used."
-)
-_GATEWAY_TIMEOUT = StatusPage(504, "Gateway Timeout", "The server behind this one did not answer.")
-
-
-def _tell_declined(
-    request: Any, translation: Translation | None, why: Declined = Declined.ANSWERED
-) -> None:
-    """Tell the site's observers of an upgrade that is answered in HTTP."""
-    if translation is not None and translation.tokens:
-        declined(request, translation.tokens[0], why, request.site)

@@ -19,6 +19,7 @@ from ..interfaces import IBackEnd, IStreamsContent, ITakesUpgrades, IUpgradeRequ
 from ..negotiation import NO_OFFER
 from ..server.decision import declined, no_room
 from ..server.pages import StatusPage
+from .answering import why_declined
 from .backends import BackEnds, URLs
 from .fields import CHUNKED, Length, Rules, Tokens, fields_of, hops_left
 from .forwarded import Client, Network, Trusted, went_through
@@ -162,9 +163,7 @@ class UpgradeProxy(Resource):
         if isinstance(asked, StatusPage):
             return asked.render(request)
         if asked.offer and self.takes(request):
-            why = request.site.switched.why_declined(
-                request.channel.transport, request.getClientAddress()
-            )
+            why = why_declined(request)
             if why is not None:
                 declined(request, asked.offer.tokens[0], why)
                 return no_room(why).render(request)

@@ -31,16 +31,19 @@ class Upload:
         self,
         longest: int | None,
         too_long: Callable[[], object],
+        moves: Callable[[], object],
         stalled: Callable[[bool], object],
     ) -> None:
         """
         :param longest: how many bytes there may be; None: any number.
         :param too_long: called once there are more; the rest is dropped.
+        :param moves: called before some of it goes on.
         :param stalled: called with whether the back end does not take any more now.
         """
         self.size = 0
         self._longest = longest
         self._too_long = too_long
+        self._moves = moves
         self._stalled = stalled
         self._exchange: Exchange | None = None
         self._producer: IPushProducer | None = None
@@ -77,6 +80,7 @@ class Upload:
         if self._longest is not None and self.size > self._longest:
             self._too_long()
         elif self._exchange is not None:
+            self._moves()
             self._exchange.write(data)
 
     # The exchange's producer.

@@ -38,6 +38,7 @@ from ..interfaces import (
     IDetachable,
     ILayered,
     IUpgradeRequest,
+    IUpgradeSite,
     SwitchHead,
 )
 from ..negotiation import NO_OFFER, Offer, UpgradeToken
@@ -124,15 +125,15 @@ class UpgradeRequest(StreamingRequest):
         site = self.site
         # It is remembered: later, when the connection may have ended, it is still the same.
         offer = self.offer
-        is_connect = self.method == b"CONNECT" and self.is_detachable
-        if is_connect:
+        is_connect = self.method == b"CONNECT" and IUpgradeSite.providedBy(site)
+        if is_connect and self.is_detachable:
             # RFC 9931: what the client may have sent already belongs into the tunnel, and is not HTTP.
             self.channel.persistent = False
             self.responseHeaders.setRawHeaders(b"connection", [b"close"])
         if self._bad_request is not None:
             self._answer_with(StatusPage(400, "Bad Request", self._bad_request))
-        elif is_connect and (answer := site.answer_to_connect(self)):
-            self._answer_with(answer)
+        elif is_connect:
+            self._answer_with(site.answer_to_connect(self))
         elif self.path == b"*" and offer and (upgrade := site.site_upgrade_for(self)):
             # Twisted answers OPTIONS * without asking for a resource.
             self._answer_with(upgrade)
@@ -184,7 +185,7 @@ class UpgradeRequest(StreamingRequest):
         """
         Answer a CONNECT with 200 and give the connection to another protocol (RFC 9110 §9.3.6): all
         else is as with :meth:`switch_to`. What an acceptor of ``UpgradeSite(connect=...)`` results in
-        goes through here.
+        goes through here; if that is a resource, it may call this by itself.
 
         :param target: any ``IProtocol``.
         :param phrase: the status line's reason phrase.

@@ -24,6 +24,7 @@ from ..interfaces import (
     Acceptor,
     ConnectAcceptor,
     Declined,
+    IDetachable,
     IPrefaced,
     ISwitchObserver,
     IUpgradeRequest,
@@ -72,7 +73,8 @@ class UpgradeSite(Site):
     - ``connect`` decides about the method CONNECT (RFC 9110 §9.3.6): a callable
       ``acceptor(request, authority)``, with an authority such as ``b"example.com:22"``. If it results
       in a protocol, the site answers 200 and switches to it; a resource is the answer, after which the
-      connection is closed. A request with a bad authority is answered 400 before that.
+      connection is closed. A request with a bad authority is answered 400 before that. The resource
+      tree never sees a CONNECT; without ``connect``, it is answered 501, and the connection is closed.
 
     :ivar switched: the connections that are switched now: ``len()``, iteration.
     :ivar deciding: the decisions that acceptors are still at work on.
@@ -116,7 +118,7 @@ class UpgradeSite(Site):
             further ones are declined with 429. UNIX sockets are not counted.
         :param upgrades: what each token leads to, as ``UpgradeResource`` takes it.
         :param prefaces: what each preface leads to.
-        :param connect: the acceptor of CONNECTs; without one, the resource tree answers them.
+        :param connect: the acceptor of CONNECTs; without one, they are answered with 501.
         :param observers: who is told of switches, of their ends, and of what is declined.
         :raises InvalidToken: if a key of ``upgrades`` is not a token.
         :raises InvalidUpgrades: if a value there is neither a factory nor an acceptor, or ``connect``
@@ -210,10 +212,13 @@ class UpgradeSite(Site):
             return None
         return _SiteUpgrade(match)
 
-    def answer_to_connect(self, request: IUpgradeRequest) -> IResource | None:
-        """What answers a CONNECT in place of the resource tree; None if the tree does."""
-        if self._connect is None:
-            return None
+    def answer_to_connect(self, request: IUpgradeRequest) -> IResource:
+        """
+        What answers a CONNECT. The resource tree does not: a client takes any 2xx, a page's too, for
+        the head of a tunnel (RFC 9110 §9.3.6).
+        """
+        if self._connect is None or not IDetachable.providedBy(request.channel):
+            return StatusPage(501, "Not Implemented", "This server does not take CONNECT.")
         if not is_authority(request.uri):
             return StatusPage(400, "Bad Request", "A CONNECT names a host and a port.")
         return _SiteUpgrade(ConnectMatch(self._connect))

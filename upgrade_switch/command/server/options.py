@@ -38,8 +38,8 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         "upgrade-switch serve --listen tcp:8080 --tunnel '/ssh ssh tcp:127.0.0.1:22'",
         "upgrade-switch serve --listen ssl:8443:privateKey=key.pem:certKey=cert.pem "
         "--files '/ public' --tunnel '/vnc websocket tcp:127.0.0.1:5900' --auth '/vnc file:passwords'",
-        "upgrade-switch serve --listen tcp:8080 --proxy '/ http://127.0.0.1:8000' --status /status",
-        "upgrade-switch serve --listen tcp:8080 --preface 'SSH-2.0- tcp:127.0.0.1:22' --status /status",
+        "upgrade-switch serve --listen tcp:8080 --preface 'SSH-2.0- tcp:127.0.0.1:22' "
+        "--proxy '/ http://127.0.0.1:8000' --status /status",
     )
     optFlags = [  # noqa: RUF012 - twisted.python.usage wants a list
         ["h2c", None, "Speak HTTP/2 without TLS too: by upgrade, and with prior knowledge."],

@@ -14,7 +14,6 @@ from twisted.web.resource import IResource, Resource
 
 from ...errors import InvalidArgument, InvalidToken
 from ...server.request import UpgradeRequest
-from ..certificates import default_trust, trust
 from ..reactor import ICommandReactor
 from .paths import is_path, tree_segments
 
@@ -53,8 +52,9 @@ class ProxyOption(NamedTuple):
         :param strip_authorization: whether passwords are this server's, and not the back ends'.
         :raises UsageError: if a URL or a value is wrong.
         """
-        # It is slow to import, and most servers are no proxies.
+        # They are slow to import, and most servers are no proxies.
         from ...proxy import UpgradeProxy
+        from ..certificates import default_trust, trust
 
         policy = trust(self.ca, f"--proxy {self.path}: ca") if self.ca else default_trust()
         try:

@@ -1,0 +1,61 @@
+"""
+Who may use a proxy: ``Proxy-Authorization`` (RFC 9110 §11.7), checked by a ``twisted.cred`` portal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.cred.error import LoginFailed
+from twisted.cred.portal import Portal
+from twisted.web.guard import BasicCredentialFactory
+from twisted.web.resource import IResource
+
+from ...errors import InvalidArgument
+from ...server.pages import StatusPage
+from ...server.request import UpgradeRequest
+
+__all__ = ["check_portal", "log_in"]
+
+_REALM = "upgrade_switch"
+_CHALLENGE = f'Basic realm="{_REALM}", charset="UTF-8"'.encode()
+
+
+def check_portal(portal: object) -> None:
+    """
+    :raises InvalidArgument: if it is neither None nor a portal.
+    """
+    if portal is not None and not callable(getattr(portal, "login", None)):
+        raise InvalidArgument(f"portal is a twisted.cred.portal.Portal, not {portal!r}")
+
+
+async def log_in(request: UpgradeRequest, portal: Portal) -> Callable[[], object] | IResource:
+    """
+    Check the name and the password of a proxy's client (HTTP Basic, RFC 7617). Its ``Authorization``,
+    which is for the server behind the proxy (RFC 9110 §11.6.2), is not looked at.
+
+    If they are right, ``request.authenticated_user`` is the name.
+
+    :return: what the caller calls when the client has left; or 407 (RFC 9110 §15.5.8).
+    :raises Exception: what the portal fails with, unless the name or the password is wrong.
+    """
+    field = request.getHeader(b"proxy-authorization") or b""
+    scheme, _, response = field.strip(b" \t").partition(b" ")
+    try:
+        if scheme.lower() != b"basic":
+            raise LoginFailed
+        credentials = BasicCredentialFactory(_REALM).decode(response, request)
+        # As twisted.web.guard asks, so that the same realm will do.
+        _, _, logout = await portal.login(credentials, None, IResource)
+    except (LoginFailed, ValueError):
+        # ValueError: strcred's method unix raises it for bytes that are not text, and for NULs.
+        request.decline_detail = "Proxy-Authorization is missing or wrong"
+        return StatusPage(
+            407,
+            "Proxy Authentication Required",
+            "This proxy requires a name and a password.",
+            {b"proxy-authenticate": _CHALLENGE},
+        )
+    request.authenticated_user = credentials.username.decode("utf-8", "replace")
+    left: Callable[[], object] = logout
+    return left

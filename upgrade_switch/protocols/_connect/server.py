@@ -1,0 +1,179 @@
+"""
+:func:`connect_to`: an acceptor of CONNECTs that connects to where the client wants to go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.cred.portal import Portal
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import ConnectError, ConnectionClosed
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.web.resource import IResource
+from zope.interface import implementer
+
+from ...errors import ClientGone, InvalidArgument, connect_timed_out
+from ...fields import printable
+from ...server.request import UpgradeRequest
+from ...splice import SpliceEnd, check_idle_timeout
+from .._tunnel import TunnelLimits, open_tunnel
+from .addresses import Address
+from .destinations import Destinations
+from .login import check_portal, log_in
+from .refusals import is_unroutable, refusal
+
+__all__ = ["connect_to"]
+
+_Answer = IProtocol | IResource
+
+
+# Any: of a reactor, what endpoints, time-outs and look-ups use; Twisted has no one interface for it.
+def connect_to(
+    destinations: Destinations,
+    reactor: Any,
+    *,
+    portal: Portal | None = None,
+    timeout: float = 10,
+    idle_timeout: float | None = None,
+    forgive_truncation: bool = False,
+) -> Callable[[UpgradeRequest, bytes], Deferred[_Answer]]:
+    """
+    An acceptor for ``UpgradeSite(connect=...)`` that connects to the destination that the client names,
+    if it is an allowed one, and switches only then (RFC 9110 §9.3.6). After that, the two connections
+    are spliced (:func:`~upgrade_switch.splice`), which owns and closes them.
+
+    A name is looked up once, and its allowed addresses are tried in the resolver's order; each gets an
+    equal share of the time that is left. Without a connection, the answer has ``Proxy-Status`` (RFC
+    9209), and the client's connection is closed behind it (RFC 9931):
+
+    ==== =============================================================================
+    403  ``http_request_denied``: the name or the port is not allowed
+    403  ``destination_ip_prohibited``: the address is not allowed
+    502  ``dns_error``: the name has no address
+    502  ``connection_refused``, ``destination_ip_unroutable``, ``destination_unavailable``
+    504  ``dns_timeout``, ``connection_timeout``: looking up or connecting took too long
+    407  the portal wants another name and password, or there are none
+    ==== =============================================================================
+
+    If the client leaves, the attempt is cancelled. Nothing is logged about a destination that cannot be
+    reached, since strangers choose it; ``request.decline_detail`` says why.
+
+    :param destinations: what is allowed.
+    :param reactor: looks names up, connects, and is the clock.
+    :param portal: who is allowed: clients log in with ``Proxy-Authorization`` (HTTP Basic). Its realm
+        is asked for an ``IResource``, as ``twisted.web.guard`` asks it; what it gives is not used, and
+        its logout is called at the end of the connection. The name is the connection's ``user``. None:
+        everybody may connect.
+    :param timeout: how many seconds looking up and connecting may take together.
+    :param idle_timeout: as for :func:`tunnel`.
+    :param forgive_truncation: as for :func:`~upgrade_switch.splice`.
+    :return: the acceptor.
+    :raises InvalidArgument: if an argument is wrong.
+    """
+    if not isinstance(destinations, Destinations):
+        raise InvalidArgument(f"not a Destinations, which says what is allowed: {destinations!r}")
+    check_portal(portal)
+    check_idle_timeout(idle_timeout)
+    limits = TunnelLimits(timeout, idle_timeout, forgive_truncation)
+    return _Proxy(destinations, reactor, portal, limits).accept
+
+
+class _Proxy:
+    """What :func:`connect_to` makes."""
+
+    def __init__(
+        self, destinations: Destinations, reactor: Any, portal: Portal | None, limits: TunnelLimits
+    ) -> None:
+        self._destinations = destinations
+        self._reactor = reactor
+        self._portal = portal
+        self._limits = limits
+
+    def accept(self, request: UpgradeRequest, authority: bytes) -> Deferred[_Answer]:
+        if self._portal is None:
+            return self._connect(request, authority)
+        return Deferred.fromCoroutine(self._log_in_first(request, authority, self._portal))
+
+    def _connect(self, request: UpgradeRequest, authority: bytes) -> Deferred[_Answer]:
+        there = _Destination(self._destinations, authority, self._reactor, self._limits.timeout)
+        return open_tunnel(
+            request,
+            there,
+            self._reactor,
+            self._limits,
+            lambda reason: refusal(reason, there.is_looking_up),
+        )
+
+    async def _log_in_first(self, request: UpgradeRequest, authority: bytes, portal: Portal) -> _Answer:
+        logged_in = await log_in(request, portal)
+        if not callable(logged_in):
+            return logged_in
+        answer: _Answer | None = None
+        try:
+            if getattr(request, "channel", None) is None:
+                raise ClientGone("the client has left while it was logging in")
+            answer = await self._connect(request, authority)
+            return answer
+        finally:
+            if isinstance(answer, SpliceEnd):
+                answer.splice.done.addBoth(lambda _: logged_in())
+            else:
+                logged_in()
+
+
+@implementer(IStreamClientEndpoint)
+class _Destination:
+    """
+    An endpoint that connects to what a client has named, if it is allowed.
+
+    :ivar is_looking_up: whether no address is known yet.
+    """
+
+    def __init__(
+        self, destinations: Destinations, authority: bytes, reactor: Any, timeout: float
+    ) -> None:
+        """
+        :param authority: a host and a port, which ``fields.is_authority`` has checked.
+        :param timeout: after how many seconds the caller gives up.
+        """
+        self.is_looking_up = True
+        self._destinations = destinations
+        self._authority = authority.decode("ascii")
+        self._reactor = reactor
+        self._deadline: float = reactor.seconds() + timeout
+
+    def __repr__(self) -> str:
+        return printable(self._authority)
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        host, _, port = self._authority.rpartition(":")
+        addresses = await self._destinations.addresses(host, int(port), self._reactor.nameResolver)
+        self.is_looking_up = False
+        errors: list[Exception] = []
+        for tried, address in enumerate(addresses):
+            remaining = self._deadline - self._reactor.seconds()
+            share = remaining / (len(addresses) - tried)
+            try:
+                return await self._attempt(address, int(port), factory, share)
+            except (ConnectError, ConnectionClosed, OSError) as error:
+                errors.append(error)
+        try:
+            # The most telling one: that there is no way to IPv6 is no news.
+            raise min(errors, key=is_unroutable)
+        finally:
+            # They know this frame.
+            errors.clear()
+
+    def _attempt(
+        self, address: Address, port: int, factory: IProtocolFactory, seconds: float
+    ) -> Deferred[IProtocol]:
+        endpoint = TCP4ClientEndpoint if address.version == 4 else TCP6ClientEndpoint
+        there = endpoint(self._reactor, str(address), port, timeout=max(seconds, 0))
+        connecting: Deferred[IProtocol] = maybeDeferred(there.connect, factory)
+        return connecting.addTimeout(max(seconds, 0), self._reactor, connect_timed_out("no connection"))
