@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -119,7 +120,7 @@ def test_any_stream_cut_anywhere(made: tuple[bytes, list[bytes]], data: st.DataO
     stream, payloads = made
     assert read(stream) == (payloads, None, True)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)))) | {0, len(stream)})
-    pieces = [stream[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    pieces = [stream[a:b] for a, b in pairwise(cuts)]
     assert read(*pieces) == (payloads, None, True)
     assert read(*(stream[i : i + 1] for i in range(len(stream)))) == (payloads, None, True)
 
@@ -128,7 +129,7 @@ def test_any_stream_cut_anywhere(made: tuple[bytes, list[bytes]], data: st.DataO
 def test_any_bytes_cut_anywhere(stream: bytes, data: st.DataObject) -> None:
     """Whatever comes, it means the same in one piece and in many."""
     cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)))) | {0, len(stream)})
-    pieces = [stream[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    pieces = [stream[a:b] for a, b in pairwise(cuts)]
     assert read(*pieces) == read(stream)
 
 

@@ -89,18 +89,19 @@ def connect_udp(
     async def accept(request: UpgradeRequest, token: object) -> _Answer:
         logout: Callable[[], object] = _nothing
         answer: _Answer | None = None
+        _close_unless_switched(request)
         try:
             if portal is not None:
                 logged_in = await log_in(request, portal)
                 if not callable(logged_in):
-                    return _closing(request, logged_in)
+                    return logged_in
                 logout = logged_in
             answer = await _decide(request, destinations, reactor, timeout, idle_timeout)
             return answer
         finally:
             if isinstance(answer, UDPFlow):
                 answer.on_end(logout)
-                _close_unless_switched(request, answer)
+                _end_unless_switched(request, answer)
             else:
                 logout()
 
@@ -123,7 +124,7 @@ async def _decide(
     if target is None:
         request.decline_detail = "not a GET to /HOST/PORT/ below this resource"
         detail = "The path is /HOST/PORT/, and the method GET (RFC 9298)."
-        return _closing(request, StatusPage(400, "Bad Request", detail))
+        return StatusPage(400, "Bad Request", detail)
     host, port = target
     looking_up = destinations.addresses(host, port, reactor.nameResolver, "UDP")
     looking_up.addTimeout(timeout, reactor, connect_timed_out("no address"))
@@ -134,8 +135,8 @@ async def _decide(
         shown = printable(f"{host}:{port}")
         request.decline_detail = f"no flow to {shown}: {printable(str(error))}"
         if getattr(error, "osError", None) in _OUT_OF_SOCKETS:
-            return _closing(request, service_unavailable("There are no more sockets."))
-        return _closing(request, refusal(Failure(), is_looking_up=True))
+            return service_unavailable("There are no more sockets.")
+        return refusal(Failure(), is_looking_up=True)
     request.responseHeaders.setRawHeaders(_CAPSULE_PROTOCOL, [_YES])
     return UDPFlow(reactor, socket, idle_timeout)
 
@@ -185,7 +186,7 @@ def _open(reactor: IUDPReactor, addresses: list[Address], port: int) -> Connecte
     raise min(errors, key=is_unroutable)
 
 
-def _close_unless_switched(request: UpgradeRequest, flow: UDPFlow) -> None:
+def _end_unless_switched(request: UpgradeRequest, flow: UDPFlow) -> None:
     """The request ends in a switch, or in something else, after which the socket has no use."""
     if getattr(request, "channel", None) is None:
         flow.close()
@@ -195,10 +196,9 @@ def _close_unless_switched(request: UpgradeRequest, flow: UDPFlow) -> None:
     )
 
 
-def _closing(request: UpgradeRequest, answer: IResource) -> IResource:
-    """Have the connection be closed behind an answer: what follows may be capsules."""
+def _close_unless_switched(request: UpgradeRequest) -> None:
+    """Have the connection be closed behind an answer in HTTP: what follows may be capsules."""
     channel = getattr(request, "channel", None)
     if channel is not None and request.is_detachable:
         channel.persistent = False
         request.responseHeaders.setRawHeaders(b"connection", [b"close"])
-    return answer
