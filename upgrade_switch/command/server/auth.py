@@ -26,7 +26,7 @@ from zope.interface import implementer
 
 from ...server.request import UpgradeRequest
 
-__all__ = ["Guarded", "checker_of", "segments_of"]
+__all__ = ["Guarded", "checker_of", "proxy_portal", "segments_of"]
 
 _REALM = "upgrade_switch"
 
@@ -159,8 +159,29 @@ class Guarded(Resource):
 
 
 def _guard(root: IResource, checkers: Sequence[ICredentialsChecker]) -> HTTPAuthSessionWrapper:
-    portal = Portal(_SameForAll(root), [_AnyOf(checkers)])
-    return HTTPAuthSessionWrapper(portal, [BasicCredentialFactory(_REALM)])
+    return HTTPAuthSessionWrapper(_portal(root, checkers), [BasicCredentialFactory(_REALM)])
+
+
+def _portal(root: IResource, checkers: Sequence[ICredentialsChecker]) -> Portal:
+    return Portal(_SameForAll(root), [_AnyOf(checkers)])
+
+
+def proxy_portal(checkers: Mapping[str, Sequence[ICredentialsChecker]]) -> Portal | None:
+    """
+    Who may use the site as a proxy: whoever may see all of it. A CONNECT has no path.
+
+    :param checkers: the checkers of each path.
+    :return: None if everybody may.
+    :raises UsageError: if they are for some paths only.
+    """
+    if not checkers:
+        return None
+    if "/" not in checkers:
+        raise UsageError(
+            "--connect-to together with --auth for some paths only: CONNECT has no path, and would be "
+            "open to everybody; give --auth METHOD, for the whole site"
+        )
+    return _portal(Resource(), checkers["/"])
 
 
 def segments_of(path: str) -> list[bytes]:

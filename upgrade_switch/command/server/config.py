@@ -15,7 +15,17 @@ from .limits import LIMITS
 
 __all__ = ["REPEATED", "Value", "read_config"]
 
-REPEATED = ("listen", "tunnel", "class", "files", "proxy", "auth", "origin", "preface")
+REPEATED = (
+    "listen",
+    "tunnel",
+    "class",
+    "files",
+    "proxy",
+    "auth",
+    "origin",
+    "preface",
+    "connect-to",
+)
 """The options that may be given several times."""
 
 _NUMBER = str | float | int

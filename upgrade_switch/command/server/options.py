@@ -13,8 +13,9 @@ from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.strcred import AuthOptionMixin
 from twisted.python.usage import UsageError
 
-from ...errors import InvalidToken
+from ...errors import InvalidArgument, InvalidToken
 from ...negotiation import UpgradeToken
+from ...protocols._connect import Destinations
 from ..listening import LOG_FORMATS
 from .auth import checker_of
 from .config import REPEATED, Value, read_config
@@ -60,6 +61,7 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         self.proxies: dict[str, ProxyOption] = {}
         self.origins: list[str] = []
         self.prefaces: dict[bytes, str] = {}
+        self.connect_to: list[str] = []
         self.checkers: dict[str, list[ICredentialsChecker]] = {}
         self.password_files: list[str] = []
         self.status: str | None = None
@@ -196,6 +198,21 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         if key in self.prefaces:
             raise UsageError(f"--preface: {preface!r} is given twice")
         self.prefaces[key] = endpoint
+
+    def opt_connect_to(self, destination: str) -> None:
+        """
+        'HOST:PORTS': be a proxy, and connect clients that send CONNECT there. HOST is a name,
+        *.example.com (the names below it), * (everywhere but to private networks), an address or a
+        network (10.0.0.0/8, [2001:db8::/32]); PORTS is a number, 8000-8099 or *. An address that is not
+        global (loopback, private) has to be named as an address, whatever name leads to it; localhost
+        is loopback. With --auth, which then is for the whole site, CONNECT needs Proxy-Authorization.
+        May be given several times.
+        """
+        try:
+            Destinations(destination)
+        except InvalidArgument as error:
+            raise UsageError(f"--connect-to: {error}") from None
+        self.connect_to.append(destination)
 
     def opt_drain(self, seconds: str) -> None:
         """

@@ -22,14 +22,15 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request
 
 from ...errors import InvalidUpgrades
-from ...interfaces import Acceptor, IBackEnd
+from ...interfaces import Acceptor, ConnectAcceptor, IBackEnd
 from ...observe.page import StatusResource
 from ...observe.status import Status
+from ...protocols._connect import Destinations, connect_to
 from ...protocols._tunnel import TunnelFactory, tunnel
 from ...server.resource import UpgradeResource
 from ..options import needs_extra_for
 from ..reactor import ICommandReactor
-from .auth import Guarded, segments_of
+from .auth import Guarded, proxy_portal, segments_of
 from .echo import Echo
 from .files import Files, is_hidden
 from .options import ServeOptions
@@ -39,7 +40,7 @@ from .proxy import Mounted
 if TYPE_CHECKING:
     from ...proxy import UpgradeProxy
 
-__all__ = ["build_prefaces", "build_site_upgrades", "build_tree"]
+__all__ = ["build_connect", "build_prefaces", "build_site_upgrades", "build_tree"]
 
 
 # What an UpgradeResource takes for a token.
@@ -176,6 +177,24 @@ def build_site_upgrades(options: ServeOptions) -> dict[str, Acceptor]:
     with needs_extra_for("--h2c needs"):
         from ...protocols._h2c import h2c
     return {"h2c": h2c()}
+
+
+def build_connect(reactor: ICommandReactor, options: ServeOptions) -> ConnectAcceptor | None:
+    """
+    The acceptor of CONNECTs.
+
+    :return: None if the site is no proxy.
+    :raises UsageError: if passwords are required for some paths only.
+    """
+    if not options.connect_to:
+        return None
+    return connect_to(
+        Destinations(*options.connect_to),
+        reactor,
+        portal=proxy_portal(options.checkers),
+        idle_timeout=options.idle_timeout or None,
+        forgive_truncation=bool(options["forgive-truncation"]),
+    )
 
 
 def build_prefaces(reactor: ICommandReactor, options: ServeOptions) -> dict[bytes, TunnelFactory]:

@@ -73,11 +73,10 @@ def _refusal(reason: Failure, is_looking_up: bool) -> _Refusal:
     if reason.check(ConnectionRefusedError):
         return _REFUSED
     reason.trap(ConnectError, ConnectionClosed, OSError)
-    assert reason.value is not None
-    return _UNROUTABLE if is_unroutable(reason.value) else _UNAVAILABLE
+    return _UNROUTABLE if is_unroutable(reason) else _UNAVAILABLE
 
 
-def is_unroutable(error: BaseException) -> bool:
+def is_unroutable(reason: Failure) -> bool:
     """Whether there is no way to an address, as far as this machine knows."""
-    number = getattr(error, "osError", None)
-    return isinstance(error, NoRouteError) or number in (EHOSTUNREACH, EADDRNOTAVAIL)
+    number = getattr(reason.value, "osError", None)
+    return bool(reason.check(NoRouteError)) or number in (EHOSTUNREACH, EADDRNOTAVAIL)

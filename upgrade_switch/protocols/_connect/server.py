@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.cred.portal import Portal
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
@@ -75,6 +76,8 @@ def connect_to(
     """
     if not isinstance(destinations, Destinations):
         raise InvalidArgument(f"not a Destinations, which says what is allowed: {destinations!r}")
+    if not isinstance(timeout, int | float) or not timeout > 0:
+        raise InvalidArgument(f"timeout is a number of seconds above 0, not {timeout!r}")
     check_portal(portal)
     check_idle_timeout(idle_timeout)
     limits = TunnelLimits(timeout, idle_timeout, forgive_truncation)
@@ -95,7 +98,18 @@ class _Proxy:
     def accept(self, request: UpgradeRequest, authority: bytes) -> Deferred[_Answer]:
         if self._portal is None:
             return self._connect(request, authority)
-        return Deferred.fromCoroutine(self._log_in_first(request, authority, self._portal))
+        return log_in(request, self._portal).addCallback(self._logged_in, request, authority)
+
+    def _logged_in(
+        self, result: Callable[[], object] | IResource, request: UpgradeRequest, authority: bytes
+    ) -> _Answer | Deferred[_Answer]:
+        if not callable(result):
+            return result
+        if getattr(request, "channel", None) is None:
+            # The checker has taken its time, and did not mind being cancelled.
+            result()
+            raise ClientGone("the client has left while it was logging in")
+        return self._connect(request, authority).addBoth(_log_out_behind, result)
 
     def _connect(self, request: UpgradeRequest, authority: bytes) -> Deferred[_Answer]:
         there = _Destination(self._destinations, authority, self._reactor, self._limits.timeout)
@@ -107,21 +121,14 @@ class _Proxy:
             lambda reason: refusal(reason, there.is_looking_up),
         )
 
-    async def _log_in_first(self, request: UpgradeRequest, authority: bytes, portal: Portal) -> _Answer:
-        logged_in = await log_in(request, portal)
-        if not callable(logged_in):
-            return logged_in
-        answer: _Answer | None = None
-        try:
-            if getattr(request, "channel", None) is None:
-                raise ClientGone("the client has left while it was logging in")
-            answer = await self._connect(request, authority)
-            return answer
-        finally:
-            if isinstance(answer, SpliceEnd):
-                answer.splice.done.addBoth(lambda _: logged_in())
-            else:
-                logged_in()
+
+def _log_out_behind(answer: _Answer | Failure, log_out: Callable[[], object]) -> _Answer | Failure:
+    """Have the client logged out at the end of its connection, or now if there is none."""
+    if isinstance(answer, SpliceEnd):
+        answer.splice.done.addBoth(lambda _: log_out())
+    else:
+        log_out()
+    return answer
 
 
 @implementer(IStreamClientEndpoint)
@@ -149,31 +156,39 @@ class _Destination:
         return printable(self._authority)
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        return Deferred.fromCoroutine(self._connect(protocolFactory))
-
-    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
         host, _, port = self._authority.rpartition(":")
-        addresses = await self._destinations.addresses(host, int(port), self._reactor.nameResolver)
+        addresses = self._destinations.addresses(host, int(port), self._reactor.nameResolver)
+        return addresses.addCallback(self._try, int(port), protocolFactory)
+
+    def _try(
+        self,
+        addresses: list[Address],
+        port: int,
+        factory: IProtocolFactory,
+        failed: Failure | None = None,
+    ) -> Deferred[IProtocol]:
+        """
+        Try one address behind the other.
+
+        :param failed: why an earlier one could not be connected to.
+        """
         self.is_looking_up = False
-        errors: list[Exception] = []
-        for tried, address in enumerate(addresses):
-            remaining = self._deadline - self._reactor.seconds()
-            share = remaining / (len(addresses) - tried)
-            try:
-                return await self._attempt(address, int(port), factory, share)
-            except (ConnectError, ConnectionClosed, OSError) as error:
-                errors.append(error)
-        try:
-            # The most telling one: that there is no way to IPv6 is no news.
-            raise min(errors, key=is_unroutable)
-        finally:
-            # They know this frame.
-            errors.clear()
+        share = (self._deadline - self._reactor.seconds()) / len(addresses)
+
+        def not_connected(reason: Failure) -> Deferred[IProtocol]:
+            reason.trap(ConnectError, ConnectionClosed, OSError)
+            if failed is not None and not is_unroutable(failed):
+                # The more telling one: that there is no way to IPv6 is no news.
+                reason = failed
+            left = addresses[1:]
+            return self._try(left, port, factory, reason) if left else fail(reason)
+
+        return self._attempt(addresses[0], port, factory, max(share, 0)).addErrback(not_connected)
 
     def _attempt(
         self, address: Address, port: int, factory: IProtocolFactory, seconds: float
     ) -> Deferred[IProtocol]:
         endpoint = TCP4ClientEndpoint if address.version == 4 else TCP6ClientEndpoint
-        there = endpoint(self._reactor, str(address), port, timeout=max(seconds, 0))
+        there = endpoint(self._reactor, str(address), port, timeout=seconds)
         connecting: Deferred[IProtocol] = maybeDeferred(there.connect, factory)
         return connecting.addTimeout(max(seconds, 0), self._reactor, connect_timed_out("no connection"))
