@@ -17,6 +17,7 @@ HOW_TO_GET = {
     "chromium": "apt-get install chromium fonts-dejavu-core",
     "crossbar": "make crossbar",
     "curl": "apt-get install curl",
+    "dig": "apt-get install dnsutils",
     "h2load": "apt-get install nghttp2-client",
     "haproxy": "apt-get install haproxy",
     "ipptool": "apt-get install cups-ipp-utils",

@@ -201,7 +201,7 @@ async def test_a_protocol_that_does_not_start(listen: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_flood_to_a_proxy_that_does_not_read(listen: Any, udp: Any) -> None:
-    """What the connection has no room for is dropped, the newest first; it can be closed all the same."""
+    """What the connection has no room for is dropped, the newest first; it can still be closed."""
     listening = await listen("tcp", udp_site())
     client = await opened(listening, 53)
     (connection,) = listening.site.switched

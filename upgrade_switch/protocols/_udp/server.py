@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IProtocol
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
-from ...errors import InvalidArgument, connect_timed_out
+from ...errors import ClientGone, InvalidArgument, connect_timed_out
 from ...fields import is_host, printable
 from ...server.pages import StatusPage, service_unavailable
 from ...server.request import UpgradeRequest
@@ -83,6 +83,8 @@ def connect_udp(
     """
     if not isinstance(destinations, Destinations):
         raise InvalidArgument(f"not a Destinations, which says what is allowed: {destinations!r}")
+    if not isinstance(timeout, int | float) or not timeout > 0:
+        raise InvalidArgument(f"timeout is a number of seconds above 0, not {timeout!r}")
     check_portal(portal)
     check_idle_timeout(idle_timeout)
 
@@ -96,6 +98,9 @@ def connect_udp(
                 if not callable(logged_in):
                     return logged_in
                 logout = logged_in
+                if getattr(request, "channel", None) is None:
+                    # The checker has taken its time, and did not mind being cancelled.
+                    raise ClientGone("the client has left while it was logging in")
             answer = await _decide(request, destinations, reactor, timeout, idle_timeout)
             return answer
         finally:
@@ -176,14 +181,16 @@ def _open(reactor: IUDPReactor, addresses: list[Address], port: int) -> Connecte
 
     :raises ConnectError: if there is none.
     """
-    errors: list[Exception] = []
+    errors: list[Failure] = []
     for address in addresses:
         try:
             return ConnectedSocket(reactor, address, port)
         except OSError as error:
-            errors.append(getConnectError(error))
+            errors.append(Failure(getConnectError(error)))
     # The most telling one: that there is no way to IPv6 is no news.
-    raise min(errors, key=is_unroutable)
+    telling = min(errors, key=is_unroutable).value
+    assert telling is not None
+    raise telling
 
 
 def _end_unless_switched(request: UpgradeRequest, flow: UDPFlow) -> None:
