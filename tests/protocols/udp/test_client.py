@@ -363,15 +363,26 @@ async def test_nothing_is_sent_before_the_answer() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_wrong_101() -> None:
-    """A 101 to another protocol is no flow."""
+    """A 101 to another protocol is no flow, nor is one with a field of a content."""
+    wrong = [
+        SWITCH.replace(b"connect-udp", b"websocket") + b"\r\n",
+        SWITCH + b"Content-Type: text/plain\r\n\r\n",
+        SWITCH + b"Content-Length: 0\r\n\r\n",
+    ]
 
     class Wrong(Answering):
-        answer = SWITCH.replace(b"connect-udp", b"websocket") + b"\r\n"
+        @property
+        def answer(self) -> bytes:
+            return wrong[0]
 
     port = reactor.listenTCP(0, Factory.forProtocol(Wrong), interface="127.0.0.1")
     template = f"http://127.0.0.1:{port.getHost().port}/{{target_host}}/{{target_port}}/"
-    with pytest.raises(InvalidResponse):
-        await open_udp(UpgradePool(reactor), template, "127.0.0.1", 53, UDPRecorder())
+    while wrong:
+        client = UDPRecorder()
+        with pytest.raises(InvalidResponse):
+            await open_udp(UpgradePool(reactor), template, "127.0.0.1", 53, client)
+        assert client.events == []
+        wrong.pop(0)
     await port.stopListening()
 
 

@@ -99,6 +99,14 @@ async def test_other_methods(listen: Any) -> None:
         assert (await refused(listening, head))[0] == 400
 
 
+@pytest_twisted.ensureDeferred
+async def test_fields_of_a_content(listen: Any) -> None:
+    """Capsules follow the request: with a field of a content it is malformed (RFC 9297 §3.2)."""
+    listening = await listen("tcp", udp_site())
+    for fields in (b"Content-Length: 0\r\n", b"Content-Type: text/plain\r\n"):
+        assert (await refused(listening, flow_head(53, fields=fields)))[0] == 400
+
+
 REFUSED = {
     ("192.0.2.1", 53): (403, b"destination_ip_prohibited"),
     ("%3A%3Affff%3A10.0.0.1", 53): (403, b"destination_ip_prohibited"),

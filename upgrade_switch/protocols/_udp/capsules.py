@@ -10,7 +10,17 @@ from typing import Final
 
 from ...errors import InvalidCapsule
 
-__all__ = ["LONGEST_PAYLOAD", "CapsuleReader", "datagram_capsule", "read_varint", "varint"]
+__all__ = [
+    "FORBIDDEN_FIELDS",
+    "LONGEST_PAYLOAD",
+    "CapsuleReader",
+    "datagram_capsule",
+    "read_varint",
+    "varint",
+]
+
+FORBIDDEN_FIELDS: Final = (b"content-length", b"content-type", b"transfer-encoding")
+"""A message with one of these that capsules follow is malformed (RFC 9297 §3.2)."""
 
 LONGEST_PAYLOAD: Final = 65527
 """The most bytes that a UDP header can frame; a longer payload ends the stream (RFC 9298 §5)."""
@@ -53,7 +63,7 @@ def read_varint(data: bytes | bytearray, at: int) -> tuple[int, int] | None:
 
 def datagram_capsule(payload: bytes) -> bytes:
     """The capsule that carries the payload of a UDP packet."""
-    return b"\0" + varint(len(payload) + 1) + b"\0" + payload
+    return b"".join((b"\0", varint(len(payload) + 1), b"\0", payload))
 
 
 class CapsuleReader:

@@ -23,10 +23,10 @@ from ...client.endpoint import check_timeout, headers_of, unwrap_cancelled
 from ...client.pool import UpgradePool, switched_connection
 from ...client.urls import ascii_host, authority_of, http_url
 from ...connection import abort_because
-from ...errors import connect_timed_out
+from ...errors import InvalidResponse, connect_timed_out
 from ...interfaces import ICountsBytes, IStreamTransport
 from ...sending import QuietTimeout
-from .capsules import LONGEST_PAYLOAD, CapsuleReader, datagram_capsule
+from .capsules import FORBIDDEN_FIELDS, LONGEST_PAYLOAD, CapsuleReader, datagram_capsule
 from .templates import expand
 
 if TYPE_CHECKING:
@@ -101,6 +101,10 @@ def _start(
     response: IResponse, clock: IReactorTime, address: tuple[str, int], protocol: _P
 ) -> _P | Failure:
     connection = switched_connection(response)
+    for name in FORBIDDEN_FIELDS:
+        if response.headers.hasHeader(name):
+            connection.abort()
+            raise InvalidResponse(f"a 101 to connect-udp with {name.decode()} (RFC 9297 §3.2)")
     flow = _ClientFlow(clock, address, protocol)
     connection.install(flow)
     return protocol if flow.failure is None else flow.failure

@@ -63,9 +63,16 @@ class UDPFlow(Protocol):
     def logPrefix(self) -> str:
         return "connect-udp"
 
-    def on_end(self, call: Callable[[], object]) -> None:
-        """Have something called once, when the flow has ended, or is not to begin."""
+    def at_end(self, call: Callable[[], object]) -> bool:
+        """
+        Have something called once, when the flow ends, or is not to begin.
+
+        :return: False if it has ended already.
+        """
+        if not self._socket.is_open:
+            return False
         self._call_at_end = call
+        return True
 
     def close(self) -> None:
         """Close the socket of a flow that is not connected; harmless if it is closed."""

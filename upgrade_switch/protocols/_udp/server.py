@@ -22,10 +22,10 @@ from ...fields import is_host, printable
 from ...server.pages import StatusPage, service_unavailable
 from ...server.request import UpgradeRequest
 from ...splice import check_idle_timeout
-from .._connect.addresses import Address
 from .._connect.destinations import Destinations
 from .._connect.login import check_portal, log_in
 from .._connect.refusals import is_unroutable, refusal
+from .capsules import FORBIDDEN_FIELDS
 from .flow import UDPFlow
 from .idle import IDLE_TIMEOUT
 from .sockets import ConnectedSocket, IUDPReactor
@@ -40,6 +40,9 @@ _MOST_PORT: Final = 65535
 
 # RFC 9297 §3.4, in the words of RFC 9651.
 _CAPSULE_PROTOCOL, _YES = b"Capsule-Protocol", b"?1"
+
+# Characters of what is noted about a stranger's destination.
+_MOST_LOGGED: Final = 200
 
 _OUT_OF_SOCKETS = (EMFILE, ENFILE, ENOBUFS, ENOMEM)
 
@@ -69,8 +72,9 @@ def connect_udp(
     fragments (RFC 9298 §3.1). The end of the connection closes the socket.
 
     The answers without a flow are those of :func:`connect_to`, with ``Proxy-Status``; 400 for a bad
-    host, port or path, or another method than GET; 503 if there are no more sockets. The connection is
-    closed behind them, since RFC 9298 §5 once let clients send before they are answered (RFC 9931).
+    host, port or path, another method than GET, or fields of a content; 503 if there are no more
+    sockets. The connection is closed behind them, since RFC 9298 §5 once let clients send before they
+    are answered (RFC 9931).
 
     :param destinations: what is allowed.
     :param reactor: looks names up, watches the sockets, and is the clock.
@@ -88,62 +92,86 @@ def connect_udp(
     check_portal(portal)
     check_idle_timeout(idle_timeout)
 
-    async def accept(request: UpgradeRequest, token: object) -> _Answer:
-        logout: Callable[[], object] = _nothing
-        answer: _Answer | None = None
+    return _UDPProxy(destinations, reactor, portal, timeout, idle_timeout).accept
+
+
+class _UDPProxy:
+    """What :func:`connect_udp` makes."""
+
+    def __init__(
+        self,
+        destinations: Destinations,
+        reactor: IUDPReactor,
+        portal: Portal | None,
+        timeout: float,
+        idle_timeout: float | None,
+    ) -> None:
+        self._destinations = destinations
+        self._reactor = reactor
+        self._portal = portal
+        self._timeout = timeout
+        self._idle_timeout = idle_timeout
+
+    async def accept(self, request: UpgradeRequest, token: object) -> _Answer:
         _close_unless_switched(request)
+        if self._portal is None:
+            return await self._flow(request)
+        logged_in = await log_in(request, self._portal)
+        if not callable(logged_in):
+            return logged_in
+        answer: _Answer | None = None
         try:
-            if portal is not None:
-                logged_in = await log_in(request, portal)
-                if not callable(logged_in):
-                    return logged_in
-                logout = logged_in
-                if getattr(request, "channel", None) is None:
-                    # The checker has taken its time, and did not mind being cancelled.
-                    raise ClientGone("the client has left while it was logging in")
-            answer = await _decide(request, destinations, reactor, timeout, idle_timeout)
+            if getattr(request, "channel", None) is None:
+                # The checker has taken its time, and did not mind being cancelled.
+                raise ClientGone("the client has left while it was logging in")
+            answer = await self._flow(request)
             return answer
         finally:
-            if isinstance(answer, UDPFlow):
-                answer.on_end(logout)
-                _end_unless_switched(request, answer)
-            else:
-                logout()
+            if not (isinstance(answer, UDPFlow) and answer.at_end(logged_in)):
+                logged_in()
 
-    return accept
+    async def _flow(self, request: UpgradeRequest) -> _Answer:
+        """A flow to where the request wants to go, or why there is none."""
+        target = _target(request)
+        if target is None:
+            request.decline_detail = "not a GET to /HOST/PORT/ below this resource"
+            detail = "The path is /HOST/PORT/, and the method GET (RFC 9298)."
+            return StatusPage(400, "Bad Request", detail)
+        if any(map(request.requestHeaders.hasHeader, FORBIDDEN_FIELDS)):
+            request.decline_detail = "a field of a content, which a request for connect-udp has not"
+            return StatusPage(400, "Bad Request", "Capsules follow, and no content (RFC 9297).")
+        try:
+            socket = await self._open(*target)
+        except Exception as error:
+            request.decline_detail = f"no flow: {printable(str(error))[:_MOST_LOGGED]}"
+            if getattr(error, "osError", None) in _OUT_OF_SOCKETS:
+                return service_unavailable("There are no more sockets.")
+            return refusal(Failure(), is_looking_up=True)
+        for name in FORBIDDEN_FIELDS:
+            request.responseHeaders.removeHeader(name)
+        request.responseHeaders.setRawHeaders(_CAPSULE_PROTOCOL, [_YES])
+        flow = UDPFlow(self._reactor, socket, self._idle_timeout)
+        _end_unless_switched(request, flow)
+        return flow
 
+    async def _open(self, host: str, port: int) -> ConnectedSocket:
+        """
+        A socket to the first of a host's addresses that there is a way to.
 
-def _nothing() -> None:
-    """What is called when nobody has logged in."""
-
-
-async def _decide(
-    request: UpgradeRequest,
-    destinations: Destinations,
-    reactor: IUDPReactor,
-    timeout: float,
-    idle_timeout: float | None,
-) -> _Answer:
-    """A flow to where the request wants to go, or why there is none."""
-    target = _target(request)
-    if target is None:
-        request.decline_detail = "not a GET to /HOST/PORT/ below this resource"
-        detail = "The path is /HOST/PORT/, and the method GET (RFC 9298)."
-        return StatusPage(400, "Bad Request", detail)
-    host, port = target
-    looking_up = destinations.addresses(host, port, reactor.nameResolver, "UDP")
-    looking_up.addTimeout(timeout, reactor, connect_timed_out("no address"))
-    try:
-        addresses = await looking_up
-        socket = _open(reactor, addresses, port)
-    except Exception as error:
-        shown = printable(f"{host}:{port}")
-        request.decline_detail = f"no flow to {shown}: {printable(str(error))}"
-        if getattr(error, "osError", None) in _OUT_OF_SOCKETS:
-            return service_unavailable("There are no more sockets.")
-        return refusal(Failure(), is_looking_up=True)
-    request.responseHeaders.setRawHeaders(_CAPSULE_PROTOCOL, [_YES])
-    return UDPFlow(reactor, socket, idle_timeout)
+        :raises ConnectError: if there is none. What ``Destinations`` fails with is raised, too.
+        """
+        looking_up = self._destinations.addresses(host, port, self._reactor.nameResolver, "UDP")
+        looking_up.addTimeout(self._timeout, self._reactor, connect_timed_out("no address"))
+        errors: list[Failure] = []
+        for address in await looking_up:
+            try:
+                return ConnectedSocket(self._reactor, address, port)
+            except OSError as error:
+                errors.append(Failure(getConnectError(error)))
+        # The most telling one: that there is no way to IPv6 is no news.
+        telling = min(errors, key=is_unroutable).value
+        assert telling is not None
+        raise telling
 
 
 def _target(request: UpgradeRequest) -> tuple[str, int] | None:
@@ -173,24 +201,6 @@ def _is_target_host(host: str) -> bool:
         return False
     # A name may be internationalised; a percent sign would be a second encoding.
     return "%" not in host and (not host.isascii() or is_host(host.encode()))
-
-
-def _open(reactor: IUDPReactor, addresses: list[Address], port: int) -> ConnectedSocket:
-    """
-    A socket to the first address that there is a way to.
-
-    :raises ConnectError: if there is none.
-    """
-    errors: list[Failure] = []
-    for address in addresses:
-        try:
-            return ConnectedSocket(reactor, address, port)
-        except OSError as error:
-            errors.append(Failure(getConnectError(error)))
-    # The most telling one: that there is no way to IPv6 is no news.
-    telling = min(errors, key=is_unroutable).value
-    assert telling is not None
-    raise telling
 
 
 def _end_unless_switched(request: UpgradeRequest, flow: UDPFlow) -> None:

@@ -90,6 +90,10 @@ class ConnectedSocket:
             opened.close()
             raise
 
+    @property
+    def is_open(self) -> bool:
+        return self._socket is not None
+
     def start(self, receiver: Receiver) -> None:
         """Read, from now on."""
         self._receiver = receiver
