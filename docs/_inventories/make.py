@@ -20,11 +20,13 @@ TWISTED = [
     "twisted.internet.defer.Deferred",
     "twisted.internet.error.ConnectError",
     "twisted.internet.error.ConnectionAborted",
+    "twisted.internet.error.DNSLookupError",
     "twisted.internet.error.TimeoutError",
     "twisted.internet.interfaces.IAddress",
     "twisted.internet.interfaces.IConsumer",
     "twisted.internet.interfaces.IDelayedCall",
     "twisted.internet.interfaces.IHalfCloseableProtocol",
+    "twisted.internet.interfaces.IHostnameResolver",
     "twisted.internet.interfaces.IListeningPort",
     "twisted.internet.interfaces.IOpenSSLContextFactory",
     "twisted.internet.interfaces.IOpenSSLServerConnectionCreator",
@@ -82,7 +84,9 @@ PYTHON = {
         ]
     ],
     "library/enum.html": ["enum.StrEnum"],
-    "library/ipaddress.html": ["ipaddress.IPv4Network", "ipaddress.IPv6Network"],
+    "library/ipaddress.html": [
+        f"ipaddress.{name}" for name in ["IPv4Address", "IPv4Network", "IPv6Address", "IPv6Network"]
+    ],
     "library/typing.html": ["typing.Any", "typing.NamedTuple", "typing.TypeAlias"],
 }
 

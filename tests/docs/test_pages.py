@@ -45,6 +45,7 @@ __all__ = ["read"]  # a fixture
 KNOWN = {
     "howto/auth.md": {"python": 4, "console": 2},
     "howto/client.md": {"python": 3},
+    "howto/connect.md": {"python": 1, "console": 4},
     "howto/from-autobahn.md": {"python": 2},
     "howto/from-stolen-transport.md": {"python": 3},
     "howto/from-twisted-web-websocket.md": {"python": 1},

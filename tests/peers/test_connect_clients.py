@@ -13,14 +13,14 @@ import pytest
 import pytest_twisted
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.threads import deferToThread
-from twisted.web.pages import forbidden
 from twisted.web.resource import Resource
+from twisted.web.static import File
 
 from tests.kit.certificate import CERTIFICATE_PEM
 from tests.kit.commands import PATIENCE, output_of
 from tests.kit.foreign import needs
 from tests.kit.harness import WatchedSite, patient, reactor
-from upgrade_switch.protocols import tunnel
+from upgrade_switch.protocols import Destinations, connect_to, tunnel
 
 LARGE = random.Random(7).randbytes(3_000_000)
 
@@ -44,17 +44,11 @@ class Far(Resource):
 def proxy(listen: Any) -> Any:
     """A far site, and one in front of it that lets CONNECTs through to it, and to nobody else."""
 
-    async def start(kind: str) -> tuple[Any, Any]:
-        far = await listen(kind, WatchedSite(Far()))
-        allowed = b"localhost:%d" % far.port.getHost().port
-
-        def accept(request: Any, authority: bytes) -> Any:
-            if authority != allowed:
-                return forbidden()
-            host, _, port = authority.decode("ascii").rpartition(":")
-            return tunnel(HostnameEndpoint(reactor, host, int(port)))(request, authority)
-
-        return far, await listen("tcp", WatchedSite(Resource(), connect=accept))
+    async def start(kind: str, behind: Resource | None = None) -> tuple[Any, Any]:
+        far = await listen(kind, WatchedSite(behind or Far()))
+        allowed = Destinations(f"localhost:{far.port.getHost().port}")
+        connect = connect_to(allowed, reactor)
+        return far, await listen("tcp", WatchedSite(Resource(), connect=connect))
 
     return start
 
@@ -95,6 +89,26 @@ async def test_curl_is_refused(proxy: Any) -> None:
     done = await deferToThread(subprocess.run, command, capture_output=True, timeout=PATIENCE)
     assert done.returncode == 56
     assert b"403" in done.stderr
+
+
+@needs("git")
+@pytest_twisted.ensureDeferred
+async def test_git(proxy: Any, authority: Path, tmp_path: Path) -> None:
+    """git clones from an https server through the proxy."""
+    served = tmp_path / "served"
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", "-C", str(served)]
+    served.mkdir()
+    for line in ("init -q", "commit -q --allow-empty -m first", "update-server-info"):
+        await output_of(*git, *line.split())
+    far, near = await proxy("tls", File(str(served / ".git")))
+    here = near.url.removeprefix("http://")
+    environment = ["env", "no_proxy=", "NO_PROXY=", f"GIT_SSL_CAINFO={authority}"]
+    clone = tmp_path / "clone"
+    through = ["git", "-c", f"http.proxy=http://{here}", "clone", "-q", far.url, str(clone)]
+    await output_of(*environment, *through)
+    assert b"first" in await output_of("git", "-C", str(clone), "log")
+    assert set(near.site.lines) == {(200, b"localhost:%d" % far.port.getHost().port)}
+    await patient(near.site.switched.when_empty())
 
 
 @pytest.mark.parametrize("kind", ["tcp", "tls"])

@@ -20,6 +20,10 @@ from upgrade_switch.protocols import Destinations
 pycurl = pytest.importorskip("pycurl")
 http3 = pytest.importorskip("tests.kit.http3")
 
+pytestmark = pytest.mark.skipif(
+    pycurl.version_info()[2] < 0x081700, reason="libcurl 8.23 is the first that speaks connect-udp"
+)
+
 # curl's CURL_HTTP_VERSION_3ONLY.
 ONLY_HTTP3 = 31
 
