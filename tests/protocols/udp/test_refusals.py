@@ -9,8 +9,6 @@ from typing import Any
 import pytest_twisted
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.portal import IRealm, Portal
-from twisted.internet.address import IPv4Address
-from twisted.internet.interfaces import IHostnameResolver
 from twisted.web.resource import IResource, Resource
 from zope.interface import implementer
 
@@ -25,6 +23,7 @@ from tests.kit.datagrams import (
     udp_site,
 )
 from tests.kit.harness import Recorder, field, reactor, status, turns
+from tests.kit.naming import Names
 from tests.kit.waiting import eventually
 from upgrade_switch import UpgradeResource
 from upgrade_switch.protocols import Destinations, connect_udp
@@ -120,29 +119,20 @@ REFUSED = {
 }
 
 
-@implementer(IHostnameResolver)
-class Resolver:
-    """Knows some names; those that it does not know it never answers for."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def resolveHostName(self, receiver: Any, name: str, port: int = 0, *_: Any, **__: Any) -> Any:
-        self.asked.append(name)
-        found = {"nowhere.example": [], "private.example": ["10.0.0.1"], "here.example": ["127.0.0.1"]}
-        if name in found:
-            receiver.resolutionBegan(None)
-            for address in found[name]:
-                receiver.addressResolved(IPv4Address("UDP", address, port))
-            receiver.resolutionComplete()
-
-
 class ResolvingReactor(MixedReactor):
     """A reactor with a Clock's time and a resolver of its own."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.nameResolver = Resolver()
+        self.nameResolver = Names(
+            {
+                "nowhere.example": [],
+                "private.example": ["10.0.0.1"],
+                "here.example": ["127.0.0.1"],
+                "slow.example": None,
+                "slower.example": None,
+            }
+        )
 
 
 @pytest_twisted.ensureDeferred
