@@ -68,8 +68,10 @@ async def test_flood_from_the_destination(kind: str, listen: Any, udp: Any) -> N
     datagram = b"x" * 1200
     with at_most(3_000_000):
         # Until the flow has filled everything on the way and stops reading, and then some more.
-        more = 20
+        sent, more = 0, 20
         while flow_sockets() or (more := more - 1):
+            sent += 50 * len(datagram)
+            assert sent < 20 * MANY, "the flow goes on reading"
             for _ in range(50):
                 server.transport.write(datagram, there)
             await turns(1)
