@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import ref
 
 import pytest
 import pytest_twisted
@@ -122,6 +123,30 @@ async def test_stop_listening(kind: str, listen: Any, udp: Any) -> None:
     assert transport.dropped == 2
     await listening.site.switched.when_empty()
     assert echo.got == []
+
+
+@pytest.mark.parametrize("how", ["stop", "abort"])
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_left(how: str, listen: Any, udp: Any, no_gc: None) -> None:
+    """Behind the end there is no timer, and reference counting alone frees a flow."""
+    echo = udp.listen(UDPEcho())
+    listening = await listen("tcp", udp_site(idle_timeout=None))
+    calls = len(reactor.getDelayedCalls())
+    client = await opened(listening, echo.port)
+    client.transport.write(b"hello")
+    await client.receives(b"hello")
+    remembered = ref(client.transport), ref(client.transport._flow)
+    if how == "stop":
+        client.transport.stopListening()
+    else:
+        (connection,) = listening.site.switched
+        connection.abort()
+        del connection
+    await client.is_stopped()
+    await listening.site.switched.when_empty()
+    await turns()
+    assert [r() for r in remembered] == [None, None]
+    assert len(reactor.getDelayedCalls()) == calls
 
 
 @pytest.mark.parametrize("how", ["abort", "malformed"])
