@@ -51,5 +51,9 @@ intersphinx_mapping = {
 }
 
 nitpicky = True
-# autobahn's own documentation has no inventory of these.
-nitpick_ignore_regex = [("py:.*", r"(autobahn\..*)?WebSocket(Server|Client)(Factory|Protocol)")]
+nitpick_ignore_regex = [
+    # autobahn's own documentation has no inventory of these.
+    ("py:.*", r"(autobahn\..*)?WebSocket(Server|Client)(Factory|Protocol)"),
+    # A type variable.
+    ("py:class", r"upgrade_switch\.protocols\._udp\.client\._P"),
+]

@@ -23,6 +23,7 @@ Every exception that this package defines, in one tree::
     ├── NotRead      (ConnectionAborted)      a client left more unread than max_unsent
     ├── AlreadyStreamed                       Request.stream_content, a second time
     ├── InvalidContent      (ValueError)      a request's content that breaks the rules
+    ├── InvalidCapsule      (ValueError)      a stream of capsules that breaks the rules
     ├── DestinationRefused                    a destination that a client may not reach
     │   ├── DestinationNotAllowed             its name or port is not allowed
     │   └── AddressProhibited                 its address is not allowed
@@ -61,6 +62,7 @@ __all__ = [
     "DestinationRefused",
     "Draining",
     "InvalidArgument",
+    "InvalidCapsule",
     "InvalidContent",
     "InvalidPhrase",
     "InvalidPrefaces",
@@ -188,6 +190,13 @@ class InvalidContent(UpgradeError, ValueError):
     """
     The failure of ``stream_content`` when a client's content breaks the chunked grammar (RFC 9112
     §7.1). The connection is being closed.
+    """
+
+
+class InvalidCapsule(UpgradeError, ValueError):
+    """
+    Why a connection was aborted on which capsules travel (``connect_udp``, ``open_udp``), if the other
+    end has broken their rules (RFC 9297 §3.3, RFC 9298 §5).
     """
 
 

@@ -60,6 +60,7 @@ KNOWN = {
     "howto/testing.md": {"python": 10},
     "howto/tls.md": {"console": 3, "python": 4},
     "howto/tunnels.md": {"console": 7, "python": 1},
+    "howto/udp.md": {"console": 3, "python": 2},
     "howto/websocket.md": {"python": 3},
     "index.md": {"console": 1},
     "operating.md": {"python": 4, "console": 6, "toml": 2},

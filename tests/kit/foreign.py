@@ -18,6 +18,7 @@ HOW_TO_GET = {
     "corkscrew": "apt-get install corkscrew",
     "crossbar": "make crossbar",
     "curl": "apt-get install curl",
+    "dig": "apt-get install dnsutils",
     "docker": "make docker",
     "git": "apt-get install git",
     "h2load": "apt-get install nghttp2-client",

@@ -16,8 +16,10 @@ __all__ = [
     "WebSocketEndpoint",
     "byte_stream",
     "connect_to",
+    "connect_udp",
     "connect_websocket",
     "h2c",
+    "open_udp",
     "tls",
     "tls_required",
     "tunnel",
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from ._h2c import h2c
     from ._tls import TLSUpgradePool, tls, tls_required
     from ._tunnel import TunnelFactory, tunnel
+    from ._udp import connect_udp, open_udp
     from ._websocket import (
         SAME_ORIGIN,
         WebSocketEndpoint,
@@ -46,6 +49,8 @@ _MODULES = {
     "tls_required": "_tls",
     "TunnelFactory": "_tunnel",
     "tunnel": "_tunnel",
+    "connect_udp": "_udp",
+    "open_udp": "_udp",
     "SAME_ORIGIN": "_websocket",
     "WebSocketEndpoint": "_websocket",
     "byte_stream": "_websocket",

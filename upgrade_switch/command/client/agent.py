@@ -33,6 +33,9 @@ from ..reactor import ICommandReactor
 
 __all__ = ["Insecure", "agent_with", "ask_password", "basic", "encoded", "header", "why"]
 
+# What UDP through a proxy asks for (RFC 9298).
+_CONNECT_UDP = "connect-udp"
+
 # RFC 9110 §5.5.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -176,6 +179,10 @@ def why(reason: Failure, headers: Headers, token: str) -> str:
 
 def _why_not_switched(error: NotSwitched, headers: Headers, token: str) -> str:
     response = error.response
+    if response.code == 407 and token == _CONNECT_UDP:
+        return (
+            f"the proxy requires a user name and a password (--user, or in the URL of --via): {error}"
+        )
     if response.code == 407:
         return f"the proxy requires a user name and a password (in its URL, for --via): {error}"
     if response.code == 401:

@@ -5,20 +5,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from select import POLLERR, poll
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IProtocol
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.interfaces import IAddress, IProtocol, IStreamServerEndpoint
+from twisted.internet.protocol import DatagramProtocol, Factory, connectionDone
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from zope.interface import provider
 
 from ... import _twisted
+from ...client.pool import UpgradePool
 from ...connecting import ConnectingEnd, ServerEnd, SingleUseFactory
 from ...fields import printable
+from ...protocols._udp import open_udp
 from ...sending import remaining
 from ...splice import Splice, SpliceEnd
 from ..exits import USAGE, explain, say
@@ -28,10 +32,13 @@ from .progress import STDERR, FarEnd, NearEnd, ProgressLine, Traffic
 from .quiet import Quiet
 from .retrying import RetryingEndpoint
 from .target import SAFE_METHODS, TargetOptions, parse_target
+from .udp import UDPEndpoint, UDPForwarding, UDPTarget, parse_udp_target, udp_template
 
 __all__ = ["ForwardOptions", "Forwarding", "run_forward"]
 
 _log = Logger()
+
+_CONNECT_UDP = "connect-udp"
 
 
 class ForwardOptions(TargetOptions):
@@ -46,21 +53,78 @@ class ForwardOptions(TargetOptions):
         "in binary messages. While there is no answer from URL, or its answer is 502, 503 or 504, a "
         "connection waits, and URL is asked again until --timeout is over; with --data, or a --method "
         "that is not GET, HEAD or OPTIONS, only while URL cannot be reached. If standard error is a "
-        "terminal, it shows the traffic."
+        "terminal, it shows the traffic. With --udp-to, ENDPOINT is udp:PORT, and URL that of a UDP "
+        "proxy (RFC 9298)."
     )
     examples: tuple[str, ...] = (
         "upgrade-switch forward tcp:5432:interface=127.0.0.1 https://example.com/db postgres",
         "upgrade-switch forward tcp:5901:interface=127.0.0.1 wss://example.com/vnc",
         "upgrade-switch forward --timeout 300 --ca ca.pem unix:db.sock https://example.com/db postgres",
+        "upgrade-switch forward --udp-to 9.9.9.9:53 udp:5353:interface=127.0.0.1 https://example.com",
     )
 
+    udp_to: UDPTarget | None = None
+
+    def opt_udp_to(self, value: str) -> None:
+        """
+        HOST:PORT: forward datagrams there, from ENDPOINT (udp:5353:interface=127.0.0.1), by the proxy
+        for UDP at URL (connect-udp). Each local client has a flow of its own, for as long as something
+        moves every two minutes. The URL of a host stands for /.well-known/masque/udp/ there; it may
+        have {target_host} and {target_port} in it.
+        """
+        if self.udp_to is not None:
+            raise UsageError("--udp-to is given twice")
+        self.udp_to = parse_udp_target(value)
+
     def parseArgs(self, *arguments: str) -> None:
+        arguments = self._without_udp_to(arguments)
         if any(argument.startswith("--") for argument in arguments):
             raise UsageError("options must come before ENDPOINT")
         if len(arguments) not in (2, 3):
             raise UsageError("three arguments are needed: ENDPOINT, URL and TOKEN")
         self.local, *rest = arguments
-        self.target = parse_target(tuple(rest))
+        is_udp = self.local.partition(":")[0] == "udp"
+        if is_udp != (self.udp_to is not None):
+            raise UsageError("udp:PORT and --udp-to HOST:PORT belong together")
+        if self.udp_to is None:
+            self.target = parse_target(tuple(rest))
+            return
+        if [token.lower() for token in rest[1:]] not in ([], [_CONNECT_UDP]):
+            raise UsageError(f"with --udp-to, the token is {_CONNECT_UDP}, not {rest[1]!r}")
+        url = udp_template(rest[0], self.udp_to)
+        self.target = parse_target((url, _CONNECT_UDP))
+
+    def _without_udp_to(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        """The arguments; ``--udp-to`` may also stand among or behind them."""
+        for at, word in enumerate(arguments):
+            name, has_value, value = word.partition("=")
+            if name == "--udp-to":
+                behind = arguments[at + 1 :]
+                if not has_value and not behind:
+                    raise UsageError("--udp-to needs HOST:PORT")
+                self.opt_udp_to(value if has_value else behind[0])
+                return (*arguments[:at], *(behind if has_value else behind[1:]))
+        return arguments
+
+    def postOptions(self) -> None:
+        super().postOptions()
+        credentials = self.headers.getRawHeaders(b"authorization")
+        if self.udp_to is not None and credentials:
+            # A proxy asks for the former, as a rule (RFC 9110 §11.7.1), and an origin for the latter.
+            self.headers.setRawHeaders(b"proxy-authorization", credentials)
+
+    def open_udp(self, reactor: ICommandReactor) -> Callable[[DatagramProtocol], Deferred[Any]]:
+        """What opens flows to the target as these options say."""
+        assert self.udp_to is not None
+        return partial(
+            open_udp,
+            UpgradePool(reactor),
+            self.target.url,
+            *self.udp_to,
+            headers=self.headers,
+            agent=self.agent(reactor),
+            timeout=self["timeout"],
+        )
 
 
 def run_forward(options: ForwardOptions) -> int:
@@ -83,7 +147,7 @@ def run_forward(options: ForwardOptions) -> int:
     begin_logging(LogLevel.info)
     try:
         factory = Forwarding(reactor, options, traffic)
-        endpoints = [(options.local, server_endpoint(reactor, options.local))]
+        endpoints = [(options.local, factory.local_endpoint(reactor))]
     except UsageError as error:
         say(f"forward: {error}")
         return USAGE
@@ -121,6 +185,18 @@ class Forwarding(Factory):
         forgive = bool(self._options["forgive-truncation"])
         Splice(near, _Far(self), forgive_truncation=forgive, reactor=self.clock)
         return near
+
+    def local_endpoint(self, reactor: ICommandReactor) -> IStreamServerEndpoint:
+        """
+        Where to listen, as the options say.
+
+        :raises UsageError: if that is wrong.
+        """
+        options = self._options
+        if options.udp_to is None:
+            return server_endpoint(reactor, options.local)
+        protocol = UDPForwarding(reactor, self.traffic, options.open_udp(reactor), self.log)
+        return UDPEndpoint(reactor, options.local, protocol)
 
     def connect(self, near: _Local) -> Deferred[IProtocol]:
         """Connect the other end of a splice."""

@@ -257,13 +257,17 @@ class TargetOptions(CommandOptions):
         """Whether the end of the input closes a connection without half-close (``--eof``)."""
         return bool((self["eof"] or self.eof_default) == "close")
 
+    def agent(self, reactor: ICommandReactor) -> IAgent:
+        """The agent that asks the target as these options say."""
+        return agent_with(reactor, self._policy, self._proxy)
+
     def endpoint(self, reactor: ICommandReactor) -> IStreamClientEndpoint:
         """
         The endpoint that connects to the target as these options say.
 
         :raises UsageError: if an extra that it needs is not installed.
         """
-        agent = agent_with(reactor, self._policy, self._proxy)
+        agent = self.agent(reactor)
         heartbeat = self["heartbeat"] or None
         return self.target.endpoint(
             reactor,

@@ -45,6 +45,11 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
     optFlags = [  # noqa: RUF012 - twisted.python.usage wants a list
         ["h2c", None, "Speak HTTP/2 without TLS too: by upgrade, and with prior knowledge."],
         [
+            "udp",
+            None,
+            "Pass UDP on, too, to where --connect-to allows (connect-udp at /.well-known/masque/udp).",
+        ],
+        [
             "forgive-truncation",
             None,
             "In tunnels, take TLS that ends without its closing alert for a clean end.",
@@ -252,6 +257,8 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
     def postOptions(self) -> None:
         if self.config is not None:
             self._read(self.config)
+        if self["udp"] and not self.connect_to:
+            raise UsageError("--udp needs --connect-to, which says where clients may go")
 
     def _read(self, config: str) -> None:
         try:

@@ -27,6 +27,8 @@ from ...observe.page import StatusResource
 from ...observe.status import Status
 from ...protocols._connect import Destinations, connect_to
 from ...protocols._tunnel import TunnelFactory, tunnel
+from ...protocols._udp import connect_udp
+from ...protocols._udp.idle import IDLE_TIMEOUT
 from ...server.resource import UpgradeResource
 from ..options import needs_extra_for
 from ..reactor import ICommandReactor
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 
 __all__ = ["build_connect", "build_prefaces", "build_site_upgrades", "build_tree"]
 
+
+# RFC 9298 §3: where clients look for it.
+_UDP = "/.well-known/masque/udp"
 
 # What an UpgradeResource takes for a token.
 Upgrade = Acceptor | IProtocolFactory
@@ -98,8 +103,29 @@ def build_tree(reactor: ICommandReactor, options: ServeOptions, status: Status) 
     proxies = _proxies(reactor, options, status, taken)
     if not isinstance(root, Files):
         _check_guards(options, [*resources, *proxies])
-    tree = Mounted(root, resources, proxies) if proxies else root
-    return Guarded(tree, _checkers(options)) if options.checkers else tree
+    tree: IResource = Mounted(root, resources, proxies) if proxies else root
+    if options.checkers:
+        tree = Guarded(tree, _checkers(options))
+    return _with_udp(reactor, options, tree, taken) if options["udp"] else tree
+
+
+def _with_udp(
+    reactor: ICommandReactor, options: ServeOptions, tree: IResource, taken: Collection[str]
+) -> IResource:
+    """
+    The tree with connect-udp in it, which has its own way to ask for passwords: a proxy's, as for
+    CONNECT.
+    """
+    for path in taken:
+        if f"{path}/".startswith(f"{_UDP}/"):
+            raise UsageError(f"--udp: {_UDP} is taken by another resource")
+    acceptor = connect_udp(
+        Destinations(*options.connect_to),
+        reactor,
+        portal=proxy_portal(options.checkers),
+        idle_timeout=max(options.idle_timeout or 0, IDLE_TIMEOUT),
+    )
+    return Mounted(tree, (), {_UDP: UpgradeResource({"connect-udp": acceptor}, optimistic="refuse")})
 
 
 def _proxies(
