@@ -107,7 +107,7 @@ class ILayered(IProtocol):
 class ITakesUpgrades(Interface):
     """A resource that switches by itself; a site's own upgrades leave it what it takes."""
 
-    def takes(request: IUpgradeRequest) -> bool:  # noqa: N805 - interfaces have no self
+    def takes(request: IUpgradeRequest) -> bool:
         """Whether it switches to one of the tokens in ``request.offer``."""
 
 
@@ -143,7 +143,7 @@ class IStreamsContent(Interface):
 class ISelective(Interface):
     """An acceptor that ignores some requests: for those, its token counts as unknown."""
 
-    def ignores(request: IUpgradeRequest) -> bool:  # noqa: N805 - interfaces have no self
+    def ignores(request: IUpgradeRequest) -> bool:
         """Whether this request's offer is to be ignored (RFC 9110 §7.8: never an error)."""
 
 
@@ -152,7 +152,7 @@ class IPrefaced(Interface):
 
     preface: bytes | None = Attribute("The first bytes of such a connection; None: there are none.")
 
-    def factory_for(site: IUpgradeSite) -> IProtocolFactory:  # noqa: N805 - interfaces have no self
+    def factory_for(site: IUpgradeSite) -> IProtocolFactory:
         """
         What builds the protocols of connections to a site that begin with the preface. Only
         connections without TLS are looked at: inside it, ALPN names the protocol.
@@ -195,7 +195,7 @@ class ISwitchObserver(Interface):
     observer that takes long delays the connection. What an observer raises is logged, and harmless.
     """
 
-    def switched(connection: ISwitchedConnection) -> None:  # noqa: N805 - interfaces have no self
+    def switched(connection: ISwitchedConnection) -> None:
         """
         A connection is given to its target. A connection that switches again (a WebSocket inside
         upgraded TLS) is reported again, and ends once.
@@ -203,7 +203,7 @@ class ISwitchObserver(Interface):
         :param connection: the entry in ``site.switched``, with token, path, peer and target.
         """
 
-    def ended(connection: ISwitchedConnection, seconds: float, reason: Failure) -> None:  # noqa: N805
+    def ended(connection: ISwitchedConnection, seconds: float, reason: Failure) -> None:
         """
         A switched connection is over, and its target has been told.
 
@@ -212,7 +212,7 @@ class ISwitchObserver(Interface):
         :param reason: what the transport says.
         """
 
-    def declined(request: IUpgradeRequest, token: UpgradeToken | None, why: Declined) -> None:  # noqa: N805
+    def declined(request: IUpgradeRequest, token: UpgradeToken | None, why: Declined) -> None:
         """
         A request for an upgrade is answered in HTTP, or not at all.
 
@@ -307,7 +307,7 @@ class IDetachable(Interface):
         :raises NotDetachable: if nobody knows, or if something else is there.
         """
 
-    def detach(head: SwitchHead | None) -> bytes:  # noqa: N805 - interfaces have no self
+    def detach(head: SwitchHead | None) -> bytes:
         """
         Write the head, finish the request that it answers, and take everything that is HTTP's off
         the connection: timers, the registered producer, and the request itself.
@@ -333,14 +333,10 @@ class IUpgradeRequest(IRequest):
     expects_continue: bool = Attribute("Whether the client waits for a 100 (Continue).")
     has_unread_content: bool = Attribute("Whether some of a streamed content is still unread.")
 
-    def take_over(
-        target: IProtocol,  # noqa: N805 - interfaces have no self
-        code: int = 200,
-        phrase: bytes = b"OK",
-    ) -> ISwitchedConnection:
+    def take_over(target: IProtocol, code: int = 200, phrase: bytes = b"OK") -> ISwitchedConnection:
         """Answer with a head, and give the connection to another protocol, without an upgrade."""
 
-    def stream_content(consumer: IConsumer) -> Deferred[None]:  # noqa: N805 - interfaces have no self
+    def stream_content(consumer: IConsumer) -> Deferred[None]:
         """
         Give the content to a consumer, as fast as that takes it (see :class:`IStreamsContent`).
 
@@ -348,9 +344,7 @@ class IUpgradeRequest(IRequest):
         """
 
     def send_informational(
-        code: int,  # noqa: N805 - interfaces have no self
-        phrase: bytes = b"",
-        fields: Iterable[tuple[bytes, bytes]] = (),
+        code: int, phrase: bytes = b"", fields: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
         """Send an interim response, such as 100 (Continue), where that is possible."""
 
@@ -372,35 +366,35 @@ class IUpgradeSite(Interface):
     switched: Any = Attribute("The connections that are switched (``server.switched``).")
     deciding: MutableSet[Any] = Attribute("The decisions that acceptors are still at work on.")
 
-    def start_factory(factory: IProtocolFactory) -> None:  # noqa: N805 - interfaces have no self
+    def start_factory(factory: IProtocolFactory) -> None:
         """Call a factory's ``doStart`` before its first use; its ``doStop`` comes with the site's."""
 
-    def buildProtocol(addr: IAddress) -> IProtocol | None:  # noqa: N805 - interfaces have no self
+    def buildProtocol(addr: IAddress) -> IProtocol | None:
         """Build what speaks HTTP on a connection."""
 
-    def getResourceFor(request: Any) -> IResource:  # noqa: N805 - interfaces have no self
+    def getResourceFor(request: Any) -> IResource:
         """The resource that a request addresses."""
 
-    def site_upgrade_for(request: IUpgradeRequest) -> IResource | None:  # noqa: N805
+    def site_upgrade_for(request: IUpgradeRequest) -> IResource | None:
         """What answers a request that offers one of the site's own tokens; None: the tree does."""
 
-    def match(request: IUpgradeRequest) -> Any:  # noqa: N805 - interfaces have no self
+    def match(request: IUpgradeRequest) -> Any:
         """The first offered token that is the site's own (``server.upgrades.UpgradeMatch``)."""
 
-    def offers(token: str) -> bool:  # noqa: N805 - interfaces have no self
+    def offers(token: str) -> bool:
         """Whether one of the site's own upgrades is to a token."""
 
-    def answer_to_connect(request: IUpgradeRequest) -> IResource:  # noqa: N805
+    def answer_to_connect(request: IUpgradeRequest) -> IResource:
         """What answers a CONNECT, which the resource tree does not."""
 
-    def connected(transport: object) -> None:  # noqa: N805 - interfaces have no self
+    def connected(transport: object) -> None:
         """A connection to the site has begun, or goes on in HTTP behind an upgrade."""
 
-    def prefaces_on(transport: object) -> Any:  # noqa: N805 - interfaces have no self
+    def prefaces_on(transport: object) -> Any:
         """What a connection may begin with in place of a request; None if there is nothing."""
 
-    def target_of(factory: IProtocolFactory, transport: Any) -> IProtocol | None:  # noqa: N805
+    def target_of(factory: IProtocolFactory, transport: Any) -> IProtocol | None:
         """The protocol for a connection that begins with a preface; None if it gets none."""
 
-    def target_behind_end(factory: IProtocolFactory, transport: Any) -> IProtocol | None:  # noqa: N805
+    def target_behind_end(factory: IProtocolFactory, transport: Any) -> IProtocol | None:
         """The same for a connection that is known to have ended."""

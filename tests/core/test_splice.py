@@ -262,7 +262,7 @@ async def test_clean_end_with_bytes_pending(
     """What the splice itself still holds when one side has ended is written to the other."""
     joined = await chain(near, far, make=ClosingCollector)
     fast, slow = joined.ends(backwards)
-    sent = await joined.fill(backwards)
+    sent = await joined.hold(MEGABYTE, backwards)
     fast.transport.loseConnection()
     await turns(10)
     assert not joined.done.called
