@@ -18,7 +18,11 @@ HOW_TO_GET = {
     "corkscrew": "apt-get install corkscrew",
     "crossbar": "make crossbar",
     "curl": "apt-get install curl",
+<<<<<<< HEAD
     "git": "apt-get install git",
+=======
+    "docker": "make docker",
+>>>>>>> proxy
     "h2load": "apt-get install nghttp2-client",
     "haproxy": "apt-get install haproxy",
     "ipptool": "apt-get install cups-ipp-utils",
@@ -39,7 +43,13 @@ HOW_TO_GET = {
 }
 
 #: Where programs are that are not on everybody's PATH.
-_ELSEWHERE = ("/usr/sbin", "/usr/local/sbin", "/sbin", str(ROOT / ".venv-crossbar" / "bin"))
+_ELSEWHERE = (
+    "/usr/sbin",
+    "/usr/local/sbin",
+    "/sbin",
+    str(ROOT / ".venv-crossbar" / "bin"),
+    str(ROOT / ".venv" / "docker" / "usr" / "bin"),
+)
 
 #: Where ``make node`` puts Node's packages.
 NODE_MODULES = ROOT / ".venv" / "node" / "node_modules"
