@@ -18,11 +18,8 @@ HOW_TO_GET = {
     "corkscrew": "apt-get install corkscrew",
     "crossbar": "make crossbar",
     "curl": "apt-get install curl",
-<<<<<<< HEAD
-    "git": "apt-get install git",
-=======
     "docker": "make docker",
->>>>>>> proxy
+    "git": "apt-get install git",
     "h2load": "apt-get install nghttp2-client",
     "haproxy": "apt-get install haproxy",
     "ipptool": "apt-get install cups-ipp-utils",
