@@ -158,7 +158,7 @@ class _Destination:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         host, _, port = self._authority.rpartition(":")
         # A reactor in memory may have none; an address needs none.
-        resolver = getattr(self._reactor, "nameResolver", None)
+        resolver: Any = getattr(self._reactor, "nameResolver", None)
         addresses = self._destinations.addresses(host, int(port), resolver)
         return addresses.addCallback(self._try, int(port), protocolFactory)
 
