@@ -17,12 +17,13 @@ LEFT_OUT := docs/* examples/* test_house.py test_waiting.py protocols/test_names
 	core/test_negotiation.py core/test_fuzz.py server/test_preface_table.py command/test_installs.py \
 	command/test_completion.py command/test_manpage.py command/test_load.py \
 	protocols/websocket/test_load.py observe/test_status_browser.py peers/test_openssh.py \
-	peers/test_cups.py peers/test_websocket_clients.py peers/test_websocket_servers.py
+	peers/test_cups.py peers/test_websocket_clients.py peers/test_websocket_servers.py \
+	peers/test_proxy_front_ends.py peers/test_proxy_websockets.py
 ON_OTHERS := $(ON_ALL_CORES) $(LEFT_OUT:%='--ignore-glob=tests/%')
 
 FUZZ_ARGS ?= --seconds 600 --keep
 
-.PHONY: serve cluster crossbar node test test-fast test-oldest test-newest-python mutants lint types docs man \
+.PHONY: serve cluster crossbar node docker test test-fast test-oldest test-newest-python mutants lint types docs man \
 	format benchmark fuzz clean
 
 serve: $(INSTALLED)
@@ -37,6 +38,12 @@ crossbar: $(CROSSBAR_VENV)/.installed
 # Node's ws, to which some of the tests talk.
 node: $(INSTALLED)
 	[ -d $(VENV)/node/node_modules/ws ] || npm install --silent --no-audit --no-fund --prefix $(VENV)/node ws@8
+
+# Docker's client alone: Debian's package would bring an engine, too, and start it.
+docker: $(INSTALLED)
+	[ -x $(VENV)/docker/usr/bin/docker ] || { mkdir -p $(VENV)/docker && cd $(VENV)/docker && \
+		{ apt-get download docker-cli || apt-get download docker.io; } && \
+		dpkg-deb --fsys-tarfile docker*.deb | tar --extract ./usr/bin/docker && rm docker*.deb; }
 
 test: $(INSTALLED)
 	$(VENV)/bin/pytest $(ON_ALL_CORES) $(PYTEST_ARGS)
@@ -82,6 +89,7 @@ format: $(INSTALLED)
 benchmark: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/switching.py
 	$(VENV)/bin/python benchmarks/websocket.py
+	$(VENV)/bin/python benchmarks/proxy.py
 
 # Ten minutes for each of the fuzzers' targets; what is new goes into the corpus.
 fuzz: $(INSTALLED)

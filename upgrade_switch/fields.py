@@ -24,6 +24,7 @@ __all__ = [
     "printable",
     "split_absolute",
     "split_protocol",
+    "written_head",
 ]
 
 # RFC 9110 §5.6.2: token = 1*tchar. Anchored with \Z: "$" would take a trailing newline.
@@ -161,6 +162,18 @@ def options_without(lines: Iterable[bytes], dropped: Collection[str]) -> list[st
 def one_line(value: bytes) -> bytes:
     """A field's value with a space in place of each CR, LF and NUL (RFC 9110 §5.5)."""
     return value.translate(_SPACED)
+
+
+def written_head(lines: Sequence[bytes]) -> bytes:
+    """
+    A head as it is sent: its lines and an empty one. CR, LF and NUL within a line become spaces.
+
+    :param lines: the status line, and one for each field.
+    """
+    written = b"\r\n".join(lines)
+    if b"\0" in written or not written.count(b"\r") == written.count(b"\n") == len(lines) - 1:
+        written = b"\r\n".join(map(one_line, lines))
+    return written + b"\r\n\r\n"
 
 
 def printable(text: str) -> str:

@@ -129,6 +129,32 @@ def test_as_many_as_may() -> None:
     assert len(pooled.pool._idle) == 0
 
 
+def test_all_that_may() -> None:
+    """As many as the limit says do rest, and not fewer."""
+    pooled = Pooled(maxPersistentPerHost=4)
+    clients = [pooled.begin() for _ in range(4)]
+    for client in clients:
+        pooled.answer(client)
+    assert pooled.open == [True] * 4
+    assert len(pooled.pool._idle) == 4
+
+
+def test_one_timer() -> None:
+    """One timer sees to all connections, each of which rests for as long as it may."""
+    pooled = Pooled(maxPersistentPerHost=3, cachedConnectionTimeout=10)
+    clients = [pooled.begin(key) for key in ("key", "key", "other")]
+    for number, client in enumerate(clients, 1):
+        pooled.answer(client)
+        pooled.clock.advance(1)
+        assert len(pooled.clock.getDelayedCalls()) == 1
+        assert len(pooled.pool._idle) == number
+    for left in (3, 2, 1, 0):
+        pooled.pump()
+        assert len(pooled.pool._idle) == left
+        pooled.clock.advance(7 if left == 3 else 1)
+    assert not pooled.clock.getDelayedCalls()
+
+
 def test_not_persistent() -> None:
     """A pool that is not persistent keeps none."""
     pooled = Pooled(persistent=False)

@@ -353,7 +353,18 @@ def test_http2_connection() -> None:
         "self._outboundStreamQueues[stream].popleft()",
     ):
         assert used in source, used
-    assert "self._request = requestFactory(self, queued=False)" in inspect.getsource(H2Stream)
+    stream = inspect.getsource(H2Stream)
+    assert "self._request = requestFactory(self, queued=False)" in stream
+    assert "self._conn.abortRequest(self.streamID)" in stream
+    # ``cut_off`` does the same, but for the code.
+    assert [line.strip() for line in inspect.getsource(H2Connection.abortRequest).splitlines()][
+        -4:
+    ] == [
+        "self.conn.reset_stream(streamID)",
+        "stillActive = self._tryToWriteControlData()",
+        "if stillActive:",
+        "self._requestDone(streamID)",
+    ]
     proxy = inspect.getsource(http._GenericHTTPChannelProtocol.dataReceived)
     assert set(re.findall(r"self\._channel\.(\w+) = ", proxy)) == {
         "requestFactory",

@@ -127,15 +127,19 @@ class Net(Clock):
         attempt = _Attempt(place)
         factory.startedConnecting(attempt)
         if place.is_silent:
-            seconds, then, what = timeout, factory.clientConnectionFailed, TimeoutError()
+            attempt.call = self.callLater(timeout, self._failed, factory, attempt, TimeoutError())
         elif not place.is_there:
-            seconds, then, what = 0, factory.clientConnectionFailed, ConnectionRefusedError()
+            attempt.call = self.callLater(0, self._failed, factory, attempt, ConnectionRefusedError())
         else:
-            attempt.call = self.callLater(0, self._connected, place, factory)
-            return
-        attempt.call = self.callLater(seconds, then, attempt, Failure(what))
+            attempt.call = self.callLater(0, self._connected, place, factory, attempt)
 
-    def _connected(self, place: Place, factory: Any) -> None:
+    def _failed(self, factory: Any, attempt: _Attempt, error: Exception) -> None:
+        attempt.call = None
+        factory.clientConnectionFailed(attempt, Failure(error))
+
+    def _connected(self, place: Place, factory: Any, attempt: _Attempt) -> None:
+        # It leads to the factory, and so to itself.
+        attempt.call = None
         client = factory.buildProtocol(UNIXAddress(b"back"))
         if client is None:
             return

@@ -19,6 +19,7 @@ HOW_TO_GET = {
     "crossbar": "make crossbar",
     "curl": "apt-get install curl",
     "dig": "apt-get install dnsutils",
+    "docker": "make docker",
     "git": "apt-get install git",
     "h2load": "apt-get install nghttp2-client",
     "haproxy": "apt-get install haproxy",
@@ -40,7 +41,13 @@ HOW_TO_GET = {
 }
 
 #: Where programs are that are not on everybody's PATH.
-_ELSEWHERE = ("/usr/sbin", "/usr/local/sbin", "/sbin", str(ROOT / ".venv-crossbar" / "bin"))
+_ELSEWHERE = (
+    "/usr/sbin",
+    "/usr/local/sbin",
+    "/sbin",
+    str(ROOT / ".venv-crossbar" / "bin"),
+    str(ROOT / ".venv" / "docker" / "usr" / "bin"),
+)
 
 #: Where ``make node`` puts Node's packages.
 NODE_MODULES = ROOT / ".venv" / "node" / "node_modules"

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    UNIXClientEndpoint,
+)
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.web.client import BrowserLikePolicyForHTTPS
@@ -106,14 +111,27 @@ def test_no_url(bad: Any) -> None:
 
 
 def test_endpoints() -> None:
-    """A back end is connected to by name, or through a socket."""
+    """A back end is connected to by name, by its address, or through a socket."""
     reactor = MemoryReactorClock()
-    named = BackEnd("http://[::1]:8080/x").endpoint(reactor)
+    named = BackEnd("http://h:8080/x").endpoint(reactor)
     assert isinstance(named, HostnameEndpoint)
-    assert endpoint_text(named) == "<HostnameEndpoint [::1]:8080>"
+    assert endpoint_text(named) == "<HostnameEndpoint h:8080>"
+    for host in ("[::1]", "192.0.2.1"):
+        by_address = BackEnd(f"http://{host}:8080/x").endpoint(reactor)
+        assert isinstance(by_address, TCP4ClientEndpoint | TCP6ClientEndpoint)
+        assert endpoint_text(by_address) == f"{host}:8080"
     unix = BackEnd("unix:/run/app.sock:/x").endpoint(reactor)
     assert isinstance(unix, UNIXClientEndpoint)
     assert endpoint_text(unix) == "/run/app.sock"
+
+
+def test_endpoint_is_kept() -> None:
+    """An endpoint is made once, for one reactor and one time-out."""
+    back_end, reactor = BackEnd("http://h"), MemoryReactorClock()
+    kept = back_end.endpoint(reactor, 5)
+    assert back_end.endpoint(reactor, 5) is kept
+    assert back_end.endpoint(reactor, 6) is not kept
+    assert back_end.endpoint(MemoryReactorClock(), 6) is not kept
 
 
 def test_secure_endpoint() -> None:

@@ -94,6 +94,30 @@ def test_dies_while_client_uploads() -> None:
     assert proxied.is_idle()
 
 
+def test_slow_reader_of_half_an_answer() -> None:
+    """Before its connection ends, a client gets all that has come, as slowly as it reads."""
+    size = 200_000
+    for framing in (b"Content-Length: %d\r\n" % (size + 1), b""):
+        proxied = Proxied()
+        client = proxied.client(GET.replace(b"1.1", b"1.0"))
+        client.wire.client.pauseProducing()
+        back = proxied.back.last.answer(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n" + b"x" * size)
+        back.reset()
+        proxied.net.advance(50)
+        assert not client.is_over
+        client.wire.client.resumeProducing()
+        client.wire.client._read()
+        client.wire.client.pauseProducing()
+        proxied.net.advance(50)
+        client.wire.client.resumeProducing()
+        proxied.net.pump()
+        proxied.net.advance(1)
+        proxied.net.pump()
+        assert client.received.count(b"x") > 60_000
+        assert client.is_over
+        assert proxied.is_idle()
+
+
 # The second attempt.
 
 

@@ -100,7 +100,7 @@ def test_declined_without_length() -> None:
 def test_upgrade_with_content() -> None:
     """
     An upgrade with a content goes over a connection of its own, and only what is behind the content
-    belongs to the new protocol (CVE-2026-58055, CVE-2026-73548).
+    belongs to the new protocol.
     """
     for framed in (
         b"Content-Length: 7\r\n\r\ncontent",
@@ -147,8 +147,8 @@ def test_101_before_content() -> None:
 
 def test_splits() -> None:
     """
-    Wherever the bytes are cut, each side gets what is behind the other's head, once and in order
-    (golang/go 80875).
+     Wherever the bytes are cut, each side gets what is behind the other's head, once and in order
+    .
     """
     for split in range(len(ASK) + 6):
         proxied = Proxied()
@@ -224,7 +224,7 @@ def test_end_behind_101() -> None:
 
 
 def test_half_close() -> None:
-    """The end of one direction is passed on, and the other goes on (golang/go 35892, 72140)."""
+    """The end of one direction is passed on, and the other goes on."""
     proxied = Proxied()
     client = proxied.client(ASK)
     back = proxied.back.last.answer(SWITCH)
@@ -251,7 +251,7 @@ def test_half_close() -> None:
 
 
 def test_framing_of_101() -> None:
-    """Content-Length and Transfer-Encoding on a 101 mean nothing, and do not pass (envoy 10811)."""
+    """Content-Length and Transfer-Encoding on a 101 mean nothing, and do not pass."""
     for framing in (
         b"Content-Length: 0\r\n",
         b"Content-Length: 9\r\n",
@@ -296,7 +296,7 @@ def test_connection_names_ours(connection: bytes) -> None:
     ],
 )
 def test_426(fields: bytes, code: int, upgrade: bytes | None) -> None:
-    """A 426 passes with the tokens that are passed on, and is a 502 only without any (haproxy 1997)."""
+    """A 426 passes with the tokens that are passed on, and is a 502 only without any."""
     for request in (GET, ASK, ASK.replace(b"echo", b"h2c")):
         proxied = Proxied()
         client = proxied.client(request)
@@ -323,7 +323,7 @@ def test_426_on_last_request() -> None:
 
 @pytest.mark.parametrize("token", [b"h2c", b"TLS/1.2", b"h2,h2c", b"foo/9", b"??,,", b""])
 def test_unusable_offer(token: bytes) -> None:
-    """An offer that is not passed on is left out, and the request goes on (haproxy 1381)."""
+    """An offer that is not passed on is left out, and the request goes on."""
     proxied = Proxied()
     client = proxied.client(
         b"POST /u/x HTTP/1.1\r\n"

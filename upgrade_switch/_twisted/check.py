@@ -117,6 +117,7 @@ HTTP2 = (
             "_sendPrioritisedData",
             "_sendingDeferred",
             "_stillProducing",
+            "_tryToWriteControlData",
             "abortRequest",
             "conn",
             "endRequest",
@@ -125,7 +126,7 @@ HTTP2 = (
             "writeDataToStream",
         ),
     ),
-    Need("twisted.web._http2", "H2Stream", ("_request", "producer", "windowUpdated")),
+    Need("twisted.web._http2", "H2Stream", ("_conn", "_request", "producer", "windowUpdated")),
 )
 
 

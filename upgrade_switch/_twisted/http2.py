@@ -25,14 +25,14 @@ from .check import HTTP2, check
 
 check(HTTP2)
 
-from twisted.web._http2 import H2Connection  # noqa: E402
+from twisted.web._http2 import H2Connection, H2Stream  # noqa: E402
 
 if TYPE_CHECKING:
     from h2.events import DataReceived, PriorityUpdated, RequestReceived, StreamEnded, StreamReset
 
     from ..interfaces import CarriedRequest, IStreamTransport, IUpgradeSite
 
-__all__ = ["HTTP2Connection", "are_settings"]
+__all__ = ["HTTP2Connection", "are_settings", "cut_off"]
 
 _log = Logger()
 
@@ -66,6 +66,19 @@ def _is_over(conn: StateMachine, stream_id: int) -> bool:
     """
     stream = conn.streams.get(stream_id)
     return conn.state_machine.state is ConnectionState.CLOSED or stream is None or stream.closed
+
+
+def cut_off(stream: H2Stream) -> None:
+    """
+    Reset a stream because its answer ends too early. Twisted's ``abortConnection`` does all of this,
+    but with NO_ERROR, which says that nothing more is wanted of the client (RFC 9113 §8.1): curl takes
+    what it has got for the whole then.
+    """
+    connection, stream_id = stream._conn, stream.streamID
+    if not _is_over(connection.conn, stream_id):
+        connection.conn.reset_stream(stream_id, ErrorCodes.INTERNAL_ERROR)
+        if connection._tryToWriteControlData():
+            connection._requestDone(stream_id)
 
 
 class _SendableStreams(PriorityTree):

@@ -178,8 +178,8 @@ def _canonical(name: bytes) -> bytes:
 
 def set_fields(headers: Headers, fields: Iterable[tuple[bytes, bytes]]) -> None:
     """
-    Give empty headers the fields of a message that is known to be valid. ``addRawHeader`` would look
-    for CR and LF in each value, and normalise each name anew.
+    Add the fields of a message that is known to be valid to headers. ``addRawHeader`` would look for CR
+    and LF in each value, and normalise each name anew.
     """
     values = headers._rawHeaders
     for name, value in fields:

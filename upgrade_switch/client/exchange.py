@@ -21,7 +21,8 @@ from zope.interface import implementer
 from .. import _twisted
 from ..errors import InvalidResponse
 from ..negotiation import Offer, UpgradeToken
-from .exchange_interfaces import ExchangeConnection, IExchangeListener, framings
+from .exchange_heads import AnswerHead, shadow_of, told
+from .exchange_interfaces import ExchangeConnection, ExchangeHead, IExchangeListener, framings
 from .exchange_states import Event, State, after
 from .head import HeadReader
 from .request import Head, switched_token
@@ -51,13 +52,13 @@ class Exchange:
     # From a 101 on.
     _token: UpgradeToken
     # While HOLDING: the 101 that waits.
-    _switch: Head
+    _switch: AnswerHead
 
     def __init__(
-        self, connection: ExchangeConnection, request: h11.Request, listener: IExchangeListener
+        self, connection: ExchangeConnection, request: ExchangeHead, listener: IExchangeListener
     ) -> None:
         """
-        :param connection: the connection, whose parser has been given the head of the request.
+        :param connection: the connection, whose parser is given the head of the request.
         :param request: that head.
         :param listener: is told of the answer.
         """
@@ -65,8 +66,7 @@ class Exchange:
         self._transport = connection.transport
         self._parser = connection.parser
         self._listener = listener
-        fields = request.headers.raw_items()
-        offered = [value for name, value in fields if name.lower() == b"upgrade"]
+        offered = [value for name, value in request.fields if name.lower() == b"upgrade"]
         self._offer = Offer.parse(offered) if offered else None
         self._path = request.target.partition(b"?")[0]
         self._state = State.SENDING
@@ -240,7 +240,7 @@ class Exchange:
             self._fail((ResponseFailed if self.has_received else ResponseNeverReceived)([self._lost]))
         return False
 
-    def _next_event(self) -> bytes | Head | h11.EndOfMessage | None:
+    def _next_event(self) -> bytes | AnswerHead | h11.EndOfMessage | None:
         """
         :return: a head, a part of a body, or a body's end; None if there is none to be read.
         :raises InvalidResponse: if what has been received breaks the rules; also raises
@@ -252,11 +252,12 @@ class Exchange:
             return None
         if self._offer is None and data[9:12] == b"101":
             raise InvalidResponse("a 101 Switching Protocols that nobody asked for")
-        self._parser.receive_data(data)
-        head = self._parser.next_event()
-        assert isinstance(head, h11.InformationalResponse | h11.Response)
-        self._check(head)
-        return head
+        shadow = shadow_of(data)
+        self._parser.receive_data(data if shadow is None else shadow.data)
+        event = self._parser.next_event()
+        assert isinstance(event, h11.InformationalResponse | h11.Response)
+        self._check(event)
+        return told(event, shadow)
 
     def _check(self, head: Head) -> None:
         """
@@ -291,17 +292,15 @@ class Exchange:
             self._end = event
         return b"".join(chunks) or self._end
 
-    def _tell(self, event: bytes | Head | h11.EndOfMessage) -> None:
+    def _tell(self, event: bytes | AnswerHead | h11.EndOfMessage) -> None:
         if isinstance(event, bytes):
             self._listener.data(event)
-        elif isinstance(event, h11.Response):
-            self._responded(event)
         elif isinstance(event, h11.EndOfMessage):
             self._ended()
-        elif event.status_code != 101:
-            self._listener.informational(
-                event.status_code, bytes(event.reason), event.headers.raw_items()
-            )
+        elif isinstance(event.event, h11.Response):
+            self._responded(event)
+        elif event.code != 101:
+            self._listener.informational(event.code, event.phrase, event.fields)
         else:
             self._transport.pauseProducing()
             if self._state is State.SENDING:
@@ -310,14 +309,12 @@ class Exchange:
             else:
                 self._switched(event, Event.SWITCH)
 
-    def _responded(self, head: h11.Response) -> None:
+    def _responded(self, head: AnswerHead) -> None:
         self._move(Event.RESPONSE)
         rest = self._heads.take_rest()
         if rest:
             self._parser.receive_data(rest)
-        self._listener.response(
-            head.status_code, bytes(head.reason), head.headers.raw_items(), bytes(head.http_version)
-        )
+        self._listener.response(head.code, head.phrase, head.fields, head.version)
 
     # The end.
 
@@ -350,13 +347,13 @@ class Exchange:
             connection.close()
         listener.ended()
 
-    def _switched(self, head: Head, event: Event) -> None:
+    def _switched(self, head: AnswerHead, event: Event) -> None:
         """
         :param event: what completes the switch: its head, or the end of a request that it overtook.
         """
         connection, listener = self._leave(event)
         switched = connection.switch(self._token, self._path, self._heads.take_rest(), self._lost)
-        listener.switched(head.status_code, bytes(head.reason), head.headers.raw_items(), switched)
+        listener.switched(head.code, head.phrase, head.fields, switched)
 
     def _fail(self, error: BaseException) -> None:
         may_retry = self._connection.was_used and isinstance(error, ResponseNeverReceived)

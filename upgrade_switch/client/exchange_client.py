@@ -22,7 +22,8 @@ from ..interfaces import IStreamTransport
 from ..negotiation import UpgradeToken
 from ..sending import is_clean_end
 from .exchange import Exchange
-from .exchange_interfaces import ExchangeHead, IExchangeListener, framings, request_of
+from .exchange_heads import request_head
+from .exchange_interfaces import ExchangeHead, IExchangeListener, framings
 from .failures import explained
 from .states import State
 
@@ -98,17 +99,19 @@ class ExchangeClient(Protocol):
         if self._exchange is not None:
             raise RuntimeError("the connection is at work on another request")
         try:
-            request = request_of(head)
+            request = request_head(head)
         except InvalidArgument:
             self._rest_unless_over()
             raise
-        exchange = Exchange(self, request, listener)
+        exchange = Exchange(self, head, listener)
         if self._why_over is not None:
             exchange.refuse(self._why_over)
             return exchange
         self._exchange = exchange
-        data = self.parser.send(request)
-        if framings(head.fields):
+        data = self.parser.send(request.event)
+        if request.data is not None:
+            data = request.data
+        if framings(request.event.headers.raw_items()):
             # The body follows.
             self.transport.write(data)
         else:

@@ -13,7 +13,6 @@ from twisted.python.failure import Failure
 from zope.interface import Interface
 
 from ..connection import SwitchedConnection
-from ..errors import InvalidArgument
 from ..interfaces import IStreamTransport
 from ..negotiation import UpgradeToken
 
@@ -23,7 +22,6 @@ __all__ = [
     "Fields",
     "IExchangeListener",
     "framings",
-    "request_of",
 ]
 
 Fields: TypeAlias = Sequence[tuple[bytes, bytes]]
@@ -139,21 +137,6 @@ class ExchangeConnection(TypingProtocol):
         :param trailing: what has come behind the 101.
         :param lost: how it has ended, if it has.
         """
-
-
-def request_of(head: ExchangeHead) -> h11.Request:
-    """
-    :raises InvalidArgument: if the head breaks HTTP's rules, or if it is a CONNECT's.
-    """
-    try:
-        request = h11.Request(method=head.method, target=head.target, headers=list(head.fields))
-    except h11.LocalProtocolError as error:
-        raise InvalidArgument(f"not the head of a request: {error}") from error
-    if request.method == b"CONNECT":
-        raise InvalidArgument("an exchange has no CONNECT")
-    if len(framings(head.fields)) > 1:
-        raise InvalidArgument("a request has one framing: Content-Length, or Transfer-Encoding")
-    return request
 
 
 def framings(fields: Fields) -> set[bytes]:

@@ -61,6 +61,8 @@ class HeadReader:
             does, one of its lines is longer than 16 KiB, or the whole is longer than it may be.
         """
         self._check_status_line()
+        if not self._searched and (plain := self._plain_length()):
+            return self._take(plain)
         while (end := self._buffer.find(b"\n", self._searched)) >= 0:
             self._check_lengths(end - self._line, end + 1)
             is_empty = bytes(self._buffer[self._line : end]) in (b"", b"\r")
@@ -70,6 +72,14 @@ class HeadReader:
         self._searched = len(self._buffer)
         self._check_lengths(self._searched - self._line, self._searched)
         return None
+
+    def _plain_length(self) -> int:
+        """How long the head is, if it is short and complete, and each line ends in CRLF; else 0."""
+        length = self._buffer.find(b"\r\n\r\n") + 4
+        if not 4 <= length <= min(self._longest, _LONGEST_LINE):
+            return 0
+        breaks = self._buffer.count(b"\n", 0, length)
+        return length if breaks == self._buffer.count(b"\r\n", 0, length) else 0
 
     def take_rest(self) -> bytes:
         """

@@ -44,8 +44,10 @@ class IdleConnections:
         """
         self._limits = limits
         self._clock = clock
-        # Of each key, in the order in which they began to rest.
-        self._resting: dict[Hashable, dict[ExchangeClient, IDelayedCall]] = {}
+        # Of each key, in the order in which they began to rest, with the time when each did.
+        self._resting: dict[Hashable, dict[ExchangeClient, float]] = {}
+        # One for all: to set one for each would take longer than to find the connection.
+        self._call: IDelayedCall | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self._resting.values()))
@@ -58,11 +60,27 @@ class IdleConnections:
             return
         resting = self._resting.setdefault(client.key, {})
         # The limit may have become less.
-        for oldest in list(resting)[: len(resting) + 1 - limits.maxPersistentPerHost]:
-            oldest.close()
+        while len(resting) >= limits.maxPersistentPerHost:
+            next(iter(resting)).close()
         # Which may have been the last of that key.
         resting = self._resting.setdefault(client.key, resting)
-        resting[client] = self._clock.callLater(limits.cachedConnectionTimeout, client.close)
+        resting[client] = self._clock.seconds()
+        if self._call is None:
+            self._call = self._clock.callLater(limits.cachedConnectionTimeout, self._look)
+
+    def _look(self) -> None:
+        """Close those that have rested for too long, and come back when the next may have."""
+        self._call = None
+        seconds = self._limits.cachedConnectionTimeout
+        now = self._clock.seconds()
+        for resting in list(self._resting.values()):
+            for client, since in list(resting.items()):
+                if since + seconds > now:
+                    break
+                client.close()
+        if self._resting and self._call is None:
+            first = min(next(iter(resting.values())) for resting in self._resting.values())
+            self._call = self._clock.callLater(max(first + seconds - now, 0), self._look)
 
     def take(self, key: Hashable) -> ExchangeClient | None:
         """
@@ -71,20 +89,22 @@ class IdleConnections:
         resting = self._resting.get(key)
         if not resting:
             return None
-        client = next(reversed(resting))
-        self.remove(client)
+        client, _ = resting.popitem()
+        if not resting:
+            del self._resting[key]
         return client
 
     def remove(self, client: ExchangeClient) -> None:
-        """Forget a connection; harmless if it does not rest here."""
+        """A connection has ended: forget it; harmless if it does not rest here."""
         resting = self._resting.get(client.key)
-        if resting is None or client not in resting:
-            return
-        call = resting.pop(client)
-        if call.active():
-            call.cancel()
-        if not resting:
-            del self._resting[client.key]
+        if resting is not None and client in resting:
+            del resting[client]
+            if not resting:
+                del self._resting[client.key]
+        if not self._resting and self._call is not None:
+            # Also if others are at work: when they rest, it is begun anew.
+            self._call.cancel()
+            self._call = None
 
     def close(self) -> Deferred[None]:
         """

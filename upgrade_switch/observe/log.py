@@ -63,8 +63,9 @@ class SwitchLog:
             self._declined[why] = last, left_out + 1
             return
         self._declined[why] = now, 0
+        line = _DECLINED_CONNECT if request.method == b"CONNECT" else _DECLINED
         self._log.info(
-            _DECLINED_MORE if left_out else _DECLINED,
+            line + _MORE if left_out else line,
             event="declined",
             token=str(token or request.offer),
             path=path_text(request.path),
@@ -79,7 +80,8 @@ _SECONDS_BETWEEN_DECLINES = 60
 _MOST_DETAIL = 200
 
 _DECLINED = "{peer} was not switched to {token} at {path}: {why}: {detail}"
-_DECLINED_MORE = f"{_DECLINED} ({{left_out}} more of this kind since the last line)"
+_DECLINED_CONNECT = "{peer} was not connected to {path}: {why}: {detail}"
+_MORE = " ({left_out} more of this kind since the last line)"
 
 _SWITCHED = {
     "token": "{peer} switched to {token} at {path}: {target}",

@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from .. import _twisted
 from ..interfaces import Declined, IUpgradeRequest
-from ..sending import SendingWatch, reset_when_sent
+from ..sending import STUCK_AFTER, QuietTimeout, SendingWatch, reset_when_sent
 from ..server.decision import declined
 from .deadline import Deadline
 from .forwarded import Field
@@ -47,10 +47,11 @@ def set_fields(request: Any, fields: Sequence[Field]) -> None:
     """Set a back end's fields, in place of Twisted's own of the same names."""
     headers = request.responseHeaders
     # Whether the client's connection stays open is the site's matter, and it may have said so.
-    for name in ({name.lower() for name, _ in fields} | {b"server"}) - {b"connection"}:
-        headers.removeHeader(name)
-    for name, value in fields:
-        headers.addRawHeader(name, value)
+    replaced = {name.lower() for name, _ in fields} | {b"server"}
+    for name, _ in list(headers.getAllRawHeaders()):
+        if name.lower() in replaced and name.lower() != b"connection":
+            headers.removeHeader(name)
+    _twisted.set_fields(headers, fields)
     request.defaultContentType = None
 
 
@@ -85,21 +86,29 @@ def answer_with(request: Any, page: IResource) -> None:
 
 def cut_off(request: Any, clock: IReactorTime) -> None:
     """
-    End the connection of a client that has got a part of an answer. If the framing does not tell that
-    something is missing, a reset does, when everything before it has arrived.
+    End the connection of a client that has got a part of an answer; over HTTP/2, its stream. If the
+    framing does not tell that something is missing, a reset does, when everything before has arrived.
     """
     channel = request.channel
     if request.clientproto.startswith(b"HTTP/2"):
-        channel.abortConnection()
+        # It is there where a request has come over HTTP/2.
+        from .._twisted import http2
+
+        http2.cut_off(channel)
         return
     request.unregisterProducer()
     transport = channel.transport
+    # What still comes is dropped. While it is not read, the connection's end goes unnoticed, and TLS
+    # does not close.
+    transport.resumeProducing()
+    watch: QuietTimeout | SendingWatch
     if request.chunked or request.responseHeaders.hasHeader(b"content-length"):
         channel.loseConnection()
-        # Nobody else would notice a client that does not read.
-        SendingWatch(transport, clock, _nothing, lambda: _twisted.abort(transport))
+        # Nobody else would notice a client that does not read, or does not close.
+        watch = QuietTimeout(transport, clock, STUCK_AFTER, lambda: _twisted.abort(transport))
     else:
-        reset_when_sent(transport, clock)
+        watch = reset_when_sent(transport, clock)
+    request.notifyFinish().addErrback(lambda _: watch.cancel())
 
 
 @implementer(IPushProducer)
@@ -121,7 +130,3 @@ class AnswerReading:
 
     def stopProducing(self) -> None:
         """The client has left, of which the request tells."""
-
-
-def _nothing() -> None:
-    """Everything has been sent."""

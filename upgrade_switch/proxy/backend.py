@@ -10,7 +10,14 @@ import re
 from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    UNIXClientEndpoint,
+    wrapClientTLS,
+)
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IStreamClientEndpoint,
@@ -77,6 +84,9 @@ class BackEnd:
         text = _text_of(url)
         self._policy = policy
         self._creator: IOpenSSLClientConnectionCreator | None = None
+        # The last one, and what it was made of: as a rule, it is the only one.
+        self._endpoint: IStreamClientEndpoint | None = None
+        self._endpoint_for: tuple[object, float] | None = None
         base = self._parse_unix(text) if text.startswith("unix:") else self._parse_http(text)
         if not _BASE.match(base):
             raise InvalidArgument(f"not a path for a back end: {base!r}")
@@ -146,10 +156,23 @@ class BackEnd:
 
         :param timeout: how many seconds connecting may take.
         """
+        wanted = (reactor, timeout)
+        if self._endpoint is None or self._endpoint_for != wanted:
+            self._endpoint, self._endpoint_for = self._new_endpoint(reactor, timeout), wanted
+        return self._endpoint
+
+    def _new_endpoint(self, reactor: Any, timeout: float) -> IStreamClientEndpoint:
         scheme, host, port = self.key
         if scheme == "unix":
             return UNIXClientEndpoint(reactor, host, timeout=timeout)
-        endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, host, port, timeout=timeout)
+        endpoint: IStreamClientEndpoint
+        # HostnameEndpoint would ask a thread for what is no name.
+        if isIPAddress(host):
+            endpoint = TCP4ClientEndpoint(reactor, host, port, timeout=timeout)
+        elif isIPv6Address(host):
+            endpoint = TCP6ClientEndpoint(reactor, host, port, timeout=timeout)
+        else:
+            endpoint = HostnameEndpoint(reactor, host, port, timeout=timeout)
         if not self.is_secure:
             return endpoint
         if self._creator is None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from ..errors import InvalidArgument
@@ -77,6 +78,9 @@ _NEVER_IN_REQUESTS = _HOP_BY_HOP | {b"content-length", b"host", b"proxy", b"via"
 
 # CR, LF and NUL become spaces, RFC 9110 §5.5; so do the two other characters that h11 does not send.
 _CLEAN = bytes.maketrans(b"\r\n\0\v\f", b"     ")
+
+# Names of fields that are looked at once. The bound keeps strangers from filling the memory.
+_MOST_REMEMBERED = 1000
 
 _LENGTH = re.compile(rb"[0-9]{1,18}\Z")
 
@@ -207,12 +211,25 @@ def _passing(fields: Sequence[Field], client: Client, rules: Rules, length: Leng
     is_trusted = client.address in rules.trusted
     kept: list[Field] = []
     for name, value in fields:
-        plain = plain_name(name)
-        if plain in _NEVER_IN_REQUESTS or name.lower() in dropped:
-            continue
-        if not describes_client(plain) or (is_trusted and plain not in _OURS_TO_SAY):
+        lower, passes = _passes(name, is_trusted)
+        if passes and lower not in dropped:
             kept.append((name, _clean(value)))
     return kept
+
+
+@lru_cache(_MOST_REMEMBERED)
+def _passes(name: bytes, is_trusted: bool) -> tuple[bytes, bool]:
+    """
+    A name of a request's field in lower case, and whether the field passes if Connection does not name
+    it.
+
+    :param is_trusted: whether the client may say on whose behalf it asks.
+    """
+    plain = plain_name(name)
+    passes = plain not in _NEVER_IN_REQUESTS and (
+        not describes_client(plain) or (is_trusted and plain not in _OURS_TO_SAY)
+    )
+    return name.lower(), passes
 
 
 # What forwarded_fields sets: a trusted client's own lines are in it.

@@ -45,7 +45,8 @@ __all__ = [
 Field: TypeAlias = tuple[bytes, bytes]
 Network: TypeAlias = IPv4Network | IPv6Network
 
-# Addresses that are parsed once. The bound keeps strangers from filling the memory.
+# Addresses that are parsed once, and clients that are described once. The bound keeps strangers from
+# filling the memory.
 _MOST_REMEMBERED = 256
 
 UNIX = "unix"
@@ -179,7 +180,21 @@ def forwarded_fields(fields: Sequence[Field], client: Client, trusted: Trusted) 
     :param fields: those of the request, as they came.
     :return: the fields that take the place of those.
     """
-    known = fields if client.address in trusted else ()
+    if client.address not in trusted:
+        # Clients ask several times.
+        return list(_said_alone(client))
+    return _said(fields, client)
+
+
+@lru_cache(_MOST_REMEMBERED)
+def _said_alone(client: Client) -> tuple[Field, ...]:
+    return tuple(_said((), client))
+
+
+def _said(known: Sequence[Field], client: Client) -> list[Field]:
+    """
+    :param known: the fields of the request, as far as they are believed.
+    """
     chain = [*_values(known, b"x-forwarded-for"), _spelled(client.address).encode("ascii")]
     said = [(b"X-Forwarded-For", b", ".join(chain))]
     proto = b", ".join(_values(known, b"x-forwarded-proto")) or client.scheme

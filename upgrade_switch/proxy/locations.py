@@ -62,15 +62,11 @@ def answer_places(
     :param locations: whether Location and Content-Location are changed.
     :param cookies: whether Set-Cookie is.
     """
-    return [(name, _place(name.lower(), value, view, locations, cookies)) for name, value in fields]
-
-
-def _place(name: bytes, value: bytes, view: View, locations: bool, cookies: bool) -> bytes:
-    if locations and name in (b"location", b"content-location"):
-        return location_for_client(value, view)
-    if cookies and name == b"set-cookie":
-        return cookie_for_client(value, view)
-    return value
+    places = {**(_LOCATIONS if locations else {}), **(_COOKIES if cookies else {})}
+    return [
+        (name, place(value, view) if (place := places.get(name.lower())) else value)
+        for name, value in fields
+    ]
 
 
 def location_for_client(value: bytes, view: View) -> bytes:
@@ -232,3 +228,7 @@ def _is_address(host: bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+_LOCATIONS = dict.fromkeys((b"location", b"content-location"), location_for_client)
+_COOKIES = {b"set-cookie": cookie_for_client}

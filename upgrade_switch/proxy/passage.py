@@ -167,10 +167,10 @@ class Passage:
         if self._has_retried:
             return
         if IUpgradeRequest.providedBy(self._request):
-            streaming = self._request.stream_content(upload)
+            upload.streaming = self._request.stream_content(upload)
         else:
-            streaming = ContentStream(file=self._request.content).stream_to(upload)
-        streaming.addCallbacks(self._content_sent, self._content_failed)
+            upload.streaming = ContentStream(file=self._request.content).stream_to(upload)
+        upload.streaming.addCallbacks(self._content_sent, self._content_failed)
 
     def _content_sent(self, _: None) -> None:
         self._upload = None
@@ -370,7 +370,11 @@ class Passage:
         cut_off(request, self._settings.reactor)
 
     def _client_left(self, _: Failure) -> None:
+        request, translation = self._request, self._translation
+        is_undecided = self.state in (State.CONNECTING, State.WAITING)
         self._end()
+        if is_undecided:
+            tell_declined(request, translation, Declined.LEFT)
 
     # The end.
 
@@ -387,9 +391,9 @@ class Passage:
         if connecting is not None:
             connecting.cancel()
         self._drop_exchange()
-        if self._upload is not None:
-            self._upload.stop()
-            self._upload = None
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            upload.give_up()
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.ended()

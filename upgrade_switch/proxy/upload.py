@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IConsumer, IPushProducer
 from zope.interface import implementer
 
 if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IProducer
 
     from ..client.exchange import Exchange
@@ -25,6 +26,7 @@ class Upload:
     come to nothing before there was anything of it. While there is no exchange, the content waits.
 
     :ivar size: how many bytes there have been.
+    :ivar streaming: fires when there is no more; cancelling it ends the content.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Upload:
         :param stalled: called with whether the back end does not take any more now.
         """
         self.size = 0
+        self.streaming: Deferred[None] | None = None
         self._longest = longest
         self._too_long = too_long
         self._moves = moves
@@ -61,6 +64,12 @@ class Upload:
         self._exchange = None
         if self._producer is not None:
             self._producer.pauseProducing()
+
+    def give_up(self) -> None:
+        """There will be none, and what still comes of the content is dropped."""
+        self.stop()
+        if self.streaming is not None:
+            self.streaming.cancel()
 
     # The consumer of the content.
 

@@ -28,7 +28,7 @@ from twisted.web.iweb import INonQueuedRequestFactory
 from zope.interface import implementer
 
 from .. import _twisted
-from ..fields import one_line
+from ..fields import written_head
 from ..interfaces import IDetachable, SwitchHead
 from ..takeover import replay_ended_connection
 from .head import read_head
@@ -276,10 +276,7 @@ class UpgradeChannel(ReceivingChannel):
         """Write a head that ends HTTP (RFC 9110 §15.2.2, §9.3.6)."""
         lines = [b"HTTP/1.1 %d %b" % (head.code, head.phrase)]
         lines += [name + b": " + value for name, value in head.fields]
-        written = b"\r\n".join(lines)
-        if b"\0" in written or not written.count(b"\r") == written.count(b"\n") == len(lines) - 1:
-            written = b"\r\n".join(one_line(line) for line in lines)
-        _twisted.write_at_once(self.transport, written + b"\r\n\r\n")
+        _twisted.write_at_once(self.transport, written_head(lines))
 
     def setTimeout(self, period: float | None) -> float | None:
         if self.state is ChannelState.LEAVING:

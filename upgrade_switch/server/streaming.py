@@ -27,7 +27,7 @@ from twisted.web.util import DeferredResource
 
 from .. import _twisted
 from ..errors import InvalidArgument
-from ..fields import is_host, one_line, split_absolute
+from ..fields import is_host, split_absolute, written_head
 from ..interfaces import IStreamsContent, IUpgradeSite
 from .content import ContentState, ContentStream, IContentSource
 
@@ -265,7 +265,7 @@ class StreamingRequest(Request):
             return
         lines = [b"HTTP/1.1 %d %b" % (code, phrase or RESPONSES.get(code, b""))]
         lines += [name + b": " + value for name, value in fields]
-        channel.write(b"\r\n".join([*map(one_line, lines), b"", b""]))
+        channel.write(written_head(lines))
         if code == CONTINUE and self._content_stream is not None:
             self._content_stream.continued()
 

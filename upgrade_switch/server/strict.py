@@ -7,14 +7,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.protocol import connectionDone
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
 from .. import _twisted
-from ..fields import connection_options, one_line
+from ..fields import connection_options, written_head
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall
+    from twisted.internet.interfaces import IDelayedCall, IProducer
     from twisted.web.http import Request
 
     from ..interfaces import IUpgradeSite
@@ -43,6 +44,8 @@ class StrictChannel(_twisted.AskingChannel):
     _is_last_request = False
     # Runs from the first byte of a request's head to its end, unless the head comes in one piece.
     _head_timer: IDelayedCall | None = None
+    # Whether the transport takes no more now.
+    _is_full = False
     # How many bytes have come since the idle timer was last set back.
     _progress = 0
 
@@ -83,6 +86,9 @@ class StrictChannel(_twisted.AskingChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.stop_head_timer()
         super().connectionLost(reason)
+        if isinstance(self.transport, TLSMemoryBIOProtocol):
+            # A TLS layer keeps its producer, which leads back to it, even after its end.
+            self.transport.unregisterProducer()
 
     def headerReceived(self, line: bytes) -> bool:
         if self._is_wrong_framing(line):
@@ -131,6 +137,23 @@ class StrictChannel(_twisted.AskingChannel):
             request.responseHeaders.setRawHeaders(b"connection", [b"close"])
         return False
 
+    def pauseProducing(self) -> None:
+        self._is_full = True
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._is_full = False
+        super().resumeProducing()
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """
+        A producer that comes while the client takes no more is paused at once. Twisted would let it
+        write: TCP then says again that it is full, but TLS says so once.
+        """
+        super().registerProducer(producer, streaming)
+        if self._is_full:
+            super().pauseProducing()
+
     def close_after_request(self) -> None:
         """Have the request at hand be the last on this connection; without one, close it now."""
         if not self.requests:
@@ -144,16 +167,9 @@ class StrictChannel(_twisted.AskingChannel):
         Write a response's head. CR, LF and NUL in the phrase or in a field become spaces, wherever
         they come from (RFC 9110 §5.5): Twisted lets them through in the phrase, and NUL anywhere.
         """
-        super().writeHeaders(version, code, one_line(reason), _spaced(headers))
-
-
-def _spaced(headers: Headers) -> Headers:
-    """The headers without CR, LF and NUL in any value; the same object if there are none."""
-    clean = headers
-    for name, values in headers.getAllRawHeaders():
-        spaced = [one_line(value) for value in values]
-        if spaced != values:
-            if clean is headers:
-                clean = headers.copy()
-            clean.setRawHeaders(name, spaced)
-    return clean
+        lines = [b"%b %b %b" % (version, code, reason)]
+        lines += [
+            name + b": " + value for name, values in headers.getAllRawHeaders() for value in values
+        ]
+        # In one piece: Twisted writes each name, colon, value and line break by itself.
+        self.transport.write(written_head(lines))

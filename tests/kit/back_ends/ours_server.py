@@ -85,6 +85,8 @@ class Digests(Resource):
             request.write(f"{digest.size} {digest.sha256.hexdigest()}".encode())
             request.finish()
 
+        if request.expects_continue:
+            request.send_informational(100)
         request.stream_content(digest).addCallback(answer)
         return NOT_DONE_YET
 

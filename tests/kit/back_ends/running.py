@@ -78,6 +78,10 @@ class BackEnd:
         _, code, reason = self.tells("close")
         return code, reason
 
+    def kill(self) -> None:
+        """End it in the middle of what it does."""
+        self._process.kill()
+
     def end(self) -> None:
         self._process.kill()
         self._process.communicate(timeout=PATIENCE)

@@ -106,6 +106,11 @@ async def post_next(answer: Answer) -> None:
     await answer.ends()
 
 
+async def nothing(answer: Answer) -> None:
+    await answer.begins(404)
+    await answer.ends()
+
+
 async def talk(scope: Any, receive: Any, send: Any) -> None:
     await receive()
     if scope["path"] == "/refused":
@@ -142,7 +147,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "websocket":
         await talk(scope, receive, send)
     else:
-        await PAGES[scope["path"]](Answer(scope, receive, send))
+        await PAGES.get(scope["path"], nothing)(Answer(scope, receive, send))
 
 
 class Server(uvicorn.Server):

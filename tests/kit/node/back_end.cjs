@@ -1,4 +1,6 @@
-// A server of Node's http and ws; tests/kit/back_ends/pages.py says what it answers. It has two more tokens:
+// A server of Node's http and ws; tests/kit/back_ends/pages.py says what it answers. It tells when somebody
+// leaves /events or /digest, has a /stuck that says it has ten bytes and sends five, and hints at a file in front of
+// /hints; "Expect: 100-continue" is answered 417 at /expect. It has two more tokens:
 // "raw" says "early" right behind its 101, sends everything back, and "late" when the client has ended its
 // side; "tcp", on a POST with a content of JSON, is what Docker's engine does at /exec/ID/start.
 "use strict";
@@ -18,9 +20,14 @@ const waiting = [];
 const match = () => {
   while (lines.length && waiting.length) waiting.shift()(lines.shift());
 };
-const next = () =>
+const next = (response) =>
   new Promise((resolve) => {
     waiting.push(resolve);
+    response.on("close", () => {
+      // Nobody hears it any more: it is for somebody else.
+      const place = waiting.indexOf(resolve);
+      if (place >= 0) waiting.splice(place, 1)[0]("end");
+    });
     match();
   });
 const contentOf = async (request) => {
@@ -48,9 +55,14 @@ const pages = {
   "/digest": async (request, response) => {
     const sha256 = crypto.createHash("sha256");
     let size = 0;
-    for await (const chunk of request) {
-      sha256.update(chunk);
-      size += chunk.length;
+    try {
+      for await (const chunk of request) {
+        sha256.update(chunk);
+        size += chunk.length;
+      }
+    } catch {
+      tell("left");
+      return;
     }
     response.end(`${size} ${sha256.digest("hex")}`);
   },
@@ -61,13 +73,20 @@ const pages = {
   "/events": async (_request, response) => {
     response.writeHead(200, { "Content-Type": "text/event-stream" });
     response.flushHeaders();
+    response.on("close", () => response.writableFinished || tell("left"));
     for (let line = ""; line !== "end"; ) {
-      line = String(await next());
+      line = String(await next(response));
       response.write(`data: ${line}\n\n`);
     }
     response.end();
   },
-  "/poll": async (_request, response) => response.end(await next()),
+  "/stuck": (_request, response) => {
+    response.setHeader("Content-Length", 10);
+    response.write("12345");
+  },
+  "/hints": (_request, response) =>
+    response.writeEarlyHints({ link: "</style.css>; rel=preload; as=style" }, () => response.end("page")),
+  "/poll": async (_request, response) => response.end(await next(response)),
   "/next": async (request, response) => {
     lines.push(await contentOf(request));
     match();
@@ -126,7 +145,18 @@ const upgrades = {
 };
 
 const serve = (server, ...where) => {
-  server.on("request", (request, response) => pages[request.url.split("?")[0]](request, response));
+  const nothing = (_request, response) => response.writeHead(404).end();
+  server.on("request", (request, response) =>
+    (pages[request.url.split("?")[0]] ?? nothing)(request, response)
+  );
+  server.on("checkContinue", (request, response) => {
+    if (request.url === "/expect") {
+      response.writeHead(417).end();
+      return;
+    }
+    response.writeContinue();
+    server.emit("request", request, response);
+  });
   server.on("upgrade", (request, socket, head) =>
     upgrades[request.headers.upgrade.toLowerCase()](request, socket, head)
   );

@@ -17,7 +17,7 @@ from twisted.internet.error import (
     TCPTimedOutError,
 )
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
@@ -26,7 +26,7 @@ from tests.kit.harness import KINDS, Recorder, WatchedSite, field, reactor, stat
 from tests.kit.naming import MemoryReactor, Names, NamingReactor
 from upgrade_switch import UpgradeSite
 from upgrade_switch.errors import InvalidArgument, InvalidUpgrades
-from upgrade_switch.observe import Declined
+from upgrade_switch.observe import Declined, SwitchLog
 from upgrade_switch.protocols import Destinations, connect_to
 from upgrade_switch.splice import Splice, SpliceEnd
 from upgrade_switch.testing import talk_to
@@ -316,6 +316,30 @@ def test_observers() -> None:
     )
     assert second[1] == 403
     assert len(second[2]) < 600
+
+
+def test_log() -> None:
+    """The log says once a minute whom a client could not be connected to, and why."""
+    lines: list[str] = []
+
+    def observe(event: Any) -> None:
+        if event["log_namespace"] == "upgrade_switch.observe.log.SwitchLog":
+            lines.append(formatEvent(event).partition(" ")[2])
+
+    connect = connect_to(Destinations("*:22"), MemoryReactor(Names({})))
+    clock = Clock()
+    log = SwitchLog(clock.seconds)
+    globalLogPublisher.addObserver(observe)
+    try:
+        for _ in range(3):
+            site = UpgradeSite(Resource(), connect=connect, observers=[log], reactor=Clock())
+            talk_to(site).send(head_of("127.0.0.1:22"))
+            clock.advance(40)
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    why = "answered: cannot connect to 127.0.0.1:22: the address 127.0.0.1 is not allowed"
+    said = f"was not connected to 127.0.0.1:22: {why}"
+    assert lines == [said, f"{said} (1 more of this kind since the last line)"]
 
 
 # Real connections.

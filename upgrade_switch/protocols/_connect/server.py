@@ -157,7 +157,9 @@ class _Destination:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         host, _, port = self._authority.rpartition(":")
-        addresses = self._destinations.addresses(host, int(port), self._reactor.nameResolver)
+        # A reactor in memory may have none; an address needs none.
+        resolver: Any = getattr(self._reactor, "nameResolver", None)
+        addresses = self._destinations.addresses(host, int(port), resolver)
         return addresses.addCallback(self._try, int(port), protocolFactory)
 
     def _try(
@@ -191,4 +193,4 @@ class _Destination:
         endpoint = TCP4ClientEndpoint if address.version == 4 else TCP6ClientEndpoint
         there = endpoint(self._reactor, str(address), port, timeout=seconds)
         connecting: Deferred[IProtocol] = maybeDeferred(there.connect, factory)
-        return connecting.addTimeout(max(seconds, 0), self._reactor, connect_timed_out("no connection"))
+        return connecting.addTimeout(seconds, self._reactor, connect_timed_out("no connection"))

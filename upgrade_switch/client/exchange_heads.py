@@ -1,0 +1,150 @@
+"""
+The heads of an exchange: the request's, as it is sent, and the answer's, as it is told.
+
+h11 looks at every field of a head, one by one. A proxy passes some ten of them each way, of which h11
+needs those that say how the body is framed and what becomes of the connection. So a head that regular
+expressions know to be valid is given to h11 as a *shadow*, with these alone. Any other head goes to h11
+as it is: the shortcut neither refuses nor corrects anything.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+import h11
+
+from ..errors import InvalidArgument
+from .exchange_interfaces import ExchangeHead, Fields, framings
+from .request import Head
+
+__all__ = ["AnswerHead", "RequestHead", "request_head", "shadow_of", "told"]
+
+# What h11 looks at in a head, and what we ask it about.
+_FOR_H11 = frozenset(
+    {b"connection", b"content-length", b"expect", b"host", b"transfer-encoding", b"upgrade"}
+)
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_VALUE = rb"[\t -~\x80-\xff]*+"
+
+_REQUEST_LINE = re.compile(_TOKEN + rb" [!-~]++\Z")
+# Several, with a line feed between two: no white space at either end of a value.
+_NAMES = re.compile(rb"%b(?:\n%b)*+\Z" % (_TOKEN, _TOKEN))
+_VALUES = re.compile(rb"(?![ \t])%b(?<![ \t])(?:\n(?![ \t])%b(?<![ \t]))*+\Z" % (_VALUE, _VALUE))
+
+_ANSWER = re.compile(
+    rb"HTTP/(1\.[01]) ([0-9]{3}) (%b)\r\n((?:%b:%b\r\n)*+)\r\n\Z" % (_VALUE, _TOKEN, _VALUE)
+)
+_FIELD = re.compile(rb"([^:]+):[\t ]*([^\r]*)\r\n")
+
+# Clients send much the same: a shadow is made once. The bound keeps strangers from filling the memory.
+_MOST_REMEMBERED = 256
+
+
+class RequestHead(NamedTuple):
+    """The head of a request that breaks no rule of HTTP's."""
+
+    event: h11.Request
+    """For the parser of the connection."""
+    data: bytes | None
+    """What is sent; None for what that parser makes of the event."""
+
+
+def request_head(head: ExchangeHead) -> RequestHead:
+    """
+    :raises InvalidArgument: if the head breaks HTTP's rules, or if it is a CONNECT's.
+    """
+    data = _written(head)
+    if data is None:
+        return RequestHead(_event(head.method, head.target, tuple(head.fields)), None)
+    fields = tuple(each for each in head.fields if each[0].lower() in _FOR_H11)
+    return RequestHead(_shadow(head.method, fields), data)
+
+
+def _written(head: ExchangeHead) -> bytes | None:
+    """A head as it is sent, if all of its fields are plain, and Host comes first."""
+    method, target, fields = head
+    line = method + b" " + target
+    names = b"\n".join([name for name, _ in fields])
+    values = b"\n".join([value for _, value in fields])
+    is_plain = (
+        fields
+        and fields[0][0].lower() == b"host"
+        and names.count(b"\n") == values.count(b"\n") == len(fields) - 1
+        and _REQUEST_LINE.match(line)
+        and _NAMES.match(names)
+        and _VALUES.match(values)
+    )
+    if not is_plain:
+        return None
+    lines = [line + b" HTTP/1.1", *[name + b": " + value for name, value in fields], b"", b""]
+    return b"\r\n".join(lines)
+
+
+@lru_cache(_MOST_REMEMBERED)
+def _shadow(method: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> h11.Request:
+    return _event(method, b"/", fields)
+
+
+def _event(method: bytes, target: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> h11.Request:
+    try:
+        request = h11.Request(method=method, target=target, headers=list(fields))
+    except h11.LocalProtocolError as error:
+        raise InvalidArgument(f"not the head of a request: {error}") from error
+    if request.method == b"CONNECT":
+        raise InvalidArgument("an exchange has no CONNECT")
+    if len(framings(fields)) > 1:
+        raise InvalidArgument("a request has one framing: Content-Length, or Transfer-Encoding")
+    return request
+
+
+class AnswerHead(NamedTuple):
+    """The head of an answer, of a 1xx too."""
+
+    code: int
+    phrase: bytes
+    fields: Fields
+    """As they were sent."""
+    version: bytes
+    event: Head
+    """What h11 has made of it, or of its shadow."""
+
+
+class Shadow(NamedTuple):
+    """A valid head, and what h11 gets in its place."""
+
+    phrase: bytes
+    fields: Fields
+    data: bytes
+
+
+def shadow_of(head: bytes) -> Shadow | None:
+    """
+    What h11 is given in place of an answer's head.
+
+    :param head: a complete one.
+    :return: None unless it is plain.
+    """
+    match = _ANSWER.match(head)
+    if match is None:
+        return None
+    version, code, phrase, lines = match.groups()
+    fields = [(name, value.rstrip(b" \t")) for name, value in _FIELD.findall(lines)]
+    shadow = [b"HTTP/" + version + b" " + code + b" "]
+    shadow += [name + b": " + value for name, value in fields if name.lower() in _FOR_H11]
+    return Shadow(phrase, fields, b"\r\n".join([*shadow, b"", b""]))
+
+
+def told(event: Head, shadow: Shadow | None) -> AnswerHead:
+    """
+    The head of an answer as its listener is told of it.
+
+    :param event: what h11 has made of the head, or of its shadow.
+    """
+    version = bytes(event.http_version)
+    if shadow is None:
+        fields = event.headers.raw_items()
+        return AnswerHead(event.status_code, bytes(event.reason), fields, version, event)
+    return AnswerHead(event.status_code, shadow.phrase, shadow.fields, version, event)
