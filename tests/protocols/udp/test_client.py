@@ -7,7 +7,7 @@ from weakref import ref
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import MessageLengthError, TimeoutError
 from twisted.internet.interfaces import IUDPTransport
 from twisted.internet.protocol import DatagramProtocol, Factory
@@ -18,7 +18,7 @@ from zope.interface.verify import verifyObject
 from tests.kit.certificate import AUTHORITY
 from tests.kit.datagrams import LOCAL, UDPEcho, UDPRecorder, udp_site, url_template
 from tests.kit.harness import Recorder, reactor, turns
-from tests.kit.waiting import patient
+from tests.kit.waiting import eventually, patient
 from upgrade_switch import UpgradePool, UpgradeResource
 from upgrade_switch.errors import InvalidResponse, NotSwitched
 from upgrade_switch.protocols import Destinations, connect_udp, open_udp
@@ -367,23 +367,25 @@ async def test_nothing_is_sent_before_the_answer() -> None:
     factory.buildProtocol = remember
     port = reactor.listenTCP(0, factory, interface="127.0.0.1")
     template = f"http://127.0.0.1:{port.getHost().port}/{{target_host}}/{{target_port}}/"
-    for seconds in (None, 0.01):
-        protocol = UDPRecorder()
+    for ends in ("cancelled", "too late"):
+        protocol, pool, clock = UDPRecorder(), UpgradePool(reactor), Clock()
+        # The time is the pool's.
+        pool.clock, agent = clock, Agent(reactor, pool=pool)
         opening: Deferred[Any] = open_udp(
-            UpgradePool(reactor), template, "127.0.0.1", 53, protocol, timeout=seconds
+            pool, template, "127.0.0.1", 53, protocol, agent=agent, timeout=7
         )
-        while not clients:
-            await turns(1)
-        (client,) = clients
-        clients.clear()
+        await eventually(lambda: bool(clients))
+        client = clients.pop()
         await client.until(lambda c=client: b"\r\n\r\n" in c.data)
         assert protocol.events == []
-        if seconds is None:
+        if ends == "cancelled":
             opening.cancel()
-        with pytest.raises(Exception) as caught:
+        else:
+            clock.advance(7)
+        with pytest.raises(CancelledError if ends == "cancelled" else TimeoutError):
             await opening
-        assert (seconds is None) or isinstance(caught.value, TimeoutError)
         await client.is_lost()
+        assert clock.getDelayedCalls() == []
     await port.stopListening()
 
 
