@@ -71,9 +71,9 @@ def environment(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(("command", "examples"), [("connect", TO_CONNECT), ("forward", TO_FORWARD)])
 def test_shown(command: str, examples: tuple[str, ...]) -> None:
-    """``--help`` ends in three examples, each on a line of its own."""
+    """``--help`` ends in examples, each on a line of its own."""
     lines = run(command, "--help").stdout.decode().rstrip().split("\n")
-    assert [line.strip() for line in lines[-4:]] == ["Examples:", *examples]
+    assert [line.strip() for line in lines[-1 - len(examples) :]] == ["Examples:", *examples]
 
 
 def test_ssh(folder: Path) -> None:
@@ -106,7 +106,9 @@ def test_load(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("example", "token"), [*zip(TO_FORWARD, ["postgres", "websocket", "postgres"], strict=True)]
+    ("example", "token"),
+    # The one with UDP is shown with dig.
+    [*zip(TO_FORWARD[:-1], ["postgres", "websocket", "postgres"], strict=True)],
 )
 def test_forward(example: str, token: str, folder: Path) -> None:
     """A port, or a socket, behind which a server on the far side answers."""

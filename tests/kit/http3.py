@@ -68,6 +68,7 @@ def http3_server() -> Iterator[int]:
         yield running._transport.get_extra_info("sockname")[1]
     finally:
         loop.call_soon_threadsafe(running.close)
-        loop.call_soon_threadsafe(loop.stop)
+        # The transport is closed in the turn behind that.
+        loop.call_soon_threadsafe(loop.call_soon, loop.stop)
         thread.join()
         loop.close()
