@@ -50,9 +50,9 @@ ORDER = (
 
 def pytest_xdist_auto_num_workers() -> int:
     """
-    One more than there are cores: while one waits for a child or a browser, another has its core.
+    Two more than there are cores: while some wait for a child or a browser, others have their cores.
     """
-    return (os.cpu_count() or 1) + 1
+    return (os.cpu_count() or 1) + 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -125,7 +125,7 @@ async def test_slow_reader(joined: Joined) -> None:
         assert joined.client.reason is None
         before = len(joined.client.data)
         joined.client.transport.resumeProducing()
-        await joined.client.has(before + 100_000)
+        await joined.client.has(before + 50_000)
         joined.client.transport.pauseProducing()
         await settled(lambda: joined.entry.bytes_out)
     for _ in range(3):
