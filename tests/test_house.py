@@ -132,6 +132,7 @@ def test_sizes(module: str) -> None:
             assert lines <= MOST_LINES_OF_A_FUNCTION, node.name
 
 
+@cache
 def own_private_names() -> set[str]:
     """The private names that the package itself makes."""
     own: set[str] = set()
