@@ -110,6 +110,7 @@ def test_no_url(bad: Any) -> None:
     assert "geheim" not in str(raised.value)
 
 
+@pytest.mark.filterwarnings("ignore:Passing HostnameEndpoint a reactor")
 def test_endpoints() -> None:
     """A back end is connected to by name, by its address, or through a socket."""
     reactor = MemoryReactorClock()
@@ -125,6 +126,7 @@ def test_endpoints() -> None:
     assert endpoint_text(unix) == "/run/app.sock"
 
 
+@pytest.mark.filterwarnings("ignore:Passing HostnameEndpoint a reactor")
 def test_endpoint_is_kept() -> None:
     """An endpoint is made once, for one reactor and one time-out."""
     back_end, reactor = BackEnd("http://h"), MemoryReactorClock()
@@ -134,6 +136,7 @@ def test_endpoint_is_kept() -> None:
     assert back_end.endpoint(MemoryReactorClock(), 6) is not kept
 
 
+@pytest.mark.filterwarnings("ignore:Passing HostnameEndpoint a reactor")
 def test_secure_endpoint() -> None:
     """Over TLS, a policy decides about certificates: asked once, for the name in the URL."""
     asked: list[tuple[bytes, int]] = []

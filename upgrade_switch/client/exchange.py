@@ -228,10 +228,12 @@ class Exchange:
             event = self._next_event()
         except h11.RemoteProtocolError as error:
             what = "is not HTTP" if self._lost is None else "has been cut off"
-            self._fail(InvalidResponse(f"the answer {what}: {error}", Failure(error)))
+            # Without the traceback, which refers to this, and which older Twisteds keep.
+            reason = Failure(error.with_traceback(None))
+            self._fail(InvalidResponse(f"the answer {what}: {error}", reason))
             return False
         except InvalidResponse as error:
-            self._fail(error)
+            self._fail(error.with_traceback(None))
             return False
         if event is not None:
             self._tell(event)

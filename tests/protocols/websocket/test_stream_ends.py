@@ -4,6 +4,7 @@ How streams of bytes in WebSocket's messages end: slow readers, no Close frame, 
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -87,6 +88,9 @@ async def test_slow_reader(listen: Any, kind: str) -> None:
     client = await by_hand(listening)
     (target,) = listening.built
     target.transport._websocket.factory.reactor = clock = Clock()
+    # Less than what is read in one go: else the kernel has taken everything long before.
+    kernel = _twisted.bottom(client.transport).getHandle()
+    kernel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     client.transport.pauseProducing()
     target.send(4 * MEGABYTE)
     target.transport.loseConnection()
