@@ -57,8 +57,12 @@ def squid(folder: Path) -> Iterator[int]:
             shutil.chown(folder, "proxy")
             for above in folder.parents[:2]:
                 above.chmod(above.stat().st_mode | 0o011)
-        with _running("squid", "-N", "-d", "1", "-f", str(configuration)):
+        # A service of its own: all of the same name share memory, which outlives one that is killed.
+        service = f"tests{port}"
+        with _running("squid", "-N", "-d", "1", "-n", service, "-f", str(configuration)):
             yield port
+        for shared in Path("/dev/shm").glob(f"{service}-*"):
+            shared.unlink()
 
 
 @contextmanager
