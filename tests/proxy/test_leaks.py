@@ -225,10 +225,10 @@ def test_a_crowd_whose_back_end_dies(no_gc: None) -> None:
     proxied = Proxied()
     before = census()
     clients = []
-    for number in range(500):
+    for number in range(1000):
         clients.append(proxied.client(ASK))
         proxied.back.last.answer(SWITCH + b"%d" % number)
-    assert len(proxied.site.switched) == proxied.active() == 500
+    assert len(proxied.site.switched) == proxied.active() == 1000
     assert all(client.received.endswith(b"\r\n\r\n%d" % n) for n, client in enumerate(clients))
     for number, back in enumerate(proxied.back.accepted):
         getattr(back.wire.server, "abortConnection" if number % 2 else "loseConnection")()
