@@ -153,7 +153,7 @@ def _go(place: _Place) -> Sequence[str]:
 class _Program(NamedTuple):
     command: Callable[[_Place], Sequence[str]]
     needs: str | None = None
-    """The program on the path without which there is none of it."""
+    """The program that has to be on the path for this proxy to be compared."""
 
 
 PROGRAMS = {
@@ -165,7 +165,7 @@ PROGRAMS = {
     "haproxy": _Program(_haproxy, "haproxy"),
     "nginx": _Program(_nginx, "nginx"),
 }
-"""All of them, by their names in the table; ``tunnel`` is a tunnel of ours, which is no proxy."""
+"""All of them, by their names in the table; ``tunnel`` is this project's tunnel, for comparison."""
 
 
 def why_missing(name: str) -> str | None:

@@ -129,7 +129,7 @@ def test_idle(port: int) -> None:
     ["", "example.com", "example.com:0", "[::1]", "::1:22", "127.1:22", "*foo.example:1", "a b:1"],
 )
 def test_wrong_values(value: str) -> None:
-    """A destination that is none is a usage error."""
+    """A malformed destination is a usage error."""
     line = fails(2, "serve", "--listen", LOCAL, "--connect-to", value)
     assert "--connect-to" in line
     assert repr(value) in line

@@ -460,7 +460,7 @@ def test_help() -> None:
 
 
 def test_without_a_proxy() -> None:
-    """A server that is no proxy does not import it: it would start more slowly."""
+    """A server without a proxy does not import one, which would make it start more slowly."""
     code = (
         "import sys, upgrade_switch.command.server.service as service\n"
         "from twisted.internet.testing import MemoryReactorClock\n"

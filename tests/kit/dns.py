@@ -16,7 +16,7 @@ TEXT_PARTS = 100
 
 
 def reply_to(query: bytes) -> bytes:
-    """The answer to a query with one question: an address, a long text, or that there is none."""
+    """The answer to a query with one question: an address, a long text, or no such name."""
     end = 12
     labels = []
     while size := query[end]:

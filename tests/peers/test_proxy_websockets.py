@@ -110,7 +110,7 @@ async def test_fragments(back_end: Any, proxies: Any, kind: str) -> None:
 async def test_subprotocol(
     back_end: Any, proxies: Any, kind: str, offered: tuple[str, ...], chosen: str | None
 ) -> None:
-    """The client knows the subprotocol that the back end has chosen, or that there is none."""
+    """The client knows the subprotocol that the back end has chosen, or that it chose none."""
 
     def talk(url: str) -> None:
         with connected(WebsocketsClient, url, offered) as client:

@@ -192,7 +192,7 @@ ODD = [
 
 @pytest.mark.parametrize("host", ODD)
 def test_odd_spellings(host: str) -> None:
-    """What looks like a host and is none, or like a name and is an address, is refused, unseen."""
+    """Malformed hosts, and addresses that look like names, are refused without a look-up."""
     names = Names({})
     everything = Destinations("*:*", "0.0.0.0/0:*", "[::/0]:*", "localhost:*")
     assert outcome(everything, host, 22, names) is DestinationNotAllowed

@@ -26,7 +26,7 @@ from .destinations import Destinations
 from .login import check_portal, log_in
 from .refusals import is_unroutable, refusal
 
-__all__ = ["connect_to"]
+__all__ = ["check_arguments", "connect_to"]
 
 _Answer = IProtocol | IResource
 
@@ -74,14 +74,25 @@ def connect_to(
     :return: the acceptor.
     :raises InvalidArgument: if an argument is wrong.
     """
+    check_arguments(destinations, portal, timeout, idle_timeout)
+    limits = TunnelLimits(timeout, idle_timeout, forgive_truncation)
+    return _Proxy(destinations, reactor, portal, limits).accept
+
+
+def check_arguments(
+    destinations: object, portal: object, timeout: object, idle_timeout: float | None
+) -> None:
+    """
+    Check what all proxies are given for which the client names the destination.
+
+    :raises InvalidArgument: if one of them is wrong.
+    """
     if not isinstance(destinations, Destinations):
         raise InvalidArgument(f"not a Destinations, which says what is allowed: {destinations!r}")
     if not isinstance(timeout, int | float) or not timeout > 0:
         raise InvalidArgument(f"timeout is a number of seconds above 0, not {timeout!r}")
     check_portal(portal)
     check_idle_timeout(idle_timeout)
-    limits = TunnelLimits(timeout, idle_timeout, forgive_truncation)
-    return _Proxy(destinations, reactor, portal, limits).accept
 
 
 class _Proxy:

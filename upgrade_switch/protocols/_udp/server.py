@@ -17,14 +17,14 @@ from twisted.internet.interfaces import IProtocol
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
-from ...errors import ClientGone, InvalidArgument, connect_timed_out
+from ...errors import ClientGone, connect_timed_out
 from ...fields import is_host, printable
 from ...server.pages import StatusPage, service_unavailable
 from ...server.request import UpgradeRequest
-from ...splice import check_idle_timeout
 from .._connect.destinations import Destinations
-from .._connect.login import check_portal, log_in
+from .._connect.login import log_in
 from .._connect.refusals import is_unroutable, refusal
+from .._connect.server import check_arguments
 from .capsules import FORBIDDEN_FIELDS
 from .flow import UDPFlow
 from .idle import IDLE_TIMEOUT
@@ -85,13 +85,7 @@ def connect_udp(
     :return: the acceptor.
     :raises InvalidArgument: if an argument is wrong.
     """
-    if not isinstance(destinations, Destinations):
-        raise InvalidArgument(f"not a Destinations, which says what is allowed: {destinations!r}")
-    if not isinstance(timeout, int | float) or not timeout > 0:
-        raise InvalidArgument(f"timeout is a number of seconds above 0, not {timeout!r}")
-    check_portal(portal)
-    check_idle_timeout(idle_timeout)
-
+    check_arguments(destinations, portal, timeout, idle_timeout)
     return _UDPProxy(destinations, reactor, portal, timeout, idle_timeout).accept
 
 
