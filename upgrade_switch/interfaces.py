@@ -10,7 +10,6 @@ an :data:`Acceptor`. The package provides :class:`ISwitchedConnection`, :class:`
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, MutableSet, Sequence
-from enum import StrEnum
 from typing import IO, Any, NamedTuple, TypeAlias
 
 from twisted.internet.defer import Deferred
@@ -28,7 +27,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 from zope.interface import Attribute, Interface
 
-from .negotiation import Offer, UpgradeToken
+from .negotiation import Declined, Offer, UpgradeToken
 
 __all__ = [
     "Acceptor",
@@ -43,6 +42,7 @@ __all__ = [
     "IDrainable",
     "IDrainsLate",
     "ILayered",
+    "IMultiplexedTransport",
     "IPrefaced",
     "ISelective",
     "IStreamTransport",
@@ -135,8 +135,8 @@ class IStreamsContent(Interface):
     What the site's lookup returns decides, once for each request, so wrappers have to provide the
     interface, too. A ``DeferredResource`` (``twisted.web.guard`` has one for each login) counts as what
     it stands for, if its Deferred has fired by then. Any other resource gets the whole content in
-    ``request.content``. So does this one over HTTP/2, and on a site that is not an ``UpgradeSite``;
-    ``request.stream_content`` then takes it from there.
+    ``request.content``. So does this one on a site that is not an ``UpgradeSite``; ``request.stream_content``
+    then takes it from there.
     """
 
 
@@ -157,29 +157,6 @@ class IPrefaced(Interface):
         What builds the protocols of connections to a site that begin with the preface. Only
         connections without TLS are looked at: inside it, ALPN names the protocol.
         """
-
-
-class Declined(StrEnum):
-    """Why an upgrade was answered in HTTP."""
-
-    INELIGIBLE = "ineligible"
-    """The request may not switch: ``request.offer.ineligible`` says why (RFC 9110 §7.8)."""
-    UNKNOWN = "unknown token"
-    """The resource knows none of the tokens that the client offers."""
-    ANSWERED = "answered"
-    """The acceptor, or the factory, chose to answer in HTTP; the response's code says more."""
-    FULL = "full"
-    """``max_switched`` connections are switched already."""
-    ADDRESS_FULL = "address full"
-    """``max_per_address`` connections of this client's address are switched already."""
-    DRAINING = "going down"
-    """The site drains."""
-    TIMEOUT = "too slow"
-    """The acceptor has taken longer than ``accept_timeout``."""
-    FAILED = "failed"
-    """The acceptor raised, or its result is neither a protocol nor a resource."""
-    LEFT = "client left"
-    """The client was gone before there was a decision."""
 
 
 class ICountsBytes(Interface):
@@ -236,6 +213,20 @@ class ICarriedTransport(IStreamTransport):
     """A transport whose bytes travel in the messages of another protocol, such as WebSocket's."""
 
     carrier: IStreamTransport = Attribute("The transport beneath that protocol.")
+
+
+class IMultiplexedTransport(IStreamTransport):
+    """
+    One of several streams that share a connection, such as HTTP/2's (RFC 9113 §5). Each direction ends
+    by itself, whatever is beneath.
+    """
+
+    shared: IStreamTransport = Attribute("The transport of the connection.")
+    unsent: int = Attribute("How many bytes of this stream wait to be sent.")
+    is_full: bool = Attribute("Whether more bytes wait than the stream's buffer is for.")
+
+    def loseWriteConnection() -> None:
+        """End this side's direction, when everything has been sent."""
 
 
 class ISwitchedConnection(Interface):
@@ -364,6 +355,8 @@ class IUpgradeSite(Interface):
     timeOut: float | None = Attribute("How many seconds a connection may be idle between requests.")
     requestFactory: Callable[..., Any] = Attribute("What makes the requests of its connections.")
     switched: Any = Attribute("The connections that are switched (``server.switched``).")
+    takes_http2_connect: bool = Attribute("Whether streams of HTTP/2 may switch (RFC 8441).")
+    http2_connections: MutableSet[Any] = Attribute("The HTTP/2 connections that are open.")
     deciding: MutableSet[Any] = Attribute("The decisions that acceptors are still at work on.")
 
     def start_factory(factory: IProtocolFactory) -> None:
@@ -386,6 +379,9 @@ class IUpgradeSite(Interface):
 
     def answer_to_connect(request: IUpgradeRequest) -> IResource:
         """What answers a CONNECT, which the resource tree does not."""
+
+    def http2_connection() -> IProtocol:
+        """What speaks HTTP/2 on a connection (``server.http2``)."""
 
     def connected(transport: object) -> None:
         """A connection to the site has begun, or goes on in HTTP behind an upgrade."""

@@ -1,5 +1,6 @@
 """
-What a client offers to switch to, and the choice among it: :class:`UpgradeToken`, :class:`Offer`.
+What a client offers to switch to, the choice among it, and why there was none: :class:`UpgradeToken`,
+:class:`Offer`, :class:`Declined`.
 
 Pure: text in, values out; no Twisted, no I/O. :meth:`Offer.of_request` takes whatever comes from the
 network and never raises; only :meth:`UpgradeToken.parse` raises, which is for what a program's own
@@ -10,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import lru_cache
 from typing import Generic, TypeVar
 
 from .errors import InvalidToken, InvalidUpgrades
 from .fields import connection_options, elements, split_protocol
 
-__all__ = ["NO_OFFER", "Offer", "TokenTable", "UpgradeToken"]
+__all__ = ["NO_OFFER", "Declined", "Offer", "TokenTable", "UpgradeToken"]
 
 V = TypeVar("V")
 
@@ -178,6 +180,29 @@ def _offer_of_line(line: bytes) -> Offer:
 
 
 NO_OFFER = Offer()
+
+
+class Declined(StrEnum):
+    """Why an upgrade was answered in HTTP."""
+
+    INELIGIBLE = "ineligible"
+    """The request may not switch: ``request.offer.ineligible`` says why (RFC 9110 §7.8)."""
+    UNKNOWN = "unknown token"
+    """The resource knows none of the tokens that the client offers."""
+    ANSWERED = "answered"
+    """The acceptor, or the factory, chose to answer in HTTP; the response's code says more."""
+    FULL = "full"
+    """``max_switched`` connections are switched already."""
+    ADDRESS_FULL = "address full"
+    """``max_per_address`` connections of this client's address are switched already."""
+    DRAINING = "going down"
+    """The site drains."""
+    TIMEOUT = "too slow"
+    """The acceptor has taken longer than ``accept_timeout``."""
+    FAILED = "failed"
+    """The acceptor raised, or its result is neither a protocol nor a resource."""
+    LEFT = "client left"
+    """The client was gone before there was a decision."""
 
 
 class TokenTable(Generic[V]):

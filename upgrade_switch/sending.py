@@ -22,7 +22,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from . import _twisted
-from .interfaces import ICarriedTransport, IStreamTransport
+from .interfaces import ICarriedTransport, IMultiplexedTransport, IStreamTransport
 
 __all__ = [
     "STUCK_AFTER",
@@ -48,6 +48,9 @@ def remaining(transport: object) -> int:
     """
     while ICarriedTransport.providedBy(transport):
         transport = transport.carrier
+    if IMultiplexedTransport.providedBy(transport):
+        # In the kernel it shares a queue with other streams; but a reset cannot overtake it there.
+        return _twisted.unsent(transport)
     return _twisted.unsent(transport) + _in_kernel(transport)
 
 

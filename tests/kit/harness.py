@@ -202,8 +202,7 @@ class WatchedSite(UpgradeSite):
     def protocol(self) -> Any:
         channel = WatchedChannel()
         self.channels.append(ref(channel))
-        proxy = _twisted.negotiating(channel)
-        channel.proxy = ref(proxy)
+        proxy = channel
         return proxy
 
     def log(self, request: Any) -> None:

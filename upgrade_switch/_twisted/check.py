@@ -16,7 +16,7 @@ import twisted
 
 from ..errors import UnsupportedTwisted
 
-__all__ = ["HTTP2", "NEEDED", "NEWEST", "OLDEST", "Need", "check"]
+__all__ = ["NEEDED", "NEWEST", "OLDEST", "Need", "check"]
 
 #: The oldest Twisted with which the package works. Before it, ``HTTPChannel`` kept bytes that wait
 #: behind a body in a place where they cannot be found in time.
@@ -78,12 +78,7 @@ NEEDED = (
     Need("twisted.web.http", "HTTPChannel.rawDataReceived", ("_dataBuffer", "_transferDecoder")),
     Need("twisted.web.http", "_MalformedChunkedDataError"),
     Need("twisted.protocols.basic", "LineReceiver.clearLineBuffer", ("_buffer",)),
-    Need("twisted.web.http", "_GenericHTTPChannelProtocol", ("_channel", "_negotiatedProtocol")),
-    Need(
-        "twisted.web.http",
-        "_GenericHTTPChannelProtocol.dataReceived",
-        ("_channel", "_negotiatedProtocol"),
-    ),
+    Need("twisted.web.http", "Request.requestReceived", ("_respondToBadRequestAndDisconnect",)),
     Need("twisted.web.http_headers", "Headers", ("_rawHeaders",)),
     Need("twisted.web._auth.wrapper", "HTTPAuthSessionWrapper._loginSucceeded"),
     Need("twisted.web.resource", "_IEncodingResource"),
@@ -94,39 +89,6 @@ NEEDED = (
     Need("twisted.web._newclient", "ParseError"),
     Need("twisted.web.client", "HTTPConnectionPool", ("_factory",)),
     Need("twisted.web.client", "_HTTP11ClientFactory", ("_quiescentCallback",)),
-)
-
-#: What ``http2.py`` needs besides; Twisted has the module only with the extra ``http2``.
-HTTP2 = (
-    Need(
-        "twisted.web._http2",
-        "H2Connection",
-        (
-            "_bufferedControlFrameBytes",
-            "_bufferedControlFrames",
-            "_consumerBlocked",
-            "_handlePriorityUpdate",
-            "_outboundStreamQueues",
-            "_reactor",
-            "_requestAborted",
-            "_requestDataReceived",
-            "_requestDone",
-            "_requestEnded",
-            "_requestReceived",
-            "_send100Continue",
-            "_sendPrioritisedData",
-            "_sendingDeferred",
-            "_stillProducing",
-            "_tryToWriteControlData",
-            "abortRequest",
-            "conn",
-            "endRequest",
-            "remainingOutboundWindow",
-            "streams",
-            "writeDataToStream",
-        ),
-    ),
-    Need("twisted.web._http2", "H2Stream", ("_conn", "_request", "producer", "windowUpdated")),
 )
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from twisted.internet.interfaces import ITCPTransport
 
-from .transports import bottom, unsent
+from .transports import beneath, unsent
 
 __all__ = [
     "KeepAlive",
@@ -52,7 +52,7 @@ def set_keep_alive(
     # UNIX sockets of older Twisteds say that they are TCP's; a socket may have been closed.
     with suppress(OSError):
         transport.setTcpKeepAlive(True)
-        handle = getattr(bottom(transport), "socket", None)
+        handle = getattr(beneath(transport), "socket", None)
         if handle is not None:
             for option, value in zip(_KEEP_ALIVE_OPTIONS, (idle, interval, probes), strict=True):
                 handle.setsockopt(socket.IPPROTO_TCP, option, value)
@@ -60,7 +60,7 @@ def set_keep_alive(
 
 def keep_alive(transport: object) -> None:
     """The same with the defaults, unless somebody has turned it on already, with times of their own."""
-    if not ITCPTransport.providedBy(transport) or not hasattr(bottom(transport), "socket"):
+    if not ITCPTransport.providedBy(transport) or not hasattr(beneath(transport), "socket"):
         # It has none, or not any more.
         return
     with suppress(OSError):
@@ -86,7 +86,7 @@ def has_timed_out(transport: object) -> bool:
     longer answered: to keep-alive, or to what was sent. Twisted does not tell that from a reset. To be
     asked while the socket is open; only Linux answers.
     """
-    handle = getattr(bottom(transport), "socket", None)
+    handle = getattr(beneath(transport), "socket", None)
     if handle is None or not hasattr(socket, "TCP_INFO"):
         return False
     # A UNIX socket has none.
@@ -120,7 +120,7 @@ def unacknowledged(transport: object) -> int:
     """
     transport = getattr(transport, "carrier", transport)
     waiting = unsent(transport)
-    handle = getattr(bottom(transport), "socket", None)
+    handle = getattr(beneath(transport), "socket", None)
     if handle is not None:
         # Not every kernel knows it, nor of every kind of socket; a socket may have been closed.
         with suppress(OSError, ValueError):

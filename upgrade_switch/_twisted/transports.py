@@ -13,17 +13,17 @@ from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
-from twisted.web.http import _GenericHTTPChannelProtocol
 from zope.interface import alsoProvides, implementer
 
 from ..errors import NotDetachable
-from ..interfaces import IStreamTransport
+from ..interfaces import IMultiplexedTransport, IStreamTransport
 
 __all__ = [
     "PauseWatch",
     "Slot",
     "WriteBackpressure",
     "abort",
+    "beneath",
     "bottom",
     "has_begun_with_tls",
     "is_closing",
@@ -60,8 +60,8 @@ def slot_of(transport: object, current: object = None) -> Slot:
     Find where a transport keeps the protocol that it gives its bytes to.
 
     :param transport: the transport, as its protocol sees it.
-    :param current: the protocol that should be there, if the caller knows it: a slot that holds neither
-        that nor Twisted's proxy around it is refused.
+    :param current: the protocol that should be there, if the caller knows it: a slot that holds
+        something else is refused.
     :raises NotDetachable: if there is no such place, or if something else is there.
     """
     if isinstance(transport, ProtocolWrapper):
@@ -76,12 +76,6 @@ def slot_of(transport: object, current: object = None) -> Slot:
         if found is None:
             raise NotDetachable(f"{transport!r} does not say which protocol it gives its bytes to")
         return slot
-    if isinstance(found, _GenericHTTPChannelProtocol) and found._channel is current:
-        return slot
-    proxy = getattr(current, "proxy", None)
-    if found is None and proxy is not None:
-        # A transport in memory (StringTransport) that is fed by hand, through the proxy.
-        return Slot(proxy(), "_channel")
     raise NotDetachable(f"{transport!r} gives its bytes to {found!r}: nothing to take over from")
 
 
@@ -89,6 +83,14 @@ def bottom(transport: object) -> Any:
     """The transport beneath all wrappers: the one that the reactor knows."""
     while isinstance(transport, ProtocolWrapper):
         transport = transport.transport
+    return transport
+
+
+def beneath(transport: object) -> Any:
+    """The same, also beneath the streams that share it."""
+    transport = bottom(transport)
+    while IMultiplexedTransport.providedBy(transport):
+        transport = bottom(transport.shared)
     return transport
 
 
@@ -189,6 +191,8 @@ def is_full(transport: object) -> bool:
     the one producer that is registered.
     """
     owner = bottom(transport)
+    if IMultiplexedTransport.providedBy(owner):
+        return bool(owner.is_full)
     if not hasattr(owner, "_maybePauseProducer"):
         # Neither one of the reactor's nor made like one (upgrade_switch.testing's).
         return False
@@ -202,6 +206,8 @@ def unsent(transport: object) -> int:
     layer, which keeps what it cannot encrypt yet.
     """
     owner = bottom(transport)
+    if IMultiplexedTransport.providedBy(owner):
+        return int(owner.unsent)
     waiting = 0
     if hasattr(owner, "_tempDataLen"):
         waiting = len(owner.dataBuffer) - owner.offset + owner._tempDataLen
@@ -226,7 +232,9 @@ def wait_for_room(transport: IStreamTransport, resume: Callable[[], None]) -> Wr
         return None
     backpressure = WriteBackpressure(transport, resume)
     transport.registerProducer(backpressure, True)
-    owner._maybePauseProducer()
+    if not IMultiplexedTransport.providedBy(owner):
+        # Those do it by themselves.
+        owner._maybePauseProducer()
     return backpressure
 
 
@@ -234,7 +242,10 @@ def is_half_closeable(transport: object) -> TypeGuard[interfaces.ITCPTransport]:
     """
     Whether one direction of a transport can be ended alone. Wrappers cannot: they pass
     ``loseWriteConnection`` on to the socket beneath, which cuts off what a TLS layer still has to say.
+    A stream of HTTP/2 can, also where there is TLS beneath.
     """
+    if IMultiplexedTransport.providedBy(transport):
+        return True
     return (
         not isinstance(transport, ProtocolWrapper)
         and not interfaces.ISSLTransport.providedBy(transport)

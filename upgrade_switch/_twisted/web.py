@@ -13,7 +13,7 @@ from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser, Parse
 from twisted.web._newclient import Request as ClientRequest
 from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.guard import HTTPAuthSessionWrapper
-from twisted.web.http import HTTPChannel, _GenericHTTPChannelProtocol, _MalformedChunkedDataError
+from twisted.web.http import HTTPChannel, _MalformedChunkedDataError
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, _IEncodingResource
 from twisted.web.server import Request
@@ -21,12 +21,13 @@ from twisted.web.server import Request
 from ..errors import InvalidResponse
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IAddress, IProtocol
+    from twisted.internet.interfaces import IAddress
     from twisted.web.iweb import IResponse
 
 __all__ = [
     "AskingChannel",
     "ParseError",
+    "RefusingChannel",
     "UnaskedSwitchFactory",
     "UnaskedSwitchPool",
     "behind_login",
@@ -34,37 +35,15 @@ __all__ = [
     "content_received",
     "detach_flow_control",
     "feed_content",
-    "fix_http11",
     "forget_content",
     "forget_encoder",
     "has_begun_line",
     "has_read_ahead",
     "method_of",
-    "negotiating",
     "request_line_of",
     "set_encoder",
     "set_fields",
 ]
-
-
-def negotiating(channel: HTTPChannel) -> IProtocol:
-    """
-    Put Twisted's own proxy around a channel: it watches for HTTP/2 by ALPN, and would be lost if a
-    site built bare channels. There is no public way to build it around a subclass.
-    """
-    proxy: IProtocol = _GenericHTTPChannelProtocol(channel)
-    return proxy
-
-
-def fix_http11(proxy: Any) -> Any:
-    """
-    Have Twisted's proxy around a channel look for no other protocol in ALPN: what is spoken on this
-    connection has been agreed on already.
-
-    :return: the channel in it.
-    """
-    proxy._negotiatedProtocol = b"http/1.1"
-    return proxy._channel
 
 
 def content_received(channel: HTTPChannel, method: bytes, target: bytes, version: bytes) -> None:
@@ -89,6 +68,17 @@ class AskingChannel(HTTPChannel):
     def _send100Continue(self) -> None:
         if self.sends_continue():
             super()._send100Continue()
+
+
+class RefusingChannel:
+    """What stands in a channel's place, and can be told by a request that it is a bad one."""
+
+    def refuse_request(self) -> None:
+        """Answer 400."""
+        raise NotImplementedError
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self.refuse_request()
 
 
 def request_line_of(channel: HTTPChannel) -> tuple[bytes, bytes, bytes]:

@@ -1,6 +1,6 @@
 """
 :func:`h2c`: HTTP/2 without TLS, by upgrade and with prior knowledge (RFC 7540 §3.2, RFC 9113 §3.3), on
-Twisted's own HTTP/2. Needs the extra ``http2``.
+the site's own HTTP/2. Needs the extra ``http2``.
 
 A site does not have it unless it asks for it. RFC 9113 has dropped the upgrade, and browsers never
 spoke it. If a proxy in front of the site passes ``Upgrade: h2c`` on without understanding it, a
@@ -21,8 +21,6 @@ from .._extras import needs_extra
 from ..fields import connection_options
 from ..interfaces import (
     Acceptor,
-    CarriedRequest,
-    IDrainable,
     IPrefaced,
     ISelective,
     IUpgradeRequest,
@@ -32,7 +30,7 @@ from ..negotiation import UpgradeToken
 from ..server.request import UpgradeRequest
 
 with needs_extra("http2"):
-    from .._twisted.http2 import HTTP2Connection, are_settings
+    from ..server.http2 import ServerConnection, are_settings
 
 __all__ = ["h2c"]
 
@@ -91,29 +89,10 @@ class _Acceptor:
 
     def __call__(self, request: UpgradeRequest, token: UpgradeToken) -> IProtocol:
         settings = request.requestHeaders.getRawHeaders(_SETTINGS, [b""])[0]
-        carried = request.carry(*_LEFT_BEHIND)
-        return _H2C(request.site, settings, _header_list(carried), carried)
+        return ServerConnection(request.site, settings, request.carry(*_LEFT_BEHIND))
 
     def factory_for(self, site: IUpgradeSite) -> IProtocolFactory:
         return _H2CFactory(site)
-
-
-def _header_list(carried: CarriedRequest) -> list[tuple[bytes, bytes]]:
-    """A request as HTTP/2 has it (RFC 9113 §8.3.1)."""
-    fields = [(name.lower(), value) for name, value in carried.fields]
-    (host,) = (value for name, value in fields if name == b"host")
-    return [
-        (b":method", carried.method),
-        (b":scheme", b"http"),
-        (b":authority", host),
-        (b":path", carried.target),
-        *((name, value) for name, value in fields if name != b"host"),
-    ]
-
-
-@implementer(IDrainable)
-class _H2C(HTTP2Connection):
-    """HTTP/2 as the target of an upgrade, or of a preface."""
 
 
 class _H2CFactory(Factory):
@@ -123,4 +102,4 @@ class _H2CFactory(Factory):
         self._site = site
 
     def buildProtocol(self, addr: object) -> Any:
-        return _H2C(self._site)
+        return ServerConnection(self._site)

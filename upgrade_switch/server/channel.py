@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum, auto
 from typing import IO, TYPE_CHECKING, Any
-from weakref import ref
 
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
@@ -30,7 +29,7 @@ from zope.interface import implementer
 from .. import _twisted
 from ..fields import written_head
 from ..interfaces import IDetachable, SwitchHead
-from ..takeover import replay_ended_connection
+from ..takeover import hand_over, replay_ended_connection
 from .head import read_head
 from .receiving import ReceivingChannel
 from .switched import Asked
@@ -65,10 +64,9 @@ class UpgradeChannel(ReceivingChannel):
     :ivar state: what the connection speaks.
     """
 
-    # Twisted's proxy between transport and channel, set by whoever builds it.
-    proxy: ref[Any] | None = None
-
     state = ChannelState.HTTP
+    #: Whether ALPN need not be asked which HTTP is spoken.
+    knows_protocol = False
     # The site's prefaces, if it has some; and the first bytes, until it is known what they are.
     _prefaces: PrefaceTable[IProtocolFactory] | None = None
     _undecided = b""
@@ -89,6 +87,11 @@ class UpgradeChannel(ReceivingChannel):
         if _twisted.is_closing(self.transport):
             # TLS goes on delivering after loseConnection: what comes behind a 400 is not read.
             return
+        if not self.knows_protocol:
+            self.knows_protocol = True
+            if getattr(self.transport, "negotiatedProtocol", None) == b"h2":
+                self._become_http2(data)
+                return
         if self.state is ChannelState.PREFACE:
             data = self._undecided + data
             if self._is_preface(data):
@@ -101,6 +104,12 @@ class UpgradeChannel(ReceivingChannel):
                 return
             data = begun + data
         super().dataReceived(data)
+
+    def _become_http2(self, data: bytes) -> None:
+        """ALPN has chosen HTTP/2 (RFC 9113 §3.2)."""
+        slot = self.slot()
+        self.detach(None)
+        hand_over(self.transport, slot, self.site.http2_connection(), data)
 
     def _is_preface(self, data: bytes) -> bool:
         """

@@ -26,11 +26,13 @@ from zope.interface import implementer
 
 from .. import _twisted
 from ..errors import InvalidContent
-from ..fields import connection_options
+from ..fields import connection_options, written_head
 from .content import Demand, IContentSource
 from .strict import StrictChannel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from twisted.web.http import Request
 
     from .content import ContentStream
@@ -97,6 +99,14 @@ class ReceivingChannel(StrictChannel):
             _twisted.detach_flow_control(self)
             self.transport.resumeProducing()
             self.requests[-1].process()
+
+    def write_informational(
+        self, code: int, phrase: bytes, fields: Iterable[tuple[bytes, bytes]]
+    ) -> None:
+        """Send an interim response (RFC 9110 §15.2)."""
+        lines = [b"HTTP/1.1 %d %b" % (code, phrase)]
+        lines += [name + b": " + value for name, value in fields]
+        self.write(written_head(lines))
 
     def pace(self, demand: Demand) -> None:
         if self._incoming is not Incoming.STREAMED:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from twisted.internet.interfaces import IProtocol
+from twisted.internet.interfaces import IProtocol, ISSLTransport
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import datetimeToString
@@ -107,7 +107,9 @@ class UpgradeRequest(StreamingRequest):
             return NO_OFFER
         if self._offer is None:
             header = self.requestHeaders.getRawHeaders
-            offer = Offer.of_request(
+            # RFC 8441 §4: an extended CONNECT names its one token elsewhere.
+            named = getattr(getattr(self, "channel", None), "connect_protocol", None)
+            offer = Offer((named,)) if named else Offer.of_request(
                 self.method, self.clientproto, header(b"upgrade"), header(b"connection")
             )
             if offer and not self.is_detachable:
@@ -276,6 +278,9 @@ class UpgradeRequest(StreamingRequest):
     def _switch_to_offered(
         self, offered: UpgradeToken, target: IProtocol, phrase: bytes = _SWITCHING
     ) -> SwitchedConnection | Declined:
+        if self.clientproto == b"HTTP/2":
+            # RFC 8441 §5; RFC 9113 §8.6.
+            return self._switch(offered, target, SwitchHead(OK, b"OK", ()))
         layers = target.layers if ILayered.providedBy(target) else ()
         named = ", ".join((str(offered), *layers)).encode("ascii")
         fields = ((b"Upgrade", named), (b"Connection", b"Upgrade"))
@@ -361,6 +366,5 @@ class UpgradeRequest(StreamingRequest):
 
 def _certificate_subject(transport: object) -> str | None:
     """The subject of the certificate that a client has shown; None if it has shown none."""
-    layer = _twisted.tls_layer(transport)
-    certificate = None if layer is None else layer.getPeerCertificate()
+    certificate = transport.getPeerCertificate() if ISSLTransport.providedBy(transport) else None
     return None if certificate is None else certificate.to_cryptography().subject.rfc4514_string()

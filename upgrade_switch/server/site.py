@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, ISSLTransport
@@ -41,6 +40,12 @@ from .request import UpgradeRequest
 from .resource import takes_upgrades
 from .switched import SwitchedConnections, say_goodbye
 from .upgrades import ConnectMatch, Match, UpgradeMatch, Upgrades, check_connect
+
+try:
+    from .http2 import ServerConnection
+except ModuleNotFoundError:
+    # The extra http2 is not there.
+    ServerConnection = None  # type: ignore[assignment, misc]
 
 if TYPE_CHECKING:
     from .decision import Decision
@@ -99,6 +104,7 @@ class UpgradeSite(Site):
         upgrades: Mapping[str, IProtocolFactory | Acceptor] | None = None,
         prefaces: Mapping[bytes, IProtocolFactory | IPrefaced] | None = None,
         connect: ConnectAcceptor | None = None,
+        http2_connect: bool = False,
         observers: Iterable[ISwitchObserver] = (),
         **kwargs: Any,
     ) -> None:
@@ -119,6 +125,8 @@ class UpgradeSite(Site):
         :param upgrades: what each token leads to, as ``UpgradeResource`` takes it.
         :param prefaces: what each preface leads to.
         :param connect: the acceptor of CONNECTs; without one, they are answered with 501.
+        :param http2_connect: whether a stream of HTTP/2 may switch (RFC 8441). Clients are told so; any
+            token that is not known is then answered 501.
         :param observers: who is told of switches, of their ends, and of what is declined.
         :raises InvalidToken: if a key of ``upgrades`` is not a token.
         :raises InvalidUpgrades: if a value there is neither a factory nor an acceptor, or ``connect``
@@ -133,6 +141,8 @@ class UpgradeSite(Site):
         limits = Limits(max_switched, max_per_address, max_unsent, keep_alive_of(tcp_keepalive))
         self.switched = SwitchedConnections(self.reactor, limits, self.observers)
         self.deciding: set[Decision] = set()
+        self.takes_http2_connect = bool(http2_connect)
+        self.http2_connections: set[Any] = set()
         if connect is not None:
             check_connect(connect)
         self._connect = connect
@@ -156,10 +166,15 @@ class UpgradeSite(Site):
         return PrefaceTable(factories) if factories else None
 
     def protocol(self) -> IProtocol:  # type: ignore[override]  # a callable, as in HTTPFactory
-        channel = UpgradeChannel()
-        proxy = _twisted.negotiating(channel)
-        channel.proxy = ref(proxy)
-        return proxy
+        return UpgradeChannel()
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """What ALPN may choose (``IProtocolNegotiationFactory``)."""
+        return [b"http/1.1"] if ServerConnection is None else [b"h2", b"http/1.1"]
+
+    def http2_connection(self) -> IProtocol:
+        """What speaks HTTP/2 on a connection."""
+        return ServerConnection(self)
 
     @property
     def draining(self) -> bool:
@@ -293,6 +308,8 @@ class UpgradeSite(Site):
         emptied = self.switched.when_empty()
         for connection in self.switched:
             say_goodbye(connection)
+        for http2 in tuple(self.http2_connections):
+            http2.drain()
         if not emptied.called:
             late = self.reactor.callLater(timeout - min(1, timeout / 2), self._say_goodbye_late)
             last = self.reactor.callLater(timeout, self._abort_switched)

@@ -28,7 +28,7 @@ from twisted.web.util import DeferredResource
 
 from .. import _twisted
 from ..errors import InvalidArgument
-from ..fields import is_host, options_without, split_absolute, written_head
+from ..fields import is_host, options_without, split_absolute
 from ..interfaces import CarriedRequest, IStreamsContent, IUpgradeSite
 from .content import ContentState, ContentStream, IContentSource
 
@@ -75,8 +75,8 @@ class StreamingRequest(Request):
 
     def gotLength(self, length: int | None) -> None:
         """
-        Look the resource up, if a content is to follow. (Without one, and over HTTP/2, it is looked up
-        when the request is processed.)
+        Look the resource up, if a content is to follow. (Without one, it is looked up when the request
+        is processed.)
 
         :param length: of the content; None if that is not known.
         """
@@ -87,7 +87,7 @@ class StreamingRequest(Request):
             found = self._found
             if found is not None and IStreamsContent.providedBy(_twisted.behind_login(found.resource)):
                 self._is_streamed = True
-                waits = self.clientproto == b"HTTP/1.1" and self._says_continue()
+                waits = self.clientproto != b"HTTP/1.0" and self._says_continue()
                 self._content_stream = ContentStream(source.pace, None, length, waits)
                 source.stream_into(self._content_stream)
                 return
@@ -252,8 +252,7 @@ class StreamingRequest(Request):
     ) -> None:
         """
         Send an interim response (RFC 9110 §15.2), such as 100 (Continue) or 103 (Early Hints). Where
-        that cannot be, nothing happens: with HTTP/1.0 and HTTP/2, once the response has begun, and
-        when the client has left.
+        that cannot be, nothing happens: with HTTP/1.0, once the response has begun, and when the client has left.
 
         :param code: from 100 to 199, but not 101, for which there is ``switch_to``.
         :param phrase: the reason phrase; if empty, the usual one.
@@ -263,11 +262,9 @@ class StreamingRequest(Request):
         if not CONTINUE <= code < OK or code == SWITCHING_PROTOCOLS:
             raise InvalidArgument(f"an interim response is 100 or 102 to 199, not {code!r}")
         channel = getattr(self, "channel", None)
-        if channel is None or self.clientproto != b"HTTP/1.1" or self.startedWriting:
+        if channel is None or self.clientproto == b"HTTP/1.0" or self.startedWriting:
             return
-        lines = [b"HTTP/1.1 %d %b" % (code, phrase or RESPONSES.get(code, b""))]
-        lines += [name + b": " + value for name, value in fields]
-        channel.write(written_head(lines))
+        channel.write_informational(code, phrase or RESPONSES.get(code, b""), fields)
         if code == CONTINUE and self._content_stream is not None:
             self._content_stream.continued()
 

@@ -200,7 +200,9 @@ class _TLSHandshake(Protocol):
             carried.content.close()
             self.transport.loseConnection()
             return
-        channel: UpgradeChannel = _twisted.fix_http11(http)
+        channel: UpgradeChannel = http
+        # Whatever ALPN has said.
+        channel.knows_protocol = True
         self._channel = channel
         hand_over(self.transport, _twisted.slot_of(self.transport, self), http, b"")
         channel.answer(carried)

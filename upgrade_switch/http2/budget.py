@@ -1,0 +1,78 @@
+"""
+:class:`Budget`: how much of what is legal, and costs more than it is worth, one connection may send.
+
+A stranger can have a server work without an end at little cost to himself: by resetting what he has
+just asked for (CVE-2023-44487), by PING and SETTINGS, which want an answer, by empty frames, by opening
+a window one byte at a time. Each alone is no error. So they are counted: a connection has a
+budget that grows again with time, and with the bytes that are really carried.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .frames import Flag, FrameType
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+__all__ = ["Budget"]
+
+_MOST = 2000
+_A_SECOND = 100
+
+# Bytes that open a window well enough, and that are worth a frame.
+_WORTH_A_FRAME = 1024
+
+_END_STREAM = int(Flag.END_STREAM)
+
+_ALWAYS_COSTS = frozenset(
+    [FrameType.RST_STREAM, FrameType.SETTINGS, FrameType.PING, FrameType.CONTINUATION, FrameType.PRIORITY]
+)
+
+
+class Budget:
+    """What one connection may still send of it."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._left: float = _MOST
+        self._since = clock.seconds()
+
+    def allows(self, frame: bytes) -> bool:
+        """Whether a frame that has come is still within the budget."""
+        kind = frame[3]
+        if kind == FrameType.DATA:
+            costs = len(frame) == 9 and not frame[4] & _END_STREAM
+            if len(frame) > _WORTH_A_FRAME:
+                self._earn()
+        elif kind == FrameType.HEADERS:
+            costs = False
+        elif kind == FrameType.WINDOW_UPDATE:
+            costs = int.from_bytes(frame[9:13], "big") < _WORTH_A_FRAME
+        else:
+            costs = kind in _ALWAYS_COSTS or kind > FrameType.CONTINUATION
+        return not costs or self._spend()
+
+    def sent(self, size: int, waiting: int) -> None:
+        """
+        Bytes have been sent.
+
+        :param size: how many, in one frame.
+        :param waiting: how many of the stream had to wait, since its window has no room for them.
+        """
+        if size > _WORTH_A_FRAME or not waiting:
+            self._earn()
+
+    def _earn(self) -> None:
+        if self._left < _MOST:
+            self._left += 1
+
+    def _spend(self) -> bool:
+        self._left -= 1
+        if self._left >= 0:
+            return True
+        now = self._clock.seconds()
+        self._left = min(self._left + (now - self._since) * _A_SECOND, _MOST)
+        self._since = now
+        return self._left >= 0

@@ -1,0 +1,70 @@
+"""
+The layout of frames (RFC 9113 §4.1, §6), as far as it matters outside of the h2 library. Pure.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+
+__all__ = ["Flag", "FrameType", "header_block_of", "padding_of", "raw_frame"]
+
+
+class FrameType(IntEnum):
+    """The types of frames (RFC 9113 §6)."""
+
+    DATA = 0
+    HEADERS = 1
+    PRIORITY = 2
+    RST_STREAM = 3
+    SETTINGS = 4
+    PUSH_PROMISE = 5
+    PING = 6
+    GOAWAY = 7
+    WINDOW_UPDATE = 8
+    CONTINUATION = 9
+
+
+class Flag(IntFlag):
+    """The flags of frames, each of which means something on some types only."""
+
+    END_STREAM = 0x1
+    ACK = 0x1
+    END_HEADERS = 0x4
+    PADDED = 0x8
+    PRIORITY = 0x20
+
+
+# Plain numbers, since arithmetic with members of an enum takes ten times as long.
+_PADDED, _PRIORITY = int(Flag.PADDED), int(Flag.PRIORITY)
+
+
+def raw_frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
+    """A frame."""
+    return b"%b%c%c%b%b" % (
+        len(payload).to_bytes(3, "big"),
+        kind,
+        flags,
+        stream_id.to_bytes(4, "big"),
+        payload,
+    )
+
+
+def padding_of(frame: bytes) -> int:
+    """How many bytes of a DATA frame's payload are padding, its length included."""
+    return frame[9] + 1 if frame[4] & _PADDED and len(frame) > 9 else 0
+
+
+def header_block_of(frame: bytes) -> bytes | None:
+    """
+    The part of a header block that a HEADERS frame has; None if it has more padding than payload, or
+    not even a whole priority (RFC 9113 §6.2).
+    """
+    flags, start, end = frame[4], 9, len(frame)
+    if flags & _PADDED:
+        if end == start:
+            return None
+        end -= frame[start]
+        start += 1
+    if flags & _PRIORITY:
+        start += 5
+    return frame[start:end] if start <= end else None
