@@ -41,6 +41,7 @@ ORDER = (
     "peers",
     "observe",
     "core",
+    "http2",
     "protocols",
     "client",
     "server",

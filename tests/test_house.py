@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import sys
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -33,6 +34,20 @@ FLOORS = (
     {"protocols", "proxy"},
     {"testing", "command"},
 )
+#: Rooms that know some of those below them only.
+KNOWN = {
+    "http2": {
+        "errors",
+        "fields",
+        "negotiation",
+        "interfaces",
+        "_twisted",
+        "takeover",
+        "connection",
+    },
+}
+#: Modules that import nothing but the standard library and each other.
+PURE = {"upgrade_switch.fields", "upgrade_switch.http2.fields", "upgrade_switch.http2.lists"}
 #: Rooms whose parts do not know one another, but for those that are named.
 APART = {
     "protocols": {"_tunnel", "_connect"},
@@ -98,6 +113,30 @@ def test_imports_run_one_way(module: str) -> None:
         assert imported not in {"upgrade_switch"}, "the public names are for users"
         same_room = room_of(imported) == room_of(module)
         assert same_room or floor_of(imported) < floor_of(module), imported
+
+
+@pytest.mark.parametrize("room", KNOWN)
+def test_rooms_that_know_few(room: str) -> None:
+    """A room that is for both sides knows no more than it needs."""
+    modules = [module for module in MODULES if room_of(module) == room]
+    assert modules
+    for module in modules:
+        assert {*map(room_of, imports_of(module))} <= {room, *KNOWN[room]}, module
+
+
+@pytest.mark.parametrize("module", sorted(PURE))
+def test_pure_modules(module: str) -> None:
+    """Grammar is bytes in and values out, without Twisted or h2."""
+    assert imports_of(module) <= PURE
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            sources = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            sources = [node.module or ""]
+        else:
+            continue
+        for source in sources:
+            assert source.partition(".")[0] in sys.stdlib_module_names, source
 
 
 @pytest.mark.parametrize("room", APART)
