@@ -135,8 +135,8 @@ class IStreamsContent(Interface):
     What the site's lookup returns decides, once for each request, so wrappers have to provide the
     interface, too. A ``DeferredResource`` (``twisted.web.guard`` has one for each login) counts as what
     it stands for, if its Deferred has fired by then. Any other resource gets the whole content in
-    ``request.content``. So does this one on a site that is not an ``UpgradeSite``; ``request.stream_content``
-    then takes it from there.
+    ``request.content``. So does this one on a site that is not an ``UpgradeSite``;
+    ``request.stream_content`` then takes it from there.
     """
 
 
@@ -316,6 +316,7 @@ class IUpgradeRequest(IRequest):
     has_switched: bool = Attribute("Whether the request was answered with another protocol.")
     site: IUpgradeSite = Attribute("The site that the request came to.")
     channel: Any = Attribute("What the request came through; gone when the request is finished.")
+    clientproto: bytes = Attribute("The version of HTTP, such as ``HTTP/1.1``.")
     code: int = Attribute("The status code of the answer, as far as it is known.")
     code_message: bytes = Attribute("The reason phrase of the answer.")
     startedWriting: int = Attribute("Whether the head of the answer has been written.")

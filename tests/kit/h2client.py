@@ -303,6 +303,28 @@ class H2Client(Protocol):
             self.flush()
         return stream
 
+    def begin_connect(self, token: bytes, path: bytes = b"/u", more: Any = ()) -> int:
+        """Ask for a switch of a stream (RFC 8441 §4); gives the stream."""
+        stream: int = self.connection.get_next_available_stream_id()
+        fields = [(b":method", b"CONNECT"), (b":protocol", token), (b":scheme", self.scheme)]
+        fields += [(b":path", path), (b":authority", b"localhost"), *more]
+        self.connection.send_headers(stream, fields)
+        if not self.holds:
+            self.flush()
+        return stream
+
+    def give(self, stream: int, data: bytes, end: bool = False) -> None:
+        """Send bytes on a stream, as far as there are windows for them."""
+        self.connection.send_data(stream, data, end_stream=end)
+        if not self.holds:
+            self.flush()
+
+    async def head_of(self, stream: int) -> tuple[int, dict[bytes, bytes]]:
+        """Status and fields of the answer on a stream, which may go on."""
+        await self.until(lambda: stream in self.answers or bool(self.broken) or self.lost)
+        fields, _ = self.answers[stream]
+        return int(fields[b":status"]), fields
+
     async def answer(self, stream: int) -> Answer:
         """Status, fields and body of the answer on a stream."""
         await self.until(lambda: stream in self.ended or bool(self.broken) or self.lost)

@@ -202,8 +202,7 @@ class WatchedSite(UpgradeSite):
     def protocol(self) -> Any:
         channel = WatchedChannel()
         self.channels.append(ref(channel))
-        proxy = channel
-        return proxy
+        return channel
 
     def log(self, request: Any) -> None:
         self.lines.append((request.code, request.uri))

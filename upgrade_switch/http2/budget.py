@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Budget"]
 
-_MOST = 2000
+_MOST = 1000
 _A_SECOND = 100
 
 # Bytes that open a window well enough, and that are worth a frame.
@@ -27,7 +27,7 @@ _WORTH_A_FRAME = 1024
 _END_STREAM = int(Flag.END_STREAM)
 
 _ALWAYS_COSTS = frozenset(
-    [FrameType.RST_STREAM, FrameType.SETTINGS, FrameType.PING, FrameType.CONTINUATION, FrameType.PRIORITY]
+    [FrameType.RST_STREAM, FrameType.SETTINGS, FrameType.PING, FrameType.CONTINUATION]
 )
 
 

@@ -37,7 +37,7 @@ _USUAL_METHODS = frozenset(
 )
 
 # Host: RFC 9110 §7.2. Of two logins, one program may take the first and another the last.
-_ONCE = (b"host", b"authorization", b"proxy-authorization")
+_ONCE = (b"host",)
 
 # RFC 3986 §3.1. In a path, visible characters without "#": fragments are not sent (RFC 9110 §7.1).
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*\Z")

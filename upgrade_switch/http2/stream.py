@@ -16,18 +16,15 @@ side has not read yet. RFC 9113 §5.1 calls the combinations "open", "half-close
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar
 from typing import Protocol as TypingProtocol
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
-    IAddress,
     IHalfCloseableProtocol,
     IReactorTime,
-    ISSLTransport,
-    ITCPTransport,
 )
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -39,7 +36,7 @@ from ..sending import SendingWatch
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IProducer
 
-__all__ = ["Direction", "HTTP2Stream", "StreamOwner", "TCPStream", "TLSStream"]
+__all__ = ["Direction", "HTTP2Stream", "StreamOwner"]
 
 _log = Logger()
 
@@ -88,8 +85,9 @@ class HTTP2Stream:
     :ivar producer: what has been registered to write to it.
     :ivar unsent: how many bytes wait to be sent.
     :ivar rest: how many bytes are to come; None if that has not been said (RFC 9113 §8.1.1).
-    :ivar linger: for how many seconds the other side may take to end its direction, once this side has
-        ended both; then the stream is reset (RFC 9113 §8.1).
+    :ivar linger: how many seconds the other side may take to end its direction, once this side is
+        through with both; then the stream is reset (RFC 9113 §8.1). If it is 0, the stream is a
+        message's; if not, it is closed like a connection, and aborted if it sends nothing for too long.
     """
 
     #: As with Twisted's transports: how many bytes may wait before a producer is paused.
@@ -104,6 +102,7 @@ class HTTP2Stream:
     producer: IProducer | None = None
     _is_streaming_producer = True
     _is_producer_paused = False
+    _is_pulling = False
 
     def __init__(self, owner: StreamOwner, stream_id: int) -> None:
         self.stream_id = stream_id
@@ -127,6 +126,11 @@ class HTTP2Stream:
         return f"<{type(self).__name__} {self.stream_id} to {self.protocol!r}>"
 
     @property
+    def is_aborting(self) -> bool:
+        """Whether this side has reset it."""
+        return self._aborting
+
+    @property
     def is_closing(self) -> bool:
         """Whether the stream has ended, or has been told to."""
         return self.disconnecting or self.disconnected or self._aborting
@@ -139,10 +143,12 @@ class HTTP2Stream:
         transport: IStreamTransport = self._owner.transport
         return transport
 
-    def getPeer(self) -> IAddress:
+    # Any, as the addresses are of whatever kind the connection is.
+
+    def getPeer(self) -> Any:
         return self.shared.getPeer()
 
-    def getHost(self) -> IAddress:
+    def getHost(self) -> Any:
         return self.shared.getHost()
 
     def write(self, data: bytes) -> None:
@@ -155,7 +161,7 @@ class HTTP2Stream:
         self._owner.schedule(self)
         self._pause_if_full()
 
-    def writeSequence(self, iovec: Sequence[bytes]) -> None:
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
         self.write(b"".join(iovec))
 
     def send_head(self, fields: Fields) -> None:
@@ -186,7 +192,7 @@ class HTTP2Stream:
             self._owner.clock.callLater(0, self.finish, Failure(ConnectionDone()))
             return
         self.sending = Direction.ENDING
-        if self.unsent:
+        if self.unsent and self.linger:
             self._draining = SendingWatch(self, self._owner.clock, _nothing, self.abortConnection)
         self._owner.schedule(self)
 
@@ -212,10 +218,10 @@ class HTTP2Stream:
         self.producer = producer
         self._is_streaming_producer = streaming
         self._is_producer_paused = False
-        if not streaming:
-            self._call(producer.resumeProducing)  # type: ignore[attr-defined]
-        else:
+        if streaming:
             self._pause_if_full()
+        else:
+            self._pull()
 
     def unregisterProducer(self) -> None:
         self.producer = None
@@ -284,9 +290,25 @@ class HTTP2Stream:
         producer = self.producer
         if producer is None or self._queue:
             return
-        if self._is_producer_paused or not self._is_streaming_producer:
+        if not self._is_streaming_producer:
+            self._pull()
+        elif self._is_producer_paused:
             self._is_producer_paused = False
             self._call(producer.resumeProducing)  # type: ignore[attr-defined]
+
+    def _pull(self) -> None:
+        """
+        Have a pull producer write. One that writes nothing (a request's, for a HEAD) is asked again in
+        the reactor's next turn.
+        """
+        producer = self.producer
+        if producer is None or self._is_streaming_producer or self._queue or self._is_pulling:
+            return
+        self._is_pulling = True
+        self._call(producer.resumeProducing)  # type: ignore[attr-defined]
+        self._is_pulling = False
+        if self.producer is producer and not self._queue:
+            self._owner.clock.callLater(0, self._pull)
 
     def end_sent(self) -> None:
         """The end of this side's direction has been sent."""
@@ -412,36 +434,3 @@ class HTTP2Stream:
 
 def _nothing() -> None:
     """What is called when a stream that closes has sent everything: its connection says so, too."""
-
-
-@implementer(ITCPTransport)
-class TCPStream(HTTP2Stream):
-    """A stream of a connection over TCP."""
-
-    def getTcpNoDelay(self) -> bool:
-        return bool(self._owner.transport.getTcpNoDelay())
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        """Of the whole connection."""
-        self._owner.transport.setTcpNoDelay(enabled)
-
-    def getTcpKeepAlive(self) -> bool:
-        return bool(self._owner.transport.getTcpKeepAlive())
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        """Of the whole connection."""
-        self._owner.transport.setTcpKeepAlive(enabled)
-
-
-@implementer(ISSLTransport)
-class TLSStream(TCPStream):
-    """A stream of a connection with TLS."""
-
-    @property
-    def negotiatedProtocol(self) -> bytes | None:
-        """What the connection has agreed on by ALPN."""
-        negotiated: bytes | None = self._owner.transport.negotiatedProtocol
-        return negotiated
-
-    def getPeerCertificate(self) -> object:
-        return self._owner.transport.getPeerCertificate()

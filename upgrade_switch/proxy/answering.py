@@ -91,10 +91,7 @@ def cut_off(request: Any, clock: IReactorTime) -> None:
     """
     channel = request.channel
     if request.clientproto.startswith(b"HTTP/2"):
-        # It is there where a request has come over HTTP/2.
-        from .._twisted import http2
-
-        http2.cut_off(channel)
+        channel.loseConnection()
         return
     request.unregisterProducer()
     transport = channel.transport

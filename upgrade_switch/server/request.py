@@ -6,6 +6,7 @@ can switch.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from twisted.internet.interfaces import IProtocol, ISSLTransport
 from twisted.logger import Logger
@@ -109,13 +110,22 @@ class UpgradeRequest(StreamingRequest):
             header = self.requestHeaders.getRawHeaders
             # RFC 8441 §4: an extended CONNECT names its one token elsewhere.
             named = getattr(getattr(self, "channel", None), "connect_protocol", None)
-            offer = Offer((named,)) if named else Offer.of_request(
-                self.method, self.clientproto, header(b"upgrade"), header(b"connection")
+            offer = (
+                Offer((named,))
+                if named
+                else Offer.of_request(
+                    self.method, self.clientproto, header(b"upgrade"), header(b"connection")
+                )
             )
             if offer and not self.is_detachable:
                 offer = Offer((), "this connection belongs to no UpgradeSite")
             self._offer = offer
         return self._offer
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the request is an extended CONNECT (RFC 8441), whose stream may switch."""
+        return getattr(getattr(self, "channel", None), "connect_protocol", None) is not None
 
     @property
     def is_detachable(self) -> bool:
@@ -366,5 +376,6 @@ class UpgradeRequest(StreamingRequest):
 
 def _certificate_subject(transport: object) -> str | None:
     """The subject of the certificate that a client has shown; None if it has shown none."""
-    certificate = transport.getPeerCertificate() if ISSLTransport.providedBy(transport) else None
+    # Any: what Twisted has there is documented as a certificate of its own, and is pyOpenSSL's.
+    certificate: Any = transport.getPeerCertificate() if ISSLTransport.providedBy(transport) else None
     return None if certificate is None else certificate.to_cryptography().subject.rfc4514_string()

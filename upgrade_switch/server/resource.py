@@ -28,6 +28,8 @@ __all__ = ["UpgradeResource", "takes_upgrades", "upgrade_required"]
 
 _log = Logger()
 
+_UNKNOWN = StatusPage(501, "Not Implemented", "This resource does not know the protocol.")
+
 
 class _UpgradeRequired(StatusPage):
     """See :func:`upgrade_required`."""
@@ -147,6 +149,9 @@ class UpgradeResource(Resource):
                     return self._refuse(request, match.token)
                 return decide(request, match)
             self._notify_declined(request)
+            if request.is_stream and request.offer:
+                # RFC 9220 §3: never the fallback, any 2xx of which would be a tunnel.
+                return _UNKNOWN.render(request)
         elif not self._has_warned and request.requestHeaders.hasHeader(b"upgrade"):
             # Once: a stranger must not fill the log.
             self._has_warned = True

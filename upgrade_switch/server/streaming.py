@@ -252,7 +252,8 @@ class StreamingRequest(Request):
     ) -> None:
         """
         Send an interim response (RFC 9110 §15.2), such as 100 (Continue) or 103 (Early Hints). Where
-        that cannot be, nothing happens: with HTTP/1.0, once the response has begun, and when the client has left.
+        that cannot be, nothing happens: with HTTP/1.0, once the response has begun, and when
+        the client has left.
 
         :param code: from 100 to 199, but not 101, for which there is ``switch_to``.
         :param phrase: the reason phrase; if empty, the usual one.

@@ -140,7 +140,8 @@ _OF_THE_CONNECTION = frozenset(["h2", "h2c", "tls"])
 def _is_out_of_place(request: IUpgradeRequest, token: UpgradeToken) -> bool:
     """
     Whether a token makes no sense on this connection: ``h2`` never does (it is ALPN's, RFC 9113
-    §3.1), ``h2c`` not over TLS (there it is ``h2``), ``TLS`` not where the client has it already, none of them on a stream.
+    §3.1), ``h2c`` not over TLS (there it is ``h2``), ``TLS`` not where the client has it already, and
+    none of them on a stream.
     """
     name = token.key[0]
     if name == "h2" or request.clientproto == b"HTTP/2":

@@ -200,7 +200,8 @@ class _TLSHandshake(Protocol):
             carried.content.close()
             self.transport.loseConnection()
             return
-        channel: UpgradeChannel = http
+        assert isinstance(http, UpgradeChannel)
+        channel = http
         # Whatever ALPN has said.
         channel.knows_protocol = True
         self._channel = channel

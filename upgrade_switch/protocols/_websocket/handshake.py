@@ -55,12 +55,14 @@ def shown(text: str) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
-def check_request(request: UpgradeRequest, token: UpgradeToken) -> tuple[bytes, str | None, list[str]]:
+def check_request(
+    request: UpgradeRequest, token: UpgradeToken
+) -> tuple[bytes | None, str | None, list[str]]:
     """
     Check a request (RFC 6455 §4.2.1), except for Host, Upgrade and Connection, which have been checked
     when the offer was read.
 
-    :return: its key, origin and subprotocols.
+    :return: its key (None over HTTP/2, which needs none: RFC 8441 §5), origin and subprotocols.
     :raises HandshakeRefused: if it is not a valid handshake.
     """
     if request.method != b"GET":
@@ -76,13 +78,14 @@ def check_request(request: UpgradeRequest, token: UpgradeToken) -> tuple[bytes, 
         page = StatusPage(426, "Upgrade Required", "WebSocket, version 13.", fields)
         raise HandshakeRefused(page, "Sec-WebSocket-Version is not 13")
     keys = header(b"sec-websocket-key") or ()
-    if len(keys) != 1 or not _KEY.match(keys[0]):
+    key = keys[0] if len(keys) == 1 and not request.is_stream else None
+    if not request.is_stream and (key is None or not _KEY.match(key)):
         raise _bad_request("A handshake has one Sec-WebSocket-Key, of 16 bytes in base64.")
     origins = header(b"origin") or ()
     if len(origins) > 1:
         raise _bad_request("A handshake has one Origin at most.")
     origin = origins[0].decode("latin-1") if origins else None
-    return keys[0], origin, _subprotocols(header(b"sec-websocket-protocol") or ())
+    return key, origin, _subprotocols(header(b"sec-websocket-protocol") or ())
 
 
 def _bad_request(detail: str) -> HandshakeRefused:

@@ -108,7 +108,8 @@ class HandshakeRequest(ConnectionRequest):
 class _Handshake(NamedTuple):
     """What a valid request says."""
 
-    key: bytes
+    key: bytes | None
+    """None over HTTP/2 (RFC 8441 §5)."""
     origin: str | None
     subprotocols: list[str]
     extensions: _autobahn.Extensions
@@ -314,7 +315,8 @@ def _accept(
         for name, values in source.items():
             for value in _lines_of(values):
                 add(name, value)
-    add(b"Sec-WebSocket-Accept", accept_key(handshake.key))
+    if handshake.key is not None:
+        add(b"Sec-WebSocket-Accept", accept_key(handshake.key))
     if subprotocol is not None:
         add(b"Sec-WebSocket-Protocol", subprotocol.encode("ascii"))
     if extension is not None:

@@ -1,0 +1,44 @@
+"""
+The h2 library's state machine, as connections use it: it takes bytes and gives bytes, and leaves fields
+to us.
+"""
+
+from __future__ import annotations
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.settings import SettingCodes, Settings
+
+from .reader import LONGEST_FIELDS
+
+__all__ = ["CONNECTION_WINDOW", "MOST_STREAMS", "STREAM_WINDOW", "new_machine"]
+
+#: How many streams the other side may have open at the same time. Browsers want 255 WebSockets, and
+#: pages beside them.
+MOST_STREAMS = 320
+
+#: What may wait for each of them: the window that every stream begins with (RFC 9113 §6.9.2). The
+#: connection's own is as wide as theirs together, so that some that are not read stop no others.
+STREAM_WINDOW = 2**16 - 1
+CONNECTION_WINDOW = MOST_STREAMS * STREAM_WINDOW
+
+
+def new_machine(is_client: bool, settings: dict[SettingCodes, int] | None = None) -> H2Connection:
+    """
+    A state machine for one connection.
+
+    :param settings: what to tell the other side, besides the limits that are the same for all.
+    """
+    machine = H2Connection(
+        H2Configuration(
+            client_side=is_client,
+            header_encoding=None,
+            validate_outbound_headers=False,
+            normalize_outbound_headers=False,
+            validate_inbound_headers=False,
+            normalize_inbound_headers=False,
+        )
+    )
+    ours = {SettingCodes.MAX_HEADER_LIST_SIZE: LONGEST_FIELDS, **(settings or {})}
+    machine.local_settings = Settings(client=is_client, initial_values=ours)
+    return machine

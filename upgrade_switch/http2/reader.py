@@ -1,0 +1,165 @@
+"""
+:class:`FrameReader`: what comes on a connection, as frames and as lists of fields (RFC 9113 §4).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from h2.errors import ErrorCodes
+from hpack import Decoder
+from hpack.exceptions import HPACKError, OversizedHeaderListError
+
+from .budget import Budget
+from .frames import Flag, FrameType, header_block_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from twisted.internet.interfaces import IReactorTime
+
+    from .lists import Field
+
+__all__ = ["LONGEST_FIELDS", "BrokenRule", "Frame", "FrameReader", "Message"]
+
+# Bytes of a list of fields, as RFC 9113 §6.5.2 counts them: what the other side is told, and what costs
+# the connection, since its decoder has to read all of it.
+LONGEST_FIELDS = 2**16
+_LONGEST_DECODED = 2**18
+
+# Bytes of a header block.
+_LONGEST_BLOCK = 2**16
+
+# The longest frame that is taken (RFC 9113 §4.2): what all must take.
+_LONGEST_FRAME = 2**14
+
+_LAST_STREAM = 2**31 - 1
+
+_ACK, _END_HEADERS, _END_STREAM = int(Flag.ACK), int(Flag.END_HEADERS), int(Flag.END_STREAM)
+_DATA, _HEADERS, _SETTINGS = int(FrameType.DATA), int(FrameType.HEADERS), int(FrameType.SETTINGS)
+_CONTINUATION = int(FrameType.CONTINUATION)
+
+
+class BrokenRule(Exception):
+    """
+    The other side has broken a rule, or asks for too much, and that ends the connection.
+
+    :ivar code: why (RFC 9113 §7).
+    """
+
+    def __init__(self, code: ErrorCodes) -> None:
+        super().__init__(code.name)
+        self.code = code
+
+
+class Frame(NamedTuple):
+    """A frame that is no part of a header block."""
+
+    kind: int
+    flags: int
+    stream_id: int
+    raw: bytes
+    """All of it, its head included."""
+
+
+class Message(NamedTuple):
+    """The fields of a message: its head, or its trailers."""
+
+    stream_id: int
+    fields: list[Field]
+    ends: bool
+    """Whether nothing follows on the stream."""
+
+
+class _Block(NamedTuple):
+    """A header block that has not all come."""
+
+    stream_id: int
+    flags: int
+    begun: bytes
+
+
+class FrameReader:
+    """
+    Cuts what comes into frames, and puts header blocks together. It sees to the order of frames, to
+    their size, and to the budget.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.budget = Budget(clock)
+        self.has_begun = False
+        self._decoder = Decoder()
+        self._decoder.max_header_list_size = _LONGEST_DECODED
+        self._buffer = b""
+        self._block: _Block | None = None
+
+    @property
+    def is_in_head(self) -> bool:
+        """Whether what has come ends in the middle of something other than content."""
+        if self._block is not None:
+            return True
+        return bool(self._buffer) and (len(self._buffer) < 4 or self._buffer[3] != _DATA)
+
+    def read(self, data: bytes) -> Iterator[Frame | Message]:
+        """
+        Read what has come. What is not taken out of the iterator is not read.
+
+        :raises BrokenRule: while it is iterated over.
+        """
+        if self._buffer:
+            data = self._buffer + data
+        self._buffer, position = b"", 0
+        while len(data) - position >= 9:
+            length = int.from_bytes(data[position : position + 3], "big")
+            if length > _LONGEST_FRAME:
+                raise BrokenRule(ErrorCodes.FRAME_SIZE_ERROR)
+            end = position + 9 + length
+            if len(data) < end:
+                break
+            read = self._read_frame(data[position:end])
+            position = end
+            if read is not None:
+                yield read
+        self._buffer = data[position:]
+
+    def _read_frame(self, raw: bytes) -> Frame | Message | None:
+        kind, flags = raw[3], raw[4]
+        stream_id = int.from_bytes(raw[5:9], "big") & _LAST_STREAM
+        if not self.has_begun:
+            # RFC 9113 §3.4.
+            self.has_begun = True
+            if kind != _SETTINGS or flags & _ACK:
+                raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
+        block = self._block
+        if block is None and kind == _CONTINUATION:
+            raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
+        if block is not None and (kind != _CONTINUATION or stream_id != block.stream_id):
+            # RFC 9113 §6.10.
+            raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
+        if not self.budget.allows(raw):
+            raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
+        if block is not None:
+            return self._continue(block, flags, raw)
+        if kind != _HEADERS:
+            return Frame(kind, flags, stream_id, raw)
+        begun = header_block_of(raw)
+        if begun is None or not stream_id:
+            raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
+        return self._continue(_Block(stream_id, flags, begun), flags, raw[:9])
+
+    def _continue(self, block: _Block, flags: int, raw: bytes) -> Message | None:
+        """Add what a frame has of a block, and read the block if that was the last of it."""
+        block = block._replace(begun=block.begun + raw[9:])
+        if len(block.begun) > _LONGEST_BLOCK:
+            raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
+        if not flags & _END_HEADERS:
+            self._block = block
+            return None
+        self._block = None
+        try:
+            fields: list[Field] = list(self._decoder.decode(block.begun, raw=True))
+        except OversizedHeaderListError:
+            raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM) from None
+        except (HPACKError, ValueError):
+            raise BrokenRule(ErrorCodes.COMPRESSION_ERROR) from None
+        return Message(block.stream_id, fields, bool(block.flags & _END_STREAM))

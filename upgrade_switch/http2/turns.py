@@ -1,0 +1,127 @@
+"""
+:class:`Turns`: which stream sends next.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from h2.connection import H2Connection
+
+    from .reader import FrameReader
+    from .stream import HTTP2Stream
+
+__all__ = ["Turns"]
+
+# Bytes of answers that are sent before the client has begun to speak HTTP/2, which an upgrade makes
+# possible: one DATA frame. curl has a buffer of 32 KiB for everything that comes with the 101, and
+# fails when it is full.
+_MOST_BEFORE_SETTINGS = 2**14
+
+# Bytes that are given to the transport in one piece.
+_AT_ONCE = 2**16
+
+
+class Turns:
+    """
+    Lets streams that have something to send do so in turns, one frame each. Nothing is sent while the
+    transport is full: what waits is with the streams, which tell their producers.
+
+    :ivar is_full: whether the transport takes no more now.
+    """
+
+    def __init__(
+        self, machine: H2Connection, reader: FrameReader, write: Callable[[bytes], object]
+    ) -> None:
+        """
+        :param machine: what makes frames.
+        :param reader: knows whether the other side has begun, and has the budget.
+        :param write: takes what is to be sent.
+        """
+        self.is_full = False
+        self._machine = machine
+        self._reader = reader
+        self._write = write
+        self._ready: deque[HTTP2Stream] = deque()
+        self._left_before_settings = _MOST_BEFORE_SETTINGS
+        self._is_sending = False
+
+    def add(self, stream: HTTP2Stream) -> None:
+        """A stream has something to send, which it may have a window for."""
+        if not stream.is_scheduled:
+            stream.is_scheduled = True
+            self._ready.append(stream)
+
+    def clear(self) -> None:
+        """Nobody sends any more."""
+        self._ready.clear()
+
+    def flush(self) -> None:
+        """Write what h2 has to send."""
+        data = self._machine.data_to_send()
+        if data:
+            self._write(data)
+
+    def send(self) -> None:
+        """Let streams have their turns, until the transport is full or nothing can be sent."""
+        if self._is_sending:
+            return
+        self._is_sending = True
+        try:
+            waiting = 0
+            while self._ready and not self.is_full:
+                stream = self._ready.popleft()
+                stream.is_scheduled = False
+                if not stream.disconnected:
+                    waiting += self._send_from(stream)
+                if waiting > _AT_ONCE:
+                    waiting = 0
+                    self.flush()
+        finally:
+            self._is_sending = False
+        self.flush()
+
+    def _send_from(self, stream: HTTP2Stream) -> int:
+        """Send one frame of a stream, and the heads in front of it; gives how many bytes."""
+        machine, stream_id = self._machine, stream.stream_id
+        heads = stream.take_heads()
+        for fields in heads:
+            ends = stream.is_at_end and fields is heads[-1]
+            machine.send_headers(stream_id, fields, end_stream=ends)
+            if ends:
+                stream.end_sent()
+                return len(fields)
+        if stream.is_at_end:
+            machine.end_stream(stream_id)
+            stream.end_sent()
+            return 0
+        if not stream.unsent:
+            # A producer that is asked for more writes when the head is out.
+            stream.sent()
+            return len(heads)
+        window = self._window_of(stream)
+        if window <= 0:
+            return len(heads)
+        data = stream.take(min(window, machine.max_outbound_frame_size))
+        ends = stream.is_at_end
+        machine.send_data(stream_id, data, end_stream=ends)
+        self._reader.budget.sent(len(data), stream.unsent)
+        if ends:
+            stream.end_sent()
+            return len(data)
+        stream.sent()
+        if stream.has_output and len(data) < window:
+            self.add(stream)
+        return len(data)
+
+    def _window_of(self, stream: HTTP2Stream) -> int:
+        """How much may be sent on a stream now."""
+        window = self._machine.local_flow_control_window(stream.stream_id)
+        if self._reader.has_begun:
+            return window
+        allowed = min(window, self._left_before_settings)
+        self._left_before_settings -= min(allowed, stream.unsent)
+        return allowed
