@@ -144,9 +144,7 @@ class UpgradeSite(Site):
         limits = Limits(max_switched, max_per_address, max_unsent, keep_alive_of(tcp_keepalive))
         self.switched = SwitchedConnections(self.reactor, limits, self.observers)
         self.deciding: set[Decision] = set()
-        if http2_connect and ServerConnection is None:
-            raise MissingExtra("http2_connect needs h2: pip install 'upgrade_switch[http2]'")
-        self.takes_http2_connect = bool(http2_connect)
+        self.takes_http2_connect = _checked_http2_connect(http2_connect)
         self.http2_connections: set[Any] = set()
         if connect is not None:
             check_connect(connect)
@@ -154,8 +152,10 @@ class UpgradeSite(Site):
         # By identity: a factory need not be hashable, and may be equal to another one.
         self._started: dict[int, IProtocolFactory] = {}
         self._upgrades = Upgrades(upgrades or {})
+        self._set_prefaces(_checked_prefaces({} if prefaces is None else prefaces))
+
+    def _set_prefaces(self, given: dict[bytes, Any]) -> None:
         known = {v.preface: v for v in self._upgrades.values if IPrefaced.providedBy(v) and v.preface}
-        given = _checked_prefaces({} if prefaces is None else prefaces)
         self._prefaces = self._table_of(known | given)
         # Inside TLS, ALPN says what the client speaks.
         plain = {preface: value for preface, value in given.items() if not IPrefaced.providedBy(value)}
@@ -334,6 +334,12 @@ def _cancel(*calls: IDelayedCall) -> None:
     for call in calls:
         if call.active():
             call.cancel()
+
+
+def _checked_http2_connect(http2_connect: bool) -> bool:
+    if http2_connect and ServerConnection is None:
+        raise MissingExtra("http2_connect needs h2: pip install 'upgrade_switch[http2]'")
+    return bool(http2_connect)
 
 
 def _checked_prefaces(prefaces: object) -> dict[bytes, Any]:
