@@ -8,7 +8,6 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 from typing import Protocol as TypingProtocol
 
-import h11
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -24,6 +23,7 @@ from ..sending import is_clean_end
 from .exchange import Exchange
 from .exchange_heads import request_head
 from .exchange_interfaces import ExchangeHead, IExchangeListener, framings
+from .exchange_messages import Messages
 from .failures import explained
 from .states import State
 
@@ -67,7 +67,7 @@ class ExchangeClient(Protocol):
         self.key = key
         self.was_used = False
         self.lenient = lenient
-        self.parser = h11.Connection(h11.CLIENT)
+        self.messages = Messages()
         self._clock = clock
         self._keeper = keeper
         self._exchange: Exchange | None = None
@@ -108,14 +108,12 @@ class ExchangeClient(Protocol):
             exchange.refuse(self._why_over)
             return exchange
         self._exchange = exchange
-        data = self.parser.send(request.event)
-        if request.data is not None:
-            data = request.data
-        if framings(request.event.headers.raw_items()):
+        data = self.messages.send(request)
+        if request.is_alone or not framings(request.event.headers.raw_items()):
+            _twisted.write_at_once(self.transport, data)
+        else:
             # The body follows.
             self.transport.write(data)
-        else:
-            _twisted.write_at_once(self.transport, data)
         return exchange
 
     @property
@@ -161,7 +159,7 @@ class ExchangeClient(Protocol):
 
     def rest(self) -> None:
         self._exchange = None
-        self.parser.start_next_cycle()
+        self.messages.start_again()
         self.was_used = True
         self._rest_unless_over()
 

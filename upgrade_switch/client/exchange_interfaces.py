@@ -5,16 +5,18 @@ What an exchange with a back end asks of those around it: its head, its listener
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from typing import Protocol as TypingProtocol
 
-import h11
 from twisted.python.failure import Failure
 from zope.interface import Interface
 
 from ..connection import SwitchedConnection
 from ..interfaces import IStreamTransport
 from ..negotiation import UpgradeToken
+
+if TYPE_CHECKING:
+    from .exchange_messages import Messages
 
 __all__ = [
     "ExchangeConnection",
@@ -112,8 +114,8 @@ class ExchangeConnection(TypingProtocol):
     """The connection of an exchange, which calls exactly one of the methods below, once."""
 
     transport: IStreamTransport
-    parser: h11.Connection
-    """Has been given the head of the request."""
+    messages: Messages
+    """Have been given the head of the request."""
     was_used: bool
     """Whether there has been an exchange on it before."""
     lenient: bool
