@@ -213,11 +213,14 @@ class Exchange:
             # It has resumed within what it was told: the loop below goes on.
             return
         self._is_reading = True
+        has_told = False
         try:
             while not self._is_paused and self._read_next():
-                pass
+                has_told = True
         finally:
             self._is_reading = False
+        if has_told and self._state is not State.OVER:
+            self._listener.caught_up()
 
     def _read_next(self) -> bool:
         """

@@ -75,6 +75,12 @@ class IExchangeListener(Interface):
     def data(chunk: bytes) -> None:  # noqa: N805 - interfaces have no self
         """A part of the answer's body has come; a chunked body has been decoded."""
 
+    def caught_up() -> None:
+        """
+        All that has come of the answer has been told, by one or several of the calls above: what comes
+        next comes later. Not called behind the last call.
+        """
+
     def ended() -> None:
         """
         The answer is complete. If the request is not, nothing that is still written of it is sent. A

@@ -15,6 +15,7 @@ from .. import _twisted
 from ..interfaces import Declined, IUpgradeRequest
 from ..sending import STUCK_AFTER, QuietTimeout, SendingWatch, reset_when_sent
 from ..server.decision import declined
+from ..server.gathering import IGatheringChannel
 from .deadline import Deadline
 from .forwarded import Field
 
@@ -27,6 +28,8 @@ __all__ = [
     "answer_with",
     "awaits_continue",
     "cut_off",
+    "flush",
+    "gather",
     "set_fields",
     "tell_declined",
     "why_declined",
@@ -41,6 +44,22 @@ def write_head(request: Any, code: int, phrase: bytes, fields: Sequence[Field]) 
     request.setResponseCode(code, phrase)
     set_fields(request, fields)
     request.write(b"")
+
+
+def gather(request: Any) -> bool:
+    """
+    Hold what is written until :func:`flush`, or until the request is finished.
+
+    :return: False where that cannot be, or if the client takes no more now.
+    """
+    channel = request.channel
+    return IGatheringChannel.providedBy(channel) and bool(channel.gather())
+
+
+def flush(request: Any) -> None:
+    """Send what is held."""
+    if IGatheringChannel.providedBy(request.channel):
+        request.channel.flush()
 
 
 def set_fields(request: Any, fields: Sequence[Field]) -> None:
@@ -96,6 +115,7 @@ def cut_off(request: Any, clock: IReactorTime) -> None:
 
         http2.cut_off(channel)
         return
+    flush(request)
     request.unregisterProducer()
     transport = channel.transport
     # What still comes is dropped. While it is not read, the connection's end goes unnoticed, and TLS

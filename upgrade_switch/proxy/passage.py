@@ -28,6 +28,8 @@ from .answering import (
     answer_with,
     awaits_continue,
     cut_off,
+    flush,
+    gather,
     set_fields,
     tell_declined,
     why_declined,
@@ -88,7 +90,7 @@ class Passage:
         self._attempt: Attempt | None = None
         self._connecting: Deferred[ExchangeClient] | None = None
         self._exchange: Exchange | None = None
-        self._has_retried = self._is_sent = False
+        self._has_retried = self._is_sent = self._is_flowing = False
         # How much of the request waited to be sent when the deadline was set.
         self._unsent = 0
         self._translation: Translation | None = None
@@ -191,7 +193,8 @@ class Passage:
     def _wait(self, seconds: float) -> None:
         """Have the back end answer, or take more of the request, within so many seconds."""
         assert self._exchange is not None
-        self._unsent = self._exchange.unsent
+        # Asking costs a system call; without a content there is only the head.
+        self._unsent = self._exchange.unsent if self._asked.length else 0
         self._deadline.start(seconds)
 
     def _is_draining(self) -> bool:
@@ -247,21 +250,35 @@ class Passage:
             return
         self._settings.back_ends.learn(passed.fields, self._attempt.back_end)
         self.state = State.ANSWERING
+        is_held = gather(self._request)
         write_head(self._request, code, phrase, passed.fields)
-        self._deadline.start(self._settings.idle_timeout)
         tell_declined(self._request, self._translation)
-        if self._exchange is not None:
-            self._request.registerProducer(AnswerReading(self._exchange, self._deadline), True)
+        if not is_held:
+            self._flow()
 
     def data(self, chunk: bytes) -> None:
-        self._deadline.restart()
+        if self._is_flowing:
+            self._deadline.restart()
         self._request.write(chunk)
+
+    def caught_up(self) -> None:
+        if self.state is State.ANSWERING and not self._is_flowing:
+            # There is more of it than has come with its head.
+            flush(self._request)
+            self._flow()
+
+    def _flow(self) -> None:
+        self._is_flowing = True
+        self._deadline.start(self._settings.idle_timeout)
+        if self._exchange is not None:
+            self._request.registerProducer(AnswerReading(self._exchange, self._deadline), True)
 
     def ended(self) -> None:
         self._exchange = None
         if self.state is State.ANSWERING:
             request = self._request
-            request.unregisterProducer()
+            if self._is_flowing:
+                request.unregisterProducer()
             self._end()
             request.finish()
 
