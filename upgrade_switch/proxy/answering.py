@@ -4,7 +4,7 @@ The side of the client: what is done to a request of ``twisted.web`` to pass an 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IPushProducer, IReactorTime
@@ -12,15 +12,18 @@ from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from .. import _twisted
+from ..connecting import ClientEnd, ServerEnd
 from ..interfaces import Declined, IUpgradeRequest
 from ..sending import STUCK_AFTER, QuietTimeout, SendingWatch, reset_when_sent
 from ..server.decision import declined
 from ..server.gathering import IGatheringChannel
+from ..splice import Splice
 from .deadline import Deadline
 from .forwarded import Field
 
 if TYPE_CHECKING:
     from ..client.exchange import Exchange
+    from ..connection import SwitchedConnection
     from .translation import Translation
 
 __all__ = [
@@ -30,6 +33,7 @@ __all__ = [
     "cut_off",
     "flush",
     "gather",
+    "joined",
     "set_fields",
     "tell_declined",
     "why_declined",
@@ -65,12 +69,9 @@ def flush(request: Any) -> None:
 def set_fields(request: Any, fields: Sequence[Field]) -> None:
     """Set a back end's fields, in place of Twisted's own of the same names."""
     headers = request.responseHeaders
+    headers.removeHeader(b"server")
     # Whether the client's connection stays open is the site's matter, and it may have said so.
-    replaced = {name.lower() for name, _ in fields} | {b"server"}
-    for name, _ in list(headers.getAllRawHeaders()):
-        if name.lower() in replaced and name.lower() != b"connection":
-            headers.removeHeader(name)
-    _twisted.set_fields(headers, fields)
+    _twisted.replace_fields(headers, fields, besides=b"Connection")
     request.defaultContentType = None
 
 
@@ -93,6 +94,21 @@ def tell_declined(
     """Tell the site's observers of an upgrade that is answered in HTTP."""
     if translation is not None and translation.tokens:
         declined(request, translation.tokens[0], why, request.site)
+
+
+def joined(
+    connection: SwitchedConnection, clock: IReactorTime, over: Callable[[], object]
+) -> ClientEnd:
+    """
+    Take the back end's end of what has switched.
+
+    :param over: called when it is over.
+    :return: what the client's connection is to be given, with which that is spliced.
+    """
+    near, far = ClientEnd(), ServerEnd()
+    Splice(near, far, reactor=clock).done.addBoth(lambda _: over())
+    connection.install(far)
+    return near
 
 
 def answer_with(request: Any, page: IResource) -> None:

@@ -16,13 +16,11 @@ from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from ..client.exchange_interfaces import IExchangeListener
-from ..connecting import ClientEnd, ServerEnd
 from ..errors import InvalidArgument
 from ..interfaces import Declined, IUpgradeRequest
 from ..server.content import ContentStream
 from ..server.decision import no_room
 from ..server.pages import StatusPage, service_unavailable
-from ..splice import Splice
 from .answering import (
     AnswerReading,
     answer_with,
@@ -30,6 +28,7 @@ from .answering import (
     cut_off,
     flush,
     gather,
+    joined,
     set_fields,
     tell_declined,
     why_declined,
@@ -41,7 +40,7 @@ from .states import State
 from .targets import BadTarget
 from .translation import Translation
 from .troubles import bad_answer, no_answer
-from .upload import Upload
+from .upload import Draining, Upload
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -55,9 +54,6 @@ if TYPE_CHECKING:
     from .settings import Asked, Settings
 
 __all__ = ["Passage"]
-
-# Bytes that may well have been sent, and not acknowledged, at any time.
-_ON_ITS_WAY = 4096
 
 # RFC 9110 §9.2.2.
 _IDEMPOTENT = frozenset([b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"])
@@ -91,8 +87,7 @@ class Passage:
         self._connecting: Deferred[ExchangeClient] | None = None
         self._exchange: Exchange | None = None
         self._has_retried = self._is_sent = self._is_flowing = False
-        # How much of the request waited to be sent when the deadline was set.
-        self._unsent = 0
+        self._draining = Draining()
         self._translation: Translation | None = None
         # The proxy's own answer if there is no other back end.
         self._trouble: IResource | None = None
@@ -123,8 +118,12 @@ class Passage:
         settings, attempt = self._settings, self._attempt
         assert attempt is not None
         self.state = State.CONNECTING
-        endpoint = attempt.back_end.endpoint(settings.reactor, settings.connect_timeout)
         key = (attempt.back_end.key, settings.key)
+        client = None if fresh else settings.pool.resting_client(key)
+        if client is not None:
+            self._connected(client)
+            return
+        endpoint = attempt.back_end.endpoint(settings.reactor, settings.connect_timeout)
         connecting = settings.pool.exchange_client(key, endpoint, fresh)
         self._connecting = connecting
         connecting.addCallbacks(self._connected, self._not_connected)
@@ -193,15 +192,9 @@ class Passage:
     def _wait(self, seconds: float) -> None:
         """Have the back end answer, or take more of the request, within so many seconds."""
         assert self._exchange is not None
-        # Asking costs a system call; without a content there is only the head.
-        self._unsent = self._exchange.unsent if self._asked.length else 0
+        if self._asked.length:
+            self._draining.begin(self._exchange)
         self._deadline.start(seconds)
-
-    def _is_draining(self) -> bool:
-        """Whether the back end has taken more of the request since this was asked last."""
-        assert self._exchange is not None
-        before, self._unsent = self._unsent, self._exchange.unsent
-        return self._unsent < before and before > _ON_ITS_WAY
 
     def _moves(self) -> None:
         """More of the content goes; the next will be the client's turn."""
@@ -306,10 +299,7 @@ class Passage:
         attempt.switched()
         self._settings.back_ends.learn(passed.fields, attempt.back_end)
         set_fields(request, passed.fields)
-        near, far = ClientEnd(), ServerEnd()
-        joined = Splice(near, far, reactor=self._settings.reactor)
-        joined.done.addBoth(lambda _: attempt.ended())
-        connection.install(far)
+        near = joined(connection, self._settings.reactor, attempt.ended)
         # From here on, the splice sees to both connections.
         self.state, self._attempt = State.SWITCHED, None
         request.try_switch_to(passed.chosen, near, phrase)
@@ -356,7 +346,7 @@ class Passage:
 
     def _timed_out(self) -> None:
         if self.state is State.WAITING:
-            if self._is_draining():
+            if self._exchange is not None and self._draining.goes_on(self._exchange):
                 self._deadline.resume()
                 return
             self._drop_exchange()

@@ -16,7 +16,26 @@ if TYPE_CHECKING:
 
     from ..client.exchange import Exchange
 
-__all__ = ["Upload"]
+__all__ = ["Draining", "Upload"]
+
+# Bytes that may well have been sent, and not acknowledged, at any time.
+_ON_ITS_WAY = 4096
+
+
+class Draining:
+    """Whether a back end goes on taking what has been sent to it, though none of it is new."""
+
+    def __init__(self) -> None:
+        self._unsent = 0
+
+    def begin(self, exchange: Exchange) -> None:
+        """Note how much it has taken by now."""
+        self._unsent = exchange.unsent
+
+    def goes_on(self, exchange: Exchange) -> bool:
+        """Whether it has taken more since this was asked last, or since :meth:`begin`."""
+        before, self._unsent = self._unsent, exchange.unsent
+        return self._unsent < before and before > _ON_ITS_WAY
 
 
 @implementer(IConsumer, IPushProducer)
