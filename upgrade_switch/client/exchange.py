@@ -56,20 +56,24 @@ class Exchange:
     _switch: AnswerHead
 
     def __init__(
-        self, connection: ExchangeConnection, request: ExchangeHead, listener: IExchangeListener
+        self,
+        connection: ExchangeConnection,
+        request: ExchangeHead,
+        listener: IExchangeListener,
+        offer: Offer | None,
     ) -> None:
         """
-        :param connection: the connection, whose parser is given the head of the request.
+        :param connection: the connection, whose messages are given the head of the request.
         :param request: that head.
         :param listener: is told of the answer.
+        :param offer: what the request's Upgrade offers; None without one.
         """
         self._connection = connection
         self._transport = connection.transport
         self._messages = connection.messages
         self._listener = listener
-        offered = [value for name, value in request.fields if name.lower() == b"upgrade"]
-        self._offer = Offer.parse(offered) if offered else None
-        self._path = request.target.partition(b"?")[0]
+        self._offer = offer
+        self._target = request.target
         self._state = State.SENDING
         self._heads = HeadReader(_LONGEST_HEAD)
         self._informational = 0
@@ -337,7 +341,8 @@ class Exchange:
         :param event: what completes the switch: its head, or the end of a request that it overtook.
         """
         connection, listener = self._leave(event)
-        switched = connection.switch(self._token, self._path, self._heads.take_rest(), self._lost)
+        path = self._target.partition(b"?")[0]
+        switched = connection.switch(self._token, path, self._heads.take_rest(), self._lost)
         listener.switched(head.code, head.phrase, head.fields, switched)
 
     def _fail(self, error: BaseException) -> None:

@@ -18,7 +18,7 @@ from .. import _twisted
 from ..connection import AbortUnlessInstalled, HoldingProtocol, SwitchedConnection
 from ..errors import InvalidArgument, InvalidResponse
 from ..interfaces import IStreamTransport
-from ..negotiation import UpgradeToken
+from ..negotiation import Offer, UpgradeToken
 from ..sending import is_clean_end
 from .exchange import Exchange
 from .exchange_heads import request_head
@@ -103,7 +103,8 @@ class ExchangeClient(Protocol):
         except InvalidArgument:
             self._rest_unless_over()
             raise
-        exchange = Exchange(self, head, listener)
+        offered = [] if request.is_alone else [v for k, v in head.fields if k.lower() == b"upgrade"]
+        exchange = Exchange(self, head, listener, Offer.parse(offered) if offered else None)
         if self._why_over is not None:
             exchange.refuse(self._why_over)
             return exchange

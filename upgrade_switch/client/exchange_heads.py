@@ -130,12 +130,20 @@ class Shadow(NamedTuple):
     code: int
     phrase: bytes
     fields: Fields
-    data: bytes
     length: int | None
     """
     How long the body is that follows, if only Content-Length says so, in HTTP/1.1, and nothing says
     what becomes of the connection. (The answer to HEAD has none.)
     """
+    version: bytes
+    looked_at: Fields
+    """Those of the fields that h11 looks at."""
+
+    @property
+    def data(self) -> bytes:
+        lines = [b"HTTP/%b %d " % (self.version, self.code)]
+        lines += [name + b": " + value for name, value in self.looked_at]
+        return b"\r\n".join([*lines, b"", b""])
 
 
 def shadow_of(head: bytes) -> Shadow | None:
@@ -149,18 +157,16 @@ def shadow_of(head: bytes) -> Shadow | None:
     if match is None:
         return None
     version, code, phrase, lines = match.groups()
-    fields = [(name, value.rstrip(b" \t")) for name, value in _FIELD.findall(lines)]
+    fields = _FIELD.findall(lines)
+    if b" \r" in lines or b"\t\r" in lines:
+        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
     looked_at = [each for each in fields if each[0].lower() in _FOR_H11]
-    shadow = [
-        b"HTTP/" + version + b" " + code + b" ",
-        *[name + b": " + value for name, value in looked_at],
-    ]
     length = None
     if version == b"1.1" and len(looked_at) == 1 and _FINAL.match(code):
         ((name, value),) = looked_at
         if name.lower() == b"content-length" and _LENGTH.match(value):
             length = int(value)
-    return Shadow(int(code), phrase, fields, b"\r\n".join([*shadow, b"", b""]), length)
+    return Shadow(int(code), phrase, fields, length, version, looked_at)
 
 
 def told(event: Head, shadow: Shadow | None) -> AnswerHead:
