@@ -37,31 +37,27 @@ __all__ = [
     "set_fields",
     "tell_declined",
     "why_declined",
-    "write_head",
 ]
 
 # Any, in all of these: requests have much that no interface has.
 
 
-def write_head(request: Any, code: int, phrase: bytes, fields: Sequence[Field]) -> None:
-    """Write the head of an answer, though its body may come much later."""
-    request.setResponseCode(code, phrase)
-    set_fields(request, fields)
-    request.write(b"")
-
-
-def gather(request: Any) -> bool:
+def gather(request: Any, code: int, phrase: bytes, fields: Sequence[Field]) -> bool:
     """
-    Hold what is written until :func:`flush`, or until the request is finished.
+    Begin an answer, which is held until :func:`flush`, or until the request is finished.
 
-    :return: False where that cannot be, or if the client takes no more now.
+    :return: False where it cannot be held, or if the client takes no more now.
     """
     channel = request.channel
+    request.setResponseCode(code, phrase)
+    set_fields(request, fields)
     return IGatheringChannel.providedBy(channel) and bool(channel.gather())
 
 
 def flush(request: Any) -> None:
-    """Send what is held."""
+    """Send what is held, the head at least, though the body may come much later."""
+    if not request.startedWriting:
+        request.write(b"")
     if IGatheringChannel.providedBy(request.channel):
         request.channel.flush()
 

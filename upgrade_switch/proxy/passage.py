@@ -32,7 +32,6 @@ from .answering import (
     set_fields,
     tell_declined,
     why_declined,
-    write_head,
 )
 from .deadline import Deadline
 from .fields import AnswerFields, BadAnswer
@@ -243,8 +242,7 @@ class Passage:
             return
         self._settings.back_ends.learn(passed.fields, self._attempt.back_end)
         self.state = State.ANSWERING
-        is_held = gather(self._request)
-        write_head(self._request, code, phrase, passed.fields)
+        is_held = gather(self._request, code, phrase, passed.fields)
         tell_declined(self._request, self._translation)
         if not is_held:
             self._flow()
@@ -256,12 +254,12 @@ class Passage:
 
     def caught_up(self) -> None:
         if self.state is State.ANSWERING and not self._is_flowing:
-            # There is more of it than has come with its head.
-            flush(self._request)
             self._flow()
 
     def _flow(self) -> None:
+        """There is more of it than has come with its head."""
         self._is_flowing = True
+        flush(self._request)
         self._deadline.start(self._settings.idle_timeout)
         if self._exchange is not None:
             self._request.registerProducer(AnswerReading(self._exchange, self._deadline), True)
