@@ -315,7 +315,8 @@ def answer_fields(
     :param asked: what it was asked to switch to.
     """
     looked_at = _LOOKED_AT.intersection([name.lower() for name, _ in fields])
-    length = _length_of(fields, code) if b"content-length" in looked_at else None
+    lengths = lines_of(fields, b"content-length") if b"content-length" in looked_at else []
+    length = None if b"transfer-encoding" in looked_at else _length_of(lengths, code)
     if isinstance(length, BadAnswer):
         return length
     upgrade: Sequence[UpgradeToken] | BadAnswer = ()
@@ -323,7 +324,9 @@ def answer_fields(
         upgrade = _upgrade_of(fields, code, rules, asked)
     if isinstance(upgrade, BadAnswer):
         return upgrade
-    kept = _kept(fields, looked_at, length) if looked_at else fields
+    # As a rule, there is nothing but the length, in one line.
+    is_plain = not looked_at or (len(looked_at) == 1 and lengths == [length])
+    kept = fields if is_plain else _kept(fields, looked_at, length)
     own = via(fields if b"via" in looked_at else (), version, rules.pseudonym)
     kept = clean_fields([*kept, own])
     # RFC 9113 §8.2.2: HTTP/2 has neither.
@@ -355,14 +358,15 @@ def _kept(fields: Sequence[Field], looked_at: Collection[bytes], length: bytes |
     return kept
 
 
-def _length_of(fields: Iterable[Field], code: int) -> bytes | BadAnswer | None:
+def _length_of(lines: Sequence[bytes], code: int) -> bytes | BadAnswer | None:
     """
     The Content-Length that the client gets, once: to HEAD and in a 304, too, where it describes a body
     that is not sent. It does not count beside Transfer-Encoding (RFC 9112 §6.3), and 1xx and 204 have
     none (RFC 9110 §8.6).
+
+    :param lines: all of them, where there is no Transfer-Encoding.
     """
-    lines = lines_of(fields, b"content-length")
-    if not lines or code < 200 or code == 204 or lines_of(fields, b"transfer-encoding"):
+    if not lines or code < 200 or code == 204:
         return None
     lengths = {length.strip(b" \t") for length in b",".join(lines).split(b",")}
     length = lengths.pop()

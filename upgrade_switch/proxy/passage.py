@@ -105,8 +105,9 @@ class Passage:
             return
         self._attempt = attempt
         self._tried.append(attempt.back_end)
-        method: bytes = self._request.method
-        translation = Translation.of(self._settings, method, self._asked, attempt.back_end)
+        translation = Translation.of(
+            self._settings, self._request.method, self._asked, attempt.back_end
+        )
         if isinstance(translation, BadTarget):
             self._answer(StatusPage(400, "Bad Request", f"This is {translation.why}."))
             return
@@ -118,13 +119,11 @@ class Passage:
         assert attempt is not None
         self.state = State.CONNECTING
         key = (attempt.back_end.key, settings.key)
-        client = None if fresh else settings.pool.resting_client(key)
-        if client is not None:
+        if not fresh and (client := settings.pool.resting_client(key)) is not None:
             self._connected(client)
             return
         endpoint = attempt.back_end.endpoint(settings.reactor, settings.connect_timeout)
-        connecting = settings.pool.exchange_client(key, endpoint, fresh)
-        self._connecting = connecting
+        connecting = self._connecting = settings.pool.exchange_client(key, endpoint, fresh)
         connecting.addCallbacks(self._connected, self._not_connected)
 
     def _not_connected(self, reason: Failure) -> None:
@@ -203,11 +202,9 @@ class Passage:
             self._deadline.restart()
 
     def _stalled(self, is_stalled: bool) -> None:
-        if self.state is not State.WAITING:
-            return
-        if is_stalled:
+        if self.state is State.WAITING and is_stalled:
             self._wait(self._settings.idle_timeout)
-        else:
+        elif self.state is State.WAITING:
             self._deadline.stop()
 
     def _too_long(self) -> None:
@@ -242,10 +239,9 @@ class Passage:
             return
         self._settings.back_ends.learn(passed.fields, self._attempt.back_end)
         self.state = State.ANSWERING
-        is_held = gather(self._request, code, phrase, passed.fields)
-        tell_declined(self._request, self._translation)
-        if not is_held:
+        if not gather(self._request, code, phrase, passed.fields):
             self._flow()
+        tell_declined(self._request, self._translation)
 
     def data(self, chunk: bytes) -> None:
         if self._is_flowing:
@@ -257,7 +253,7 @@ class Passage:
             self._flow()
 
     def _flow(self) -> None:
-        """There is more of it than has come with its head."""
+        """More of the answer comes later."""
         self._is_flowing = True
         flush(self._request)
         self._deadline.start(self._settings.idle_timeout)
