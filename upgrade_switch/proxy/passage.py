@@ -105,9 +105,8 @@ class Passage:
             return
         self._attempt = attempt
         self._tried.append(attempt.back_end)
-        translation = Translation.of(
-            self._settings, self._request.method, self._asked, attempt.back_end
-        )
+        method = self._request.method
+        translation = Translation.of(self._settings, method, self._asked, attempt.back_end)
         if isinstance(translation, BadTarget):
             self._answer(StatusPage(400, "Bad Request", f"This is {translation.why}."))
             return
