@@ -459,6 +459,21 @@ def test_help() -> None:
     assert b"'PATH URL [URL...] [NAME=VALUE...]'" in b" ".join(done.stdout.split())
 
 
+def test_log() -> None:
+    """What a proxy says of back ends and of cut-off answers is logged, others' details are not."""
+    code = (
+        "from twisted.logger import Logger, LogLevel\n"
+        "from upgrade_switch.command.listening import begin_logging\n"
+        "begin_logging(LogLevel.warn)\n"
+        "Logger('upgrade_switch.proxy.health').info('up again')\n"
+        "Logger('upgrade_switch.splice').info('nothing new')\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, timeout=PATIENCE, capture_output=True)
+    assert b"up again" in done.stderr
+    assert b"nothing new" not in done.stderr
+
+
 def test_without_a_proxy() -> None:
     """A server without a proxy does not import one, which would make it start more slowly."""
     code = (
