@@ -135,6 +135,15 @@ def cut_off_by_timeout(proxied: Proxied) -> Any:
     return client
 
 
+def stuck(proxied: Proxied) -> Any:
+    client = proxied.client(GET)
+    client.wire.client.pauseProducing()
+    proxied.back.last.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n" + b"x" * 500_000)
+    proxied.net.advance(1)
+    proxied.net.advance(61)
+    return client
+
+
 def timed_out(proxied: Proxied) -> Any:
     client = proxied.client(GET)
     proxied.net.advance(61)
@@ -184,6 +193,7 @@ WAYS = (
     too_long,
     broken_content,
     cut_off_by_timeout,
+    stuck,
     timed_out,
     left_connecting,
     left_waiting,

@@ -38,8 +38,8 @@ from .fields import AnswerFields, BadAnswer
 from .states import State
 from .targets import BadTarget
 from .translation import Translation
-from .troubles import bad_answer, no_answer
-from .upload import Upload
+from .troubles import bad_answer, half_an_answer, no_answer, not_taken
+from .upload import Draining, Upload, may_repeat
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -53,12 +53,6 @@ if TYPE_CHECKING:
     from .settings import Asked, Settings
 
 __all__ = ["Passage"]
-
-# Bytes that may well have been sent, and not acknowledged, at any time.
-_ON_ITS_WAY = 4096
-
-# RFC 9110 §9.2.2.
-_IDEMPOTENT = frozenset([b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"])
 
 
 @implementer(IExchangeListener)
@@ -89,8 +83,8 @@ class Passage:
         self._connecting: Deferred[ExchangeClient] | None = None
         self._exchange: Exchange | None = None
         self._has_retried = self._is_sent = False
-        # How much of the request waited to be sent when the deadline was set.
-        self._unsent = 0
+        self._draining = Draining()
+        self._reading: AnswerReading | None = None
         self._translation: Translation | None = None
         # The proxy's own answer if there is no other back end.
         self._trouble: IResource | None = None
@@ -191,14 +185,8 @@ class Passage:
     def _wait(self, seconds: float) -> None:
         """Have the back end answer, or take more of the request, within so many seconds."""
         assert self._exchange is not None
-        self._unsent = self._exchange.unsent
+        self._draining.note(self._exchange.unsent)
         self._deadline.start(seconds)
-
-    def _is_draining(self) -> bool:
-        """Whether the back end has taken more of the request since this was asked last."""
-        assert self._exchange is not None
-        before, self._unsent = self._unsent, self._exchange.unsent
-        return self._unsent < before and before > _ON_ITS_WAY
 
     def _moves(self) -> None:
         """More of the content goes; the next will be the client's turn."""
@@ -251,7 +239,10 @@ class Passage:
         self._deadline.start(self._settings.idle_timeout)
         tell_declined(self._request, self._translation)
         if self._exchange is not None:
-            self._request.registerProducer(AnswerReading(self._exchange, self._deadline), True)
+            clock, stuck = self._settings.reactor, self._client_is_stuck
+            reading = AnswerReading(self._request, self._exchange, self._deadline, clock, stuck)
+            self._reading = reading
+            self._request.registerProducer(reading, True)
 
     def data(self, chunk: bytes) -> None:
         self._deadline.restart()
@@ -301,7 +292,7 @@ class Passage:
     def failed(self, reason: Failure, may_retry: bool) -> None:
         self._exchange = None
         if self.state is State.ANSWERING:
-            self._cut_off(has_failed=True)
+            self._stops_midway(reason)
         elif may_retry and self._may_retry():
             self._has_retried = True
             if self._upload is not None:
@@ -312,12 +303,8 @@ class Passage:
             self._answer(self._trouble)
 
     def _may_retry(self) -> bool:
-        """
-        Whether the request may be sent again (RFC 9110 §9.2.2): once, and if nothing of its content has
-        gone.
-        """
-        is_whole = not self._asked.length or (self._upload is not None and not self._upload.size)
-        return not self._has_retried and is_whole and self._request.method in _IDEMPOTENT
+        asked = self._asked
+        return not self._has_retried and may_repeat(self._request.method, asked.length, self._upload)
 
     # What goes wrong.
 
@@ -339,14 +326,15 @@ class Passage:
 
     def _timed_out(self) -> None:
         if self.state is State.WAITING:
-            if self._is_draining():
+            assert self._exchange is not None
+            if self._draining.goes_on(self._exchange.unsent):
                 self._deadline.resume()
                 return
             self._drop_exchange()
             self._fail(Failure(TimeoutError(string="it took too long to answer")))
             self._answer(self._trouble)
         elif self.state is State.ANSWERING:
-            self._cut_off(has_failed=True)
+            self._stops_midway(Failure(TimeoutError(string="the next part took too long")))
 
     def _answer(self, resource: IResource | None, why: Declined = Declined.ANSWERED) -> None:
         """Answer in the back end's place."""
@@ -357,17 +345,23 @@ class Passage:
         answer_with(request, resource)
         tell_declined(request, translation, why)
 
-    def _cut_off(self, has_failed: bool = False) -> None:
-        """
-        Half of an answer must not look like the whole.
+    def _stops_midway(self, reason: Failure) -> None:
+        """There is no more of the answer from the back end."""
+        assert self._attempt is not None
+        self._attempt.failed()
+        half_an_answer(self._attempt.back_end, reason, self._settings.back_ends.now())
+        self._cut_off()
 
-        :param has_failed: whether that is the back end's fault.
-        """
+    def _client_is_stuck(self) -> None:
+        assert self._attempt is not None
+        not_taken(self._attempt.back_end, self._settings.back_ends.now())
+        self._cut_off(at_once=True)
+
+    def _cut_off(self, at_once: bool = False) -> None:
+        """Half of an answer must not look like the whole."""
         request = self._request
-        if has_failed and self._attempt is not None:
-            self._attempt.failed()
         self._end()
-        cut_off(request, self._settings.reactor)
+        cut_off(request, self._settings.reactor, at_once)
 
     def _client_left(self, _: Failure) -> None:
         request, translation = self._request, self._translation
@@ -387,6 +381,9 @@ class Passage:
         """Let everything go; what is at work is cancelled. Harmless when it is over."""
         self.state = State.OVER
         self._deadline.give_up()
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            reading.end()
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.cancel()

@@ -15,8 +15,46 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IProducer
 
     from ..client.exchange import Exchange
+    from .fields import Length
 
-__all__ = ["Upload"]
+__all__ = ["Draining", "Upload", "may_repeat"]
+
+# RFC 9110 §9.2.2.
+_IDEMPOTENT = frozenset([b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"])
+
+# Bytes that may well have been sent, and not acknowledged, at any time.
+_ON_ITS_WAY = 4096
+
+
+def may_repeat(method: bytes, length: Length, upload: Upload | None) -> bool:
+    """
+    Whether a request may be sent again (RFC 9110 §9.2.2), of whose content nothing must have gone.
+
+    :param length: of the content.
+    :param upload: the content, unless it has gone.
+    """
+    is_whole = not length or (upload is not None and not upload.size)
+    return is_whole and method in _IDEMPOTENT
+
+
+class Draining:
+    """Whether a back end goes on taking what it is sent, however slowly."""
+
+    def __init__(self) -> None:
+        self._unsent = 0
+
+    def note(self, unsent: int) -> None:
+        """
+        From now on, see what becomes of this.
+
+        :param unsent: how many bytes it has not taken yet.
+        """
+        self._unsent = unsent
+
+    def goes_on(self, unsent: int) -> bool:
+        """Whether it has taken any since the last look."""
+        before, self._unsent = self._unsent, unsent
+        return unsent < before and before > _ON_ITS_WAY
 
 
 @implementer(IConsumer, IPushProducer)
