@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.interfaces import IReactorCore
 from twisted.logger import LogLevel
+from zope.interface import implementer
 
-from tests.kit.backed import ASK, CHUNKED, GET, HOST, OK, SWITCH, Proxied, post
+from tests.kit.backed import ASK, CHUNKED, GET, HOST, OK, SWITCH, Net, Place, Proxied, post
+from tests.kit.harness import site_of
+from tests.kit.streamed import Joined
+from upgrade_switch.proxy import UpgradeProxy
 
 #: A 101 with fields that belong to it alone.
 FIELDS = b"Sec-WebSocket-Accept: x\r\nSet-Cookie: sid=1\r\nX-Secret: y\r\n"
@@ -327,6 +332,84 @@ def test_health(lines: list[Any]) -> None:
     proxied.net.advance(100)
     proxied.net.pump()
     assert len(good) + len(bad) == asked
+
+
+@implementer(IReactorCore)
+class Core(Net):
+    """A reactor that begins to run when a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hooks: list[Any] = []
+        self.running = False
+
+    def callWhenRunning(self, hook: Any) -> None:
+        if self.running:
+            hook()
+        else:
+            self.hooks.append(hook)
+
+    def run(self) -> None:
+        self.running = True
+        for hook in self.hooks:
+            hook()
+        self.pump()
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_health_from_the_start(is_running: bool) -> None:
+    """Back ends are asked before there is a request, from when the reactor runs, until close()."""
+    net, place = Core(), Place()
+    net.places = {"/0": place}
+    if is_running:
+        net.run()
+    proxy = UpgradeProxy("unix:/0", net, health="/health")
+    net.pump()
+    if not is_running:
+        assert not len(place)
+        net.run()
+    assert place.last.take().startswith(b"GET /health ")
+    place.last.answer(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
+    assert proxy.back_ends[0].state == "down"
+    net.advance(5)
+    net.pump()
+    assert b"GET /health " in place.last.received
+    closed = proxy.close()
+    net.pump()
+    assert closed.called
+    assert place.last.is_over
+    assert not net.getDelayedCalls()
+    # What still comes is served, without checks.
+    site = site_of(proxy, reactor=net)
+    site.doStart()
+    client = Joined(site).send(GET)
+    place.last.answer(OK)
+    attempts = place.attempts
+    assert client.statuses == [200]
+    net.advance(20)
+    assert place.attempts == attempts
+
+
+def test_health_closed_before_the_start() -> None:
+    """A proxy that is closed before the reactor runs asks nothing."""
+    net, place = Core(), Place()
+    net.places = {"/0": place}
+    UpgradeProxy("unix:/0", net, health="/health").close()
+    net.run()
+    assert not place.attempts
+
+
+def test_close() -> None:
+    """close() ends the connections that rest, and not those that are in use."""
+    proxied = Proxied()
+    first, second = proxied.client(GET), proxied.client(GET)
+    busy, resting = proxied.back.accepted
+    resting.answer(OK)
+    proxied.proxy.close()
+    proxied.net.pump()
+    assert resting.is_over
+    busy.answer(OK)
+    assert first.statuses == second.statuses == [200]
 
 
 @pytest.mark.parametrize("state", ["refusing", "silent", "hanging", "dripping"])
