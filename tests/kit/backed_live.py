@@ -44,8 +44,8 @@ class Live:
 
     def __init__(self, near: str, server: Scripted, **kwargs: Any) -> None:
         """
-        :param kwargs: the proxy's arguments, those of the site as ``site``, and in place of the reactor
-            a ``Timed`` as ``clock``.
+        :param kwargs: the proxy's arguments, those of the site as ``site``, and what is to be in place
+            of the reactor as ``clock``.
         """
         site, clock = kwargs.pop("site", {}), kwargs.pop("clock", reactor)
         self.server = server
