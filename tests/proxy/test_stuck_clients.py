@@ -35,8 +35,8 @@ def given_up(lines: list[Any]) -> list[str]:
     return [text for text in texts if "its client has taken nothing for 60 seconds" in text]
 
 
-@pytest.mark.parametrize("framing", FRAMINGS)
-@pytest.mark.parametrize("request_", [GET, GET.replace(b"HTTP/1.1", b"HTTP/1.0")])
+@pytest.mark.parametrize("framing", FRAMINGS, ids=["length", "chunked", "close"])
+@pytest.mark.parametrize("request_", [GET, GET.replace(b"1.1", b"1.0")], ids=["1.1", "1.0"])
 def test_given_up(framing: bytes, request_: bytes, lines: list[Any]) -> None:
     """
     A client that takes nothing for a minute is reset, and its back end has the connection no longer;

@@ -185,7 +185,7 @@ class Passage:
     def _wait(self, seconds: float) -> None:
         """Have the back end answer, or take more of the request, within so many seconds."""
         assert self._exchange is not None
-        self._draining.note(self._exchange.unsent)
+        self._draining.begin(self._exchange)
         self._deadline.start(seconds)
 
     def _moves(self) -> None:
@@ -326,8 +326,7 @@ class Passage:
 
     def _timed_out(self) -> None:
         if self.state is State.WAITING:
-            assert self._exchange is not None
-            if self._draining.goes_on(self._exchange.unsent):
+            if self._exchange is not None and self._draining.goes_on(self._exchange):
                 self._deadline.resume()
                 return
             self._drop_exchange()

@@ -26,6 +26,22 @@ _IDEMPOTENT = frozenset([b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE
 _ON_ITS_WAY = 4096
 
 
+class Draining:
+    """Whether a back end goes on taking what has been sent to it, though none of it is new."""
+
+    def __init__(self) -> None:
+        self._unsent = 0
+
+    def begin(self, exchange: Exchange) -> None:
+        """Note how much it has taken by now."""
+        self._unsent = exchange.unsent
+
+    def goes_on(self, exchange: Exchange) -> bool:
+        """Whether it has taken more since this was asked last, or since :meth:`begin`."""
+        before, self._unsent = self._unsent, exchange.unsent
+        return self._unsent < before and before > _ON_ITS_WAY
+
+
 def may_repeat(method: bytes, length: Length, upload: Upload | None) -> bool:
     """
     Whether a request may be sent again (RFC 9110 §9.2.2), of whose content nothing must have gone.
@@ -35,26 +51,6 @@ def may_repeat(method: bytes, length: Length, upload: Upload | None) -> bool:
     """
     is_whole = not length or (upload is not None and not upload.size)
     return is_whole and method in _IDEMPOTENT
-
-
-class Draining:
-    """Whether a back end goes on taking what it is sent, however slowly."""
-
-    def __init__(self) -> None:
-        self._unsent = 0
-
-    def note(self, unsent: int) -> None:
-        """
-        From now on, see what becomes of this.
-
-        :param unsent: how many bytes it has not taken yet.
-        """
-        self._unsent = unsent
-
-    def goes_on(self, unsent: int) -> bool:
-        """Whether it has taken any since the last look."""
-        before, self._unsent = self._unsent, unsent
-        return unsent < before and before > _ON_ITS_WAY
 
 
 @implementer(IConsumer, IPushProducer)
