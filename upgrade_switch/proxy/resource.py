@@ -48,7 +48,7 @@ class UpgradeProxy(Resource):
     (:func:`~upgrade_switch.splice`). Offers of other tokens are left out, and the rest of the request
     goes on. On a site that is not an ``UpgradeSite`` no upgrade passes.
 
-    Trailer fields are dropped.
+    Trailer fields are dropped. A client that takes nothing of an answer for a minute is cut off.
 
     :param url: the back end, or several: ``http://host:port/base``, ``https://…``,
         ``unix:/path/to/socket`` or ``unix:/path/to/socket:/base``. Each request goes to the one
