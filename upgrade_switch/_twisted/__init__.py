@@ -14,6 +14,7 @@ from .endpoints import endpoint_text  # noqa: E402 - behind the check
 from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
 from .sockets import (  # noqa: E402 - behind the check
     KeepAlive,
+    LastReading,
     has_timed_out,
     keep_alive,
     send_small_parts,
@@ -67,6 +68,7 @@ from .web import (  # noqa: E402 - behind the check
 __all__ = [
     "AskingChannel",
     "KeepAlive",
+    "LastReading",
     "ParseError",
     "PauseWatch",
     "Slot",

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from ..interfaces import CarriedRequest, IStreamTransport, IUpgradeSite
 
-__all__ = ["HTTP2Connection", "are_settings", "cut_off"]
+__all__ = ["HTTP2Connection", "are_settings", "cut_off", "missing_window"]
 
 _log = Logger()
 
@@ -79,6 +79,20 @@ def cut_off(stream: H2Stream) -> None:
         connection.conn.reset_stream(stream_id, ErrorCodes.INTERNAL_ERROR)
         if connection._tryToWriteControlData():
             connection._requestDone(stream_id)
+
+
+def missing_window(stream: object) -> int:
+    """
+    How many bytes more the client has to make room for before a producer that its stream has paused
+    goes on. It becomes less with all that the client takes.
+    """
+    assert isinstance(stream, H2Stream)
+    connection, stream_id = stream._conn, stream.streamID
+    if stream_id not in connection.streams:
+        return 0
+    room: int = connection.remainingOutboundWindow(stream_id)
+    # A producer goes on when there is room for one byte.
+    return 1 - room
 
 
 class _SendableStreams(PriorityTree):

@@ -76,6 +76,7 @@ class ExchangeClient(Protocol):
         self._is_lost = False
         self._waiting: list[Deferred[None]] = []
         self._tls: TLSMemoryBIOProtocol | None = None
+        self._last_reading: _twisted.LastReading | None = None
 
     def logPrefix(self) -> str:
         return "exchange"
@@ -113,7 +114,9 @@ class ExchangeClient(Protocol):
         if request.is_alone or not framings(request.event.headers.raw_items()):
             _twisted.write_at_once(self.transport, data)
         else:
-            # The body follows.
+            # The body follows, of which the server may not want everything.
+            if self._last_reading is None:
+                self._last_reading = _twisted.LastReading(self.transport)
             self.transport.write(data)
         return exchange
 
@@ -198,6 +201,8 @@ class ExchangeClient(Protocol):
         self._exchange = None
         self._end(Failure(ConnectionLost()))
         self._tls = None
+        if self._last_reading is not None and lost is None:
+            self._last_reading.give_up()
         holding = HoldingProtocol(self.transport, trailing)
         if lost is None:
             _twisted.slot_of(self.transport).set(holding)

@@ -14,7 +14,7 @@ from zope.interface import implementer
 from .. import _twisted
 from ..connecting import ClientEnd, ServerEnd
 from ..interfaces import Declined, IUpgradeRequest
-from ..sending import STUCK_AFTER, QuietTimeout, SendingWatch, reset_when_sent
+from ..sending import STUCK_AFTER, QuietTimeout, SendingWatch, remaining, reset_when_sent
 from ..server.decision import declined
 from ..server.gathering import IGatheringChannel
 from ..splice import Splice
@@ -22,6 +22,8 @@ from .deadline import Deadline
 from .forwarded import Field
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from ..client.exchange import Exchange
     from ..connection import SwitchedConnection
     from .translation import Translation
@@ -115,21 +117,25 @@ def answer_with(request: Any, page: IResource) -> None:
     request.finish()
 
 
-def cut_off(request: Any, clock: IReactorTime) -> None:
+def cut_off(request: Any, clock: IReactorTime, at_once: bool = False) -> None:
     """
     End the connection of a client that has got a part of an answer; over HTTP/2, its stream. If the
     framing does not tell that something is missing, a reset does, when everything before has arrived.
+
+    :param at_once: whether what the client has not taken yet is lost.
     """
     channel = request.channel
+    # Twisted logs what is finished. Whoever reads the log looks for what has gone wrong.
+    request.site.log(request)
     if request.clientproto.startswith(b"HTTP/2"):
-        # It is there where a request has come over HTTP/2.
-        from .._twisted import http2
-
-        http2.cut_off(channel)
+        _http2().cut_off(channel)
         return
     flush(request)
     request.unregisterProducer()
     transport = channel.transport
+    if at_once:
+        _twisted.abort(transport)
+        return
     # What still comes is dropped. While it is not read, the connection's end goes unnoticed, and TLS
     # does not close.
     transport.resumeProducing()
@@ -143,22 +149,69 @@ def cut_off(request: Any, clock: IReactorTime) -> None:
     request.notifyFinish().addErrback(lambda _: watch.cancel())
 
 
+def _http2() -> ModuleType:
+    # It is there where a request has come over HTTP/2.
+    from .._twisted import http2
+
+    return http2
+
+
 @implementer(IPushProducer)
 class AnswerReading:
-    """The reading of an answer, as the producer of what its client gets."""
+    """
+    The reading of an answer, as the producer of what its client gets. While the client does not take
+    it, it waits at the back end, whose connection is not for ever.
+    """
 
-    def __init__(self, exchange: Exchange, deadline: Deadline) -> None:
+    def __init__(
+        self,
+        request: Any,
+        exchange: Exchange,
+        deadline: Deadline,
+        clock: IReactorTime,
+        stuck: Callable[[], object],
+    ) -> None:
+        """
+        :param deadline: what the back end has to send the next part by.
+        :param stuck: called once if the client takes nothing for :data:`~.sending.STUCK_AFTER` seconds.
+        """
         self._exchange = exchange
         self._deadline = deadline
+        self._clock = clock
+        self._stuck = stuck
+        is_http2 = request.clientproto.startswith(b"HTTP/2")
+        # None when the answer is over: a stream of HTTP/2 leads to the request, and that to this.
+        self._transport: object = request.channel if is_http2 else request.channel.transport
+        self._measure = _http2().missing_window if is_http2 else remaining
+        self._watch: SendingWatch | None = None
 
     def pauseProducing(self) -> None:
         # A client that reads slowly is not the back end's silence.
         self._deadline.pause()
         self._exchange.pauseProducing()
+        if self._watch is None and self._transport is not None:
+            self._watch = SendingWatch(
+                self._transport, self._clock, _nothing, self._stuck, measure=self._measure
+            )
 
     def resumeProducing(self) -> None:
+        self._unwatch()
         self._deadline.resume()
         self._exchange.resumeProducing()
 
     def stopProducing(self) -> None:
         """The client has left, of which the request tells."""
+
+    def end(self) -> None:
+        """The answer is over, or whatever is left of it is no longer read."""
+        self._unwatch()
+        self._transport = None
+
+    def _unwatch(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
+
+
+def _nothing() -> None:
+    """What is called when nobody is to be called."""

@@ -197,10 +197,11 @@ def forwarded_fields(fields: Sequence[Field], client: Client, trusted: Trusted) 
     """
     What this proxy says about the client of a request.
 
-    ``X-Forwarded-For`` and ``Forwarded`` are lists: each proxy appends the address that it sees.
-    ``X-Forwarded-Proto`` and ``-Host`` are what the first client asked, one value, which servers
-    compare as a whole: they stay as a trusted proxy has sent them. There is no ``X-Forwarded-Port``:
-    the port is in the host.
+    ``X-Forwarded-For`` and ``Forwarded`` are lists: each proxy appends what it sees.
+    ``X-Forwarded-Proto`` and ``-Host`` are what the first client asked, one value: they stay as a
+    trusted proxy has sent them. Given ``https, http``, uvicorn and gunicorn compare the whole, and
+    tornado and Werkzeug take the last: each would take a client with TLS for one without. What every
+    proxy saw is in ``Forwarded``. There is no ``X-Forwarded-Port``: the port is in the host.
 
     :param fields: those of the request, as they came.
     :return: the fields that take the place of those.

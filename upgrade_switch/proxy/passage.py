@@ -38,8 +38,8 @@ from .fields import AnswerFields, BadAnswer
 from .states import State
 from .targets import BadTarget
 from .translation import Translation
-from .troubles import bad_answer, no_answer
-from .upload import Draining, Upload
+from .troubles import bad_answer, half_an_answer, no_answer, not_taken
+from .upload import Draining, Upload, may_repeat
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -53,9 +53,6 @@ if TYPE_CHECKING:
     from .settings import Asked, Settings
 
 __all__ = ["Passage"]
-
-# RFC 9110 §9.2.2.
-_IDEMPOTENT = frozenset([b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"])
 
 
 @implementer(IExchangeListener)
@@ -87,6 +84,7 @@ class Passage:
         self._exchange: Exchange | None = None
         self._has_retried = self._is_sent = self._is_flowing = False
         self._draining = Draining()
+        self._reading: AnswerReading | None = None
         self._translation: Translation | None = None
         # The proxy's own answer if there is no other back end.
         self._trouble: IResource | None = None
@@ -145,10 +143,10 @@ class Passage:
         except InvalidArgument as error:
             self._answer(StatusPage(400, "Bad Request", f"This cannot be passed on: {error}."))
             return
+        # Else it has failed within that call, and something else has begun.
         if client.is_busy:
             self._exchange = exchange
             self._send(exchange)
-        # Else it has failed within that call, and something else has begun.
 
     # The request.
 
@@ -159,7 +157,7 @@ class Passage:
             self._sent()
             return
         if awaits_continue(self._request):
-            # It is the back end's turn, before there is any content.
+            # The back end's turn comes before any content.
             self._wait(self._settings.response_timeout)
         upload.go_to(exchange)
         if self._has_retried:
@@ -257,7 +255,9 @@ class Passage:
         flush(self._request)
         self._deadline.start(self._settings.idle_timeout)
         if self._exchange is not None:
-            self._request.registerProducer(AnswerReading(self._exchange, self._deadline), True)
+            clock, stuck = self._settings.reactor, self._client_is_stuck
+            self._reading = AnswerReading(self._request, self._exchange, self._deadline, clock, stuck)
+            self._request.registerProducer(self._reading, True)
 
     def ended(self) -> None:
         self._exchange = None
@@ -301,7 +301,7 @@ class Passage:
     def failed(self, reason: Failure, may_retry: bool) -> None:
         self._exchange = None
         if self.state is State.ANSWERING:
-            self._cut_off(has_failed=True)
+            self._stops_midway(reason)
         elif may_retry and self._may_retry():
             self._has_retried = True
             if self._upload is not None:
@@ -312,30 +312,24 @@ class Passage:
             self._answer(self._trouble)
 
     def _may_retry(self) -> bool:
-        """
-        Whether the request may be sent again (RFC 9110 §9.2.2): once, and if nothing of its content has
-        gone.
-        """
-        is_whole = not self._asked.length or (self._upload is not None and not self._upload.size)
-        return not self._has_retried and is_whole and self._request.method in _IDEMPOTENT
+        asked = self._asked
+        return not self._has_retried and may_repeat(self._request.method, asked.length, self._upload)
 
     # What goes wrong.
 
     def _fail(self, reason: Failure, refused: bool = False) -> None:
         """There is no answer from the back end that was chosen."""
-        attempt = self._attempt
+        attempt, self._attempt = self._attempt, None
         assert attempt is not None
         attempt.failed(refused)
         attempt.ended()
-        self._attempt = None
         self._trouble = no_answer(attempt.back_end, reason, self._settings.back_ends.now())
 
     def _bad_answer(self, bad: BadAnswer) -> None:
         """What has come must not reach the client."""
         assert self._attempt is not None
         self._attempt.failed()
-        now = self._settings.back_ends.now()
-        self._answer(bad_answer(self._attempt.back_end, bad, now))
+        self._answer(bad_answer(self._attempt.back_end, bad, self._settings.back_ends.now()))
 
     def _timed_out(self) -> None:
         if self.state is State.WAITING:
@@ -346,28 +340,33 @@ class Passage:
             self._fail(Failure(TimeoutError(string="it took too long to answer")))
             self._answer(self._trouble)
         elif self.state is State.ANSWERING:
-            self._cut_off(has_failed=True)
+            self._stops_midway(Failure(TimeoutError(string="the next part took too long")))
 
     def _answer(self, resource: IResource | None, why: Declined = Declined.ANSWERED) -> None:
         """Answer in the back end's place."""
-        request = self._request
+        request, translation = self._request, self._translation
         assert resource is not None
-        translation = self._translation
         self._end()
         answer_with(request, resource)
         tell_declined(request, translation, why)
 
-    def _cut_off(self, has_failed: bool = False) -> None:
-        """
-        Half of an answer must not look like the whole.
+    def _stops_midway(self, reason: Failure) -> None:
+        """Half of an answer must not look like the whole."""
+        attempt = self._attempt
+        assert attempt is not None
+        attempt.failed()
+        half_an_answer(attempt.back_end, reason, self._settings.back_ends.now())
+        self._cut_off()
 
-        :param has_failed: whether that is the back end's fault.
-        """
+    def _client_is_stuck(self) -> None:
+        assert self._attempt is not None
+        not_taken(self._attempt.back_end, self._settings.back_ends.now())
+        self._cut_off(at_once=True)
+
+    def _cut_off(self, at_once: bool = False) -> None:
         request = self._request
-        if has_failed and self._attempt is not None:
-            self._attempt.failed()
         self._end()
-        cut_off(request, self._settings.reactor)
+        cut_off(request, self._settings.reactor, at_once)
 
     def _client_left(self, _: Failure) -> None:
         request, translation = self._request, self._translation
@@ -387,6 +386,9 @@ class Passage:
         """Let everything go; what is at work is cancelled. Harmless when it is over."""
         self.state = State.OVER
         self._deadline.give_up()
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            reading.end()
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.cancel()
