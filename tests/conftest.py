@@ -60,9 +60,9 @@ def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """
-    Each process begins to collect at another place of a folder. In a fresh clone, pytest prepares each
-    module for its asserts, which takes longer than the rest of the import; once that is done, the others
-    find it in a file. Beginning at the same place, all would do all of it at the same time.
+    Each process begins to collect at another place of a folder. In a fresh clone, pytest rewrites each
+    module's asserts, which takes longer than the rest of its import; what one process has done, the
+    others find in a file. Beginning at the same place, all would do all of it at the same time.
     """
     report = yield
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
