@@ -13,6 +13,7 @@ around an exchange in ``exchange_interfaces``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol as TypingProtocol
 
 import h11
 from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
@@ -21,11 +22,13 @@ from twisted.web.client import RequestGenerationFailed, ResponseFailed, Response
 from zope.interface import implementer
 
 from .. import _twisted
+from ..connection import SwitchedConnection
 from ..errors import InvalidResponse
+from ..interfaces import IStreamTransport
 from ..negotiation import Offer, UpgradeToken
 from .exchange_heads import AnswerHead
-from .exchange_interfaces import ExchangeConnection, ExchangeHead, IExchangeListener, framings
-from .exchange_messages import End
+from .exchange_interfaces import ExchangeHead, IExchangeListener, framings
+from .exchange_messages import End, Messages
 from .exchange_states import Event, State, after
 from .head import HeadReader
 from .request import Head, switched_token
@@ -36,6 +39,37 @@ _LONGEST_HEAD = 16 * 1024
 
 # A server sends one 100, and perhaps some 102 or 103. One that does not stop has to be stopped.
 _MOST_INFORMATIONAL = 100
+
+
+class ExchangeConnection(TypingProtocol):
+    """The connection of an exchange, which calls exactly one of the methods below, once."""
+
+    transport: IStreamTransport
+    messages: Messages
+    """Have been given the head of the request."""
+    was_used: bool
+    """Whether there has been an exchange on it before."""
+    lenient: bool
+    """Whether a 101 without ``Connection: upgrade`` switches."""
+
+    def rest(self) -> None:
+        """Wait for the next exchange: both messages of the last are complete."""
+
+    def close(self) -> None:
+        """Close the connection, which cannot be used again."""
+
+    def abort(self) -> object:
+        """End the connection at once; harmless when it has ended."""
+
+    def switch(
+        self, token: UpgradeToken, path: bytes, trailing: bytes, lost: Failure | None
+    ) -> SwitchedConnection:
+        """
+        Give the connection away.
+
+        :param trailing: what has come behind the 101.
+        :param lost: how it has ended, if it has.
+        """
 
 
 @implementer(IConsumer, IPushProducer)

@@ -192,7 +192,7 @@ class Passage:
         self._deadline.start(seconds)
 
     def _moves(self) -> None:
-        """More of the content goes; the next will be the client's turn."""
+        """More of the content goes."""
         if self.state is State.WAITING:
             self._deadline.stop()
         else:
@@ -343,9 +343,8 @@ class Passage:
             self._stops_midway(Failure(TimeoutError(string="the next part took too long")))
 
     def _answer(self, resource: IResource | None, why: Declined = Declined.ANSWERED) -> None:
-        """Answer in the back end's place."""
-        request, translation = self._request, self._translation
         assert resource is not None
+        request, translation = self._request, self._translation
         self._end()
         answer_with(request, resource)
         tell_declined(request, translation, why)
@@ -374,8 +373,6 @@ class Passage:
         self._end()
         if is_undecided:
             tell_declined(request, translation, Declined.LEFT)
-
-    # The end.
 
     def _drop_exchange(self) -> None:
         exchange, self._exchange = self._exchange, None
