@@ -397,7 +397,7 @@ async def test_large_answer(kind: str, framing: str, listen: Any) -> None:
         exchange.pauseProducing()
         await settled(lambda: (source.sent, heard.count))
         assert source.sent < len(data)
-        assert len(client.parser.trailing_data[0]) <= MOST_WAITING
+        assert client.messages.unread <= MOST_WAITING
         heard.is_paused = False
         exchange.resumeProducing()
     await heard.over()
@@ -522,7 +522,7 @@ async def exchanged(how: str, endpoint: Any, listening: Any) -> list[Any]:
     exchange = client.exchange(UPGRADE if how == "switched" else GET, heard)
     exchange.end()
     peer = await listening.site.next()
-    weak = [ref(client), ref(exchange), ref(heard), ref(client.parser)]
+    weak = [ref(client), ref(exchange), ref(heard), ref(client.messages)]
     told = {"ended": OK, "cut off": OK[:-1], "invalid": b"nonsense\r\n", "switched": SWITCH}
     if how == "aborted":
         exchange.abort()

@@ -12,9 +12,12 @@ from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from .. import _twisted
+from ..connecting import ClientEnd, ServerEnd
 from ..interfaces import Declined, IUpgradeRequest
 from ..sending import STUCK_AFTER, QuietTimeout, SendingWatch, remaining, reset_when_sent
 from ..server.decision import declined
+from ..server.gathering import IGatheringChannel
+from ..splice import Splice
 from .deadline import Deadline
 from .forwarded import Field
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from ..client.exchange import Exchange
+    from ..connection import SwitchedConnection
     from .translation import Translation
 
 __all__ = [
@@ -29,31 +33,43 @@ __all__ = [
     "answer_with",
     "awaits_continue",
     "cut_off",
+    "flush",
+    "gather",
+    "joined",
     "set_fields",
     "tell_declined",
     "why_declined",
-    "write_head",
 ]
 
 # Any, in all of these: requests have much that no interface has.
 
 
-def write_head(request: Any, code: int, phrase: bytes, fields: Sequence[Field]) -> None:
-    """Write the head of an answer, though its body may come much later."""
+def gather(request: Any, code: int, phrase: bytes, fields: Sequence[Field]) -> bool:
+    """
+    Begin an answer, which is held until :func:`flush`, or until the request is finished.
+
+    :return: False where it cannot be held, or if the client takes no more now.
+    """
+    channel = request.channel
     request.setResponseCode(code, phrase)
     set_fields(request, fields)
-    request.write(b"")
+    return IGatheringChannel.providedBy(channel) and bool(channel.gather())
+
+
+def flush(request: Any) -> None:
+    """Send what is held, the head at least, though the body may come much later."""
+    if not request.startedWriting:
+        request.write(b"")
+    if IGatheringChannel.providedBy(request.channel):
+        request.channel.flush()
 
 
 def set_fields(request: Any, fields: Sequence[Field]) -> None:
     """Set a back end's fields, in place of Twisted's own of the same names."""
     headers = request.responseHeaders
+    headers.removeHeader(b"server")
     # Whether the client's connection stays open is the site's matter, and it may have said so.
-    replaced = {name.lower() for name, _ in fields} | {b"server"}
-    for name, _ in list(headers.getAllRawHeaders()):
-        if name.lower() in replaced and name.lower() != b"connection":
-            headers.removeHeader(name)
-    _twisted.set_fields(headers, fields)
+    _twisted.replace_fields(headers, fields, besides=b"Connection")
     request.defaultContentType = None
 
 
@@ -78,6 +94,21 @@ def tell_declined(
         declined(request, translation.tokens[0], why, request.site)
 
 
+def joined(
+    connection: SwitchedConnection, clock: IReactorTime, over: Callable[[], object]
+) -> ClientEnd:
+    """
+    Take the back end's end of what has switched.
+
+    :param over: called when it is over.
+    :return: what the client's connection is to be given, with which that is spliced.
+    """
+    near, far = ClientEnd(), ServerEnd()
+    Splice(near, far, reactor=clock).done.addBoth(lambda _: over())
+    connection.install(far)
+    return near
+
+
 def answer_with(request: Any, page: IResource) -> None:
     """Give the proxy's own answer."""
     body: bytes = page.render(request)
@@ -99,6 +130,7 @@ def cut_off(request: Any, clock: IReactorTime, at_once: bool = False) -> None:
     if request.clientproto.startswith(b"HTTP/2"):
         _http2().cut_off(channel)
         return
+    flush(request)
     request.unregisterProducer()
     transport = channel.transport
     if at_once:

@@ -176,6 +176,9 @@ class _Check:
     def data(self, chunk: bytes) -> None:
         """Nobody reads it."""
 
+    def caught_up(self) -> None:
+        """There is nothing to be done meanwhile."""
+
     def ended(self) -> None:
         self._exchange = None
         self._over("" if 200 <= self._answer < 400 else f"it answers {self._answer}")

@@ -22,8 +22,8 @@ from ..server.decision import declined, no_room
 from ..server.pages import StatusPage
 from .answering import why_declined
 from .backends import BackEnds, URLs
-from .fields import CHUNKED, Length, Rules, Tokens, fields_of, hops_left
-from .forwarded import Client, Network, Trusted, went_through
+from .fields import CHUNKED, Length, Rules, Tokens, fields_of
+from .forwarded import Client, Network, Trusted, hops_left, went_through
 from .health import HealthChecks
 from .passage import Passage
 from .settings import Asked, Settings
@@ -192,7 +192,8 @@ class UpgradeProxy(Resource):
         mounted = split_mount(request.uri, len(request.prepath))
         if isinstance(mounted, BadTarget):
             return StatusPage(400, "Bad Request", f"This is {mounted.why}.")
-        if went_through(fields, rules.pseudonym):
+        has_field = request.requestHeaders.hasHeader
+        if has_field(b"via") and went_through(fields, rules.pseudonym):
             return StatusPage(508, "Loop Detected", "This request has been here before.")
         if hops_left(request.method, fields) == 0:
             return StatusPage(200, "OK", "This request goes no further.")
@@ -201,7 +202,7 @@ class UpgradeProxy(Resource):
         if most is not None and isinstance(length, int) and length > most:
             return StatusPage(413, "Content Too Large", "The content is too large.")
         is_ours = IUpgradeRequest.providedBy(request)
-        if not (is_ours and request.expects_continue):
+        if has_field(b"expect") and not (is_ours and request.expects_continue):
             # Twisted has answered it already.
             fields = [field for field in fields if field[0].lower() != b"expect"]
         offer = request.offer if is_ours else NO_OFFER
