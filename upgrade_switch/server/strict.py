@@ -89,7 +89,8 @@ class StrictChannel(GatheringChannel):
             self.transport.unregisterProducer()
 
     def headerReceived(self, line: bytes) -> bool:
-        if self._is_wrong_framing(line):
+        # A LF without a CR: others may end the line there (RFC 9112 §2.2). Older Twisteds do not mind.
+        if b"\n" in line or self._is_wrong_framing(line):
             self._refuse(b"400 Bad Request")
             return False
         received: bool = super().headerReceived(line)
