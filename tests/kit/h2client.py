@@ -41,7 +41,7 @@ PLAIN_KINDS = ("tcp", "unix", "proxy")
 
 LARGE = bytes(range(256)) * 4000
 
-SETTINGS_FRAME, PING_FRAME, GOAWAY_FRAME = 4, 6, 7
+SETTINGS_FRAME, PING_FRAME, GOAWAY_FRAME, WINDOW_UPDATE_FRAME = 4, 6, 7, 8
 
 #: Settings with which no window and no frame is in the way of an answer.
 WIDE = {4: 2**31 - 1, 5: 2**20}
