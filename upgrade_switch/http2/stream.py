@@ -198,6 +198,16 @@ class HTTP2Stream(Outgoing):
 
     def end_sent(self) -> None:
         self.sending = Direction.ENDED
+        if self.linger:
+            # Not now: it is sent in the middle of loseConnection, perhaps, which no transport answers
+            # at once.
+            self._owner.clock.callLater(0, self._tell_end_sent)
+        else:
+            self._tell_end_sent()
+
+    def _tell_end_sent(self) -> None:
+        if self.disconnected:
+            return
         if self.disconnecting:
             self.finish(Failure(ConnectionDone()))
             return
@@ -259,6 +269,8 @@ class HTTP2Stream(Outgoing):
             return
         half_closeable = IHalfCloseableProtocol(self.protocol, None)
         if half_closeable is None:
+            # What has been written is sent; nobody waits for a producer whose reader has gone.
+            self.stop_producer()
             self.loseConnection()
             return
         self.call(half_closeable.readConnectionLost)
