@@ -505,7 +505,7 @@ knows_rfc_9113 = pytest.mark.skipif(
 @settings(max_examples=1500)
 def test_no_looser_than_h2(lines: Lines) -> None:
     """
-    What h2 itself refuses is malformed, but for a Host that is spelled in another case, and for an empty
+    What h2 itself refuses is malformed, but for a Host that is spelled in another case, and an empty
     Cookie, to which h2 adds the white space that it then refuses.
     """
     try:
