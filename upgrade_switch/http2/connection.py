@@ -80,7 +80,7 @@ class HTTP2Connection(Protocol):
         self.machine = new_machine(is_client, settings)
         self.reader = FrameReader(clock)
         self._due: list[tuple[HTTP2Stream, Callable[[], object]]] = []
-        self.turns = Turns(self.machine, self.reader, self._write)
+        self.turns = Turns(self.machine, self.reader)
         # While frames are being read, what is sent waits for the end.
         self._is_reading = False
         self._lingering = Lingering(clock)
@@ -105,9 +105,6 @@ class HTTP2Connection(Protocol):
 
     # The connection.
 
-    def _write(self, data: bytes) -> None:
-        self.transport.write(data)
-
     def logPrefix(self) -> str:
         return "HTTP/2"
 
@@ -116,6 +113,7 @@ class HTTP2Connection(Protocol):
             self._make_stream = TLSStream
         elif ITCPTransport.providedBy(self.transport):
             self._make_stream = TCPStream
+        self.turns.transport = self.transport
         self.begin()
         self.machine.increment_flow_control_window(CONNECTION_WINDOW - STREAM_WINDOW)
         self.transport.registerProducer(self, True)
@@ -354,4 +352,6 @@ class HTTP2Connection(Protocol):
         closing, self._closing = self._closing, None
         if closing is not None:
             closing.cancel()
+        # A TLS layer would keep its producer, and hence itself.
+        self.transport.unregisterProducer()
         self._end_streams(reason)

@@ -230,7 +230,8 @@ def _length_of(request: Any) -> Length:
     """How long a request's content is (RFC 9112 §6): what is still to come, or what is there."""
     headers = request.requestHeaders
     if IUpgradeRequest.providedBy(request) and request.has_unread_content:
-        if headers.hasHeader(b"transfer-encoding"):
+        # HTTP/2 has neither of the two if the length is not known.
+        if headers.hasHeader(b"transfer-encoding") or not headers.hasHeader(b"content-length"):
             return CHUNKED
     elif not headers.hasHeader(b"content-length"):
         return _size_of(request) or None
