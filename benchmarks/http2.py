@@ -10,7 +10,6 @@ another core. The figures are the servers' CPU time, so it does not matter how f
 from __future__ import annotations
 
 import argparse
-import select
 import shutil
 import socket
 import ssl
@@ -25,7 +24,7 @@ from typing import NamedTuple
 
 from hpack import Encoder
 from http2_servers import KINDS, OURS, Server, make_certificate, why_missing
-from switching import HOST, ORDINARY, STUCK, check, prepare, shown
+from switching import HOST, ORDINARY, check, prepare, shown
 
 # A browser's fields.
 FIELDS = {
@@ -199,13 +198,12 @@ class Client:
                 answered += 1
         return list(range(first, self._next_stream, 2))
 
-    def echoed(self) -> list[int]:
-        """The streams on which the bytes have come back."""
-        streams = []
-        for kind, _, stream, length in self.receive():
-            check(kind == DATA and length == len(ECHOED))
-            streams.append(stream)
-        return streams
+    def wait_for_echoes(self, count: int) -> None:
+        """Wait until the bytes have come back on so many streams."""
+        while count:
+            for kind, _, _, length in self.receive():
+                check(kind == DATA and length == len(ECHOED))
+                count -= 1
 
 
 def switched_connection(server: Server) -> ssl.SSLSocket:
@@ -216,29 +214,15 @@ def switched_connection(server: Server) -> ssl.SSLSocket:
     return connection
 
 
-def ready(connections: Sequence[ssl.SSLSocket], left: dict[int, int]) -> Iterator[int]:
-    """The places of connections on which something has come, while something is left to come."""
-    with select.epoll() as poll:
-        places = {connection.fileno(): place for place, connection in enumerate(connections)}
-        for number in places:
-            poll.register(number, select.EPOLLIN)
-        while any(left.values()):
-            check(bool(events := poll.poll(STUCK)))
-            yield from (places[number] for number, _ in events)
-
-
 def echo_on_connections(server: Server, times: int) -> float:
     """Seconds of the server's CPU for each echo, on switched connections."""
     connections = [switched_connection(server) for _ in range(CONNECTIONS)]
-    left = dict.fromkeys(range(CONNECTIONS), times)
     before = server.cpu
-    for connection in connections:
-        connection.sendall(ECHOED)
-    for place in ready(connections, left):
-        check(connections[place].recv(4096) == ECHOED)
-        left[place] -= 1
-        if left[place]:
-            connections[place].sendall(ECHOED)
+    for _ in range(times):
+        for connection in connections:
+            connection.sendall(ECHOED)
+        for connection in connections:
+            check(connection.recv(4096) == ECHOED)
     took = server.cpu - before
     for connection in connections:
         connection.close()
@@ -249,19 +233,15 @@ def echo_on_streams(server: Server, connections: int, streams: int, times: int) 
     """The same, on so many streams of each of so many connections."""
     clients = [Client(server) for _ in range(connections)]
     messages = [
-        {stream: frame(DATA, 0, stream, ECHOED) for stream in client.switch(streams)}
+        b"".join(frame(DATA, 0, stream, ECHOED) for stream in client.switch(streams))
         for client in clients
     ]
-    left = dict.fromkeys(range(connections), times * streams)
     before = server.cpu
-    for client, message in zip(clients, messages, strict=True):
-        client.send(b"".join(message.values()))
-    for place in ready([client.socket for client in clients], left):
-        echoed = clients[place].echoed()
-        left[place] -= len(echoed)
-        # What is on its way at the end comes back, too.
-        if echoed and left[place] >= streams:
-            clients[place].send(b"".join([messages[place][stream] for stream in echoed]))
+    for _ in range(times):
+        for client, message in zip(clients, messages, strict=True):
+            client.send(message)
+        for client in clients:
+            client.wait_for_echoes(streams)
     took = server.cpu - before
     for client in clients:
         client.socket.close()
