@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from h2.errors import ErrorCodes
@@ -122,6 +123,16 @@ class HTTP2Connection(Protocol):
     def begin(self) -> None:
         """Send the first frames."""
         self.machine.initiate_connection()
+
+    # Asked with each request. A transport would make a new one each time.
+
+    @cached_property
+    def peer(self) -> Any:
+        return self.transport.getPeer()
+
+    @cached_property
+    def host(self) -> Any:
+        return self.transport.getHost()
 
     @property
     def is_secure(self) -> bool:
