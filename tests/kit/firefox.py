@@ -85,9 +85,8 @@ class Firefox:
         factory.protocol = _BiDi
         pool = UpgradePool(reactor)
         self._tools = await patient(connect_websocket(pool, url + "/session", factory), seconds=SECONDS)
-        await self._tools.call(
-            "session.new", capabilities={"alwaysMatch": {"acceptInsecureCerts": True}}
-        )
+        wanted = {"alwaysMatch": {"acceptInsecureCerts": True}}
+        await self._tools.call("session.new", capabilities=wanted)
         self._context = (await self._tools.call("browsingContext.create", type="tab"))["context"]
         return self
 

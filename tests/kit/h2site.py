@@ -1,4 +1,4 @@
-"""A site that real HTTP/2 clients talk with: WebSockets, tokens, pages, uploads; and what it has seen."""
+"""A site that real HTTP/2 clients talk with, and what it has seen of them."""
 
 from __future__ import annotations
 

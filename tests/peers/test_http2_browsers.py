@@ -36,10 +36,14 @@ MANY = """
   for (let i = 0; i < 250; i++) {
     const socket = new WebSocket(url);
     sockets.push(socket);
-    opened.push(new Promise((resolve, reject) => { socket.onopen = resolve; socket.onerror = reject; }));
+    opened.push(new Promise((resolve, reject) => {
+      socket.onopen = resolve;
+      socket.onerror = reject;
+    }));
   }
   await Promise.all(opened);
-  const pages = [...Array(30).keys()].map(i => fetch("/page?" + i, {cache: "no-store"}).then(r => r.text()));
+  const page = i => fetch("/page?" + i, {cache: "no-store"}).then(r => r.text());
+  const pages = [...Array(30).keys()].map(page);
   const large = fetch("/large", {cache: "no-store"}).then(r => r.arrayBuffer());
   for (const [i, socket] of sockets.entries()) {
     heard.push(new Promise(resolve => { socket.onmessage = ({data}) => resolve(data === "m" + i); }));
@@ -48,7 +52,8 @@ MANY = """
   const answers = await Promise.all(heard);
   const texts = await Promise.all(pages);
   const size = (await large).byteLength;
-  const closed = sockets.map(socket => new Promise(resolve => { socket.onclose = e => resolve(e.code); }));
+  const end = socket => new Promise(resolve => { socket.onclose = ({code}) => resolve(code); });
+  const closed = sockets.map(end);
   for (const socket of sockets) socket.close(1000);
   const codes = await Promise.all(closed);
   return [answers.filter(x => x).length, texts.filter(x => x === "page").length, size,
