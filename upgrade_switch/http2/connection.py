@@ -162,10 +162,29 @@ class HTTP2Connection(Protocol):
                 self._read_data(read)
             elif read.kind == FrameType.GOAWAY:
                 self.told_goodbye(*read_goaway(read))
-            elif read.kind != FrameType.PRIORITY:
+            elif read.kind == FrameType.PRIORITY:
+                self._read_priority(read)
+            elif read.kind == FrameType.RST_STREAM and self._is_idle(read.stream_id):
+                # RFC 9113 §6.4, which h2 does not see to.
+                raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
+            else:
                 self._handle(self.machine.receive_data(read.raw))
             if self.is_closed:
                 break
+
+    def _is_idle(self, stream_id: int) -> bool:
+        """Whether a stream has not been opened yet."""
+        machine = self.machine
+        return stream_id > max(machine.highest_inbound_stream_id, machine.highest_outbound_stream_id)
+
+    def _read_priority(self, frame: Frame) -> None:
+        """What it says is ignored (RFC 9113 §5.3.2); the rules of §6.3 hold."""
+        if not frame.stream_id:
+            raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
+        if len(frame.raw) != 14:
+            if self._is_idle(frame.stream_id):
+                raise BrokenRule(ErrorCodes.FRAME_SIZE_ERROR)
+            self.reset(frame.stream_id, ErrorCodes.FRAME_SIZE_ERROR)
 
     def when_read(self, stream: HTTP2Stream, act: Callable[[], object]) -> None:
         """
@@ -194,6 +213,9 @@ class HTTP2Connection(Protocol):
         stream = self.streams.get(stream_id)
         if stream is not None:
             self.continued(stream, message)
+            if stream_id not in self.streams:
+                # It has been reset.
+                return
         flags = _END_HEADERS | (_END_STREAM if message.ends else 0)
         stand_in = raw_frame(FrameType.HEADERS, flags, stream_id, self.stand_in)
         events = self.machine.receive_data(stand_in)
@@ -204,13 +226,13 @@ class HTTP2Connection(Protocol):
 
     def _read_data(self, frame: Frame) -> None:
         stream = self.streams.get(frame.stream_id)
+        events = self.machine.receive_data(frame.raw)
         if stream is not None and stream.rest is not None:
-            size = len(frame.raw) - 9 - padding_of(frame.raw)
-            if size > stream.rest or (frame.flags & _END_STREAM and size != stream.rest):
-                # RFC 9113 §8.1.1. h2 then knows that nobody wants what it is given.
+            stream.rest -= len(frame.raw) - 9 - padding_of(frame.raw)
+            if stream.rest < 0 or (frame.flags & _END_STREAM and stream.rest):
+                # RFC 9113 §8.1.1.
                 self.reset(frame.stream_id, ErrorCodes.PROTOCOL_ERROR)
-            stream.rest -= size
-        self._handle(self.machine.receive_data(frame.raw))
+        self._handle(events)
 
     def told_goodbye(self, last_stream: int, code: int) -> None:
         """

@@ -35,7 +35,7 @@ _LONGEST_FRAME = 2**14
 
 _ACK, _END_HEADERS, _END_STREAM = int(Flag.ACK), int(Flag.END_HEADERS), int(Flag.END_STREAM)
 _DATA, _HEADERS, _SETTINGS = int(FrameType.DATA), int(FrameType.HEADERS), int(FrameType.SETTINGS)
-_CONTINUATION = int(FrameType.CONTINUATION)
+_CONTINUATION, _WINDOW_UPDATE = int(FrameType.CONTINUATION), int(FrameType.WINDOW_UPDATE)
 
 
 class BrokenRule(Exception):
@@ -148,6 +148,12 @@ class FrameReader:
         if block is not None and (kind != _CONTINUATION or stream_id != block.stream_id):
             # RFC 9113 §6.10.
             raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
+        if kind == _SETTINGS and flags & _ACK and len(raw) > 9:
+            # RFC 9113 §6.5; to h2 it is another error.
+            raise BrokenRule(ErrorCodes.FRAME_SIZE_ERROR)
+        if kind == _WINDOW_UPDATE and len(raw) == 13:
+            # RFC 9113 §6.9: the first bit is ignored, which h2 does not do.
+            raw = raw[:9] + (int.from_bytes(raw[9:], "big") & LAST_STREAM).to_bytes(4, "big")
         if not self.budget.allows(raw):
             raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
         if block is not None:

@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from ..http2.connection import HTTP2Connection
 from ..http2.ending import ConnectionState
-from ..http2.fields import MalformedRequest, RequestHead, read_request_head
+from ..http2.fields import MalformedRequest, RequestHead, check_trailers, read_request_head
 from ..http2.machine import MOST_STREAMS, new_machine
 from ..interfaces import IDrainable
 from .stream_channel import ConnectChannel, StreamChannel
@@ -126,6 +126,17 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
             self.reset(stream_id, ErrorCodes.PROTOCOL_ERROR)
         else:
             self._answer(stream_id, head, ends)
+
+    def continued(self, stream: HTTP2Stream, message: Message) -> None:
+        try:
+            if type(stream.protocol) is not StreamChannel:
+                # RFC 9113 §8.5: there are only bytes in a tunnel.
+                raise MalformedRequest("a CONNECT has no trailers")
+            check_trailers(message.fields)
+        except MalformedRequest:
+            self.reset(stream.stream_id, ErrorCodes.PROTOCOL_ERROR)
+        else:
+            super().continued(stream, message)
 
     def _answer(
         self, stream_id: int, head: RequestHead, ends: bool, carried: CarriedRequest | None = None
