@@ -269,6 +269,8 @@ class HTTP2Stream(Outgoing):
             return
         half_closeable = IHalfCloseableProtocol(self.protocol, None)
         if half_closeable is None:
+            # What has been written is sent; nobody waits for a producer whose reader has gone.
+            self.stop_producer()
             self.loseConnection()
             return
         self.call(half_closeable.readConnectionLost)

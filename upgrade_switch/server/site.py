@@ -154,9 +154,9 @@ class UpgradeSite(Site):
         self._upgrades = Upgrades(upgrades or {})
         self._set_prefaces(_checked_prefaces({} if prefaces is None else prefaces))
 
-    def _set_prefaces(self, given: dict[bytes, Any]) -> None:
+    def _set_prefaces(self, given: Mapping[bytes, Any]) -> None:
         known = {v.preface: v for v in self._upgrades.values if IPrefaced.providedBy(v) and v.preface}
-        self._prefaces = self._table_of(known | given)
+        self._prefaces = self._table_of({**known, **given})
         # Inside TLS, ALPN says what the client speaks.
         plain = {preface: value for preface, value in given.items() if not IPrefaced.providedBy(value)}
         self._prefaces_inside_tls = self._table_of(plain)
