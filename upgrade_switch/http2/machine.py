@@ -24,13 +24,19 @@ STREAM_WINDOW = 2**16 - 1
 CONNECTION_WINDOW = MOST_STREAMS * STREAM_WINDOW
 
 
+class _Machine(H2Connection):
+    """h2's, which remembers fewer of the streams that have ended: 65,536 would take 10 MB."""
+
+    MAX_CLOSED_STREAMS = 2**10
+
+
 def new_machine(is_client: bool, settings: dict[SettingCodes, int] | None = None) -> H2Connection:
     """
     A state machine for one connection.
 
     :param settings: what to tell the other side, besides the limits that are the same for all.
     """
-    machine = H2Connection(
+    machine = _Machine(
         H2Configuration(
             client_side=is_client,
             header_encoding=None,

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
     from .lists import Field
 
-__all__ = ["LONGEST_FIELDS", "BrokenRule", "Frame", "FrameReader", "Message", "read_goaway"]
+__all__ = [
+    "LONGEST_FIELDS",
+    "BrokenRule",
+    "Frame",
+    "FrameReader",
+    "Message",
+    "is_priority",
+    "read_goaway",
+]
 
 # Bytes of a list of fields, as RFC 9113 §6.5.2 counts them: what the other side is told, and what costs
 # the connection, since its decoder has to read all of it.
@@ -81,6 +89,17 @@ def read_goaway(frame: Frame) -> tuple[int, int]:
         raise BrokenRule(ErrorCodes.FRAME_SIZE_ERROR)
     last_stream = int.from_bytes(frame.raw[9:13], "big") & LAST_STREAM
     return last_stream, int.from_bytes(frame.raw[13:17], "big")
+
+
+def is_priority(frame: Frame) -> bool:
+    """
+    Whether a PRIORITY, which is ignored otherwise (RFC 9113 §5.3.2), has the right size (§6.3).
+
+    :raises BrokenRule: if it is on no stream.
+    """
+    if not frame.stream_id:
+        raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
+    return len(frame.raw) == 14
 
 
 class _Block(NamedTuple):

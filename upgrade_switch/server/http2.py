@@ -116,14 +116,14 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         try:
             head = read_request_head(message.fields)
         except MalformedRequest:
-            self.reset(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            self.refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
             return
         if head.protocol is not None and not self.site.takes_http2_connect:
             # RFC 8441 §3: the client was not told that it may.
-            self.reset(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            self.refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
         elif head.content_length and ends:
             # RFC 9113 §8.1.1.
-            self.reset(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            self.refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
         else:
             self._answer(stream_id, head, ends)
 
@@ -134,7 +134,7 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
                 raise MalformedRequest("a CONNECT has no trailers")
             check_trailers(message.fields)
         except MalformedRequest:
-            self.reset(stream.stream_id, ErrorCodes.PROTOCOL_ERROR)
+            self.refuse(stream.stream_id, ErrorCodes.PROTOCOL_ERROR)
         else:
             super().continued(stream, message)
 
