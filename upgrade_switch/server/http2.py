@@ -18,6 +18,7 @@ from ..http2.connection import HTTP2Connection
 from ..http2.ending import ConnectionState
 from ..http2.fields import MalformedRequest, RequestHead, check_trailers, read_request_head
 from ..http2.machine import MOST_STREAMS, new_machine
+from ..http2.outgoing import Direction
 from ..interfaces import IDrainable
 from .stream_channel import ConnectChannel, StreamChannel
 
@@ -128,6 +129,9 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
             self._answer(stream_id, head, ends)
 
     def continued(self, stream: HTTP2Stream, message: Message) -> None:
+        if stream.receiving is not Direction.OPEN:
+            # h2 knows what is wrong.
+            return
         try:
             if type(stream.protocol) is not StreamChannel:
                 # RFC 9113 §8.5: there are only bytes in a tunnel.
