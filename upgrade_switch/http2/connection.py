@@ -122,6 +122,21 @@ class HTTP2Connection(Protocol):
         if not message.ends or stream.rest:
             self.reset(stream.stream_id, ErrorCodes.PROTOCOL_ERROR)
 
+    def stand_in_for(self, message: Message) -> bytes:
+        """The block that h2 is given in place of a message's fields."""
+        return self.stand_in
+
+    def stream_ended(self, stream: HTTP2Stream) -> None:
+        """The other side has ended its direction of a stream."""
+        self.when_read(stream, stream.peer_ended)
+
+    def stream_reset(self, stream: HTTP2Stream, code: int) -> None:
+        """The other side has reset a stream."""
+        stream.was_reset(_name_of(code), is_complete=code == ErrorCodes.NO_ERROR)
+
+    def settings_came(self) -> None:
+        """The other side has sent settings."""
+
     def emptied(self) -> None:
         """The last stream has ended."""
 
@@ -217,7 +232,7 @@ class HTTP2Connection(Protocol):
         if stream is not None:
             self.continued(stream, message)
         flags = _END_HEADERS | (_END_STREAM if message.ends else 0)
-        stand_in = raw_frame(FrameType.HEADERS, flags, stream_id, self.stand_in)
+        stand_in = raw_frame(FrameType.HEADERS, flags, stream_id, self.stand_in_for(message))
         events = self.machine.receive_data(stand_in)
         if stream is None and events and stream_id > self.last_opened:
             self.last_opened = stream_id
@@ -268,12 +283,12 @@ class HTTP2Connection(Protocol):
         if stream.disconnected:
             self._forget(stream)
         else:
-            self.when_read(stream, stream.peer_ended)
+            self.stream_ended(stream)
 
     def _stream_reset(self, event: StreamReset) -> None:
         stream = self.streams.get(event.stream_id)
         if stream is not None:
-            stream.was_reset(_name_of(event.error_code))
+            self.stream_reset(stream, event.error_code)
             self._forget(stream)
 
     def _window_updated(self, event: WindowUpdated) -> None:
@@ -288,6 +303,7 @@ class HTTP2Connection(Protocol):
         if SettingCodes.HEADER_TABLE_SIZE in event.changed_settings:
             encoder = self.machine.encoder
             encoder.header_table_size = min(encoder.header_table_size, _LARGEST_TABLE)
+        self.settings_came()
         self._schedule_all()
 
     def _schedule_all(self) -> None:
@@ -426,7 +442,7 @@ class HTTP2Connection(Protocol):
         self.turns.clear()
         self._due.clear()
         for stream in streams.values():
-            stream.finish(reason)
+            stream.cut_off(reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.state = ConnectionState.CLOSED

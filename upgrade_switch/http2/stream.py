@@ -88,6 +88,7 @@ class HTTP2Stream:
     :ivar linger: how many seconds the other side may take to end its direction, once this side is
         through with both; then the stream is reset (RFC 9113 §8.1). If it is 0, the stream is a
         message's; if not, it is closed like a connection, and aborted if it sends nothing for too long.
+    :ivar outlasts: whether what has come, its end too, is still read when the connection has ended.
     """
 
     #: As with Twisted's transports: how many bytes may wait before a producer is paused.
@@ -99,6 +100,8 @@ class HTTP2Stream:
     _aborting = False
 
     linger: float = 0
+    outlasts = False
+    _last_reason: Failure | None = None
     producer: IProducer | None = None
     _is_streaming_producer = True
     _is_producer_paused = False
@@ -386,20 +389,44 @@ class HTTP2Stream:
         if self.sending is self.receiving is Direction.ENDED:
             self.finish(Failure(ConnectionDone()))
 
-    def was_reset(self, why: str) -> None:
+    def was_reset(self, why: str, is_complete: bool = False) -> None:
         """
         The other side has reset the stream.
 
         :param why: the name of the reason that it gives.
+        :param is_complete: whether it says that it has sent everything, and only needs no more of what
+            is sent to it (RFC 9113 §8.1).
         """
-        self.receiving = Direction.ENDED
-        self.finish(Failure(ConnectionLost(f"the other end has reset the stream: {why}")))
+        reason = Failure(ConnectionLost(f"the other end has reset the stream: {why}"))
+        if not is_complete:
+            self.receiving = Direction.ENDED
+            self.finish(reason)
+        elif self.receiving is Direction.ENDING and not self.unsent:
+            self.cut_off(reason, Failure(ConnectionDone()))
+        else:
+            self.cut_off(reason)
+
+    def cut_off(self, reason: Failure, when_read: Failure | None = None) -> None:
+        """
+        Nothing more comes and goes. If everything has come, and it is to be read, it is read first.
+
+        :param when_read: how the stream then ends, if not for the same reason.
+        """
+        if self.outlasts and self.receiving is Direction.ENDING and not self.is_closing:
+            self._last_reason = when_read or reason
+            self.sending = Direction.ENDED
+            self._drop_unsent()
+        else:
+            self.receiving = Direction.ENDED
+            self.finish(reason)
 
     def finish(self, reason: Failure) -> None:
         """Nothing comes and goes any more: tell the protocol, once."""
         if self.disconnected:
             return
         self.disconnected = True
+        if self._last_reason is not None and reason.check(ConnectionDone):
+            reason = self._last_reason
         self._drop_unsent()
         self._drop_held()
         draining, self._draining = self._draining, None
