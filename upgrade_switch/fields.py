@@ -9,11 +9,14 @@ raises.
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
+from hashlib import sha1
 from ipaddress import AddressValueError, IPv6Address
 
 __all__ = [
+    "accept_key",
     "connection_options",
     "elements",
     "is_authority",
@@ -182,3 +185,12 @@ def printable(text: str) -> str:
     a control character or one that changes the direction of the text, becomes a question mark.
     """
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+# RFC 6455 §4.2.2.
+_MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+def accept_key(key: bytes) -> bytes:
+    """The Sec-WebSocket-Accept to a Sec-WebSocket-Key (RFC 6455 §4.2.2)."""
+    return b64encode(sha1(key + _MAGIC, usedforsecurity=False).digest())

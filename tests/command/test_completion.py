@@ -49,7 +49,7 @@ COMPLETED = {
     "": ["--completion", "--help", "--version", "connect", "forward", "serve"],
     "serve --li": ["--listen"],
     "serve --h": ["--h2c", "--head-timeout", "--heartbeat", "--help", "--help-auth",
-                  "--help-auth-type"],
+                  "--help-auth-type", "--http2-connect"],
     "connect --": ["--ca", "--data", "--eof", "--forgive-truncation", "--header", "--heartbeat",
                    "--help", "--insecure", "--method", "--progress", "--timeout", "--user",
                    "--version", "--via"],

@@ -18,6 +18,7 @@ TUNNEL = ["--tunnel", "/x websocket tcp:127.0.0.1:1"]
 NEEDY = {
     "serve websocket": ([COMMAND, "serve", "--listen", LOCAL, *TUNNEL], "websocket"),
     "serve h2c": ([COMMAND, "serve", "--listen", LOCAL, "--h2c"], "http2"),
+    "serve streams": ([COMMAND, "serve", "--listen", LOCAL, "--http2-connect"], "http2"),
     "twist websocket": ([TWIST, "upgrade-switch", "--listen", LOCAL, *TUNNEL], "websocket"),
     "twist h2c": ([TWIST, "upgrade-switch", "--listen", LOCAL, "--h2c"], "http2"),
     "connect": ([COMMAND, "connect", "ws://127.0.0.1:1/"], "websocket"),

@@ -18,6 +18,7 @@ from twisted.web.websocket import WebSocketClientEndpoint
 
 from tests.kit import ROOT
 from tests.kit.documented import DOCS, Reader, read
+from tests.kit.h2client import H2Client
 from tests.kit.harness import (
     Recorder,
     Waiters,
@@ -150,6 +151,22 @@ async def test_h2c(read: Any) -> None:
     client.send(upgrade_head(b"h2c", path=b"/", fields=settings))
     assert status(await client.head()) == 101
     client.transport.abortConnection()
+
+
+@pytest_twisted.ensureDeferred
+async def test_http2(read: Any) -> None:
+    """A stream of the page's site switches, and its target echoes."""
+    reader = read("howto/http2.md")
+    reader.runs()
+    client = await patient(connectProtocol(localhost(reader.port(8080)), H2Client()))
+    client.begin()
+    stream = client.begin_connect(b"echo", b"/echo")
+    assert (await client.head_of(stream))[0] == 200
+    client.give(stream, b"hello", end=True)
+    await client.until(lambda: stream in client.ended)
+    assert client.body_of(stream) == b"hello"
+    client.transport.loseConnection()
+    await client.is_lost()
 
 
 @pytest_twisted.ensureDeferred

@@ -50,6 +50,7 @@ KNOWN = {
     "howto/from-stolen-transport.md": {"python": 3},
     "howto/from-twisted-web-websocket.md": {"python": 1},
     "howto/h2c.md": {"python": 1},
+    "howto/http2.md": {"python": 1},
     "howto/haproxy.md": {"haproxy": 1, "python": 1, "console": 1},
     "howto/nginx.md": {"nginx": 1, "python": 1},
     "howto/prefaces.md": {"python": 2},

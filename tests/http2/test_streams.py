@@ -1,6 +1,6 @@
 """
-Streams of HTTP/2 that switch (RFC 8441): the same resources and acceptors as over HTTP/1.1, by every way
-into HTTP/2.
+Streams of HTTP/2 that switch (RFC 8441): the same resources and acceptors as over HTTP/1.1, by every
+way into HTTP/2.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ async def test_switch(serve: Any, way: str) -> None:
 @pytest_twisted.ensureDeferred
 async def test_data_before_the_answer(serve: Any, way: str) -> None:
     """What a client sends before it has the answer goes to the target, behind connectionMade."""
-    factory, built = factory_of(EchoTarget)
+    factory, _ = factory_of(EchoTarget)
     client = await serve({"echo": factory}, way)
     client.holds = True
     stream = client.begin_connect(b"echo")
@@ -364,7 +364,7 @@ async def test_end_and_reset_while_deciding(serve: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_limits(serve: Any, way: str) -> None:
     """Streams count for max_switched; one over it is a 503 with Retry-After."""
-    factory, built = factory_of(EchoTarget)
+    factory, _ = factory_of(EchoTarget)
     client = await serve({"echo": factory}, way, max_switched=2)
     first = client.begin_connect(b"echo")
     await client.head_of(first)

@@ -316,6 +316,16 @@ class HTTP2Stream:
     def end_sent(self) -> None:
         """The end of this side's direction has been sent."""
         self.sending = Direction.ENDED
+        if self.linger:
+            # Not now: it is sent in the middle of loseConnection, perhaps, which no transport answers
+            # at once.
+            self._owner.clock.callLater(0, self._tell_end_sent)
+        else:
+            self._tell_end_sent()
+
+    def _tell_end_sent(self) -> None:
+        if self.disconnected:
+            return
         if self.disconnecting:
             self.finish(Failure(ConnectionDone()))
             return

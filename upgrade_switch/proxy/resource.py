@@ -167,6 +167,9 @@ class UpgradeProxy(Resource):
             if why is not None:
                 declined(request, asked.offer.tokens[0], why)
                 return no_room(why).render(request)
+        elif asked.offer and request.is_stream:
+            # RFC 9220 §3. A back end's page would be taken for a tunnel.
+            return StatusPage(501, "Not Implemented", "This protocol is not passed on.").render(request)
         if self._health is not None and IUpgradeRequest.providedBy(request):
             request.site.start_factory(self._health)
         Passage(self._settings, request, asked).begin()
@@ -218,7 +221,10 @@ def _length_of(request: Any) -> Length:
     elif not headers.hasHeader(b"content-length"):
         return _size_of(request) or None
     lengths = headers.getRawHeaders(b"content-length")
-    return int(lengths[0]) if lengths else None
+    if not lengths:
+        # Over HTTP/2 nothing need say that there is a content.
+        return CHUNKED if IUpgradeRequest.providedBy(request) and request.has_unread_content else None
+    return int(lengths[0])
 
 
 def _size_of(request: Any) -> int:

@@ -10,6 +10,7 @@ from ..client.exchange_interfaces import ExchangeHead
 from .fields import AnswerFields, BadAnswer, answer_fields, request_fields
 from .locations import View, answer_places
 from .targets import BadTarget, target_of
+from .websocket_key import HandshakeKey
 
 if TYPE_CHECKING:
     from ..client.exchange_interfaces import Fields
@@ -44,6 +45,10 @@ class Translation:
             authority=back_end.authority,
             offer=asked.offer,
         )
+        self._key: HandshakeKey | None = None
+        if asked.client.is_http2 and any(token.key[0] == "websocket" for token in self.tokens):
+            self._key = HandshakeKey()
+            fields = self._key.added_to(fields)
         self.head = ExchangeHead(method, target, fields)
         self._view = View(
             asked.client.scheme,
@@ -77,6 +82,11 @@ class Translation:
         :param version: in which version of HTTP.
         """
         settings = self._settings
+        if code == 101 and self._key is not None:
+            without_key = self._key.taken_from(fields)
+            if isinstance(without_key, BadAnswer):
+                return without_key
+            fields = without_key
         passed = answer_fields(
             fields,
             self._client,

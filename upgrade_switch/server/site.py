@@ -17,7 +17,7 @@ from twisted.web.util import DeferredResource
 from zope.interface import implementer
 
 from .. import _twisted
-from ..errors import InvalidArgument, InvalidPrefaces
+from ..errors import InvalidArgument, InvalidPrefaces, MissingExtra
 from ..fields import is_authority
 from ..interfaces import (
     Acceptor,
@@ -43,8 +43,10 @@ from .upgrades import ConnectMatch, Match, UpgradeMatch, Upgrades, check_connect
 
 try:
     from .http2 import ServerConnection
-except ModuleNotFoundError:
-    # The extra http2 is not there.
+except ModuleNotFoundError as missing:
+    if missing.name not in ("h2", "hpack"):
+        raise
+    # The extra http2 is not installed.
     ServerConnection = None  # type: ignore[assignment, misc]
 
 if TYPE_CHECKING:
@@ -132,6 +134,7 @@ class UpgradeSite(Site):
         :raises InvalidUpgrades: if a value there is neither a factory nor an acceptor, or ``connect``
             is not an acceptor.
         :raises InvalidPrefaces: if it is not a mapping from bytes to factories.
+        :raises MissingExtra: if ``http2_connect`` is given, and the extra ``http2`` is not installed.
         :raises InvalidArgument: if an observer or ``tcp_keepalive`` is wrong.
         """
         super().__init__(resource, requestFactory, *args, **kwargs)
@@ -141,7 +144,7 @@ class UpgradeSite(Site):
         limits = Limits(max_switched, max_per_address, max_unsent, keep_alive_of(tcp_keepalive))
         self.switched = SwitchedConnections(self.reactor, limits, self.observers)
         self.deciding: set[Decision] = set()
-        self.takes_http2_connect = bool(http2_connect)
+        self.takes_http2_connect = _checked_http2_connect(http2_connect)
         self.http2_connections: set[Any] = set()
         if connect is not None:
             check_connect(connect)
@@ -149,8 +152,10 @@ class UpgradeSite(Site):
         # By identity: a factory need not be hashable, and may be equal to another one.
         self._started: dict[int, IProtocolFactory] = {}
         self._upgrades = Upgrades(upgrades or {})
+        self._set_prefaces(_checked_prefaces({} if prefaces is None else prefaces))
+
+    def _set_prefaces(self, given: dict[bytes, Any]) -> None:
         known = {v.preface: v for v in self._upgrades.values if IPrefaced.providedBy(v) and v.preface}
-        given = _checked_prefaces({} if prefaces is None else prefaces)
         self._prefaces = self._table_of(known | given)
         # Inside TLS, ALPN says what the client speaks.
         plain = {preface: value for preface, value in given.items() if not IPrefaced.providedBy(value)}
@@ -329,6 +334,12 @@ def _cancel(*calls: IDelayedCall) -> None:
     for call in calls:
         if call.active():
             call.cancel()
+
+
+def _checked_http2_connect(http2_connect: bool) -> bool:
+    if http2_connect and ServerConnection is None:
+        raise MissingExtra("http2_connect needs h2: pip install 'upgrade_switch[http2]'")
+    return bool(http2_connect)
 
 
 def _checked_prefaces(prefaces: object) -> dict[bytes, Any]:

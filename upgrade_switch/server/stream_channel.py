@@ -341,7 +341,8 @@ class ConnectChannel(StreamChannel):
         self.transport.send_head(response_fields(NOT_IMPLEMENTED, [*kept, (b"content-length", b"0")]))
         producer = self.transport.producer
         self.transport.unregisterProducer()
-        self.transport.loseConnection()
+        # Not now: the page is in the middle of a write, and has not gone yet.
+        self._connection.clock.callLater(0, self.transport.loseConnection)
         if producer is not None:
             producer.stopProducing()
 

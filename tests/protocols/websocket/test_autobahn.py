@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 
 from tests.kit.wscodec import BINARY, Frame, parse
 from tests.kit.wsframes import frame, handshake, websocket_site
-from upgrade_switch import UpgradeSite
+from upgrade_switch import UpgradeSite, fields
 from upgrade_switch.errors import UpgradeError
 from upgrade_switch.protocols._websocket import _autobahn
 from upgrade_switch.protocols._websocket.server import HandshakeRequest
@@ -232,7 +232,7 @@ def test_on_connect() -> None:
 
 def test_names() -> None:
     """The names that we use are autobahn's."""
-    assert _autobahn.MAGIC == WebSocketProtocol._WS_MAGIC
+    assert fields._MAGIC == WebSocketProtocol._WS_MAGIC
     assert inspect.signature(WebSocketProtocol.sendCloseFrame).parameters.keys() == {
         "self",
         "code",

@@ -37,7 +37,7 @@ _ONCE: dict[str, type | UnionType] = {
     **dict.fromkeys(LIMITS, _NUMBER),
 }
 _TYPE_NAMES = {str: "a string", _NUMBER: "a number"}
-_FLAGS = ("h2c", "forgive-truncation", "udp")
+_FLAGS = ("h2c", "http2-connect", "forgive-truncation", "udp")
 _TABLES = ("proxy",)
 
 Value: TypeAlias = str | bool | dict[str, Any]

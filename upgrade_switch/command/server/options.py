@@ -44,6 +44,7 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
     )
     optFlags = [  # noqa: RUF012 - twisted.python.usage wants a list
         ["h2c", None, "Speak HTTP/2 without TLS too: by upgrade, and with prior knowledge."],
+        ["http2-connect", None, "Let streams of HTTP/2 switch, too (RFC 8441)."],
         [
             "udp",
             None,

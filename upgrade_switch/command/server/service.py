@@ -20,7 +20,13 @@ from ..listening import Server, begin_logging, server_endpoint, url_of
 from ..reactor import ICommandReactor, installed_reactor
 from .access_log import LoggedSite, access_log_path
 from .options import ServeOptions
-from .tree import build_connect, build_prefaces, build_site_upgrades, build_tree
+from .tree import (
+    build_connect,
+    build_prefaces,
+    build_site_upgrades,
+    build_tree,
+    takes_http2_connect,
+)
 
 __all__ = ["Options", "build_server", "makeService", "run_serve"]
 
@@ -40,6 +46,7 @@ def build_server(reactor: ICommandReactor, options: ServeOptions) -> Server:
         upgrades=build_site_upgrades(options),
         prefaces=build_prefaces(reactor, options),
         connect=build_connect(reactor, options),
+        http2_connect=takes_http2_connect(options),
         observers=[SwitchLog(), *([status] if options.status else [])],
         access_log=access_log_path(options.access_log),
         **options.site_limits(),

@@ -21,6 +21,7 @@ from twisted.web.pages import notFound
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request
 
+from ..._extras import needs_extra
 from ...errors import InvalidUpgrades
 from ...interfaces import Acceptor, ConnectAcceptor, IBackEnd
 from ...observe.page import StatusResource
@@ -42,7 +43,13 @@ from .proxy import Mounted
 if TYPE_CHECKING:
     from ...proxy import UpgradeProxy
 
-__all__ = ["build_connect", "build_prefaces", "build_site_upgrades", "build_tree"]
+__all__ = [
+    "build_connect",
+    "build_prefaces",
+    "build_site_upgrades",
+    "build_tree",
+    "takes_http2_connect",
+]
 
 
 # RFC 9298 §3: where clients look for it.
@@ -203,6 +210,18 @@ def build_site_upgrades(options: ServeOptions) -> dict[str, Acceptor]:
     with needs_extra_for("--h2c needs"):
         from ...protocols._h2c import h2c
     return {"h2c": h2c()}
+
+
+def takes_http2_connect(options: ServeOptions) -> bool:
+    """
+    Whether streams of HTTP/2 may switch.
+
+    :raises UsageError: if the extra that this needs is not installed.
+    """
+    if options["http2-connect"]:
+        with needs_extra_for("--http2-connect needs"), needs_extra("http2"):
+            from ...server import http2  # noqa: F401 - whether it is there
+    return bool(options["http2-connect"])
 
 
 def build_connect(reactor: ICommandReactor, options: ServeOptions) -> ConnectAcceptor | None:

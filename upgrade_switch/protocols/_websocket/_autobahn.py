@@ -35,7 +35,6 @@ from .origin import normal_origin
 
 __all__ = [
     "CLOSE_TIMEOUT",
-    "MAGIC",
     "AutobahnProtocol",
     "Extensions",
     "HandshakeResult",
@@ -54,9 +53,6 @@ Extensions: TypeAlias = list[tuple[str, dict[str, list[str | bool]]]]
 """The extensions in a Sec-WebSocket-Extensions field: their names and parameters."""
 
 _COMPRESSIONS: dict[str, dict[str, Any]] = PERMESSAGE_COMPRESSION_EXTENSION
-
-# RFC 6455 §4.2.2.
-MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 # What a list of origins may name though no host is in it.
 _NO_PLACES = ("null", "file://")

@@ -22,8 +22,8 @@ from zope.interface import directlyProvides
 from ...client.pool import UpgradePool, switched_connection
 from ...client.urls import http_url
 from ...errors import InvalidArgument, InvalidResponse, connect_timed_out
+from ...fields import accept_key
 from . import _autobahn
-from .handshake import accept_key
 
 __all__ = ["connect_websocket"]
 

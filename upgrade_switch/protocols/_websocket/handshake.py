@@ -5,9 +5,7 @@ The opening handshake on the server's side (RFC 6455 §4.2): which requests are 
 from __future__ import annotations
 
 import re
-from base64 import b64encode
 from collections.abc import Iterable, Sequence
-from hashlib import sha1
 
 from twisted.web.resource import IResource
 
@@ -16,9 +14,8 @@ from ...fields import is_token, printable
 from ...negotiation import UpgradeToken
 from ...server.pages import StatusPage
 from ...server.request import UpgradeRequest
-from ._autobahn import MAGIC
 
-__all__ = ["HandshakeRefused", "accept_key", "check_request", "shown", "subprotocol_names"]
+__all__ = ["HandshakeRefused", "check_request", "shown", "subprotocol_names"]
 
 # RFC 6455 §4.2.1: base64 that gives 16 bytes when it is decoded. Four bits of the last character are
 # not used, and may be set, as they are in the example key of §4.1.
@@ -28,11 +25,6 @@ _VERSION = b"13"
 
 # Characters of what a stranger has sent, in the reason of a refusal.
 _MOST_SHOWN = 200
-
-
-def accept_key(key: bytes) -> bytes:
-    """The Sec-WebSocket-Accept to a Sec-WebSocket-Key (RFC 6455 §4.2.2)."""
-    return b64encode(sha1(key + MAGIC, usedforsecurity=False).digest())
 
 
 class HandshakeRefused(Exception):

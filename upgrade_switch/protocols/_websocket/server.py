@@ -19,13 +19,14 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
 from ...errors import InvalidArgument, InvalidUpgrades, UpgradeError
+from ...fields import accept_key
 from ...interfaces import Acceptor, Answer
 from ...negotiation import UpgradeToken
 from ...server.pages import StatusPage, service_unavailable
 from ...server.request import UpgradeRequest
 from ...server.upgrades import build_or_decline
 from . import _autobahn
-from .handshake import HandshakeRefused, accept_key, check_request, shown
+from .handshake import HandshakeRefused, check_request, shown
 from .origin import AllowedOrigins, is_same_origin
 
 __all__ = ["MAX_MESSAGE_SIZE", "SAME_ORIGIN", "HandshakeRequest", "websocket"]
