@@ -42,8 +42,7 @@ KNOWN = {
         "negotiation",
         "interfaces",
         "_twisted",
-        "takeover",
-        "connection",
+        "sending",
     },
 }
 #: Modules that import nothing but the standard library and each other.

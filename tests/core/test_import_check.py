@@ -15,7 +15,7 @@ import pytest
 
 import twisted
 from upgrade_switch import _twisted
-from upgrade_switch._twisted.check import HTTP2, NEEDED, NEWEST, OLDEST, Need
+from upgrade_switch._twisted.check import NEEDED, NEWEST, OLDEST, Need
 
 FOLDER = Path(_twisted.__file__).parent
 
@@ -69,16 +69,11 @@ def said_by(code: str, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def module_for(need: Need) -> str:
-    """What is imported when the need is looked at."""
-    return "upgrade_switch._twisted.http2" if need in HTTP2 else "upgrade_switch"
-
-
-@pytest.mark.parametrize("need", [*NEEDED, *HTTP2], ids=lambda need: f"{need.module}.{need.owner}")
+@pytest.mark.parametrize("need", NEEDED, ids=lambda need: f"{need.module}.{need.owner}")
 def test_names(need: Need) -> None:
     """Each name that is not there any more is named, with the versions."""
     said = said_by(
-        RENAME + CAUGHT.format(module=module_for(need)),
+        RENAME + CAUGHT.format(module="upgrade_switch"),
         need.module,
         " ".join(need.names or [need.owner.rpartition(".")[2]]),
     )
@@ -91,20 +86,21 @@ def test_names(need: Need) -> None:
 
 @pytest.mark.parametrize(
     "need",
-    [need for need in (*NEEDED, *HTTP2) if need.owner.startswith("_") or "._" in need.owner],
+    [need for need in NEEDED if need.owner.startswith("_") or "._" in need.owner],
     ids=lambda need: f"{need.module}.{need.owner}",
 )
 def test_private_owners(need: Need) -> None:
     """So is a private class or method that is not there any more."""
-    code = RENAME + CAUGHT.format(module=module_for(need))
+    code = RENAME + CAUGHT.format(module="upgrade_switch")
     said = said_by(code, need.module, need.owner.rpartition(".")[2])
     assert f"no {need.module}.{need.owner}" in said
 
 
 def test_module() -> None:
     """So is a module that is not there any more."""
-    code = RENAME + CAUGHT.format(module="upgrade_switch._twisted.http2")
-    assert said_by(code, "twisted.web._http2", "").endswith("this one has no twisted.web._http2")
+    code = RENAME + CAUGHT.format(module="upgrade_switch")
+    said = said_by(code, "twisted.internet._newtls", "")
+    assert said.endswith("this one has no twisted.internet._newtls")
 
 
 def test_dependency_of_twisted() -> None:
@@ -115,7 +111,7 @@ def test_dependency_of_twisted() -> None:
 
 def test_newer() -> None:
     """A Twisted that is newer than any that has been tested is taken as it is."""
-    code = "import twisted; twisted.__version__ = '99.10.0rc1'; import upgrade_switch._twisted.http2"
+    code = "import twisted; twisted.__version__ = '99.10.0rc1'; import upgrade_switch"
     assert said_by(code) == ""
 
 
@@ -130,9 +126,8 @@ def test_older() -> None:
 
 def test_nothing_is_forgotten() -> None:
     """Every private name that the folder's modules use, and do not make themselves, is looked for."""
-    needs = (*NEEDED, *HTTP2)
-    looked_for = {name for need in needs for name in (*need.names, *need.owner.split("."))}
-    for name in ("transports.py", "web.py", "http2.py"):
+    looked_for = {name for need in NEEDED for name in (*need.names, *need.owner.split("."))}
+    for name in ("transports.py", "web.py"):
         tree = ast.parse((FOLDER / name).read_text())
         own: set[str] = set()
         used: set[str] = set()

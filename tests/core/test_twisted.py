@@ -6,7 +6,6 @@ Twisted changes it.
 from __future__ import annotations
 
 import inspect
-import re
 from typing import Any
 from weakref import ref
 
@@ -22,7 +21,6 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.web import client, http, server
-from twisted.web._http2 import H2Connection, H2Stream
 from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
 from twisted.web.guard import HTTPAuthSessionWrapper
 from zope.interface import alsoProvides
@@ -34,31 +32,13 @@ from upgrade_switch.errors import NotDetachable
 from upgrade_switch.server.channel import UpgradeChannel
 
 
-def test_proxy_around_the_channel() -> None:
-    """Twisted's proxy takes any channel, keeps it as ``_channel``, and is what a Site builds."""
-    channel = UpgradeChannel()
-    proxy: Any = _twisted.negotiating(channel)
-    assert proxy._channel is channel
-    built = server.Site(Page(), reactor=reactor).buildProtocol(None)
-    assert type(built) is type(proxy)
-    assert IProtocol.providedBy(proxy)
-
-
-def test_proxy_sees_to_http2() -> None:
-    """The proxy is what replaces the channel by HTTP/2 where ALPN says so: it must stay around it."""
-    source = inspect.getsource(http._GenericHTTPChannelProtocol.dataReceived)
-    assert 'negotiatedProtocol == b"h2"' in source
-    assert "self._channel = H2Connection()" in source
-
-
 def test_slots() -> None:
     """A bare transport has the slot ``protocol``, a wrapper ``wrappedProtocol``; others are refused."""
     channel = UpgradeChannel()
-    proxy = _twisted.negotiating(channel)
     transport: Any = StringTransport()
-    transport.protocol = proxy
+    transport.protocol = channel
     assert _twisted.slot_of(transport, channel) == (transport, "protocol")
-    wrapper = ProtocolWrapper(WrappingFactory(Factory()), proxy)
+    wrapper = ProtocolWrapper(WrappingFactory(Factory()), channel)
     assert _twisted.slot_of(wrapper, channel) == (wrapper, "wrappedProtocol")
     transport.protocol = wrapper
     assert _twisted.slot_of(transport, channel) == (wrapper, "wrappedProtocol")
@@ -70,17 +50,17 @@ def test_slots() -> None:
 
 
 def test_transport_that_is_fed_by_hand() -> None:
-    """Where a transport in memory has no slot, the proxy's is used: no byte is lost either."""
+    """Where a transport in memory has no slot, the channel passes on what comes: no byte is lost."""
     factory, targets = factory_of(EchoTarget)
     site = UpgradeSite(UpgradeResource({"echo": factory}), reactor=reactor)
-    proxy: Any = site.buildProtocol(None)
+    channel: Any = site.buildProtocol(None)
     transport = StringTransport()
-    proxy.makeConnection(transport)
-    proxy.dataReceived(upgrade_head() + b"behind")
-    proxy.dataReceived(b" and later")
+    channel.makeConnection(transport)
+    channel.dataReceived(upgrade_head() + b"behind")
+    channel.dataReceived(b" and later")
     assert transport.value().endswith(b"\r\n\r\nbehind and later")
     assert len(site.switched) == 1
-    proxy.connectionLost(Failure(ConnectionError()))
+    channel.connectionLost(Failure(ConnectionError()))
     assert targets[0].events == ["made", b"behind", b" and later", "lost"]
     assert len(site.switched) == 0
 
@@ -235,17 +215,6 @@ def test_request_line_of_a_channel() -> None:
     assert "version = self._version" in source
 
 
-def test_proxy_is_told_what_is_spoken() -> None:
-    """The proxy asks ALPN only where ``_negotiatedProtocol`` is None, as it is in the beginning."""
-    site = UpgradeSite(Page(), reactor=reactor)
-    proxy: Any = site.buildProtocol(None)
-    assert proxy._negotiatedProtocol is None
-    source = inspect.getsource(http._GenericHTTPChannelProtocol.dataReceived)
-    assert "if self._negotiatedProtocol is None:" in source
-    assert _twisted.fix_http11(proxy) is proxy._channel
-    assert proxy._negotiatedProtocol == b"http/1.1"
-
-
 def test_client_request() -> None:
     """A request can be made with any target, and writes itself."""
     transport = StringTransport()
@@ -333,46 +302,19 @@ def test_tls_from_the_first_byte() -> None:
         assert _twisted.has_begun_with_tls(above) is begun
 
 
-def test_http2_connection() -> None:
-    """What ours uses of Twisted's HTTP/2 is there."""
-    source = inspect.getsource(H2Connection)
-    for used in (
-        "event.stream_id",
-        "event.headers",
-        "self.streams[event.stream_id] = stream",
-        "def _requestDone(self, streamID):",
-        "def connectionLost(self, reason, _cancelTimeouts=True):",
-        "self._stillProducing = False",
-        "self._sendingDeferred = None",
-        "self._consumerBlocked = None",
-        "self._bufferedControlFrames = deque()",
-        "self._bufferedControlFrameBytes = 0",
-        "self.conn.initiate_connection()",
-        "stream = next(self.priority)",
-        "self.priority.unblock(",
-        "self._outboundStreamQueues[stream].popleft()",
-    ):
-        assert used in source, used
-    stream = inspect.getsource(H2Stream)
-    assert "self._request = requestFactory(self, queued=False)" in stream
-    assert "self._conn.abortRequest(self.streamID)" in stream
-    # ``cut_off`` does the same, but for the code.
-    assert [line.strip() for line in inspect.getsource(H2Connection.abortRequest).splitlines()][
-        -4:
-    ] == [
-        "self.conn.reset_stream(streamID)",
-        "stillActive = self._tryToWriteControlData()",
-        "if stillActive:",
-        "self._requestDone(streamID)",
-    ]
-    proxy = inspect.getsource(http._GenericHTTPChannelProtocol.dataReceived)
-    assert set(re.findall(r"self\._channel\.(\w+) = ", proxy)) == {
-        "requestFactory",
-        "site",
-        "factory",
-        "timeOut",
-        "callLater",
-    }
+def test_refusing_channel() -> None:
+    """A request tells its channel of a bad one by a private name, and then does nothing more."""
+    source = inspect.getsource(http.Request.requestReceived)
+    assert "self.channel._respondToBadRequestAndDisconnect()" in source
+    told: list[str] = []
+
+    class Refusing(_twisted.RefusingChannel):
+        def refuse_request(self) -> None:
+            told.append("refused")
+
+    channel: Any = Refusing()
+    channel._respondToBadRequestAndDisconnect()
+    assert told == ["refused"]
 
 
 @pytest_twisted.ensureDeferred

@@ -382,6 +382,6 @@ async def unread(way: str, listening: Any) -> tuple[Any, Any]:
     await client.until(lambda: client.body_of(stream))
     client.transport.pauseProducing()
     (connection,) = listening.site.switched
-    while connection.target._consumerBlocked is None:
+    while not connection.target.turns.is_full:
         await turns()
     return client, connection.target

@@ -61,7 +61,8 @@ def slot_of(transport: object, current: object = None) -> Slot:
 
     :param transport: the transport, as its protocol sees it.
     :param current: the protocol that should be there, if the caller knows it: a slot that holds
-        something else is refused.
+        something else is refused. If it has a ``successor``, to which it passes what it still gets,
+        that serves where the transport has no slot.
     :raises NotDetachable: if there is no such place, or if something else is there.
     """
     if isinstance(transport, ProtocolWrapper):
@@ -76,6 +77,9 @@ def slot_of(transport: object, current: object = None) -> Slot:
         if found is None:
             raise NotDetachable(f"{transport!r} does not say which protocol it gives its bytes to")
         return slot
+    if found is None and hasattr(current, "successor"):
+        # A transport in memory (StringTransport), whose bytes are given by hand to whoever was first.
+        return Slot(current, "successor")
     raise NotDetachable(f"{transport!r} gives its bytes to {found!r}: nothing to take over from")
 
 

@@ -17,7 +17,8 @@ from twisted.python.failure import Failure
 
 from .. import _twisted
 from ..connection import HoldingProtocol
-from ..http2.connection import ConnectionState, HTTP2Connection
+from ..http2.connection import HTTP2Connection
+from ..http2.ending import ConnectionState
 from .stream_exchange import NotProcessed, StreamExchange, connect_fields
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ class ClientConnection(HTTP2Connection):
         why = ConnectionLost("the server has closed the connection to new requests")
         self._keeper.takes_no_more(self, Failure(why))
         for stream in [s for s in self.streams.values() if s.stream_id > last_stream]:
-            self._forget(stream)
+            self.forget(stream)
             if isinstance(stream.protocol, StreamExchange):
                 stream.protocol.not_processed(NotProcessed(str(why)))
             stream.finish(Failure(why))

@@ -81,12 +81,16 @@ class NegotiatingClient(Protocol):
 
 
 class NegotiatingFactory(Factory):
-    """Gives an endpoint a client."""
+    """
+    Gives an endpoint a client, once: it does not keep it, since what an endpoint connects keeps the
+    factory.
+    """
 
     noisy = False
 
     def __init__(self, client: NegotiatingClient) -> None:
-        self._client = client
+        self._client: NegotiatingClient | None = client
 
-    def buildProtocol(self, addr: object) -> NegotiatingClient:
-        return self._client
+    def buildProtocol(self, addr: object) -> NegotiatingClient | None:
+        client, self._client = self._client, None
+        return client

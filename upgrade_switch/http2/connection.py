@@ -18,18 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from h2.errors import ErrorCodes
-from h2.events import (
-    DataReceived,
-    Event,
-    RemoteSettingsChanged,
-    StreamEnded,
-    StreamReset,
-    WindowUpdated,
-)
+from h2.events import Event
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -38,38 +30,24 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from .. import _twisted
-from ..sending import QuietTimeout
-from .frames import Flag, FrameType, padding_of, raw_frame
-from .machine import CONNECTION_WINDOW, STREAM_WINDOW, new_machine
-from .reader import BrokenRule, Frame, FrameReader, Message
-from .stream import Direction, HTTP2Stream
+from .ending import ConnectionState, Lingering, close_in_time
+from .events import HANDLERS
+from .frames import LAST_STREAM, Flag, FrameType, goaway_frame, padding_of, raw_frame
+from .machine import CONNECTION_WINDOW, STREAM_WINDOW, name_of, new_machine
+from .outgoing import Direction
+from .reader import BrokenRule, Frame, FrameReader, Message, read_goaway
+from .stream import HTTP2Stream
 from .transports import TCPStream, TLSStream
 from .turns import Turns
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
-__all__ = ["ConnectionState", "HTTP2Connection"]
+    from ..sending import QuietTimeout
 
-# Bytes that the table of the encoder may take (RFC 7541 §4.2), whatever the other side allows.
-_LARGEST_TABLE = 2**12
+__all__ = ["HTTP2Connection"]
 
-# Seconds that the other side may take to read what is left when the connection is closed.
-_SECONDS_TO_CLOSE = 15
-
-_LAST_STREAM = 2**31 - 1
 _END_STREAM, _END_HEADERS = int(Flag.END_STREAM), int(Flag.END_HEADERS)
-
-
-class ConnectionState(Enum):
-    """What a connection still takes."""
-
-    OPEN = auto()
-    GOING_AWAY = auto()
-    """The other side has said that it opens, or takes, no more streams."""
-    CLOSED = auto()
-    """Nothing that comes is read any more; what has been sent is still on its way."""
 
 
 @implementer(IPushProducer)
@@ -105,7 +83,7 @@ class HTTP2Connection(Protocol):
         self.turns = Turns(self.machine, self.reader, self._write)
         # While frames are being read, what is sent waits for the end.
         self._is_reading = False
-        self._lingering: dict[HTTP2Stream, IDelayedCall] = {}
+        self._lingering = Lingering(clock)
         self._make_stream: Callable[..., HTTP2Stream] = HTTP2Stream
         self._closing: QuietTimeout | None = None
 
@@ -132,7 +110,7 @@ class HTTP2Connection(Protocol):
 
     def stream_reset(self, stream: HTTP2Stream, code: int) -> None:
         """The other side has reset a stream."""
-        stream.was_reset(_name_of(code), is_complete=code == ErrorCodes.NO_ERROR)
+        stream.was_reset(name_of(code), is_complete=code == ErrorCodes.NO_ERROR)
 
     def settings_came(self) -> None:
         """The other side has sent settings."""
@@ -198,7 +176,7 @@ class HTTP2Connection(Protocol):
             elif read.kind == FrameType.DATA:
                 self._read_data(read)
             elif read.kind == FrameType.GOAWAY:
-                self._read_goaway(read)
+                self.told_goodbye(*read_goaway(read))
             elif read.kind != FrameType.PRIORITY:
                 self._handle(self.machine.receive_data(read.raw))
             if self.is_closed:
@@ -222,7 +200,7 @@ class HTTP2Connection(Protocol):
 
     def _handle(self, events: Iterable[Event]) -> None:
         for event in events:
-            handle = _HANDLERS.get(type(event))
+            handle = HANDLERS.get(type(event))
             if handle is not None:
                 handle(self, event)
 
@@ -249,14 +227,6 @@ class HTTP2Connection(Protocol):
             stream.rest -= size
         self._handle(self.machine.receive_data(frame.raw))
 
-    def _read_goaway(self, frame: Frame) -> None:
-        if frame.stream_id:
-            raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
-        if len(frame.raw) < 17:
-            raise BrokenRule(ErrorCodes.FRAME_SIZE_ERROR)
-        last_stream = int.from_bytes(frame.raw[9:13], "big") & _LAST_STREAM
-        self.told_goodbye(last_stream, int.from_bytes(frame.raw[13:17], "big"))
-
     def told_goodbye(self, last_stream: int, code: int) -> None:
         """
         The other side opens no more streams, nor does it take any behind ``last_stream`` (RFC 9113
@@ -265,51 +235,6 @@ class HTTP2Connection(Protocol):
         self.state = ConnectionState.GOING_AWAY
         if not self.streams:
             self.emptied()
-
-    # What h2 says.
-
-    def _data_received(self, event: DataReceived) -> None:
-        stream = self.streams.get(event.stream_id)
-        size = event.flow_controlled_length
-        if stream is not None:
-            stream.received(event.data, size)
-        else:
-            self._acknowledge(event.stream_id, size)
-
-    def _stream_ended(self, event: StreamEnded) -> None:
-        stream = self.streams.get(event.stream_id)
-        if stream is None:
-            return
-        if stream.disconnected:
-            self._forget(stream)
-        else:
-            self.stream_ended(stream)
-
-    def _stream_reset(self, event: StreamReset) -> None:
-        stream = self.streams.get(event.stream_id)
-        if stream is not None:
-            self.stream_reset(stream, event.error_code)
-            self._forget(stream)
-
-    def _window_updated(self, event: WindowUpdated) -> None:
-        if event.stream_id:
-            stream = self.streams.get(event.stream_id)
-            if stream is not None and stream.has_output:
-                self.schedule(stream)
-        else:
-            self._schedule_all()
-
-    def _settings_changed(self, event: RemoteSettingsChanged) -> None:
-        if SettingCodes.HEADER_TABLE_SIZE in event.changed_settings:
-            encoder = self.machine.encoder
-            encoder.header_table_size = min(encoder.header_table_size, _LARGEST_TABLE)
-        self.settings_came()
-        self._schedule_all()
-
-    def _schedule_all(self) -> None:
-        for stream in tuple(self.streams.values()):
-            if stream.has_output:
-                self.schedule(stream)
 
     # What streams want (stream.StreamOwner).
 
@@ -322,10 +247,17 @@ class HTTP2Connection(Protocol):
         self.turns.add(stream)
         self._send()
 
-    def consumed(self, stream: HTTP2Stream, size: int) -> None:
-        self._acknowledge(stream.stream_id, size)
+    def schedule_all(self) -> None:
+        """Let all streams send that have something."""
+        for stream in tuple(self.streams.values()):
+            if stream.has_output:
+                self.schedule(stream)
 
-    def _acknowledge(self, stream_id: int, size: int) -> None:
+    def consumed(self, stream: HTTP2Stream, size: int) -> None:
+        self.acknowledge(stream.stream_id, size)
+
+    def acknowledge(self, stream_id: int, size: int) -> None:
+        """Open the windows again by what has come and needs no room any more."""
         if size and not self.is_closed:
             with suppress(H2Error):
                 self.machine.acknowledge_received_data(size, stream_id)
@@ -338,15 +270,11 @@ class HTTP2Connection(Protocol):
         if self.is_closed:
             return
         if stream.sending is not Direction.ENDED or stream.receiving is not Direction.OPEN:
-            self._forget(stream)
+            self.forget(stream)
         elif stream.linger:
-            self._lingering[stream] = self.clock.callLater(stream.linger, self._reset_lingering, stream)
+            self._lingering.add(stream, self.reset)
         else:
             self.reset(stream.stream_id, ErrorCodes.NO_ERROR)
-
-    def _reset_lingering(self, stream: HTTP2Stream) -> None:
-        del self._lingering[stream]
-        self.reset(stream.stream_id, ErrorCodes.NO_ERROR)
 
     def reset(self, stream_id: int, code: ErrorCodes) -> None:
         """Reset a stream; what still comes on it is dropped."""
@@ -358,15 +286,14 @@ class HTTP2Connection(Protocol):
         stream = self.streams.get(stream_id)
         if stream is not None:
             stream.receiving = Direction.ENDED
-            self._forget(stream)
+            self.forget(stream)
             if not stream.is_aborting:
-                stream.finish(Failure(ConnectionLost(f"the stream was reset: {_name_of(code)}")))
+                stream.finish(Failure(ConnectionLost(f"the stream was reset: {name_of(code)}")))
         self._flush_unless_reading()
 
-    def _forget(self, stream: HTTP2Stream) -> None:
-        lingering = self._lingering.pop(stream, None)
-        if lingering is not None:
-            lingering.cancel()
+    def forget(self, stream: HTTP2Stream) -> None:
+        """A stream is over: neither side sends on it any more."""
+        self._lingering.discard(stream)
         if self.streams.pop(stream.stream_id, None) is not None and not self.streams:
             self.emptied()
 
@@ -396,22 +323,21 @@ class HTTP2Connection(Protocol):
 
     # The end.
 
-    def say_goodbye(self, last_stream: int = _LAST_STREAM, code: int = ErrorCodes.NO_ERROR) -> None:
+    def say_goodbye(self, last_stream: int = LAST_STREAM, code: int = ErrorCodes.NO_ERROR) -> None:
         """
         Send GOAWAY (RFC 9113 §6.8).
 
         :param last_stream: streams with a higher number are not answered. The default is for a first
             announcement, behind which those still come that are on their way.
         """
-        payload = last_stream.to_bytes(4, "big") + int(code).to_bytes(4, "big")
         self.flush()
-        self.transport.write(raw_frame(FrameType.GOAWAY, 0, 0, payload))
+        self.transport.write(goaway_frame(last_stream, code))
 
     def fail(self, code: ErrorCodes) -> None:
         """End the connection, since the other side breaks a rule or asks for too much."""
         if not self.is_closed:
             self.say_goodbye(self.last_opened, code)
-            self._close(Failure(ConnectionLost(f"HTTP/2 was ended: {_name_of(code)}")))
+            self._close(Failure(ConnectionLost(f"HTTP/2 was ended: {name_of(code)}")))
 
     def close(self) -> None:
         """Say the last goodbye, and close the connection when everything has been sent."""
@@ -425,16 +351,10 @@ class HTTP2Connection(Protocol):
         self._end_streams(reason)
         # A transport that has a producer waits for that before it closes.
         self.transport.unregisterProducer()
-        self.transport.loseConnection()
-        transport = self.transport
-        self._closing = QuietTimeout(
-            transport, self.clock, _SECONDS_TO_CLOSE, lambda: _twisted.abort(transport)
-        )
+        self._closing = close_in_time(self.transport, self.clock)
 
     def _end_streams(self, reason: Failure) -> None:
         """The end of a connection is no clean end of any stream."""
-        for call in self._lingering.values():
-            call.cancel()
         self._lingering.clear()
         if reason.check(ConnectionDone):
             reason = Failure(ConnectionLost("the connection has ended before the stream"))
@@ -450,20 +370,3 @@ class HTTP2Connection(Protocol):
         if closing is not None:
             closing.cancel()
         self._end_streams(reason)
-
-
-def _name_of(code: int) -> str:
-    """The name of a reason for a reset, or for the end of a connection (RFC 9113 §7)."""
-    try:
-        return ErrorCodes(code).name
-    except ValueError:
-        return f"0x{code:x}"
-
-
-_HANDLERS: dict[type[Event], Callable[[HTTP2Connection, Any], None]] = {
-    DataReceived: HTTP2Connection._data_received,
-    StreamEnded: HTTP2Connection._stream_ended,
-    StreamReset: HTTP2Connection._stream_reset,
-    WindowUpdated: HTTP2Connection._window_updated,
-    RemoteSettingsChanged: HTTP2Connection._settings_changed,
-}

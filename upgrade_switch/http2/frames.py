@@ -6,7 +6,18 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
-__all__ = ["Flag", "FrameType", "header_block_of", "padding_of", "raw_frame"]
+__all__ = [
+    "LAST_STREAM",
+    "Flag",
+    "FrameType",
+    "goaway_frame",
+    "header_block_of",
+    "padding_of",
+    "raw_frame",
+]
+
+#: The highest number of a stream (RFC 9113 §5.1.1).
+LAST_STREAM = 2**31 - 1
 
 
 class FrameType(IntEnum):
@@ -68,3 +79,9 @@ def header_block_of(frame: bytes) -> bytes | None:
     if flags & _PRIORITY:
         start += 5
     return frame[start:end] if start <= end else None
+
+
+def goaway_frame(last_stream: int, code: int) -> bytes:
+    """A GOAWAY frame (RFC 9113 §6.8)."""
+    payload = last_stream.to_bytes(4, "big") + int(code).to_bytes(4, "big")
+    return raw_frame(FrameType.GOAWAY, 0, 0, payload)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from h2.errors import ErrorCodes
 from h2.settings import SettingCodes, Settings
 
 from .reader import LONGEST_FIELDS
 
-__all__ = ["CONNECTION_WINDOW", "MOST_STREAMS", "STREAM_WINDOW", "new_machine"]
+__all__ = ["CONNECTION_WINDOW", "MOST_STREAMS", "STREAM_WINDOW", "name_of", "new_machine"]
 
 #: How many streams the other side may have open at the same time. Browsers want 255 WebSockets, and
 #: pages beside them.
@@ -42,3 +43,11 @@ def new_machine(is_client: bool, settings: dict[SettingCodes, int] | None = None
     ours = {SettingCodes.MAX_HEADER_LIST_SIZE: LONGEST_FIELDS, **(settings or {})}
     machine.local_settings = Settings(client=is_client, initial_values=ours)
     return machine
+
+
+def name_of(code: int) -> str:
+    """The name of a reason for a reset, or for the end of a connection (RFC 9113 §7)."""
+    try:
+        return ErrorCodes(code).name
+    except ValueError:
+        return f"0x{code:x}"

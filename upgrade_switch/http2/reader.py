@@ -11,7 +11,7 @@ from hpack import Decoder
 from hpack.exceptions import HPACKError, OversizedHeaderListError
 
 from .budget import Budget
-from .frames import Flag, FrameType, header_block_of
+from .frames import LAST_STREAM, Flag, FrameType, header_block_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .lists import Field
 
-__all__ = ["LONGEST_FIELDS", "BrokenRule", "Frame", "FrameReader", "Message"]
+__all__ = ["LONGEST_FIELDS", "BrokenRule", "Frame", "FrameReader", "Message", "read_goaway"]
 
 # Bytes of a list of fields, as RFC 9113 §6.5.2 counts them: what the other side is told, and what costs
 # the connection, since its decoder has to read all of it.
@@ -32,8 +32,6 @@ _LONGEST_BLOCK = 2**16
 
 # The longest frame that is taken (RFC 9113 §4.2): what all must take.
 _LONGEST_FRAME = 2**14
-
-_LAST_STREAM = 2**31 - 1
 
 _ACK, _END_HEADERS, _END_STREAM = int(Flag.ACK), int(Flag.END_HEADERS), int(Flag.END_STREAM)
 _DATA, _HEADERS, _SETTINGS = int(FrameType.DATA), int(FrameType.HEADERS), int(FrameType.SETTINGS)
@@ -69,6 +67,20 @@ class Message(NamedTuple):
     fields: list[Field]
     ends: bool
     """Whether nothing follows on the stream."""
+
+
+def read_goaway(frame: Frame) -> tuple[int, int]:
+    """
+    The last stream that a GOAWAY names, and its code (RFC 9113 §6.8).
+
+    :raises BrokenRule: if it is on a stream, or too short.
+    """
+    if frame.stream_id:
+        raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
+    if len(frame.raw) < 17:
+        raise BrokenRule(ErrorCodes.FRAME_SIZE_ERROR)
+    last_stream = int.from_bytes(frame.raw[9:13], "big") & LAST_STREAM
+    return last_stream, int.from_bytes(frame.raw[13:17], "big")
 
 
 class _Block(NamedTuple):
@@ -124,7 +136,7 @@ class FrameReader:
 
     def _read_frame(self, raw: bytes) -> Frame | Message | None:
         kind, flags = raw[3], raw[4]
-        stream_id = int.from_bytes(raw[5:9], "big") & _LAST_STREAM
+        stream_id = int.from_bytes(raw[5:9], "big") & LAST_STREAM
         if not self.has_begun:
             # RFC 9113 §3.4.
             self.has_begun = True

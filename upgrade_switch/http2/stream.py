@@ -1,9 +1,9 @@
 """
 :class:`HTTP2Stream`: one stream of a connection, as a transport.
 
-It knows nothing of frames. What it is given to write waits here until its connection takes it
-(:meth:`~HTTP2Stream.take`), since the connection knows the windows and what the other streams want to
-send; what comes while nobody reads waits here, too, and no more than a window of it can.
+It knows nothing of frames. What it is given to write waits (``outgoing.py``) until its connection takes
+it, since the connection knows the windows and what the other streams want to send; what comes while
+nobody reads waits here, and no more than a window of it can.
 
 Each of its directions is in one of three states::
 
@@ -15,41 +15,26 @@ side has not read yet. RFC 9113 §5.1 calls the combinations "open", "half-close
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 from typing import Protocol as TypingProtocol
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import (
-    IHalfCloseableProtocol,
-    IReactorTime,
-)
+from twisted.internet.interfaces import IHalfCloseableProtocol, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..interfaces import IMultiplexedTransport, IStreamTransport
 from ..sending import SendingWatch
+from .outgoing import Direction, Outgoing
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IProducer
+    from .lists import Field
 
-__all__ = ["Direction", "HTTP2Stream", "StreamOwner"]
+__all__ = ["HTTP2Stream", "StreamOwner"]
 
 _log = Logger()
-
-Fields = Sequence[tuple[bytes, bytes]]
-
-
-class Direction(Enum):
-    """How far one direction of a stream is."""
-
-    OPEN = auto()
-    ENDING = auto()
-    """There will be no more; what was there before has not all gone its way yet."""
-    ENDED = auto()
 
 
 class StreamOwner(TypingProtocol):
@@ -72,7 +57,7 @@ class StreamOwner(TypingProtocol):
 
 
 @implementer(IMultiplexedTransport)
-class HTTP2Stream:
+class HTTP2Stream(Outgoing):
     """
     A stream as a transport: ``ITransport``, ``IConsumer`` and ``IPushProducer``, with half-close. It
     gives its bytes, and its end, to ``protocol``.
@@ -80,10 +65,15 @@ class HTTP2Stream:
     A direction that ends before the other is told to a protocol that is an ``IHalfCloseableProtocol``;
     for any other, the end of what comes ends the stream, as soon as everything has been sent.
 
-    :ivar stream_id: its number.
+    What has been done about its end has Twisted's names, which ``_twisted.is_closing`` looks for. Each,
+    once true, stays so, and from then on what comes is dropped:
+
+    - ``disconnecting``: it has been told to close. What waits is still sent, and what a producer adds.
+    - ``_aborting``: this side has reset it. The protocol hears of it in the reactor's next turn.
+    - ``disconnected``: it has ended, and the protocol has been told.
+
     :ivar protocol: what owns it.
-    :ivar producer: what has been registered to write to it.
-    :ivar unsent: how many bytes wait to be sent.
+    :ivar receiving: how far the direction is that the other side sends in.
     :ivar rest: how many bytes are to come; None if that has not been said (RFC 9113 §8.1.1).
     :ivar linger: how many seconds the other side may take to end its direction, once this side is
         through with both; then the stream is reset (RFC 9113 §8.1). If it is 0, the stream is a
@@ -91,37 +81,23 @@ class HTTP2Stream:
     :ivar outlasts: whether what has come, its end too, is still read when the connection has ended.
     """
 
-    #: As with Twisted's transports: how many bytes may wait before a producer is paused.
-    bufferSize: ClassVar[int] = 2**16
-
-    # Whether it has been told to close; and whether it has ended. As with Twisted's transports.
-    disconnecting = False
-    disconnected = False
     _aborting = False
 
     linger: float = 0
     outlasts = False
     _last_reason: Failure | None = None
-    producer: IProducer | None = None
-    _is_streaming_producer = True
-    _is_producer_paused = False
-    _is_pulling = False
 
     def __init__(self, owner: StreamOwner, stream_id: int) -> None:
-        self.stream_id = stream_id
+        super().__init__(stream_id, owner.clock)
         self.protocol: Any = None
-        self.unsent = 0
         self.rest: int | None = None
-        self.is_scheduled = False
-        self.sending = Direction.OPEN
         self.receiving = Direction.OPEN
         self._owner = owner
-        self._heads: list[Fields] = []
-        self._queue: deque[bytes] = deque()
-        # How much of the first in the queue has been taken.
-        self._taken = 0
+        # Whether nobody reads what comes; what has come since, and how much of the window it has used;
+        # and whether it is delivered in the reactor's next turn.
         self._is_paused = False
-        self._held: list[tuple[bytes, int]] = []
+        self._held = bytearray()
+        self._held_size = 0
         self._is_delivering = False
         self._draining: SendingWatch | None = None
 
@@ -159,28 +135,24 @@ class HTTP2Stream:
             raise TypeError("Data must not be string")
         if not data or self.disconnected or self._aborting or self.sending is Direction.ENDED:
             return
-        self._queue.append(data)
-        self.unsent += len(data)
-        self._owner.schedule(self)
-        self._pause_if_full()
+        self.add(data)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         self.write(b"".join(iovec))
 
-    def send_head(self, fields: Fields) -> None:
+    def send_head(self, fields: Sequence[Field]) -> None:
         """
         Send fields in front of everything that is written (RFC 9113 §8.1): the head of a message, or an
         interim response.
         """
         if not (self.disconnected or self._aborting):
-            self._heads.append(fields)
-            self._owner.schedule(self)
+            self.add_head(fields)
 
     def loseWriteConnection(self) -> None:
         """End this side's direction, when everything has been sent (END_STREAM)."""
         if self.sending is Direction.OPEN and not self.is_closing:
             self.sending = Direction.ENDING
-            self._owner.schedule(self)
+            self.schedule()
 
     def loseConnection(self) -> None:
         """
@@ -192,134 +164,48 @@ class HTTP2Stream:
         self.disconnecting = True
         self._drop_held()
         if self.sending is Direction.ENDED:
-            self._owner.clock.callLater(0, self.finish, Failure(ConnectionDone()))
+            self._clock.callLater(0, self.finish, Failure(ConnectionDone()))
             return
         self.sending = Direction.ENDING
         if self.unsent and self.linger:
-            self._draining = SendingWatch(self, self._owner.clock, _nothing, self.abortConnection)
-        self._owner.schedule(self)
+            self._draining = SendingWatch(self, self._clock, _nothing, self.abortConnection)
+        self.schedule()
 
     def abortConnection(self) -> None:
         """Reset the stream at once; what waits to be sent is lost."""
         if self.disconnected or self._aborting:
             return
         self._aborting = True
-        self._drop_unsent()
+        self.sending = Direction.ENDED
+        self.drop_unsent()
         self._drop_held()
         self._owner.cancel(self)
-        self._owner.clock.callLater(0, self.finish, Failure(ConnectionAborted()))
-
-    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        if self.producer is not None:
-            raise RuntimeError(
-                f"Cannot register producer {producer}, because producer {self.producer} "
-                "was never unregistered."
-            )
-        if self.disconnected:
-            producer.stopProducing()
-            return
-        self.producer = producer
-        self._is_streaming_producer = streaming
-        self._is_producer_paused = False
-        if streaming:
-            self._pause_if_full()
-        else:
-            self._pull()
-
-    def unregisterProducer(self) -> None:
-        self.producer = None
-        if not self.disconnected and self.sending is Direction.ENDING:
-            self._owner.schedule(self)
+        self._clock.callLater(0, self.finish, Failure(ConnectionAborted()))
 
     def pauseProducing(self) -> None:
         self._is_paused = True
 
     def resumeProducing(self) -> None:
         self._is_paused = False
-        if (self._held or self.receiving is Direction.ENDING) and not self._is_delivering:
+        if (self._held_size or self.receiving is Direction.ENDING) and not self._is_delivering:
             # Not now: whoever resumes may be in the middle of something.
             self._is_delivering = True
-            self._owner.clock.callLater(0, self._deliver)
+            self._clock.callLater(0, self._deliver)
 
     def stopProducing(self) -> None:
         self.loseConnection()
 
-    # What the connection does: sending.
+    # What the connection does: sending (Outgoing).
 
-    @property
-    def is_full(self) -> bool:
-        """Whether more bytes wait than there is room for."""
-        return self.unsent > self.bufferSize
-
-    @property
-    def has_output(self) -> bool:
-        """Whether something could be sent if there were a window for it."""
-        return bool(self._heads or self._queue or self.is_at_end)
-
-    @property
-    def is_at_end(self) -> bool:
-        """Whether nothing but the end of this side's direction is left to send."""
-        if self._queue or self.sending is not Direction.ENDING:
-            return False
-        return self.producer is None or not self.disconnecting
-
-    def take_heads(self) -> list[Fields]:
-        """Take what is to be sent in front of everything else."""
-        heads, self._heads = self._heads, []
-        return heads
-
-    def take(self, most: int) -> bytes:
-        """
-        Take what is sent next.
-
-        :param most: how many bytes it may be at most.
-        """
-        pieces = []
-        while most and self._queue:
-            piece = self._queue[0]
-            if self._taken or len(piece) > most:
-                piece = piece[self._taken : self._taken + most]
-            self._taken += len(piece)
-            if self._taken == len(self._queue[0]):
-                self._queue.popleft()
-                self._taken = 0
-            pieces.append(piece)
-            most -= len(piece)
-            self.unsent -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def sent(self) -> None:
-        """Something has been sent: if that was all, a producer goes on."""
-        producer = self.producer
-        if producer is None or self._queue:
-            return
-        if not self._is_streaming_producer:
-            self._pull()
-        elif self._is_producer_paused:
-            self._is_producer_paused = False
-            self._call(producer.resumeProducing)  # type: ignore[attr-defined]
-
-    def _pull(self) -> None:
-        """
-        Have a pull producer write. One that writes nothing (a request's, for a HEAD) is asked again in
-        the reactor's next turn.
-        """
-        producer = self.producer
-        if producer is None or self._is_streaming_producer or self._queue or self._is_pulling:
-            return
-        self._is_pulling = True
-        self._call(producer.resumeProducing)  # type: ignore[attr-defined]
-        self._is_pulling = False
-        if self.producer is producer and not self._queue:
-            self._owner.clock.callLater(0, self._pull)
+    def schedule(self) -> None:
+        self._owner.schedule(self)
 
     def end_sent(self) -> None:
-        """The end of this side's direction has been sent."""
         self.sending = Direction.ENDED
         if self.linger:
             # Not now: it is sent in the middle of loseConnection, perhaps, which no transport answers
             # at once.
-            self._owner.clock.callLater(0, self._tell_end_sent)
+            self._clock.callLater(0, self._tell_end_sent)
         else:
             self._tell_end_sent()
 
@@ -331,16 +217,8 @@ class HTTP2Stream:
             return
         half_closeable = IHalfCloseableProtocol(self.protocol, None)
         if half_closeable is not None:
-            self._call(half_closeable.writeConnectionLost)
+            self.call(half_closeable.writeConnectionLost)
         self._finish_if_ended()
-
-    def _pause_if_full(self) -> None:
-        producer = self.producer
-        if producer is None or not self._is_streaming_producer or self._is_producer_paused:
-            return
-        if self.is_full:
-            self._is_producer_paused = True
-            self._call(producer.pauseProducing)  # type: ignore[attr-defined]
 
     # What the connection does: receiving.
 
@@ -351,35 +229,42 @@ class HTTP2Stream:
         """
         if self.is_closing:
             self._owner.consumed(self, size)
-        elif self._is_paused or self._held:
-            self._held.append((data, size))
+        elif self._is_paused or self._held_size:
+            self._held += data
+            self._held_size += size
         else:
-            self._call(self.protocol.dataReceived, data)
+            if data:
+                self.call(self.protocol.dataReceived, data)
             self._owner.consumed(self, size)
 
     def peer_ended(self) -> None:
         """The other side has ended its direction."""
         self.receiving = Direction.ENDING
-        if not (self._is_paused or self._held):
+        if not (self._is_paused or self._held_size):
             self._tell_end()
 
     def take_held(self) -> bytes:
         """Take what has come and has not been read."""
-        held, self._held = self._held, []
-        if held:
-            self._owner.consumed(self, sum(size for _, size in held))
-        return b"".join(data for data, _ in held)
+        held, size = bytes(self._held), self._held_size
+        if size:
+            self._held, self._held_size = bytearray(), 0
+            self._owner.consumed(self, size)
+        return held
 
     def _drop_held(self) -> None:
         self.take_held()
 
     def _deliver(self) -> None:
         self._is_delivering = False
-        while self._held and not (self._is_paused or self.is_closing):
-            data, size = self._held.pop(0)
-            self._call(self.protocol.dataReceived, data)
+        if self._is_paused or self.is_closing:
+            return
+        held, size = bytes(self._held), self._held_size
+        if size:
+            self._held, self._held_size = bytearray(), 0
+            if held:
+                self.call(self.protocol.dataReceived, held)
             self._owner.consumed(self, size)
-        if self.receiving is Direction.ENDING and not (self._is_paused or self._held):
+        if self.receiving is Direction.ENDING and not (self._is_paused or self._held_size):
             self._tell_end()
 
     def _tell_end(self) -> None:
@@ -390,7 +275,7 @@ class HTTP2Stream:
         if half_closeable is None:
             self.loseConnection()
             return
-        self._call(half_closeable.readConnectionLost)
+        self.call(half_closeable.readConnectionLost)
         self._finish_if_ended()
 
     # The end.
@@ -425,7 +310,7 @@ class HTTP2Stream:
         if self.outlasts and self.receiving is Direction.ENDING and not self.is_closing:
             self._last_reason = when_read or reason
             self.sending = Direction.ENDED
-            self._drop_unsent()
+            self.drop_unsent()
         else:
             self.receiving = Direction.ENDED
             self.finish(reason)
@@ -437,16 +322,14 @@ class HTTP2Stream:
         self.disconnected = True
         if self._last_reason is not None and reason.check(ConnectionDone):
             reason = self._last_reason
-        self._drop_unsent()
+        self.drop_unsent()
         self._drop_held()
         draining, self._draining = self._draining, None
         if draining is not None:
             draining.cancel()
         self._owner.finished(self)
-        producer, self.producer = self.producer, None
-        if producer is not None:
-            self._call(producer.stopProducing)
-        self._call(self.connectionLost, reason)
+        self.stop_producer()
+        self.call(self.connectionLost, reason)
 
     def connectionLost(self, reason: Failure) -> None:
         """As with Twisted's transports, this may be replaced (``_twisted.watch_end``)."""
@@ -454,12 +337,7 @@ class HTTP2Stream:
         if protocol is not None:
             protocol.connectionLost(reason)
 
-    def _drop_unsent(self) -> None:
-        self._queue.clear()
-        self._heads.clear()
-        self.unsent = self._taken = 0
-
-    def _call(self, method: Callable[..., object], *arguments: object) -> None:
+    def call(self, method: Callable[..., object], *arguments: object) -> None:
         """Call a protocol or a producer: what it raises is logged and resets the stream."""
         try:
             method(*arguments)

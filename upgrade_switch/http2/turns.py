@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from h2.connection import H2Connection
 
+    from .outgoing import Outgoing
     from .reader import FrameReader
-    from .stream import HTTP2Stream
 
 __all__ = ["Turns"]
 
@@ -45,19 +45,21 @@ class Turns:
         self._machine = machine
         self._reader = reader
         self._write = write
-        self._ready: deque[HTTP2Stream] = deque()
+        self._ready: deque[Outgoing] = deque()
         self._left_before_settings = _MOST_BEFORE_SETTINGS
         self._is_sending = False
 
-    def add(self, stream: HTTP2Stream) -> None:
+    def add(self, stream: Outgoing) -> None:
         """A stream has something to send, which it may have a window for."""
         if not stream.is_scheduled:
             stream.is_scheduled = True
             self._ready.append(stream)
 
     def clear(self) -> None:
-        """Nobody sends any more."""
+        """Nobody sends any more; what is left to send has been written."""
         self._ready.clear()
+        # The connection's: the two know each other.
+        self._write = _nowhere
 
     def flush(self) -> None:
         """Write what h2 has to send."""
@@ -84,7 +86,7 @@ class Turns:
             self._is_sending = False
         self.flush()
 
-    def _send_from(self, stream: HTTP2Stream) -> int:
+    def _send_from(self, stream: Outgoing) -> int:
         """Send one frame of a stream, and the heads in front of it; gives how many bytes."""
         machine, stream_id = self._machine, stream.stream_id
         heads = stream.take_heads()
@@ -117,7 +119,7 @@ class Turns:
             self.add(stream)
         return len(data)
 
-    def _window_of(self, stream: HTTP2Stream) -> int:
+    def _window_of(self, stream: Outgoing) -> int:
         """How much may be sent on a stream now."""
         window = self._machine.local_flow_control_window(stream.stream_id)
         if self._reader.has_begun:
@@ -125,3 +127,7 @@ class Turns:
         allowed = min(window, self._left_before_settings)
         self._left_before_settings -= min(allowed, stream.unsent)
         return allowed
+
+
+def _nowhere(data: bytes) -> None:
+    """Where writes go when the connection is over."""

@@ -53,7 +53,10 @@ class ChannelState(Enum):
     LEAVING = auto()
     """The last request is being finished; what is read behind it is the target's."""
     LEFT = auto()
-    """The connection is somebody else's. No byte comes here any more."""
+    """
+    The connection is somebody else's. No byte comes here any more, unless a transport in memory is fed
+    by hand: those are passed on.
+    """
 
 
 @implementer(IDetachable)
@@ -65,6 +68,8 @@ class UpgradeChannel(ReceivingChannel):
     """
 
     state = ChannelState.HTTP
+    #: Who owns the connection once it has been left, if the transport itself cannot say.
+    successor: Any = None
     #: Whether ALPN need not be asked which HTTP is spoken.
     knows_protocol = False
     # The site's prefaces, if it has some; and the first bytes, until it is known what they are.
@@ -84,6 +89,9 @@ class UpgradeChannel(ReceivingChannel):
         super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
+        if self.successor is not None:
+            self.successor.dataReceived(data)
+            return
         if _twisted.is_closing(self.transport):
             # TLS goes on delivering after loseConnection: what comes behind a 400 is not read.
             return
@@ -148,6 +156,9 @@ class UpgradeChannel(ReceivingChannel):
             super().timeoutConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.successor is not None:
+            self.successor.connectionLost(reason)
+            return
         factory, data = self._undecided_preface()
         super().connectionLost(reason)
         target = None if factory is None else self.site.target_behind_end(factory, self.transport)

@@ -14,7 +14,8 @@ from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..http2.connection import ConnectionState, HTTP2Connection
+from ..http2.connection import HTTP2Connection
+from ..http2.ending import ConnectionState
 from ..http2.fields import MalformedRequest, RequestHead, read_request_head
 from ..http2.machine import MOST_STREAMS, new_machine
 from ..interfaces import IDrainable

@@ -127,8 +127,7 @@ class UpgradeSite(Site):
         :param upgrades: what each token leads to, as ``UpgradeResource`` takes it.
         :param prefaces: what each preface leads to.
         :param connect: the acceptor of CONNECTs; without one, they are answered with 501.
-        :param http2_connect: whether a stream of HTTP/2 may switch (RFC 8441). Clients are told so; any
-            token that is not known is then answered 501.
+        :param http2_connect: whether streams of HTTP/2 may switch (RFC 8441). An unknown token is a 501.
         :param observers: who is told of switches, of their ends, and of what is declined.
         :raises InvalidToken: if a key of ``upgrades`` is not a token.
         :raises InvalidUpgrades: if a value there is neither a factory nor an acceptor, or ``connect``
@@ -154,9 +153,9 @@ class UpgradeSite(Site):
         self._upgrades = Upgrades(upgrades or {})
         self._set_prefaces(_checked_prefaces({} if prefaces is None else prefaces))
 
-    def _set_prefaces(self, given: dict[bytes, Any]) -> None:
+    def _set_prefaces(self, given: Mapping[bytes, Any]) -> None:
         known = {v.preface: v for v in self._upgrades.values if IPrefaced.providedBy(v) and v.preface}
-        self._prefaces = self._table_of(known | given)
+        self._prefaces = self._table_of({**known, **given})
         # Inside TLS, ALPN says what the client speaks.
         plain = {preface: value for preface, value in given.items() if not IPrefaced.providedBy(value)}
         self._prefaces_inside_tls = self._table_of(plain)

@@ -1,0 +1,80 @@
+"""
+How connections and streams come to their ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+from h2.errors import ErrorCodes
+
+from .. import _twisted
+from ..sending import QuietTimeout
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from .stream import HTTP2Stream
+
+__all__ = ["ConnectionState", "Lingering", "close_in_time"]
+
+# Seconds that the other side may take to read what is left when the connection is closed.
+_SECONDS_TO_CLOSE = 15
+
+
+class ConnectionState(Enum):
+    """What a connection still takes."""
+
+    OPEN = auto()
+    GOING_AWAY = auto()
+    """The other side has said that it opens, or takes, no more streams."""
+    CLOSED = auto()
+    """Nothing that comes is read any more; what has been sent is still on its way."""
+
+
+class Lingering:
+    """
+    Streams that are through on this side, and that the other side may take some seconds to end. Then
+    they are reset.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._calls: dict[HTTP2Stream, IDelayedCall] = {}
+
+    def add(self, stream: HTTP2Stream, reset: Callable[[int, ErrorCodes], object]) -> None:
+        """
+        Give the other side of a stream its seconds (``linger``).
+
+        :param reset: resets a stream.
+        """
+        self._calls[stream] = self._clock.callLater(stream.linger, self._reset, stream, reset)
+
+    def _reset(self, stream: HTTP2Stream, reset: Callable[[int, ErrorCodes], object]) -> None:
+        del self._calls[stream]
+        reset(stream.stream_id, ErrorCodes.NO_ERROR)
+
+    def discard(self, stream: HTTP2Stream) -> None:
+        """A stream, which may be one of them, is over."""
+        call = self._calls.pop(stream, None)
+        if call is not None:
+            call.cancel()
+
+    def clear(self) -> None:
+        """The connection is over."""
+        for call in self._calls.values():
+            call.cancel()
+        self._calls.clear()
+
+
+# Any: whatever is beneath a connection.
+def close_in_time(transport: Any, clock: IReactorTime) -> QuietTimeout:
+    """
+    Close a transport when everything has been sent, or abort it if the other side reads nothing more.
+
+    :return: the timer, to be cancelled when the transport has ended.
+    """
+    transport.loseConnection()
+    return QuietTimeout(transport, clock, _SECONDS_TO_CLOSE, lambda: _twisted.abort(transport))
