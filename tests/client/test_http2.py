@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,7 +23,6 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.internet.interfaces import ISSLTransport, ITCPTransport
 from twisted.internet.protocol import Factory
 from twisted.web.client import FileBodyProducer, HTTPConnectionPool
-from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
 from tests.kit.asking import ByHand
@@ -209,8 +210,6 @@ async def test_needs_a_connection_of_its_own(how: dict[str, Any]) -> None:
     """What an extended CONNECT cannot say is sent over HTTP/1.1, on a connection of its own."""
     async with served(ByHand(lambda request: request.clientproto)) as client:
         if how.get("body"):
-            import io
-
             how = {**how, "body": FileBodyProducer(io.BytesIO(b"content"))}
         response = await patient(client.ask(**how))
         assert await patient(treq.content(response)) == b"HTTP/1.1"
@@ -436,8 +435,7 @@ async def test_not_advertised() -> None:
 @pytest_twisted.ensureDeferred
 async def test_drain() -> None:
     """A server that goes down takes no more streams; those that are there go on."""
-    factory, built = factory_of(EchoTarget)
-    async with served({"echo": factory}) as client:
+    async with served(echo()) as client:
         ours = await client.switch()
         draining = client.site.drain(10)
         await turns(20)
@@ -550,16 +548,10 @@ async def test_treq() -> None:
 
 def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra, a pool says what to install; without ``http2``, it needs none."""
-    import sys
-
     monkeypatch.setitem(sys.modules, "h2.connection", None)
-    for name in [n for n in sys.modules if n.startswith(("upgrade_switch.http2", "upgrade_switch.client.s"))]:
-        if name.endswith((".shared", ".stream_exchange")) or ".http2." in name:
+    for name in [name for name in sys.modules if name.startswith("upgrade_switch.")]:
+        if ".http2" in name or name.endswith((".shared", ".stream_exchange")):
             monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "upgrade_switch.client.http2", raising=False)
     with pytest.raises(MissingExtra, match=r"upgrade_switch\[http2\]"):
         UpgradePool(reactor, http2=True)
     assert isinstance(UpgradePool(reactor), HTTPConnectionPool)
-
-
-_ = Headers

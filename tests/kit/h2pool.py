@@ -10,9 +10,14 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, RequestReceived, StreamEnded, StreamReset
 from h2.settings import SettingCodes, Settings
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IHandshakeListener, IProtocolNegotiationFactory
+from twisted.internet.interfaces import (
+    IHandshakeListener,
+    IOpenSSLServerConnectionCreator,
+    IProtocolNegotiationFactory,
+)
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -133,7 +138,7 @@ class Playing(Recorder):
     """
 
     factory: Played
-    is_http2 = False
+    is_http2 = has_begun = False
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -148,23 +153,29 @@ class Playing(Recorder):
     def handshakeCompleted(self) -> None:
         self.is_http2 = self.transport.negotiatedProtocol == b"h2"
         if self.is_http2 and self.factory.begins:
-            self.h2.initiate_connection()
-            self.flush()
+            self.begin()
+
+    def begin(self) -> None:
+        """Send settings."""
+        self.h2.initiate_connection()
+        self.flush()
+        early, self.data = self.data, b""
+        self.has_begun = True
+        if early:
+            self.dataReceived(early)
 
     def flush(self) -> None:
         self.transport.write(self.h2.data_to_send())
 
     def dataReceived(self, data: bytes) -> None:
-        if self.is_http2:
+        if self.has_begun:
             for event in self.h2.receive_data(data):
                 if isinstance(event, RequestReceived):
                     self.asked[event.stream_id] = event.headers
                     self.bodies[event.stream_id] = b""
                 elif isinstance(event, DataReceived):
                     self.bodies[event.stream_id] += event.data
-                    self.h2.acknowledge_received_data(
-                        event.flow_controlled_length, event.stream_id
-                    )
+                    self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 elif isinstance(event, StreamEnded):
                     self.ended.add(event.stream_id)
                 elif isinstance(event, StreamReset):
@@ -177,7 +188,9 @@ class Playing(Recorder):
         await self.until(lambda: len(self.asked) >= count)
         return sorted(self.asked)
 
-    def answer(self, stream: int, code: int = 200, data: bytes = b"", end: bool = False, **more: str) -> None:
+    def answer(
+        self, stream: int, code: int = 200, data: bytes = b"", end: bool = False, **more: str
+    ) -> None:
         """Answer a request."""
         fields = [(":status", str(code)), *((n.replace("_", "-"), v) for n, v in more.items())]
         self.h2.send_headers(stream, fields, end_stream=end and not data)
@@ -229,6 +242,19 @@ class Played(Factory):
         return self.built[self.taken - 1]
 
 
+@implementer(IOpenSSLServerConnectionCreator)
+class WithoutALPN:
+    """Makes the connections of a server that knows nothing of ALPN. (Twisted's new ones always do.)"""
+
+    def __init__(self) -> None:
+        self._context = SSL.Context(SSL.TLS_SERVER_METHOD)
+        self._context.use_certificate(SERVER.original)
+        self._context.use_privatekey(SERVER.privateKey.original)
+
+    def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
+        return SSL.Connection(self._context, None)
+
+
 @asynccontextmanager
 async def played(
     protocols: Any = (b"h2", b"http/1.1"),
@@ -241,7 +267,8 @@ async def played(
         settings = {SettingCodes.ENABLE_CONNECT_PROTOCOL: 1}
     server = Played(list(protocols), settings, begins)
     endpoint = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-    port = await endpoint.listen(TLSMemoryBIOFactory(SERVER.options(), False, server))
+    creator = SERVER.options() if protocols else WithoutALPN()
+    port = await endpoint.listen(TLSMemoryBIOFactory(creator, False, server))
     client = Client(port.getHost().port, **kwargs)
     try:
         yield server, client

@@ -36,6 +36,9 @@ __all__ = ["ClientConnection", "ConnectionKeeper"]
 _FINAL = b"\x88"
 _INTERIM = b"\x08\x03100"
 
+# Seconds in which a server that is there would have answered something.
+_SILENT_SECONDS = 2
+
 _CONNECT_PROTOCOL = SettingCodes.ENABLE_CONNECT_PROTOCOL
 
 
@@ -117,10 +120,11 @@ class ClientConnection(HTTP2Connection):
 
     def given_up(self, exchange: StreamExchange) -> None:
         """
-        Nobody waits for an answer any more. If nothing at all has come since it was asked for, the
-        connection may be dead: then it gets no more requests.
+        Nobody waits for an answer any more. If nothing at all has come in the seconds since the request
+        was sent, the connection may be dead: then it gets no more of them.
         """
-        if exchange.received_before == self._received:
+        waited = self.clock.seconds() - exchange.since
+        if exchange.received_before == self._received and waited >= _SILENT_SECONDS:
             self.retire()
 
     def retire(self) -> None:
@@ -143,9 +147,11 @@ class ClientConnection(HTTP2Connection):
                 self.emptied()
 
     def stand_in_for(self, message: Message) -> bytes:
-        status = message.fields[0] if message.fields else (b"", b"")
-        is_interim = status[0] == b":status" and status[1][:1] == b"1" and not message.ends
-        return _INTERIM if is_interim else _FINAL
+        # Of a stream that has been reset here, h2 drops what is final, and no other.
+        if message.ends or message.stream_id not in self.streams or not message.fields:
+            return _FINAL
+        name, value = message.fields[0]
+        return _INTERIM if name == b":status" and value[:1] == b"1" else _FINAL
 
     def opened(self, message: Message) -> None:
         if not message.stream_id % 2:

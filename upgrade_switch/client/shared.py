@@ -31,7 +31,7 @@ from twisted.web.client import ResponseNeverReceived
 
 from .. import _twisted
 from ..negotiation import Offer, UpgradeToken
-from .failures import cut_off, explained
+from .failures import cut_off, explained, has_refused_alpn
 from .http2 import ClientConnection
 from .negotiating import NegotiatingClient, NegotiatingFactory
 from .states import State
@@ -293,6 +293,10 @@ class _Attempt:
             waiting.callback(None)
 
     def not_chosen(self, client: NegotiatingClient, reason: Failure) -> None:
+        if has_refused_alpn(reason):
+            self._server.is_http1 = True
+            for waiting in self._end():
+                waiting.callback(None)
         for waiting in self._end():
             waiting.errback(_never_answered(reason, client.transport))
 

@@ -112,6 +112,7 @@ class StreamExchange(Protocol):
 
     :ivar answer: fires with the response, or fails: with :class:`NotProcessed` if the request may be
         sent again. Cancelling it resets the stream.
+    :ivar since: when the request was sent, in seconds on the connection's clock.
     :ivar received_before: how much the connection had received when the request was sent.
     """
 
@@ -127,6 +128,7 @@ class StreamExchange(Protocol):
         received_before: int,
     ) -> None:
         self.answer: Deferred[IResponse] = Deferred(self._cancelled)
+        self.since = connection.clock.seconds()
         self.received_before = received_before
         self._connection = connection
         self._stream = stream

@@ -86,6 +86,7 @@ class HTTP2Stream(Outgoing):
     linger: float = 0
     outlasts = False
     _last_reason: Failure | None = None
+    _may_close = False
 
     def __init__(self, owner: StreamOwner, stream_id: int) -> None:
         super().__init__(stream_id, owner.clock)
@@ -273,6 +274,8 @@ class HTTP2Stream(Outgoing):
             return
         half_closeable = IHalfCloseableProtocol(self.protocol, None)
         if half_closeable is None:
+            if self._may_close:
+                self._last_reason = None
             self.loseConnection()
             return
         self.call(half_closeable.readConnectionLost)
@@ -293,22 +296,20 @@ class HTTP2Stream(Outgoing):
             is sent to it (RFC 9113 §8.1).
         """
         reason = Failure(ConnectionLost(f"the other end has reset the stream: {why}"))
-        if not is_complete:
+        if is_complete:
+            self.cut_off(reason, is_complete=not self.unsent)
+        else:
             self.receiving = Direction.ENDED
             self.finish(reason)
-        elif self.receiving is Direction.ENDING and not self.unsent:
-            self.cut_off(reason, Failure(ConnectionDone()))
-        else:
-            self.cut_off(reason)
 
-    def cut_off(self, reason: Failure, when_read: Failure | None = None) -> None:
+    def cut_off(self, reason: Failure, is_complete: bool = False) -> None:
         """
         Nothing more comes and goes. If everything has come, and it is to be read, it is read first.
 
-        :param when_read: how the stream then ends, if not for the same reason.
+        :param is_complete: whether that is no loss to a protocol that would only have closed then.
         """
         if self.outlasts and self.receiving is Direction.ENDING and not self.is_closing:
-            self._last_reason = when_read or reason
+            self._last_reason, self._may_close = reason, is_complete
             self.sending = Direction.ENDED
             self.drop_unsent()
         else:
