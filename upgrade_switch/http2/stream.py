@@ -276,6 +276,8 @@ class HTTP2Stream(Outgoing):
         if half_closeable is None:
             if self._may_close:
                 self._last_reason = None
+            # What has been written is sent; nobody waits for a producer whose reader has gone.
+            self.stop_producer()
             self.loseConnection()
             return
         self.call(half_closeable.readConnectionLost)
