@@ -21,7 +21,7 @@ from autobahn.twisted.websocket import (
 from twisted.internet.defer import gatherResults
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import ISSLTransport, ITCPTransport
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import DatagramProtocol, Factory
 from twisted.web.client import FileBodyProducer, HTTPConnectionPool
 from twisted.web.resource import Resource
 
@@ -49,9 +49,12 @@ from upgrade_switch import (
 )
 from upgrade_switch.errors import MissingExtra
 from upgrade_switch.protocols import (
+    Destinations,
     WebSocketEndpoint,
     byte_stream,
+    connect_udp,
     connect_websocket,
+    open_udp,
     tunnel,
     websocket,
 )
@@ -532,6 +535,38 @@ async def test_endpoint_and_tunnel() -> None:
             await patient(ours.is_lost())
             assert ours.reason.check(ConnectionDone)
         assert client.site.lines == [(200, b"/u")]
+
+
+class Datagrams(DatagramProtocol):
+    def __init__(self) -> None:
+        self.got: list[bytes] = []
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        self.got.append(datagram)
+
+
+class EchoDatagrams(DatagramProtocol):
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        self.transport.write(datagram, addr)  # type: ignore[union-attr]
+
+
+@pytest_twisted.ensureDeferred
+async def test_open_udp() -> None:
+    """Datagrams go over a stream, too."""
+    port = reactor.listenUDP(0, EchoDatagrams(), "127.0.0.1")
+    number = port.getHost().port
+    acceptor = connect_udp(Destinations(f"127.0.0.1:{number}"), reactor)
+    async with served({"connect-udp": acceptor}) as client:
+        template = client.url + "/u/{target_host}/{target_port}/"
+        asking = open_udp(client.pool, template, "127.0.0.1", number, Datagrams(), agent=client.agent)
+        flow = await patient(asking)
+        flow.transport.write(b"hello")
+        while not flow.got:
+            await turns()
+        assert flow.got == [b"hello"]
+        flow.transport.stopListening()
+        assert client.site.lines[0][0] == 200
+    await port.stopListening()
 
 
 @pytest_twisted.ensureDeferred

@@ -10,14 +10,15 @@ import treq
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from twisted.internet.defer import CancelledError, gatherResults
+from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
 
 from tests.kit.certificate import STRANGER
-from tests.kit.h2pool import played
-from tests.kit.harness import HalfCloseRecorder, Recorder, patient, reactor, turns
+from tests.kit.h2pool import Client, played
+from tests.kit.harness import HalfCloseRecorder, Recorder, factory_of, patient, reactor, turns
 from upgrade_switch import NotSwitched, UpgradeEndpoint, switched_connection
 from upgrade_switch.client import http2
 from upgrade_switch.errors import InvalidResponse
@@ -637,6 +638,24 @@ async def test_cancel_one_of_two_while_connecting() -> None:
         peer.answer(stream)
         switched_connection(await patient(second))
         assert len(peer.asked) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancel_before_the_handshake() -> None:
+    """Cancelled while there is no TLS yet, it fails as with HTTP/1.1, and says what it looks like."""
+    factory, built = factory_of(Recorder)
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+    client = Client(port.getHost().port)
+    asking = client.ask()
+    while not (built and built[0].data and client.dialling.count):
+        await turns()
+    await turns()
+    asking.cancel()
+    error = await failure(asking, ResponseNeverReceived)
+    assert "has not answered the TLS handshake" in str(reason_of(error).value)
+    await built[0].is_lost()
+    await client.stop()
+    await port.stopListening()
 
 
 @pytest_twisted.ensureDeferred
