@@ -6,13 +6,18 @@ from typing import Any
 
 import pytest
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.protocol import connectionDone
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
+from zope.interface import directlyProvides, providedBy
 
 from tests.kit.harness import HalfCloseRecorder, Recorder, site_of
 from upgrade_switch import NotSwitched, _twisted, switched_connection
 from upgrade_switch.client.http2 import ClientConnection
 from upgrade_switch.negotiation import UpgradeToken
+from upgrade_switch.sending import is_clean_end
 from upgrade_switch.server.pages import StatusPage
 from upgrade_switch.testing import Wire
 
@@ -176,3 +181,25 @@ def test_held_bytes_are_bounded() -> None:
     joined.wire.pump()
     assert target.reason is not None
     assert target.reason.check(ConnectionLost)
+
+
+def test_reset_is_never_forgiven() -> None:
+    """Whoever forgives TLS without a goodbye is told of a stream that was reset nevertheless."""
+    joined = Joined({"echo": lambda request, token: Recorder()})
+    (response,) = joined.ask()
+
+    class Judging(Recorder):
+        clean = True
+
+        def connectionLost(self, reason: Failure = connectionDone) -> None:
+            directlyProvides(self.transport, ISSLTransport, providedBy(self.transport))
+            self.clean = is_clean_end(self.transport, None, reason, forgive_truncation=True)
+            super().connectionLost(reason)
+
+    target = Judging()
+    switched_connection(response).install(target)
+    (entry,) = joined.site.switched
+    entry.abort()
+    joined.wire.pump()
+    assert target.reason is not None
+    assert not target.clean

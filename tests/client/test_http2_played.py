@@ -9,12 +9,14 @@ import pytest_twisted
 import treq
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
-from twisted.internet.defer import CancelledError, gatherResults
-from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.endpoints import TCP4ServerEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
+from zope.interface import implementer
 
 from tests.kit.certificate import STRANGER
 from tests.kit.h2pool import Client, played
@@ -656,6 +658,63 @@ async def test_cancel_before_the_handshake() -> None:
     await built[0].is_lost()
     await client.stop()
     await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_endpoint_that_does_not_stop() -> None:
+    """A connection that is made although nobody wants it any more is closed."""
+    async with played() as (_server, client):
+        dialling = client.dialling
+        stubborn: list[Any] = []
+
+        class Stubborn:
+            def connect(self, factory: Any) -> Any:
+                given: Deferred[Any] = Deferred(lambda d: None)
+                inner = wrapClientTLS(dialling.options, dialling).connect(factory)
+                inner.addCallback(stubborn.append)
+                return given
+
+        dialling.endpointForURI = lambda uri: Stubborn()
+        asking = client.ask()
+        asking.cancel()
+        await failure(asking, CancelledError)
+        while not stubborn:
+            await turns()
+        await dialling.until_open(0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_handshake_over_before() -> None:
+    """An endpoint that waits for the handshake leaves no choice: HTTP/1.1."""
+    async with played() as (server, client):
+        dialling = client.dialling
+
+        @implementer(IHandshakeListener)
+        class First(Protocol):
+            def __init__(self, factory: Any, given: Any) -> None:
+                self.factory, self.given = factory, given
+
+            def handshakeCompleted(self) -> None:
+                transport: Any = self.transport
+                protocol = self.factory.buildProtocol(None)
+                transport.wrappedProtocol = protocol
+                protocol.makeConnection(transport)
+                self.given.callback(protocol)
+
+        class Waiting:
+            def connect(self, factory: Any) -> Any:
+                given: Deferred[Any] = Deferred()
+                first = Factory()
+                first.buildProtocol = lambda addr: First(factory, given)  # type: ignore[assignment]
+                wrapClientTLS(dialling.options, dialling).connect(first)
+                return given
+
+        dialling.endpointForURI = lambda uri: Waiting()
+        asking = client.ask()
+        peer = await server.accepted()
+        assert (await peer.head()).startswith(b"GET /u HTTP/1.1\r\n")
+        peer.send(HTTP1_SWITCH)
+        switched_connection(await patient(asking))
 
 
 @pytest_twisted.ensureDeferred

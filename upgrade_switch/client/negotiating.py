@@ -50,24 +50,29 @@ class NegotiatingClient(Protocol):
 
     def connectionMade(self) -> None:
         transport = self.transport
-        # The layer makes its connection, then tells of it, and only then begins the handshake.
-        if isinstance(transport, TLSMemoryBIOProtocol) and not transport.negotiatedProtocol:
+        # The layer makes its connection, then tells of it, and only then begins the handshake. Where an
+        # endpoint waits for that by itself, there is a certificate by now.
+        if isinstance(transport, TLSMemoryBIOProtocol) and transport.getPeerCertificate() is None:
             self._asks = True
             transport.getHandle().set_alpn_protos(_OFFERED)
 
     def given_away(self) -> None:
         """The endpoint has connected, and has given the connection away."""
         if not self._asks:
-            self._decide(False)
+            self._decide()
 
     def handshakeCompleted(self) -> None:
-        negotiated = getattr(self.transport, "negotiatedProtocol", None)
-        self._decide(self._asks and negotiated == _HTTP2)
+        self._decide()
 
-    def _decide(self, is_http2: bool) -> None:
+    @property
+    def is_decided(self) -> bool:
+        """Whether somebody has been told."""
+        return self._decider is None
+
+    def _decide(self) -> None:
         decider, self._decider = self._decider, None
         if decider is not None:
-            decider.chosen(self, is_http2)
+            decider.chosen(self, getattr(self.transport, "negotiatedProtocol", None) == _HTTP2)
 
     def go_on(self, protocol: IProtocol) -> None:
         """Give the connection to what speaks the version that was chosen."""

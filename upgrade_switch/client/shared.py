@@ -274,23 +274,28 @@ class _Attempt:
         if self._connecting is not None:
             self._connecting, self._client = None, client
             client.given_away()
+        elif not client.is_decided:
+            # Nobody waits for it any more, and the endpoint could not be stopped.
+            _twisted.abort(client.transport)
 
     # negotiating.Decider.
 
     def chosen(self, client: NegotiatingClient, is_http2: bool) -> None:
-        if is_http2:
+        if not self._waiting:
+            _twisted.abort(client.transport)
+        elif is_http2:
             self._connecting, self._client = None, client
             self._connection = ClientConnection(self._pool.clock, self._server)
             self._server.connections.append(self._connection)
             client.go_on(self._connection)
-            return
-        self._server.is_http1 = True
-        first, *others = self._end()
-        switching = SwitchingClient(self._pool.clock, self._pool.lenient)
-        client.go_on(switching)
-        first.callback(switching)
-        for waiting in others:
-            waiting.callback(None)
+        else:
+            self._server.is_http1 = True
+            first, *others = self._end()
+            switching = SwitchingClient(self._pool.clock, self._pool.lenient)
+            client.go_on(switching)
+            first.callback(switching)
+            for waiting in others:
+                waiting.callback(None)
 
     def not_chosen(self, client: NegotiatingClient, reason: Failure) -> None:
         if has_refused_alpn(reason):
