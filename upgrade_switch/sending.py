@@ -222,7 +222,8 @@ def is_clean_end(
     """
     if reason.check(ConnectionDone):
         return True
-    if not ISSLTransport.providedBy(transport):
+    if not ISSLTransport.providedBy(transport) or IMultiplexedTransport.providedBy(transport):
+        # A stream says by itself whether it has ended, whatever TLS beneath it says.
         return False
     if forgive_truncation and reason.check(ConnectionLost):
         return True

@@ -10,7 +10,7 @@ from .check import check
 # First: the imports below would fail with less helpful messages.
 check()
 
-from .endpoints import endpoint_text  # noqa: E402 - behind the check
+from .endpoints import endpoint_text, way_of  # noqa: E402 - behind the check
 from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
 from .sockets import (  # noqa: E402 - behind the check
     KeepAlive,
@@ -114,5 +114,6 @@ __all__ = [
     "was_closed_first",
     "watch_end",
     "watcher",
+    "way_of",
     "write_at_once",
 ]

@@ -105,6 +105,21 @@ class HTTP2Connection(Protocol):
         if not message.ends or stream.rest:
             self.refuse(stream.stream_id, ErrorCodes.PROTOCOL_ERROR)
 
+    def stand_in_for(self, message: Message) -> bytes:
+        """The block that h2 is given in place of a message's fields."""
+        return self.stand_in
+
+    def stream_ended(self, stream: HTTP2Stream) -> None:
+        """The other side has ended its direction of a stream."""
+        self.when_read(stream, stream.peer_ended)
+
+    def stream_reset(self, stream: HTTP2Stream, code: int) -> None:
+        """The other side has reset a stream."""
+        stream.was_reset(name_of(code), is_complete=code == ErrorCodes.NO_ERROR)
+
+    def settings_came(self) -> None:
+        """The other side has sent settings."""
+
     def emptied(self) -> None:
         """The last stream has ended."""
 
@@ -224,7 +239,7 @@ class HTTP2Connection(Protocol):
                 # It has been reset.
                 return
         flags = _END_HEADERS | (_END_STREAM if message.ends else 0)
-        stand_in = raw_frame(FrameType.HEADERS, flags, stream_id, self.stand_in)
+        stand_in = raw_frame(FrameType.HEADERS, flags, stream_id, self.stand_in_for(message))
         events = self.machine.receive_data(stand_in)
         if stream is None:
             if events and stream_id > self.last_opened:
@@ -397,7 +412,7 @@ class HTTP2Connection(Protocol):
         self.turns.clear()
         self._due.clear()
         for stream in streams.values():
-            stream.finish(reason)
+            stream.cut_off(reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.state = ConnectionState.CLOSED

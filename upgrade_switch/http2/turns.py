@@ -60,8 +60,10 @@ class Turns:
             self._ready.append(stream)
 
     def clear(self) -> None:
-        """Nobody sends any more."""
+        """Nobody sends any more; what is left to send has been written."""
         self._ready.clear()
+        # The connection's: the two know each other.
+        self._write = _nowhere
 
     def flush(self) -> None:
         """Write what h2 has to send."""
@@ -141,3 +143,7 @@ class Turns:
         allowed = min(window, self._left_before_settings)
         self._left_before_settings -= min(allowed, stream.unsent)
         return allowed
+
+
+def _nowhere(data: bytes) -> None:
+    """Where writes go when the connection is over."""
