@@ -20,6 +20,9 @@ __all__ = ["Turns"]
 # fails when it is full.
 _MOST_BEFORE_SETTINGS = 2**14
 
+# Bytes of frames that cannot wait, for somebody who does not read.
+_MOST_IN_EXCESS = 2**16
+
 # Bytes that are given to the transport in one piece.
 _AT_ONCE = 2**16
 
@@ -42,6 +45,8 @@ class Turns:
         :param reader: knows whether the other side has begun, and has the budget.
         """
         self.is_full = False
+        # Bytes of frames that cannot wait, such as answers to PING, since the transport is full.
+        self._in_excess = 0
         self._machine = machine
         self._reader = reader
         self._ready: deque[Outgoing] = deque()
@@ -55,14 +60,28 @@ class Turns:
             self._ready.append(stream)
 
     def clear(self) -> None:
-        """Nobody sends any more."""
+        """Nobody sends any more; what is left to send has been written."""
         self._ready.clear()
+        # The connection's: the two know each other.
+        self._write = _nowhere
 
     def flush(self) -> None:
         """Write what h2 has to send."""
         data = self._machine.data_to_send()
         if data:
+            if self.is_full:
+                self._in_excess += len(data)
             self.transport.write(data)
+
+    def go_on(self) -> None:
+        """The transport takes more again."""
+        self.is_full = False
+        self._in_excess = 0
+
+    @property
+    def is_overfull(self) -> bool:
+        """Whether the other side does not read, and has made this one answer too much nevertheless."""
+        return self._in_excess > _MOST_IN_EXCESS
 
     def send(self) -> None:
         """Let streams have their turns, until the transport is full or nothing can be sent."""
@@ -124,3 +143,7 @@ class Turns:
         allowed = min(window, self._left_before_settings)
         self._left_before_settings -= min(allowed, stream.unsent)
         return allowed
+
+
+def _nowhere(data: bytes) -> None:
+    """Where writes go when the connection is over."""

@@ -127,8 +127,7 @@ class UpgradeSite(Site):
         :param upgrades: what each token leads to, as ``UpgradeResource`` takes it.
         :param prefaces: what each preface leads to.
         :param connect: the acceptor of CONNECTs; without one, they are answered with 501.
-        :param http2_connect: whether a stream of HTTP/2 may switch (RFC 8441). Clients are told so; any
-            token that is not known is then answered 501.
+        :param http2_connect: whether streams of HTTP/2 may switch (RFC 8441). Unknown tokens are 501.
         :param observers: who is told of switches, of their ends, and of what is declined.
         :raises InvalidToken: if a key of ``upgrades`` is not a token.
         :raises InvalidUpgrades: if a value there is neither a factory nor an acceptor, or ``connect``
