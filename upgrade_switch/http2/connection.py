@@ -396,3 +396,4 @@ class HTTP2Connection(Protocol):
         if closing is not None:
             closing.cancel()
         self._end_streams(reason)
+        self.turns.end()

@@ -64,6 +64,11 @@ class Turns:
         """Nobody sends any more."""
         self._ready.clear()
 
+    def end(self) -> None:
+        """The transport has ended. Nothing refers to the connection any more: that would be a cycle."""
+        self.clear()
+        self._write = len
+
     def flush(self) -> None:
         """Write what h2 has to send."""
         data = self._machine.data_to_send()
