@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from h2.errors import ErrorCodes
@@ -84,7 +85,7 @@ class HTTP2Connection(Protocol):
         self.machine = new_machine(is_client, settings)
         self.reader = FrameReader(clock)
         self._due: list[tuple[HTTP2Stream, Callable[[], object]]] = []
-        self.turns = Turns(self.machine, self.reader, self._write)
+        self.turns = Turns(self.machine, self.reader)
         # While frames are being read, what is sent waits for the end.
         self._is_reading = False
         self._lingering = Lingering(clock)
@@ -104,13 +105,25 @@ class HTTP2Connection(Protocol):
         if not message.ends or stream.rest:
             self.refuse(stream.stream_id, ErrorCodes.PROTOCOL_ERROR)
 
+    def stand_in_for(self, message: Message) -> bytes:
+        """The block that h2 is given in place of a message's fields."""
+        return self.stand_in
+
+    def stream_ended(self, stream: HTTP2Stream) -> None:
+        """The other side has ended its direction of a stream."""
+        self.when_read(stream, stream.peer_ended)
+
+    def stream_reset(self, stream: HTTP2Stream, code: int) -> None:
+        """The other side has reset a stream."""
+        stream.was_reset(name_of(code), is_complete=code == ErrorCodes.NO_ERROR)
+
+    def settings_came(self) -> None:
+        """The other side has sent settings."""
+
     def emptied(self) -> None:
         """The last stream has ended."""
 
     # The connection.
-
-    def _write(self, data: bytes) -> None:
-        self.transport.write(data)
 
     def logPrefix(self) -> str:
         return "HTTP/2"
@@ -120,6 +133,7 @@ class HTTP2Connection(Protocol):
             self._make_stream = TLSStream
         elif ITCPTransport.providedBy(self.transport):
             self._make_stream = TCPStream
+        self.turns.transport = self.transport
         self.begin()
         self.machine.increment_flow_control_window(CONNECTION_WINDOW - STREAM_WINDOW)
         self.transport.registerProducer(self, True)
@@ -128,6 +142,16 @@ class HTTP2Connection(Protocol):
     def begin(self) -> None:
         """Send the first frames."""
         self.machine.initiate_connection()
+
+    # Asked with each request. A transport would make a new one each time.
+
+    @cached_property
+    def peer(self) -> Any:
+        return self.transport.getPeer()
+
+    @cached_property
+    def host(self) -> Any:
+        return self.transport.getHost()
 
     @property
     def is_secure(self) -> bool:
@@ -215,7 +239,7 @@ class HTTP2Connection(Protocol):
                 # It has been reset.
                 return
         flags = _END_HEADERS | (_END_STREAM if message.ends else 0)
-        stand_in = raw_frame(FrameType.HEADERS, flags, stream_id, self.stand_in)
+        stand_in = raw_frame(FrameType.HEADERS, flags, stream_id, self.stand_in_for(message))
         events = self.machine.receive_data(stand_in)
         if stream is None:
             if events and stream_id > self.last_opened:
@@ -388,12 +412,14 @@ class HTTP2Connection(Protocol):
         self.turns.clear()
         self._due.clear()
         for stream in streams.values():
-            stream.finish(reason)
+            stream.cut_off(reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.state = ConnectionState.CLOSED
         closing, self._closing = self._closing, None
         if closing is not None:
             closing.cancel()
+        # A TLS layer would keep its producer, and hence itself.
+        self.transport.unregisterProducer()
         self._end_streams(reason)
         self.turns.end()

@@ -18,8 +18,6 @@ from h2.events import (
 )
 from h2.settings import SettingCodes
 
-from .machine import name_of
-
 if TYPE_CHECKING:
     from h2.connection import H2Connection
 
@@ -40,8 +38,14 @@ class StreamsConnection(TypingProtocol):
     def acknowledge(self, stream_id: int, size: int) -> None:
         """Open the windows again by what has come and needs no room any more."""
 
-    def when_read(self, stream: HTTP2Stream, act: Callable[[], object]) -> None:
-        """Have something done when all that has come has been read."""
+    def stream_ended(self, stream: HTTP2Stream) -> None:
+        """The other side has ended its direction of a stream."""
+
+    def stream_reset(self, stream: HTTP2Stream, code: int) -> None:
+        """The other side has reset a stream."""
+
+    def settings_came(self) -> None:
+        """The other side has sent settings."""
 
     def forget(self, stream: HTTP2Stream) -> None:
         """A stream is over."""
@@ -72,7 +76,7 @@ def _stream_ended(connection: StreamsConnection, event: StreamEnded) -> None:
     if stream.disconnected:
         connection.forget(stream)
     else:
-        connection.when_read(stream, stream.peer_ended)
+        connection.stream_ended(stream)
 
 
 def _stream_reset(connection: StreamsConnection, event: StreamReset) -> None:
@@ -81,7 +85,7 @@ def _stream_reset(connection: StreamsConnection, event: StreamReset) -> None:
         # h2 has reset it: the other side has broken a rule.
         connection.blame()
     if stream is not None:
-        stream.was_reset(name_of(event.error_code))
+        connection.stream_reset(stream, event.error_code)
         connection.forget(stream)
 
 
@@ -98,6 +102,7 @@ def _settings_changed(connection: StreamsConnection, event: RemoteSettingsChange
     if SettingCodes.HEADER_TABLE_SIZE in event.changed_settings:
         encoder = connection.machine.encoder
         encoder.header_table_size = min(encoder.header_table_size, _LARGEST_TABLE)
+    connection.settings_came()
     connection.schedule_all()
 
 

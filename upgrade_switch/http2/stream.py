@@ -43,6 +43,14 @@ class StreamOwner(TypingProtocol):
     transport: Any
     clock: IReactorTime
 
+    @property
+    def peer(self) -> Any:
+        """The address of the other side."""
+
+    @property
+    def host(self) -> Any:
+        """The address of this side."""
+
     def schedule(self, stream: HTTP2Stream) -> None:
         """The stream has something to send."""
 
@@ -78,11 +86,15 @@ class HTTP2Stream(Outgoing):
     :ivar linger: how many seconds the other side may take to end its direction, once this side is
         through with both; then the stream is reset (RFC 9113 §8.1). If it is 0, the stream is a
         message's; if not, it is closed like a connection, and aborted if it sends nothing for too long.
+    :ivar outlasts: whether what has come, its end too, is still read when the connection has ended.
     """
 
     _aborting = False
 
     linger: float = 0
+    outlasts = False
+    _last_reason: Failure | None = None
+    _may_close = False
 
     def __init__(self, owner: StreamOwner, stream_id: int) -> None:
         super().__init__(stream_id, owner.clock)
@@ -122,10 +134,10 @@ class HTTP2Stream(Outgoing):
     # Any, as the addresses are of whatever kind the connection is.
 
     def getPeer(self) -> Any:
-        return self.shared.getPeer()
+        return self._owner.peer
 
     def getHost(self) -> Any:
-        return self.shared.getHost()
+        return self._owner.host
 
     def write(self, data: bytes) -> None:
         if isinstance(data, str):
@@ -173,6 +185,7 @@ class HTTP2Stream(Outgoing):
         if self.disconnected or self._aborting:
             return
         self._aborting = True
+        self.sending = Direction.ENDED
         self.drop_unsent()
         self._drop_held()
         self._owner.cancel(self)
@@ -201,7 +214,7 @@ class HTTP2Stream(Outgoing):
         if self.linger:
             # Not now: it is sent in the middle of loseConnection, perhaps, which no transport answers
             # at once.
-            self._owner.clock.callLater(0, self._tell_end_sent)
+            self._clock.callLater(0, self._tell_end_sent)
         else:
             self._tell_end_sent()
 
@@ -269,6 +282,8 @@ class HTTP2Stream(Outgoing):
             return
         half_closeable = IHalfCloseableProtocol(self.protocol, None)
         if half_closeable is None:
+            if self._may_close:
+                self._last_reason = None
             # What has been written is sent; nobody waits for a producer whose reader has gone.
             self.stop_producer()
             self.loseConnection()
@@ -282,20 +297,42 @@ class HTTP2Stream(Outgoing):
         if self.sending is self.receiving is Direction.ENDED:
             self.finish(Failure(ConnectionDone()))
 
-    def was_reset(self, why: str) -> None:
+    def was_reset(self, why: str, is_complete: bool = False) -> None:
         """
         The other side has reset the stream.
 
         :param why: the name of the reason that it gives.
+        :param is_complete: whether it says that it has sent everything, and only needs no more of what
+            is sent to it (RFC 9113 §8.1).
         """
-        self.receiving = Direction.ENDED
-        self.finish(Failure(ConnectionLost(f"the other end has reset the stream: {why}")))
+        reason = Failure(ConnectionLost(f"the other end has reset the stream: {why}"))
+        if is_complete:
+            self.cut_off(reason, is_complete=not self.unsent)
+        else:
+            self.receiving = Direction.ENDED
+            self.finish(reason)
+
+    def cut_off(self, reason: Failure, is_complete: bool = False) -> None:
+        """
+        Nothing more comes and goes. If everything has come, and it is to be read, it is read first.
+
+        :param is_complete: whether that is no loss to a protocol that would only have closed then.
+        """
+        if self.outlasts and self.receiving is Direction.ENDING and not self.is_closing:
+            self._last_reason, self._may_close = reason, is_complete
+            self.sending = Direction.ENDED
+            self.drop_unsent()
+        else:
+            self.receiving = Direction.ENDED
+            self.finish(reason)
 
     def finish(self, reason: Failure) -> None:
         """Nothing comes and goes any more: tell the protocol, once."""
         if self.disconnected:
             return
         self.disconnected = True
+        if self._last_reason is not None and reason.check(ConnectionDone):
+            reason = self._last_reason
         self.drop_unsent()
         self._drop_held()
         draining, self._draining = self._draining, None

@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from h2.connection import H2Connection
@@ -33,23 +32,23 @@ class Turns:
     Lets streams that have something to send do so in turns, one frame each. Nothing is sent while the
     transport is full: what waits is with the streams, which tell their producers.
 
+    :ivar transport: what they are written to, as soon as the connection is made.
     :ivar is_full: whether the transport takes no more now.
     """
 
-    def __init__(
-        self, machine: H2Connection, reader: FrameReader, write: Callable[[bytes], object]
-    ) -> None:
+    # Any: whatever is beneath a connection.
+    transport: Any = None
+
+    def __init__(self, machine: H2Connection, reader: FrameReader) -> None:
         """
         :param machine: what makes frames.
         :param reader: knows whether the other side has begun, and has the budget.
-        :param write: takes what is to be sent.
         """
         self.is_full = False
         # Bytes of frames that cannot wait, such as answers to PING, since the transport is full.
         self._in_excess = 0
         self._machine = machine
         self._reader = reader
-        self._write = write
         self._ready: deque[Outgoing] = deque()
         self._left_before_settings = _MOST_BEFORE_SETTINGS
         self._is_sending = False
@@ -61,8 +60,10 @@ class Turns:
             self._ready.append(stream)
 
     def clear(self) -> None:
-        """Nobody sends any more."""
+        """Nobody sends any more; what is left to send has been written."""
         self._ready.clear()
+        # The connection's: the two know each other.
+        self._write = _nowhere
 
     def end(self) -> None:
         """The transport has ended. Nothing refers to the connection any more: that would be a cycle."""
@@ -75,7 +76,7 @@ class Turns:
         if data:
             if self.is_full:
                 self._in_excess += len(data)
-            self._write(data)
+            self.transport.write(data)
 
     def go_on(self) -> None:
         """The transport takes more again."""
@@ -147,3 +148,7 @@ class Turns:
         allowed = min(window, self._left_before_settings)
         self._left_before_settings -= min(allowed, stream.unsent)
         return allowed
+
+
+def _nowhere(data: bytes) -> None:
+    """Where writes go when the connection is over."""

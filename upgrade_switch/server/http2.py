@@ -34,8 +34,8 @@ __all__ = ["ServerConnection", "are_settings"]
 # RFC 9113 §3.4.
 _PREFACE_LENGTH = 24
 
-# ":method: GET", ":scheme: https" and ":path: /", by their places in HPACK's table (RFC 7541 §A).
-_STAND_IN = b"\x82\x87\x84"
+# ":method: GET" by its place in HPACK's table (RFC 7541 §A): h2 looks at nothing else.
+_STAND_IN = b"\x82"
 
 
 def are_settings(value: bytes) -> bool:
