@@ -374,7 +374,7 @@ def kept(**kwargs: Any) -> RawClient:
     ("expected", "sent"),
     [
         (stream(CLOSED), data(3, b"x")),
-        (conn(CLOSED), headers(3)),
+        (stream(CLOSED), headers(3)),
         (OK, window_update(3, 1)),
         (stream(FLOW), window_update(3, 2**31 - 1)),
         (OK, frame(PRIORITY, 3, b"\0\0\0\0\x10")),

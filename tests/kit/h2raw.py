@@ -137,6 +137,15 @@ class RawClient(Recording):
         return self.wire.server.disconnected
 
 
+class _Filling(StringTransport):
+    """A transport that is full as soon as one of TCP would be."""
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        if self.producer is not None and len(self.value()) > 2**16:
+            self.producer.pauseProducing()
+
+
 class Unread:
     """
     A client that never reads, of a server whose transport says when it is full.
@@ -148,7 +157,7 @@ class Unread:
     def __init__(self, site: Any = None, reads: bool = False) -> None:
         self.site = h2c_site(http2_connect=True, reactor=Clock()) if site is None else site
         self.connection = ServerConnection(self.site)
-        self.transport: Any = StringTransport()
+        self.transport: Any = _Filling()
         self.transport.abortConnection = self.transport.loseConnection
         self.connection.makeConnection(self.transport)
         self._reads = reads
@@ -164,8 +173,7 @@ class Unread:
         if self._reads:
             self.last = self.transport.value()
             self.transport.clear()
-        elif len(self.transport.value()) > 2**16 and self.transport.producer is not None:
-            self.connection.pauseProducing()
+            self.connection.resumeProducing()
         self.site.reactor.advance(0)
         return self
 

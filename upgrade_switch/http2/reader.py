@@ -114,11 +114,15 @@ class FrameReader:
     """
     Cuts what comes into frames, and puts header blocks together. It sees to the order of frames, to
     their size, and to the budget.
+
+    :ivar has_begun: whether anything has come.
+    :ivar count: how many frames and messages have been read.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         self.budget = Budget(clock)
         self.has_begun = False
+        self.count = 0
         self._decoder = Decoder()
         self._decoder.max_header_list_size = _LONGEST_DECODED
         self._buffer = b""
@@ -150,6 +154,7 @@ class FrameReader:
             read = self._read_frame(data[position:end])
             position = end
             if read is not None:
+                self.count += 1
                 yield read
         self._buffer = data[position:]
 

@@ -65,6 +65,11 @@ class Turns:
         # The connection's: the two know each other.
         self._write = _nowhere
 
+    def end(self) -> None:
+        """The transport has ended. Nothing refers to the connection any more: that would be a cycle."""
+        self.clear()
+        self._write = len
+
     def flush(self) -> None:
         """Write what h2 has to send."""
         data = self._machine.data_to_send()

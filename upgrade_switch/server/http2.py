@@ -155,6 +155,10 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         """The client goes on: it is not idle."""
         self.resetTimeout()
 
+    def resumeProducing(self) -> None:
+        self.is_alive()
+        super().resumeProducing()
+
     def emptied(self) -> None:
         self.resetTimeout()
         if self.state is ConnectionState.GOING_AWAY or self._is_draining:
@@ -172,11 +176,12 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         return self.clock.callLater(*args, **kwargs)
 
     def dataReceived(self, data: bytes) -> None:
+        before = self.reader.count
         super().dataReceived(data)
-        seconds = self.site.head_timeout
-        if not self.reader.is_in_head or self.is_closed:
+        seconds, is_in_head = self.site.head_timeout, self.reader.is_in_head and not self.is_closed
+        if not is_in_head or self.reader.count != before:
             self._stop_head_timer()
-        elif self._head_timer is None and seconds is not None:
+        if is_in_head and self._head_timer is None and seconds is not None:
             self._head_timer = self.clock.callLater(seconds, self._head_took_too_long)
 
     def _stop_head_timer(self) -> None:
@@ -201,6 +206,8 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         if not isinstance(channel, StreamChannel):
             return not stream.disconnected
         # A content that is to come has a timer of its own.
+        if stream.unsent and self.turns.is_full:
+            return False
         return not stream.unsent or self.machine.local_flow_control_window(stream.stream_id) > 0
 
     # The end.
