@@ -89,6 +89,13 @@ class UpgradePool(_twisted.UnaskedSwitchPool):
         """
         return succeed(_RequestRouter(self, key, endpoint))
 
+    def resting_client(self, key: Hashable) -> ExchangeClient | None:
+        """
+        A connection that :meth:`exchange_client` would give at once, without a Deferred; None if there
+        is none.
+        """
+        return self._idle.take(key)
+
     def exchange_client(
         self, key: Hashable, endpoint: IStreamClientEndpoint, fresh: bool = False
     ) -> Deferred[ExchangeClient]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from h2.errors import ErrorCodes
@@ -35,7 +36,7 @@ from .events import HANDLERS
 from .frames import LAST_STREAM, Flag, FrameType, goaway_frame, padding_of, raw_frame
 from .machine import CONNECTION_WINDOW, STREAM_WINDOW, name_of, new_machine
 from .outgoing import Direction
-from .reader import BrokenRule, Frame, FrameReader, Message, read_goaway
+from .reader import BrokenRule, Frame, FrameReader, Message, is_priority, read_goaway
 from .stream import HTTP2Stream
 from .transports import TCPStream, TLSStream
 from .turns import Turns
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
     from ..sending import QuietTimeout
 
 __all__ = ["HTTP2Connection"]
+
+# A DATA frame that is smaller is not worth the reset that it gets on a stream that is over. Larger ones
+# are on their way when a large content is not wanted.
+_WORTH_A_RESET = 1024
 
 _END_STREAM, _END_HEADERS = int(Flag.END_STREAM), int(Flag.END_HEADERS)
 
@@ -80,7 +85,7 @@ class HTTP2Connection(Protocol):
         self.machine = new_machine(is_client, settings)
         self.reader = FrameReader(clock)
         self._due: list[tuple[HTTP2Stream, Callable[[], object]]] = []
-        self.turns = Turns(self.machine, self.reader, self._write)
+        self.turns = Turns(self.machine, self.reader)
         # While frames are being read, what is sent waits for the end.
         self._is_reading = False
         self._lingering = Lingering(clock)
@@ -98,7 +103,7 @@ class HTTP2Connection(Protocol):
         not end the stream, or come before the content's end, the message is malformed (RFC 9113 §8.1).
         """
         if not message.ends or stream.rest:
-            self.reset(stream.stream_id, ErrorCodes.PROTOCOL_ERROR)
+            self.refuse(stream.stream_id, ErrorCodes.PROTOCOL_ERROR)
 
     def stand_in_for(self, message: Message) -> bytes:
         """The block that h2 is given in place of a message's fields."""
@@ -120,9 +125,6 @@ class HTTP2Connection(Protocol):
 
     # The connection.
 
-    def _write(self, data: bytes) -> None:
-        self.transport.write(data)
-
     def logPrefix(self) -> str:
         return "HTTP/2"
 
@@ -131,6 +133,7 @@ class HTTP2Connection(Protocol):
             self._make_stream = TLSStream
         elif ITCPTransport.providedBy(self.transport):
             self._make_stream = TCPStream
+        self.turns.transport = self.transport
         self.begin()
         self.machine.increment_flow_control_window(CONNECTION_WINDOW - STREAM_WINDOW)
         self.transport.registerProducer(self, True)
@@ -139,6 +142,16 @@ class HTTP2Connection(Protocol):
     def begin(self) -> None:
         """Send the first frames."""
         self.machine.initiate_connection()
+
+    # Asked with each request. A transport would make a new one each time.
+
+    @cached_property
+    def peer(self) -> Any:
+        return self.transport.getPeer()
+
+    @cached_property
+    def host(self) -> Any:
+        return self.transport.getHost()
 
     @property
     def is_secure(self) -> bool:
@@ -159,6 +172,8 @@ class HTTP2Connection(Protocol):
         try:
             self._read(data)
             self._act()
+            if self.turns.is_overfull:
+                raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
         except BrokenRule as broken:
             self.fail(broken.code)
         except H2Error:
@@ -177,10 +192,21 @@ class HTTP2Connection(Protocol):
                 self._read_data(read)
             elif read.kind == FrameType.GOAWAY:
                 self.told_goodbye(*read_goaway(read))
-            elif read.kind != FrameType.PRIORITY:
+            elif read.kind == FrameType.PRIORITY:
+                if not is_priority(read):
+                    self.refuse(read.stream_id, ErrorCodes.FRAME_SIZE_ERROR)
+            elif read.kind == FrameType.RST_STREAM and self._is_idle(read.stream_id):
+                # RFC 9113 §6.4, which h2 does not see to.
+                raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
+            else:
                 self._handle(self.machine.receive_data(read.raw))
             if self.is_closed:
                 break
+
+    def _is_idle(self, stream_id: int) -> bool:
+        """Whether a stream has not been opened yet."""
+        machine = self.machine
+        return stream_id > max(machine.highest_inbound_stream_id, machine.highest_outbound_stream_id)
 
     def when_read(self, stream: HTTP2Stream, act: Callable[[], object]) -> None:
         """
@@ -209,23 +235,32 @@ class HTTP2Connection(Protocol):
         stream = self.streams.get(stream_id)
         if stream is not None:
             self.continued(stream, message)
+            if stream_id not in self.streams:
+                # It has been reset.
+                return
         flags = _END_HEADERS | (_END_STREAM if message.ends else 0)
         stand_in = raw_frame(FrameType.HEADERS, flags, stream_id, self.stand_in_for(message))
         events = self.machine.receive_data(stand_in)
-        if stream is None and events and stream_id > self.last_opened:
-            self.last_opened = stream_id
-            self.opened(message)
+        if stream is None:
+            if events and stream_id > self.last_opened:
+                self.last_opened = stream_id
+                self.opened(message)
+            else:
+                self.blame()
         self._handle(events)
 
     def _read_data(self, frame: Frame) -> None:
         stream = self.streams.get(frame.stream_id)
-        if stream is not None and stream.rest is not None:
-            size = len(frame.raw) - 9 - padding_of(frame.raw)
-            if size > stream.rest or (frame.flags & _END_STREAM and size != stream.rest):
-                # RFC 9113 §8.1.1. h2 then knows that nobody wants what it is given.
-                self.reset(frame.stream_id, ErrorCodes.PROTOCOL_ERROR)
-            stream.rest -= size
-        self._handle(self.machine.receive_data(frame.raw))
+        events = self.machine.receive_data(frame.raw)
+        if stream is None:
+            if len(frame.raw) < _WORTH_A_RESET:
+                self.blame()
+        elif stream.rest is not None:
+            stream.rest -= len(frame.raw) - 9 - padding_of(frame.raw)
+            if stream.rest < 0 or (frame.flags & _END_STREAM and stream.rest):
+                # RFC 9113 §8.1.1.
+                self.refuse(frame.stream_id, ErrorCodes.PROTOCOL_ERROR)
+        self._handle(events)
 
     def told_goodbye(self, last_stream: int, code: int) -> None:
         """
@@ -291,6 +326,21 @@ class HTTP2Connection(Protocol):
                 stream.finish(Failure(ConnectionLost(f"the stream was reset: {name_of(code)}")))
         self._flush_unless_reading()
 
+    def refuse(self, stream_id: int, code: ErrorCodes) -> None:
+        """Reset a stream on which the other side has broken a rule."""
+        self.reset(stream_id, code)
+        self.blame()
+
+    def blame(self) -> None:
+        """
+        What has just been read was good for nothing but a reset. It costs the other side some of its
+        budget: it could have streams reset without an end (CVE-2025-8671).
+
+        :raises BrokenRule: if the budget is spent.
+        """
+        if not self.reader.budget.spend():
+            raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
+
     def forget(self, stream: HTTP2Stream) -> None:
         """A stream is over: neither side sends on it any more."""
         self._lingering.discard(stream)
@@ -303,7 +353,7 @@ class HTTP2Connection(Protocol):
         self.turns.is_full = True
 
     def resumeProducing(self) -> None:
-        self.turns.is_full = False
+        self.turns.go_on()
         self._send()
 
     def stopProducing(self) -> None:
@@ -369,4 +419,6 @@ class HTTP2Connection(Protocol):
         closing, self._closing = self._closing, None
         if closing is not None:
             closing.cancel()
+        # A TLS layer would keep its producer, and hence itself.
+        self.transport.unregisterProducer()
         self._end_streams(reason)

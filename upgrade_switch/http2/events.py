@@ -50,6 +50,9 @@ class StreamsConnection(TypingProtocol):
     def forget(self, stream: HTTP2Stream) -> None:
         """A stream is over."""
 
+    def blame(self) -> None:
+        """What has just been read was good for nothing but a reset."""
+
     def schedule(self, stream: HTTP2Stream) -> None:
         """A stream has something to send."""
 
@@ -78,6 +81,9 @@ def _stream_ended(connection: StreamsConnection, event: StreamEnded) -> None:
 
 def _stream_reset(connection: StreamsConnection, event: StreamReset) -> None:
     stream = connection.streams.get(event.stream_id)
+    if not event.remote_reset:
+        # h2 has reset it: the other side has broken a rule.
+        connection.blame()
     if stream is not None:
         connection.stream_reset(stream, event.error_code)
         connection.forget(stream)

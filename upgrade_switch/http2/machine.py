@@ -23,6 +23,39 @@ MOST_STREAMS = 320
 STREAM_WINDOW = 2**16 - 1
 CONNECTION_WINDOW = MOST_STREAMS * STREAM_WINDOW
 
+# How many streams are opened before those that are open are counted anew, if there are fewer.
+_UNCOUNTED = 16
+
+
+class _Machine(H2Connection):
+    """
+    h2 counts all streams of a connection at each head, and forgets the closed ones then. With hundreds
+    of idle streams that costs more than the request, so they are counted only when as many have been
+    opened as there were, or when there may be too many.
+    """
+
+    _counted = 0
+    _opened_since = _UNCOUNTED
+
+    @property
+    def open_inbound_streams(self) -> int:
+        """At least as many streams as are open. It is asked whenever one is about to be opened."""
+        most = self._counted + self._opened_since
+        if (
+            self._opened_since >= max(self._counted, _UNCOUNTED)
+            or most >= self.local_settings.max_concurrent_streams
+        ):
+            most = self._counted = super().open_inbound_streams
+            self._opened_since = 0
+        self._opened_since += 1
+        return most
+
+
+class _Machine(H2Connection):
+    """h2's, which remembers fewer of the streams that have ended: 65,536 would take 10 MB."""
+
+    MAX_CLOSED_STREAMS = 2**10
+
 
 def new_machine(is_client: bool, settings: dict[SettingCodes, int] | None = None) -> H2Connection:
     """
@@ -30,7 +63,7 @@ def new_machine(is_client: bool, settings: dict[SettingCodes, int] | None = None
 
     :param settings: what to tell the other side, besides the limits that are the same for all.
     """
-    machine = H2Connection(
+    machine = _Machine(
         H2Configuration(
             client_side=is_client,
             header_encoding=None,

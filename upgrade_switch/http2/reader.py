@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
     from .lists import Field
 
-__all__ = ["LONGEST_FIELDS", "BrokenRule", "Frame", "FrameReader", "Message", "read_goaway"]
+__all__ = [
+    "LONGEST_FIELDS",
+    "BrokenRule",
+    "Frame",
+    "FrameReader",
+    "Message",
+    "is_priority",
+    "read_goaway",
+]
 
 # Bytes of a list of fields, as RFC 9113 §6.5.2 counts them: what the other side is told, and what costs
 # the connection, since its decoder has to read all of it.
@@ -35,7 +43,7 @@ _LONGEST_FRAME = 2**14
 
 _ACK, _END_HEADERS, _END_STREAM = int(Flag.ACK), int(Flag.END_HEADERS), int(Flag.END_STREAM)
 _DATA, _HEADERS, _SETTINGS = int(FrameType.DATA), int(FrameType.HEADERS), int(FrameType.SETTINGS)
-_CONTINUATION = int(FrameType.CONTINUATION)
+_CONTINUATION, _WINDOW_UPDATE = int(FrameType.CONTINUATION), int(FrameType.WINDOW_UPDATE)
 
 
 class BrokenRule(Exception):
@@ -81,6 +89,17 @@ def read_goaway(frame: Frame) -> tuple[int, int]:
         raise BrokenRule(ErrorCodes.FRAME_SIZE_ERROR)
     last_stream = int.from_bytes(frame.raw[9:13], "big") & LAST_STREAM
     return last_stream, int.from_bytes(frame.raw[13:17], "big")
+
+
+def is_priority(frame: Frame) -> bool:
+    """
+    Whether a PRIORITY, which is ignored otherwise (RFC 9113 §5.3.2), has the right size (§6.3).
+
+    :raises BrokenRule: if it is on no stream.
+    """
+    if not frame.stream_id:
+        raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
+    return len(frame.raw) == 14
 
 
 class _Block(NamedTuple):
@@ -148,6 +167,12 @@ class FrameReader:
         if block is not None and (kind != _CONTINUATION or stream_id != block.stream_id):
             # RFC 9113 §6.10.
             raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
+        if kind == _SETTINGS and flags & _ACK and len(raw) > 9:
+            # RFC 9113 §6.5; to h2 it is another error.
+            raise BrokenRule(ErrorCodes.FRAME_SIZE_ERROR)
+        if kind == _WINDOW_UPDATE and len(raw) == 13:
+            # RFC 9113 §6.9: the first bit is ignored, which h2 does not do.
+            raw = raw[:9] + (int.from_bytes(raw[9:], "big") & LAST_STREAM).to_bytes(4, "big")
         if not self.budget.allows(raw):
             raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
         if block is not None:

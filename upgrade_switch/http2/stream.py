@@ -43,6 +43,14 @@ class StreamOwner(TypingProtocol):
     transport: Any
     clock: IReactorTime
 
+    @property
+    def peer(self) -> Any:
+        """The address of the other side."""
+
+    @property
+    def host(self) -> Any:
+        """The address of this side."""
+
     def schedule(self, stream: HTTP2Stream) -> None:
         """The stream has something to send."""
 
@@ -126,10 +134,10 @@ class HTTP2Stream(Outgoing):
     # Any, as the addresses are of whatever kind the connection is.
 
     def getPeer(self) -> Any:
-        return self.shared.getPeer()
+        return self._owner.peer
 
     def getHost(self) -> Any:
-        return self.shared.getHost()
+        return self._owner.host
 
     def write(self, data: bytes) -> None:
         if isinstance(data, str):

@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from h2.connection import H2Connection
@@ -21,6 +20,9 @@ __all__ = ["Turns"]
 # fails when it is full.
 _MOST_BEFORE_SETTINGS = 2**14
 
+# Bytes of frames that cannot wait, for somebody who does not read.
+_MOST_IN_EXCESS = 2**16
+
 # Bytes that are given to the transport in one piece.
 _AT_ONCE = 2**16
 
@@ -30,21 +32,23 @@ class Turns:
     Lets streams that have something to send do so in turns, one frame each. Nothing is sent while the
     transport is full: what waits is with the streams, which tell their producers.
 
+    :ivar transport: what they are written to, as soon as the connection is made.
     :ivar is_full: whether the transport takes no more now.
     """
 
-    def __init__(
-        self, machine: H2Connection, reader: FrameReader, write: Callable[[bytes], object]
-    ) -> None:
+    # Any: whatever is beneath a connection.
+    transport: Any = None
+
+    def __init__(self, machine: H2Connection, reader: FrameReader) -> None:
         """
         :param machine: what makes frames.
         :param reader: knows whether the other side has begun, and has the budget.
-        :param write: takes what is to be sent.
         """
         self.is_full = False
+        # Bytes of frames that cannot wait, such as answers to PING, since the transport is full.
+        self._in_excess = 0
         self._machine = machine
         self._reader = reader
-        self._write = write
         self._ready: deque[Outgoing] = deque()
         self._left_before_settings = _MOST_BEFORE_SETTINGS
         self._is_sending = False
@@ -65,7 +69,19 @@ class Turns:
         """Write what h2 has to send."""
         data = self._machine.data_to_send()
         if data:
-            self._write(data)
+            if self.is_full:
+                self._in_excess += len(data)
+            self.transport.write(data)
+
+    def go_on(self) -> None:
+        """The transport takes more again."""
+        self.is_full = False
+        self._in_excess = 0
+
+    @property
+    def is_overfull(self) -> bool:
+        """Whether the other side does not read, and has made this one answer too much nevertheless."""
+        return self._in_excess > _MOST_IN_EXCESS
 
     def send(self) -> None:
         """Let streams have their turns, until the transport is full or nothing can be sent."""

@@ -16,8 +16,9 @@ from zope.interface import implementer
 
 from ..http2.connection import HTTP2Connection
 from ..http2.ending import ConnectionState
-from ..http2.fields import MalformedRequest, RequestHead, read_request_head
+from ..http2.fields import MalformedRequest, RequestHead, check_trailers, read_request_head
 from ..http2.machine import MOST_STREAMS, new_machine
+from ..http2.outgoing import Direction
 from ..interfaces import IDrainable
 from .stream_channel import ConnectChannel, StreamChannel
 
@@ -33,8 +34,8 @@ __all__ = ["ServerConnection", "are_settings"]
 # RFC 9113 §3.4.
 _PREFACE_LENGTH = 24
 
-# ":method: GET", ":scheme: https" and ":path: /", by their places in HPACK's table (RFC 7541 §A).
-_STAND_IN = b"\x82\x87\x84"
+# ":method: GET" by its place in HPACK's table (RFC 7541 §A): h2 looks at nothing else.
+_STAND_IN = b"\x82"
 
 
 def are_settings(value: bytes) -> bool:
@@ -116,16 +117,30 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         try:
             head = read_request_head(message.fields)
         except MalformedRequest:
-            self.reset(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            self.refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
             return
         if head.protocol is not None and not self.site.takes_http2_connect:
             # RFC 8441 §3: the client was not told that it may.
-            self.reset(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            self.refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
         elif head.content_length and ends:
             # RFC 9113 §8.1.1.
-            self.reset(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            self.refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
         else:
             self._answer(stream_id, head, ends)
+
+    def continued(self, stream: HTTP2Stream, message: Message) -> None:
+        if stream.receiving is not Direction.OPEN:
+            # h2 knows what is wrong.
+            return
+        try:
+            if type(stream.protocol) is not StreamChannel:
+                # RFC 9113 §8.5: there are only bytes in a tunnel.
+                raise MalformedRequest("a CONNECT has no trailers")
+            check_trailers(message.fields)
+        except MalformedRequest:
+            self.refuse(stream.stream_id, ErrorCodes.PROTOCOL_ERROR)
+        else:
+            super().continued(stream, message)
 
     def _answer(
         self, stream_id: int, head: RequestHead, ends: bool, carried: CarriedRequest | None = None
