@@ -100,8 +100,8 @@ class HTTP2Connection(Protocol):
 
     def continued(self, stream: HTTP2Stream, message: Message) -> None:
         """
-        More fields have come on a stream, which ordinarily are trailers: they are dropped. If they do
-        not end the stream, or come before the content's end, the message is malformed (RFC 9113 §8.1).
+        More fields have come on a stream: trailers, which are dropped. If they do not end it, or come
+        before the content's end, the message is malformed (RFC 9113 §8.1).
         """
         if not message.ends or stream.rest:
             self.refuse(stream.stream_id, ErrorCodes.PROTOCOL_ERROR)
@@ -269,9 +269,8 @@ class HTTP2Connection(Protocol):
 
     def schedule_all(self) -> None:
         """Let all streams send that have something."""
-        for stream in tuple(self.streams.values()):
-            if stream.has_output:
-                self.schedule(stream)
+        for stream in [stream for stream in self.streams.values() if stream.has_output]:
+            self.schedule(stream)
 
     def consumed(self, stream: HTTP2Stream, size: int) -> None:
         self.acknowledge(stream.stream_id, size)
@@ -318,10 +317,8 @@ class HTTP2Connection(Protocol):
 
     def blame(self) -> None:
         """
-        What has just been read was good for nothing but a reset. It costs the other side some of its
-        budget: it could have streams reset without an end (CVE-2025-8671).
-
-        :raises BrokenRule: if the budget is spent.
+        What has been read was good for nothing but a reset, which costs some of the budget (it is
+        CVE-2025-8671 to have streams reset without an end).
         """
         if not self.reader.budget.spend():
             raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
@@ -359,10 +356,7 @@ class HTTP2Connection(Protocol):
     # The end.
 
     def say_goodbye(self, last_stream: int = LAST_STREAM, code: int = ErrorCodes.NO_ERROR) -> None:
-        """
-        Send GOAWAY (RFC 9113 §6.8). Streams with a higher number than ``last_stream`` are not answered;
-        the default announces the end: those on their way still come.
-        """
+        """Send GOAWAY (RFC 9113 §6.8); the default answers whatever is on its way."""
         self.flush()
         self.transport.write(goaway_frame(last_stream, code))
 
