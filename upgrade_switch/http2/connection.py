@@ -422,4 +422,3 @@ class HTTP2Connection(Protocol):
         # A TLS layer would keep its producer, and hence itself.
         self.transport.unregisterProducer()
         self._end_streams(reason)
-        self.turns.end()

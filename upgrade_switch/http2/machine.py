@@ -34,6 +34,9 @@ class _Machine(H2Connection):
     opened as there were, or when there may be too many.
     """
 
+    #: How many of the closed ones it remembers: 65,536, as is its habit, would take 10 MB.
+    MAX_CLOSED_STREAMS = 2**10
+
     _counted = 0
     _opened_since = _UNCOUNTED
 
@@ -49,12 +52,6 @@ class _Machine(H2Connection):
             self._opened_since = 0
         self._opened_since += 1
         return most
-
-
-class _Machine(H2Connection):
-    """h2's, which remembers fewer of the streams that have ended: 65,536 would take 10 MB."""
-
-    MAX_CLOSED_STREAMS = 2**10
 
 
 def new_machine(is_client: bool, settings: dict[SettingCodes, int] | None = None) -> H2Connection:

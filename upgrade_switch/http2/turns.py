@@ -62,13 +62,6 @@ class Turns:
     def clear(self) -> None:
         """Nobody sends any more; what is left to send has been written."""
         self._ready.clear()
-        # The connection's: the two know each other.
-        self._write = _nowhere
-
-    def end(self) -> None:
-        """The transport has ended. Nothing refers to the connection any more: that would be a cycle."""
-        self.clear()
-        self._write = len
 
     def flush(self) -> None:
         """Write what h2 has to send."""
@@ -148,7 +141,3 @@ class Turns:
         allowed = min(window, self._left_before_settings)
         self._left_before_settings -= min(allowed, stream.unsent)
         return allowed
-
-
-def _nowhere(data: bytes) -> None:
-    """Where writes go when the connection is over."""
