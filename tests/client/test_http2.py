@@ -47,6 +47,7 @@ from upgrade_switch import (
     UpgradeResource,
     switched_connection,
 )
+from upgrade_switch.client import http2
 from upgrade_switch.errors import MissingExtra
 from upgrade_switch.protocols import (
     Destinations,
@@ -130,6 +131,16 @@ async def test_a_hundred_at_once() -> None:
             await target.until(lambda n=number, t=target: len(t.data) == len(b"%d" % n) * 1000)
         assert flood.sent < 2**21
         stalled.transport.unregisterProducer()
+
+
+@pytest_twisted.ensureDeferred
+async def test_most_streams_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many a server takes: no more streams than a connection has room for if none is read."""
+    monkeypatch.setattr(http2, "MOST_STREAMS", 2)
+    async with served(echo()) as client:
+        responses = await patient(gatherResults([client.ask() for _ in range(5)]))
+        assert [response.code for response in responses] == [200] * 5
+        assert client.dialling.count == 3
 
 
 @pytest_twisted.ensureDeferred

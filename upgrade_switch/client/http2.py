@@ -19,6 +19,7 @@ from .. import _twisted
 from ..connection import HoldingProtocol
 from ..http2.connection import HTTP2Connection
 from ..http2.ending import ConnectionState
+from ..http2.machine import MOST_STREAMS
 from .stream_exchange import NotProcessed, StreamExchange, connect_fields
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class ClientConnection(HTTP2Connection):
             return False
         # h2 also counts streams that have ended here, and whose end the server has not heard of.
         count = max(len(self.streams), self.machine.open_outbound_streams)
-        return count < self.machine.remote_settings.max_concurrent_streams
+        # The connection's window is as wide as those of so many streams.
+        return count < min(self.machine.remote_settings.max_concurrent_streams, MOST_STREAMS)
 
     @property
     def is_idle(self) -> bool:

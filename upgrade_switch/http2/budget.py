@@ -22,8 +22,10 @@ __all__ = ["Budget"]
 _MOST = 1000
 _A_SECOND = 100
 
-# Bytes that open a window well enough, and that are worth a frame.
+# Bytes that are worth a frame; and that open a window well enough. Some small devices have windows of
+# 1 KiB, and open them by half.
 _WORTH_A_FRAME = 1024
+_WORTH_AN_UPDATE = 256
 
 _END_STREAM = int(Flag.END_STREAM)
 
@@ -50,7 +52,7 @@ class Budget:
         elif kind == FrameType.HEADERS:
             costs = False
         elif kind == FrameType.WINDOW_UPDATE:
-            costs = int.from_bytes(frame[9:13], "big") < _WORTH_A_FRAME
+            costs = int.from_bytes(frame[9:13], "big") < _WORTH_AN_UPDATE
         else:
             costs = kind in _ALWAYS_COSTS or kind > FrameType.CONTINUATION
         return not costs or self.spend()

@@ -31,6 +31,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from .due import Due
 from .ending import ConnectionState, Lingering, close_in_time
 from .events import HANDLERS
 from .frames import LAST_STREAM, Flag, FrameType, goaway_frame, padding_of, raw_frame
@@ -84,7 +85,7 @@ class HTTP2Connection(Protocol):
         self.last_opened = 0
         self.machine = new_machine(is_client, settings)
         self.reader = FrameReader(clock)
-        self._due: list[tuple[HTTP2Stream, Callable[[], object]]] = []
+        self._due = Due()
         self.turns = Turns(self.machine, self.reader)
         # While frames are being read, what is sent waits for the end.
         self._is_reading = False
@@ -99,8 +100,8 @@ class HTTP2Connection(Protocol):
 
     def continued(self, stream: HTTP2Stream, message: Message) -> None:
         """
-        More fields have come on a stream, which ordinarily are trailers: they are dropped. If they do
-        not end the stream, or come before the content's end, the message is malformed (RFC 9113 §8.1).
+        More fields have come on a stream: trailers, which are dropped. If they do not end it, or come
+        before the content's end, the message is malformed (RFC 9113 §8.1).
         """
         if not message.ends or stream.rest:
             self.refuse(stream.stream_id, ErrorCodes.PROTOCOL_ERROR)
@@ -155,7 +156,6 @@ class HTTP2Connection(Protocol):
 
     @property
     def is_secure(self) -> bool:
-        """Whether there is TLS beneath."""
         return self._make_stream is TLSStream
 
     @property
@@ -171,7 +171,7 @@ class HTTP2Connection(Protocol):
         self._is_reading = True
         try:
             self._read(data)
-            self._act()
+            self._due.run(self.streams)
             if self.turns.is_overfull:
                 raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
         except BrokenRule as broken:
@@ -195,7 +195,7 @@ class HTTP2Connection(Protocol):
             elif read.kind == FrameType.PRIORITY:
                 if not is_priority(read):
                     self.refuse(read.stream_id, ErrorCodes.FRAME_SIZE_ERROR)
-            elif read.kind == FrameType.RST_STREAM and self._is_idle(read.stream_id):
+            elif read.kind == FrameType.RST_STREAM and self.machine.is_idle(read.stream_id):
                 # RFC 9113 §6.4, which h2 does not see to.
                 raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
             else:
@@ -203,26 +203,11 @@ class HTTP2Connection(Protocol):
             if self.is_closed:
                 break
 
-    def _is_idle(self, stream_id: int) -> bool:
-        """Whether a stream has not been opened yet."""
-        machine = self.machine
-        return stream_id > max(machine.highest_inbound_stream_id, machine.highest_outbound_stream_id)
-
     def when_read(self, stream: HTTP2Stream, act: Callable[[], object]) -> None:
-        """
-        Have something done when all that has come has been read, if the stream is not over by then:
-        for a request that is reset right behind it, nothing is done (CVE-2023-44487).
-        """
-        self._due.append((stream, act))
+        """Have something done when all that has come has been read (``due.py``)."""
+        self._due.add(stream, act)
         if not self._is_reading:
-            self._act()
-
-    def _act(self) -> None:
-        while self._due:
-            due, self._due = self._due, []
-            for stream, act in due:
-                if stream.stream_id in self.streams:
-                    act()
+            self._due.run(self.streams)
 
     def _handle(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -284,9 +269,8 @@ class HTTP2Connection(Protocol):
 
     def schedule_all(self) -> None:
         """Let all streams send that have something."""
-        for stream in tuple(self.streams.values()):
-            if stream.has_output:
-                self.schedule(stream)
+        for stream in [stream for stream in self.streams.values() if stream.has_output]:
+            self.schedule(stream)
 
     def consumed(self, stream: HTTP2Stream, size: int) -> None:
         self.acknowledge(stream.stream_id, size)
@@ -333,10 +317,8 @@ class HTTP2Connection(Protocol):
 
     def blame(self) -> None:
         """
-        What has just been read was good for nothing but a reset. It costs the other side some of its
-        budget: it could have streams reset without an end (CVE-2025-8671).
-
-        :raises BrokenRule: if the budget is spent.
+        What has been read was good for nothing but a reset, which costs some of the budget (it is
+        CVE-2025-8671 to have streams reset without an end).
         """
         if not self.reader.budget.spend():
             raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
@@ -363,23 +345,18 @@ class HTTP2Connection(Protocol):
         """Give the transport what h2 has to send."""
         self.turns.flush()
 
-    def _flush_unless_reading(self) -> None:
-        if not (self._is_reading or self.is_closed):
-            self.flush()
-
     def _send(self) -> None:
         if not (self._is_reading or self.is_closed):
             self.turns.send()
 
+    def _flush_unless_reading(self) -> None:
+        if not (self._is_reading or self.is_closed):
+            self.flush()
+
     # The end.
 
     def say_goodbye(self, last_stream: int = LAST_STREAM, code: int = ErrorCodes.NO_ERROR) -> None:
-        """
-        Send GOAWAY (RFC 9113 §6.8).
-
-        :param last_stream: streams with a higher number are not answered. The default is for a first
-            announcement, behind which those still come that are on their way.
-        """
+        """Send GOAWAY (RFC 9113 §6.8); the default answers whatever is on its way."""
         self.flush()
         self.transport.write(goaway_frame(last_stream, code))
 
@@ -408,9 +385,9 @@ class HTTP2Connection(Protocol):
         self._lingering.clear()
         if reason.check(ConnectionDone):
             reason = Failure(ConnectionLost("the connection has ended before the stream"))
-        streams, self.streams = self.streams, {}
         self.turns.clear()
         self._due.clear()
+        streams, self.streams = self.streams, {}
         for stream in streams.values():
             stream.cut_off(reason)
 

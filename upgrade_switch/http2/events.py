@@ -19,8 +19,7 @@ from h2.events import (
 from h2.settings import SettingCodes
 
 if TYPE_CHECKING:
-    from h2.connection import H2Connection
-
+    from .machine import Machine
     from .stream import HTTP2Stream
 
 __all__ = ["HANDLERS", "StreamsConnection"]
@@ -32,7 +31,7 @@ _LARGEST_TABLE = 2**12
 class StreamsConnection(TypingProtocol):
     """A connection, as these events need it."""
 
-    machine: H2Connection
+    machine: Machine
     streams: dict[int, HTTP2Stream]
 
     def acknowledge(self, stream_id: int, size: int) -> None:
