@@ -160,7 +160,6 @@ class HTTP2Connection(Protocol):
 
     @property
     def is_closed(self) -> bool:
-        """Whether nothing is read and sent any more."""
         return self.state is ConnectionState.CLOSED
 
     # Receiving.
