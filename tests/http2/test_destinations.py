@@ -131,7 +131,7 @@ async def test_refused_connect(listen: Any, authority: bytes, code: int, error: 
 
 @pytest_twisted.ensureDeferred
 async def test_connect_without_acceptor(listen: Any) -> None:
-    """A site that is no proxy answers 501, whatever its pages would."""
+    """A site without an acceptor answers every CONNECT with 501, even if a page would take it."""
     client = await client_by("alpn", await listen("tls", h2c_site()))
     stream = connecting(client, b"localhost:22")
     assert (await client.head_of(stream))[0] == 501

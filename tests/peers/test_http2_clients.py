@@ -147,7 +147,7 @@ async def node_tells(files: Path, listening: Any, mode: str, count: int = 1) -> 
 @pytest.mark.parametrize("mode", ["stays", "closes"])
 @pytest_twisted.ensureDeferred
 async def test_node(serve: Any, files: Path, mode: str) -> None:
-    """Node's streams of a token of one's own echo, also when it has closed the session meanwhile."""
+    """Streams that Node opens for a custom token echo, even after it has closed the session."""
     listening = await serve()
     told = await node_tells(files, listening, mode, 20)
     page = {"page": "page"} if mode == "stays" else {}

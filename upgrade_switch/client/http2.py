@@ -130,7 +130,7 @@ class ClientConnection(HTTP2Connection):
             self.retire()
 
     def retire(self) -> None:
-        """Open no more streams, and close the connection when there are none."""
+        """Open no more streams, and close the connection when the last one has ended."""
         self._is_retired = True
         if not self.streams:
             self.emptied()

@@ -91,8 +91,8 @@ class UpgradePool(_twisted.UnaskedSwitchPool):
 
     def resting_client(self, key: Hashable) -> ExchangeClient | None:
         """
-        A connection that :meth:`exchange_client` would give at once, without a Deferred; None if there
-        is none.
+        A connection that :meth:`exchange_client` would give at once, without a Deferred; None if no
+        connection rests.
         """
         return self._idle.take(key)
 

@@ -7,7 +7,7 @@ waits for it, and then gets one of three things:
 
 - an HTTP/2 connection that takes upgrades: the request goes out on a stream;
 - the connection that was made, for HTTP/1.1, since the server has chosen that: the first one gets it;
-- nothing: a connection of one's own, for HTTP/1.1, as without any of this.
+- nothing: it then makes a connection of its own, and speaks HTTP/1.1.
 
 A server that has chosen HTTP/1.1, or does not take upgrades over HTTP/2, is not asked again.
 """

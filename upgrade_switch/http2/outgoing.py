@@ -30,7 +30,7 @@ class Producing(Enum):
     """What the registered producer of a stream does."""
 
     NOTHING = auto()
-    """There is none."""
+    """No producer is registered."""
     PUSHING = auto()
     """A push producer writes as it likes."""
     PAUSED = auto()
