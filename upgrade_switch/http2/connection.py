@@ -1,12 +1,14 @@
 """
 :class:`HTTP2Connection`: an HTTP/2 connection (RFC 9113), on either side.
 
-The h2 library keeps the connection's state: streams, windows, settings. It is given one frame at a
-time, so that what it says and what it knows agree. Three things are kept from it:
+The h2 library keeps the connection's state: streams, settings. It is given one frame at a time, so that
+what it says and what it knows agree. Four things are kept from it:
 
 - Header blocks. They are put together and decoded here (``reader.py``); h2 gets a stand-in for each: a
   message that breaks a rule for fields (RFC 9113 §8.2, §8.3) is to cost its stream, and h2 ends the
   connection.
+- Data, and the windows for it (``windows.py``). h2 would take most of the time that an echo takes. It
+  gets what is not wanted, and learns of the ends.
 - GOAWAY. To h2 a connection is over with the first one, sent or received; to RFC 9113 §6.8, streams go
   on.
 - Priorities, which RFC 9113 §5.3.2 deprecates.
@@ -33,13 +35,14 @@ from zope.interface import implementer
 
 from .ending import ConnectionState, Lingering, close_in_time
 from .events import HANDLERS
-from .frames import LAST_STREAM, Flag, FrameType, goaway_frame, padding_of, raw_frame
+from .frames import LAST_STREAM, Flag, FrameType, data_of, goaway_frame, increment_of, raw_frame
 from .machine import CONNECTION_WINDOW, STREAM_WINDOW, name_of, new_machine
 from .outgoing import Direction
 from .reader import BrokenRule, Frame, FrameReader, Message, read_goaway
 from .stream import HTTP2Stream
 from .transports import TCPStream, TLSStream
 from .turns import Turns
+from .windows import Windows
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTP2Connection"]
 
+_DATA, _HEADERS, _WINDOW_UPDATE = map(int, (FrameType.DATA, FrameType.HEADERS, FrameType.WINDOW_UPDATE))
 _END_STREAM, _END_HEADERS = int(Flag.END_STREAM), int(Flag.END_HEADERS)
 
 
@@ -81,7 +85,8 @@ class HTTP2Connection(Protocol):
         self.machine = new_machine(is_client, settings)
         self.reader = FrameReader(clock)
         self._due: list[tuple[HTTP2Stream, Callable[[], object]]] = []
-        self.turns = Turns(self.machine, self.reader, self._write)
+        self.windows = Windows()
+        self.turns = Turns(self.machine, self.reader, self.windows, self._write)
         # While frames are being read, what is sent waits for the end.
         self._is_reading = False
         self._lingering = Lingering(clock)
@@ -169,8 +174,10 @@ class HTTP2Connection(Protocol):
         for read in self.reader.read(data):
             if isinstance(read, Message):
                 self._read_message(read)
-            elif read.kind == FrameType.DATA:
+            elif read.kind == _DATA:
                 self._read_data(read)
+            elif read.kind == _WINDOW_UPDATE:
+                self._read_window_update(read)
             elif read.kind == FrameType.GOAWAY:
                 self.told_goodbye(*read_goaway(read))
             elif read.kind != FrameType.PRIORITY:
@@ -206,7 +213,7 @@ class HTTP2Connection(Protocol):
         if stream is not None:
             self.continued(stream, message)
         flags = _END_HEADERS | (_END_STREAM if message.ends else 0)
-        stand_in = raw_frame(FrameType.HEADERS, flags, stream_id, self.stand_in)
+        stand_in = raw_frame(_HEADERS, flags, stream_id, self.stand_in)
         events = self.machine.receive_data(stand_in)
         if stream is None and events and stream_id > self.last_opened:
             self.last_opened = stream_id
@@ -214,14 +221,37 @@ class HTTP2Connection(Protocol):
         self._handle(events)
 
     def _read_data(self, frame: Frame) -> None:
-        stream = self.streams.get(frame.stream_id)
-        if stream is not None and stream.rest is not None:
-            size = len(frame.raw) - 9 - padding_of(frame.raw)
-            if size > stream.rest or (frame.flags & _END_STREAM and size != stream.rest):
-                # RFC 9113 §8.1.1. h2 then knows that nobody wants what it is given.
-                self.reset(frame.stream_id, ErrorCodes.PROTOCOL_ERROR)
-            stream.rest -= size
-        self._handle(self.machine.receive_data(frame.raw))
+        stream, data = self.streams.get(frame.stream_id), data_of(frame.raw)
+        ends = bool(frame.flags & _END_STREAM)
+        if stream is not None and data is not None and not stream.takes(len(data), ends):
+            # h2 then knows that nobody wants what it is given.
+            self.reset(frame.stream_id, ErrorCodes.PROTOCOL_ERROR)
+            stream = None
+        if stream is None or data is None or stream.end_came:
+            # h2 says what is wrong with it, if anything is.
+            self._handle(self.machine.receive_data(frame.raw))
+            return
+        size = len(frame.raw) - 9
+        self.windows.received(stream, size)
+        events: list[Event] = []
+        if ends:
+            events = self.machine.receive_data(raw_frame(_DATA, _END_STREAM, frame.stream_id, b""))
+        if size:
+            stream.received(data, size)
+        self._handle(events)
+
+    def _read_window_update(self, frame: Frame) -> None:
+        stream, size = self.streams.get(frame.stream_id), increment_of(frame.raw)
+        if not size or (stream is None and frame.stream_id):
+            # h2 says what is wrong with it, if anything is.
+            self._handle(self.machine.receive_data(frame.raw))
+        elif stream is None:
+            self.windows.open(size)
+            self.schedule_all()
+        elif not self.windows.open_stream(stream, size):
+            self.reset(frame.stream_id, ErrorCodes.FLOW_CONTROL_ERROR)
+        elif stream.has_output:
+            self.schedule(stream)
 
     def told_goodbye(self, last_stream: int, code: int) -> None:
         """
@@ -237,6 +267,7 @@ class HTTP2Connection(Protocol):
     def add_stream(self, stream_id: int) -> HTTP2Stream:
         """Make the transport of a stream that has been opened."""
         stream = self.streams[stream_id] = self._make_stream(self, stream_id)
+        stream.window = self.machine.remote_settings.initial_window_size
         return stream
 
     def schedule(self, stream: HTTP2Stream) -> None:
@@ -250,13 +281,12 @@ class HTTP2Connection(Protocol):
                 self.schedule(stream)
 
     def consumed(self, stream: HTTP2Stream, size: int) -> None:
-        self.acknowledge(stream.stream_id, size)
-
-    def acknowledge(self, stream_id: int, size: int) -> None:
-        """Open the windows again by what has come and needs no room any more."""
-        if size and not self.is_closed:
-            with suppress(H2Error):
-                self.machine.acknowledge_received_data(size, stream_id)
+        if self.is_closed:
+            return
+        is_open = stream.stream_id in self.streams and not stream.end_came
+        frames = self.windows.consumed(stream, size, is_open)
+        if frames:
+            self.turns.put(frames)
             self._flush_unless_reading()
 
     def cancel(self, stream: HTTP2Stream) -> None:

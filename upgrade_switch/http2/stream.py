@@ -27,7 +27,9 @@ from zope.interface import implementer
 
 from ..interfaces import IMultiplexedTransport, IStreamTransport
 from ..sending import SendingWatch
+from .machine import STREAM_WINDOW
 from .outgoing import Direction, Outgoing
+from .windows import Room
 
 if TYPE_CHECKING:
     from .lists import Field
@@ -82,6 +84,8 @@ class HTTP2Stream(Outgoing):
 
     :ivar protocol: what owns it.
     :ivar receiving: how far the direction is that the other side sends in.
+    :ivar end_came: whether the other side has ended that direction, though it may not all be read.
+    :ivar room: how much may come (``windows.py``).
     :ivar rest: how many bytes are to come; None if that has not been said (RFC 9113 §8.1.1).
     :ivar linger: how many seconds the other side may take to end its direction, once this side is
         through with both; then the stream is reset (RFC 9113 §8.1). If it is 0, the stream is a
@@ -96,6 +100,8 @@ class HTTP2Stream(Outgoing):
         super().__init__(stream_id, owner.clock)
         self.protocol: Any = None
         self.rest: int | None = None
+        self.end_came = False
+        self.room = Room(STREAM_WINDOW)
         self.receiving = Direction.OPEN
         self._owner = owner
         # Whether nobody reads what comes; what has come since, and how much of the window it has used;
@@ -225,6 +231,17 @@ class HTTP2Stream(Outgoing):
         self._finish_if_ended()
 
     # What the connection does: receiving.
+
+    def takes(self, length: int, ends: bool) -> bool:
+        """
+        Whether so many bytes more are what was said to come (RFC 9113 §8.1.1).
+
+        :param ends: whether the other side ends its direction with them.
+        """
+        if self.rest is None:
+            return True
+        self.rest -= length
+        return self.rest == 0 if ends else self.rest >= 0
 
     def received(self, data: bytes, size: int) -> None:
         """

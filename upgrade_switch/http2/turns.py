@@ -8,11 +8,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .frames import Flag, FrameType, frame_head
+
 if TYPE_CHECKING:
     from h2.connection import H2Connection
 
     from .outgoing import Outgoing
     from .reader import FrameReader
+    from .windows import Windows
 
 __all__ = ["Turns"]
 
@@ -24,6 +27,8 @@ _MOST_BEFORE_SETTINGS = 2**14
 # Bytes that are given to the transport in one piece.
 _AT_ONCE = 2**16
 
+_DATA, _END_STREAM = int(FrameType.DATA), int(Flag.END_STREAM)
+
 
 class Turns:
     """
@@ -34,17 +39,24 @@ class Turns:
     """
 
     def __init__(
-        self, machine: H2Connection, reader: FrameReader, write: Callable[[bytes], object]
+        self,
+        machine: H2Connection,
+        reader: FrameReader,
+        windows: Windows,
+        write: Callable[[bytes], object],
     ) -> None:
         """
-        :param machine: what makes frames.
+        :param machine: what makes all frames but DATA.
         :param reader: knows whether the other side has begun, and has the budget.
+        :param windows: the connection's.
         :param write: takes what is to be sent.
         """
         self.is_full = False
         self._machine = machine
         self._reader = reader
+        self._windows = windows
         self._write = write
+        self._made: list[bytes] = []
         self._ready: deque[Outgoing] = deque()
         self._left_before_settings = _MOST_BEFORE_SETTINGS
         self._is_sending = False
@@ -59,9 +71,19 @@ class Turns:
         """Nobody sends any more."""
         self._ready.clear()
 
-    def flush(self) -> None:
-        """Write what h2 has to send."""
+    def put(self, *pieces: bytes) -> None:
+        """Send frames, or pieces of frames, behind what h2 has to send."""
         data = self._machine.data_to_send()
+        if data:
+            self._made.append(data)
+        self._made += pieces
+
+    def flush(self) -> None:
+        """Write what there is to send."""
+        data = self._machine.data_to_send()
+        if self._made:
+            data = b"".join([*self._made, data])
+            self._made.clear()
         if data:
             self._write(data)
 
@@ -107,7 +129,7 @@ class Turns:
             return len(heads)
         data = stream.take(min(window, machine.max_outbound_frame_size))
         ends = stream.is_at_end
-        machine.send_data(stream_id, data, end_stream=ends)
+        self._send_data(stream, data, ends)
         self._reader.budget.sent(len(data), stream.unsent)
         if ends:
             stream.end_sent()
@@ -117,9 +139,17 @@ class Turns:
             self.add(stream)
         return len(data)
 
+    def _send_data(self, stream: Outgoing, data: bytes, ends: bool) -> None:
+        self._windows.sent(stream, len(data))
+        self.put(frame_head(_DATA, _END_STREAM if ends else 0, stream.stream_id, len(data)), data)
+        if ends:
+            # What h2 sends for that has gone with the data.
+            self._machine.end_stream(stream.stream_id)
+            self._machine.clear_outbound_data_buffer()
+
     def _window_of(self, stream: Outgoing) -> int:
         """How much may be sent on a stream now."""
-        window = self._machine.local_flow_control_window(stream.stream_id)
+        window = self._windows.of(stream)
         if self._reader.has_begun:
             return window
         allowed = min(window, self._left_before_settings)

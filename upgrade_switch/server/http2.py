@@ -186,7 +186,7 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         if not isinstance(channel, StreamChannel):
             return not stream.disconnected
         # A content that is to come has a timer of its own.
-        return not stream.unsent or self.machine.local_flow_control_window(stream.stream_id) > 0
+        return not stream.unsent or self.windows.of(stream) > 0
 
     # The end.
 
