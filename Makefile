@@ -21,6 +21,10 @@ LEFT_OUT := docs/* examples/* test_house.py test_waiting.py protocols/test_names
 	peers/test_proxy_front_ends.py peers/test_proxy_websockets.py
 ON_OTHERS := $(ON_ALL_CORES) $(LEFT_OUT:%='--ignore-glob=tests/%')
 
+# What is compiled is kept, also where the environment says otherwise, as in many containers: else each of
+# the programs that the tests run would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 FUZZ_ARGS ?= --seconds 600 --keep
 
 .PHONY: serve cluster crossbar node docker test test-fast test-oldest test-newest-python mutants lint types docs man \

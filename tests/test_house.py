@@ -223,3 +223,14 @@ def test_private_names_that_override(module: str) -> None:
         theirs = [base for base in cls.__mro__ if base.__module__.startswith("twisted.")]
         for name in filter(is_private, vars(cls)):
             assert not any(name in vars(base) for base in theirs), f"{cls.__name__}.{name}"
+
+
+def test_tests_do_not_import_one_another() -> None:
+    """What test modules share is in the kit."""
+    found = [
+        (path.name, node.module)
+        for path in Path(__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and ".test_" in (node.module or "")
+    ]
+    assert found == []

@@ -242,7 +242,7 @@ class NotSwitched(UpgradeError, ConnectError):
 
     :ivar response: the answer, an ``IResponse`` (treq's, if the request was treq's). Its ``code``,
         its ``headers`` (``Upgrade`` too) and its body can be read. The connection of a refused
-        upgrade closes after the body.
+        upgrade, over HTTP/2 its stream, closes after the body.
     """
 
     def __init__(self, response: IResponse, why: str = "the server did not switch protocols") -> None:

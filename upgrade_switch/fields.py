@@ -84,6 +84,10 @@ def is_host(value: bytes) -> bool:
     Whether a ``Host`` field's value is ``uri-host [":" port]`` with a host in it (RFC 9110 §7.2,
     §4.2.1; RFC 3986 §3.2.2).
     """
+    return _is_short_host(value) if len(value) <= _LONGEST_REMEMBERED else _is_host(value)
+
+
+def _is_host(value: bytes) -> bool:
     match = _HOST.match(value)
     if match is None:
         return False
@@ -95,6 +99,9 @@ def is_host(value: bytes) -> bool:
     except AddressValueError:
         return False
     return True
+
+
+_is_short_host = lru_cache(_MOST_REMEMBERED)(_is_host)
 
 
 def is_authority(value: bytes) -> bool:

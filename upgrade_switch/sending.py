@@ -86,6 +86,7 @@ class SendingWatch:
         sent: Callable[[], object],
         stuck: Callable[[], object],
         stuck_after: float = STUCK_AFTER,
+        measure: Callable[[object], int] | None = None,
     ) -> None:
         """
         :param transport: the transport, which may have been told to close already.
@@ -93,13 +94,15 @@ class SendingWatch:
         :param sent: called once when nothing remains; at once, within this call, if nothing does.
         :param stuck: called once, in place of ``sent``, if what remains has not shrunk for so long.
         :param stuck_after: how long, in seconds.
+        :param measure: says how much remains; None: :func:`remaining` does.
         """
         self._transport = transport
         self._clock = clock
+        self._measure = measure or remaining
         self._sent = sent
         self._stuck = stuck
         self._stuck_after = stuck_after
-        self._remaining = remaining(transport)
+        self._remaining = self._measure(transport)
         self._since = clock.seconds()
         self._pause = _FIRST_LOOK
         self._call: IDelayedCall | None = None
@@ -108,7 +111,7 @@ class SendingWatch:
 
     def _look(self) -> None:
         self._call = None
-        now = remaining(self._transport)
+        now = self._measure(self._transport)
         if now < self._remaining:
             self._since = self._clock.seconds()
         self._remaining = now
@@ -219,7 +222,8 @@ def is_clean_end(
     """
     if reason.check(ConnectionDone):
         return True
-    if not ISSLTransport.providedBy(transport):
+    if not ISSLTransport.providedBy(transport) or IMultiplexedTransport.providedBy(transport):
+        # A stream says by itself whether it has ended, whatever TLS beneath it says.
         return False
     if forgive_truncation and reason.check(ConnectionLost):
         return True

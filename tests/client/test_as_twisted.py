@@ -22,9 +22,8 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from tests.client.test_failures import Unreachable
 from tests.kit.harness import localhost, patient, reactor, turns
-from tests.kit.scripted import CLIENT_KINDS, Peer, Scripted, Slow, playing
+from tests.kit.scripted import CLIENT_KINDS, Peer, Scripted, Slow, Unreachable, playing
 from upgrade_switch import UpgradeEndpoint
 from upgrade_switch.errors import InvalidResponse
 

@@ -37,10 +37,9 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface.verify import verifyObject
 
-from tests.client.test_endpoint import Counting, Raising
 from tests.kit.certificate import AUTHORITY, SERVER
 from tests.kit.harness import Recorder, field, patient, reactor, turns
-from tests.kit.scripted import SWITCH, Peer, Scripted, playing
+from tests.kit.scripted import SWITCH, Counting, Peer, Raising, Scripted, playing
 from upgrade_switch import (
     ConnectEndpoint,
     NotSwitched,

@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import clientFromString, connectProtocol
 from twisted.internet.error import ConnectError, ConnectionRefusedError, NoProtocol, TimeoutError
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.web.client import (
     Agent,
@@ -28,31 +28,10 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from tests.kit.harness import EchoTarget, Recorder, factory_of, patient, reactor, site_of, turns
-from tests.kit.scripted import SWITCH, endpoint_to, playing, trusting_agent
+from tests.kit.scripted import SWITCH, Counting, Raising, endpoint_to, playing, trusting_agent
 from upgrade_switch import NotSwitched, UpgradeEndpoint
 from upgrade_switch.errors import InvalidToken, UpgradeError
 from upgrade_switch.server.pages import StatusPage
-
-
-class Counting(Factory):
-    """A client's factory that counts how often it is started and stopped."""
-
-    noisy = False
-
-    def __init__(self, make: Any = Recorder) -> None:
-        self.calls: list[str] = []
-        self.addresses: list[Any] = []
-        self._make = make
-
-    def startFactory(self) -> None:
-        self.calls.append("start")
-
-    def stopFactory(self) -> None:
-        self.calls.append("stop")
-
-    def buildProtocol(self, addr: Any) -> Any:
-        self.addresses.append(addr)
-        return self._make()
 
 
 @pytest.mark.parametrize("kind", ["tcp", "tls"])
@@ -225,14 +204,6 @@ async def test_no_protocol(kind: str, make: Any, error: type[Exception], listen:
     assert counting.calls == ["start", "stop"]
     await built[0].is_lost()
     assert caught.value.__traceback__ is not None
-
-
-class Raising(Recorder):
-    """A client that fails when it is connected."""
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        raise ZeroDivisionError
 
 
 @pytest_twisted.ensureDeferred

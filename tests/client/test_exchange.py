@@ -962,3 +962,28 @@ def test_any_bytes_of_noise() -> None:
             for byte in (0, 9, 10, 13, 32, 48, 58, 255):
                 broken = data[:number] + bytes([byte]) + data[number + 1 :]
                 outcome(broken, None, UPGRADE, False, reset=False)
+
+
+@pytest.mark.parametrize("answer", [OK, CHUNKS], ids=["length", "chunks"])
+def test_caught_up(answer: bytes) -> None:
+    """The listener hears that there is no more for now, but not behind the end."""
+
+    class Counting(Heard):
+        caught = 0
+
+        def caught_up(self) -> None:
+            super().caught_up()
+            self.caught += 1
+
+    head, end, body = answer.partition(b"\r\n\r\n")
+    for parts, caught in (
+        ([answer], 0),
+        ([head, end + body], 0),
+        ([head, end, body[:-1], body[-1:]], 2),
+        ([CONTINUE, answer], 1),
+        ([CONTINUE + answer], 0),
+    ):
+        line, heard = Line(), Counting()
+        line.ask(GET, heard)
+        line.answer(*parts)
+        assert (heard.last, heard.caught) == ("ended", caught)

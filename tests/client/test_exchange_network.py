@@ -24,6 +24,7 @@ from tests.kit.waiting import eventually
 from upgrade_switch import UpgradePool, _twisted
 from upgrade_switch.client.exchange import Exchange
 from upgrade_switch.client.exchange_interfaces import ExchangeHead
+from upgrade_switch.sending import remaining
 
 every_kind = pytest.mark.parametrize("kind", CLIENT_KINDS)
 
@@ -112,6 +113,32 @@ async def test_server_closes_a_resting_connection(kind: str) -> None:
             await server.client.is_closed()
             assert server.count == number
         assert len(server.pool._idle) == 0
+
+
+@every_kind
+@pytest_twisted.ensureDeferred
+async def test_answer_in_front_of_a_reset(kind: str) -> None:
+    """
+    A server that answers, and closes without having read the content, resets the connection; the
+    answer has come before that, and is told, though nothing was read when the writing failed.
+    """
+    async with playing(kind) as server:
+        heard = Heard()
+        client, exchange = await begin(server.pool, server.endpoint, CHUNKED, heard)
+        exchange.write(MEGABYTE * 20)
+        peer, _ = await server.asked()
+        peer.transport.pauseProducing()
+        # As it is when answer and reset come after the reactor has seen that there is nothing to read.
+        socket = _twisted.bottom(client.transport)
+        socket.stopReading()
+        peer.send(OK)
+        # TLS collects what is written in one turn.
+        await turns(2)
+        await eventually(lambda: not remaining(peer.transport))
+        _twisted.bottom(peer.transport).abortConnection()
+        await heard.over()
+        assert heard.names == ["response", "data", "ended"]
+        await eventually(lambda: not socket.connected)
 
 
 @every_kind
@@ -233,6 +260,27 @@ async def test_switch(kind: str) -> None:
 
 @every_kind
 @pytest_twisted.ensureDeferred
+async def test_switch_behind_a_content(kind: str) -> None:
+    """Nothing of an upgrade with a content is left on the transport, which is somebody else's then."""
+    async with playing(kind) as server:
+        heard = Heard()
+        head = ExchangeHead(b"POST", b"/", [*UPGRADE.fields, (b"Content-Length", b"4")])
+        client, exchange = await begin(server.pool, server.endpoint, head, heard, fresh=True)
+        transport = client.transport
+        exchange.write(b"body")
+        exchange.end()
+        peer, _ = await server.asked()
+        peer.send(SWITCH)
+        await heard.over()
+        assert _twisted.watcher(transport) is None
+        target = Recorder()
+        heard.connection.install(target)
+        peer.transport.loseConnection()
+        await target.is_lost()
+
+
+@every_kind
+@pytest_twisted.ensureDeferred
 async def test_refused_with_a_body(kind: str) -> None:
     """An upgrade with a body that is refused: all is told, and the connection is closed."""
     async with playing(kind) as server:
@@ -349,7 +397,7 @@ async def test_large_answer(kind: str, framing: str, listen: Any) -> None:
         exchange.pauseProducing()
         await settled(lambda: (source.sent, heard.count))
         assert source.sent < len(data)
-        assert len(client.parser.trailing_data[0]) <= MOST_WAITING
+        assert client.messages.unread <= MOST_WAITING
         heard.is_paused = False
         exchange.resumeProducing()
     await heard.over()
@@ -474,7 +522,7 @@ async def exchanged(how: str, endpoint: Any, listening: Any) -> list[Any]:
     exchange = client.exchange(UPGRADE if how == "switched" else GET, heard)
     exchange.end()
     peer = await listening.site.next()
-    weak = [ref(client), ref(exchange), ref(heard), ref(client.parser)]
+    weak = [ref(client), ref(exchange), ref(heard), ref(client.messages)]
     told = {"ended": OK, "cut off": OK[:-1], "invalid": b"nonsense\r\n", "switched": SWITCH}
     if how == "aborted":
         exchange.abort()

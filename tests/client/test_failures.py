@@ -14,7 +14,6 @@ import treq
 from OpenSSL.SSL import Error as TLSError
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
-from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
 from twisted.web.client import (
     Agent,
@@ -25,11 +24,10 @@ from twisted.web.client import (
     ResponseNeverReceived,
 )
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import UNKNOWN_LENGTH, IAgentEndpointFactory
-from zope.interface import implementer
+from twisted.web.iweb import UNKNOWN_LENGTH
 
 from tests.kit.harness import Flood, patient, reactor
-from tests.kit.scripted import CLIENT_KINDS, SWITCH, Pipe, Scripted, Slow, playing
+from tests.kit.scripted import CLIENT_KINDS, SWITCH, Pipe, Scripted, Slow, Unreachable, playing
 from upgrade_switch import UpgradePool
 from upgrade_switch.errors import InvalidResponse
 
@@ -271,23 +269,6 @@ def timed_out_by_treq(server: Scripted, clock: Clock, **kwargs: Any) -> Any:
 
 
 giving_up = pytest.mark.parametrize("giving_up", [cancelled, timed_out, timed_out_by_treq])
-
-
-@implementer(IAgentEndpointFactory, IStreamClientEndpoint)
-class Unreachable:
-    """An endpoint that never connects."""
-
-    def __init__(self) -> None:
-        self.cancelled = 0
-
-    def endpointForURI(self, uri: object) -> Unreachable:
-        return self
-
-    def connect(self, factory: object) -> Deferred[Any]:
-        return Deferred(lambda _: self._cancel())
-
-    def _cancel(self) -> None:
-        self.cancelled += 1
 
 
 @giving_up

@@ -51,7 +51,7 @@ COMPLETED = {
     "serve --h": ["--h2c", "--head-timeout", "--heartbeat", "--help", "--help-auth",
                   "--help-auth-type", "--http2-connect"],
     "connect --": ["--ca", "--data", "--eof", "--forgive-truncation", "--header", "--heartbeat",
-                   "--help", "--insecure", "--method", "--progress", "--timeout", "--user",
+                   "--help", "--http2", "--insecure", "--method", "--progress", "--timeout", "--user",
                    "--version", "--via"],
     "connect --timeout 3 --pro": ["--progress"],
     "forward --pro": [],

@@ -22,6 +22,11 @@ NEEDY = {
     "twist websocket": ([TWIST, "upgrade-switch", "--listen", LOCAL, *TUNNEL], "websocket"),
     "twist h2c": ([TWIST, "upgrade-switch", "--listen", LOCAL, "--h2c"], "http2"),
     "connect": ([COMMAND, "connect", "ws://127.0.0.1:1/"], "websocket"),
+    "connect streams": ([COMMAND, "connect", "--http2", "https://127.0.0.1:1/", "echo"], "http2"),
+    "forward streams": (
+        [COMMAND, "forward", "--http2", LOCAL, "https://127.0.0.1:1/", "echo"],
+        "http2",
+    ),
     "forward": ([COMMAND, "forward", LOCAL, "ws://127.0.0.1:1/"], "websocket"),
 }
 

@@ -42,9 +42,9 @@ EDITABLE = {
 #: All but the editable ones install the wheel: so does pip where it is given a source tree or an sdist.
 KINDS = ("wheel", "user", "target", "Twisted elsewhere", *EDITABLE)
 
-#: Run in an install: says what is there.
+#: Run in an install: says what is there; then it is the command twist.
 LOOK = r"""
-import json
+import json, runpy, sys
 from twisted import plugins
 from twisted.internet import reactor
 from twisted.internet.endpoints import clientFromString
@@ -57,6 +57,8 @@ print(json.dumps({
     "endpoint": isinstance(endpoint, upgrade_switch.UpgradeEndpoint),
     "plugins": sorted(name for name in ours if ours[name]),
 }))
+sys.argv[1:] = ["upgrade-switch", "--help"]
+runpy.run_module("twisted", run_name="__main__", alter_sys=True)
 """
 
 #: Run after uninstalling: there is nothing to be imported, and no plugin.
@@ -136,19 +138,27 @@ def required() -> dict[str, Distribution]:
 
 @pytest.fixture(scope="module")
 def dependencies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all packages that this one requires, but for Twisted; and with setuptools."""
+    """A folder with all packages that this one requires, but for Twisted; with setuptools and pip."""
     folder = tmp_path_factory.mktemp("dependencies")
     needed = required()
     assert {"twisted", "h11", "pyopenssl"} <= needed.keys()
     assert not {"treq", "autobahn", "h2", "prometheus-client"} & needed.keys()
     del needed["twisted"]
-    # What builds the package: pip is told not to fetch it.
-    needed["setuptools"] = distribution("setuptools")
+    # What installs the package, and what builds it: pip is told not to fetch that.
+    for tool in ("pip", "setuptools"):
+        needed[tool] = distribution(tool)
     for found in needed.values():
-        for top in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
-            if not (folder / top).exists():
-                (folder / top).symlink_to(str(found.locate_file(top)))
+        link_files_of(found, folder)
     return folder
+
+
+def link_files_of(found: Distribution, folder: Path, own: str = "") -> None:
+    """Link what a package has in one of its folders, but for what is there already."""
+    depth = len(Path(own).parts)
+    inside = [file.parts for file in found.files or () if file.parts[:depth] == Path(own).parts]
+    for name in {parts[depth] for parts in inside} - {"..", "__pycache__", "twisted", "plugins"}:
+        if not (folder / own / name).exists():
+            (folder / own / name).symlink_to(str(found.locate_file(Path(own) / name)))
 
 
 def copy_source(to: Path) -> Path:
@@ -163,6 +173,15 @@ def copy_source(to: Path) -> Path:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_source(tmp_path_factory.mktemp("source") / "source")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source with bytecode: of an editable install, each program would compile it anew."""
+    compiled = copy_source(tmp_path_factory.mktemp("compiled") / "source")
+    compile_all = (sys.executable, "-m", "compileall", "-q", "upgrade_switch", "twisted")
+    run(*compile_all, cwd=compiled, PYTHONDONTWRITEBYTECODE="")
+    return compiled
 
 
 @pytest.fixture(scope="module")
@@ -197,12 +216,10 @@ class Environment:
         if twisted_elsewhere:
             place = folder / "elsewhere"
             (packages / "elsewhere.pth").write_text(f"{place}\n")
-        found = distribution("twisted")
-        ignored = shutil.ignore_patterns("test", "upgrade_switch*", "__pycache__")
-        for top in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
-            shutil.copytree(str(found.locate_file(top)), place / top, ignore=ignored)
-        # Compiled once, not by each program that runs here.
-        run(self.python, "-m", "compileall", "-q", place, cwd=folder, PYTHONDONTWRITEBYTECODE="")
+        # Only the folder for plugins is the environment's own, and the one that it is in.
+        for own in ("", "twisted", "twisted/plugins"):
+            (place / own).mkdir(exist_ok=True)
+            link_files_of(distribution("twisted"), place, own)
 
     def see_user(self, does: bool) -> None:
         """Only an environment that sees the system's packages sees the user's."""
@@ -242,8 +259,7 @@ class Install:
         self.pip("install", *options, what)
 
     def pip(self, *arguments: object) -> None:
-        python = self.environment.python
-        pip = (sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check")
+        pip = (self.environment.python, "-m", "pip", "--disable-pip-version-check")
         run(*pip, *arguments, cwd=self.folder, **self.env)
 
     def look(self, code: str) -> str:
@@ -271,7 +287,9 @@ def install(
     if kind == "Twisted elsewhere":
         environment = Environment(tmp_path, dependencies, twisted_elsewhere=True)
     # An editable install writes into the source.
-    what = copy_source(tmp_path / "source") if kind in EDITABLE else request.getfixturevalue("wheel")
+    what = request.getfixturevalue("compiled" if kind in EDITABLE else "wheel")
+    if kind in EDITABLE:
+        what = Path(shutil.copytree(what, tmp_path / "source"))
     before = environment.files()
     made = Install(kind, what, environment)
     yield made, what
@@ -283,15 +301,14 @@ def install(
 def test_install(install: tuple[Install, Path], source: Path) -> None:
     """Twisted finds each plugin, and the commands run; what is editable is the tree, plugins too."""
     made, what = install
-    seen: dict[str, Any] = json.loads(made.look(LOOK))
+    line, twist = made.look(LOOK).split("\n", 1)
+    seen: dict[str, Any] = json.loads(line)
     assert Path(seen["place"]).is_relative_to(what if made.kind == "editable" else made.folder.parent)
     assert seen["endpoint"]
     assert seen["plugins"] == sorted(path.stem for path in source.glob("twisted/plugins/*.py"))
     said = run(made.bin / "upgrade-switch", "--help", cwd=made.folder, **made.env)
     assert said.startswith("Usage: upgrade-switch")
-    # What the command twist runs.
-    twist = (made.environment.python, "-m", "twisted", "upgrade-switch", "--help")
-    assert "upgrade-switch [options]" in run(*twist, cwd=made.folder, **made.env)
+    assert "upgrade-switch [options]" in twist
     if made.kind in EDITABLE:
         with (what / "upgrade_switch" / "errors.py").open("a") as module:
             module.write("\nCHANGED = 1\n")

@@ -25,7 +25,8 @@ from tests.kit.commands import LOCAL, PATIENCE, echo, fails, listening, read_unt
 from tests.kit.harness import field, status, upgrade_head
 from tests.kit.operating import answer, body_of, connected, get, operated, upgraded
 from upgrade_switch.command.server.options import ServeOptions
-from upgrade_switch.command.server.tree import build_tree
+from upgrade_switch.command.server.service import build_server
+from upgrade_switch.command.server.tree import build_proxies, build_tree
 from upgrade_switch.observe import Status, StatusResource
 from upgrade_switch.proxy import UpgradeProxy
 
@@ -226,16 +227,40 @@ def test_status_and_metrics(behind: str) -> None:
                 assert f"\nupgrade_switch_back_end_{line}\n" in metrics
 
 
+def test_begins_and_ends_with_the_service() -> None:
+    """Back ends are asked how they are from the start of the server to its end."""
+    reactor: Any = MemoryReactorClock()
+    options = options_of("--proxy", "/app http://127.0.0.1:1 health=/health", "--drain", "0")
+    server = build_server(reactor, options)
+    assert not reactor.tcpClients
+    server.startService()
+    reactor.run()
+    reactor.advance(4.5)
+    reactor.advance(1)
+    assert [client[:2] for client in reactor.tcpClients] == [("127.0.0.1", 1)] * 2
+    stopped = server.stopService()
+    reactor.advance(1)
+    assert stopped.called
+    reactor.advance(60)
+    assert len(reactor.tcpClients) == 2
+    assert not reactor.getDelayedCalls()
+
+
 def options_of(*arguments: str) -> ServeOptions:
     options = ServeOptions()
     options.parseOptions(arguments)
     return options
 
 
+def tree_of(reactor: Any, options: ServeOptions) -> Any:
+    """The resource tree of a server with these options."""
+    return build_tree(reactor, options, Status(reactor), build_proxies(reactor, options))
+
+
 def path_of(options: ServeOptions, target: str) -> tuple[object, list[bytes]]:
     """Which resource a path leads to, and the segments that lead there."""
     reactor: Any = MemoryReactorClock()
-    root = build_tree(reactor, options, Status(reactor))
+    root = tree_of(reactor, options)
     request: Any = DummyRequest(target[1:].encode().split(b"/"))
     request.uri, request.authenticated_user = target.encode(), None
     return getChildForRequest(root, request), request.prepath
@@ -367,7 +392,7 @@ def test_wrong_values(value: str, said: str) -> None:
     """A bad value is a usage error that says what is wrong, and tells no password."""
     reactor: Any = MemoryReactorClock()
     with pytest.raises(UsageError) as raised:
-        build_tree(reactor, options_of("--proxy", value), Status(reactor))
+        tree_of(reactor, options_of("--proxy", value))
     line = str(raised.value)
     assert said in line
     assert "--proxy" in line
@@ -430,7 +455,7 @@ def test_two_things_at_one_path(options: list[str]) -> None:
     """Two things at one path are a mistake."""
     reactor: Any = MemoryReactorClock()
     with pytest.raises(UsageError, match=r"--proxy: .* is taken by another resource"):
-        build_tree(reactor, options_of(*options), Status(reactor))
+        tree_of(reactor, options_of(*options))
 
 
 def test_auth_guards_a_proxy() -> None:
@@ -440,10 +465,10 @@ def test_auth_guards_a_proxy() -> None:
         arguments = ["--tunnel", "/t x tcp:127.0.0.1:1", "--auth", f"{path} memory:a:b"]
         options = options_of("--proxy", "/app http://a", *arguments)
         if is_right:
-            build_tree(reactor, options, Status(reactor))
+            tree_of(reactor, options)
         else:
             with pytest.raises(UsageError, match="no resource at /ap; available: /t, /app"):
-                build_tree(reactor, options, Status(reactor))
+                tree_of(reactor, options)
 
 
 def test_page_has_a_link() -> None:
@@ -457,6 +482,21 @@ def test_help() -> None:
     done = run("serve", "--help")
     assert b"--proxy=" in done.stdout
     assert b"'PATH URL [URL...] [NAME=VALUE...]'" in b" ".join(done.stdout.split())
+
+
+def test_log() -> None:
+    """What a proxy says of back ends and of cut-off answers is logged, others' details are not."""
+    code = (
+        "from twisted.logger import Logger, LogLevel\n"
+        "from upgrade_switch.command.listening import begin_logging\n"
+        "begin_logging(LogLevel.warn)\n"
+        "Logger('upgrade_switch.proxy.health').info('up again')\n"
+        "Logger('upgrade_switch.splice').info('nothing new')\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, timeout=PATIENCE, capture_output=True)
+    assert b"up again" in done.stderr
+    assert b"nothing new" not in done.stderr
 
 
 def test_without_a_proxy() -> None:

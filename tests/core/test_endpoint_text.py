@@ -9,7 +9,7 @@ from twisted.internet import endpoints
 from twisted.internet.ssl import ClientContextFactory, optionsForClientTLS
 
 from tests.kit.harness import reactor
-from upgrade_switch import _twisted
+from upgrade_switch import ConnectEndpoint, _twisted
 from upgrade_switch.protocols import WebSocketEndpoint
 
 PLAIN = endpoints.TCP4ClientEndpoint(reactor, "192.0.2.1", 22)
@@ -55,3 +55,28 @@ def test_endpoint_text(endpoint: Any, text: str) -> None:
 def test_repr_that_fails() -> None:
     """An endpoint whose repr fails is named nevertheless."""
     assert "Nameless" in _twisted.endpoint_text(Nameless())
+
+
+def test_way() -> None:
+    """Endpoints that lead to the same place in the same way have one way; others have others."""
+    options = optionsForClientTLS("example.com")
+    here = endpoints.HostnameEndpoint(reactor, "example.com", 443)
+    again = endpoints.HostnameEndpoint(reactor, "example.com", 443)
+    there = endpoints.HostnameEndpoint(reactor, "example.com", 444)
+    through = ConnectEndpoint(reactor, "http://proxy.test", "example.com", 443)
+    ways = [
+        _twisted.way_of(endpoints.wrapClientTLS(options, inner))
+        for inner in (here, again, there, through, PLAIN)
+    ]
+    assert ways[0] == ways[1]
+    assert len(set(ways)) == 4
+
+
+def test_way_of_the_unknown() -> None:
+    """An endpoint that says nothing of itself has the way of its kind, whichever object it is."""
+
+    class Silent:
+        pass
+
+    assert _twisted.way_of(Silent()) == _twisted.way_of(Silent())
+    assert _twisted.way_of(Elsewhere()) == "elsewhere:22"

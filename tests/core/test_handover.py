@@ -118,9 +118,15 @@ def check(listening: Listening, answering: Answering, body_kind: str, trailing: 
     site.requests.clear()
 
 
-@pytest.mark.parametrize("mode", MODES)
+#: A coroutine is a Deferred's, wherever the bytes come from.
+MODES_OF_KINDS = [
+    *((kind, mode) for kind in KINDS for mode in ("now", "deferred")),
+    *((kind, "coroutine") for kind in ("tcp", "memory")),
+]
+
+
+@pytest.mark.parametrize(("kind", "mode"), MODES_OF_KINDS)
 @pytest.mark.parametrize("body_kind", BODIES)
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("no_gc")
 @pytest_twisted.ensureDeferred
 async def test_split_at_every_byte(kind: str, body_kind: str, mode: str) -> None:

@@ -1,14 +1,18 @@
 """
 With a Twisted whose internals are not what the package is built on, importing it says so.
 
-The tests run where a name in the source of one of Twisted's modules has become another one.
+The tests run where a name in the source of one of Twisted's modules has become another one: in
+processes that have imported nothing of Twisted yet.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,21 +60,68 @@ except ImportError as error:
 """
 
 
-def said_by(code: str, *arguments: str) -> str:
-    """What some Python code prints, which must not fail, nor warn."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error::ImportWarning", "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.strip()
+#: Imports, once, all that Twisted and the package import of others'; runs each line's code in a process
+#: of its own, which has to import only these two.
+WARM = r"""
+import gc, json, os, sys
+from contextlib import suppress
+from importlib import import_module
+def run(code, *arguments):
+    ends = [os.pipe(), os.pipe()]
+    child = os.fork()
+    if child == 0:
+        for number, (_, writing) in enumerate(ends, 1):
+            os.dup2(writing, number)
+        sys.argv[1:] = arguments
+        exec(code, {"__name__": "__main__"})
+        sys.stdout.flush()
+        os._exit(0)
+    for _, writing in ends:
+        os.close(writing)
+    said = [open(reading).read() for reading, _ in ends]
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), *said
+_, names, _ = run("import sys, upgrade_switch; print(*sys.modules)")
+for name in names.split():
+    if name.partition(".")[0] not in ("__main__", "twisted", "upgrade_switch"):
+        with suppress(ImportError):  # some are not imported by their names
+            import_module(name)
+gc.disable()
+for line in sys.stdin:
+    print(json.dumps(run(*json.loads(line))), flush=True)
+"""
+
+PYTHON = (sys.executable, "-W", "error::ImportWarning", "-c")
+
+#: Runs Python code with arguments; what it prints.
+SaidBy = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def said_by() -> Iterator[SaidBy]:
+    """``said_by(code, *arguments)``: what some Python code prints, which must not fail, nor warn."""
+    with subprocess.Popen(
+        [*PYTHON, WARM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as warm:
+        assert warm.stdin is not None
+        assert warm.stdout is not None
+        asks, answers = warm.stdin, warm.stdout
+
+        def run(*code: str) -> str:
+            alarm = threading.Timer(PATIENCE, warm.kill)
+            alarm.start()
+            print(json.dumps(code), file=asks, flush=True)
+            returncode, out, error = json.loads(answers.readline())
+            alarm.cancel()
+            assert (returncode, error) == (0, "")
+            said: str = out
+            return said.strip()
+
+        yield run
+        asks.close()
 
 
 @pytest.mark.parametrize("need", NEEDED, ids=lambda need: f"{need.module}.{need.owner}")
-def test_names(need: Need) -> None:
+def test_names(need: Need, said_by: SaidBy) -> None:
     """Each name that is not there any more is named, with the versions."""
     said = said_by(
         RENAME + CAUGHT.format(module="upgrade_switch"),
@@ -89,14 +140,14 @@ def test_names(need: Need) -> None:
     [need for need in NEEDED if need.owner.startswith("_") or "._" in need.owner],
     ids=lambda need: f"{need.module}.{need.owner}",
 )
-def test_private_owners(need: Need) -> None:
+def test_private_owners(need: Need, said_by: SaidBy) -> None:
     """So is a private class or method that is not there any more."""
     code = RENAME + CAUGHT.format(module="upgrade_switch")
     said = said_by(code, need.module, need.owner.rpartition(".")[2])
     assert f"no {need.module}.{need.owner}" in said
 
 
-def test_module() -> None:
+def test_module(said_by: SaidBy) -> None:
     """So is a module that is not there any more."""
     code = RENAME + CAUGHT.format(module="upgrade_switch")
     said = said_by(code, "twisted.internet._newtls", "")
@@ -106,16 +157,19 @@ def test_module() -> None:
 def test_dependency_of_twisted() -> None:
     """A module of Twisted's that is there, but cannot be imported, is not said to be missing."""
     code = RENAME + "try: import upgrade_switch\nexcept ImportError as error: print(error.name)"
-    assert said_by(code, "OpenSSL", "") == "OpenSSL"
+    done = subprocess.run(
+        [*PYTHON, code, "OpenSSL", ""], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "OpenSSL\n", "")
 
 
-def test_newer() -> None:
+def test_newer(said_by: SaidBy) -> None:
     """A Twisted that is newer than any that has been tested is taken as it is."""
     code = "import twisted; twisted.__version__ = '99.10.0rc1'; import upgrade_switch"
     assert said_by(code) == ""
 
 
-def test_older() -> None:
+def test_older(said_by: SaidBy) -> None:
     """A Twisted that is too old is refused, whatever it has."""
     code = "import twisted; twisted.__version__ = '24.3.0'" + CAUGHT.format(module="upgrade_switch")
     assert said_by(code) == (

@@ -45,6 +45,8 @@ async def page(read: Any) -> Any:
     for port in ports:
         await port.stopListening()
     await patient(reader.names["root"].children[b"app"].close())
+    # It asks its back ends how they are.
+    await patient(reader.names["shop"].close())
 
 
 @pytest_twisted.ensureDeferred

@@ -167,6 +167,13 @@ async def test_http2(read: Any) -> None:
     assert client.body_of(stream) == b"hello"
     client.transport.loseConnection()
     await client.is_lost()
+    # Without TLS there is no ALPN: the page's client asks over HTTP/1.1.
+    target = Recorder()
+    await reader.names["talk"](f"http://127.0.0.1:{reader.port(8080)}/echo", target)
+    target.send(b"hello")
+    await target.receives(b"hello")
+    target.transport.loseConnection()
+    await target.is_lost()
 
 
 @pytest_twisted.ensureDeferred

@@ -207,10 +207,11 @@ async def test_file_with_proxies(read: Any) -> None:
     reader = read(PAGE)
     reader.saves("toml")
     serve = Session("upgrade-switch serve --config proxies.toml", "")
-    with (
-        reader.serves(Session(f"upgrade-switch serve --listen {LOCAL_8086}", "")),
-        reader.serves(serve),
-    ):
+    # Each is asked how it is.
+    back_ends = (
+        f"upgrade-switch serve --listen {LOCAL_8086} --listen {LOCAL_8086.replace('8086', '8087')}"
+    )
+    with reader.serves(Session(back_ends, "")), reader.serves(serve):
         url = f"http://127.0.0.1:{reader.port(8085)}"
         assert (await get(f"{url}/admin/echo"))[0] == 401
         password = b64encode(b"ops:secret").decode()

@@ -12,22 +12,12 @@ from urllib.parse import quote
 import pytest
 import pytest_twisted
 from twisted.web.http_headers import Headers
-from twisted.web.resource import Resource
 
-from tests.kit.chatting import Socket, chat, get, new_id, open_socket
-from tests.kit.harness import KINDS, WatchedSite, reactor, status, turns, upgrade_head
+from tests.kit.chatting import Socket, chat, chat_site, get, new_id, open_socket
+from tests.kit.harness import KINDS, reactor, status, turns, upgrade_head
 from upgrade_switch import NotSwitched
 
 HANDSHAKE = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-
-
-def chat_site(**kwargs: Any) -> Any:
-    """A site with a chat at ``/chat``; its rooms are ``site.chat.rooms``."""
-    root = Resource()
-    site: Any = WatchedSite(root)
-    site.chat = chat.Chat(reactor=reactor, **kwargs)
-    root.putChild(b"chat", site.chat)
-    return site
 
 
 @pytest_twisted.async_fixture

@@ -1,24 +1,16 @@
 """
-The exec service of the examples, and its clients: Docker's own, ``upgrade-switch connect``, and one
-that is older than Upgrade.
+The exec service of the examples, and its clients but for Docker's own: ``upgrade-switch connect``, and
+one that is older than Upgrade.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
-import random
-import re
 import socket
 import struct
-import subprocess
-import termios
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from select import select
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -27,240 +19,11 @@ import pytest
 
 from tests.kit.commands import PATIENCE, read_all, read_until, reset
 from tests.kit.commands import run as command
-from tests.kit.examples import Example, refused, serving
-from tests.kit.foreign import find, needs
+from tests.kit.examples import Example, refused
+from tests.kit.executing import MUCH, Fifo, folder, server
 from tests.kit.harness import field, status
-from tests.kit.programs import Program
 
-docker_client = needs("docker")
-
-MUCH = random.Random(14).randbytes(2_000_000)
-
-SCRIPTS = {
-    # Apart, and with an exit code.
-    "both": "echo out; echo err >&2; exit $1",
-    # Ends with a signal.
-    "killed": "kill -TERM $$",
-    # Says that it has seen the end of its input; writes when it is told to.
-    "late": 'cat; echo ended > "$1"; read line < "$2"; echo "$line"',
-    # Holds a FIFO open for as long as it lives, and writes without end.
-    "flooding": 'exec 3> "$1"; echo begun >&3; exec yes',
-    # Leaves a child behind, which could still write, until a FIFO is written to.
-    "leaving": 'echo begun; read line < "$1" & exit 3',
-    # Says what it sees of its terminal.
-    "terminal": 'stty size; read line; echo "got $line"; exit 7',
-    # Says that there is nothing to read.
-    "detached": 'read line || echo nothing > "$1"',
-}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with scripts."""
-    path = tmp_path_factory.mktemp("exec")
-    for name, text in SCRIPTS.items():
-        (path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (path / name).chmod(0o755)
-    return path
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Example]:
-    """The example; it allows the scripts, and three programs."""
-    allowed = ["cat", "head", "yes", *(str(folder / name) for name in SCRIPTS)]
-    with serving("remote_exec.py", " ".join(allowed)) as example:
-        yield example
-
-
-class Docker:
-    """Docker's client, which talks to the example."""
-
-    def __init__(self, server: Example, folder: Path) -> None:
-        self.command = [find("docker"), "-H", f"tcp://127.0.0.1:{server.port}"]
-        self.env = {"PATH": os.environ["PATH"], "DOCKER_CONFIG": str(folder), "HOME": str(folder)}
-
-    def __call__(self, *words: str, input: bytes | None = None) -> tuple[int, bytes, bytes]:
-        """Run it to its end: its exit code, and what it has written."""
-        kwargs: Any = {"stdin": subprocess.DEVNULL} if input is None else {"input": input}
-        done = subprocess.run(
-            [*self.command, *words],
-            capture_output=True,
-            timeout=PATIENCE,
-            check=False,
-            env=self.env,
-            **kwargs,
-        )
-        return done.returncode, done.stdout, done.stderr
-
-    def begin(self, *words: str, **kwargs: Any) -> Program:
-        return Program([*self.command, *words], env=self.env, **kwargs)
-
-
-@pytest.fixture
-def docker(server: Example, folder: Path) -> Docker:
-    return Docker(server, folder)
-
-
-class Fifo:
-    """A FIFO that scripts write to, or read from."""
-
-    def __init__(self, path: Path, mode: int = os.O_RDONLY) -> None:
-        os.mkfifo(path)
-        self.path = str(path)
-        self.descriptor = os.open(path, mode | os.O_NONBLOCK)
-
-    def __enter__(self) -> Fifo:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        os.close(self.descriptor)
-
-    def read(self) -> bytes:
-        """What is written to it; empty if those that have had it open are gone."""
-        return read_soon(self.descriptor)
-
-    def write(self, data: bytes) -> None:
-        os.write(self.descriptor, data)
-
-
-def read_soon(descriptor: int) -> bytes:
-    assert select([descriptor], [], [], PATIENCE)[0]
-    return os.read(descriptor, 1000)
-
-
-# Docker's client.
-
-
-@docker_client
-@pytest.mark.parametrize("code", [0, 3, 255])
-def test_exec(docker: Docker, folder: Path, code: int) -> None:
-    """Standard output and error arrive apart, and the exit code is the command's."""
-    done = docker("exec", "box", str(folder / "both"), str(code))
-    assert done == (code, b"out\n", b"err\n")
-
-
-@docker_client
-def test_signal(docker: Docker, folder: Path) -> None:
-    """The exit code of a command that a signal has ended is a shell's."""
-    assert docker("exec", "box", str(folder / "killed")) == (128 + 15, b"", b"")
-
-
-@docker_client
-@pytest.mark.parametrize("words", [("exec", "-i", "box", "cat"), ("attach", "box")])
-def test_much(docker: Docker, words: tuple[str, ...]) -> None:
-    """2 MB there and back; the command sees the end of its input."""
-    code, out, said = docker(*words, input=MUCH)
-    assert (code, said) == (0, b"")
-    assert out == MUCH, len(out)
-
-
-@docker_client
-def test_no_input(docker: Docker) -> None:
-    """Without -i, the command's input is empty."""
-    assert docker("exec", "box", "cat", input=b"not asked for") == (0, b"", b"")
-
-
-@docker_client
-def test_input_is_not_read(docker: Docker) -> None:
-    """A command that reads a part of its input, and ends, has its output and exit code."""
-    assert docker("exec", "-i", "box", "head", "-c", "5", input=MUCH) == (0, MUCH[:5], b"")
-
-
-@docker_client
-def test_output_after_half_close(docker: Docker, folder: Path, tmp_path: Path) -> None:
-    """What a command writes long after the end of its input arrives."""
-    words = ("exec", "-i", "box", str(folder / "late"), str(tmp_path / "ended"), str(tmp_path / "go"))
-    with (
-        Fifo(tmp_path / "ended") as ended,
-        Fifo(tmp_path / "go", os.O_RDWR) as go,
-        docker.begin(*words) as client,
-    ):
-        client.writes(b"early\n")
-        assert ended.read() == b"ended\n"
-        assert client.receives(6) == b"early\n"
-        go.write(b"late\n")
-        assert client.everything() == (0, b"late\n", b"")
-
-
-@docker_client
-def test_terminal(docker: Docker, folder: Path) -> None:
-    """With -it, the command has a terminal of the client's size, and what is typed reaches it."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 33, 111, 0, 0))
-    words = ("exec", "-it", "box", str(folder / "terminal"))
-    with docker.begin(*words, stdin=theirs, stdout=theirs, stderr=theirs) as client:
-        os.close(theirs)
-        said = b""
-        while b"\n" not in said:
-            said += read_soon(ours)
-        os.write(ours, b"typed\r")
-        while b"got typed" not in said:
-            said += read_soon(ours)
-        assert client.wait() == 7
-    os.close(ours)
-    # Clients before 23.0 send the size in a request of its own, which may come later.
-    assert re.match(rb"(33 111|0 0)\r\n", said), said
-
-
-@docker_client
-def test_terminal_without_input(docker: Docker, folder: Path) -> None:
-    """With -t alone, standard error is in the output, as with any terminal."""
-    done = docker("exec", "-t", "box", str(folder / "both"), "4")
-    assert done == (4, b"out\r\nerr\r\n", b"")
-
-
-@docker_client
-def test_detached(docker: Docker, folder: Path, tmp_path: Path) -> None:
-    """With -d, nobody waits for the command."""
-    with Fifo(tmp_path / "told") as told:
-        done = docker("exec", "-d", "box", str(folder / "detached"), told.path)
-        assert done == (0, b"", b"")
-        assert told.read() == b"nothing\n"
-
-
-@docker_client
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("exec", "box", "rm", "-rf", "/"), b"only these may run: cat, head"),
-        (("exec", "-u", "root", "box", "cat"), b"no other user"),
-        (("exec", "-e", "A=b", "box", "cat"), b"no other user, folder or environment"),
-        # Some versions of the client have their own words for it.
-        (("exec", "other", "cat"), b"No such "),
-        (("attach", "other"), b"No such "),
-        (("logs", "box"), b"No such thing here"),
-    ],
-)
-def test_refused(docker: Docker, words: tuple[str, ...], said: bytes) -> None:
-    """What the service does not have is refused, in words that the client shows."""
-    code, out, error = docker(*words)
-    assert (code, out) == (1, b"")
-    assert said in error
-
-
-@docker_client
-def test_version(docker: Docker) -> None:
-    """The client can tell what it talks to."""
-    code, out, _ = docker("version", "--format", "{{.Server.APIVersion}}")
-    assert (code, out) == (0, b"1.44\n")
-
-
-@docker_client
-@pytest.mark.parametrize("options", [[], ["-i"], ["-t"]])
-def test_killed_in_the_middle(docker: Docker, folder: Path, tmp_path: Path, options: list[str]) -> None:
-    """
-    A client that is killed takes the command with it, when that writes. (A FIN alone may as well be the
-    end of its input.)
-    """
-    with Fifo(tmp_path / "life") as life:
-        command = ("box", str(folder / "flooding"), life.path)
-        with docker.begin("exec", *options, *command) as client:
-            assert life.read() == b"begun\n"
-            assert client.receives(100_000)
-        assert life.read() == b""
-
-
-# Other clients.
+__all__ = ["folder", "server"]  # fixtures
 
 
 def post(server: Example, path: str, body: Any = None, **fields: str) -> Any:

@@ -150,8 +150,6 @@ MALFORMED: dict[str, Lines] = {
     "two lengths": also(GET, (b"content-length", b"3"), (b"content-length", b"4")),
     "two spellings of a length": also(GET, (b"content-length", b"3"), (b"content-length", b"03")),
     # As over HTTP/1.1: programs do not agree on which of the two counts.
-    "two logins": also(GET, (b"authorization", b"a"), (b"authorization", b"a")),
-    "two logins at a proxy": also(GET, *[(b"proxy-authorization", b"a")] * 2),
     # RFC 9113 §8.5
     "CONNECT with :scheme": in_front(CONNECT, (b":scheme", b"https")),
     "CONNECT with :path": in_front(CONNECT, (b":path", b"/")),
@@ -506,12 +504,17 @@ knows_rfc_9113 = pytest.mark.skipif(
 @given(requests())
 @settings(max_examples=1500)
 def test_no_looser_than_h2(lines: Lines) -> None:
-    """What h2 itself refuses is malformed, but for a Host that is spelled in another case."""
+    """
+    What h2 itself refuses is malformed, but for a Host that is spelled in another case, and an empty
+    Cookie, to which h2 adds the white space that it then refuses.
+    """
     try:
         head = read_request_head(lines)
     except MalformedRequest:
         return
     given = dict(lines)
+    if (b"cookie", b"") in lines:
+        return
     if given.get(b"host", head.authority) == given.get(b":authority", head.authority):
         assert h2_takes(lines)
 

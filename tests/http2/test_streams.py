@@ -303,7 +303,7 @@ async def test_goaway_with_tunnels(serve: Any, way: str) -> None:
     client = await serve({"echo": factory}, way)
     stream = client.begin_connect(b"echo")
     await client.head_of(stream)
-    client.send(b"\0\0\x08\x07\0\0\0\0\0" + bytes(8))
+    client.say_goodbye()
     client.give(stream, b"still here")
     await client.until(lambda: client.body_of(stream) == b"still here")
     client.give(stream, b"", end=True)

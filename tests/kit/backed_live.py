@@ -8,6 +8,7 @@ from twisted.internet.ssl import trustRootFromCertificates
 from twisted.web.client import BrowserLikePolicyForHTTPS
 
 from tests.kit.certificate import AUTHORITY
+from tests.kit.h2client import StillClock
 from tests.kit.harness import Listening, patient, reactor, site_of
 from tests.kit.scripted import Scripted
 from upgrade_switch import UpgradePool
@@ -27,6 +28,13 @@ def url_of(listening: Listening) -> str:
     )
 
 
+class Timed(StillClock):
+    """The reactor with its sockets, whose time passes when a test says so."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+
 class Live:
     """
     A proxy at ``/u`` of a site.
@@ -35,12 +43,16 @@ class Live:
     """
 
     def __init__(self, near: str, server: Scripted, **kwargs: Any) -> None:
-        site = kwargs.pop("site", {})
+        """
+        :param kwargs: the proxy's arguments, those of the site as ``site``, and what is to be in place
+            of the reactor as ``clock``.
+        """
+        site, clock = kwargs.pop("site", {}), kwargs.pop("clock", reactor)
         self.server = server
         self.pool = UpgradePool(reactor)
         policy = BrowserLikePolicyForHTTPS(trustRootFromCertificates([AUTHORITY]))
         kwargs = {"tokens": ["echo"], "pool": self.pool, "policy": policy, **kwargs}
-        self.proxy = UpgradeProxy(url_of(server), reactor, **kwargs)
+        self.proxy = UpgradeProxy(url_of(server), clock, **kwargs)
         self.front = Listening(near, site_of(self.proxy, **site))
 
     @property

@@ -16,9 +16,10 @@ from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientPr
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web.client import HTTPConnectionPool
+from twisted.web.resource import Resource
 
 from tests.kit import EXAMPLES
-from tests.kit.harness import Waiters, patient, reactor
+from tests.kit.harness import Waiters, WatchedSite, patient, reactor
 from upgrade_switch import UpgradePool
 from upgrade_switch.protocols import connect_websocket
 
@@ -215,3 +216,12 @@ class User:
         self._gone = True
         if self._socket is not None:
             self._socket.sendClose()
+
+
+def chat_site(**kwargs: Any) -> Any:
+    """A site with a chat at ``/chat``; its rooms are ``site.chat.rooms``."""
+    root = Resource()
+    site: Any = WatchedSite(root)
+    site.chat = chat.Chat(reactor=reactor, **kwargs)
+    root.putChild(b"chat", site.chat)
+    return site

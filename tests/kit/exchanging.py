@@ -86,6 +86,9 @@ class Heard:
             self.events.pop()
         self._note("data")
 
+    def caught_up(self) -> None:
+        assert not self.is_over
+
     def ended(self) -> None:
         self._note("ended")
 

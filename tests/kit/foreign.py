@@ -20,6 +20,7 @@ HOW_TO_GET = {
     "curl": "apt-get install curl",
     "dig": "apt-get install dnsutils",
     "docker": "make docker",
+    "firefox": "apt-get install firefox-esr",
     "git": "apt-get install git",
     "h2load": "apt-get install nghttp2-client",
     "haproxy": "apt-get install haproxy",

@@ -23,10 +23,11 @@ from tests.kit.harness import (
     Waiters,
     WatchedSite,
     connected,
+    eventually,
+    patient,
     reactor,
     site_of,
     status,
-    turns,
     upgrade_head,
 )
 from upgrade_switch.protocols import h2c
@@ -41,7 +42,7 @@ PLAIN_KINDS = ("tcp", "unix", "proxy")
 
 LARGE = bytes(range(256)) * 4000
 
-SETTINGS_FRAME, PING_FRAME, GOAWAY_FRAME = 4, 6, 7
+SETTINGS_FRAME, PING_FRAME, GOAWAY_FRAME, WINDOW_UPDATE_FRAME = 4, 6, 7, 8
 
 #: Settings with which no window and no frame is in the way of an answer.
 WIDE = {4: 2**31 - 1, 5: 2**20}
@@ -215,6 +216,10 @@ class H2Client(Protocol):
         self.flush()
         self.dataReceived = lambda data: None  # type: ignore[method-assign]
 
+    def say_goodbye(self, error: int = 0) -> None:
+        """Send a GOAWAY, behind which streams go on (the library takes it for the end)."""
+        self.send(frame(GOAWAY_FRAME, 0, bytes(4) + error.to_bytes(4, "big")))
+
     def asking(self, body: bytes = b"", **kwargs: Any) -> bytes:
         """
         An HTTP/1.1 request that asks for h2c. What begins the connection behind it waits until the
@@ -367,8 +372,26 @@ async def client_by(way: str, listening: Any, **kwargs: Any) -> Any:
     return client
 
 
-#: The ways in that are not ALPN.
-WAYS = ("upgrade", "knowledge")
+#: The ways into HTTP/2 without TLS; and all.
+PLAIN_WAYS = ("upgrade", "knowledge")
+WAYS = (*PLAIN_WAYS, "alpn")
+
+
+def kind_of(way: str) -> str:
+    """The kind of port that has a way into HTTP/2."""
+    return "tls" if way == "alpn" else "tcp"
+
+
+def connection_of(listening: Any) -> Any:
+    """The one HTTP/2 connection of a site."""
+    (connection,) = listening.site.http2_connections
+    return connection
+
+
+async def is_empty(listening: Any) -> None:
+    """No HTTP/2 connection to a site is left."""
+    await eventually(lambda: not listening.site.http2_connections)
+    await patient(listening.site.switched.when_empty())
 
 
 async def unread(way: str, listening: Any) -> tuple[Any, Any]:
@@ -381,7 +404,6 @@ async def unread(way: str, listening: Any) -> tuple[Any, Any]:
     stream = client.begin_request(b"/r")
     await client.until(lambda: client.body_of(stream))
     client.transport.pauseProducing()
-    (connection,) = listening.site.switched
-    while not connection.target.turns.is_full:
-        await turns()
-    return client, connection.target
+    connection = connection_of(listening)
+    await eventually(lambda: connection.turns.is_full)
+    return client, connection

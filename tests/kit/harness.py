@@ -11,6 +11,7 @@ import gc
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import ref
@@ -238,6 +239,12 @@ class Page(Resource):
         return b"page " + request.method + b" " + request.content.read()
 
 
+@cache
+def _trusting() -> Any:
+    """What clients by TLS have in common: OpenSSL takes long to make it."""
+    return optionsForClientTLS("localhost", trustRootFromCertificates([AUTHORITY]))
+
+
 class Listening:
     """A site on a port of one of the :data:`KINDS`, and its clients."""
 
@@ -276,8 +283,7 @@ class Listening:
         if self.kind == "unix":
             return UNIXClientEndpoint(reactor, host.name)
         if self.kind == "tls":
-            options = optionsForClientTLS("localhost", trustRootFromCertificates([AUTHORITY]))
-            return wrapClientTLS(options, TCP4ClientEndpoint(reactor, "127.0.0.1", host.port))
+            return wrapClientTLS(_trusting(), TCP4ClientEndpoint(reactor, "127.0.0.1", host.port))
         return TCP4ClientEndpoint(reactor, "127.0.0.1", host.port)
 
     @property

@@ -280,3 +280,49 @@ class Pipe:
 
     def close(self) -> None:
         self.closed = True
+
+
+@implementer(IAgentEndpointFactory, IStreamClientEndpoint)
+class Unreachable:
+    """An endpoint that never connects."""
+
+    def __init__(self) -> None:
+        self.cancelled = 0
+
+    def endpointForURI(self, uri: object) -> Unreachable:
+        return self
+
+    def connect(self, factory: object) -> Deferred[Any]:
+        return Deferred(lambda _: self._cancel())
+
+    def _cancel(self) -> None:
+        self.cancelled += 1
+
+
+class Counting(Factory):
+    """A client's factory that counts how often it is started and stopped."""
+
+    noisy = False
+
+    def __init__(self, make: Any = Recorder) -> None:
+        self.calls: list[str] = []
+        self.addresses: list[Any] = []
+        self._make = make
+
+    def startFactory(self) -> None:
+        self.calls.append("start")
+
+    def stopFactory(self) -> None:
+        self.calls.append("stop")
+
+    def buildProtocol(self, addr: Any) -> Any:
+        self.addresses.append(addr)
+        return self._make()
+
+
+class Raising(Recorder):
+    """A client that fails when it is connected."""
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        raise ZeroDivisionError

@@ -206,3 +206,50 @@ async def raw_client(listening: Any) -> RawClient:
     client.site = listening.site
     await listening.connect(client)
     return client
+
+
+class Deciding(Echo):
+    """Asks its factory's ``decide``."""
+
+    def onConnect(self, request: Any) -> Any:
+        super().onConnect(request)
+        return self.factory.decide(request)
+
+
+def deciding(decide: Callable[[Any], Any], **kwargs: Any) -> Servers:
+    """A factory whose protocols decide so."""
+    factory: Any = websocket_factory(Deciding, **kwargs)
+    factory.decide = decide
+    return factory  # type: ignore[no-any-return]
+
+
+GOING_AWAY = 1001
+
+
+class Stops:
+    """A push producer that remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.waiters = Waiters()
+
+    def _note(self, call: str) -> None:
+        self.told.append(call)
+        self.waiters.look()
+
+    def pauseProducing(self) -> None:
+        self._note("pause")
+
+    def resumeProducing(self) -> None:
+        self._note("resume")
+
+    def stopProducing(self) -> None:
+        self._note("stop")
+
+
+def waiting_in(protocol: Any) -> int:
+    """How many bytes the server holds for a client."""
+    transport = protocol.transport
+    while hasattr(transport, "wrappedProtocol"):
+        transport = transport.transport
+    return len(transport.dataBuffer) + transport._tempDataLen

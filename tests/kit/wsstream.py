@@ -15,11 +15,11 @@ from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientPr
 from twisted.internet.defer import Deferred
 
 from tests.kit import wscodec
-from tests.kit.harness import Recorder, Waiters, field, patient, reactor
-from tests.kit.scripted import Scripted, playing
+from tests.kit.harness import Recorder, Waiters, field, patient, reactor, status
+from tests.kit.scripted import Scripted, playing, trusting_agent
 from tests.kit.wscodec import CLOSE, MASK, build, parse
 from upgrade_switch import _twisted
-from upgrade_switch.protocols import connect_websocket
+from upgrade_switch.protocols import WebSocketEndpoint, connect_websocket
 
 
 def frame(
@@ -191,3 +191,31 @@ class WebSocketByHand(Recorder):
 
     def send_frame(self, opcode: int, payload: bytes = b"", **kwargs: Any) -> None:
         self.send(frame(opcode, payload, masked=True, **kwargs))
+
+
+class Asked(Remembering):
+    """Answers to onConnect with what the test gives it."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.result = result
+
+    def onConnect(self, response: Any) -> Any:
+        super().onConnect(response)
+        return self.result(response) if callable(self.result) else self.result
+
+
+async def switched(listening: Any, fields: bytes = b"", behind: bytes = b"") -> Any:
+    """A client that has switched; ``behind``: what it has sent in the request's own segment."""
+    client = await listening.connect(WebSocketByHand())
+    client.ask(fields, behind)
+    head = await client.head()
+    assert status(head) == 101, head
+    client.answer = head
+    return client
+
+
+def endpoint_to(listening: Any, **kwargs: Any) -> WebSocketEndpoint:
+    """An endpoint to ``/u`` of a site."""
+    kwargs.setdefault("agent", trusting_agent())
+    return WebSocketEndpoint(reactor, listening.url.replace("http", "ws", 1) + "/u", **kwargs)

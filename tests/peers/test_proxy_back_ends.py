@@ -4,13 +4,11 @@ A proxy in front of servers of others, and of our own: HTTP over TCP, TLS and UN
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from tests.kit.back_ends.clients import ask, connect, digest_of, pieces, port_of
 from tests.kit.back_ends.fixtures import back_end, in_thread, proxies
 from tests.kit.back_ends.running import KINDS, LARGE_FILE
 from tests.kit.commands import PATIENCE
@@ -26,32 +25,6 @@ from tests.kit.streamed import chunk
 __all__ = ["back_end", "proxies"]  # fixtures
 
 kinds = pytest.mark.parametrize("kind", KINDS)
-
-
-def port_of(proxy: Any) -> int:
-    port: int = proxy.port.getHost().port
-    return port
-
-
-def connect(port: int) -> Any:
-    return closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE))
-
-
-def ask(client: Any, method: str, path: str, *arguments: Any, **kwargs: Any) -> tuple[Any, bytes]:
-    """An answer and its body."""
-    client.request(method, path, *arguments, **kwargs)
-    response = client.getresponse()
-    return response, response.read()
-
-
-def digest_of(content: bytes) -> bytes:
-    return f"{len(content)} {hashlib.sha256(content).hexdigest()}".encode()
-
-
-def pieces(content: bytes) -> Iterator[bytes]:
-    """A content in parts, whose length is not known before."""
-    for begin in range(0, len(content), 50_000):
-        yield content[begin : begin + 50_000]
 
 
 @kinds

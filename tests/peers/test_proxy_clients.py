@@ -15,11 +15,10 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from tests.examples.test_chat import chat_site
 from tests.kit.back_ends.fixtures import back_end, in_thread, node, proxies
 from tests.kit.back_ends.running import LARGE_FILE
 from tests.kit.certificate import CERTIFICATE_PEM
-from tests.kit.chatting import open_socket
+from tests.kit.chatting import chat_site, open_socket
 from tests.kit.commands import LOCAL, PATIENCE, output_of, read_all, read_until, run
 from tests.kit.engine import EXIT_CODE, Engine
 from tests.kit.foreign import find, needs

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from tests.kit.back_ends.clients import ask, connect, port_of
 from tests.kit.back_ends.fixtures import in_thread, node, proxies
 from tests.kit.back_ends.running import KINDS, BackEnd
 from tests.kit.commands import PATIENCE, read_all, read_until, reset
 from tests.kit.foreign import needs
 from tests.kit.harness import patient, reactor, upgrade_head
-from tests.peers.test_proxy_back_ends import ask, connect, port_of
 
 __all__ = ["node", "proxies"]  # fixtures
 

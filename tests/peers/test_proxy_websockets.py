@@ -16,6 +16,7 @@ import pytest
 import pytest_twisted
 import websockets.sync.client
 
+from tests.kit.back_ends.clients import echoes
 from tests.kit.back_ends.fixtures import back_end, in_thread, node, proxies
 from tests.kit.back_ends.running import KINDS
 from tests.kit.commands import PATIENCE, read_all, read_until
@@ -48,17 +49,6 @@ def port_of(proxy: Any) -> int:
 
 def url_to(proxy: Any, path: str = "/") -> str:
     return f"ws://127.0.0.1:{port_of(proxy)}{path}"
-
-
-def echoes(client: Any, *messages: str | bytes) -> None:
-    """Each message comes back, of the same type; and then all of them, sent at once."""
-    for message in messages:
-        client.send(message)
-        assert client.receive() == message
-    for message in messages:
-        client.send(message)
-    for message in messages:
-        assert client.receive() == message
 
 
 async def is_over(proxy: Any) -> None:

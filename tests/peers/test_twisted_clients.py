@@ -4,39 +4,18 @@ Twisted's own clients over an UpgradeEndpoint, unchanged.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.application.internet import ClientService
 from twisted.internet.endpoints import connectProtocol
 from twisted.protocols import amp
-from twisted.protocols.basic import LineReceiver
 
-from tests.kit.harness import EchoTarget, Recorder, factory_of, patient, site_of, turns
+from tests.kit.harness import EchoTarget, factory_of, patient, site_of, turns
 from tests.kit.scripted import endpoint_to
-from upgrade_switch import NotSwitched, UpgradeEndpoint, UpgradeResource
+from tests.kit.services import Calculator, Greeted, Greeter, Sum, connected, serving
+from upgrade_switch import NotSwitched, UpgradeResource
 from upgrade_switch.server.pages import StatusPage
-
-
-@asynccontextmanager
-async def serving(endpoint: UpgradeEndpoint) -> AsyncIterator[ClientService]:
-    """A running ClientService."""
-    factory, _built = factory_of(Recorder)
-    service = ClientService(endpoint, factory, retryPolicy=lambda attempt: 0)
-    service.startService()
-    yield service
-    await patient(service.stopService())
-
-
-async def connected(service: ClientService, **kwargs: Any) -> Any:
-    """A service's protocol; the service may not be asked again while it is telling of it."""
-    try:
-        return await patient(service.whenConnected(**kwargs))
-    finally:
-        await turns(1)
 
 
 @pytest.mark.parametrize("kind", ["tcp", "tls"])
@@ -73,21 +52,6 @@ async def test_client_service_is_refused(listen: Any) -> None:
         await client.receives(b"at last")
 
 
-class Sum(amp.Command):
-    """AMP's own example."""
-
-    arguments = ((b"a", amp.Integer()), (b"b", amp.Integer()))
-    response = ((b"total", amp.Integer()),)
-
-
-class Calculator(amp.AMP):
-    """An AMP server."""
-
-    @Sum.responder
-    def sum(self, a: int, b: int) -> dict[str, int]:
-        return {"total": a + b}
-
-
 @pytest.mark.parametrize("kind", ["tcp", "tls"])
 @pytest_twisted.ensureDeferred
 async def test_amp(kind: str, listen: Any) -> None:
@@ -98,22 +62,6 @@ async def test_amp(kind: str, listen: Any) -> None:
     assert answer == {"total": 94}
     client.transport.loseConnection()
     await patient(listening.site.switched.when_empty())
-
-
-class Greeter(LineReceiver):
-    """A server that speaks first."""
-
-    def connectionMade(self) -> None:
-        self.sendLine(b"welcome")
-
-
-class Greeted(Recorder, LineReceiver):
-    """A client of a server that speaks first."""
-
-    dataReceived = LineReceiver.dataReceived
-
-    def lineReceived(self, line: bytes) -> None:
-        self._note(line)
 
 
 @pytest.mark.parametrize("kind", ["tcp", "tls"])

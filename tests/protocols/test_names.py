@@ -77,7 +77,6 @@ def test_unknown_name_imported() -> None:
         *(("autobahn", name, "websocket") for name in protocols.__all__ if "ebSocket" in name),
         ("autobahn", "byte_stream", "websocket"),
         ("h2", "h2c", "http2"),
-        ("priority", "h2c", "http2"),
     ],
 )
 def test_missing_extra(lacks: str, name: str, extra: str) -> None:

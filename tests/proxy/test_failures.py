@@ -442,7 +442,7 @@ def test_paused_client_is_not_idle() -> None:
     size = 10**6
     back = proxied.back.last.answer(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
     back.answer(b"x" * size)
-    proxied.net.advance(1000)
+    proxied.net.advance(50)
     assert not back.is_over
     client.wire.client.resumeProducing()
     proxied.net.pump()

@@ -23,10 +23,9 @@ from upgrade_switch.proxy.fields import (
     Tokens,
     answer_fields,
     fields_of,
-    hops_left,
     request_fields,
 )
-from upgrade_switch.proxy.forwarded import Client, Field, Trusted, lines_of
+from upgrade_switch.proxy.forwarded import Client, Field, Trusted, hops_left, lines_of
 
 CLIENT = Client("203.0.113.7", False, b"example.com")
 HTTP2 = CLIENT._replace(version=b"HTTP/2", is_secure=True)

@@ -4,10 +4,12 @@ What a proxy says about the client, and whom it believes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
+import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -109,6 +111,48 @@ def test_of_a_trusted_proxy() -> None:
         b"Forwarded": b'for=203.0.113.7;host="example.com", for=198.51.100.2, '
         b'for=10.0.0.1;proto=http;host="inner:8080"',
     }
+
+
+async def scheme_in_uvicorn(fields: Sequence[tuple[bytes, bytes]]) -> Any:
+    """What uvicorn takes for the scheme of the client."""
+    from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        pass
+
+    scope: Any = {"type": "http", "scheme": "http", "client": ("127.0.0.1", 1)}
+    scope["headers"] = [(name.lower(), value) for name, value in fields]
+    # Nothing is received or sent.
+    nobody: Any = None
+    await ProxyHeadersMiddleware(app, trusted_hosts="*")(scope, nobody, nobody)
+    return scope["scheme"]
+
+
+def seen_in_werkzeug(fields: Sequence[tuple[bytes, bytes]]) -> tuple[Any, Any]:
+    """What Werkzeug takes for scheme and host."""
+    from werkzeug.middleware.proxy_fix import ProxyFix
+
+    seen: Any = {}
+
+    def app(environ: Any, start: Any) -> list[bytes]:
+        seen.update(environ)
+        return []
+
+    environ: Any = {
+        "HTTP_" + name.decode().upper().replace("-", "_"): value.decode() for name, value in fields
+    }
+    nobody: Any = None
+    ProxyFix(app, x_proto=1, x_host=1)({**environ, "wsgi.url_scheme": "http"}, nobody)
+    return seen["wsgi.url_scheme"], seen["HTTP_HOST"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_servers_know_the_first_client() -> None:
+    """Behind two proxies, of which the first has TLS, servers take the client for one with TLS."""
+    found = said(PROXY, INNER, (XFF, b"203.0.113.7"), (XFP, b"https"), (XFH, b"example.com"))
+    fields = list(found.items())
+    assert await scheme_in_uvicorn(fields) == "https"
+    assert seen_in_werkzeug(fields) == ("https", "example.com")
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def test_cut_off(framing: bytes) -> None:
     (end,) = client.broken
     assert (end.stream_id, end.error_code) == (stream, ErrorCodes.INTERNAL_ERROR)
     assert stream not in client.ended
+    assert proxied.site.lines == [(200, b"/u/x")]
     stream = client.asks()
     proxied.back.last.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nagain")
     client.pump()

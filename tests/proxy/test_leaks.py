@@ -10,7 +10,11 @@ import pytest
 import pytest_twisted
 
 from tests.kit.backed import ASK, CHUNKED, GET, OK, SWITCH, Proxied, post
-from tests.kit.harness import eventually
+from tests.kit.crowds import room_for
+from tests.kit.harness import eventually, reactor
+
+#: Clients that are switched at the same time.
+CROWD = 1000
 
 
 def census() -> Counter[str]:
@@ -135,6 +139,15 @@ def cut_off_by_timeout(proxied: Proxied) -> Any:
     return client
 
 
+def stuck(proxied: Proxied) -> Any:
+    client = proxied.client(GET)
+    client.wire.client.pauseProducing()
+    proxied.back.last.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n" + b"x" * 500_000)
+    proxied.net.advance(1)
+    proxied.net.advance(61)
+    return client
+
+
 def timed_out(proxied: Proxied) -> Any:
     client = proxied.client(GET)
     proxied.net.advance(61)
@@ -184,6 +197,7 @@ WAYS = (
     too_long,
     broken_content,
     cut_off_by_timeout,
+    stuck,
     timed_out,
     left_connecting,
     left_waiting,
@@ -225,10 +239,10 @@ def test_a_crowd_whose_back_end_dies(no_gc: None) -> None:
     proxied = Proxied()
     before = census()
     clients = []
-    for number in range(1000):
+    for number in range(CROWD):
         clients.append(proxied.client(ASK))
         proxied.back.last.answer(SWITCH + b"%d" % number)
-    assert len(proxied.site.switched) == proxied.active() == 1000
+    assert len(proxied.site.switched) == proxied.active() == CROWD
     assert all(client.received.endswith(b"\r\n\r\n%d" % n) for n, client in enumerate(clients))
     for number, back in enumerate(proxied.back.accepted):
         getattr(back.wire.server, "abortConnection" if number % 2 else "loseConnection")()
@@ -253,16 +267,30 @@ def test_a_crowd_whose_back_end_dies(no_gc: None) -> None:
 async def test_a_crowd_on_ports(live: Any) -> None:
     """The same on sockets, of which none stays open."""
     running = await live("tcp", "tcp")
-    clients = []
-    for _ in range(100):
-        client = await running.client(ASK)
-        peer, _head = await running.server.asked()
-        peer.send(SWITCH)
-        await client.head()
-        clients.append(client)
-    assert len(running.front.site.switched) == running.back_end.active == 100
-    for peer in running.server.site.built:
-        peer.transport.abortConnection()
-    for client in clients:
-        await client.is_lost()
-    await eventually(lambda: not running.back_end.active and not running.front.site.switched)
+    sockets = len(reactor.getReaders())
+    before = census()
+    with room_for(4 * CROWD):
+        clients = []
+        for _ in range(CROWD):
+            client = await running.client(ASK)
+            peer, _head = await running.server.asked()
+            peer.send(SWITCH)
+            await client.head()
+            clients.append(client)
+        assert len(running.front.site.switched) == running.back_end.active == CROWD
+        for peer in running.server.site.built:
+            peer.transport.abortConnection()
+        for client in clients:
+            await client.is_lost()
+        await eventually(lambda: not running.back_end.active and not running.front.site.switched)
+    assert len(reactor.getReaders()) <= sockets
+    del client, peer
+    clients.clear()
+    running.front.clients.clear()
+    running.server.site.built.clear()
+    running.front.site.channels.clear()
+    running.front.site.requests.clear()
+    # Twisted's connectors and their transports know one another.
+    gc.collect()
+    grown = {name: count for name, count in (census() - before).items() if count >= 10}
+    assert not grown

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.internet.interfaces import IReactorCore
+from twisted.logger import LogLevel
+from zope.interface import implementer
 
-from tests.kit.backed import ASK, CHUNKED, GET, HOST, OK, SWITCH, Proxied, post
+from tests.kit.backed import ASK, CHUNKED, GET, HOST, OK, SWITCH, Net, Place, Proxied, post
+from tests.kit.harness import site_of
+from tests.kit.streamed import Joined
+from upgrade_switch.proxy import UpgradeProxy
 
 #: A 101 with fields that belong to it alone.
 FIELDS = b"Sec-WebSocket-Accept: x\r\nSet-Cookie: sid=1\r\nX-Secret: y\r\n"
 LONG_SWITCH = SWITCH[:-2] + FIELDS + b"\r\n"
-
-
-@pytest.fixture
-def lines() -> Iterator[list[Any]]:
-    """All that is logged, but for what Twisted says at the level of debugging."""
-    events: list[Any] = []
-
-    def observe(event: Any) -> None:
-        if event["log_level"] > LogLevel.debug and event["log_namespace"].startswith("upgrade_switch"):
-            events.append(event)
-
-    globalLogPublisher.addObserver(observe)
-    yield events
-    globalLogPublisher.removeObserver(observe)
 
 
 # How many may be switched.
@@ -147,6 +137,7 @@ def test_max_body_behind_early_answer() -> None:
     client.send(b"6\r\nabcdef\r\n")
     proxied.net.advance(10)
     assert client.statuses == [200]
+    assert proxied.site.lines == [(200, b"/u/x")]
     assert client.is_over
     assert back.is_over
     assert proxied.is_idle()
@@ -237,19 +228,57 @@ def test_log(lines: list[Any]) -> None:
     for _ in range(20):
         for answer, request in kinds:
             fail(answer, request)
-    assert 1 <= len(lines) <= 4
+    assert 1 <= len(lines) <= 5
     proxied.back.is_there = False
     for _ in range(20):
         proxied.client(GET)
-    assert len(lines) <= 5
+    assert len(lines) <= 6
     proxied.net.advance(61)
     proxied.client(GET)
-    assert len(lines) <= 6
+    assert len(lines) <= 7
     for event in lines:
         assert event["log_level"] is LogLevel.warn
         assert "log_failure" not in event
         text = event["log_format"].format(**event)
         assert text.isprintable(), text
+
+
+def dies(proxied: Proxied) -> None:
+    proxied.back.last.reset()
+
+
+def is_silent(proxied: Proxied) -> None:
+    proxied.net.advance(21)
+
+
+def breaks_the_grammar(proxied: Proxied) -> None:
+    proxied.back.last.answer(b"no chunk\r\n")
+
+
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+@pytest.mark.parametrize(
+    ("framing", "go", "why"),
+    [
+        (b"Content-Length: 9\r\n\r\n", dies, "half an answer from unix:/0: "),
+        (b"Transfer-Encoding: chunked\r\n\r\n", dies, "half an answer from unix:/0: "),
+        (b"\r\n", dies, "half an answer from unix:/0: "),
+        (b"Content-Length: 9\r\n\r\n", is_silent, ": the next part took too long"),
+        (b"Transfer-Encoding: chunked\r\n\r\n", breaks_the_grammar, "the answer is not HTTP"),
+    ],
+)
+def test_cut_off(framing: bytes, go: Any, why: str, version: bytes, lines: list[Any]) -> None:
+    """An answer that is cut off has its line in the access log, and the log says why it was."""
+    proxied = Proxied(idle_timeout=20)
+    for _ in range(2):
+        proxied.client(GET.replace(b"1.1", version))
+        proxied.back.last.answer(b"HTTP/1.1 203 OK\r\n" + framing)
+        go(proxied)
+        proxied.net.advance(5)
+    assert proxied.site.lines == [(203, b"/u/x")] * 2
+    [event] = lines
+    assert event["log_level"] is LogLevel.warn
+    assert why in event["log_format"].format(**event)
+    assert proxied.is_idle()
 
 
 def test_nothing_strange_is_logged(lines: list[Any]) -> None:
@@ -303,6 +332,84 @@ def test_health(lines: list[Any]) -> None:
     proxied.net.advance(100)
     proxied.net.pump()
     assert len(good) + len(bad) == asked
+
+
+@implementer(IReactorCore)
+class Core(Net):
+    """A reactor that begins to run when a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hooks: list[Any] = []
+        self.running = False
+
+    def callWhenRunning(self, hook: Any) -> None:
+        if self.running:
+            hook()
+        else:
+            self.hooks.append(hook)
+
+    def run(self) -> None:
+        self.running = True
+        for hook in self.hooks:
+            hook()
+        self.pump()
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_health_from_the_start(is_running: bool) -> None:
+    """Back ends are asked before there is a request, from when the reactor runs, until close()."""
+    net, place = Core(), Place()
+    net.places = {"/0": place}
+    if is_running:
+        net.run()
+    proxy = UpgradeProxy("unix:/0", net, health="/health")
+    net.pump()
+    if not is_running:
+        assert not len(place)
+        net.run()
+    assert place.last.take().startswith(b"GET /health ")
+    place.last.answer(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
+    assert proxy.back_ends[0].state == "down"
+    net.advance(5)
+    net.pump()
+    assert b"GET /health " in place.last.received
+    closed = proxy.close()
+    net.pump()
+    assert closed.called
+    assert place.last.is_over
+    assert not net.getDelayedCalls()
+    # What still comes is served, without checks.
+    site = site_of(proxy, reactor=net)
+    site.doStart()
+    client = Joined(site).send(GET)
+    place.last.answer(OK)
+    attempts = place.attempts
+    assert client.statuses == [200]
+    net.advance(20)
+    assert place.attempts == attempts
+
+
+def test_health_closed_before_the_start() -> None:
+    """A proxy that is closed before the reactor runs asks nothing."""
+    net, place = Core(), Place()
+    net.places = {"/0": place}
+    UpgradeProxy("unix:/0", net, health="/health").close()
+    net.run()
+    assert not place.attempts
+
+
+def test_close() -> None:
+    """close() ends the connections that rest, and not those that are in use."""
+    proxied = Proxied()
+    first, second = proxied.client(GET), proxied.client(GET)
+    busy, resting = proxied.back.accepted
+    resting.answer(OK)
+    proxied.proxy.close()
+    proxied.net.pump()
+    assert resting.is_over
+    busy.answer(OK)
+    assert first.statuses == second.statuses == [200]
 
 
 @pytest.mark.parametrize("state", ["refusing", "silent", "hanging", "dripping"])

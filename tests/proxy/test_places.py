@@ -12,6 +12,7 @@ from twisted.cred.portal import IRealm, Portal
 from twisted.web.guard import BasicCredentialFactory, HTTPAuthSessionWrapper
 from twisted.web.resource import EncodingResourceWrapper, IResource, Resource
 from twisted.web.server import GzipEncoderFactory, Site
+from twisted.web.vhost import NameVirtualHost
 from zope.interface import implementer
 
 from tests.kit.backed import ASK, CHUNKED, GET, HOST, OK, SWITCH, Proxied, post
@@ -102,6 +103,28 @@ def test_behind_login() -> None:
             assert (b"hello" in sent) is (b"hello" in request)
             proxied.back.last.answer(answer)
             assert client.statuses == [code]
+
+
+def test_virtual_host() -> None:
+    """Behind virtual hosts, contents stream and upgrades pass, each to the back end of its host."""
+    proxied, other = Proxied(), Proxied()
+    hosts = NameVirtualHost()
+    hosts.default = other.proxy
+    hosts.addHost(b"localhost", proxied.proxy)
+    proxied.site.resource = hosts
+    client = proxied.client(post(5) + b"he")
+    assert proxied.back.last.received.startswith(b"POST /u/x HTTP/1.1\r\n")
+    assert proxied.back.last.received.endswith(b"\r\n\r\nhe")
+    client.send(b"llo")
+    proxied.back.last.answer(OK)
+    assert client.statuses == [200]
+    client = proxied.client(ASK)
+    proxied.back.last.answer(SWITCH)
+    assert client.statuses == [101]
+    assert not len(other.back)
+    proxied.client(GET.replace(b"localhost", b"other"))
+    other.net.pump()
+    assert b"\r\nHost: other\r\n" in other.back.last.received
 
 
 def test_encoded() -> None:

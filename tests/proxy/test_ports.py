@@ -246,7 +246,7 @@ async def test_bounded(live: Any, near: str, far: str) -> None:
     To a reader that does not read, or does slowly, no more waits than some buffers hold: through a
     switched connection, both ways, as a content, and as an answer.
     """
-    size = 32 * MEGABYTE
+    size = 64 * MEGABYTE
     for what in ("down", "up", "content", "answer"):
         running = await live(near, far)
         head = ASK if what in ("down", "up") else GET if what == "answer" else post(2 * size)

@@ -88,6 +88,25 @@ def test_refused(what: str) -> None:
         assert not reached
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /u/x HTTP/1.1\n" + HOST + b"Content-Length: 5\r\n\r\n",
+        b"POST /u/x HTTP/1.1\r\nHost: localhost\nContent-Length: 5\r\n\r\n",
+        b"POST /u/x HTTP/1.1\r\n" + HOST + b"Content-Length: 5\n\r\n",
+        b"POST /u/x HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\n",
+        b"POST /u/x HTTP/1.1\nHost: localhost\nContent-Length: 5\n\n",
+    ],
+)
+def test_bare_lf(head: bytes) -> None:
+    """A LF without a CR ends no line: what is in front of it and behind it are not two."""
+    proxied = Proxied()
+    client = proxied.client(head + b"hello" + SMUGGLED)
+    assert client.statuses in ([400], [])
+    assert client.is_over
+    assert not len(proxied.back)
+
+
 @pytest.mark.parametrize("what", PASSED)
 def test_passed(what: str) -> None:
     """Such a field passes, if it does, as part of a head whose framing is the proxy's own."""

@@ -9,6 +9,7 @@ import pytest_twisted
 from twisted.internet.ssl import trustRootFromCertificates
 from twisted.web.client import BrowserLikePolicyForHTTPS
 
+from tests.kit.backed import GET, OK
 from tests.kit.certificate import AUTHORITY
 from tests.kit.harness import (
     EchoTarget,
@@ -22,6 +23,7 @@ from tests.kit.harness import (
     status,
     upgrade_head,
 )
+from tests.kit.naming import Names, NamingReactor
 from upgrade_switch.proxy import UpgradeProxy
 
 TRUSTING = BrowserLikePolicyForHTTPS(trustRootFromCertificates([AUTHORITY]))
@@ -50,3 +52,24 @@ async def test_client_has_gone(listen: Any, kind: str) -> None:
     await client.until(lambda: "read lost" in client.events)
     await patient(front.site.switched.when_empty())
     await patient(proxy.close())
+
+
+@pytest_twisted.ensureDeferred
+async def test_name_is_sent_and_checked(live: Any) -> None:
+    """
+    An https back end is told the name in its URL (SNI). Its certificate has to be for that name, and
+    from somebody who is trusted.
+    """
+    names = Names({name: ["127.0.0.1"] for name in ("localhost", "other.example")})
+    running = await live("tcp", "tls", clock=NamingReactor(names))
+    client = await running.client(GET)
+    peer, _ = await running.server.asked()
+    assert peer.transport.getHandle().get_servername() == b"localhost"
+    peer.send(OK)
+    await client.receives(b"hello")
+    port = running.server.port.getHost().port
+    running.proxy.back_ends = f"https://other.example:{port}"
+    assert status(await (await running.client(GET)).head()) == 502
+    assert names.asked == ["localhost", "other.example"]
+    running = await live("tcp", "tls", policy=None)
+    assert status(await (await running.client(GET)).head()) == 502

@@ -85,9 +85,9 @@ class Site(UpgradeSite):
         self.at_finish: list[ChannelState] = []
 
     def protocol(self) -> Any:
-        proxy: Any = super().protocol()
-        self.channel = proxy._channel
-        return proxy
+        channel: Any = super().protocol()
+        self.channel = channel
+        return channel
 
 
 @pytest.fixture

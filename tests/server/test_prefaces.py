@@ -11,7 +11,16 @@ import pytest_twisted
 from twisted.web.resource import Resource
 
 from tests.kit.asking import PAGE, TRAILING, Accepting, client_of, echoes, fields_of, is_http, switches
-from tests.kit.harness import EchoTarget, Recorder, factory_of, site_of, status, turns, upgrade_head
+from tests.kit.harness import (
+    KINDS,
+    EchoTarget,
+    Recorder,
+    factory_of,
+    site_of,
+    status,
+    turns,
+    upgrade_head,
+)
 from tests.kit.prefaced import FLAG, HTTP2, REST, every_kind, leave, prefaced, receiver, send_in, splits
 from upgrade_switch import UpgradeResource
 
@@ -145,14 +154,20 @@ async def test_beginning_of_a_longer_one_waits(listen: Any) -> None:
 # What does not.
 
 
-@pytest.mark.parametrize(
-    "preface",
-    [HTTP2, b"GET /raw", b"POST /raw", b"PUT /page HTTP/1.1\r\nHost: other", b"P\x00"],
-)
+#: Each of them, and all of them at once; where the bytes come from, all of them at once must do.
+ALIKE = (HTTP2, b"GET /raw", b"POST /raw", b"PUT /page HTTP/1.1\r\nHost: other", b"P\x00")
+PREFACES_OF_KINDS = [
+    *((kind, (preface,)) for kind in ("tcp", "memory") for preface in ALIKE),
+    *((kind, ALIKE) for kind in KINDS),
+]
+
+
+@pytest.mark.parametrize(("kind", "prefaces"), PREFACES_OF_KINDS)
 @pytest.mark.parametrize("request_", [PAGE, POST, PUT], ids=["GET", "POST", "PUT"])
-@every_kind
 @pytest_twisted.ensureDeferred
-async def test_like_a_preface_at_first(listen: Any, kind: str, request_: bytes, preface: bytes) -> None:
+async def test_like_a_preface_at_first(
+    listen: Any, kind: str, request_: bytes, prefaces: tuple[bytes, ...]
+) -> None:
     """
     A request whose first bytes are a preface's, too, is answered as by a site that has none, wherever
     it is cut.
@@ -160,14 +175,14 @@ async def test_like_a_preface_at_first(listen: Any, kind: str, request_: bytes, 
     plain = await client_of(await listen(kind, site_of(Resource())))
     plain.send(request_)
     expected = await plain.response()
-    listening, targets = await prefaced(listen, kind, preface)
+    listening, targets = await prefaced(listen, kind, *prefaces)
     for pieces in splits(request_):
         client = await client_of(listening)
         await send_in(client, pieces, targets)
         head, body = await client.response()
-        assert status(head) == status(expected[0]) == 200
-        assert fields_of(head) == fields_of(expected[0])
-        assert body == expected[1]
+        assert status(head) == status(expected[0]) == 200, pieces
+        assert fields_of(head) == fields_of(expected[0]), pieces
+        assert body == expected[1], pieces
         await is_http(client)
         await leave(client)
     assert targets == []

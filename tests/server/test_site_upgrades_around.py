@@ -170,7 +170,7 @@ def test_repeated_tokens() -> None:
     asked: list[Any] = []
 
     class Request:
-        pass
+        clientproto = b"HTTP/1.1"
 
     acceptor: Any = h2c()
     acceptor.ignores = lambda request: asked.append(request) or True

@@ -10,10 +10,11 @@ from .check import check
 # First: the imports below would fail with less helpful messages.
 check()
 
-from .endpoints import endpoint_text  # noqa: E402 - behind the check
+from .endpoints import endpoint_text, way_of  # noqa: E402 - behind the check
 from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
 from .sockets import (  # noqa: E402 - behind the check
     KeepAlive,
+    LastReading,
     has_timed_out,
     keep_alive,
     send_small_parts,
@@ -58,6 +59,7 @@ from .web import (  # noqa: E402 - behind the check
     has_begun_line,
     has_read_ahead,
     method_of,
+    replace_fields,
     request_line_of,
     set_encoder,
     set_fields,
@@ -66,6 +68,7 @@ from .web import (  # noqa: E402 - behind the check
 __all__ = [
     "AskingChannel",
     "KeepAlive",
+    "LastReading",
     "ParseError",
     "PauseWatch",
     "RefusingChannel",
@@ -95,6 +98,7 @@ __all__ = [
     "keep_alive",
     "method_of",
     "rename_log_prefix",
+    "replace_fields",
     "report_end",
     "request_line_of",
     "send_small_parts",
@@ -110,5 +114,6 @@ __all__ = [
     "was_closed_first",
     "watch_end",
     "watcher",
+    "way_of",
     "write_at_once",
 ]

@@ -14,7 +14,7 @@ from twisted.internet.endpoints import (
 )
 from twisted.python.reflect import safe_repr
 
-__all__ = ["endpoint_text"]
+__all__ = ["endpoint_text", "way_of"]
 
 
 def endpoint_text(endpoint: object) -> str:
@@ -31,4 +31,18 @@ def endpoint_text(endpoint: object) -> str:
     if isinstance(endpoint, UNIXClientEndpoint):
         return str(endpoint._path)
     text: str = safe_repr(endpoint)
+    return text
+
+
+def way_of(endpoint: object) -> str:
+    """
+    How a client endpoint leads to a server: two with the same way make connections that do not differ,
+    but for who is trusted. It is :func:`endpoint_text`; of an endpoint that says nothing of itself, the
+    name of its class, since its ``repr`` has nothing but an address that another may have next.
+    """
+    if isinstance(endpoint, _WrapperEndpoint):
+        return way_of(endpoint._wrappedEndpoint)
+    text = endpoint_text(endpoint)
+    if type(endpoint).__repr__ is object.__repr__ and " at 0x" in text:
+        return type(endpoint).__qualname__
     return text

@@ -11,12 +11,15 @@ from struct import unpack
 from termios import TIOCOUTQ
 from typing import NamedTuple
 
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import ITCPTransport
+from twisted.python.failure import Failure
 
-from .transports import beneath, unsent
+from .transports import beneath, bottom, forget_watch, is_closing, unsent, watch_end, watcher
 
 __all__ = [
     "KeepAlive",
+    "LastReading",
     "has_timed_out",
     "keep_alive",
     "send_small_parts",
@@ -127,3 +130,44 @@ def unacknowledged(transport: object) -> int:
             (queued,) = unpack("i", ioctl(handle.fileno(), TIOCOUTQ, bytes(4)))
             waiting += queued
     return waiting
+
+
+class LastReading:
+    """
+    Reads, when a connection is lost, what the kernel had received of it before that. A server that
+    refuses a large content answers, and closes without having read everything, of which TCP makes a
+    reset. On Linux, the answer can still be read then; but Twisted closes the socket as soon as a write
+    has failed.
+    """
+
+    def __init__(self, transport: object) -> None:
+        """
+        :param transport: the transport; nothing is done if it has no socket, or if somebody else waits
+            for its end.
+        """
+        self._owner = bottom(transport)
+        self._is_waiting = hasattr(self._owner, "socket") and watcher(transport) is None
+        if self._is_waiting:
+            watch_end(transport, None, self)
+
+    def __call__(self, reason: Failure) -> None:
+        owner = self._owner
+        # First: whoever aborts the transport now has it call its own method.
+        forget_watch(owner)
+        try:
+            if reason.check(ConnectionLost):
+                while not is_closing(owner) and _has_received(owner.socket) and not owner.doRead():
+                    pass
+        finally:
+            owner.connectionLost(reason)
+
+    def give_up(self) -> None:
+        """The connection is somebody else's from now on."""
+        if self._is_waiting and watcher(self._owner) is self:
+            forget_watch(self._owner)
+
+
+def _has_received(handle: socket.socket) -> bool:
+    with suppress(OSError):
+        return bool(handle.recv(1, socket.MSG_PEEK))
+    return False

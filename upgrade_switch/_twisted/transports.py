@@ -25,6 +25,7 @@ __all__ = [
     "abort",
     "beneath",
     "bottom",
+    "forget_watch",
     "has_begun_with_tls",
     "is_closing",
     "is_full",
@@ -329,6 +330,11 @@ def report_end(transport: object, protocol: Any, reason: Failure) -> None:
         owner = protocol
     owner.__dict__.pop("connectionLost", None)
     owner.connectionLost(reason)
+
+
+def forget_watch(transport: object) -> None:
+    """Take the watch off a transport that goes on; a transport in memory has to have its own method."""
+    bottom(transport).__dict__.pop("connectionLost", None)
 
 
 class PauseWatch:

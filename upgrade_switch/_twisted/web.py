@@ -40,6 +40,7 @@ __all__ = [
     "has_begun_line",
     "has_read_ahead",
     "method_of",
+    "replace_fields",
     "request_line_of",
     "set_encoder",
     "set_fields",
@@ -174,6 +175,21 @@ def set_fields(headers: Headers, fields: Iterable[tuple[bytes, bytes]]) -> None:
     values = headers._rawHeaders
     for name, value in fields:
         values.setdefault(_canonical(name), []).append(value)
+
+
+def replace_fields(headers: Headers, fields: Iterable[tuple[bytes, bytes]], besides: bytes) -> None:
+    """
+    The same, in place of what is there of the same names.
+
+    :param besides: the name of a field that is added to what is there.
+    """
+    replacing: dict[bytes, list[bytes]] = {}
+    for name, value in fields:
+        replacing.setdefault(_canonical(name), []).append(value)
+    values = headers._rawHeaders
+    if besides in values and besides in replacing:
+        replacing[besides] = [*values[besides], *replacing[besides]]
+    values.update(replacing)
 
 
 def detach_flow_control(channel: HTTPChannel) -> None:

@@ -1,16 +1,19 @@
 """
 One request to a back end, and its answer: :class:`Exchange`.
 
-**Theory of operation.** h11 writes the request and reads the answer: it knows where each ends, and what
-may come in between. What is left to do stands here: heads are collected first, so that their limit is
-the same however they are cut (``head``); what is written goes to the transport, which pauses its
-producer; and what is read goes to the owner's listener, which pauses the transport. While it has
-paused, whatever still arrives (TLS delivers the records that it has read already) stays unread, the
-connection's end behind it, too. The states stand in ``exchange_states``, what is asked of those
+**Theory of operation.** Where request and answer end, and what may come in between, is what h11 knows,
+by way of ``exchange_messages``. What is left to do stands here: heads are collected first, so that
+their limit is the same however they are cut (``head``); what is written goes to the transport, which
+pauses its producer; and what is read goes to the owner's listener, which pauses the transport. While
+it has paused, whatever still arrives (TLS delivers the records that it has read already) stays unread,
+the connection's end behind it, too. The states stand in ``exchange_states``, what is asked of those
 around an exchange in ``exchange_interfaces``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol as TypingProtocol
 
 import h11
 from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
@@ -19,10 +22,13 @@ from twisted.web.client import RequestGenerationFailed, ResponseFailed, Response
 from zope.interface import implementer
 
 from .. import _twisted
+from ..connection import SwitchedConnection
 from ..errors import InvalidResponse
+from ..interfaces import IStreamTransport
 from ..negotiation import Offer, UpgradeToken
-from .exchange_heads import AnswerHead, shadow_of, told
-from .exchange_interfaces import ExchangeConnection, ExchangeHead, IExchangeListener, framings
+from .exchange_heads import AnswerHead
+from .exchange_interfaces import ExchangeHead, IExchangeListener, framings
+from .exchange_messages import End, Messages
 from .exchange_states import Event, State, after
 from .head import HeadReader
 from .request import Head, switched_token
@@ -34,7 +40,36 @@ _LONGEST_HEAD = 16 * 1024
 # A server sends one 100, and perhaps some 102 or 103. One that does not stop has to be stopped.
 _MOST_INFORMATIONAL = 100
 
-_REUSABLE = {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
+
+class ExchangeConnection(TypingProtocol):
+    """The connection of an exchange, which calls exactly one of the methods below, once."""
+
+    transport: IStreamTransport
+    messages: Messages
+    """Have been given the head of the request."""
+    was_used: bool
+    """Whether there has been an exchange on it before."""
+    lenient: bool
+    """Whether a 101 without ``Connection: upgrade`` switches."""
+
+    def rest(self) -> None:
+        """Wait for the next exchange: both messages of the last are complete."""
+
+    def close(self) -> None:
+        """Close the connection, which cannot be used again."""
+
+    def abort(self) -> object:
+        """End the connection at once; harmless when it has ended."""
+
+    def switch(
+        self, token: UpgradeToken, path: bytes, trailing: bytes, lost: Failure | None
+    ) -> SwitchedConnection:
+        """
+        Give the connection away.
+
+        :param trailing: what has come behind the 101.
+        :param lost: how it has ended, if it has.
+        """
 
 
 @implementer(IConsumer, IPushProducer)
@@ -55,28 +90,30 @@ class Exchange:
     _switch: AnswerHead
 
     def __init__(
-        self, connection: ExchangeConnection, request: ExchangeHead, listener: IExchangeListener
+        self,
+        connection: ExchangeConnection,
+        request: ExchangeHead,
+        listener: IExchangeListener,
+        offer: Offer | None,
     ) -> None:
         """
-        :param connection: the connection, whose parser is given the head of the request.
+        :param connection: the connection, whose messages are given the head of the request.
         :param request: that head.
         :param listener: is told of the answer.
+        :param offer: what the request's Upgrade offers; None without one.
         """
         self._connection = connection
         self._transport = connection.transport
-        self._parser = connection.parser
+        self._messages = connection.messages
         self._listener = listener
-        offered = [value for name, value in request.fields if name.lower() == b"upgrade"]
-        self._offer = Offer.parse(offered) if offered else None
-        self._path = request.target.partition(b"?")[0]
+        self._offer = offer
+        self._target = request.target
         self._state = State.SENDING
         self._heads = HeadReader(_LONGEST_HEAD)
         self._informational = 0
         self._producer: IProducer | None = None
         self._is_paused = self._is_reading = False
         self.has_received = False
-        # The end of the answer, if it has been read and not been told.
-        self._end: h11.EndOfMessage | None = None
         # How the connection has ended, if it has; and whether it was meant to end so.
         self._lost: Failure | None = None
         self._is_clean_end = False
@@ -99,23 +136,23 @@ class Exchange:
         the Content-Length fails the exchange.
         """
         if self._state.is_sending:
-            self._send(h11.Data(data=data))
+            self._send(self._messages.send_data, data)
 
     def end(self) -> None:
         """
         The request is complete. To be called for each, also if it has no body; again, it does nothing.
         A body that is shorter than its Content-Length fails the exchange.
         """
-        if self._state.is_sending and self._send(h11.EndOfMessage()):
+        if self._state.is_sending and self._send(self._messages.send_end):
             self._take_producer()
             if self._state is State.HOLDING:
                 self._switched(self._switch, Event.SENT)
             else:
                 self._move(Event.SENT)
 
-    def _send(self, event: h11.Data | h11.EndOfMessage) -> bool:
+    def _send(self, framed: Callable[..., list[bytes]], *data: bytes) -> bool:
         try:
-            parts = self._parser.send_with_data_passthrough(event)
+            parts = framed(*data)
         except h11.LocalProtocolError as error:
             self._fail(RequestGenerationFailed([Failure(error)]))
             return False
@@ -183,7 +220,7 @@ class Exchange:
         """Bytes have come."""
         self.has_received = True
         if self._state.has_body:
-            self._parser.receive_data(data)
+            self._messages.receive(data)
         else:
             self._heads.feed(data)
         self._read()
@@ -214,11 +251,14 @@ class Exchange:
             # It has resumed within what it was told: the loop below goes on.
             return
         self._is_reading = True
+        has_told = False
         try:
             while not self._is_paused and self._read_next():
-                pass
+                has_told = True
         finally:
             self._is_reading = False
+        if has_told and self._state is not State.OVER:
+            self._listener.caught_up()
 
     def _read_next(self) -> bool:
         """
@@ -242,24 +282,22 @@ class Exchange:
             self._fail((ResponseFailed if self.has_received else ResponseNeverReceived)([self._lost]))
         return False
 
-    def _next_event(self) -> bytes | AnswerHead | h11.EndOfMessage | None:
+    def _next_event(self) -> bytes | AnswerHead | End | None:
         """
         :return: a head, a part of a body, or a body's end; None if there is none to be read.
         :raises InvalidResponse: if what has been received breaks the rules; also raises
             ``h11.RemoteProtocolError`` for that.
         """
         if self._state.has_body:
-            return self._next_part()
+            return self._messages.read_part(self._is_clean_end)
         if not self._state.is_undecided or (data := self._heads.next_head()) is None:
             return None
         if self._offer is None and data[9:12] == b"101":
             raise InvalidResponse("a 101 Switching Protocols that nobody asked for")
-        shadow = shadow_of(data)
-        self._parser.receive_data(data if shadow is None else shadow.data)
-        event = self._parser.next_event()
-        assert isinstance(event, h11.InformationalResponse | h11.Response)
-        self._check(event)
-        return told(event, shadow)
+        head = self._messages.read_head(data)
+        if head.event is not None:
+            self._check(head.event)
+        return head
 
     def _check(self, head: Head) -> None:
         """
@@ -277,29 +315,12 @@ class Exchange:
             if self._informational > _MOST_INFORMATIONAL:
                 raise InvalidResponse(f"more than {_MOST_INFORMATIONAL} answers before the final one")
 
-    def _next_part(self) -> bytes | h11.EndOfMessage | None:
-        """All that there is of the body, in one piece; then its end."""
-        if self._end is not None:
-            return self._end
-        chunks = []
-        event = self._parser.next_event()
-        while isinstance(event, h11.Data):
-            chunks.append(event.data)
-            event = self._parser.next_event()
-        if event is h11.NEED_DATA and not chunks and self._is_clean_end:
-            # h11 knows whether a body may end where the connection does.
-            self._parser.receive_data(b"")
-            event = self._parser.next_event()
-        if isinstance(event, h11.EndOfMessage):
-            self._end = event
-        return b"".join(chunks) or self._end
-
-    def _tell(self, event: bytes | AnswerHead | h11.EndOfMessage) -> None:
+    def _tell(self, event: bytes | AnswerHead | End) -> None:
         if isinstance(event, bytes):
             self._listener.data(event)
-        elif isinstance(event, h11.EndOfMessage):
+        elif isinstance(event, End):
             self._ended()
-        elif isinstance(event.event, h11.Response):
+        elif event.code >= 200:
             self._responded(event)
         elif event.code != 101:
             self._listener.informational(event.code, event.phrase, event.fields)
@@ -315,7 +336,7 @@ class Exchange:
         self._move(Event.RESPONSE)
         rest = self._heads.take_rest()
         if rest:
-            self._parser.receive_data(rest)
+            self._messages.receive(rest)
         self._listener.response(head.code, head.phrase, head.fields, head.version)
 
     # The end.
@@ -338,8 +359,8 @@ class Exchange:
     def _ended(self) -> None:
         # What comes behind an answer belongs to nobody; and a server that has answered early may never
         # read what is left of the request.
-        is_loaded = self._parser.trailing_data[0] or _twisted.unsent(self._transport)
-        is_reusable = self._offer is None and self._parser.states == _REUSABLE
+        is_loaded = self._messages.unread or _twisted.unsent(self._transport)
+        is_reusable = self._offer is None and self._messages.are_complete
         connection, listener = self._leave(Event.ENDED)
         if is_loaded:
             connection.abort()
@@ -354,7 +375,8 @@ class Exchange:
         :param event: what completes the switch: its head, or the end of a request that it overtook.
         """
         connection, listener = self._leave(event)
-        switched = connection.switch(self._token, self._path, self._heads.take_rest(), self._lost)
+        path = self._target.partition(b"?")[0]
+        switched = connection.switch(self._token, path, self._heads.take_rest(), self._lost)
         listener.switched(head.code, head.phrase, head.fields, switched)
 
     def _fail(self, error: BaseException) -> None:

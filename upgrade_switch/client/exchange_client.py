@@ -8,7 +8,6 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 from typing import Protocol as TypingProtocol
 
-import h11
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -19,11 +18,12 @@ from .. import _twisted
 from ..connection import AbortUnlessInstalled, HoldingProtocol, SwitchedConnection
 from ..errors import InvalidArgument, InvalidResponse
 from ..interfaces import IStreamTransport
-from ..negotiation import UpgradeToken
+from ..negotiation import Offer, UpgradeToken
 from ..sending import is_clean_end
 from .exchange import Exchange
 from .exchange_heads import request_head
 from .exchange_interfaces import ExchangeHead, IExchangeListener, framings
+from .exchange_messages import Messages
 from .failures import explained
 from .states import State
 
@@ -67,7 +67,7 @@ class ExchangeClient(Protocol):
         self.key = key
         self.was_used = False
         self.lenient = lenient
-        self.parser = h11.Connection(h11.CLIENT)
+        self.messages = Messages()
         self._clock = clock
         self._keeper = keeper
         self._exchange: Exchange | None = None
@@ -76,6 +76,7 @@ class ExchangeClient(Protocol):
         self._is_lost = False
         self._waiting: list[Deferred[None]] = []
         self._tls: TLSMemoryBIOProtocol | None = None
+        self._last_reading: _twisted.LastReading | None = None
 
     def logPrefix(self) -> str:
         return "exchange"
@@ -103,19 +104,20 @@ class ExchangeClient(Protocol):
         except InvalidArgument:
             self._rest_unless_over()
             raise
-        exchange = Exchange(self, head, listener)
+        offered = [] if request.is_alone else [v for k, v in head.fields if k.lower() == b"upgrade"]
+        exchange = Exchange(self, head, listener, Offer.parse(offered) if offered else None)
         if self._why_over is not None:
             exchange.refuse(self._why_over)
             return exchange
         self._exchange = exchange
-        data = self.parser.send(request.event)
-        if request.data is not None:
-            data = request.data
-        if framings(request.event.headers.raw_items()):
-            # The body follows.
-            self.transport.write(data)
-        else:
+        data = self.messages.send(request)
+        if request.is_alone or not framings(request.event.headers.raw_items()):
             _twisted.write_at_once(self.transport, data)
+        else:
+            # The body follows, of which the server may not want everything.
+            if self._last_reading is None:
+                self._last_reading = _twisted.LastReading(self.transport)
+            self.transport.write(data)
         return exchange
 
     @property
@@ -161,7 +163,7 @@ class ExchangeClient(Protocol):
 
     def rest(self) -> None:
         self._exchange = None
-        self.parser.start_next_cycle()
+        self.messages.start_again()
         self.was_used = True
         self._rest_unless_over()
 
@@ -199,6 +201,8 @@ class ExchangeClient(Protocol):
         self._exchange = None
         self._end(Failure(ConnectionLost()))
         self._tls = None
+        if self._last_reading is not None and lost is None:
+            self._last_reading.give_up()
         holding = HoldingProtocol(self.transport, trailing)
         if lost is None:
             _twisted.slot_of(self.transport).set(holding)

@@ -39,6 +39,11 @@ _ANSWER = re.compile(
 )
 _FIELD = re.compile(rb"([^:]+):[\t ]*([^\r]*)\r\n")
 
+# The codes of answers that have a body as long as they say (RFC 9112 §6.3).
+_FINAL = re.compile(rb"(?!204|304)[2-5]")
+# h11 takes 20 digits.
+_LENGTH = re.compile(rb"[0-9]{1,18}\Z")
+
 # Clients send much the same: a shadow is made once. The bound keeps strangers from filling the memory.
 _MOST_REMEMBERED = 256
 
@@ -50,6 +55,11 @@ class RequestHead(NamedTuple):
     """For the parser of the connection."""
     data: bytes | None
     """What is sent; None for what that parser makes of the event."""
+    is_alone: bool
+    """
+    Whether nothing follows the head, and nothing in it says what becomes of the connection, or how the
+    answer is framed.
+    """
 
 
 def request_head(head: ExchangeHead) -> RequestHead:
@@ -58,9 +68,11 @@ def request_head(head: ExchangeHead) -> RequestHead:
     """
     data = _written(head)
     if data is None:
-        return RequestHead(_event(head.method, head.target, tuple(head.fields)), None)
-    fields = tuple(each for each in head.fields if each[0].lower() in _FOR_H11)
-    return RequestHead(_shadow(head.method, fields), data)
+        return RequestHead(_event(head.method, head.target, tuple(head.fields)), None, False)
+    fields = tuple([each for each in head.fields if each[0].lower() in _FOR_H11])
+    # Of these, Host is always there.
+    is_alone = len(fields) == 1 and head.method != b"HEAD"
+    return RequestHead(_shadow(head.method, fields), data, is_alone)
 
 
 def _written(head: ExchangeHead) -> bytes | None:
@@ -108,16 +120,30 @@ class AnswerHead(NamedTuple):
     fields: Fields
     """As they were sent."""
     version: bytes
-    event: Head
-    """What h11 has made of it, or of its shadow."""
+    event: Head | None
+    """What h11 has made of it, or of its shadow; None if it was not asked."""
 
 
 class Shadow(NamedTuple):
     """A valid head, and what h11 gets in its place."""
 
+    code: int
     phrase: bytes
     fields: Fields
-    data: bytes
+    length: int | None
+    """
+    How long the body is that follows, if only Content-Length says so, in HTTP/1.1, and nothing says
+    what becomes of the connection. (The answer to HEAD has none.)
+    """
+    version: bytes
+    looked_at: Fields
+    """Those of the fields that h11 looks at."""
+
+    @property
+    def data(self) -> bytes:
+        lines = [b"HTTP/%b %d " % (self.version, self.code)]
+        lines += [name + b": " + value for name, value in self.looked_at]
+        return b"\r\n".join([*lines, b"", b""])
 
 
 def shadow_of(head: bytes) -> Shadow | None:
@@ -131,10 +157,16 @@ def shadow_of(head: bytes) -> Shadow | None:
     if match is None:
         return None
     version, code, phrase, lines = match.groups()
-    fields = [(name, value.rstrip(b" \t")) for name, value in _FIELD.findall(lines)]
-    shadow = [b"HTTP/" + version + b" " + code + b" "]
-    shadow += [name + b": " + value for name, value in fields if name.lower() in _FOR_H11]
-    return Shadow(phrase, fields, b"\r\n".join([*shadow, b"", b""]))
+    fields = _FIELD.findall(lines)
+    if b" \r" in lines or b"\t\r" in lines:
+        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
+    looked_at = [each for each in fields if each[0].lower() in _FOR_H11]
+    length = None
+    if version == b"1.1" and len(looked_at) == 1 and _FINAL.match(code):
+        ((name, value),) = looked_at
+        if name.lower() == b"content-length" and _LENGTH.match(value):
+            length = int(value)
+    return Shadow(int(code), phrase, fields, length, version, looked_at)
 
 
 def told(event: Head, shadow: Shadow | None) -> AnswerHead:

@@ -6,18 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
-from typing import Protocol as TypingProtocol
 
-import h11
 from twisted.python.failure import Failure
 from zope.interface import Interface
 
 from ..connection import SwitchedConnection
-from ..interfaces import IStreamTransport
-from ..negotiation import UpgradeToken
 
 __all__ = [
-    "ExchangeConnection",
     "ExchangeHead",
     "Fields",
     "IExchangeListener",
@@ -73,6 +68,12 @@ class IExchangeListener(Interface):
     def data(chunk: bytes) -> None:  # noqa: N805 - interfaces have no self
         """A part of the answer's body has come; a chunked body has been decoded."""
 
+    def caught_up() -> None:
+        """
+        All that has come of the answer has been told, by one or several of the calls above: what comes
+        next comes later. Not called behind the last call.
+        """
+
     def ended() -> None:
         """
         The answer is complete. If the request is not, nothing that is still written of it is sent. A
@@ -105,37 +106,6 @@ class IExchangeListener(Interface):
             see the request: the connection had been used before, and nothing of an answer has come. It
             is up to the listener whether this request may be sent twice (RFC 9110 §9.2.2), over a
             fresh connection.
-        """
-
-
-class ExchangeConnection(TypingProtocol):
-    """The connection of an exchange, which calls exactly one of the methods below, once."""
-
-    transport: IStreamTransport
-    parser: h11.Connection
-    """Has been given the head of the request."""
-    was_used: bool
-    """Whether there has been an exchange on it before."""
-    lenient: bool
-    """Whether a 101 without ``Connection: upgrade`` switches."""
-
-    def rest(self) -> None:
-        """Wait for the next exchange: both messages of the last are complete."""
-
-    def close(self) -> None:
-        """Close the connection, which cannot be used again."""
-
-    def abort(self) -> object:
-        """End the connection at once; harmless when it has ended."""
-
-    def switch(
-        self, token: UpgradeToken, path: bytes, trailing: bytes, lost: Failure | None
-    ) -> SwitchedConnection:
-        """
-        Give the connection away.
-
-        :param trailing: what has come behind the 101.
-        :param lost: how it has ended, if it has.
         """
 
 

@@ -21,7 +21,7 @@ from twisted.web.client import (
 
 from .states import State
 
-__all__ = ["cut_off", "explained"]
+__all__ = ["cut_off", "explained", "has_refused_alpn"]
 
 # OpenSSL's words, of several versions, for a first record that is not TLS.
 _NOT_TLS = frozenset(
@@ -33,6 +33,8 @@ _NOT_TLS = frozenset(
         "wrong version number",
     }
 )
+
+_ALPN_REFUSED = frozenset({"tlsv1 alert no application protocol", "tlsv1 alert internal error"})
 
 _USE_HTTP = "the server does not seem to speak TLS: then the URL begins with http or ws"
 _USE_HTTPS = "nothing came from the server: if it wants TLS, the URL begins with https or wss"
@@ -74,6 +76,14 @@ def explained(state: State, reason: Failure, transport: object) -> Failure:
     if reason.check(SSL.Error) and (said := _NOT_TLS.intersection(_words(reason.value))):
         return Failure(SSL.Error([("SSL routines", "", f"{min(said)} ({_USE_HTTP})")]))
     return reason
+
+
+def has_refused_alpn(reason: Failure) -> bool:
+    """
+    Whether a handshake may have failed since the server has none of the protocols that were offered
+    (RFC 7301 §3.2). Twisted's servers, if they know nothing of ALPN, call it an internal error.
+    """
+    return bool(reason.check(SSL.Error)) and not _ALPN_REFUSED.isdisjoint(_words(reason.value))
 
 
 def _has_shaken_hands(transport: ISSLTransport) -> bool:

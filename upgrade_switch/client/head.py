@@ -94,6 +94,8 @@ class HeadReader:
         return taken
 
     def _check_status_line(self) -> None:
+        if _STATUS_LINE.match(self._buffer):
+            return
         begun = bytes(self._buffer[: len(_SAMPLE)])
         if _STATUS_LINE.match(begun + _SAMPLE[len(begun) :]):
             return

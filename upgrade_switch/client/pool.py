@@ -3,7 +3,8 @@ The client: a connection pool that fits every ``Agent`` and every treq call.
 
 ``HTTPConnectionPool.getConnection`` may give the agent anything that has ``request(request)``. Ours
 gives a router that looks at the request first: a request with ``Upgrade`` gets a connection of its
-own and a :class:`~.switching.SwitchingClient`, any other goes on to Twisted's pool.
+own and a :class:`~.switching.SwitchingClient`, or a stream of HTTP/2 (``shared``); any other goes on to
+Twisted's pool.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from twisted.web.client import HTTPConnectionPool
 from twisted.web.iweb import IResponse
 
 from .. import _twisted
+from .._extras import needs_extra
 from ..errors import InvalidResponse, NotSwitched, cause_of
 from .exchange_client import ExchangeClient, ExchangeFactory
 from .idle import IdleConnections
@@ -27,6 +29,7 @@ from .switching import SwitchingFactory
 if TYPE_CHECKING:
     from ..connection import SwitchedConnection
     from .request import ClientRequest
+    from .shared import SharedConnections
 
 __all__ = ["UpgradePool", "switched_connection"]
 
@@ -41,21 +44,39 @@ class UpgradePool(_twisted.UnaskedSwitchPool):
     or it is closed after the refusal's body. It is never retried. Requests without Upgrade behave as
     with ``HTTPConnectionPool``, except that a 101 to one of them fails it
     (:class:`~upgrade_switch.errors.InvalidResponse`), where Twisted waits for ever.
+
+    With ``http2``, a request with Upgrade to an https URL goes over HTTP/2 if the server takes it so
+    (RFC 8441): it has a stream of its own, and the streams to one server share a connection.
     """
 
     def __init__(
-        self, reactor: IReactorTime, persistent: bool = True, *, lenient: bool = False
+        self,
+        reactor: IReactorTime,
+        persistent: bool = True,
+        *,
+        lenient: bool = False,
+        http2: bool = False,
     ) -> None:
         """
         :param reactor: provides ``IReactorTime``.
         :param persistent: whether requests without Upgrade keep their connections.
         :param lenient: whether a 101 without ``Connection: upgrade`` switches, too. It breaks RFC 9110
             §7.8; Proxmox's servers send it.
+        :param http2: whether to offer HTTP/2 by ALPN for upgrades. It is for a GET without content and
+            with one token; anything else, and a server that does not take upgrades over HTTP/2, gets
+            HTTP/1.1. What a server takes is remembered. A connection that carries no upgrade any more
+            is closed after ``cachedConnectionTimeout`` seconds.
+        :raises MissingExtra: if ``http2`` needs an extra that is not installed.
         """
         super().__init__(reactor, persistent)
         self.clock = reactor
         self.lenient = lenient
         self._idle = IdleConnections(self, reactor)
+        self._shared: SharedConnections | None = None
+        if http2:
+            with needs_extra("http2"):
+                from .shared import SharedConnections
+            self._shared = SharedConnections(self)
 
     # Any: Twisted says HTTP11ClientProtocol, of which an agent uses `request` alone.
     def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
@@ -67,6 +88,13 @@ class UpgradePool(_twisted.UnaskedSwitchPool):
         :return: has fired with a router, which connects when it is given the request.
         """
         return succeed(_RequestRouter(self, key, endpoint))
+
+    def resting_client(self, key: Hashable) -> ExchangeClient | None:
+        """
+        A connection that :meth:`exchange_client` would give at once, without a Deferred; None if there
+        is none.
+        """
+        return self._idle.take(key)
 
     def exchange_client(
         self, key: Hashable, endpoint: IStreamClientEndpoint, fresh: bool = False
@@ -95,8 +123,22 @@ class UpgradePool(_twisted.UnaskedSwitchPool):
 
         :return: fires when they are closed.
         """
-        closed = gatherResults([super().closeCachedConnections(), self._idle.close()])
-        return closed.addCallback(lambda _: None)
+        closed = [super().closeCachedConnections(), self._idle.close()]
+        if self._shared is not None:
+            closed.append(self._shared.close_idle())
+        return gatherResults(closed).addCallback(lambda _: None)
+
+    def over_http2(
+        self, key: Hashable, endpoint: IStreamClientEndpoint, request: ClientRequest
+    ) -> Deferred[IResponse] | None:
+        """
+        Send a request with Upgrade over HTTP/2, if the server takes it so, and else over HTTP/1.1.
+
+        :return: fires with the response; None if the request cannot be sent over HTTP/2.
+        """
+        if self._shared is None or not isinstance(key, tuple) or key[0] != b"https":
+            return None
+        return self._shared.request(key, endpoint, request)
 
 
 class _RequestRouter:
@@ -109,6 +151,9 @@ class _RequestRouter:
 
     def request(self, request: ClientRequest) -> Deferred[IResponse]:
         if request.headers.hasHeader(b"upgrade"):
+            shared = self._pool.over_http2(self._key, self._endpoint, request)
+            if shared is not None:
+                return shared
             connected: Deferred[Any] = self._endpoint.connect(
                 SwitchingFactory(self._pool.clock, self._pool.lenient)
             )

@@ -22,6 +22,7 @@ import h11
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ITransport
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import IBodyProducer
 
 from ..errors import InvalidResponse
 from ..fields import connection_options, options_without
@@ -56,6 +57,8 @@ class ClientRequest(Protocol):
     headers: Headers
     persistent: bool
     """Whether ``writeTo`` leaves out ``Connection: close``."""
+    bodyProducer: IBodyProducer | None
+    """Produces the content."""
 
     def writeTo(self, transport: ITransport) -> Deferred[None]:
         """Write the request; the Deferred fires when its body is written, too."""

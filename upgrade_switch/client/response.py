@@ -7,7 +7,8 @@ Twisted's own ``Response`` is not meant to be made by others, and its parser kee
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import finalize
 
 import h11
@@ -26,7 +27,24 @@ if TYPE_CHECKING:
     from ..connection import SwitchedConnection
     from .request import ClientRequest
 
-__all__ = ["Body", "UpgradeResponse", "body_done", "empty_body"]
+__all__ = ["AnswerHead", "Body", "UpgradeResponse", "body_done", "empty_body", "head_of"]
+
+
+class AnswerHead(NamedTuple):
+    """The head of an answer, of any version of HTTP."""
+
+    version: tuple[bytes, int, int]
+    """As an ``IResponse`` has it: ``(b"HTTP", 1, 1)``."""
+    code: int
+    phrase: bytes
+    fields: Sequence[tuple[bytes, bytes]]
+
+
+def head_of(head: h11.Response | h11.InformationalResponse) -> AnswerHead:
+    """The head of an answer that h11 has read."""
+    major, _, minor = head.http_version.partition(b".")
+    version = (b"HTTP", int(major), int(minor))
+    return AnswerHead(version, head.status_code, bytes(head.reason), head.headers.raw_items())
 
 
 @implementer(IPushProducer)
@@ -146,22 +164,22 @@ class UpgradeResponse:
     The ``IResponse`` to a request with Upgrade. Unlike Twisted's it has all fields of the answer
     among its ``headers``, ``Upgrade`` and ``Connection`` too.
 
-    :ivar connection: the :class:`SwitchedConnection` if ``code`` is 101; else None.
+    :ivar connection: the :class:`SwitchedConnection` if the server has switched (with a 101; over
+        HTTP/2, with a 200); else None.
     """
 
     def __init__(
         self,
-        head: h11.Response | h11.InformationalResponse,
+        head: AnswerHead,
         request: ClientRequest,
         body: Body,
         connection: SwitchedConnection | None = None,
     ) -> None:
-        major, _, minor = head.http_version.partition(b".")
-        self.version = (b"HTTP", int(major), int(minor))
-        self.code = head.status_code
-        self.phrase = bytes(head.reason)
+        self.version = head.version
+        self.code = head.code
+        self.phrase = head.phrase
         self.headers = Headers()
-        for name, value in head.headers.raw_items():
+        for name, value in head.fields:
             self.headers.addRawHeader(name, value)
         self.length = 0 if connection is not None else self._declared_length(request)
         self.request = request

@@ -26,7 +26,7 @@ from ..negotiation import UpgradeToken
 from .failures import cut_off, explained
 from .head import HeadReader
 from .request import ClientRequest, Head, Proposal, proposal_of
-from .response import Body, UpgradeResponse, body_done, empty_body
+from .response import Body, UpgradeResponse, body_done, empty_body, head_of
 from .states import Event, State, after
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class SwitchingClient(Protocol):
         rest = self._heads.take_rest()
         if rest:
             self._parser.receive_data(rest)
-        self._take_answer().callback(UpgradeResponse(head, self._request, self._body))
+        self._take_answer().callback(UpgradeResponse(head_of(head), self._request, self._body))
 
     def _body_ended(self) -> None:
         if self._move(Event.BODY_END) is State.REFUSED_AND_ENDED:
@@ -264,7 +264,8 @@ class SwitchingClient(Protocol):
             self._clock.seconds(),
             uninstalled=AbortUnlessInstalled(holding),
         )
-        self._take_answer().callback(UpgradeResponse(head, self._request, empty_body(), connection))
+        response = UpgradeResponse(head_of(head), self._request, empty_body(), connection)
+        self._take_answer().callback(response)
 
 
 class SwitchingFactory(Factory):

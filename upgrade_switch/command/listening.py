@@ -54,15 +54,17 @@ _NO_SOCKET = (
 
 def begin_logging(level: Any, log_format: str = "text") -> None:
     """
-    Log to standard error: warnings (of tunnels that cannot connect, for example), switches, and this
-    package's messages from a level on.
+    Log to standard error: warnings (of tunnels that cannot connect, for example), switches, how the
+    servers behind a proxy do, and this package's other messages from a level on.
 
     :param level: that level, of ``LogLevel``. Messages about what strangers do are below ``warn``.
     :param log_format: one of :data:`LOG_FORMATS`.
     """
     quiet = LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)
     quiet.setLogLevelForNamespace(_PACKAGE, level)
-    quiet.setLogLevelForNamespace(SwitchLog.__module__, LogLevel.info)
+    # Each of these is logged once in a while at most.
+    for namespace in (SwitchLog.__module__, f"{_PACKAGE}.proxy"):
+        quiet.setLogLevelForNamespace(namespace, LogLevel.info)
     # autobahn warns about what strangers do.
     quiet.setLogLevelForNamespace("autobahn", LogLevel.error)
     observers = []

@@ -2,16 +2,17 @@
 :class:`Budget`: how much of what is legal, and costs more than it is worth, one connection may send.
 
 A stranger can have a server work without an end at little cost to himself: by resetting what he has
-just asked for (CVE-2023-44487), by PING and SETTINGS, which want an answer, by empty frames, by opening
-a window one byte at a time. Each alone is no error. So they are counted: a connection has a
-budget that grows again with time, and with the bytes that are really carried.
+just asked for (CVE-2023-44487), by having this side reset it (CVE-2025-8671), by PING and SETTINGS,
+which want an answer, by empty frames, by opening a window one byte at a time. Each alone is no error.
+So they are counted: a connection has a budget that grows again with time, and with the bytes that are
+really carried.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .frames import Flag, FrameType
+from .frames import Flag, FrameType, padding_of
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -21,8 +22,10 @@ __all__ = ["Budget"]
 _MOST = 1000
 _A_SECOND = 100
 
-# Bytes that open a window well enough, and that are worth a frame.
+# Bytes that are worth a frame; and that open a window well enough. Some small devices have windows of
+# 1 KiB, and open them by half.
 _WORTH_A_FRAME = 1024
+_WORTH_AN_UPDATE = 256
 
 _END_STREAM = int(Flag.END_STREAM)
 
@@ -43,16 +46,16 @@ class Budget:
         """Whether a frame that has come is still within the budget."""
         kind = frame[3]
         if kind == FrameType.DATA:
-            costs = len(frame) == 9 and not frame[4] & _END_STREAM
+            costs = not frame[4] & _END_STREAM and len(frame) == 9 + padding_of(frame)
             if len(frame) > _WORTH_A_FRAME:
                 self._earn()
         elif kind == FrameType.HEADERS:
             costs = False
         elif kind == FrameType.WINDOW_UPDATE:
-            costs = int.from_bytes(frame[9:13], "big") < _WORTH_A_FRAME
+            costs = int.from_bytes(frame[9:13], "big") < _WORTH_AN_UPDATE
         else:
             costs = kind in _ALWAYS_COSTS or kind > FrameType.CONTINUATION
-        return not costs or self._spend()
+        return not costs or self.spend()
 
     def sent(self, size: int, waiting: int) -> None:
         """
@@ -62,13 +65,15 @@ class Budget:
         :param waiting: how many of the stream had to wait, since its window has no room for them.
         """
         if size > _WORTH_A_FRAME or not waiting:
-            self._earn()
+            # The other side may open two windows again: the stream's, and the connection's.
+            self._earn(2)
 
-    def _earn(self) -> None:
+    def _earn(self, count: int = 1) -> None:
         if self._left < _MOST:
-            self._left += 1
+            self._left += count
 
-    def _spend(self) -> bool:
+    def spend(self) -> bool:
+        """Something that costs has been done; gives whether it is still within the budget."""
         self._left -= 1
         if self._left >= 0:
             return True

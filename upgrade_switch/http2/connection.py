@@ -7,8 +7,7 @@ what it says and what it knows agree. Four things are kept from it:
 - Header blocks. They are put together and decoded here (``reader.py``); h2 gets a stand-in for each: a
   message that breaks a rule for fields (RFC 9113 §8.2, §8.3) is to cost its stream, and h2 ends the
   connection.
-- Data, and the windows for it (``windows.py``). h2 would take most of the time that an echo takes. It
-  gets what is not wanted, and learns of the ends.
+- Data, and the windows for it (``windows.py``).
 - GOAWAY. To h2 a connection is over with the first one, sent or received; to RFC 9113 §6.8, streams go
   on.
 - Priorities, which RFC 9113 §5.3.2 deprecates.
@@ -33,16 +32,17 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from .due import Due
 from .ending import ConnectionState, Lingering, close_in_time
 from .events import HANDLERS
-from .frames import LAST_STREAM, Flag, FrameType, data_of, goaway_frame, increment_of, raw_frame
+from .frames import LAST_STREAM, Flag, FrameType, goaway_frame, raw_frame
 from .machine import CONNECTION_WINDOW, STREAM_WINDOW, name_of, new_machine
 from .outgoing import Direction
-from .reader import BrokenRule, Frame, FrameReader, Message, read_goaway
+from .reader import BrokenRule, FrameReader, Message, is_priority, read_goaway
 from .stream import HTTP2Stream
 from .transports import TCPStream, TLSStream
 from .turns import Turns
-from .windows import Windows
+from .windows import Windows, read_data, read_window_update
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTP2Connection"]
 
-_DATA, _HEADERS, _WINDOW_UPDATE = map(int, (FrameType.DATA, FrameType.HEADERS, FrameType.WINDOW_UPDATE))
 _END_STREAM, _END_HEADERS = int(Flag.END_STREAM), int(Flag.END_HEADERS)
 
 
@@ -84,9 +83,9 @@ class HTTP2Connection(Protocol):
         self.last_opened = 0
         self.machine = new_machine(is_client, settings)
         self.reader = FrameReader(clock)
-        self._due: list[tuple[HTTP2Stream, Callable[[], object]]] = []
+        self._due = Due()
         self.windows = Windows()
-        self.turns = Turns(self.machine, self.reader, self.windows, self._write)
+        self.turns = Turns(self.machine, self.reader, self.windows)
         # While frames are being read, what is sent waits for the end.
         self._is_reading = False
         self._lingering = Lingering(clock)
@@ -100,19 +99,31 @@ class HTTP2Connection(Protocol):
 
     def continued(self, stream: HTTP2Stream, message: Message) -> None:
         """
-        More fields have come on a stream, which ordinarily are trailers: they are dropped. If they do
-        not end the stream, or come before the content's end, the message is malformed (RFC 9113 §8.1).
+        More fields have come on a stream: trailers, which are dropped. If they do not end it, or come
+        before the content's end, the message is malformed (RFC 9113 §8.1).
         """
         if not message.ends or stream.rest:
-            self.reset(stream.stream_id, ErrorCodes.PROTOCOL_ERROR)
+            self.refuse(stream.stream_id, ErrorCodes.PROTOCOL_ERROR)
+
+    def stand_in_for(self, message: Message) -> bytes:
+        """The block that h2 is given in place of a message's fields."""
+        return self.stand_in
+
+    def stream_ended(self, stream: HTTP2Stream) -> None:
+        """The other side has ended its direction of a stream."""
+        self.when_read(stream, stream.peer_ended)
+
+    def stream_reset(self, stream: HTTP2Stream, code: int) -> None:
+        """The other side has reset a stream."""
+        stream.was_reset(name_of(code), is_complete=code == ErrorCodes.NO_ERROR)
+
+    def settings_came(self) -> None:
+        """The other side has sent settings."""
 
     def emptied(self) -> None:
         """The last stream has ended."""
 
     # The connection.
-
-    def _write(self, data: bytes) -> None:
-        self.transport.write(data)
 
     def logPrefix(self) -> str:
         return "HTTP/2"
@@ -122,6 +133,7 @@ class HTTP2Connection(Protocol):
             self._make_stream = TLSStream
         elif ITCPTransport.providedBy(self.transport):
             self._make_stream = TCPStream
+        self.turns.transport = self.transport
         self.begin()
         self.machine.increment_flow_control_window(CONNECTION_WINDOW - STREAM_WINDOW)
         self.transport.registerProducer(self, True)
@@ -143,7 +155,6 @@ class HTTP2Connection(Protocol):
 
     @property
     def is_secure(self) -> bool:
-        """Whether there is TLS beneath."""
         return self._make_stream is TLSStream
 
     @property
@@ -159,7 +170,9 @@ class HTTP2Connection(Protocol):
         self._is_reading = True
         try:
             self._read(data)
-            self._act()
+            self._due.run(self.streams)
+            if self.turns.is_overfull:
+                raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
         except BrokenRule as broken:
             self.fail(broken.code)
         except H2Error:
@@ -174,34 +187,31 @@ class HTTP2Connection(Protocol):
         for read in self.reader.read(data):
             if isinstance(read, Message):
                 self._read_message(read)
-            elif read.kind == _DATA:
-                self._read_data(read)
-            elif read.kind == _WINDOW_UPDATE:
-                self._read_window_update(read)
+            elif read.kind == FrameType.DATA:
+                read_data(self, read)
+            elif read.kind == FrameType.WINDOW_UPDATE:
+                read_window_update(self, read)
             elif read.kind == FrameType.GOAWAY:
                 self.told_goodbye(*read_goaway(read))
-            elif read.kind != FrameType.PRIORITY:
-                self._handle(self.machine.receive_data(read.raw))
+            elif read.kind == FrameType.PRIORITY:
+                if not is_priority(read):
+                    self.refuse(read.stream_id, ErrorCodes.FRAME_SIZE_ERROR)
+            elif read.kind == FrameType.RST_STREAM and self.machine.is_idle(read.stream_id):
+                # RFC 9113 §6.4, which h2 does not see to.
+                raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
+            else:
+                self.handle(self.machine.receive_data(read.raw))
             if self.is_closed:
                 break
 
     def when_read(self, stream: HTTP2Stream, act: Callable[[], object]) -> None:
-        """
-        Have something done when all that has come has been read, if the stream is not over by then:
-        for a request that is reset right behind it, nothing is done (CVE-2023-44487).
-        """
-        self._due.append((stream, act))
+        """Have something done when all that has come has been read (``due.py``)."""
+        self._due.add(stream, act)
         if not self._is_reading:
-            self._act()
+            self._due.run(self.streams)
 
-    def _act(self) -> None:
-        while self._due:
-            due, self._due = self._due, []
-            for stream, act in due:
-                if stream.stream_id in self.streams:
-                    act()
-
-    def _handle(self, events: Iterable[Event]) -> None:
+    def handle(self, events: Iterable[Event]) -> None:
+        """Do what follows from what h2 says."""
         for event in events:
             handle = HANDLERS.get(type(event))
             if handle is not None:
@@ -212,46 +222,19 @@ class HTTP2Connection(Protocol):
         stream = self.streams.get(stream_id)
         if stream is not None:
             self.continued(stream, message)
+            if stream_id not in self.streams:
+                # It has been reset.
+                return
         flags = _END_HEADERS | (_END_STREAM if message.ends else 0)
-        stand_in = raw_frame(_HEADERS, flags, stream_id, self.stand_in)
+        stand_in = raw_frame(FrameType.HEADERS, flags, stream_id, self.stand_in_for(message))
         events = self.machine.receive_data(stand_in)
-        if stream is None and events and stream_id > self.last_opened:
-            self.last_opened = stream_id
-            self.opened(message)
-        self._handle(events)
-
-    def _read_data(self, frame: Frame) -> None:
-        stream, data = self.streams.get(frame.stream_id), data_of(frame.raw)
-        ends = bool(frame.flags & _END_STREAM)
-        if stream is not None and data is not None and not stream.takes(len(data), ends):
-            # h2 then knows that nobody wants what it is given.
-            self.reset(frame.stream_id, ErrorCodes.PROTOCOL_ERROR)
-            stream = None
-        if stream is None or data is None or stream.end_came:
-            # h2 says what is wrong with it, if anything is.
-            self._handle(self.machine.receive_data(frame.raw))
-            return
-        size = len(frame.raw) - 9
-        self.windows.received(stream, size)
-        events: list[Event] = []
-        if ends:
-            events = self.machine.receive_data(raw_frame(_DATA, _END_STREAM, frame.stream_id, b""))
-        if size:
-            stream.received(data, size)
-        self._handle(events)
-
-    def _read_window_update(self, frame: Frame) -> None:
-        stream, size = self.streams.get(frame.stream_id), increment_of(frame.raw)
-        if not size or (stream is None and frame.stream_id):
-            # h2 says what is wrong with it, if anything is.
-            self._handle(self.machine.receive_data(frame.raw))
-        elif stream is None:
-            self.windows.open(size)
-            self.schedule_all()
-        elif not self.windows.open_stream(stream, size):
-            self.reset(frame.stream_id, ErrorCodes.FLOW_CONTROL_ERROR)
-        elif stream.has_output:
-            self.schedule(stream)
+        if stream is None:
+            if events and stream_id > self.last_opened:
+                self.last_opened = stream_id
+                self.opened(message)
+            else:
+                self.blame()
+        self.handle(events)
 
     def told_goodbye(self, last_stream: int, code: int) -> None:
         """
@@ -276,16 +259,12 @@ class HTTP2Connection(Protocol):
 
     def schedule_all(self) -> None:
         """Let all streams send that have something."""
-        for stream in tuple(self.streams.values()):
-            if stream.has_output:
-                self.schedule(stream)
+        for stream in [stream for stream in self.streams.values() if stream.has_output]:
+            self.schedule(stream)
 
     def consumed(self, stream: HTTP2Stream, size: int) -> None:
-        if self.is_closed:
-            return
-        is_open = stream.stream_id in self.streams and not stream.end_came
-        frames = self.windows.consumed(stream, size, is_open)
-        if frames:
+        frames = self.windows.consumed(stream, size)
+        if frames and not self.is_closed:
             self.turns.put(frames)
             self._flush_unless_reading()
 
@@ -317,6 +296,19 @@ class HTTP2Connection(Protocol):
                 stream.finish(Failure(ConnectionLost(f"the stream was reset: {name_of(code)}")))
         self._flush_unless_reading()
 
+    def refuse(self, stream_id: int, code: ErrorCodes) -> None:
+        """Reset a stream on which the other side has broken a rule."""
+        self.reset(stream_id, code)
+        self.blame()
+
+    def blame(self) -> None:
+        """
+        What has been read was good for nothing but a reset, which costs some of the budget (it is
+        CVE-2025-8671 to have streams reset without an end).
+        """
+        if not self.reader.budget.spend():
+            raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
+
     def forget(self, stream: HTTP2Stream) -> None:
         """A stream is over: neither side sends on it any more."""
         self._lingering.discard(stream)
@@ -329,7 +321,7 @@ class HTTP2Connection(Protocol):
         self.turns.is_full = True
 
     def resumeProducing(self) -> None:
-        self.turns.is_full = False
+        self.turns.go_on()
         self._send()
 
     def stopProducing(self) -> None:
@@ -339,23 +331,18 @@ class HTTP2Connection(Protocol):
         """Give the transport what h2 has to send."""
         self.turns.flush()
 
-    def _flush_unless_reading(self) -> None:
-        if not (self._is_reading or self.is_closed):
-            self.flush()
-
     def _send(self) -> None:
         if not (self._is_reading or self.is_closed):
             self.turns.send()
 
+    def _flush_unless_reading(self) -> None:
+        if not (self._is_reading or self.is_closed):
+            self.flush()
+
     # The end.
 
     def say_goodbye(self, last_stream: int = LAST_STREAM, code: int = ErrorCodes.NO_ERROR) -> None:
-        """
-        Send GOAWAY (RFC 9113 §6.8).
-
-        :param last_stream: streams with a higher number are not answered. The default is for a first
-            announcement, behind which those still come that are on their way.
-        """
+        """Send GOAWAY (RFC 9113 §6.8); the default answers whatever is on its way."""
         self.flush()
         self.transport.write(goaway_frame(last_stream, code))
 
@@ -388,11 +375,14 @@ class HTTP2Connection(Protocol):
         self.turns.clear()
         self._due.clear()
         for stream in streams.values():
-            stream.finish(reason)
+            stream.cut_off(reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.state = ConnectionState.CLOSED
         closing, self._closing = self._closing, None
         if closing is not None:
             closing.cancel()
+        # A TLS layer would keep its producer, and hence itself.
+        self.transport.unregisterProducer()
         self._end_streams(reason)
+        self.turns.end()

@@ -19,11 +19,8 @@ from h2.events import (
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes
 
-from .machine import name_of
-
 if TYPE_CHECKING:
-    from h2.connection import H2Connection
-
+    from .machine import Machine
     from .stream import HTTP2Stream
     from .windows import Windows
 
@@ -36,22 +33,31 @@ _LARGEST_TABLE = 2**12
 class StreamsConnection(TypingProtocol):
     """A connection, as these events need it."""
 
-    machine: H2Connection
+    machine: Machine
     windows: Windows
     streams: dict[int, HTTP2Stream]
 
-    def when_read(self, stream: HTTP2Stream, act: Callable[[], object]) -> None:
-        """Have something done when all that has come has been read."""
+    def stream_ended(self, stream: HTTP2Stream) -> None:
+        """The other side has ended its direction of a stream."""
+
+    def stream_reset(self, stream: HTTP2Stream, code: int) -> None:
+        """The other side has reset a stream."""
+
+    def settings_came(self) -> None:
+        """The other side has sent settings."""
 
     def forget(self, stream: HTTP2Stream) -> None:
         """A stream is over."""
+
+    def blame(self) -> None:
+        """What has just been read was good for nothing but a reset."""
 
     def schedule_all(self) -> None:
         """Let all streams send that have something."""
 
 
 def _data_received(connection: StreamsConnection, event: DataReceived) -> None:
-    # What is wanted does not come by h2.
+    # Nobody wants it (windows.py).
     size = event.flow_controlled_length
     if size:
         with suppress(H2Error):
@@ -66,13 +72,16 @@ def _stream_ended(connection: StreamsConnection, event: StreamEnded) -> None:
     if stream.disconnected:
         connection.forget(stream)
     else:
-        connection.when_read(stream, stream.peer_ended)
+        connection.stream_ended(stream)
 
 
 def _stream_reset(connection: StreamsConnection, event: StreamReset) -> None:
     stream = connection.streams.get(event.stream_id)
+    if not event.remote_reset:
+        # h2 has reset it: the other side has broken a rule.
+        connection.blame()
     if stream is not None:
-        stream.was_reset(name_of(event.error_code))
+        connection.stream_reset(stream, event.error_code)
         connection.forget(stream)
 
 
@@ -84,6 +93,7 @@ def _settings_changed(connection: StreamsConnection, event: RemoteSettingsChange
     if window is not None:
         difference = window.new_value - (window.original_value or 0)
         connection.windows.resize(connection.streams.values(), difference)
+    connection.settings_came()
     connection.schedule_all()
 
 

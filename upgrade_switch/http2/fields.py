@@ -36,7 +36,7 @@ _USUAL_METHODS = frozenset(
     {b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"CONNECT"}
 )
 
-# Host: RFC 9110 §7.2. Of two logins, one program may take the first and another the last.
+# RFC 9110 §7.2. (Two logins are a valid list, which the request is answered 400 for.)
 _ONCE = (b"host",)
 
 # RFC 3986 §3.1. In a path, visible characters without "#": fragments are not sent (RFC 9110 §7.1).
@@ -159,7 +159,7 @@ def _joined(fields: list[Field]) -> list[Field]:
             raise MalformedRequest(f"{name.decode()} comes more than once (RFC 9110 §5.3)")
     if names.count(b"cookie") > 1:
         # RFC 9113 §8.2.3.
-        crumbs = [value for name, value in fields if name == b"cookie"]
+        crumbs = [value for name, value in fields if name == b"cookie" and value]
         fields = [field for field in fields if field[0] != b"cookie"]
         fields.append((b"cookie", b"; ".join(crumbs)))
     return with_one_length(fields, MalformedRequest)

@@ -16,6 +16,7 @@ __all__ = [
     "goaway_frame",
     "header_block_of",
     "increment_of",
+    "padding_of",
     "raw_frame",
     "window_frame",
 ]
@@ -65,6 +66,11 @@ def raw_frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
 def frame_head(kind: int, flags: int, stream_id: int, length: int) -> bytes:
     """What stands in front of a frame's payload."""
     return _HEAD.pack(length >> 8, length & 0xFF, kind, flags, stream_id)
+
+
+def padding_of(frame: bytes) -> int:
+    """How many bytes of a DATA frame's payload are padding, its length included."""
+    return frame[9] + 1 if frame[4] & _PADDED and len(frame) > 9 else 0
 
 
 def data_of(frame: bytes) -> bytes | None:

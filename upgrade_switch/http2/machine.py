@@ -12,7 +12,7 @@ from h2.settings import SettingCodes, Settings
 
 from .reader import LONGEST_FIELDS
 
-__all__ = ["CONNECTION_WINDOW", "MOST_STREAMS", "STREAM_WINDOW", "name_of", "new_machine"]
+__all__ = ["CONNECTION_WINDOW", "MOST_STREAMS", "STREAM_WINDOW", "Machine", "name_of", "new_machine"]
 
 #: How many streams the other side may have open at the same time. Browsers want 255 WebSockets, and
 #: pages beside them.
@@ -27,12 +27,15 @@ CONNECTION_WINDOW = MOST_STREAMS * STREAM_WINDOW
 _UNCOUNTED = 16
 
 
-class _Machine(H2Connection):
+class Machine(H2Connection):
     """
     h2 counts all streams of a connection at each head, and forgets the closed ones then. With hundreds
     of idle streams that costs more than the request, so they are counted only when as many have been
     opened as there were, or when there may be too many.
     """
+
+    # Of the streams that have ended, 65,536 would be remembered, in 10 MB.
+    MAX_CLOSED_STREAMS = 2**10
 
     _counted = 0
     _opened_since = _UNCOUNTED
@@ -50,14 +53,18 @@ class _Machine(H2Connection):
         self._opened_since += 1
         return most
 
+    def is_idle(self, stream_id: int) -> bool:
+        """Whether a stream has not been opened yet (RFC 9113 §5.1)."""
+        return stream_id > max(self.highest_inbound_stream_id, self.highest_outbound_stream_id)
 
-def new_machine(is_client: bool, settings: dict[SettingCodes, int] | None = None) -> H2Connection:
+
+def new_machine(is_client: bool, settings: dict[SettingCodes, int] | None = None) -> Machine:
     """
     A state machine for one connection.
 
     :param settings: what to tell the other side, besides the limits that are the same for all.
     """
-    machine = _Machine(
+    machine = Machine(
         H2Configuration(
             client_side=is_client,
             header_encoding=None,

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
     from .lists import Field
 
-__all__ = ["LONGEST_FIELDS", "BrokenRule", "Frame", "FrameReader", "Message", "read_goaway"]
+__all__ = [
+    "LONGEST_FIELDS",
+    "BrokenRule",
+    "Frame",
+    "FrameReader",
+    "Message",
+    "is_priority",
+    "read_goaway",
+]
 
 # Bytes of a list of fields, as RFC 9113 §6.5.2 counts them: what the other side is told, and what costs
 # the connection, since its decoder has to read all of it.
@@ -35,7 +43,7 @@ _LONGEST_FRAME = 2**14
 
 _ACK, _END_HEADERS, _END_STREAM = int(Flag.ACK), int(Flag.END_HEADERS), int(Flag.END_STREAM)
 _DATA, _HEADERS, _SETTINGS = int(FrameType.DATA), int(FrameType.HEADERS), int(FrameType.SETTINGS)
-_CONTINUATION = int(FrameType.CONTINUATION)
+_CONTINUATION, _WINDOW_UPDATE = int(FrameType.CONTINUATION), int(FrameType.WINDOW_UPDATE)
 
 
 class BrokenRule(Exception):
@@ -83,6 +91,17 @@ def read_goaway(frame: Frame) -> tuple[int, int]:
     return last_stream, int.from_bytes(frame.raw[13:17], "big")
 
 
+def is_priority(frame: Frame) -> bool:
+    """
+    Whether a PRIORITY, which is ignored otherwise (RFC 9113 §5.3.2), has the right size (§6.3).
+
+    :raises BrokenRule: if it is on no stream.
+    """
+    if not frame.stream_id:
+        raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
+    return len(frame.raw) == 14
+
+
 class _Block(NamedTuple):
     """A header block that has not all come."""
 
@@ -95,11 +114,15 @@ class FrameReader:
     """
     Cuts what comes into frames, and puts header blocks together. It sees to the order of frames, to
     their size, and to the budget.
+
+    :ivar has_begun: whether anything has come.
+    :ivar count: how many frames and messages have been read.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         self.budget = Budget(clock)
         self.has_begun = False
+        self.count = 0
         self._decoder = Decoder()
         self._decoder.max_header_list_size = _LONGEST_DECODED
         self._buffer = b""
@@ -131,6 +154,7 @@ class FrameReader:
             read = self._read_frame(data[position:end])
             position = end
             if read is not None:
+                self.count += 1
                 yield read
         self._buffer = data[position:]
 
@@ -148,6 +172,12 @@ class FrameReader:
         if block is not None and (kind != _CONTINUATION or stream_id != block.stream_id):
             # RFC 9113 §6.10.
             raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
+        if kind == _SETTINGS and flags & _ACK and len(raw) > 9:
+            # RFC 9113 §6.5; to h2 it is another error.
+            raise BrokenRule(ErrorCodes.FRAME_SIZE_ERROR)
+        if kind == _WINDOW_UPDATE and len(raw) == 13:
+            # RFC 9113 §6.9: the first bit is ignored, which h2 does not do.
+            raw = raw[:9] + (int.from_bytes(raw[9:], "big") & LAST_STREAM).to_bytes(4, "big")
         if not self.budget.allows(raw):
             raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
         if block is not None:

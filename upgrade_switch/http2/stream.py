@@ -29,7 +29,6 @@ from ..interfaces import IMultiplexedTransport, IStreamTransport
 from ..sending import SendingWatch
 from .machine import STREAM_WINDOW
 from .outgoing import Direction, Outgoing
-from .windows import Room
 
 if TYPE_CHECKING:
     from .lists import Field
@@ -85,23 +84,29 @@ class HTTP2Stream(Outgoing):
     :ivar protocol: what owns it.
     :ivar receiving: how far the direction is that the other side sends in.
     :ivar end_came: whether the other side has ended that direction, though it may not all be read.
-    :ivar room: how much may come (``windows.py``).
+    :ivar room: how many bytes may come (``windows.py``).
+    :ivar read: how many have been read, while the other side has not been told.
     :ivar rest: how many bytes are to come; None if that has not been said (RFC 9113 §8.1.1).
     :ivar linger: how many seconds the other side may take to end its direction, once this side is
         through with both; then the stream is reset (RFC 9113 §8.1). If it is 0, the stream is a
         message's; if not, it is closed like a connection, and aborted if it sends nothing for too long.
+    :ivar outlasts: whether what has come, its end too, is still read when the connection has ended.
     """
 
     _aborting = False
 
     linger: float = 0
+    outlasts = False
+    _last_reason: Failure | None = None
+    _may_close = False
 
     def __init__(self, owner: StreamOwner, stream_id: int) -> None:
         super().__init__(stream_id, owner.clock)
         self.protocol: Any = None
         self.rest: int | None = None
         self.end_came = False
-        self.room = Room(STREAM_WINDOW)
+        self.room = STREAM_WINDOW
+        self.read = 0
         self.receiving = Direction.OPEN
         self._owner = owner
         # Whether nobody reads what comes; what has come since, and how much of the window it has used;
@@ -187,6 +192,7 @@ class HTTP2Stream(Outgoing):
         if self.disconnected or self._aborting:
             return
         self._aborting = True
+        self.sending = Direction.ENDED
         self.drop_unsent()
         self._drop_held()
         self._owner.cancel(self)
@@ -215,7 +221,7 @@ class HTTP2Stream(Outgoing):
         if self.linger:
             # Not now: it is sent in the middle of loseConnection, perhaps, which no transport answers
             # at once.
-            self._owner.clock.callLater(0, self._tell_end_sent)
+            self._clock.callLater(0, self._tell_end_sent)
         else:
             self._tell_end_sent()
 
@@ -294,6 +300,8 @@ class HTTP2Stream(Outgoing):
             return
         half_closeable = IHalfCloseableProtocol(self.protocol, None)
         if half_closeable is None:
+            if self._may_close:
+                self._last_reason = None
             # What has been written is sent; nobody waits for a producer whose reader has gone.
             self.stop_producer()
             self.loseConnection()
@@ -307,20 +315,42 @@ class HTTP2Stream(Outgoing):
         if self.sending is self.receiving is Direction.ENDED:
             self.finish(Failure(ConnectionDone()))
 
-    def was_reset(self, why: str) -> None:
+    def was_reset(self, why: str, is_complete: bool = False) -> None:
         """
         The other side has reset the stream.
 
         :param why: the name of the reason that it gives.
+        :param is_complete: whether it says that it has sent everything, and only needs no more of what
+            is sent to it (RFC 9113 §8.1).
         """
-        self.receiving = Direction.ENDED
-        self.finish(Failure(ConnectionLost(f"the other end has reset the stream: {why}")))
+        reason = Failure(ConnectionLost(f"the other end has reset the stream: {why}"))
+        if is_complete:
+            self.cut_off(reason, is_complete=not self.unsent)
+        else:
+            self.receiving = Direction.ENDED
+            self.finish(reason)
+
+    def cut_off(self, reason: Failure, is_complete: bool = False) -> None:
+        """
+        Nothing more comes and goes. If everything has come, and it is to be read, it is read first.
+
+        :param is_complete: whether that is no loss to a protocol that would only have closed then.
+        """
+        if self.outlasts and self.receiving is Direction.ENDING and not self.is_closing:
+            self._last_reason, self._may_close = reason, is_complete
+            self.sending = Direction.ENDED
+            self.drop_unsent()
+        else:
+            self.receiving = Direction.ENDED
+            self.finish(reason)
 
     def finish(self, reason: Failure) -> None:
         """Nothing comes and goes any more: tell the protocol, once."""
         if self.disconnected:
             return
         self.disconnected = True
+        if self._last_reason is not None and reason.check(ConnectionDone):
+            reason = self._last_reason
         self.drop_unsent()
         self._drop_held()
         draining, self._draining = self._draining, None

@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .frames import Flag, FrameType, frame_head
 
@@ -24,6 +23,9 @@ __all__ = ["Turns"]
 # fails when it is full.
 _MOST_BEFORE_SETTINGS = 2**14
 
+# Bytes of frames that cannot wait, for somebody who does not read.
+_MOST_IN_EXCESS = 2**16
+
 # Bytes that are given to the transport in one piece.
 _AT_ONCE = 2**16
 
@@ -35,27 +37,25 @@ class Turns:
     Lets streams that have something to send do so in turns, one frame each. Nothing is sent while the
     transport is full: what waits is with the streams, which tell their producers.
 
+    :ivar transport: what they are written to, as soon as the connection is made.
     :ivar is_full: whether the transport takes no more now.
     """
 
-    def __init__(
-        self,
-        machine: H2Connection,
-        reader: FrameReader,
-        windows: Windows,
-        write: Callable[[bytes], object],
-    ) -> None:
+    # Any: whatever is beneath a connection.
+    transport: Any = None
+
+    def __init__(self, machine: H2Connection, reader: FrameReader, windows: Windows) -> None:
         """
         :param machine: what makes all frames but DATA.
         :param reader: knows whether the other side has begun, and has the budget.
         :param windows: the connection's.
-        :param write: takes what is to be sent.
         """
         self.is_full = False
+        # Bytes of frames that cannot wait, such as answers to PING, since the transport is full.
+        self._in_excess = 0
         self._machine = machine
         self._reader = reader
         self._windows = windows
-        self._write = write
         self._made: list[bytes] = []
         self._ready: deque[Outgoing] = deque()
         self._left_before_settings = _MOST_BEFORE_SETTINGS
@@ -68,8 +68,13 @@ class Turns:
             self._ready.append(stream)
 
     def clear(self) -> None:
-        """Nobody sends any more."""
+        """Nobody sends any more; what is left to send has been written."""
         self._ready.clear()
+
+    def end(self) -> None:
+        """The transport has ended. Nothing refers to the connection any more: that would be a cycle."""
+        self.clear()
+        self.transport = None
 
     def put(self, *pieces: bytes) -> None:
         """Send frames, or pieces of frames, behind what h2 has to send."""
@@ -85,7 +90,19 @@ class Turns:
             data = b"".join([*self._made, data])
             self._made.clear()
         if data:
-            self._write(data)
+            if self.is_full:
+                self._in_excess += len(data)
+            self.transport.write(data)
+
+    def go_on(self) -> None:
+        """The transport takes more again."""
+        self.is_full = False
+        self._in_excess = 0
+
+    @property
+    def is_overfull(self) -> bool:
+        """Whether the other side does not read, and has made this one answer too much nevertheless."""
+        return self._in_excess > _MOST_IN_EXCESS
 
     def send(self) -> None:
         """Let streams have their turns, until the transport is full or nothing can be sent."""
@@ -116,11 +133,11 @@ class Turns:
             if ends:
                 stream.end_sent()
                 return len(fields)
-        if stream.is_at_end:
-            machine.end_stream(stream_id)
-            stream.end_sent()
-            return 0
         if not stream.unsent:
+            if stream.is_at_end:
+                machine.end_stream(stream_id)
+                stream.end_sent()
+                return 0
             # A producer that is asked for more writes when the head is out.
             stream.sent()
             return len(heads)

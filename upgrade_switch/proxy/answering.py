@@ -4,7 +4,7 @@ The side of the client: what is done to a request of ``twisted.web`` to pass an 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IPushProducer, IReactorTime
@@ -12,14 +12,18 @@ from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from .. import _twisted
+from ..connecting import ClientEnd, ServerEnd
 from ..interfaces import Declined, IUpgradeRequest
 from ..sending import STUCK_AFTER, QuietTimeout, SendingWatch, reset_when_sent
 from ..server.decision import declined
+from ..server.gathering import IGatheringChannel
+from ..splice import Splice
 from .deadline import Deadline
 from .forwarded import Field
 
 if TYPE_CHECKING:
     from ..client.exchange import Exchange
+    from ..connection import SwitchedConnection
     from .translation import Translation
 
 __all__ = [
@@ -27,31 +31,43 @@ __all__ = [
     "answer_with",
     "awaits_continue",
     "cut_off",
+    "flush",
+    "gather",
+    "joined",
     "set_fields",
     "tell_declined",
     "why_declined",
-    "write_head",
 ]
 
 # Any, in all of these: requests have much that no interface has.
 
 
-def write_head(request: Any, code: int, phrase: bytes, fields: Sequence[Field]) -> None:
-    """Write the head of an answer, though its body may come much later."""
+def gather(request: Any, code: int, phrase: bytes, fields: Sequence[Field]) -> bool:
+    """
+    Begin an answer, which is held until :func:`flush`, or until the request is finished.
+
+    :return: False where it cannot be held, or if the client takes no more now.
+    """
+    channel = request.channel
     request.setResponseCode(code, phrase)
     set_fields(request, fields)
-    request.write(b"")
+    return IGatheringChannel.providedBy(channel) and bool(channel.gather())
+
+
+def flush(request: Any) -> None:
+    """Send what is held, the head at least, though the body may come much later."""
+    if not request.startedWriting:
+        request.write(b"")
+    if IGatheringChannel.providedBy(request.channel):
+        request.channel.flush()
 
 
 def set_fields(request: Any, fields: Sequence[Field]) -> None:
     """Set a back end's fields, in place of Twisted's own of the same names."""
     headers = request.responseHeaders
+    headers.removeHeader(b"server")
     # Whether the client's connection stays open is the site's matter, and it may have said so.
-    replaced = {name.lower() for name, _ in fields} | {b"server"}
-    for name, _ in list(headers.getAllRawHeaders()):
-        if name.lower() in replaced and name.lower() != b"connection":
-            headers.removeHeader(name)
-    _twisted.set_fields(headers, fields)
+    _twisted.replace_fields(headers, fields, besides=b"Connection")
     request.defaultContentType = None
 
 
@@ -76,6 +92,21 @@ def tell_declined(
         declined(request, translation.tokens[0], why, request.site)
 
 
+def joined(
+    connection: SwitchedConnection, clock: IReactorTime, over: Callable[[], object]
+) -> ClientEnd:
+    """
+    Take the back end's end of what has switched.
+
+    :param over: called when it is over.
+    :return: what the client's connection is to be given, with which that is spliced.
+    """
+    near, far = ClientEnd(), ServerEnd()
+    Splice(near, far, reactor=clock).done.addBoth(lambda _: over())
+    connection.install(far)
+    return near
+
+
 def answer_with(request: Any, page: IResource) -> None:
     """Give the proxy's own answer."""
     body: bytes = page.render(request)
@@ -84,17 +115,25 @@ def answer_with(request: Any, page: IResource) -> None:
     request.finish()
 
 
-def cut_off(request: Any, clock: IReactorTime) -> None:
+def cut_off(request: Any, clock: IReactorTime, at_once: bool = False) -> None:
     """
     End the connection of a client that has got a part of an answer; over HTTP/2, its stream. If the
     framing does not tell that something is missing, a reset does, when everything before has arrived.
+
+    :param at_once: whether what the client has not taken yet is lost.
     """
     channel = request.channel
+    # Twisted logs what is finished. Whoever reads the log looks for what has gone wrong.
+    request.site.log(request)
     if request.clientproto.startswith(b"HTTP/2"):
         channel.loseConnection()
         return
+    flush(request)
     request.unregisterProducer()
     transport = channel.transport
+    if at_once:
+        _twisted.abort(transport)
+        return
     # What still comes is dropped. While it is not read, the connection's end goes unnoticed, and TLS
     # does not close.
     transport.resumeProducing()
@@ -110,20 +149,56 @@ def cut_off(request: Any, clock: IReactorTime) -> None:
 
 @implementer(IPushProducer)
 class AnswerReading:
-    """The reading of an answer, as the producer of what its client gets."""
+    """
+    The reading of an answer, as the producer of what its client gets. While the client does not take
+    it, it waits at the back end, whose connection is not for ever.
+    """
 
-    def __init__(self, exchange: Exchange, deadline: Deadline) -> None:
+    def __init__(
+        self,
+        request: Any,
+        exchange: Exchange,
+        deadline: Deadline,
+        clock: IReactorTime,
+        stuck: Callable[[], object],
+    ) -> None:
+        """
+        :param deadline: what the back end has to send the next part by.
+        :param stuck: called once if the client takes nothing for :data:`~.sending.STUCK_AFTER` seconds.
+        """
         self._exchange = exchange
         self._deadline = deadline
+        self._clock = clock
+        self._stuck = stuck
+        # None when the answer is over: a stream of HTTP/2 leads to the request, and that to this.
+        self._transport: object = request.channel.transport
+        self._watch: SendingWatch | None = None
 
     def pauseProducing(self) -> None:
         # A client that reads slowly is not the back end's silence.
         self._deadline.pause()
         self._exchange.pauseProducing()
+        if self._watch is None and self._transport is not None:
+            self._watch = SendingWatch(self._transport, self._clock, _nothing, self._stuck)
 
     def resumeProducing(self) -> None:
+        self._unwatch()
         self._deadline.resume()
         self._exchange.resumeProducing()
 
     def stopProducing(self) -> None:
         """The client has left, of which the request tells."""
+
+    def end(self) -> None:
+        """The answer is over, or whatever is left of it is no longer read."""
+        self._unwatch()
+        self._transport = None
+
+    def _unwatch(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
+
+
+def _nothing() -> None:
+    """What is called when nobody is to be called."""

@@ -190,6 +190,8 @@ class BackEnds:
         return Exchange(self, chosen)
 
     def _best(self, ready: Sequence[BackEnd], key: bytes | None) -> BackEnd:
+        if len(ready) == 1:
+            return ready[0]
         if key is None:
             return min(ready, key=lambda each: (each.active, each.turn))
         url = self._sessions.get(key)

@@ -13,7 +13,7 @@ pass is a value: :class:`BadAnswer`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
@@ -25,10 +25,13 @@ from .forwarded import (
     Client,
     Field,
     Trusted,
+    clean,
+    clean_fields,
     describes_client,
     forwarded_fields,
     lines_of,
     new_pseudonym,
+    one_hop_less,
     plain_name,
     via,
 )
@@ -45,7 +48,6 @@ __all__ = [
     "Tokens",
     "answer_fields",
     "fields_of",
-    "hops_left",
     "request_fields",
 ]
 
@@ -76,8 +78,9 @@ _HOP_BY_HOP = frozenset(
 # by which programs look for their own proxy (CVE-2016-5385).
 _NEVER_IN_REQUESTS = _HOP_BY_HOP | {b"content-length", b"host", b"proxy", b"via"}
 
-# CR, LF and NUL become spaces, RFC 9110 §5.5; so do the two other characters that h11 does not send.
-_CLEAN = bytes.maketrans(b"\r\n\0\v\f", b"     ")
+_NEVER_IN_ANSWERS = _HOP_BY_HOP | {b"via"}
+# What is looked at in an answer.
+_LOOKED_AT = _NEVER_IN_ANSWERS | {b"content-length"}
 
 # Names of fields that are looked at once. The bound keeps strangers from filling the memory.
 _MOST_REMEMBERED = 1000
@@ -179,24 +182,23 @@ def request_fields(
     :param authority: the back end's; its Host, unless the client's is kept.
     :param offer: what the client offers to switch to; empty if its request is not eligible.
     """
-    asked = rules.tokens.among(offer)
+    asked = rules.tokens.among(offer) if offer else ()
     kept = _passing(fields, client, rules, length)
     if client.is_http2:
         kept = _with_one_cookie(kept)
     if method in (b"OPTIONS", b"TRACE"):
-        kept = [_one_hop_less(*each) for each in kept]
-    said = forwarded_fields(fields, client, rules.trusted)
-    said.append(via(fields, client.version, rules.pseudonym))
-    return RequestFields(
+        kept = [one_hop_less(name, clean(value)) for name, value in kept]
+    passed = clean_fields(
         [
             (b"Host", _host(client, rules, authority)),
             *kept,
             *_framing(length),
-            *((name, _clean(value)) for name, value in said),
+            *forwarded_fields(fields, client, rules.trusted),
+            via(fields, client.version, rules.pseudonym),
             *_offering(asked, fields),
-        ],
-        asked,
+        ]
     )
+    return RequestFields(passed, asked)
 
 
 def _passing(fields: Sequence[Field], client: Client, rules: Rules, length: Length) -> list[Field]:
@@ -213,7 +215,7 @@ def _passing(fields: Sequence[Field], client: Client, rules: Rules, length: Leng
     for name, value in fields:
         lower, passes = _passes(name, is_trusted)
         if passes and lower not in dropped:
-            kept.append((name, _clean(value)))
+            kept.append((name, value))
     return kept
 
 
@@ -271,24 +273,7 @@ def _with_one_cookie(fields: list[Field]) -> list[Field]:
     if len(cookies) < 2:
         return fields
     others = [each for each in fields if each[0].lower() != b"cookie"]
-    return [*others, (b"Cookie", b"; ".join(cookies))]
-
-
-def hops_left(method: bytes, fields: Iterable[Field]) -> int | None:
-    """
-    How many more proxies an OPTIONS or a TRACE may pass (RFC 9110 §7.6.2). If it is 0, this one has to
-    answer it.
-
-    :return: None if there is no limit.
-    """
-    lines = lines_of(fields, b"max-forwards") if method in (b"OPTIONS", b"TRACE") else []
-    return int(lines[0]) if len(lines) == 1 and _LENGTH.match(lines[0]) else None
-
-
-def _one_hop_less(name: bytes, value: bytes) -> Field:
-    if name.lower() != b"max-forwards" or not _LENGTH.match(value):
-        return name, value
-    return name, b"%d" % max(int(value) - 1, 0)
+    return [*others, (b"Cookie", b"; ".join(map(clean, cookies)))]
 
 
 def _offering(asked: Sequence[UpgradeToken], fields: Iterable[Field]) -> list[Field]:
@@ -302,7 +287,7 @@ def _offering(asked: Sequence[UpgradeToken], fields: Iterable[Field]) -> list[Fi
     has_settings = len(settings) == 1 and any(token.key == ("h2c", None) for token in asked)
     if has_settings:
         return [
-            (b"HTTP2-Settings", _clean(settings[0])),
+            (b"HTTP2-Settings", settings[0]),
             *_upgrade_fields(asked, b"Upgrade, HTTP2-Settings"),
         ]
     return _upgrade_fields(asked)
@@ -311,10 +296,6 @@ def _offering(asked: Sequence[UpgradeToken], fields: Iterable[Field]) -> list[Fi
 def _upgrade_fields(tokens: Iterable[UpgradeToken], connection: bytes = b"Upgrade") -> list[Field]:
     names = ", ".join(map(str, tokens)).encode("latin-1")
     return [(b"Connection", connection), (b"Upgrade", names)]
-
-
-def _clean(value: bytes) -> bytes:
-    return value.translate(_CLEAN).strip(b" \t")
 
 
 def answer_fields(
@@ -333,14 +314,37 @@ def answer_fields(
     :param version: in which version of HTTP.
     :param asked: what it was asked to switch to.
     """
-    length = _length_of(fields, code)
+    looked_at = _LOOKED_AT.intersection([name.lower() for name, _ in fields])
+    lengths = lines_of(fields, b"content-length") if b"content-length" in looked_at else []
+    length = None if b"transfer-encoding" in looked_at else _length_of(lengths, code)
     if isinstance(length, BadAnswer):
         return length
-    upgrade = _upgrade_of(fields, code, rules, asked)
+    upgrade: Sequence[UpgradeToken] | BadAnswer = ()
+    if b"upgrade" in looked_at or code in (_SWITCHING_PROTOCOLS, _UPGRADE_REQUIRED):
+        upgrade = _upgrade_of(fields, code, rules, asked)
     if isinstance(upgrade, BadAnswer):
         return upgrade
-    # The length of a body is no matter of one connection, whatever Connection says.
-    dropped = (_named(fields) | _HOP_BY_HOP | {b"via"}) - {b"content-length"}
+    # As a rule, there is nothing but the length, in one line.
+    is_plain = not looked_at or (len(looked_at) == 1 and lengths == [length])
+    kept = fields if is_plain else _kept(fields, looked_at, length)
+    own = via(fields if b"via" in looked_at else (), version, rules.pseudonym)
+    kept = clean_fields([*kept, own])
+    # RFC 9113 §8.2.2: HTTP/2 has neither.
+    kept += [] if client.is_http2 or not upgrade else _upgrade_fields(upgrade)
+    return AnswerFields(kept, upgrade[0] if code == _SWITCHING_PROTOCOLS else None)
+
+
+def _kept(fields: Sequence[Field], looked_at: Collection[bytes], length: bytes | None) -> list[Field]:
+    """
+    The fields of an answer that are for the client (RFC 9110 §7.6.1).
+
+    :param looked_at: the names of those that are not kept as they are, perhaps.
+    :param length: the one Content-Length that the client gets.
+    """
+    dropped = _NEVER_IN_ANSWERS
+    if b"connection" in looked_at:
+        # The length of a body is no matter of one connection, whatever Connection says.
+        dropped |= _named(fields) - {b"content-length"}
     kept: list[Field] = []
     for name, value in fields:
         lower = name.lower()
@@ -350,22 +354,19 @@ def answer_fields(
             if length is None:
                 continue
             value, length = length, None
-        kept.append((name, _clean(value)))
-    name, value = via(fields, version, rules.pseudonym)
-    kept.append((name, _clean(value)))
-    # RFC 9113 §8.2.2: HTTP/2 has neither.
-    kept += [] if client.is_http2 or not upgrade else _upgrade_fields(upgrade)
-    return AnswerFields(kept, upgrade[0] if code == _SWITCHING_PROTOCOLS else None)
+        kept.append((name, value))
+    return kept
 
 
-def _length_of(fields: Iterable[Field], code: int) -> bytes | BadAnswer | None:
+def _length_of(lines: Sequence[bytes], code: int) -> bytes | BadAnswer | None:
     """
     The Content-Length that the client gets, once: to HEAD and in a 304, too, where it describes a body
     that is not sent. It does not count beside Transfer-Encoding (RFC 9112 §6.3), and 1xx and 204 have
     none (RFC 9110 §8.6).
+
+    :param lines: all of them, where there is no Transfer-Encoding.
     """
-    lines = lines_of(fields, b"content-length")
-    if not lines or code < 200 or code == 204 or lines_of(fields, b"transfer-encoding"):
+    if not lines or code < 200 or code == 204:
         return None
     lengths = {length.strip(b" \t") for length in b",".join(lines).split(b",")}
     length = lengths.pop()

@@ -1,6 +1,6 @@
 """
 What a proxy says about the client: ``X-Forwarded-For``, ``-Proto`` and ``-Host``, ``Forwarded`` (RFC
-7239), and ``Via`` (RFC 9110 §7.6.3).
+7239), and about itself: ``Via`` (RFC 9110 §7.6.3), and ``Max-Forwards`` (§7.6.2).
 
 Whoever sends these fields may write anything into them. So what came with the request counts only if
 its sender's address is trusted; from anybody else it is thrown away, under every name that a back end
@@ -32,11 +32,15 @@ __all__ = [
     "Client",
     "Field",
     "Trusted",
+    "clean",
+    "clean_fields",
     "client_address",
     "describes_client",
     "forwarded_fields",
+    "hops_left",
     "lines_of",
     "new_pseudonym",
+    "one_hop_less",
     "plain_name",
     "via",
     "went_through",
@@ -49,6 +53,10 @@ Network: TypeAlias = IPv4Network | IPv6Network
 # filling the memory.
 _MOST_REMEMBERED = 256
 
+# CR, LF and NUL become spaces, RFC 9110 §5.5; so do the two other characters that h11 does not send.
+_UNCLEAN = b"\r\n\0\v\f"
+_CLEAN = bytes.maketrans(_UNCLEAN, b" " * len(_UNCLEAN))
+
 UNIX = "unix"
 """Among the trusted: the clients of a UNIX socket, which have no address."""
 
@@ -59,6 +67,8 @@ _CLOSED_QUOTES = re.compile(rb'(?:[^"]++|"(?:[^"\\]++|\\.)*+")*+\Z', re.DOTALL)
 _OBFUSCATED = re.compile(r"_[A-Za-z0-9._\-]+\Z")
 
 _WITH_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]*)?\Z")
+
+_HOPS = re.compile(rb"[0-9]{1,18}\Z")
 
 # What is no field value in Forwarded's quoted strings (RFC 9110 §5.6.4).
 _CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -92,6 +102,21 @@ def lines_of(fields: Iterable[Field], name: bytes) -> list[bytes]:
     :param name: the field's name in lower case.
     """
     return [value for other, value in fields if other.lower() == name]
+
+
+def clean(value: bytes) -> bytes:
+    """A field's value as it may be sent."""
+    return value.translate(_CLEAN).strip(b" \t")
+
+
+def clean_fields(fields: Iterable[Field]) -> list[Field]:
+    """Fields as they may be sent."""
+    stripped = [(name, value.strip(b" \t")) for name, value in fields]
+    values = b"".join([value for _, value in stripped])
+    # As a rule, they are: one look at all of them costs less than one at each.
+    if len(values.translate(None, _UNCLEAN)) == len(values):
+        return stripped
+    return [(name, clean(value)) for name, value in stripped]
 
 
 def plain_name(name: bytes) -> bytes:
@@ -172,10 +197,11 @@ def forwarded_fields(fields: Sequence[Field], client: Client, trusted: Trusted) 
     """
     What this proxy says about the client of a request.
 
-    ``X-Forwarded-For`` and ``Forwarded`` are lists: each proxy appends the address that it sees.
-    ``X-Forwarded-Proto`` and ``-Host`` are what the first client asked, one value, which servers
-    compare as a whole: they stay as a trusted proxy has sent them. There is no ``X-Forwarded-Port``:
-    the port is in the host.
+    ``X-Forwarded-For`` and ``Forwarded`` are lists: each proxy appends what it sees.
+    ``X-Forwarded-Proto`` and ``-Host`` are what the first client asked, one value: they stay as a
+    trusted proxy has sent them. Given ``https, http``, uvicorn and gunicorn compare the whole, and
+    tornado and Werkzeug take the last: each would take a client with TLS for one without. What every
+    proxy saw is in ``Forwarded``. There is no ``X-Forwarded-Port``: the port is in the host.
 
     :param fields: those of the request, as they came.
     :return: the fields that take the place of those.
@@ -295,3 +321,21 @@ def went_through(fields: Iterable[Field], pseudonym: bytes) -> bool:
     """
     entries = b",".join(_values(fields, b"via")).split(b",")
     return any(entry.split()[1:2] == [pseudonym] for entry in entries)
+
+
+def hops_left(method: bytes, fields: Iterable[Field]) -> int | None:
+    """
+    How many more proxies an OPTIONS or a TRACE may pass (RFC 9110 §7.6.2). If it is 0, this one has to
+    answer it.
+
+    :return: None if there is no limit.
+    """
+    lines = lines_of(fields, b"max-forwards") if method in (b"OPTIONS", b"TRACE") else []
+    return int(lines[0]) if len(lines) == 1 and _HOPS.match(lines[0]) else None
+
+
+def one_hop_less(name: bytes, value: bytes) -> Field:
+    """A field of an OPTIONS or a TRACE as it goes on."""
+    if name.lower() != b"max-forwards" or not _HOPS.match(value):
+        return name, value
+    return name, b"%d" % max(int(value) - 1, 0)

@@ -39,8 +39,8 @@ _PATIENCE = 4
 
 class HealthChecks(Factory):
     """
-    Asks each back end for a path every few seconds. It builds nothing: a site starts and stops the
-    factories that are used on it, and these checks with them.
+    Asks each back end for a path every few seconds, from :meth:`begin` to :meth:`end`. It builds
+    nothing: a site starts and stops the factories that are used on it, and these checks with them.
     """
 
     noisy = False
@@ -63,12 +63,24 @@ class HealthChecks(Factory):
         self._at_work: set[_Check] = set()
 
     def startFactory(self) -> None:
-        self._loop.start(_INTERVAL)
+        self.begin()
 
     def stopFactory(self) -> None:
-        self._loop.stop()
+        self.end()
+
+    def begin(self) -> None:
+        """Ask now, and then every few seconds; harmless when it has begun."""
+        if not self._loop.running:
+            self._loop.start(_INTERVAL)
+
+    def end(self) -> None:
+        """Ask no more; harmless when nothing is asked. Those that are down would be so for ever."""
+        if self._loop.running:
+            self._loop.stop()
         for check in tuple(self._at_work):
             check.cancel()
+        for back_end in self._settings.back_ends:
+            back_end.mark_up()
 
     def buildProtocol(self, addr: IAddress | None) -> None:
         return None
@@ -163,6 +175,9 @@ class _Check:
 
     def data(self, chunk: bytes) -> None:
         """Nobody reads it."""
+
+    def caught_up(self) -> None:
+        """There is nothing to be done meanwhile."""
 
     def ended(self) -> None:
         self._exchange = None

@@ -12,13 +12,13 @@ Pure: bytes in, bytes out; nothing here raises.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import NamedTuple
 
 from .forwarded import Field
 
-__all__ = ["View", "answer_places", "cookie_for_client", "location_for_client"]
+__all__ = ["View", "answer_places", "cookie_for_client", "has_places", "location_for_client"]
 
 # RFC 3986, Appendix B, for what is absolute: scheme and authority, path, and the rest.
 _REFERENCE = re.compile(
@@ -62,11 +62,16 @@ def answer_places(
     :param locations: whether Location and Content-Location are changed.
     :param cookies: whether Set-Cookie is.
     """
-    places = {**(_LOCATIONS if locations else {}), **(_COOKIES if cookies else {})}
+    places = _PLACES[locations, cookies]
     return [
         (name, place(value, view) if (place := places.get(name.lower())) else value)
         for name, value in fields
     ]
+
+
+def has_places(fields: Iterable[Field], *, locations: bool, cookies: bool) -> bool:
+    """Whether :func:`answer_places` would look at any of an answer's fields."""
+    return not _PLACES[locations, cookies].keys().isdisjoint([name.lower() for name, _ in fields])
 
 
 def location_for_client(value: bytes, view: View) -> bytes:
@@ -232,3 +237,9 @@ def _is_address(host: bytes) -> bool:
 
 _LOCATIONS = dict.fromkeys((b"location", b"content-location"), location_for_client)
 _COOKIES = {b"set-cookie": cookie_for_client}
+_PLACES: dict[tuple[bool, bool], dict[bytes, Callable[[bytes, View], bytes]]] = {
+    (False, False): {},
+    (True, False): {**_LOCATIONS},
+    (False, True): {**_COOKIES},
+    (True, True): {**_LOCATIONS, **_COOKIES},
+}

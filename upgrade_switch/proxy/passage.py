@@ -16,30 +16,30 @@ from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from ..client.exchange_interfaces import IExchangeListener
-from ..connecting import ClientEnd, ServerEnd
 from ..errors import InvalidArgument
 from ..interfaces import Declined, IUpgradeRequest
 from ..server.content import ContentStream
 from ..server.decision import no_room
 from ..server.pages import StatusPage, service_unavailable
-from ..splice import Splice
 from .answering import (
     AnswerReading,
     answer_with,
     awaits_continue,
     cut_off,
+    flush,
+    gather,
+    joined,
     set_fields,
     tell_declined,
     why_declined,
-    write_head,
 )
 from .deadline import Deadline
 from .fields import AnswerFields, BadAnswer
 from .states import State
 from .targets import BadTarget
 from .translation import Translation
-from .troubles import bad_answer, no_answer
-from .upload import Upload
+from .troubles import bad_answer, half_an_answer, no_answer, not_taken
+from .upload import Draining, Upload, may_repeat
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -53,12 +53,6 @@ if TYPE_CHECKING:
     from .settings import Asked, Settings
 
 __all__ = ["Passage"]
-
-# Bytes that may well have been sent, and not acknowledged, at any time.
-_ON_ITS_WAY = 4096
-
-# RFC 9110 §9.2.2.
-_IDEMPOTENT = frozenset([b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"])
 
 
 @implementer(IExchangeListener)
@@ -88,9 +82,9 @@ class Passage:
         self._attempt: Attempt | None = None
         self._connecting: Deferred[ExchangeClient] | None = None
         self._exchange: Exchange | None = None
-        self._has_retried = self._is_sent = False
-        # How much of the request waited to be sent when the deadline was set.
-        self._unsent = 0
+        self._has_retried = self._is_sent = self._is_flowing = False
+        self._draining = Draining()
+        self._reading: AnswerReading | None = None
         self._translation: Translation | None = None
         # The proxy's own answer if there is no other back end.
         self._trouble: IResource | None = None
@@ -109,7 +103,7 @@ class Passage:
             return
         self._attempt = attempt
         self._tried.append(attempt.back_end)
-        method: bytes = self._request.method
+        method = self._request.method
         translation = Translation.of(self._settings, method, self._asked, attempt.back_end)
         if isinstance(translation, BadTarget):
             self._answer(StatusPage(400, "Bad Request", f"This is {translation.why}."))
@@ -121,10 +115,12 @@ class Passage:
         settings, attempt = self._settings, self._attempt
         assert attempt is not None
         self.state = State.CONNECTING
-        endpoint = attempt.back_end.endpoint(settings.reactor, settings.connect_timeout)
         key = (attempt.back_end.key, settings.key)
-        connecting = settings.pool.exchange_client(key, endpoint, fresh)
-        self._connecting = connecting
+        if not fresh and (client := settings.pool.resting_client(key)) is not None:
+            self._connected(client)
+            return
+        endpoint = attempt.back_end.endpoint(settings.reactor, settings.connect_timeout)
+        connecting = self._connecting = settings.pool.exchange_client(key, endpoint, fresh)
         connecting.addCallbacks(self._connected, self._not_connected)
 
     def _not_connected(self, reason: Failure) -> None:
@@ -147,10 +143,10 @@ class Passage:
         except InvalidArgument as error:
             self._answer(StatusPage(400, "Bad Request", f"This cannot be passed on: {error}."))
             return
+        # Else it has failed within that call, and something else has begun.
         if client.is_busy:
             self._exchange = exchange
             self._send(exchange)
-        # Else it has failed within that call, and something else has begun.
 
     # The request.
 
@@ -161,7 +157,7 @@ class Passage:
             self._sent()
             return
         if awaits_continue(self._request):
-            # It is the back end's turn, before there is any content.
+            # The back end's turn comes before any content.
             self._wait(self._settings.response_timeout)
         upload.go_to(exchange)
         if self._has_retried:
@@ -191,28 +187,21 @@ class Passage:
     def _wait(self, seconds: float) -> None:
         """Have the back end answer, or take more of the request, within so many seconds."""
         assert self._exchange is not None
-        self._unsent = self._exchange.unsent
+        if self._asked.length:
+            self._draining.begin(self._exchange)
         self._deadline.start(seconds)
 
-    def _is_draining(self) -> bool:
-        """Whether the back end has taken more of the request since this was asked last."""
-        assert self._exchange is not None
-        before, self._unsent = self._unsent, self._exchange.unsent
-        return self._unsent < before and before > _ON_ITS_WAY
-
     def _moves(self) -> None:
-        """More of the content goes; the next will be the client's turn."""
+        """More of the content goes."""
         if self.state is State.WAITING:
             self._deadline.stop()
         else:
             self._deadline.restart()
 
     def _stalled(self, is_stalled: bool) -> None:
-        if self.state is not State.WAITING:
-            return
-        if is_stalled:
+        if self.state is State.WAITING and is_stalled:
             self._wait(self._settings.idle_timeout)
-        else:
+        elif self.state is State.WAITING:
             self._deadline.stop()
 
     def _too_long(self) -> None:
@@ -247,21 +236,35 @@ class Passage:
             return
         self._settings.back_ends.learn(passed.fields, self._attempt.back_end)
         self.state = State.ANSWERING
-        write_head(self._request, code, phrase, passed.fields)
-        self._deadline.start(self._settings.idle_timeout)
+        if not gather(self._request, code, phrase, passed.fields):
+            self._flow()
         tell_declined(self._request, self._translation)
-        if self._exchange is not None:
-            self._request.registerProducer(AnswerReading(self._exchange, self._deadline), True)
 
     def data(self, chunk: bytes) -> None:
-        self._deadline.restart()
+        if self._is_flowing:
+            self._deadline.restart()
         self._request.write(chunk)
+
+    def caught_up(self) -> None:
+        if self.state is State.ANSWERING and not self._is_flowing:
+            self._flow()
+
+    def _flow(self) -> None:
+        """More of the answer comes later."""
+        self._is_flowing = True
+        flush(self._request)
+        self._deadline.start(self._settings.idle_timeout)
+        if self._exchange is not None:
+            clock, stuck = self._settings.reactor, self._client_is_stuck
+            self._reading = AnswerReading(self._request, self._exchange, self._deadline, clock, stuck)
+            self._request.registerProducer(self._reading, True)
 
     def ended(self) -> None:
         self._exchange = None
         if self.state is State.ANSWERING:
             request = self._request
-            request.unregisterProducer()
+            if self._is_flowing:
+                request.unregisterProducer()
             self._end()
             request.finish()
 
@@ -289,10 +292,7 @@ class Passage:
         attempt.switched()
         self._settings.back_ends.learn(passed.fields, attempt.back_end)
         set_fields(request, passed.fields)
-        near, far = ClientEnd(), ServerEnd()
-        joined = Splice(near, far, reactor=self._settings.reactor)
-        joined.done.addBoth(lambda _: attempt.ended())
-        connection.install(far)
+        near = joined(connection, self._settings.reactor, attempt.ended)
         # From here on, the splice sees to both connections.
         self.state, self._attempt = State.SWITCHED, None
         request.try_switch_to(passed.chosen, near, phrase)
@@ -301,7 +301,7 @@ class Passage:
     def failed(self, reason: Failure, may_retry: bool) -> None:
         self._exchange = None
         if self.state is State.ANSWERING:
-            self._cut_off(has_failed=True)
+            self._stops_midway(reason)
         elif may_retry and self._may_retry():
             self._has_retried = True
             if self._upload is not None:
@@ -312,62 +312,60 @@ class Passage:
             self._answer(self._trouble)
 
     def _may_retry(self) -> bool:
-        """
-        Whether the request may be sent again (RFC 9110 §9.2.2): once, and if nothing of its content has
-        gone.
-        """
-        is_whole = not self._asked.length or (self._upload is not None and not self._upload.size)
-        return not self._has_retried and is_whole and self._request.method in _IDEMPOTENT
+        asked = self._asked
+        return not self._has_retried and may_repeat(self._request.method, asked.length, self._upload)
 
     # What goes wrong.
 
     def _fail(self, reason: Failure, refused: bool = False) -> None:
         """There is no answer from the back end that was chosen."""
-        attempt = self._attempt
+        attempt, self._attempt = self._attempt, None
         assert attempt is not None
         attempt.failed(refused)
         attempt.ended()
-        self._attempt = None
         self._trouble = no_answer(attempt.back_end, reason, self._settings.back_ends.now())
 
     def _bad_answer(self, bad: BadAnswer) -> None:
         """What has come must not reach the client."""
         assert self._attempt is not None
         self._attempt.failed()
-        now = self._settings.back_ends.now()
-        self._answer(bad_answer(self._attempt.back_end, bad, now))
+        self._answer(bad_answer(self._attempt.back_end, bad, self._settings.back_ends.now()))
 
     def _timed_out(self) -> None:
         if self.state is State.WAITING:
-            if self._is_draining():
+            if self._exchange is not None and self._draining.goes_on(self._exchange):
                 self._deadline.resume()
                 return
             self._drop_exchange()
             self._fail(Failure(TimeoutError(string="it took too long to answer")))
             self._answer(self._trouble)
         elif self.state is State.ANSWERING:
-            self._cut_off(has_failed=True)
+            self._stops_midway(Failure(TimeoutError(string="the next part took too long")))
 
     def _answer(self, resource: IResource | None, why: Declined = Declined.ANSWERED) -> None:
-        """Answer in the back end's place."""
-        request = self._request
         assert resource is not None
-        translation = self._translation
+        request, translation = self._request, self._translation
         self._end()
         answer_with(request, resource)
         tell_declined(request, translation, why)
 
-    def _cut_off(self, has_failed: bool = False) -> None:
-        """
-        Half of an answer must not look like the whole.
+    def _stops_midway(self, reason: Failure) -> None:
+        """Half of an answer must not look like the whole."""
+        attempt = self._attempt
+        assert attempt is not None
+        attempt.failed()
+        half_an_answer(attempt.back_end, reason, self._settings.back_ends.now())
+        self._cut_off()
 
-        :param has_failed: whether that is the back end's fault.
-        """
+    def _client_is_stuck(self) -> None:
+        assert self._attempt is not None
+        not_taken(self._attempt.back_end, self._settings.back_ends.now())
+        self._cut_off(at_once=True)
+
+    def _cut_off(self, at_once: bool = False) -> None:
         request = self._request
-        if has_failed and self._attempt is not None:
-            self._attempt.failed()
         self._end()
-        cut_off(request, self._settings.reactor)
+        cut_off(request, self._settings.reactor, at_once)
 
     def _client_left(self, _: Failure) -> None:
         request, translation = self._request, self._translation
@@ -375,8 +373,6 @@ class Passage:
         self._end()
         if is_undecided:
             tell_declined(request, translation, Declined.LEFT)
-
-    # The end.
 
     def _drop_exchange(self) -> None:
         exchange, self._exchange = self._exchange, None
@@ -387,6 +383,9 @@ class Passage:
         """Let everything go; what is at work is cancelled. Harmless when it is over."""
         self.state = State.OVER
         self._deadline.give_up()
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            reading.end()
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.cancel()

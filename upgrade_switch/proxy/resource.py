@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorCore
 from twisted.web.iweb import IPolicyForHTTPS
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -21,8 +22,8 @@ from ..server.decision import declined, no_room
 from ..server.pages import StatusPage
 from .answering import why_declined
 from .backends import BackEnds, URLs
-from .fields import CHUNKED, Length, Rules, Tokens, fields_of, hops_left
-from .forwarded import Client, Network, Trusted, went_through
+from .fields import CHUNKED, Length, Rules, Tokens, fields_of
+from .forwarded import Client, Network, Trusted, hops_left, went_through
 from .health import HealthChecks
 from .passage import Passage
 from .settings import Asked, Settings
@@ -47,7 +48,7 @@ class UpgradeProxy(Resource):
     (:func:`~upgrade_switch.splice`). Offers of other tokens are left out, and the rest of the request
     goes on. On a site that is not an ``UpgradeSite`` no upgrade passes.
 
-    Trailer fields are dropped.
+    Trailer fields are dropped. A client that takes nothing of an answer for a minute is cut off.
 
     :param url: the back end, or several: ``http://host:port/base``, ``https://…``,
         ``unix:/path/to/socket`` or ``unix:/path/to/socket:/base``. Each request goes to the one
@@ -72,8 +73,9 @@ class UpgradeProxy(Resource):
     :param max_body: how many bytes a request's content may have; a longer one gets 413.
     :param sticky: ``"address"`` keeps the clients of an address at one back end; anything else is
         the name of a cookie whose value does.
-    :param health: a path such as ``"/health"``, for which each back end is asked every few seconds
-        as long as the site runs; those that do not answer it with 2xx or 3xx get no requests.
+    :param health: a path such as ``"/health"``, for which each back end is asked every few seconds,
+        from the start of the reactor to :meth:`close`; those that do not answer it with 2xx or 3xx get
+        no requests. A site that has used the proxy ends this, too, when it stops.
     :param strip_authorization: whether ``Authorization`` is not passed on: where it is for this
         site's own login.
     :param policy: which certificates are trusted of https back ends; by default, those that the
@@ -131,6 +133,14 @@ class UpgradeProxy(Resource):
             policy,
         )
         self._health = None if health is None else HealthChecks(self._settings, health)
+        # A Clock has no beginning: there, the first request is it.
+        if self._health is not None and IReactorCore.providedBy(reactor):
+            reactor.callWhenRunning(self._begin_health)
+
+    def _begin_health(self) -> None:
+        # It may have been closed before the reactor ran.
+        if self._health is not None:
+            self._health.begin()
 
     @property
     def back_ends(self) -> Sequence[IBackEnd]:
@@ -142,11 +152,14 @@ class UpgradeProxy(Resource):
 
     def close(self) -> Deferred[None]:
         """
-        Close the connections to the back ends that wait for another request, if the pool is this
-        proxy's own. What goes on is not disturbed. (They close by themselves after a few seconds.)
+        End the health checks, and close the connections to the back ends that wait for another request,
+        if the pool is this proxy's own. What goes on is not disturbed.
 
         :return: fires when they are closed.
         """
+        health, self._health = self._health, None
+        if health is not None:
+            health.end()
         return self._own_pool.closeCachedConnections() if self._own_pool else succeed(None)
 
     def takes(self, request: IUpgradeRequest) -> bool:
@@ -182,7 +195,8 @@ class UpgradeProxy(Resource):
         mounted = split_mount(request.uri, len(request.prepath))
         if isinstance(mounted, BadTarget):
             return StatusPage(400, "Bad Request", f"This is {mounted.why}.")
-        if went_through(fields, rules.pseudonym):
+        has_field = request.requestHeaders.hasHeader
+        if has_field(b"via") and went_through(fields, rules.pseudonym):
             return StatusPage(508, "Loop Detected", "This request has been here before.")
         if hops_left(request.method, fields) == 0:
             return StatusPage(200, "OK", "This request goes no further.")
@@ -191,7 +205,7 @@ class UpgradeProxy(Resource):
         if most is not None and isinstance(length, int) and length > most:
             return StatusPage(413, "Content Too Large", "The content is too large.")
         is_ours = IUpgradeRequest.providedBy(request)
-        if not (is_ours and request.expects_continue):
+        if has_field(b"expect") and not (is_ours and request.expects_continue):
             # Twisted has answered it already.
             fields = [field for field in fields if field[0].lower() != b"expect"]
         offer = request.offer if is_ours else NO_OFFER
@@ -216,7 +230,8 @@ def _length_of(request: Any) -> Length:
     """How long a request's content is (RFC 9112 §6): what is still to come, or what is there."""
     headers = request.requestHeaders
     if IUpgradeRequest.providedBy(request) and request.has_unread_content:
-        if headers.hasHeader(b"transfer-encoding"):
+        # HTTP/2 has neither of the two if the length is not known.
+        if headers.hasHeader(b"transfer-encoding") or not headers.hasHeader(b"content-length"):
             return CHUNKED
     elif not headers.hasHeader(b"content-length"):
         return _size_of(request) or None

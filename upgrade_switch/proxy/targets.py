@@ -65,6 +65,8 @@ def split_mount(uri: bytes, consumed: int) -> Mounted | BadTarget:
     if not uri.startswith(b"/") or not _TARGET.match(uri):
         return BadTarget("a request target with characters that have no place in it")
     path, mark, query = uri.partition(b"?")
+    if not consumed:
+        return Mounted(b"", path, mark + query)
     segments = path.split(b"/")[1:]
     if len(segments) < consumed:
         return BadTarget("a request target that ends above the proxy")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..client.exchange_interfaces import ExchangeHead
 from .fields import AnswerFields, BadAnswer, answer_fields, request_fields
-from .locations import View, answer_places
+from .locations import View, answer_places, has_places
 from .targets import BadTarget, target_of
 from .websocket_key import HandshakeKey
 
@@ -35,7 +35,6 @@ class Translation:
         :param target: the request's target, for the back end.
         """
         self._settings = settings
-        self._client = asked.client
         fields, self.tokens = request_fields(
             asked.fields,
             asked.client,
@@ -50,7 +49,12 @@ class Translation:
             self._key = HandshakeKey()
             fields = self._key.added_to(fields)
         self.head = ExchangeHead(method, target, fields)
-        self._view = View(
+        self._asked = asked
+        self._back_end = back_end
+
+    def _view(self) -> View:
+        asked, back_end = self._asked, self._back_end
+        return View(
             asked.client.scheme,
             asked.client.authority or b"",
             asked.mounted.mount,
@@ -58,7 +62,7 @@ class Translation:
             back_end.authority,
             back_end.base,
             # request_fields has it in front.
-            fields[0][1],
+            self.head.fields[0][1],
         )
 
     @classmethod
@@ -89,7 +93,7 @@ class Translation:
             fields = without_key
         passed = answer_fields(
             fields,
-            self._client,
+            self._asked.client,
             settings.rules,
             code=code,
             version=b"HTTP/" + version,
@@ -97,10 +101,7 @@ class Translation:
         )
         if isinstance(passed, BadAnswer):
             return passed
-        placed = answer_places(
-            passed.fields,
-            self._view,
-            locations=settings.rewrite_location,
-            cookies=settings.rewrite_cookies,
-        )
-        return passed._replace(fields=placed)
+        wanted = {"locations": settings.rewrite_location, "cookies": settings.rewrite_cookies}
+        if not has_places(passed.fields, **wanted):
+            return passed
+        return passed._replace(fields=answer_places(passed.fields, self._view(), **wanted))

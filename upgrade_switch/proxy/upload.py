@@ -15,8 +15,42 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IProducer
 
     from ..client.exchange import Exchange
+    from .fields import Length
 
-__all__ = ["Upload"]
+__all__ = ["Draining", "Upload", "may_repeat"]
+
+# RFC 9110 §9.2.2.
+_IDEMPOTENT = frozenset([b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"])
+
+# Bytes that may well have been sent, and not acknowledged, at any time.
+_ON_ITS_WAY = 4096
+
+
+class Draining:
+    """Whether a back end goes on taking what has been sent to it, though none of it is new."""
+
+    def __init__(self) -> None:
+        self._unsent = 0
+
+    def begin(self, exchange: Exchange) -> None:
+        """Note how much it has taken by now."""
+        self._unsent = exchange.unsent
+
+    def goes_on(self, exchange: Exchange) -> bool:
+        """Whether it has taken more since this was asked last, or since :meth:`begin`."""
+        before, self._unsent = self._unsent, exchange.unsent
+        return self._unsent < before and before > _ON_ITS_WAY
+
+
+def may_repeat(method: bytes, length: Length, upload: Upload | None) -> bool:
+    """
+    Whether a request may be sent again (RFC 9110 §9.2.2), of whose content nothing must have gone.
+
+    :param length: of the content.
+    :param upload: the content, unless it has gone.
+    """
+    is_whole = not length or (upload is not None and not upload.size)
+    return is_whole and method in _IDEMPOTENT
 
 
 @implementer(IConsumer, IPushProducer)

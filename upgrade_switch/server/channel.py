@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from enum import Enum, auto
 from typing import IO, TYPE_CHECKING, Any
 
+from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.iweb import INonQueuedRequestFactory
@@ -35,7 +36,7 @@ from .receiving import ReceivingChannel
 from .switched import Asked
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IProtocolFactory
+    from twisted.internet.interfaces import IAddress, IProtocolFactory
     from twisted.web.http import Request
 
     from ..interfaces import CarriedRequest
@@ -80,6 +81,7 @@ class UpgradeChannel(ReceivingChannel):
     _behind = b""
     # What belongs to the target, once the channel is being left.
     _trailing = b""
+    _host: IAddress | None = None
 
     def connectionMade(self) -> None:
         self.site.connected(self.transport)
@@ -252,6 +254,16 @@ class UpgradeChannel(ReceivingChannel):
         # A preface is the first bytes of a connection, which have come already.
         self._become_http()
         self._begin(carried.method, carried.target, carried.fields, carried.content)
+
+    def getHost(self) -> IAddress:
+        # Each request of Twisted's asks, and the transport asks the kernel.
+        if self._host is None:
+            self._host = self.transport.getHost()
+        return self._host
+
+    def isSecure(self) -> bool:
+        # The same as Twisted's, which adapts.
+        return ISSLTransport.providedBy(self.transport)
 
     def has_trailing_data(self) -> bool:
         # What has been read behind a head is content, if there is some.

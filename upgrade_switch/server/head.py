@@ -23,7 +23,7 @@ _HEAD = re.compile(
 _FIELD = re.compile(rb"([^:]+):[\t ]*([^\r]*)\r\n")
 
 # Fields that say that there is more to do than to read a head.
-_MORE = re.compile(rb"^(?:content-length|transfer-encoding|expect):", re.IGNORECASE | re.MULTILINE)
+_MORE = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 
 
 class Head(NamedTuple):
@@ -44,7 +44,12 @@ def read_head(data: bytes, most_bytes: int, most_fields: int) -> Head | None:
     :return: None where it is incomplete, or anything but plain.
     """
     match = _HEAD.match(data)
-    if match is None or match.end() > most_bytes or _MORE.search(match[2]):
+    if match is None or match.end() > most_bytes:
         return None
-    fields = [(name, value.rstrip(b" \t")) for name, value in _FIELD.findall(match[2])]
-    return Head(match[1], fields, match.end()) if len(fields) <= most_fields else None
+    target, lines = match.groups()
+    fields = _FIELD.findall(lines)
+    if len(fields) > most_fields or not _MORE.isdisjoint([name.lower() for name, _ in fields]):
+        return None
+    if b" \r" in lines or b"\t\r" in lines:
+        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
+    return Head(target, fields, match.end())

@@ -16,8 +16,9 @@ from zope.interface import implementer
 
 from ..http2.connection import HTTP2Connection
 from ..http2.ending import ConnectionState
-from ..http2.fields import MalformedRequest, RequestHead, read_request_head
+from ..http2.fields import MalformedRequest, RequestHead, check_trailers, read_request_head
 from ..http2.machine import MOST_STREAMS, new_machine
+from ..http2.outgoing import Direction
 from ..interfaces import IDrainable
 from .stream_channel import ConnectChannel, StreamChannel
 
@@ -116,16 +117,30 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         try:
             head = read_request_head(message.fields)
         except MalformedRequest:
-            self.reset(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            self.refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
             return
         if head.protocol is not None and not self.site.takes_http2_connect:
             # RFC 8441 §3: the client was not told that it may.
-            self.reset(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            self.refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
         elif head.content_length and ends:
             # RFC 9113 §8.1.1.
-            self.reset(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            self.refuse(stream_id, ErrorCodes.PROTOCOL_ERROR)
         else:
             self._answer(stream_id, head, ends)
+
+    def continued(self, stream: HTTP2Stream, message: Message) -> None:
+        if stream.receiving is not Direction.OPEN:
+            # h2 knows what is wrong.
+            return
+        try:
+            if type(stream.protocol) is not StreamChannel:
+                # RFC 9113 §8.5: there are only bytes in a tunnel.
+                raise MalformedRequest("a CONNECT has no trailers")
+            check_trailers(message.fields)
+        except MalformedRequest:
+            self.refuse(stream.stream_id, ErrorCodes.PROTOCOL_ERROR)
+        else:
+            super().continued(stream, message)
 
     def _answer(
         self, stream_id: int, head: RequestHead, ends: bool, carried: CarriedRequest | None = None
@@ -139,6 +154,10 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
     def is_alive(self) -> None:
         """The client goes on: it is not idle."""
         self.resetTimeout()
+
+    def resumeProducing(self) -> None:
+        self.is_alive()
+        super().resumeProducing()
 
     def emptied(self) -> None:
         self.resetTimeout()
@@ -157,11 +176,12 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         return self.clock.callLater(*args, **kwargs)
 
     def dataReceived(self, data: bytes) -> None:
+        before = self.reader.count
         super().dataReceived(data)
-        seconds = self.site.head_timeout
-        if not self.reader.is_in_head or self.is_closed:
+        seconds, is_in_head = self.site.head_timeout, self.reader.is_in_head and not self.is_closed
+        if not is_in_head or self.reader.count != before:
             self._stop_head_timer()
-        elif self._head_timer is None and seconds is not None:
+        if is_in_head and self._head_timer is None and seconds is not None:
             self._head_timer = self.clock.callLater(seconds, self._head_took_too_long)
 
     def _stop_head_timer(self) -> None:
@@ -186,6 +206,8 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         if not isinstance(channel, StreamChannel):
             return not stream.disconnected
         # A content that is to come has a timer of its own.
+        if stream.unsent and self.turns.is_full:
+            return False
         return not stream.unsent or self.windows.of(stream) > 0
 
     # The end.

@@ -186,6 +186,7 @@ class ReceivingChannel(StrictChannel):
 
     def requestDone(self, request: Request) -> None:
         """A request is finished, perhaps before its content."""
+        self.flush()
         stream = self._stream
         if self._incoming is not Incoming.STREAMED or stream is None:
             super().requestDone(request)

@@ -11,7 +11,6 @@ from typing import Any
 from twisted.internet.interfaces import IProtocol, ISSLTransport
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import datetimeToString
 from twisted.web.resource import IResource
 from twisted.web.server import version as server_version
 from zope.interface import implementer
@@ -42,7 +41,7 @@ from ..interfaces import (
 from ..negotiation import NO_OFFER, Offer, UpgradeToken
 from ..takeover import check_target
 from .pages import StatusPage
-from .streaming import StreamingRequest
+from .streaming import StreamingRequest, http_date
 from .switched import Asked
 
 __all__ = ["UpgradeRequest"]
@@ -160,7 +159,7 @@ class UpgradeRequest(StreamingRequest):
         # Site.getResourceFor sets it for the tree's resources: sessions depend on it.
         self.sitepath: list[bytes] = []
         self.setHeader(b"server", server_version)
-        self.setHeader(b"date", datetimeToString())
+        self.setHeader(b"date", http_date())
         self.render(resource)
 
     def switch_to(

@@ -127,8 +127,7 @@ class UpgradeSite(Site):
         :param upgrades: what each token leads to, as ``UpgradeResource`` takes it.
         :param prefaces: what each preface leads to.
         :param connect: the acceptor of CONNECTs; without one, they are answered with 501.
-        :param http2_connect: whether a stream of HTTP/2 may switch (RFC 8441). Clients are told so; any
-            token that is not known is then answered 501.
+        :param http2_connect: whether streams of HTTP/2 may switch (RFC 8441). Unknown tokens are 501.
         :param observers: who is told of switches, of their ends, and of what is declined.
         :raises InvalidToken: if a key of ``upgrades`` is not a token.
         :raises InvalidUpgrades: if a value there is neither a factory nor an acceptor, or ``connect``
@@ -138,9 +137,8 @@ class UpgradeSite(Site):
         :raises InvalidArgument: if an observer or ``tcp_keepalive`` is wrong.
         """
         super().__init__(resource, requestFactory, *args, **kwargs)
-        self.accept_timeout = accept_timeout
+        self.accept_timeout, self.head_timeout = accept_timeout, head_timeout
         self.observers = _checked_observers(observers)
-        self.head_timeout = head_timeout
         limits = Limits(max_switched, max_per_address, max_unsent, keep_alive_of(tcp_keepalive))
         self.switched = SwitchedConnections(self.reactor, limits, self.observers)
         self.deciding: set[Decision] = set()
@@ -152,9 +150,10 @@ class UpgradeSite(Site):
         # By identity: a factory need not be hashable, and may be equal to another one.
         self._started: dict[int, IProtocolFactory] = {}
         self._upgrades = Upgrades(upgrades or {})
-        self._set_prefaces(_checked_prefaces({} if prefaces is None else prefaces))
+        self._set_prefaces({} if prefaces is None else prefaces)
 
-    def _set_prefaces(self, given: Mapping[bytes, Any]) -> None:
+    def _set_prefaces(self, prefaces: object) -> None:
+        given = _checked_prefaces(prefaces)
         known = {v.preface: v for v in self._upgrades.values if IPrefaced.providedBy(v) and v.preface}
         self._prefaces = self._table_of({**known, **given})
         # Inside TLS, ALPN says what the client speaks.

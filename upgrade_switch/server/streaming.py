@@ -11,8 +11,10 @@ for its whole content, as all requests of Twisted's do, and then uses what was f
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from io import SEEK_END, BytesIO
 from tempfile import SpooledTemporaryFile
+from time import time
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -32,7 +34,7 @@ from ..fields import is_host, options_without, split_absolute
 from ..interfaces import CarriedRequest, IStreamsContent, IUpgradeSite
 from .content import ContentState, ContentStream, IContentSource
 
-__all__ = ["StreamingRequest"]
+__all__ = ["StreamingRequest", "http_date"]
 
 # Bytes of a request's content; what Twisted has for those whose length is known.
 _MOST_IN_MEMORY = 100_000
@@ -111,10 +113,7 @@ class StreamingRequest(Request):
         self.method, self.uri, self.clientproto = method, target, version
         self.path, _, query = target.partition(b"?")
         self.args = parse_qs(query, True)
-        # As Request.process does.
-        self.setHeader(b"server", server_version)
-        self.setHeader(b"date", datetimeToString())
-        self.prepath, self.postpath = [], list(map(unquote_to_bytes, self.path[1:].split(b"/")))
+        self._begin_answer()
         sent_path = self.path
         resource: IResource | Failure
         is_direct = True
@@ -127,6 +126,15 @@ class StreamingRequest(Request):
         self._found = _Found(
             resource, is_direct, sent_path, self.method, self.uri, self.path, self.args
         )
+
+    def _begin_answer(self) -> None:
+        """Prepare to look a resource up, and to answer, as ``Request.process`` does."""
+        self.setHeader(b"server", server_version)
+        self.setHeader(b"date", http_date())
+        segments = self.path[1:].split(b"/")
+        if b"%" in self.path:
+            segments = list(map(unquote_to_bytes, segments))
+        self.prepath, self.postpath = [], segments
 
     def _accept_head(self, method: bytes, target: bytes, version: bytes) -> bytes:
         """
@@ -188,14 +196,14 @@ class StreamingRequest(Request):
         found, self._found = self._found, None
         if found is None or not (self._is_streamed or self.path == found.sent_path):
             # Nothing has been looked up, or a subclass has since said what to look up.
-            super().process()
+            self._process_from_here()
             return
         if not self._is_streamed:
             # What has been read meanwhile is what was sent.
             self.method, self.uri, self.path = found.method, found.uri, found.path
             self.args = {**found.args, **self.args}
             if self.responseHeaders.hasHeader(b"date"):
-                self.setHeader(b"date", datetimeToString())
+                self.setHeader(b"date", http_date())
         if isinstance(found.resource, Failure):
             self.processingFailed(found.resource)
             return
@@ -203,6 +211,19 @@ class StreamingRequest(Request):
             if found.is_direct:
                 _twisted.set_encoder(self, found.resource)
             self.render(found.resource)
+        except BaseException:
+            self.processingFailed(Failure())
+
+    def _process_from_here(self) -> None:
+        """What ``Request.process`` does, which computes the date anew for each request."""
+        if self.path == b"*":
+            super().process()
+            return
+        self._begin_answer()
+        try:
+            resource = self.site.getResourceFor(self)
+            _twisted.set_encoder(self, resource)
+            self.render(resource)
         except BaseException:
             self.processingFailed(Failure())
 
@@ -315,6 +336,18 @@ class StreamingRequest(Request):
         if self._content_stream is None:
             self._content_stream = ContentStream()
         self._content_stream.failed(reason)
+
+
+def http_date() -> bytes:
+    """The value of a ``Date`` field."""
+    return _date_at(int(time()))
+
+
+@lru_cache(1)
+def _date_at(second: int) -> bytes:
+    """Many requests come within one second."""
+    date: bytes = datetimeToString(second)
+    return date
 
 
 def _without(lines: Sequence[bytes], dropped: Collection[bytes]) -> list[bytes]:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -13,6 +13,7 @@ from twisted.web.http_headers import Headers
 
 from .. import _twisted
 from ..fields import connection_options, written_head
+from .gathering import GatheringChannel
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IProducer
@@ -30,22 +31,19 @@ _MOST_LENGTH_DIGITS = 18
 _LEAST_PROGRESS = 1024
 
 
-class StrictChannel(_twisted.AskingChannel):
+class StrictChannel(GatheringChannel):
     """
     Twisted's HTTP/1.1 server protocol, stricter about heads: their framing, their length, the time that
     they take, and what they must not contain.
     """
 
-    # Set by twisted.web's factories, and by makeConnection.
+    # Set by twisted.web's factories.
     site: IUpgradeSite
-    transport: Any
 
     # Whether the connection is closed behind the request at hand, whatever that says.
     _is_last_request = False
     # Runs from the first byte of a request's head to its end, unless the head comes in one piece.
     _head_timer: IDelayedCall | None = None
-    # Whether the transport takes no more now.
-    _is_full = False
     # How many bytes have come since the idle timer was last set back.
     _progress = 0
 
@@ -91,7 +89,8 @@ class StrictChannel(_twisted.AskingChannel):
             self.transport.unregisterProducer()
 
     def headerReceived(self, line: bytes) -> bool:
-        if self._is_wrong_framing(line):
+        # A LF without a CR: others may end the line there (RFC 9112 §2.2). Older Twisteds do not mind.
+        if b"\n" in line or self._is_wrong_framing(line):
             self._refuse(b"400 Bad Request")
             return False
         received: bool = super().headerReceived(line)
@@ -137,21 +136,13 @@ class StrictChannel(_twisted.AskingChannel):
             request.responseHeaders.setRawHeaders(b"connection", [b"close"])
         return False
 
-    def pauseProducing(self) -> None:
-        self._is_full = True
-        super().pauseProducing()
-
-    def resumeProducing(self) -> None:
-        self._is_full = False
-        super().resumeProducing()
-
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """
         A producer that comes while the client takes no more is paused at once. Twisted would let it
         write: TCP then says again that it is full, but TLS says so once.
         """
         super().registerProducer(producer, streaming)
-        if self._is_full:
+        if self.is_full:
             super().pauseProducing()
 
     def close_after_request(self) -> None:
@@ -172,4 +163,4 @@ class StrictChannel(_twisted.AskingChannel):
             name + b": " + value for name, values in headers.getAllRawHeaders() for value in values
         ]
         # In one piece: Twisted writes each name, colon, value and line break by itself.
-        self.transport.write(written_head(lines))
+        self.write(written_head(lines))

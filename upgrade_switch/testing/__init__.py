@@ -19,14 +19,16 @@ And of one that takes its time, such as a coroutine that asks a database::
         client.advance(seconds=3)
         assert client.answer.status == 101
 
-:func:`talk_to` makes a client by hand. :class:`MemoryEndpoint` connects real clients (``Agent``, treq,
+:func:`talk_to` makes a client by hand; with ``http2=True``, its requests are streams of an HTTP/2
+connection (RFC 8441). :class:`MemoryEndpoint` connects real clients (``Agent``, treq,
 ``UpgradeEndpoint``) to a site. Both are built on :class:`Wire`. Each of its ends is a
 :class:`MemoryTransport`, which behaves as Twisted's TCP transports do, and keeps a list of what a
 protocol should not do.
 """
 
-from .client import Answer, Client, Recording, talk_to
+from .client import Answer, Client, Recording
 from .endpoint import MemoryEndpoint
+from .talking import talk_to
 from .wire import MemoryTransport, Wire
 
 __all__ = ["Answer", "Client", "MemoryEndpoint", "MemoryTransport", "Recording", "Wire", "talk_to"]

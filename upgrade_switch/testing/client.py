@@ -1,10 +1,10 @@
 """
-A client by hand: :func:`talk_to` joins it to a site.
+A client by hand. ``talk_to`` joins it to a site.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -12,16 +12,14 @@ import h11
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.task import Clock
 from twisted.python.failure import Failure
-from twisted.web.resource import IResource
 from zope.interface import implementer
 
 from ..client.request import expect_answer
 from ..server.site import UpgradeSite
-from .wire import Cut, Wire
+from .wire import Wire
 
-__all__ = ["Answer", "Client", "Recording", "talk_to"]
+__all__ = ["Answer", "Client", "Recording", "joined_headers"]
 
 
 @implementer(IHalfCloseableProtocol)
@@ -269,39 +267,15 @@ class Client(Protocol):
 def _answer_of(events: Sequence[h11.Event]) -> Answer:
     """What the events of one answer amount to."""
     heads = [event for event in events if isinstance(event, h11.Response | h11.InformationalResponse)]
-    headers: dict[str, str] = {}
-    for name, value in heads[-1].headers:
-        key, text = name.decode("latin-1"), value.decode("latin-1")
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    headers = joined_headers(heads[-1].headers)
     body = b"".join(bytes(event.data) for event in events if isinstance(event, h11.Data))
     return Answer(heads[-1].status_code, headers, body)
 
 
-def talk_to(
-    resource: IResource | UpgradeSite,
-    cut: Cut = None,
-    seed: int | None = None,
-    clock: Clock | None = None,
-) -> Client:
-    """
-    Join a client by hand to a site.
-
-    :param resource: the resource that answers; or a whole site, made with ``reactor=clock``.
-    :param cut: the pieces in which bytes arrive, both ways: an int, pieces of one size; a list, pieces
-        of these sizes, and then whole; None: as they come.
-    :param seed: cut at random, but the same in each run.
-    :param clock: the site's clock, a new one by default; ``client.advance`` moves it.
-    :return: the client, connected.
-    """
-    site = resource
-    if clock is None:
-        # A site that was made with a Clock and its wire share it.
-        reactor: object = getattr(site, "reactor", None)
-        clock = reactor if isinstance(reactor, Clock) else Clock()
-    if not isinstance(site, UpgradeSite):
-        site = UpgradeSite(site, reactor=clock)
-    wire = Wire(cut, seed, clock)
-    client = Client(site, wire)
-    site.doStart()
-    wire.join(client, site.buildProtocol(wire.client.getHost()))
-    return client
+def joined_headers(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The fields of an :class:`Answer`."""
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers

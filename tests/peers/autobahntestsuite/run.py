@@ -1,6 +1,6 @@
 """
-Run autobahntestsuite's cases against this package's server (``fuzzingclient``) and its client
-(``fuzzingserver``)::
+Run autobahntestsuite's cases against this package's server (``fuzzingclient``), over streams of HTTP/2
+too (``http2``), and its client (``fuzzingserver``)::
 
     python tests/peers/autobahntestsuite/run.py --wstest WSTEST [MODE...] [--cases 1.*]
 
@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,18 @@ def started(command: list[str], **kwargs: Any) -> Iterator[Any]:
             process.kill()
 
 
-def fuzzingclient(wstest: str, folder: Path, cases: list[str]) -> None:
+def fuzzingclient(wstest: str, folder: Path, cases: list[str], bridge: bool = False) -> None:
     """wstest is the client."""
     command = [sys.executable, str(HERE / "server.py")]
-    errors = (folder / ERRORS).open("wb")
-    with errors, started(command, stdout=subprocess.PIPE, stderr=errors) as server:
-        url = f"ws://127.0.0.1:{int(server.stdout.readline())}/echo"
+    with ExitStack() as running:
+        errors = running.enter_context((folder / ERRORS).open("wb"))
+        options = {"stdout": subprocess.PIPE, "stderr": errors}
+        server = running.enter_context(started(command, **options))
+        port = int(server.stdout.readline())
+        if bridge:
+            command = [sys.executable, str(HERE / "bridge.py"), str(port)]
+            port = int(running.enter_context(started(command, **options)).stdout.readline())
+        url = f"ws://127.0.0.1:{port}/echo"
         spec = {"servers": [{"agent": AGENT, "url": url}], "outdir": str(folder), "cases": cases}
         command = [wstest, "-m", "fuzzingclient", "-s", written(folder, spec)]
         subprocess.run(command, stdout=subprocess.DEVNULL, timeout=PATIENCE, check=True)
@@ -87,7 +93,12 @@ def fuzzingserver(wstest: str, folder: Path, cases: list[str]) -> None:
             subprocess.run(client, timeout=PATIENCE, stderr=errors, check=False)
 
 
-MODES = {"fuzzingclient": fuzzingclient, "fuzzingserver": fuzzingserver}
+def http2(wstest: str, folder: Path, cases: list[str]) -> None:
+    """wstest is the client, through a bridge that carries its connections over HTTP/2."""
+    fuzzingclient(wstest, folder, cases, bridge=True)
+
+
+MODES = {"fuzzingclient": fuzzingclient, "http2": http2, "fuzzingserver": fuzzingserver}
 
 
 def written(folder: Path, spec: dict[str, Any]) -> str:
@@ -133,13 +144,13 @@ def wrong(folder: Path, cases: list[str]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run autobahntestsuite's cases.")
-    parser.add_argument("modes", nargs="*", metavar="MODE", help=f"{' or '.join(MODES)}; default: both")
+    parser.add_argument("modes", nargs="*", metavar="MODE", help=f"{' or '.join(MODES)}; default: all")
     parser.add_argument("--wstest", default="wstest", help="the program, in its Python 2.7's folder")
     parser.add_argument("--cases", nargs="+", default=list(CASES), help="such as 1.* or 5.1")
     options = parser.parse_args()
     failed = False
     for mode in options.modes or MODES:
-        print(f"wstest -m {mode}:", flush=True)
+        print(f"wstest: {mode}:", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             MODES[mode](options.wstest, Path(folder), options.cases)
             for line in wrong(Path(folder), options.cases):

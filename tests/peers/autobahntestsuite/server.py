@@ -1,5 +1,6 @@
 """
-What ``wstest -m fuzzingclient`` tests: an echo at ``/echo`` of an ``UpgradeSite``. Says its port on
+What ``wstest -m fuzzingclient`` tests: an echo at ``/echo`` of an ``UpgradeSite``, over HTTP/1.1 and
+HTTP/2. Says its port on
 standard output, and runs until it is killed.
 """
 
@@ -14,7 +15,7 @@ from echo import Echo, log_errors
 from twisted.web.resource import Resource
 
 from upgrade_switch import UpgradeResource, UpgradeSite
-from upgrade_switch.protocols import websocket
+from upgrade_switch.protocols import h2c, websocket
 
 
 class EchoServer(Echo, WebSocketServerProtocol):  # type: ignore[misc]  # autobahn's own bases
@@ -38,7 +39,7 @@ def main() -> None:
     factory.setProtocolOptions(failByDrop=False, perMessageCompressionAccept=accept)
     root = Resource()
     root.putChild(b"echo", UpgradeResource({"websocket": websocket(factory)}))
-    site = UpgradeSite(root)
+    site = UpgradeSite(root, upgrades={"h2c": h2c()}, http2_connect=True)
     site.log = lambda request: None  # type: ignore[method-assign]
     port = reactor.listenTCP(0, site, interface="127.0.0.1")
     print(port.getHost().port, flush=True)

@@ -14,7 +14,7 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from tests.kit.asking import ByHand
-from tests.kit.h2client import LARGE, WAYS, H2Client, Pulled, client_by, h2c_site
+from tests.kit.h2client import LARGE, PLAIN_WAYS, H2Client, Pulled, client_by, h2c_site
 from tests.kit.harness import patient, turns
 
 # Of an answer, that is: several windows of the sizes below.
@@ -138,7 +138,7 @@ class Anyhow:
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", PLAIN_WAYS)
 @pytest_twisted.ensureDeferred
 async def test_anything(listen: Any, way: str, seed: int) -> None:
     """Whatever has been done to windows and to other streams, each answer comes whole."""

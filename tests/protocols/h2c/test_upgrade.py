@@ -16,6 +16,7 @@ from tests.kit.h2client import (
     LARGE,
     PLAIN_KINDS,
     SETTINGS_FRAME,
+    WINDOW_UPDATE_FRAME,
     H2Client,
     check_switch,
     client_by,
@@ -140,7 +141,7 @@ async def test_settings_come_before_the_answer(listen: Any) -> None:
     client.holds = True
     client.send(client.asking(path=b"/r"))
     await client.until(lambda: client.received)
-    assert [kind for kind, _ in frames(client.received)] == [SETTINGS_FRAME]
+    assert [kind for kind, _ in frames(client.received)] == [SETTINGS_FRAME, WINDOW_UPDATE_FRAME]
 
 
 # The request on stream 1.

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from tests.kit.ends import Ends
 from tests.kit.farside import Collector, Servers, send_buffers, settled, switched
 from tests.kit.harness import patient, reactor, site_of, turns, upgrade_head
-from tests.protocols.websocket.test_field import watched
+from tests.kit.observing import Details
 from upgrade_switch import splice
 from upgrade_switch.errors import InvalidArgument
 from upgrade_switch.protocols import TunnelFactory, tunnel
@@ -27,7 +27,7 @@ class Joined:
     def __init__(self, listen: Any, serve: Any) -> None:
         self.listen, self.serve = listen, serve
         self.clock = Clock()
-        self.observer = watched()
+        self.observer = Details()
 
     async def start(self, way: str, kind: str = "tcp", **kwargs: Any) -> Joined:
         server = await self.serve("tcp")

@@ -22,7 +22,7 @@ from tests.kit.harness import field, patient, reactor, turns
 from tests.kit.scripted import CLIENT_KINDS
 from tests.kit.wscodec import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
 from tests.kit.wsstream import (
-    Remembering,
+    Asked,
     answer,
     client_factory,
     close,
@@ -256,18 +256,6 @@ async def test_every_split(kind: str) -> None:
             peer.transport.abortConnection()
             await protocol.is_over()
             cut += 1
-
-
-class Asked(Remembering):
-    """Answers to onConnect with what the test gives it."""
-
-    def __init__(self, result: Any) -> None:
-        super().__init__()
-        self.result = result
-
-    def onConnect(self, response: Any) -> Any:
-        super().onConnect(response)
-        return self.result(response) if callable(self.result) else self.result
 
 
 async def coroutine(response: Any) -> None:

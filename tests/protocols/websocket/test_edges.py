@@ -16,11 +16,19 @@ from twisted.internet.task import Clock
 from tests.kit.commands import fails
 from tests.kit.farside import MEGABYTE, Source, settled
 from tests.kit.harness import Recorder, factory_of, patient, reactor, site_of, turns
+from tests.kit.prefaced import every_kind
 from tests.kit.scripted import playing
 from tests.kit.wscodec import BINARY, PING, TEXT
-from tests.kit.wsstream import answer, client_factory, close, frame, next_frame, playing_websocket
-from tests.protocols.websocket.test_client import Asked
-from tests.protocols.websocket.test_stream import every_kind, switched
+from tests.kit.wsstream import (
+    Asked,
+    answer,
+    client_factory,
+    close,
+    frame,
+    next_frame,
+    playing_websocket,
+    switched,
+)
 from upgrade_switch.protocols import WebSocketEndpoint, byte_stream
 
 

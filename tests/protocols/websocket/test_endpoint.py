@@ -34,10 +34,10 @@ from tests.kit.harness import (
     status,
     turns,
 )
-from tests.kit.scripted import CLIENT_KINDS, playing, trusting_agent
+from tests.kit.scripted import CLIENT_KINDS, playing
+from tests.kit.services import Calculator, Greeted, Greeter, Sum, connected, serving
 from tests.kit.wscodec import BINARY, TEXT
-from tests.kit.wsstream import WebSocketByHand, answer, close, frame, next_frame
-from tests.peers.test_twisted_clients import Calculator, Greeted, Greeter, Sum, connected, serving
+from tests.kit.wsstream import WebSocketByHand, answer, close, endpoint_to, frame, next_frame
 from upgrade_switch import NotSwitched
 from upgrade_switch.protocols import WebSocketEndpoint, byte_stream, tunnel
 
@@ -51,12 +51,6 @@ async def servers(listen: Any) -> Any:
     found = Servers(listen)
     yield found
     await found.stop()
-
-
-def endpoint_to(listening: Any, **kwargs: Any) -> WebSocketEndpoint:
-    """An endpoint to ``/u`` of a site."""
-    kwargs.setdefault("agent", trusting_agent())
-    return WebSocketEndpoint(reactor, listening.url.replace("http", "ws", 1) + "/u", **kwargs)
 
 
 async def streams(listen: Any, kind: str, make: Any) -> tuple[Any, list[Any]]:

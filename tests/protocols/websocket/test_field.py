@@ -14,6 +14,7 @@ from twisted.internet.error import TimeoutError as InternetTimeoutError
 from twisted.internet.task import Clock
 
 from tests.kit.harness import patient, site_of, status, turns
+from tests.kit.observing import Details
 from tests.kit.wscodec import BINARY, CLOSE
 from tests.kit.wsframes import (
     Echo,
@@ -28,32 +29,6 @@ from tests.kit.wsstream import Remembering, answer, client_factory, frame, playi
 from upgrade_switch import UpgradeResource
 from upgrade_switch.errors import InvalidArgument
 from upgrade_switch.protocols import websocket
-
-
-class Details:
-    """An observer that remembers why requests were declined."""
-
-    def __init__(self) -> None:
-        self.declines: list[str] = []
-        self.counts: list[tuple[Any, Any]] = []
-
-    def switched(self, connection: Any) -> None: ...
-
-    def ended(self, connection: Any, seconds: float, reason: Any) -> None:
-        self.counts.append((connection.bytes_in, connection.bytes_out))
-
-    def declined(self, request: Any, token: Any, why: Any) -> None:
-        self.declines.append(request.decline_detail)
-
-
-def watched() -> Details:
-    from zope.interface import alsoProvides
-
-    from upgrade_switch.interfaces import ISwitchObserver
-
-    observer = Details()
-    alsoProvides(observer, ISwitchObserver)
-    return observer
 
 
 @pytest.mark.parametrize(
@@ -71,7 +46,7 @@ def watched() -> Details:
 @pytest_twisted.ensureDeferred
 async def test_declined(listen: Any, request_head: bytes, detail: str) -> None:
     """Whoever operates the site can see which rule a handshake has broken."""
-    observer = watched()
+    observer = Details()
     site = websocket_site(websocket_factory(), ["https://example.com"], observers=[observer])
     client = await raw_client(await listen("tcp", site))
     client.send(request_head)
@@ -100,7 +75,7 @@ class RaisingEarly(Echo):
 @pytest_twisted.ensureDeferred
 async def test_places(listen: Any, make: Any, errors: Any) -> None:
     """A protocol that fails at its end gives its place in ``maxConnections`` back."""
-    observer = watched()
+    observer = Details()
     factory = websocket_factory(make, options={"maxConnections": 1})
     listening = await listen("tcp", websocket_site(factory, observers=[observer]))
     for _ in range(3):
@@ -134,7 +109,7 @@ async def test_bad_gateway(listen: Any, echo: bool) -> None:
 @pytest_twisted.ensureDeferred
 async def test_counts(listen: Any) -> None:
     """The bytes of messages are counted, those of prepared ones too, and are right at the end."""
-    observer = watched()
+    observer = Details()
     factory = websocket_factory()
     listening = await listen("tcp", websocket_site(factory, observers=[observer]))
     client = await raw_client(listening)

@@ -20,16 +20,18 @@ from tests.kit.harness import KINDS, patient, site_of, status, turns
 from tests.kit.securing import ask_for_tls, secured
 from tests.kit.wscodec import CLOSE
 from tests.kit.wsframes import (
+    GOING_AWAY,
     Echo,
+    Stops,
     close_frame,
+    deciding,
     frame,
     handshake,
     raw_client,
+    waiting_in,
     websocket_factory,
     websocket_site,
 )
-from tests.protocols.websocket.test_onconnect import deciding
-from tests.protocols.websocket.test_transport import GOING_AWAY, Stops, waiting_in
 from upgrade_switch.errors import InvalidUpgrades
 from upgrade_switch.protocols import tls, websocket
 from upgrade_switch.protocols._websocket.origin import normal_origin

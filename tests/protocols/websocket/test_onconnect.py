@@ -17,13 +17,11 @@ from twisted.internet.task import Clock
 from tests.kit.asking import Broken, fields_of, is_http
 from tests.kit.harness import PROXY_LINE, Waiters, field, status, turns
 from tests.kit.wsframes import (
-    Echo,
     RawClient,
-    Servers,
+    deciding,
     frame,
     handshake,
     raw_client,
-    websocket_factory,
     websocket_site,
 )
 from upgrade_switch.errors import UpgradeError
@@ -58,21 +56,6 @@ def denial(code: int, reason: str | None = None) -> Callable[[], Any]:
 
 def broken() -> Any:
     raise Broken
-
-
-class Deciding(Echo):
-    """Asks its factory's ``decide``."""
-
-    def onConnect(self, request: Any) -> Any:
-        super().onConnect(request)
-        return self.factory.decide(request)
-
-
-def deciding(decide: Callable[[Any], Any], **kwargs: Any) -> Servers:
-    """A factory whose protocols decide so."""
-    factory: Any = websocket_factory(Deciding, **kwargs)
-    factory.decide = decide
-    return factory  # type: ignore[no-any-return]
 
 
 @pytest.fixture

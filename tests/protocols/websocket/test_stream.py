@@ -15,7 +15,6 @@ from twisted.internet.task import Clock
 from tests.kit.asking import is_http
 from tests.kit.farside import MEGABYTE, Collector, Source, settled
 from tests.kit.harness import (
-    KINDS,
     EchoTarget,
     Recorder,
     factory_of,
@@ -25,14 +24,12 @@ from tests.kit.harness import (
     status,
     turns,
 )
-from tests.kit.prefaced import splits
+from tests.kit.prefaced import every_kind, splits
 from tests.kit.wscodec import BINARY, CONTINUATION, MASK, PING, PONG, TEXT
-from tests.kit.wsstream import WebSocketByHand, close, frame, next_frame
+from tests.kit.wsstream import WebSocketByHand, close, frame, next_frame, switched
 from upgrade_switch.errors import UpgradeError
 from upgrade_switch.protocols import byte_stream
 from upgrade_switch.server.pages import StatusPage
-
-every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @pytest.fixture
@@ -46,16 +43,6 @@ def serve(listen: Any) -> Any:
         return listening
 
     return start
-
-
-async def switched(listening: Any, fields: bytes = b"", behind: bytes = b"") -> Any:
-    """A client that has switched; ``behind``: what it has sent in the request's own segment."""
-    client = await listening.connect(WebSocketByHand())
-    client.ask(fields, behind)
-    head = await client.head()
-    assert status(head) == 101, head
-    client.answer = head
-    return client
 
 
 async def goodbye(client: Any) -> None:

@@ -26,8 +26,7 @@ from tests.kit.harness import (
     turns,
 )
 from tests.kit.wscodec import BINARY
-from tests.kit.wsstream import WebSocketByHand, close, frame, next_frame, take_frame
-from tests.protocols.websocket.test_endpoint import endpoint_to
+from tests.kit.wsstream import WebSocketByHand, close, endpoint_to, frame, next_frame, take_frame
 from upgrade_switch import IDrainable, _twisted
 from upgrade_switch.protocols import byte_stream, tunnel
 

@@ -14,13 +14,20 @@ from twisted.internet.task import Clock
 from twisted.protocols import tls
 from zope.interface import implementer
 
-from tests.kit.harness import KINDS, SOCKETS, Flood, Waiters, patient, turns
+from tests.kit.harness import KINDS, SOCKETS, Flood, patient, turns
 from tests.kit.wscodec import BINARY, CLOSE, Frame
-from tests.kit.wsframes import Echo, close_frame, frame, raw_client, websocket_factory, websocket_site
+from tests.kit.wsframes import (
+    GOING_AWAY,
+    Echo,
+    Stops,
+    close_frame,
+    frame,
+    raw_client,
+    waiting_in,
+    websocket_factory,
+    websocket_site,
+)
 from upgrade_switch import IDrainable
-
-GOING_AWAY = 1001
-
 
 # Going down.
 
@@ -117,27 +124,6 @@ async def test_transport(serve: Any, kind: str) -> None:
 # Producers.
 
 
-class Stops:
-    """A push producer that remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-        self.waiters = Waiters()
-
-    def _note(self, call: str) -> None:
-        self.told.append(call)
-        self.waiters.look()
-
-    def pauseProducing(self) -> None:
-        self._note("pause")
-
-    def resumeProducing(self) -> None:
-        self._note("resume")
-
-    def stopProducing(self) -> None:
-        self._note("stop")
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest_twisted.ensureDeferred
 async def test_own_producer(serve: Any, kind: str) -> None:
@@ -177,14 +163,6 @@ async def test_pull_producer(serve: Any, kind: str) -> None:
 # Clients that do not read.
 
 MUCH = 50_000_000
-
-
-def waiting_in(protocol: Any) -> int:
-    """How many bytes the server holds for a client."""
-    transport = protocol.transport
-    while hasattr(transport, "wrappedProtocol"):
-        transport = transport.transport
-    return len(transport.dataBuffer) + transport._tempDataLen
 
 
 @pytest.mark.parametrize("kind", SOCKETS)

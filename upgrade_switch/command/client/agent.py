@@ -135,18 +135,22 @@ class _AnyCertificate:
 
 
 def agent_with(
-    reactor: ICommandReactor, policy: IPolicyForHTTPS | None, proxy: str | None = None
+    reactor: ICommandReactor,
+    pool: UpgradePool,
+    policy: IPolicyForHTTPS | None,
+    proxy: str | None = None,
 ) -> IAgent:
     """
     An agent that can upgrade.
 
+    :param pool: makes its connections.
     :param policy: which certificates to trust; the system's if None.
     :param proxy: the URL of the HTTP proxy to go through.
     """
     if policy is None:
         policy = default_trust()
     # Cached, since reading the system's certificates takes long.
-    cached, pool = HostnameCachingHTTPSPolicy(policy), UpgradePool(reactor)
+    cached = HostnameCachingHTTPSPolicy(policy)
     if proxy is None:
         return Agent(reactor, cached, pool=pool)
     # The time-out of the whole is the command's.

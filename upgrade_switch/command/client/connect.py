@@ -109,7 +109,7 @@ class _Connect:
         joined = Splice(near, far, forgive_truncation=forgive, reactor=self._reactor)
         connecting: Deferred[IProtocol] = maybeDeferred(self._endpoint.connect, SingleUseFactory(near))
         done = connecting.addCallback(lambda _: self._connected(near, far, joined))
-        done.addErrback(self._failed).addBoth(self._stop)
+        done.addErrback(self._failed).addBoth(lambda _: self._options.close()).addBoth(self._stop)
 
     def _connected(self, near: _Remote, far: _Local, joined: Splice) -> Deferred[None]:
         if os.isatty(STDERR):

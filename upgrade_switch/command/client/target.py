@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from twisted.web.http_headers import Headers
 
 from ...client.endpoint import UpgradeEndpoint
+from ...client.pool import UpgradePool
 from ...client.urls import http_url
 from ...errors import InvalidToken
 from ...fields import is_token
@@ -159,6 +161,12 @@ class TargetOptions(CommandOptions):
             "Take TLS that ends without its closing alert for a clean end, not for one cut off.",
         ],
         [
+            "http2",
+            None,
+            "Ask over HTTP/2 if the server takes it so (RFC 8441): all connections share one, with one "
+            "TLS handshake. Else over HTTP/1.1. For https and wss URLs.",
+        ],
+        [
             "insecure",
             None,
             "Accept any certificate: somebody in the middle can read and change everything.",
@@ -175,6 +183,7 @@ class TargetOptions(CommandOptions):
         self._user: str | None = None
         self._policy: IPolicyForHTTPS | None = None
         self._proxy: str | None = None
+        self._pool: UpgradePool | None = None
 
     def opt_header(self, value: str) -> None:
         """
@@ -230,8 +239,8 @@ class TargetOptions(CommandOptions):
             self.headers.setRawHeaders(b"content-type", [b"application/x-www-form-urlencoded"])
 
     def _checked_policy(self) -> IPolicyForHTTPS | None:
-        given = [f"--{name}" for name in ("ca", "insecure") if self[name]]
-        if len(given) > 1:
+        given = [f"--{name}" for name in ("ca", "insecure", "http2") if self[name]]
+        if given[:2] == ["--ca", "--insecure"]:
             raise UsageError("--ca and --insecure cannot be combined")
         if given and not self.target.is_secure:
             raise UsageError(f"{given[0]} is for https and wss URLs only")
@@ -258,8 +267,23 @@ class TargetOptions(CommandOptions):
         return bool((self["eof"] or self.eof_default) == "close")
 
     def agent(self, reactor: ICommandReactor) -> IAgent:
-        """The agent that asks the target as these options say."""
-        return agent_with(reactor, self._policy, self._proxy)
+        """
+        The agent that asks the target as these options say.
+
+        :raises UsageError: if an extra that they need is not installed.
+        """
+        with needs_extra_for("HTTP/2 needs"):
+            self._pool = UpgradePool(reactor, http2=bool(self["http2"]))
+        return agent_with(reactor, self._pool, self._policy, self._proxy)
+
+    def close(self) -> Deferred[None]:
+        """
+        Close the connections that nobody uses any more. What was sent last on a stream of one may still
+        be on its way.
+
+        :return: fires when they are closed.
+        """
+        return succeed(None) if self._pool is None else self._pool.closeCachedConnections()
 
     def endpoint(self, reactor: ICommandReactor) -> IStreamClientEndpoint:
         """

@@ -8,6 +8,7 @@ import signal
 from contextlib import suppress
 from functools import partial
 
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import LogLevel
@@ -23,6 +24,7 @@ from .options import ServeOptions
 from .tree import (
     build_connect,
     build_prefaces,
+    build_proxies,
     build_site_upgrades,
     build_tree,
     takes_http2_connect,
@@ -35,11 +37,12 @@ DEFAULT_LISTEN = "tcp:8080:interface=127.0.0.1"
 
 def build_server(reactor: ICommandReactor, options: ServeOptions) -> Server:
     """
-    :return: a service that listens, and that drains the site when it is stopped.
+    :return: a service that listens; when it is stopped, it drains the site, and closes the proxies.
     :raises UsageError: if the options contradict one another, or need something that is not installed.
     """
     status = Status(reactor)
-    root = build_tree(reactor, options, status)
+    proxies = build_proxies(reactor, options)
+    root = build_tree(reactor, options, status, proxies)
     site = LoggedSite(
         root,
         reactor=reactor,
@@ -53,7 +56,13 @@ def build_server(reactor: ICommandReactor, options: ServeOptions) -> Server:
     )
     endpoints = _endpoints(reactor, options.listen or [DEFAULT_LISTEN])
     seconds = 5 if options.drain is None else options.drain
-    return Server(reactor, site, endpoints, url_of, lambda: site.drain(seconds))
+
+    def end() -> Deferred[None]:
+        drained = site.drain(seconds)
+        drained.addCallback(lambda _: gatherResults([proxy.close() for proxy in proxies.values()]))
+        return drained.addCallback(lambda _: None)
+
+    return Server(reactor, site, endpoints, url_of, end)
 
 
 def _endpoints(reactor: ICommandReactor, strings: list[str]) -> list[tuple[str, IStreamServerEndpoint]]:

@@ -5,7 +5,7 @@ The resource tree of ``upgrade-switch serve``, as its options describe it.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "build_connect",
     "build_prefaces",
+    "build_proxies",
     "build_site_upgrades",
     "build_tree",
     "takes_http2_connect",
@@ -67,11 +68,35 @@ class _Directory(Resource):
         return page
 
 
-def build_tree(reactor: ICommandReactor, options: ServeOptions, status: Status) -> IResource:
+def build_proxies(reactor: ICommandReactor, options: ServeOptions) -> dict[str, UpgradeProxy]:
+    """
+    The proxy at each path, which the caller closes when the server ends.
+
+    :raises UsageError: if a URL or a value is wrong.
+    """
+    guarded = [segments_of(path) for path in options.checkers]
+
+    def is_guarded(path: str) -> bool:
+        segments = segments_of(path)
+        return any(segments[: len(part)] == part for part in guarded)
+
+    return {
+        path: option.build(reactor, strip_authorization=is_guarded(path))
+        for path, option in options.proxies.items()
+    }
+
+
+def build_tree(
+    reactor: ICommandReactor,
+    options: ServeOptions,
+    status: Status,
+    proxies: Mapping[str, UpgradeProxy],
+) -> IResource:
     """
     The root resource of the site.
 
     :param status: what a status page shows, if the options ask for one.
+    :param proxies: from :func:`build_proxies`.
     :raises UsageError: if the options contradict one another, or need something that is not installed.
     """
     _keep_secrets(options)
@@ -107,7 +132,7 @@ def build_tree(reactor: ICommandReactor, options: ServeOptions, status: Status) 
     for path in sorted(resources):
         _put(root, path, resources[path])
     taken = [*resources, *(["/"] if isinstance(root, Files) else [])]
-    proxies = _proxies(reactor, options, status, taken)
+    _show_proxies(proxies, status, taken)
     if not isinstance(root, Files):
         _check_guards(options, [*resources, *proxies])
     tree: IResource = Mounted(root, resources, proxies) if proxies else root
@@ -135,20 +160,16 @@ def _with_udp(
     return Mounted(tree, (), {_UDP: UpgradeResource({"connect-udp": acceptor}, optimistic="refuse")})
 
 
-def _proxies(
-    reactor: ICommandReactor, options: ServeOptions, status: Status, taken: Collection[str]
-) -> dict[str, IResource]:
-    """The proxy at each path, which the status page shows."""
-    proxies: dict[str, IResource] = {}
-    guarded = [segments_of(path) for path in options.checkers]
-    for path, option in options.proxies.items():
+def _show_proxies(proxies: Mapping[str, UpgradeProxy], status: Status, taken: Collection[str]) -> None:
+    """
+    Have the status page show the back ends.
+
+    :raises UsageError: if something else is at the path of a proxy.
+    """
+    for path, proxy in proxies.items():
         if path in taken:
             raise UsageError(f"--proxy: {path} is taken by another resource")
-        segments = segments_of(path)
-        is_guarded = any(segments[: len(part)] == part for part in guarded)
-        proxies[path] = proxy = option.build(reactor, strip_authorization=is_guarded)
         status.show_back_ends(path, partial(_back_ends_of, proxy))
-    return proxies
 
 
 def _back_ends_of(proxy: UpgradeProxy) -> Sequence[IBackEnd]:

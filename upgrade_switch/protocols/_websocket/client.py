@@ -27,6 +27,8 @@ from . import _autobahn
 
 __all__ = ["connect_websocket"]
 
+_SWITCHING = 101
+
 
 def connect_websocket(
     pool: UpgradePool,
@@ -41,7 +43,8 @@ def connect_websocket(
 
     The handshake is a request of an agent over the pool. Of its answer, Sec-WebSocket-Accept, the
     subprotocol and the extensions are checked (RFC 6455 §4.1). Then the factory's protocol gets
-    ``onConnect``, ``onOpen``, and what the server has sent right behind its answer.
+    ``onConnect``, ``onOpen``, and what the server has sent right behind its answer. Over HTTP/2 (a pool
+    with ``http2``) there is neither Sec-WebSocket-Key nor Sec-WebSocket-Accept (RFC 8441 §5).
 
     :param pool: makes the connection.
     :param url: ``ws`` or ``wss``, or ``http`` or ``https``.
@@ -145,13 +148,14 @@ def _checked(
     response: IResponse, protocol: _autobahn.AutobahnProtocol, key: bytes
 ) -> _autobahn.HandshakeResult:
     """
-    What a 101 has settled (RFC 6455 §4.1, from "If the status code").
+    What a switch has settled (RFC 6455 §4.1, from "If the status code").
 
     :raises InvalidResponse: if it breaks the rules.
     """
     factory = protocol.factory
     header = response.headers.getRawHeaders
-    if header(b"sec-websocket-accept") != [accept_key(key)]:
+    # Over HTTP/2, where a 200 switches, there is no key, and so no answer to it (RFC 8441 §5).
+    if response.code == _SWITCHING and header(b"sec-websocket-accept") != [accept_key(key)]:
         raise InvalidResponse("a 101 without the Sec-WebSocket-Accept to this key")
     # Some servers answer with an empty field where they choose none.
     chosen = [value for value in header(b"sec-websocket-protocol") or () if value.strip(b" \t")]

@@ -1,6 +1,5 @@
 """
-HTTP/2 without TLS, and what comes in one segment: h2 has read all of it when Twisted hears of the first
-event, so that a stream may be over for h2 that Twisted is still to answer on.
+What comes over HTTP/2 in one segment: all of it is read before a request that is in it is answered.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import pytest_twisted
 from twisted.web.server import NOT_DONE_YET
 
 from tests.kit.asking import ByHand
-from tests.kit.h2client import LARGE, WAYS, Pulled, client_by, site_with
-from tests.kit.harness import patient, turns
+from tests.kit.h2client import LARGE, WAYS, Pulled, client_by, is_empty, kind_of, site_with
+from tests.kit.harness import turns
 
 
 @pytest.mark.parametrize("pruned", [False, True], ids=["kept", "forgotten"])
@@ -26,7 +25,7 @@ async def test_reset_behind_an_open_window(
 ) -> None:
     """An answer whose window is opened, and that is given up in the same segment, harms no other."""
     resource = Pulled() if pulled else ByHand(lambda _: LARGE)
-    client = await client_by(way, await listen("tcp", site_with(resource)))
+    client = await client_by(way, await listen(kind_of(way), site_with(resource)))
     client.opens_windows = False
     large = client.begin_request(b"/r")
     await client.until(lambda: len(client.body_of(large)) > 60_000)
@@ -50,18 +49,19 @@ async def test_reset_behind_an_open_window(
 @pytest.mark.parametrize("way", WAYS)
 @pytest_twisted.ensureDeferred
 async def test_write_to_a_reset(listen: Any, way: str, pruned: bool) -> None:
-    """What one request writes into the answer of another, which is given up meanwhile, goes nowhere."""
+    """A request whose reset comes behind another one knows of it when that one is answered."""
     waiting: list[Any] = []
+    lost: list[Any] = []
 
     def render(request: Any) -> Any:
         if request.method == b"POST":
             waiting[0].write(b"said")
-            waiting[0].finish()
-            return b"done"
+            return b"done %d" % len(lost)
         waiting.append(request)
+        request.notifyFinish().addErrback(lost.append)
         return NOT_DONE_YET
 
-    client = await client_by(way, await listen("tcp", site_with(ByHand(render))))
+    client = await client_by(way, await listen(kind_of(way), site_with(ByHand(render))))
     stream = client.begin_request(b"/r")
     assert (await client.ask(b"/page"))[0] == 200
     client.holds = True
@@ -71,7 +71,7 @@ async def test_write_to_a_reset(listen: Any, way: str, pruned: bool) -> None:
         streams.append(client.begin_request(b"/page"))
     client.holds = False
     client.flush()
-    assert (await client.answer(streams[0]))[2] == b"done"
+    assert (await client.answer(streams[0]))[2] == b"done 1"
     for stream in streams[1:]:
         assert (await client.answer(stream))[2] == b"page GET "
     assert (await client.ask(b"/page"))[0] == 200
@@ -96,7 +96,7 @@ async def test_write_while_another_is_reset(listen: Any, way: str) -> None:
             other.finish()
         return b"done"
 
-    client = await client_by(way, await listen("tcp", site_with(ByHand(render))))
+    client = await client_by(way, await listen(kind_of(way), site_with(ByHand(render))))
     client.opens_windows = False
     large = client.begin_request(b"/r")
     await client.until(lambda: len(client.body_of(large)) > 60_000)
@@ -140,12 +140,13 @@ class Ending(ByHand):
 
 
 @pytest.mark.parametrize("end", ["reset", "lost"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("how", ["finish", "lose", "abort"])
 @pytest_twisted.ensureDeferred
-async def test_producer_ends_others(listen: Any, how: str, end: str) -> None:
+async def test_producer_ends_others(listen: Any, way: str, how: str, end: str) -> None:
     """A producer that ends its answer, and others, when it is told to stop does no harm."""
-    listening = await listen("tcp", site_with(Ending(how)))
-    client = await client_by("knowledge", listening)
+    listening = await listen(kind_of(way), site_with(Ending(how)))
+    client = await client_by(way, listening)
     client.opens_windows = False
     # Room for all three, whoever comes first.
     client.connection.increment_flow_control_window(1_000_000)
@@ -158,4 +159,4 @@ async def test_producer_ends_others(listen: Any, how: str, end: str) -> None:
         assert not client.lost
     else:
         client.transport.abortConnection()
-        await patient(listening.site.switched.when_empty())
+        await is_empty(listening)

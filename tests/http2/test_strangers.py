@@ -1,5 +1,5 @@
 """
-HTTP/2 without TLS and those who mean ill, or just change their mind: nothing goes on for them, the
+HTTP/2 and those who mean ill, or just change their mind: nothing goes on for them, the
 log stays empty, and whoever is honest on the same connection is answered.
 """
 
@@ -12,9 +12,12 @@ import pytest_twisted
 
 from tests.kit.asking import ByHand
 from tests.kit.h2client import (
+    GOAWAY_FRAME,
     LARGE,
+    SETTINGS_FRAME,
     WAYS,
     WIDE,
+    WINDOW_UPDATE_FRAME,
     Endless,
     H2Client,
     Pulled,
@@ -22,12 +25,16 @@ from tests.kit.h2client import (
     client_by,
     frame,
     frames,
+    is_empty,
+    kind_of,
     site_with,
     unread,
 )
-from tests.kit.harness import patient, turns
+from tests.kit.harness import eventually, turns
 
 HEADERS_FRAME, PRIORITY_FRAME = 1, 2
+
+GOODBYE = frame(GOAWAY_FRAME, 0, bytes(8))
 
 
 def requests_in_one(client: Any, path: bytes = b"/r", more: Any = ()) -> int:
@@ -44,7 +51,7 @@ def requests_in_one(client: Any, path: bytes = b"/r", more: Any = ()) -> int:
 async def test_reset_with_the_request(listen: Any, way: str, more: Any, count: int) -> None:
     """Of a request and its reset in one segment nothing is heard; those around them are answered."""
     asked: list[Any] = []
-    client = await client_by(way, await listen("tcp", site_with(ByHand(asked.append))))
+    client = await client_by(way, await listen(kind_of(way), site_with(ByHand(asked.append))))
     before = requests_in_one(client, b"/page")
     for _ in range(count):
         client.connection.reset_stream(requests_in_one(client, more=more))
@@ -61,51 +68,50 @@ async def test_reset_with_the_request(listen: Any, way: str, more: Any, count: i
 @pytest.mark.parametrize("way", WAYS)
 @pytest_twisted.ensureDeferred
 async def test_goaway_with_the_request(listen: Any, way: str, more: Any) -> None:
-    """A request with the GOAWAY in its segment is nobody's any more: it is not answered."""
-    asked: list[Any] = []
-    listening = await listen("tcp", site_with(ByHand(asked.append)))
+    """A request with the GOAWAY in its segment is answered, and then the connection ends."""
+    listening = await listen(kind_of(way), site_with(ByHand(lambda _: b"said")))
     client = await client_by(way, listening)
-    requests_in_one(client, more=more)
-    client.leave()
+    stream = requests_in_one(client, more=more)
+    client.send(client.connection.data_to_send() + GOODBYE)
     await client.is_lost()
-    await patient(listening.site.switched.when_empty())
-    assert asked == []
+    assert client.body_of(stream) == b"said"
+    await is_empty(listening)
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest_twisted.ensureDeferred
 async def test_connect(listen: Any, way: str) -> None:
     """CONNECT is refused, its stream alone; what came on it does not use up the connection's window."""
-    client = await client_by(way, await listen("tcp", site_with(Pulled())))
+    client = await client_by(way, await listen(kind_of(way), site_with(Pulled())))
+    most = client.connection.outbound_flow_control_window
     client.holds = True
-    for _ in range(60):
+    for i in range(60):
         stream = client.connection.get_next_available_stream_id()
         fields = [(b":method", b"CONNECT"), (b":authority", b"localhost:80")]
         client.connection.send_headers(stream, fields)
-        client.connection.send_data(stream, b"x" * 1000, end_stream=stream % 4 == 1)
+        client.connection.send_data(stream, b"x" * 1000, end_stream=bool(i % 2))
         client.flush()
-        await client.until(lambda: client.broken)
-        assert [(event.stream_id, event.error_code) for event in client.broken] == [(stream, 7)]
+        await client.until(
+            lambda stream=stream, i=i: stream in client.ended and (client.broken or i % 2)
+        )
+        assert client.answers[stream][0][b":status"] == b"501"
+        resets = [(event.stream_id, event.error_code) for event in client.broken]
+        assert resets == ([] if i % 2 else [(stream, 0)])
         client.broken.clear()
     # And one that is given up in the same segment.
     stream = client.connection.get_next_available_stream_id()
     client.connection.send_headers(stream, fields)
     client.connection.reset_stream(stream)
     client.holds = False
-    body = b"x" * client.connection.outbound_flow_control_window
-    assert len(body) > 20_000
-    streams = [
-        client.begin_request(b"/page", b"POST", body[i : i + 10_000]) for i in range(0, 20_000, 10_000)
-    ]
-    for stream in streams:
-        assert (await client.answer(stream))[2] == b"page POST " + b"x" * 10_000
+    assert (await client.ask(b"/page", b"POST", b"x" * 10_000))[2] == b"page POST " + b"x" * 10_000
+    assert client.connection.outbound_flow_control_window > most - 80_000
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest_twisted.ensureDeferred
 async def test_priorities(listen: Any, way: str) -> None:
     """However many streams somebody orders one beneath the other, all is answered."""
-    client = await client_by(way, await listen("tcp", site_with(Pulled())))
+    client = await client_by(way, await listen(kind_of(way), site_with(Pulled())))
     for stream in range(5, 4005, 2):
         depends = (stream - 2).to_bytes(4, "big") + b"\x10"
         client.send(frame(PRIORITY_FRAME, stream, depends))
@@ -122,9 +128,6 @@ async def leave(client: Any, stream: int, how: str) -> None:
         client.connection.reset_stream(stream)
         client.flush()
         assert (await client.ask(b"/page", b"HEAD"))[0] == 200
-    elif how == "goaway":
-        client.leave()
-        await client.is_lost()
     elif how == "broken":
         client.send(frame(0, 0, b"x"))
         await client.is_lost()
@@ -133,21 +136,21 @@ async def leave(client: Any, stream: int, how: str) -> None:
         await client.is_lost()
 
 
-@pytest.mark.parametrize("how", ["reset", "goaway", "broken", "abort"])
+@pytest.mark.parametrize("how", ["reset", "broken", "abort"])
 @pytest.mark.parametrize("wide", [False, True], ids=["window closed", "window open"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest_twisted.ensureDeferred
 async def test_producer_is_stopped(listen: Any, way: str, wide: bool, how: str) -> None:
     """Who produces an answer that is not wanted any more is told to stop, once."""
     endless = Endless()
-    listening = await listen("tcp", site_with(endless))
+    listening = await listen(kind_of(way), site_with(endless))
     client = await client_by(way, listening, settings=WIDE if wide else None)
     client.opens_windows = wide
     stream = client.begin_request(b"/r")
     await client.until(lambda: client.body_of(stream))
     await leave(client, stream, how)
     if how != "reset":
-        await patient(listening.site.switched.when_empty())
+        await is_empty(listening)
     await turns()
     assert (endless.stopped, len(endless.lost)) == (1, 1)
 
@@ -175,7 +178,7 @@ async def test_producer_that_fails_to_stop(listen: Any, errors: Any) -> None:
 async def test_producer_is_not_ahead(listen: Any, way: str) -> None:
     """For a client that does not read, wide as its windows are, little is kept of an endless answer."""
     endless = Endless()
-    listening = await listen("tcp", site_with(endless))
+    listening = await listen(kind_of(way), site_with(endless))
     client, connection = await unread(way, listening)
     given = -1
     # The kernel takes a few megabytes, at its own pace.
@@ -183,8 +186,8 @@ async def test_producer_is_not_ahead(listen: Any, way: str) -> None:
         given = endless.given
         assert given < 50_000_000
         await turns(50)
-    (queue,) = connection._outboundStreamQueues.values()
-    assert sum(map(len, queue)) < 2**17
+    (stream,) = connection.streams.values()
+    assert stream.unsent < 2**17
     client.transport.abortConnection()
 
 
@@ -195,7 +198,7 @@ async def test_producer_is_not_ahead(listen: Any, way: str) -> None:
 async def test_window_that_stays_closed(listen: Any, way: str, window: int, resource: Any) -> None:
     """While a window is closed the server rests: the idle timer runs, and ends the connection."""
     clock = StillClock()
-    listening = await listen("tcp", site_with(resource, reactor=clock))
+    listening = await listen(kind_of(way), site_with(resource, reactor=clock))
     before = len(clock.getDelayedCalls())
     if way == "upgrade":
         client = await listening.connect(H2Client(settings={4: window}))
@@ -214,8 +217,8 @@ async def test_window_that_stays_closed(listen: Any, way: str, window: int, reso
     clock.advance(2)
     await client.is_lost()
     assert client.body_of(stream) == LARGE[: len(client.body_of(stream))]
-    await patient(listening.site.switched.when_empty())
-    assert len(clock.getDelayedCalls()) == before
+    await is_empty(listening)
+    await eventually(lambda: len(clock.getDelayedCalls()) == before)
 
 
 @pytest.mark.parametrize("how", ["goaway", "broken"])
@@ -226,14 +229,15 @@ async def test_end_of_a_client_that_did_not_read(listen: Any, how: str) -> None:
     client, connection = await unread("upgrade", listening)
     if how == "goaway":
         client.leave()
+        await turns(5)
+        assert not connection.transport.disconnecting
     else:
         client.send(frame(0, 0, b"x"))
         client.holds = True
-    while not connection.transport.disconnecting:
-        await turns()
+        await eventually(lambda: connection.transport.disconnecting)
     client.transport.resumeProducing()
     await client.is_lost()
-    await patient(listening.site.switched.when_empty())
+    await is_empty(listening)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -248,7 +252,7 @@ async def test_fields_of_an_answer(listen: Any, way: str) -> None:
         request.setHeader(b"X-Mine", b"a\0b")
         return b"body"
 
-    client = await client_by(way, await listen("tcp", site_with(ByHand(render))))
+    client = await client_by(way, await listen(kind_of(way), site_with(ByHand(render))))
     code, fields, body = await client.ask(b"/r")
     assert (code, body, fields[b"x-mine"]) == (200, b"body", b"a b")
     left_out = {b"connection", b"upgrade", b"keep-alive", b"proxy-connection", b"transfer-encoding"}
@@ -289,7 +293,12 @@ async def test_little_before_the_client_has_begun(listen: Any) -> None:
     await turns(20)
     assert client.body_of(1) == LARGE[: 2**14]
     assert len(client.received) < 2**15
-    assert [kind for kind, _ in frames(client.received)] == [4, HEADERS_FRAME, 0]
+    assert [kind for kind, _ in frames(client.received)] == [
+        SETTINGS_FRAME,
+        WINDOW_UPDATE_FRAME,
+        HEADERS_FRAME,
+        0,
+    ]
     client.holds = False
     client.flush()
     assert (await client.answer(1))[2] == LARGE

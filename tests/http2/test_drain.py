@@ -1,6 +1,6 @@
 """
-Going down with HTTP/2 connections that were not begun by ALPN: what is at hand is answered, then comes
-GOAWAY (RFC 9113 §6.8) and the end.
+Going down with HTTP/2 connections: what is at hand is answered, then comes GOAWAY (RFC 9113 §6.8) and
+the end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.kit.h2client import (
     GOAWAY_FRAME,
     LARGE,
     PING_FRAME,
-    WAYS,
+    PLAIN_WAYS,
     H2Client,
     StillClock,
     client_by,
@@ -61,7 +61,7 @@ async def is_drained(drained: Any, listening: Any, client: Any) -> None:
     assert len(listening.site.switched) == 0
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", PLAIN_WAYS)
 @pytest_twisted.ensureDeferred
 async def test_idle(listen: Any, way: str) -> None:
     """A connection without requests gets GOAWAY at once, and is closed; no timer is left."""
@@ -84,7 +84,7 @@ async def test_before_the_preface(listen: Any) -> None:
 
 
 @pytest.mark.parametrize("data", [b"slow", LARGE], ids=["small", "large"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", PLAIN_WAYS)
 @pytest_twisted.ensureDeferred
 async def test_busy(listen: Any, way: str, data: bytes) -> None:
     """What has been asked before is answered whole, then comes GOAWAY and the end."""

@@ -1,5 +1,5 @@
 """
-How HTTP/2 connections end that were not begun by ALPN: badly, silently, by the client; nothing is
+How HTTP/2 connections end: badly, silently, by the client; nothing is
 left of them: no entry, no timer, no open file, no object.
 """
 
@@ -25,12 +25,15 @@ from tests.kit.h2client import (
     H2Client,
     StillClock,
     client_by,
+    connection_of,
     frames,
     h2c_head,
     h2c_site,
+    is_empty,
+    kind_of,
     site_with,
 )
-from tests.kit.harness import Recorder, no_collector, patient, turns
+from tests.kit.harness import Recorder, no_collector, turns
 
 #: More than the kernel takes for a client that does not read.
 MUCH = LARGE * 32
@@ -46,7 +49,6 @@ BAD_FRAMES = {
     "data on an idle stream": b"\0\0\1\0\0\0\0\0\x63x",
     "headers on an even stream": b"\0\0\1\1\5\0\0\0\2\x82",
     "headers that are no HPACK": b"\0\0\3\1\5\0\0\0\x63\xff\xff\xff",
-    "headers without a path": b"\0\0\2\1\5\0\0\0\x63\x82\x86",
     "window of 0": b"\0\0\4\x08\0\0\0\0\0\0\0\0\0",
     "window that overflows": b"\0\0\4\x08\0\0\0\0\0\x7f\xff\xff\xff",
     "continuation of nothing": b"\0\0\1\x09\4\0\0\0\x63x",
@@ -85,7 +87,7 @@ def timers(site: Any) -> list[Any]:
 async def is_over(listening: Any, before: int | None = None) -> None:
     """Nothing is left of the connections to a site."""
     site = listening.site
-    await patient(site.switched.when_empty())
+    await is_empty(listening)
     await turns()
     if before is not None:
         left = timers(site)
@@ -104,7 +106,7 @@ async def start(listen: Any, kind: str = "tcp", resource: Any = None) -> tuple[A
 @pytest_twisted.ensureDeferred
 async def test_broken_frames(listen: Any, way: str, name: str) -> None:
     """A client that breaks the rules gets a GOAWAY, and the connection is closed."""
-    listening, before = await start(listen)
+    listening, before = await start(listen, kind_of(way))
     client = await client_by(way, listening)
     client.received = b""
     client.send(BAD_FRAMES[name])
@@ -125,24 +127,57 @@ async def test_no_preface(listen: Any, begun: bytes, broken: bytes) -> None:
     await is_over(listening, before)
 
 
-@pytest.mark.parametrize("error", [0, 1])
-@pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.parametrize("way", WAYS)
 @pytest_twisted.ensureDeferred
-async def test_goaway(listen: Any, way: str, busy: bool, error: int) -> None:
-    """A client's GOAWAY ends the connection, and the requests at hand."""
-    held = Held()
-    listening, before = await start(listen, resource=held)
+async def test_headers_without_a_path(listen: Any, way: str) -> None:
+    """Fields that break a rule cost their stream, not the connection (RFC 9113 §8.1.1)."""
+    listening, _ = await start(listen, kind_of(way))
     client = await client_by(way, listening)
-    if busy:
-        client.begin_request(b"/r", b"POST", LARGE[:1000])
-        client.begin_request(b"/r")
-        assert (await client.ask(b"/page"))[0] == 200
+    client.connection.send_headers(0x63, [(b":method", b"GET"), (b":scheme", b"http")], end_stream=True)
+    client.flush()
+    await client.until(lambda: client.broken)
+    assert [(event.stream_id, event.error_code) for event in client.broken] == [(0x63, 1)]
+    client.broken.clear()
+    assert (await client.ask(b"/page"))[0] == 200
+
+
+@pytest.mark.parametrize("error", [0, 1])
+@pytest.mark.parametrize("way", WAYS)
+@pytest_twisted.ensureDeferred
+async def test_goaway(listen: Any, way: str, error: int) -> None:
+    """The GOAWAY of a client that waits for nothing ends the connection."""
+    listening, before = await start(listen, kind_of(way))
+    client = await client_by(way, listening)
     client.leave(error)
     await client.is_lost()
     await is_over(listening, before)
-    assert len(held.ended) == 2 * busy
-    assert all(content.closed for content in held.contents)
+
+
+@pytest.mark.parametrize("error", [0, 1])
+@pytest.mark.parametrize("way", WAYS)
+@pytest_twisted.ensureDeferred
+async def test_goaway_with_requests(listen: Any, way: str, error: int) -> None:
+    """Behind a client's GOAWAY its requests are answered; the connection ends with the last of them."""
+    waiting: list[Any] = []
+
+    def wait(request: Any) -> int:
+        waiting.append(request)
+        return NOT_DONE_YET
+
+    listening, before = await start(listen, kind_of(way), ByHand(wait))
+    client = await client_by(way, listening)
+    streams = [client.begin_request(b"/r", b"POST", LARGE[:1000]), client.begin_request(b"/r")]
+    assert (await client.ask(b"/page"))[0] == 200
+    client.say_goodbye(error)
+    for stream, request in zip(streams, waiting, strict=True):
+        await turns(3)
+        assert not client.lost
+        request.write(b"late")
+        request.finish()
+        await client.until(lambda stream=stream: stream in client.ended)
+        assert client.body_of(stream) == b"late"
+    await client.is_lost()
+    await is_over(listening, before)
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -242,13 +277,15 @@ async def test_upload_that_is_not_finished(listen: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_idle(listen: Any, way: str) -> None:
     """A silent connection gets a GOAWAY and is closed after the site's idle time-out, not before."""
-    listening, before = await start(listen)
+    listening, before = await start(listen, kind_of(way))
     if way == "silent":
         client: Any = await listening.connect(H2Client())
         client.holds = True
         await client.upgrade()
     else:
         client = await client_by(way, listening)
+        # Behind its answer, the server has nothing more to say to what began the connection.
+        assert (await client.ask(b"/page"))[0] == 200
     await turns()
     client.received = b""
     clock = listening.site.reactor
@@ -294,12 +331,10 @@ ENDS = ["close", "abort", "goaway", "broken", "middle", "idle", "paused"]
 @pytest_twisted.ensureDeferred
 async def test_nothing_is_left(listen: Any, way: str, end: str) -> None:
     """Protocol and requests are freed by reference counting alone, however the connection ends."""
-    listening, before = await start(listen, resource=Data(MUCH, "text/plain"))
+    listening, before = await start(listen, kind_of(way), Data(MUCH, "text/plain"))
     wide = WIDE if end == "paused" else None
     client = await client_by(way, listening, settings=wide)
-    (connection,) = listening.site.switched
-    protocol = ref(connection.target)
-    del connection
+    protocol = ref(connection_of(listening))
     with no_collector():
         await make_end(client, end, listening)
         await client.is_lost()

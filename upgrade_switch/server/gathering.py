@@ -1,0 +1,95 @@
+"""
+:class:`GatheringChannel`: an ``HTTPChannel`` that can send what is written to it in one piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from zope.interface import Interface, implementer
+
+from .. import _twisted
+
+if TYPE_CHECKING:
+    from twisted.web.http import Request
+
+__all__ = ["GatheringChannel", "IGatheringChannel"]
+
+
+class IGatheringChannel(Interface):
+    """
+    A channel that can send the head of an answer, and what there is of its body, in one piece and at
+    once. Twisted sends them when the reactor comes round next.
+    """
+
+    def gather() -> bool:
+        """
+        Hold what is written from now on, until :meth:`flush`, which the caller calls soon. The end of
+        the answer, and that of the connection, do as well.
+
+        :return: False if the client takes no more now: then nothing is held.
+        """
+
+    def flush() -> None:
+        """Send what is held, if there is anything."""
+
+
+@implementer(IGatheringChannel)
+class GatheringChannel(_twisted.AskingChannel):
+    """
+    Twisted's HTTP/1.1 server protocol, able to send an answer in one piece.
+
+    :ivar is_full: whether the transport takes no more now.
+    """
+
+    # Set by makeConnection.
+    transport: Any
+    is_full = False
+    # What is held; None while nothing is to be.
+    _gathered: list[bytes] | None = None
+
+    def pauseProducing(self) -> None:
+        self.is_full = True
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self.is_full = False
+        super().resumeProducing()
+
+    def gather(self) -> bool:
+        if self._gathered is None and not self.is_full:
+            self._gathered = []
+        return not self.is_full
+
+    def flush(self) -> None:
+        gathered, self._gathered = self._gathered, None
+        if gathered:
+            _twisted.write_at_once(self.transport, b"".join(gathered))
+
+    def write(self, data: bytes) -> None:
+        if self._gathered is None:
+            super().write(data)
+        else:
+            self._gathered.append(data)
+
+    def writeSequence(self, iovec: Sequence[bytes]) -> None:
+        if self._gathered is None:
+            super().writeSequence(iovec)
+        else:
+            self._gathered.extend(iovec)
+
+    def requestDone(self, request: Request) -> None:
+        # What comes behind may be written past this channel.
+        self.flush()
+        super().requestDone(request)
+
+    def loseConnection(self) -> None:
+        self.flush()
+        super().loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._gathered = None
+        super().connectionLost(reason)
