@@ -159,7 +159,6 @@ class HTTP2Connection(Protocol):
 
     @property
     def is_closed(self) -> bool:
-        """Whether nothing is read and sent any more."""
         return self.state is ConnectionState.CLOSED
 
     # Receiving.
@@ -371,9 +370,9 @@ class HTTP2Connection(Protocol):
         self._lingering.clear()
         if reason.check(ConnectionDone):
             reason = Failure(ConnectionLost("the connection has ended before the stream"))
-        streams, self.streams = self.streams, {}
         self.turns.clear()
         self._due.clear()
+        streams, self.streams = self.streams, {}
         for stream in streams.values():
             stream.cut_off(reason)
 
@@ -385,4 +384,3 @@ class HTTP2Connection(Protocol):
         # A TLS layer would keep its producer, and hence itself.
         self.transport.unregisterProducer()
         self._end_streams(reason)
-        self.turns.end()

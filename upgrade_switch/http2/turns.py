@@ -71,11 +71,6 @@ class Turns:
         """Nobody sends any more; what is left to send has been written."""
         self._ready.clear()
 
-    def end(self) -> None:
-        """The transport has ended. Nothing refers to the connection any more: that would be a cycle."""
-        self.clear()
-        self.transport = None
-
     def put(self, *pieces: bytes) -> None:
         """Send frames, or pieces of frames, behind what h2 has to send."""
         data = self._machine.data_to_send()

@@ -44,7 +44,7 @@ from .upgrades import ConnectMatch, Match, UpgradeMatch, Upgrades, check_connect
 try:
     from .http2 import ServerConnection
 except ModuleNotFoundError as missing:
-    if missing.name not in ("h2", "hpack"):
+    if (missing.name or "").partition(".")[0] not in ("h2", "hpack"):
         raise
     # The extra http2 is not installed.
     ServerConnection = None  # type: ignore[assignment, misc]
