@@ -159,6 +159,7 @@ def read_data(connection: WindowedConnection, frame: Frame) -> None:
     connection.windows.received(stream, size)
     events = []
     if ends:
+        stream.end_came = True
         end = raw_frame(_DATA, _END_STREAM, frame.stream_id, b"")
         events = connection.machine.receive_data(end)
     if not stream.takes(len(data), ends):
