@@ -91,9 +91,11 @@ format: $(INSTALLED)
 	$(VENV)/bin/ruff format .
 
 benchmark: $(INSTALLED)
+	$(VENV)/bin/pip install --quiet --editable '.[benchmark]'
 	$(VENV)/bin/python benchmarks/switching.py
 	$(VENV)/bin/python benchmarks/websocket.py
 	$(VENV)/bin/python benchmarks/proxy.py
+	$(VENV)/bin/python benchmarks/http2.py
 
 # Ten minutes for each of the fuzzers' targets; what is new goes into the corpus.
 fuzz: $(INSTALLED)
