@@ -27,7 +27,7 @@ _A_SECOND = 100
 _WORTH_A_FRAME = 1024
 _WORTH_AN_UPDATE = 256
 
-_END_STREAM = int(Flag.END_STREAM)
+_DATA, _END_STREAM = int(FrameType.DATA), int(Flag.END_STREAM)
 
 _ALWAYS_COSTS = frozenset(
     [FrameType.RST_STREAM, FrameType.SETTINGS, FrameType.PING, FrameType.CONTINUATION]
@@ -45,7 +45,7 @@ class Budget:
     def allows(self, frame: bytes) -> bool:
         """Whether a frame that has come is still within the budget."""
         kind = frame[3]
-        if kind == FrameType.DATA:
+        if kind == _DATA:
             costs = not frame[4] & _END_STREAM and len(frame) == 9 + padding_of(frame)
             if len(frame) > _WORTH_A_FRAME:
                 self._earn()

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTP2Connection"]
 
+_DATA = int(FrameType.DATA)
 _END_STREAM, _END_HEADERS = int(Flag.END_STREAM), int(Flag.END_HEADERS)
 
 
@@ -179,14 +180,13 @@ class HTTP2Connection(Protocol):
             self._close(Failure(ConnectionLost("the other end has broken a rule of HTTP/2's")))
         finally:
             self._is_reading = False
-        if not self.is_closed:
-            self._send()
+        self._send()
 
     def _read(self, data: bytes) -> None:
         for read in self.reader.read(data):
             if isinstance(read, Message):
                 self._read_message(read)
-            elif read.kind == FrameType.DATA:
+            elif read.kind == _DATA:
                 read_data(self, read)
             elif read.kind == FrameType.WINDOW_UPDATE:
                 read_window_update(self, read)
@@ -254,7 +254,8 @@ class HTTP2Connection(Protocol):
 
     def schedule(self, stream: HTTP2Stream) -> None:
         self.turns.add(stream)
-        self._send()
+        if not self._is_reading:
+            self._send()
 
     def schedule_all(self) -> None:
         """Let all streams send that have something."""

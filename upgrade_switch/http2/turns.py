@@ -136,7 +136,9 @@ class Turns:
             # A producer that is asked for more writes when the head is out.
             stream.sent()
             return len(heads)
-        window = self._window_of(stream)
+        window = self._windows.of(stream)
+        if not self._reader.has_begun:
+            window = self._window_before_settings(window, stream)
         if window <= 0:
             return len(heads)
         data = stream.take(min(window, machine.max_outbound_frame_size))
@@ -147,7 +149,7 @@ class Turns:
             stream.end_sent()
             return len(data)
         stream.sent()
-        if stream.has_output and len(data) < window:
+        if stream.unsent and len(data) < window:
             self.add(stream)
         return len(data)
 
@@ -159,11 +161,8 @@ class Turns:
             self._machine.end_stream(stream.stream_id)
             self._machine.clear_outbound_data_buffer()
 
-    def _window_of(self, stream: Outgoing) -> int:
-        """How much may be sent on a stream now."""
-        window = self._windows.of(stream)
-        if self._reader.has_begun:
-            return window
+    def _window_before_settings(self, window: int, stream: Outgoing) -> int:
+        """How much of a window may be used before the other side has begun."""
         allowed = min(window, self._left_before_settings)
         self._left_before_settings -= min(allowed, stream.unsent)
         return allowed

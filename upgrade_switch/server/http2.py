@@ -179,7 +179,7 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         before = self.reader.count
         super().dataReceived(data)
         seconds, is_in_head = self.site.head_timeout, self.reader.is_in_head and not self.is_closed
-        if not is_in_head or self.reader.count != before:
+        if self._head_timer is not None and (not is_in_head or self.reader.count != before):
             self._stop_head_timer()
         if is_in_head and self._head_timer is None and seconds is not None:
             self._head_timer = self.clock.callLater(seconds, self._head_took_too_long)
