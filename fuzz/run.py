@@ -21,7 +21,7 @@ from typing import Any
 from twisted.logger import globalLogBeginner
 
 HERE = Path(__file__).parent
-TARGETS = ("negotiation", "channel")
+TARGETS = ("negotiation", "channel", "http2")
 INSTRUMENTED = ["fuzz", "upgrade_switch", "twisted.web.http", "twisted.protocols.basic"]
 
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuzz import channel, negotiation
+from fuzz import channel, http2, negotiation
 from upgrade_switch.negotiation import Offer, _offer_of_line
 from upgrade_switch.server.channel import UpgradeChannel
 from upgrade_switch.server.decision import Decision
 from upgrade_switch.server.request import UpgradeRequest
 
 CORPUS = Path(negotiation.__file__).parent / "corpus"
-CHECKS = {"negotiation": negotiation.check, "channel": channel.check}
+CHECKS = {"negotiation": negotiation.check, "channel": channel.check, "http2": http2.check}
 #: No more than what can be replayed in every run.
 MOST_FILES, MOST_BYTES = 150, 4096
 
