@@ -47,8 +47,8 @@ class Budget:
         kind = frame[3]
         if kind == _DATA:
             costs = not frame[4] & _END_STREAM and len(frame) == 9 + padding_of(frame)
-            if len(frame) > _WORTH_A_FRAME:
-                self._earn()
+            if len(frame) > _WORTH_A_FRAME and self._left < _MOST:
+                self._left += 1
         elif kind == FrameType.HEADERS:
             costs = False
         elif kind == FrameType.WINDOW_UPDATE:
@@ -64,13 +64,9 @@ class Budget:
         :param size: how many, in one frame.
         :param waiting: how many of the stream had to wait, since its window has no room for them.
         """
-        if size > _WORTH_A_FRAME or not waiting:
+        if self._left < _MOST and (size > _WORTH_A_FRAME or not waiting):
             # The other side may open two windows again: the stream's, and the connection's.
-            self._earn(2)
-
-    def _earn(self, count: int = 1) -> None:
-        if self._left < _MOST:
-            self._left += count
+            self._left += 2
 
     def spend(self) -> bool:
         """Something that costs has been done; gives whether it is still within the budget."""

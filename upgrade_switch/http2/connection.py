@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTP2Connection"]
 
+_CLOSED = ConnectionState.CLOSED
 _DATA = int(FrameType.DATA)
 _END_STREAM, _END_HEADERS = int(Flag.END_STREAM), int(Flag.END_HEADERS)
 
@@ -165,13 +166,13 @@ class HTTP2Connection(Protocol):
     # Receiving.
 
     def dataReceived(self, data: bytes) -> None:
-        if self.is_closed:
+        if self.state is _CLOSED:
             return
         self._is_reading = True
         try:
             self._read(data)
             self._due.run(self.streams)
-            if self.turns.is_overfull:
+            if self.turns.is_full and self.turns.is_overfull:
                 raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
         except BrokenRule as broken:
             self.fail(broken.code)
@@ -200,7 +201,7 @@ class HTTP2Connection(Protocol):
                 raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
             else:
                 self.handle(self.machine.receive_data(read.raw))
-            if self.is_closed:
+            if self.state is _CLOSED:
                 break
 
     def when_read(self, stream: HTTP2Stream, act: Callable[[], object]) -> None:
@@ -332,7 +333,7 @@ class HTTP2Connection(Protocol):
         self.turns.flush()
 
     def _send(self) -> None:
-        if not (self._is_reading or self.is_closed):
+        if not (self._is_reading or self.state is _CLOSED):
             self.turns.send()
 
     def _flush_unless_reading(self) -> None:

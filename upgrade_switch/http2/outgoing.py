@@ -97,7 +97,8 @@ class Outgoing:
         self._queue.append(data)
         self.unsent += len(data)
         self.schedule()
-        self._pause_if_full()
+        if self.producer is not None:
+            self._pause_if_full()
 
     def add_head(self, fields: Sequence[Field]) -> None:
         """Send fields in front of all bytes."""

@@ -254,7 +254,7 @@ class HTTP2Stream(Outgoing):
         :param data: some bytes that have come.
         :param size: how much of the window they have used, padding included.
         """
-        if self.is_closing:
+        if self.disconnecting or self.disconnected or self._aborting:
             self._owner.consumed(self, size)
         elif self._is_paused or self._held_size:
             self._held += data

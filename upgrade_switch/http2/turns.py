@@ -148,7 +148,8 @@ class Turns:
         if ends:
             stream.end_sent()
             return len(data)
-        stream.sent()
+        if stream.producer is not None:
+            stream.sent()
         if stream.unsent and len(data) < window:
             self.add(stream)
         return len(data)
