@@ -91,6 +91,7 @@ format: $(INSTALLED)
 	$(VENV)/bin/ruff format .
 
 benchmark: $(INSTALLED)
+	$(VENV)/bin/pip install --quiet --editable '.[benchmark]'
 	$(VENV)/bin/python benchmarks/switching.py
 	$(VENV)/bin/python benchmarks/websocket.py
 	$(VENV)/bin/python benchmarks/proxy.py

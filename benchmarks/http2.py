@@ -42,7 +42,7 @@ ECHOED = bytes(128)
 CONNECTIONS = 8
 ON_ONE = 100
 IDLE_CONNECTIONS, IDLE_ON_EACH = 4, 250
-MANY_CONNECTIONS, MANY_ON_EACH = 16, 250
+MANY_CONNECTIONS, MANY_ON_EACH = 10, 250
 WARM_UP = 800
 GETS_AT_ONCE = 8
 
@@ -50,7 +50,7 @@ DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 7, 8
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 LARGEST = 2**31 - 1
 
-GET_COST, DOWNLOAD = "GET, µs", "1 MB, µs"
+GET_COST, GET_OTHERS, DOWNLOAD = "GET, µs", "GET, another path each time, µs", "1 MB, µs"
 SWITCHED_CONNECTION = "echo of 128 bytes on a connection, HTTP/1.1, µs"
 STREAM = "echo of 128 bytes on a stream, µs"
 STREAMS = "the same on each of 100 streams, µs"
@@ -72,6 +72,8 @@ GOALS = (
     Goal(GET_COST, GET_COST, "twisted", "<=", 0.6),
     Goal(GET_COST, GET_COST, "hypercorn", "<", 1.0),
     Goal(GET_COST, GET_COST, "node", "", 0),
+    Goal(GET_OTHERS, GET_OTHERS, "twisted", "", 0),
+    Goal(GET_OTHERS, GET_OTHERS, "hypercorn", "", 0),
     Goal(DOWNLOAD, DOWNLOAD, "twisted", "<=", 0.8),
     Goal(DOWNLOAD, DOWNLOAD, "hypercorn", "", 0),
     Goal(DOWNLOAD, DOWNLOAD, "node", "", 0),
@@ -88,7 +90,13 @@ Values = dict[str, dict[str, list[float]]]
 
 
 def h2load(server: Server, path: str, requests: int, connections: int, streams: int) -> float:
-    """Seconds of the server's CPU for each request."""
+    """
+    Seconds of the server's CPU for each request.
+
+    :param path: where there is a ``%d`` in it, each request has another number there.
+    """
+    origin = f"https://{HOST}:{server.port}"
+    paths = [path % number for number in range(requests)] if "%d" in path else [path]
     fields = [f"--header={name}: {value}" for name, value in FIELDS.items()]
     before = server.cpu
     done = subprocess.run(
@@ -98,8 +106,9 @@ def h2load(server: Server, path: str, requests: int, connections: int, streams: 
             f"--clients={connections}",
             f"--max-concurrent-streams={streams}",
             *fields,
-            f"https://{HOST}:{server.port}{path}",
+            "--input-file=-",
         ],
+        input="".join(f"{origin}{path}\n" for path in paths),
         capture_output=True,
         text=True,
         check=True,
@@ -266,11 +275,15 @@ def get_beside_idle(server: Server, count: int) -> tuple[float, float]:
 
 def memory_of_streams(server: Server) -> float:
     """Bytes that each of some thousand idle streams takes."""
-    clients = [Client(server) for _ in range(MANY_CONNECTIONS)]
-    before = server.memory
-    for client in clients:
-        client.switch(MANY_ON_EACH)
-    took = server.memory - before
+    clients = []
+    # Those of the first time fill the room that has been left since the server was started.
+    for _ in range(2):
+        added = [Client(server) for _ in range(MANY_CONNECTIONS)]
+        before = server.memory
+        for client in added:
+            client.switch(MANY_ON_EACH)
+        took = server.memory - before
+        clients += added
     for client in clients:
         client.socket.close()
     return took / (MANY_CONNECTIONS * MANY_ON_EACH)
@@ -296,6 +309,9 @@ def measure(servers: Sequence[Server], size: Size, values: Values) -> None:
     for server in servers:
         cost = h2load(server, "/", size.gets, 4, GETS_AT_ONCE)
         values[GET_COST][server.kind].append(cost * 1e6)
+    for server in servers:
+        cost = h2load(server, "/?%d", size.gets, 4, GETS_AT_ONCE)
+        values[GET_OTHERS][server.kind].append(cost * 1e6)
     for server in servers:
         cost = h2load(server, "/big", size.downloads, 2, 4)
         values[DOWNLOAD][server.kind].append(cost * 1e6)

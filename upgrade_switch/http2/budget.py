@@ -27,7 +27,7 @@ _A_SECOND = 100
 _WORTH_A_FRAME = 1024
 _WORTH_AN_UPDATE = 256
 
-_END_STREAM = int(Flag.END_STREAM)
+_DATA, _END_STREAM = int(FrameType.DATA), int(Flag.END_STREAM)
 
 _ALWAYS_COSTS = frozenset(
     [FrameType.RST_STREAM, FrameType.SETTINGS, FrameType.PING, FrameType.CONTINUATION]
@@ -45,10 +45,10 @@ class Budget:
     def allows(self, frame: bytes) -> bool:
         """Whether a frame that has come is still within the budget."""
         kind = frame[3]
-        if kind == FrameType.DATA:
+        if kind == _DATA:
             costs = not frame[4] & _END_STREAM and len(frame) == 9 + padding_of(frame)
-            if len(frame) > _WORTH_A_FRAME:
-                self._earn()
+            if len(frame) > _WORTH_A_FRAME and self._left < _MOST:
+                self._left += 1
         elif kind == FrameType.HEADERS:
             costs = False
         elif kind == FrameType.WINDOW_UPDATE:
@@ -64,13 +64,9 @@ class Budget:
         :param size: how many, in one frame.
         :param waiting: how many of the stream had to wait, since its window has no room for them.
         """
-        if size > _WORTH_A_FRAME or not waiting:
+        if self._left < _MOST and (size > _WORTH_A_FRAME or not waiting):
             # The other side may open two windows again: the stream's, and the connection's.
-            self._earn(2)
-
-    def _earn(self, count: int = 1) -> None:
-        if self._left < _MOST:
-            self._left += count
+            self._left += 2
 
     def spend(self) -> bool:
         """Something that costs has been done; gives whether it is still within the budget."""

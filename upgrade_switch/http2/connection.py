@@ -1,12 +1,13 @@
 """
 :class:`HTTP2Connection`: an HTTP/2 connection (RFC 9113), on either side.
 
-The h2 library keeps the connection's state: streams, windows, settings. It is given one frame at a
-time, so that what it says and what it knows agree. Three things are kept from it:
+The h2 library keeps the connection's state: streams, settings. It is given one frame at a time, so that
+what it says and what it knows agree. Four things are kept from it:
 
 - Header blocks. They are put together and decoded here (``reader.py``); h2 gets a stand-in for each: a
   message that breaks a rule for fields (RFC 9113 §8.2, §8.3) is to cost its stream, and h2 ends the
   connection.
+- Data, and the windows for it (``windows.py``).
 - GOAWAY. To h2 a connection is over with the first one, sent or received; to RFC 9113 §6.8, streams go
   on.
 - Priorities, which RFC 9113 §5.3.2 deprecates.
@@ -34,13 +35,14 @@ from zope.interface import implementer
 from .due import Due
 from .ending import ConnectionState, Lingering, close_in_time
 from .events import HANDLERS
-from .frames import LAST_STREAM, Flag, FrameType, goaway_frame, padding_of, raw_frame
+from .frames import LAST_STREAM, Flag, FrameType, goaway_frame, raw_frame
 from .machine import CONNECTION_WINDOW, STREAM_WINDOW, name_of, new_machine
 from .outgoing import Direction
-from .reader import BrokenRule, Frame, FrameReader, Message, is_priority, read_goaway
+from .reader import BrokenRule, FrameReader, Message, is_priority, read_goaway
 from .stream import HTTP2Stream
 from .transports import TCPStream, TLSStream
 from .turns import Turns
+from .windows import Windows, read_data, read_window_update
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -49,10 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTP2Connection"]
 
-# A DATA frame that is smaller is not worth the reset that it gets on a stream that is over. Larger ones
-# are on their way when a large content is not wanted.
-_WORTH_A_RESET = 1024
-
+_CLOSED = ConnectionState.CLOSED
+_DATA = int(FrameType.DATA)
 _END_STREAM, _END_HEADERS = int(Flag.END_STREAM), int(Flag.END_HEADERS)
 
 
@@ -86,7 +86,8 @@ class HTTP2Connection(Protocol):
         self.machine = new_machine(is_client, settings)
         self.reader = FrameReader(clock)
         self._due = Due()
-        self.turns = Turns(self.machine, self.reader)
+        self.windows = Windows()
+        self.turns = Turns(self.machine, self.reader, self.windows)
         # While frames are being read, what is sent waits for the end.
         self._is_reading = False
         self._lingering = Lingering(clock)
@@ -165,13 +166,13 @@ class HTTP2Connection(Protocol):
     # Receiving.
 
     def dataReceived(self, data: bytes) -> None:
-        if self.is_closed:
+        if self.state is _CLOSED:
             return
         self._is_reading = True
         try:
             self._read(data)
             self._due.run(self.streams)
-            if self.turns.is_overfull:
+            if self.turns.is_full and self.turns.is_overfull:
                 raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
         except BrokenRule as broken:
             self.fail(broken.code)
@@ -180,15 +181,16 @@ class HTTP2Connection(Protocol):
             self._close(Failure(ConnectionLost("the other end has broken a rule of HTTP/2's")))
         finally:
             self._is_reading = False
-        if not self.is_closed:
-            self._send()
+        self._send()
 
     def _read(self, data: bytes) -> None:
         for read in self.reader.read(data):
             if isinstance(read, Message):
                 self._read_message(read)
-            elif read.kind == FrameType.DATA:
-                self._read_data(read)
+            elif read.kind == _DATA:
+                read_data(self, read)
+            elif read.kind == FrameType.WINDOW_UPDATE:
+                read_window_update(self, read)
             elif read.kind == FrameType.GOAWAY:
                 self.told_goodbye(*read_goaway(read))
             elif read.kind == FrameType.PRIORITY:
@@ -198,8 +200,8 @@ class HTTP2Connection(Protocol):
                 # RFC 9113 §6.4, which h2 does not see to.
                 raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
             else:
-                self._handle(self.machine.receive_data(read.raw))
-            if self.is_closed:
+                self.handle(self.machine.receive_data(read.raw))
+            if self.state is _CLOSED:
                 break
 
     def when_read(self, stream: HTTP2Stream, act: Callable[[], object]) -> None:
@@ -208,7 +210,8 @@ class HTTP2Connection(Protocol):
         if not self._is_reading:
             self._due.run(self.streams)
 
-    def _handle(self, events: Iterable[Event]) -> None:
+    def handle(self, events: Iterable[Event]) -> None:
+        """Do what follows from what h2 says."""
         for event in events:
             handle = HANDLERS.get(type(event))
             if handle is not None:
@@ -231,20 +234,7 @@ class HTTP2Connection(Protocol):
                 self.opened(message)
             else:
                 self.blame()
-        self._handle(events)
-
-    def _read_data(self, frame: Frame) -> None:
-        stream = self.streams.get(frame.stream_id)
-        events = self.machine.receive_data(frame.raw)
-        if stream is None:
-            if len(frame.raw) < _WORTH_A_RESET:
-                self.blame()
-        elif stream.rest is not None:
-            stream.rest -= len(frame.raw) - 9 - padding_of(frame.raw)
-            if stream.rest < 0 or (frame.flags & _END_STREAM and stream.rest):
-                # RFC 9113 §8.1.1.
-                self.refuse(frame.stream_id, ErrorCodes.PROTOCOL_ERROR)
-        self._handle(events)
+        self.handle(events)
 
     def told_goodbye(self, last_stream: int, code: int) -> None:
         """
@@ -260,11 +250,13 @@ class HTTP2Connection(Protocol):
     def add_stream(self, stream_id: int) -> HTTP2Stream:
         """Make the transport of a stream that has been opened."""
         stream = self.streams[stream_id] = self._make_stream(self, stream_id)
+        stream.window = self.machine.remote_settings.initial_window_size
         return stream
 
     def schedule(self, stream: HTTP2Stream) -> None:
         self.turns.add(stream)
-        self._send()
+        if not self._is_reading:
+            self._send()
 
     def schedule_all(self) -> None:
         """Let all streams send that have something."""
@@ -272,13 +264,9 @@ class HTTP2Connection(Protocol):
             self.schedule(stream)
 
     def consumed(self, stream: HTTP2Stream, size: int) -> None:
-        self.acknowledge(stream.stream_id, size)
-
-    def acknowledge(self, stream_id: int, size: int) -> None:
-        """Open the windows again by what has come and needs no room any more."""
-        if size and not self.is_closed:
-            with suppress(H2Error):
-                self.machine.acknowledge_received_data(size, stream_id)
+        frames = self.windows.consumed(stream, size)
+        if frames and not self.is_closed:
+            self.turns.put(frames)
             self._flush_unless_reading()
 
     def cancel(self, stream: HTTP2Stream) -> None:
@@ -345,7 +333,7 @@ class HTTP2Connection(Protocol):
         self.turns.flush()
 
     def _send(self) -> None:
-        if not (self._is_reading or self.is_closed):
+        if not (self._is_reading or self.state is _CLOSED):
             self.turns.send()
 
     def _flush_unless_reading(self) -> None:

@@ -5,6 +5,7 @@ What the h2 library says has happened on a connection, and what that means for i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as TypingProtocol
 
@@ -14,13 +15,14 @@ from h2.events import (
     RemoteSettingsChanged,
     StreamEnded,
     StreamReset,
-    WindowUpdated,
 )
+from h2.exceptions import H2Error
 from h2.settings import SettingCodes
 
 if TYPE_CHECKING:
     from .machine import Machine
     from .stream import HTTP2Stream
+    from .windows import Windows
 
 __all__ = ["HANDLERS", "StreamsConnection"]
 
@@ -32,10 +34,8 @@ class StreamsConnection(TypingProtocol):
     """A connection, as these events need it."""
 
     machine: Machine
+    windows: Windows
     streams: dict[int, HTTP2Stream]
-
-    def acknowledge(self, stream_id: int, size: int) -> None:
-        """Open the windows again by what has come and needs no room any more."""
 
     def stream_ended(self, stream: HTTP2Stream) -> None:
         """The other side has ended its direction of a stream."""
@@ -52,26 +52,23 @@ class StreamsConnection(TypingProtocol):
     def blame(self) -> None:
         """What has just been read was good for nothing but a reset."""
 
-    def schedule(self, stream: HTTP2Stream) -> None:
-        """A stream has something to send."""
-
     def schedule_all(self) -> None:
         """Let all streams send that have something."""
 
 
 def _data_received(connection: StreamsConnection, event: DataReceived) -> None:
-    stream = connection.streams.get(event.stream_id)
+    # Nobody wants it (windows.py).
     size = event.flow_controlled_length
-    if stream is not None:
-        stream.received(event.data, size)
-    else:
-        connection.acknowledge(event.stream_id, size)
+    if size:
+        with suppress(H2Error):
+            connection.machine.acknowledge_received_data(size, event.stream_id)
 
 
 def _stream_ended(connection: StreamsConnection, event: StreamEnded) -> None:
     stream = connection.streams.get(event.stream_id)
     if stream is None:
         return
+    stream.end_came = True
     if stream.disconnected:
         connection.forget(stream)
     else:
@@ -88,19 +85,14 @@ def _stream_reset(connection: StreamsConnection, event: StreamReset) -> None:
         connection.forget(stream)
 
 
-def _window_updated(connection: StreamsConnection, event: WindowUpdated) -> None:
-    if event.stream_id:
-        stream = connection.streams.get(event.stream_id)
-        if stream is not None and stream.has_output:
-            connection.schedule(stream)
-    else:
-        connection.schedule_all()
-
-
 def _settings_changed(connection: StreamsConnection, event: RemoteSettingsChanged) -> None:
     if SettingCodes.HEADER_TABLE_SIZE in event.changed_settings:
         encoder = connection.machine.encoder
         encoder.header_table_size = min(encoder.header_table_size, _LARGEST_TABLE)
+    window = event.changed_settings.get(SettingCodes.INITIAL_WINDOW_SIZE)
+    if window is not None:
+        difference = window.new_value - (window.original_value or 0)
+        connection.windows.resize(connection.streams.values(), difference)
     connection.settings_came()
     connection.schedule_all()
 
@@ -110,6 +102,5 @@ HANDLERS: Mapping[type[Event], Callable[[StreamsConnection, Any], None]] = {
     DataReceived: _data_received,
     StreamEnded: _stream_ended,
     StreamReset: _stream_reset,
-    WindowUpdated: _window_updated,
     RemoteSettingsChanged: _settings_changed,
 }

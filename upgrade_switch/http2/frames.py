@@ -5,15 +5,20 @@ The layout of frames (RFC 9113 §4.1, §6), as far as it matters outside of the 
 from __future__ import annotations
 
 from enum import IntEnum, IntFlag
+from struct import Struct
 
 __all__ = [
     "LAST_STREAM",
     "Flag",
     "FrameType",
+    "data_of",
+    "frame_head",
     "goaway_frame",
     "header_block_of",
+    "increment_of",
     "padding_of",
     "raw_frame",
+    "window_frame",
 ]
 
 #: The highest number of a stream (RFC 9113 §5.1.1).
@@ -47,22 +52,33 @@ class Flag(IntFlag):
 
 # Plain numbers, since arithmetic with members of an enum takes ten times as long.
 _PADDED, _PRIORITY = int(Flag.PADDED), int(Flag.PRIORITY)
+_WINDOW_UPDATE = int(FrameType.WINDOW_UPDATE)
+
+# The length has three bytes.
+_HEAD = Struct(">HBBBL")
 
 
 def raw_frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
     """A frame."""
-    return b"%b%c%c%b%b" % (
-        len(payload).to_bytes(3, "big"),
-        kind,
-        flags,
-        stream_id.to_bytes(4, "big"),
-        payload,
-    )
+    return frame_head(kind, flags, stream_id, len(payload)) + payload
+
+
+def frame_head(kind: int, flags: int, stream_id: int, length: int) -> bytes:
+    """What stands in front of a frame's payload."""
+    return _HEAD.pack(length >> 8, length & 0xFF, kind, flags, stream_id)
 
 
 def padding_of(frame: bytes) -> int:
     """How many bytes of a DATA frame's payload are padding, its length included."""
     return frame[9] + 1 if frame[4] & _PADDED and len(frame) > 9 else 0
+
+
+def data_of(frame: bytes) -> bytes | None:
+    """A DATA frame's data; None if there is more padding than payload (RFC 9113 §6.1)."""
+    if not frame[4] & _PADDED:
+        return frame[9:]
+    end = len(frame) - frame[9] if len(frame) > 9 else 0
+    return frame[10:end] if end >= 10 else None
 
 
 def header_block_of(frame: bytes) -> bytes | None:
@@ -85,3 +101,13 @@ def goaway_frame(last_stream: int, code: int) -> bytes:
     """A GOAWAY frame (RFC 9113 §6.8)."""
     payload = last_stream.to_bytes(4, "big") + int(code).to_bytes(4, "big")
     return raw_frame(FrameType.GOAWAY, 0, 0, payload)
+
+
+def increment_of(frame: bytes) -> int:
+    """By how much a WINDOW_UPDATE frame opens a window; 0 if it is malformed (RFC 9113 §6.9)."""
+    return int.from_bytes(frame[9:], "big") & LAST_STREAM if len(frame) == 13 else 0
+
+
+def window_frame(stream_id: int, increment: int) -> bytes:
+    """A WINDOW_UPDATE frame (RFC 9113 §6.9)."""
+    return raw_frame(_WINDOW_UPDATE, 0, stream_id, increment.to_bytes(4, "big"))

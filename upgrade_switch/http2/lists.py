@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TypeAlias
 
 from ..fields import connection_options, one_line
@@ -118,14 +119,25 @@ def sent_fields(fields: Iterable[Field], dropped: frozenset[bytes]) -> list[Fiel
 
     :param dropped: the names, in lower case, of others that are left out.
     """
-    lowered = [(name.lower(), value) for name, value in fields]
-    named = connection_options([value for name, value in lowered if name == b"connection"])
-    dropped = dropped.union(option.encode("latin-1") for option in named) if named else dropped
-    return [
-        (name, clean(value))
-        for name, value in lowered
-        if name and name not in dropped and not name.translate(None, _NAME_CHARACTERS)
+    lowered = [
+        (_known_name(name) if len(name) <= _LONGEST_REMEMBERED else _sent_name(name), value)
+        for name, value in fields
     ]
+    if options := [value for name, value in lowered if name == b"connection"]:
+        named = connection_options(options)
+        dropped = dropped.union(option.encode("latin-1") for option in named)
+    return [(name, clean(value)) for name, value in lowered if name and name not in dropped]
+
+
+def _sent_name(name: bytes) -> bytes:
+    """A name in lower case; nothing if it is no valid one."""
+    name = name.lower()
+    return b"" if name.translate(None, _NAME_CHARACTERS) else name
+
+
+# Most names come again and again. The bounds keep strangers from filling the memory.
+_LONGEST_REMEMBERED = 64
+_known_name = lru_cache(256)(_sent_name)
 
 
 def clean(value: bytes) -> bytes:

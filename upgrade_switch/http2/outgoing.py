@@ -49,6 +49,7 @@ class Outgoing:
     :ivar stream_id: the stream's number.
     :ivar sending: how far the direction is.
     :ivar unsent: how many bytes wait.
+    :ivar window: how many the other side takes (``windows.py``).
     :ivar producer: who has been registered to write more, as with Twisted's transports.
     :ivar is_scheduled: whether the stream waits for its turn.
     """
@@ -67,6 +68,7 @@ class Outgoing:
         self.stream_id = stream_id
         self.sending = Direction.OPEN
         self.unsent = 0
+        self.window = 0
         self.is_scheduled = False
         self._clock = clock
         self._heads: list[Sequence[Field]] = []
@@ -95,7 +97,8 @@ class Outgoing:
         self._queue.append(data)
         self.unsent += len(data)
         self.schedule()
-        self._pause_if_full()
+        if self.producer is not None:
+            self._pause_if_full()
 
     def add_head(self, fields: Sequence[Field]) -> None:
         """Send fields in front of all bytes."""

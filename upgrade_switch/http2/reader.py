@@ -38,6 +38,11 @@ _LONGEST_DECODED = 2**18
 # Bytes of a header block.
 _LONGEST_BLOCK = 2**16
 
+# Clients that ask for the same again and again send the same bytes: each stands for a field in the
+# decoder's table (RFC 7541 §6.1). Some such blocks are remembered.
+_INDEXED = 0x80
+_LONGEST_KNOWN, _MOST_KNOWN = 64, 16
+
 # The longest frame that is taken (RFC 9113 §4.2): what all must take.
 _LONGEST_FRAME = 2**14
 
@@ -126,6 +131,8 @@ class FrameReader:
         self._decoder = Decoder()
         self._decoder.max_header_list_size = _LONGEST_DECODED
         self._buffer = b""
+        # Blocks that have come, and mean the same as long as the decoder's table is the same.
+        self._known: dict[bytes, list[Field]] = {}
         self._block: _Block | None = None
 
     @property
@@ -199,9 +206,20 @@ class FrameReader:
             return None
         self._block = None
         try:
-            fields: list[Field] = list(self._decoder.decode(block.begun, raw=True))
+            fields = self._decode(block.begun)
         except OversizedHeaderListError:
             raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM) from None
         except (HPACKError, ValueError):
             raise BrokenRule(ErrorCodes.COMPRESSION_ERROR) from None
         return Message(block.stream_id, fields, bool(block.flags & _END_STREAM))
+
+    def _decode(self, block: bytes) -> list[Field]:
+        fields = self._known.get(block)
+        if fields is None:
+            fields = list(self._decoder.decode(block, raw=True))
+            if min(block, default=0) < _INDEXED:
+                # The table may be another one now.
+                self._known.clear()
+            elif len(block) <= _LONGEST_KNOWN and len(self._known) < _MOST_KNOWN:
+                self._known[block] = fields
+        return fields

@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from ..interfaces import IMultiplexedTransport, IStreamTransport
 from ..sending import SendingWatch
+from .machine import STREAM_WINDOW
 from .outgoing import Direction, Outgoing
 
 if TYPE_CHECKING:
@@ -82,6 +83,9 @@ class HTTP2Stream(Outgoing):
 
     :ivar protocol: what owns it.
     :ivar receiving: how far the direction is that the other side sends in.
+    :ivar end_came: whether the other side has ended that direction, though it may not all be read.
+    :ivar room: how many bytes may come (``windows.py``).
+    :ivar read: how many have been read, while the other side has not been told.
     :ivar rest: how many bytes are to come; None if that has not been said (RFC 9113 §8.1.1).
     :ivar linger: how many seconds the other side may take to end its direction, once this side is
         through with both; then the stream is reset (RFC 9113 §8.1). If it is 0, the stream is a
@@ -100,6 +104,9 @@ class HTTP2Stream(Outgoing):
         super().__init__(stream_id, owner.clock)
         self.protocol: Any = None
         self.rest: int | None = None
+        self.end_came = False
+        self.room = STREAM_WINDOW
+        self.read = 0
         self.receiving = Direction.OPEN
         self._owner = owner
         # Whether nobody reads what comes; what has come since, and how much of the window it has used;
@@ -231,12 +238,23 @@ class HTTP2Stream(Outgoing):
 
     # What the connection does: receiving.
 
+    def takes(self, length: int, ends: bool) -> bool:
+        """
+        Whether so many bytes more are what was said to come (RFC 9113 §8.1.1).
+
+        :param ends: whether the other side ends its direction with them.
+        """
+        if self.rest is None:
+            return True
+        self.rest -= length
+        return self.rest == 0 if ends else self.rest >= 0
+
     def received(self, data: bytes, size: int) -> None:
         """
         :param data: some bytes that have come.
         :param size: how much of the window they have used, padding included.
         """
-        if self.is_closing:
+        if self.disconnecting or self.disconnected or self._aborting:
             self._owner.consumed(self, size)
         elif self._is_paused or self._held_size:
             self._held += data

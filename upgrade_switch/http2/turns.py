@@ -7,11 +7,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from .frames import Flag, FrameType, frame_head
+
 if TYPE_CHECKING:
     from h2.connection import H2Connection
 
     from .outgoing import Outgoing
     from .reader import FrameReader
+    from .windows import Windows
 
 __all__ = ["Turns"]
 
@@ -26,6 +29,8 @@ _MOST_IN_EXCESS = 2**16
 # Bytes that are given to the transport in one piece.
 _AT_ONCE = 2**16
 
+_DATA, _END_STREAM = int(FrameType.DATA), int(Flag.END_STREAM)
+
 
 class Turns:
     """
@@ -39,16 +44,19 @@ class Turns:
     # Any: whatever is beneath a connection.
     transport: Any = None
 
-    def __init__(self, machine: H2Connection, reader: FrameReader) -> None:
+    def __init__(self, machine: H2Connection, reader: FrameReader, windows: Windows) -> None:
         """
-        :param machine: what makes frames.
+        :param machine: what makes all frames but DATA.
         :param reader: knows whether the other side has begun, and has the budget.
+        :param windows: the connection's.
         """
         self.is_full = False
         # Bytes of frames that cannot wait, such as answers to PING, since the transport is full.
         self._in_excess = 0
         self._machine = machine
         self._reader = reader
+        self._windows = windows
+        self._made: list[bytes] = []
         self._ready: deque[Outgoing] = deque()
         self._left_before_settings = _MOST_BEFORE_SETTINGS
         self._is_sending = False
@@ -63,9 +71,19 @@ class Turns:
         """Nobody sends any more; what is left to send has been written."""
         self._ready.clear()
 
-    def flush(self) -> None:
-        """Write what h2 has to send."""
+    def put(self, *pieces: bytes) -> None:
+        """Send frames, or pieces of frames, behind what h2 has to send."""
         data = self._machine.data_to_send()
+        if data:
+            self._made.append(data)
+        self._made += pieces
+
+    def flush(self) -> None:
+        """Write what there is to send."""
+        data = self._machine.data_to_send()
+        if self._made:
+            data = b"".join([*self._made, data])
+            self._made.clear()
         if data:
             if self.is_full:
                 self._in_excess += len(data)
@@ -110,34 +128,42 @@ class Turns:
             if ends:
                 stream.end_sent()
                 return len(fields)
-        if stream.is_at_end:
-            machine.end_stream(stream_id)
-            stream.end_sent()
-            return 0
         if not stream.unsent:
+            if stream.is_at_end:
+                machine.end_stream(stream_id)
+                stream.end_sent()
+                return 0
             # A producer that is asked for more writes when the head is out.
             stream.sent()
             return len(heads)
-        window = self._window_of(stream)
+        window = self._windows.of(stream)
+        if not self._reader.has_begun:
+            window = self._window_before_settings(window, stream)
         if window <= 0:
             return len(heads)
         data = stream.take(min(window, machine.max_outbound_frame_size))
         ends = stream.is_at_end
-        machine.send_data(stream_id, data, end_stream=ends)
+        self._send_data(stream, data, ends)
         self._reader.budget.sent(len(data), stream.unsent)
         if ends:
             stream.end_sent()
             return len(data)
-        stream.sent()
-        if stream.has_output and len(data) < window:
+        if stream.producer is not None:
+            stream.sent()
+        if stream.unsent and len(data) < window:
             self.add(stream)
         return len(data)
 
-    def _window_of(self, stream: Outgoing) -> int:
-        """How much may be sent on a stream now."""
-        window = self._machine.local_flow_control_window(stream.stream_id)
-        if self._reader.has_begun:
-            return window
+    def _send_data(self, stream: Outgoing, data: bytes, ends: bool) -> None:
+        self._windows.sent(stream, len(data))
+        self.put(frame_head(_DATA, _END_STREAM if ends else 0, stream.stream_id, len(data)), data)
+        if ends:
+            # What h2 sends for that has gone with the data.
+            self._machine.end_stream(stream.stream_id)
+            self._machine.clear_outbound_data_buffer()
+
+    def _window_before_settings(self, window: int, stream: Outgoing) -> int:
+        """How much of a window may be used before the other side has begun."""
         allowed = min(window, self._left_before_settings)
         self._left_before_settings -= min(allowed, stream.unsent)
         return allowed

@@ -179,7 +179,7 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         before = self.reader.count
         super().dataReceived(data)
         seconds, is_in_head = self.site.head_timeout, self.reader.is_in_head and not self.is_closed
-        if not is_in_head or self.reader.count != before:
+        if self._head_timer is not None and (not is_in_head or self.reader.count != before):
             self._stop_head_timer()
         if is_in_head and self._head_timer is None and seconds is not None:
             self._head_timer = self.clock.callLater(seconds, self._head_took_too_long)
@@ -208,7 +208,7 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         # A content that is to come has a timer of its own.
         if stream.unsent and self.turns.is_full:
             return False
-        return not stream.unsent or self.machine.local_flow_control_window(stream.stream_id) > 0
+        return not stream.unsent or self.windows.of(stream) > 0
 
     # The end.
 

@@ -1,0 +1,188 @@
+"""
+Flow control (RFC 9113 §5.2, §6.9): how many bytes each side may still send, on a connection and on each
+of its streams.
+
+The h2 library counts as well, but takes several times as long for a DATA frame as everything else does
+together. So data and windows are kept from it. It learns of the ends of streams, and gets what is for
+no stream of ours, or is malformed: it says what is wrong, if anything is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+from typing import Protocol as TypingProtocol
+
+from h2.errors import ErrorCodes
+from h2.events import Event
+
+from .frames import Flag, FrameType, data_of, increment_of, raw_frame, window_frame
+from .machine import CONNECTION_WINDOW, STREAM_WINDOW, Machine
+from .reader import BrokenRule, Frame
+
+if TYPE_CHECKING:
+    from .outgoing import Outgoing
+    from .stream import HTTP2Stream
+
+__all__ = ["WindowedConnection", "Windows", "read_data", "read_window_update"]
+
+_DATA, _END_STREAM = int(FrameType.DATA), int(Flag.END_STREAM)
+
+_LARGEST_WINDOW = 2**31 - 1
+
+# Bytes that have been read, and are worth the frame that allows as many again. h2 may keep back as much
+# as half of a connection's window, for streams that have ended.
+_WORTH_A_FRAME = STREAM_WINDOW // 4
+_WORTH_A_FRAME_OF_ALL = CONNECTION_WINDOW // 4
+
+# A DATA frame that is smaller is not worth the reset that it gets on a stream that is over. Larger ones
+# are on their way when a large content is not wanted.
+_WORTH_A_RESET = 1024
+
+
+class Windows:
+    """The windows of a connection. Those of a stream are with it: ``window``, ``room`` and ``read``."""
+
+    def __init__(self) -> None:
+        # As with each stream, for all of them together.
+        self._window = STREAM_WINDOW
+        self._room = CONNECTION_WINDOW
+        self._read = 0
+
+    # What this side sends.
+
+    def of(self, stream: Outgoing) -> int:
+        """How much may be sent on a stream."""
+        return min(stream.window, self._window)
+
+    def sent(self, stream: Outgoing, size: int) -> None:
+        """Bytes have been sent on a stream."""
+        stream.window -= size
+        self._window -= size
+
+    def open(self, increment: int) -> None:
+        """
+        The other side takes more bytes, whatever their stream.
+
+        :raises BrokenRule: if the window is too large now.
+        """
+        self._window += increment
+        if self._window > _LARGEST_WINDOW:
+            raise BrokenRule(ErrorCodes.FLOW_CONTROL_ERROR)
+
+    @staticmethod
+    def open_stream(stream: Outgoing, increment: int) -> bool:
+        """The other side takes more bytes on a stream; False if its window is too large now."""
+        stream.window += increment
+        return stream.window <= _LARGEST_WINDOW
+
+    def resize(self, streams: Iterable[Outgoing], difference: int) -> None:
+        """
+        The other side has changed what all streams begin with (RFC 9113 §6.9.2).
+
+        :raises BrokenRule: if a window is too large now.
+        """
+        if not all(self.open_stream(stream, difference) for stream in streams):
+            raise BrokenRule(ErrorCodes.FLOW_CONTROL_ERROR)
+
+    # What comes.
+
+    def received(self, stream: HTTP2Stream, size: int) -> None:
+        """
+        Bytes have come on a stream.
+
+        :raises BrokenRule: if they are too many.
+        """
+        stream.room -= size
+        self._room -= size
+        if stream.room < 0 or self._room < 0:
+            raise BrokenRule(ErrorCodes.FLOW_CONTROL_ERROR)
+
+    def consumed(self, stream: HTTP2Stream, size: int) -> bytes:
+        """
+        Bytes need no room any more.
+
+        :return: the frames that allow as many again, when they are worth it.
+        """
+        frames = b""
+        stream.read += size
+        self._read += size
+        if stream.read >= _WORTH_A_FRAME:
+            if not (stream.end_came or stream.disconnected):
+                frames = window_frame(stream.stream_id, stream.read)
+            stream.room += stream.read
+            stream.read = 0
+        if self._read >= _WORTH_A_FRAME_OF_ALL:
+            frames += window_frame(0, self._read)
+            self._room += self._read
+            self._read = 0
+        return frames
+
+
+class WindowedConnection(TypingProtocol):
+    """A connection, as data and windows need it."""
+
+    machine: Machine
+    windows: Windows
+    streams: dict[int, HTTP2Stream]
+
+    def handle(self, events: Iterable[Event]) -> None:
+        """Do what follows from what h2 says."""
+
+    def refuse(self, stream_id: int, code: ErrorCodes) -> None:
+        """Reset a stream on which the other side has broken a rule."""
+
+    def blame(self) -> None:
+        """What has just been read was good for nothing but a reset."""
+
+    def schedule(self, stream: HTTP2Stream) -> None:
+        """A stream has something to send."""
+
+    def schedule_all(self) -> None:
+        """Let all streams send that have something."""
+
+
+def read_data(connection: WindowedConnection, frame: Frame) -> None:
+    """
+    A DATA frame has come.
+
+    :raises BrokenRule: if it has more bytes than the windows allow.
+    """
+    stream, data = connection.streams.get(frame.stream_id), data_of(frame.raw)
+    if stream is None or data is None or stream.end_came:
+        events = connection.machine.receive_data(frame.raw)
+        if len(frame.raw) < _WORTH_A_RESET:
+            connection.blame()
+        connection.handle(events)
+        return
+    size, ends = len(frame.raw) - 9, bool(frame.flags & _END_STREAM)
+    connection.windows.received(stream, size)
+    events = []
+    if ends:
+        stream.end_came = True
+        end = raw_frame(_DATA, _END_STREAM, frame.stream_id, b"")
+        events = connection.machine.receive_data(end)
+    if not stream.takes(len(data), ends):
+        connection.refuse(frame.stream_id, ErrorCodes.PROTOCOL_ERROR)
+    if size:
+        stream.received(data, size)
+    if events:
+        connection.handle(events)
+
+
+def read_window_update(connection: WindowedConnection, frame: Frame) -> None:
+    """
+    A WINDOW_UPDATE frame has come.
+
+    :raises BrokenRule: if the connection's window is too large now.
+    """
+    stream, increment = connection.streams.get(frame.stream_id), increment_of(frame.raw)
+    if not increment or (stream is None and frame.stream_id):
+        connection.handle(connection.machine.receive_data(frame.raw))
+    elif stream is None:
+        connection.windows.open(increment)
+        connection.schedule_all()
+    elif not connection.windows.open_stream(stream, increment):
+        connection.refuse(frame.stream_id, ErrorCodes.FLOW_CONTROL_ERROR)
+    elif stream.has_output:
+        connection.schedule(stream)
