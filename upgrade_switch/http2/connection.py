@@ -313,6 +313,7 @@ class HTTP2Connection(Protocol):
     def forget(self, stream: HTTP2Stream) -> None:
         """A stream is over: neither side sends on it any more."""
         self._lingering.discard(stream)
+        self.turns.discard(stream)
         if self.streams.pop(stream.stream_id, None) is not None and not self.streams:
             self.emptied()
 

@@ -128,6 +128,11 @@ class Outgoing:
             return False
         return self.producer is None or not self.disconnecting
 
+    @property
+    def needs_window(self) -> bool:
+        """Whether bytes are what it sends next."""
+        return self.unsent > 0 and not self._heads
+
     # The stream's turn.
 
     def take_heads(self) -> list[Sequence[Field]]:

@@ -51,6 +51,11 @@ class Windows:
 
     # What this side sends.
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anything may be sent on a stream whose own window is open."""
+        return self._window > 0
+
     def of(self, stream: Outgoing) -> int:
         """How much may be sent on a stream."""
         return min(stream.window, self._window)
@@ -138,9 +143,6 @@ class WindowedConnection(TypingProtocol):
     def schedule(self, stream: HTTP2Stream) -> None:
         """A stream has something to send."""
 
-    def schedule_all(self) -> None:
-        """Let all streams send that have something."""
-
 
 def read_data(connection: WindowedConnection, frame: Frame) -> None:
     """
@@ -181,7 +183,6 @@ def read_window_update(connection: WindowedConnection, frame: Frame) -> None:
         connection.handle(connection.machine.receive_data(frame.raw))
     elif stream is None:
         connection.windows.open(increment)
-        connection.schedule_all()
     elif not connection.windows.open_stream(stream, increment):
         connection.refuse(frame.stream_id, ErrorCodes.FLOW_CONTROL_ERROR)
     elif stream.has_output:
