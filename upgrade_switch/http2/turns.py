@@ -37,9 +37,9 @@ class Turns:
     Lets streams that have something to send do so in turns, one frame each. Nothing is sent while the
     transport is full: what waits is with the streams, which tell their producers.
 
-    Streams that have nothing but bytes to send keep their place while the connection's window is closed.
-    A client can open that a little at a time, as often as it likes: to look at hundreds of streams each
-    time would cost too much, and the first of them would get everything.
+    Streams that have nothing but bytes to send keep their place while the connection's window is
+    closed. A client can open that a little at a time, as often as it likes: to look at hundreds of
+    streams each time would cost too much, and the first of them would get everything.
 
     :ivar transport: what they are written to, as soon as the connection is made.
     :ivar is_full: whether the transport takes no more now.

@@ -21,6 +21,7 @@ from .machine import CONNECTION_WINDOW, STREAM_WINDOW, Machine
 from .reader import BrokenRule, Frame
 
 if TYPE_CHECKING:
+    from .ending import Resets
     from .outgoing import Outgoing
     from .stream import HTTP2Stream
 
@@ -92,31 +93,33 @@ class Windows:
 
     # What comes.
 
-    def received(self, stream: HTTP2Stream, size: int) -> None:
+    def received(self, stream: HTTP2Stream | None, size: int) -> None:
         """
-        Bytes have come on a stream.
+        Bytes have come on a stream, or on one that is over.
 
         :raises BrokenRule: if they are too many.
         """
-        stream.room -= size
         self._room -= size
-        if stream.room < 0 or self._room < 0:
+        if stream is not None:
+            stream.room -= size
+        if self._room < 0 or (stream is not None and stream.room < 0):
             raise BrokenRule(ErrorCodes.FLOW_CONTROL_ERROR)
 
-    def consumed(self, stream: HTTP2Stream, size: int) -> bytes:
+    def consumed(self, stream: HTTP2Stream | None, size: int) -> bytes:
         """
         Bytes need no room any more.
 
         :return: the frames that allow as many again, when they are worth it.
         """
         frames = b""
-        stream.read += size
+        if stream is not None:
+            stream.read += size
+            if stream.read >= _WORTH_A_FRAME:
+                if not (stream.end_came or stream.disconnected):
+                    frames = window_frame(stream.stream_id, stream.read)
+                stream.room += stream.read
+                stream.read = 0
         self._read += size
-        if stream.read >= _WORTH_A_FRAME:
-            if not (stream.end_came or stream.disconnected):
-                frames = window_frame(stream.stream_id, stream.read)
-            stream.room += stream.read
-            stream.read = 0
         if self._read >= _WORTH_A_FRAME_OF_ALL:
             frames += window_frame(0, self._read)
             self._room += self._read
@@ -130,12 +133,16 @@ class WindowedConnection(TypingProtocol):
     machine: Machine
     windows: Windows
     streams: dict[int, HTTP2Stream]
+    resets: Resets
 
     def handle(self, events: Iterable[Event]) -> None:
         """Do what follows from what h2 says."""
 
     def refuse(self, stream_id: int, code: ErrorCodes) -> None:
         """Reset a stream on which the other side has broken a rule."""
+
+    def consumed(self, stream: HTTP2Stream | None, size: int) -> None:
+        """So many bytes need no room any more."""
 
     def blame(self) -> None:
         """What has just been read was good for nothing but a reset."""
@@ -151,6 +158,13 @@ def read_data(connection: WindowedConnection, frame: Frame) -> None:
     :raises BrokenRule: if it has more bytes than the windows allow.
     """
     stream, data = connection.streams.get(frame.stream_id), data_of(frame.raw)
+    if data is not None and frame.stream_id in connection.resets:
+        # It counts for the connection's window nevertheless (RFC 9113 §6.9).
+        connection.windows.received(None, len(frame.raw) - 9)
+        connection.consumed(None, len(frame.raw) - 9)
+        if len(frame.raw) < _WORTH_A_RESET:
+            connection.blame()
+        return
     if stream is None or data is None or stream.end_came:
         events = connection.machine.receive_data(frame.raw)
         if len(frame.raw) < _WORTH_A_RESET:

@@ -18,7 +18,6 @@ from ..http2.connection import HTTP2Connection
 from ..http2.ending import ConnectionState
 from ..http2.fields import MalformedRequest, RequestHead, check_trailers, read_request_head
 from ..http2.machine import MOST_STREAMS, new_machine
-from ..http2.outgoing import Direction
 from ..interfaces import IDrainable
 from .stream_channel import ConnectChannel, StreamChannel
 
@@ -99,6 +98,7 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
             self._answer(1, _head_of(carried), True, carried)
             stream = self.streams.get(1)
             if stream is not None:
+                stream.end_came = True
                 stream.peer_ended()
 
     def _read(self, data: bytes) -> None:
@@ -129,8 +129,9 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
             self._answer(stream_id, head, ends)
 
     def continued(self, stream: HTTP2Stream, message: Message) -> None:
-        if stream.receiving is not Direction.OPEN:
-            # h2 knows what is wrong.
+        if stream.end_came:
+            # RFC 9113 §5.1: half-closed (remote).
+            self.refuse(stream.stream_id, ErrorCodes.STREAM_CLOSED)
             return
         try:
             if type(stream.protocol) is not StreamChannel:
