@@ -50,6 +50,7 @@ class Outgoing:
     :ivar sending: how far the direction is.
     :ivar unsent: how many bytes wait.
     :ivar window: how many the other side takes (``windows.py``).
+    :ivar carried: how many have been sent.
     :ivar producer: who has been registered to write more, as with Twisted's transports.
     :ivar is_scheduled: whether the stream waits for its turn.
     """
@@ -68,7 +69,7 @@ class Outgoing:
         self.stream_id = stream_id
         self.sending = Direction.OPEN
         self.unsent = 0
-        self.window = 0
+        self.window = self.carried = 0
         self.is_scheduled = False
         self._clock = clock
         self._heads: list[Sequence[Field]] = []

@@ -160,7 +160,8 @@ class Turns:
             # A producer that is asked for more writes when the head is out.
             stream.sent()
             return len(heads)
-        if not self._windows.is_open:
+        if not self._windows.is_open or (heads and self._with_bytes):
+            # Others wait already.
             self.add(stream)
             return len(heads)
         window = self._windows.of(stream)

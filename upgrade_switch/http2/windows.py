@@ -42,11 +42,16 @@ _WORTH_A_RESET = 1024
 
 
 class Windows:
-    """The windows of a connection. Those of a stream are with it: ``window``, ``room`` and ``read``."""
+    """
+    The windows of a connection. Those of a stream are with it: ``window``, ``room`` and ``read``.
+
+    :ivar carried: how many bytes have been sent on all streams together.
+    """
 
     def __init__(self) -> None:
         # As with each stream, for all of them together.
         self._window = STREAM_WINDOW
+        self.carried = 0
         self._room = CONNECTION_WINDOW
         self._read = 0
 
@@ -64,7 +69,9 @@ class Windows:
     def sent(self, stream: Outgoing, size: int) -> None:
         """Bytes have been sent on a stream."""
         stream.window -= size
+        stream.carried += size
         self._window -= size
+        self.carried += size
 
     def open(self, increment: int) -> None:
         """

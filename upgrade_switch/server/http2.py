@@ -20,6 +20,7 @@ from ..http2.fields import MalformedRequest, RequestHead, check_trailers, read_r
 from ..http2.machine import MOST_STREAMS, new_machine
 from ..interfaces import IDrainable
 from .stream_channel import ConnectChannel, StreamChannel
+from .unread import UnreadAnswers
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -80,6 +81,7 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         self._carried = carried
         self._preface_left = _PREFACE_LENGTH
         self._head_timer: IDelayedCall | None = None
+        self._unread = UnreadAnswers(self.timeOut)
         self._is_draining = self._has_announced_end = False
 
     def begin(self) -> None:
@@ -151,6 +153,7 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         channel = make(self, stream, head)
         stream.protocol = channel
         channel.begin(ends, carried)
+        self._unread.watch(self)
 
     def is_alive(self) -> None:
         """The client goes on: it is not idle."""
@@ -239,6 +242,7 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
 
     def _stop_timers(self) -> None:
         self._stop_head_timer()
+        self._unread.stop()
         self.setTimeout(None)
         self.site.http2_connections.discard(self)
 
