@@ -19,6 +19,7 @@ from ..http2.ending import ConnectionState
 from ..http2.fields import MalformedRequest, RequestHead, check_trailers, read_request_head
 from ..http2.machine import MOST_STREAMS, new_machine
 from ..interfaces import IDrainable
+from ..observe.events import notify_of_flood
 from .stream_channel import ConnectChannel, StreamChannel
 from .unread import UnreadAnswers
 
@@ -195,7 +196,8 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
 
     def _head_took_too_long(self) -> None:
         self._head_timer = None
-        self.fail(ErrorCodes.ENHANCE_YOUR_CALM)
+        # Slow, which is no flood.
+        super().fail(ErrorCodes.ENHANCE_YOUR_CALM)
 
     def timeoutConnection(self) -> None:
         """As with HTTP/1.1, whose idle timer stands still while a request is being answered."""
@@ -235,6 +237,11 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
                 self.say_goodbye()
             else:
                 self.clock.callLater(0, self._close_if_empty)
+
+    def fail(self, code: ErrorCodes) -> None:
+        if code is ErrorCodes.ENHANCE_YOUR_CALM and not self.is_closed:
+            notify_of_flood(self.site.observers, self.peer)
+        super().fail(code)
 
     def _close(self, reason: Failure) -> None:
         self._stop_timers()
