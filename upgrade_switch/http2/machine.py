@@ -12,7 +12,15 @@ from h2.settings import SettingCodes, Settings
 
 from .reader import LONGEST_FIELDS
 
-__all__ = ["CONNECTION_WINDOW", "MOST_STREAMS", "STREAM_WINDOW", "Machine", "name_of", "new_machine"]
+__all__ = [
+    "CONNECTION_WINDOW",
+    "MOST_STREAMS",
+    "STREAM_WINDOW",
+    "WIDE_WINDOW",
+    "Machine",
+    "name_of",
+    "new_machine",
+]
 
 #: How many streams the other side may have open at the same time. Browsers want 255 WebSockets, and
 #: pages beside them.
@@ -22,6 +30,10 @@ MOST_STREAMS = 320
 #: connection's own is as wide as theirs together, so that some that are not read stop no others.
 STREAM_WINDOW = 2**16 - 1
 CONNECTION_WINDOW = MOST_STREAMS * STREAM_WINDOW
+
+#: What may be on its way on a stream whose bytes are never kept waiting: a client sends as much in each
+#: round trip.
+WIDE_WINDOW = 2**20
 
 # How many streams are opened before those that are open are counted anew, if there are fewer.
 _UNCOUNTED = 16

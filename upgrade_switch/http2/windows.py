@@ -17,7 +17,7 @@ from h2.errors import ErrorCodes
 from h2.events import Event
 
 from .frames import Flag, FrameType, data_of, increment_of, raw_frame, window_frame
-from .machine import CONNECTION_WINDOW, STREAM_WINDOW, Machine
+from .machine import CONNECTION_WINDOW, STREAM_WINDOW, WIDE_WINDOW, Machine
 from .reader import BrokenRule, Frame
 
 if TYPE_CHECKING:
@@ -111,6 +111,17 @@ class Windows:
             stream.room -= size
         if self._room < 0 or (stream is not None and stream.room < 0):
             raise BrokenRule(ErrorCodes.FLOW_CONTROL_ERROR)
+
+    def widen(self, stream: HTTP2Stream) -> bytes:
+        """
+        Whatever comes on a stream will be consumed at once, so that it takes none of the connection's
+        window from others.
+
+        :return: the frame that allows more to be on its way.
+        """
+        more = WIDE_WINDOW - STREAM_WINDOW
+        stream.room += more
+        return window_frame(stream.stream_id, more)
 
     def consumed(self, stream: HTTP2Stream | None, size: int) -> bytes:
         """

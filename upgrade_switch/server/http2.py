@@ -156,6 +156,10 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         channel.begin(ends, carried)
         self._unread.watch(self)
 
+    def widen(self, stream: HTTP2Stream) -> None:
+        """What comes on a stream is never kept waiting: let more be on its way."""
+        self.turns.put(self.windows.widen(stream))
+
     def is_alive(self) -> None:
         """The client goes on: it is not idle."""
         self.resetTimeout()
