@@ -9,7 +9,17 @@ from twisted.internet.task import Clock
 
 from tests.kit.asking import ByHand
 from tests.kit.h2client import h2c_site
-from tests.kit.h2raw import CONNECT, DATA, POST, RST_STREAM, WINDOW_UPDATE, RawClient, data, headers
+from tests.kit.h2raw import (
+    CONNECT,
+    DATA,
+    POST,
+    RST_STREAM,
+    WINDOW_UPDATE,
+    RawClient,
+    data,
+    headers,
+    rst,
+)
 from tests.kit.harness import Recorder, factory_of
 from upgrade_switch.http2.machine import CONNECTION_WINDOW, STREAM_WINDOW, WIDE_WINDOW
 
@@ -68,17 +78,74 @@ def test_small_content(size: int) -> None:
     client.leave()
 
 
-def test_tunnel() -> None:
-    """What a target may leave unread is as much as ever."""
+def test_target_that_never_read() -> None:
+    """What a target may leave unread is a window, unless it has kept pace before."""
     factory, targets = factory_of(Recorder)
     client = client_of(echo=factory)
     client.send(headers(1, CONNECT, end=False))
-    assert opened(client, 1) == 0
     targets[0].transport.pauseProducing()
     client.send(*[data(1, PIECE)] * 3, data(1, PIECE[:-1]))
-    assert not client.is_over
+    assert (opened(client, 1), client.is_over) == (0, False)
     client.send(data(1, b"x"))
     assert client.is_over
+
+
+def test_tunnels_that_carry_much() -> None:
+    """Four of the streams that carry much may send ahead; when one of them ends, another one may."""
+    factory, targets = factory_of(Recorder)
+    client = client_of(echo=factory)
+    streams = range(1, 13, 2)
+    client.send(*(headers(stream, CONNECT, end=False) for stream in streams))
+    client.take()
+    for stream in streams:
+        client.send(data(stream, PIECE))
+    more = WIDE_WINDOW - STREAM_WINDOW
+    wide = {f.stream for f in client.take() if f.payload == more.to_bytes(4, "big")}
+    assert wide == {1, 3, 5, 7}
+    client.send(rst(3), data(1, PIECE), data(11, PIECE), data(9, PIECE))
+    wide = {f.stream for f in client.take() if f.payload == more.to_bytes(4, "big")}
+    assert wide == {11}
+    # A target that stops leaves as much as it was promised, and no byte more.
+    targets[0].transport.pauseProducing()
+    room = client.connection.streams[1].room
+    client.send(*[data(1, PIECE)] * (room // len(PIECE)), data(1, PIECE[: room % len(PIECE)]))
+    assert not client.is_over
+    assert len(client.connection.streams[1]._held) == room <= WIDE_WINDOW
+    client.send(data(1, b"x"))
+    assert client.is_over
+
+
+def test_small_messages_take_no_place() -> None:
+    """A stream with small messages, however many, leaves its place to others."""
+    factory, _targets = factory_of(Recorder)
+    client = client_of(echo=factory)
+    client.send(headers(1, CONNECT, end=False))
+    client.take()
+    client.send(*[data(1, b"x" * 1000)] * 500)
+    assert opened(client, 1) <= 500 * 1000
+    client.leave()
+
+
+def test_window_for_all() -> None:
+    """Streams with all that they may keep waiting leave room for each other."""
+    factory, targets = factory_of(Recorder)
+    client = client_of(echo=factory)
+    streams = range(1, 641, 2)
+    client.send(*(headers(stream, CONNECT, end=False) for stream in streams))
+    for stream in range(1, 9, 2):
+        client.send(data(stream, PIECE))
+    for target in targets:
+        target.transport.pauseProducing()
+    client.take()
+    held = 0
+    for stream in streams:
+        room = client.connection.streams[stream].room
+        client.send(*[data(stream, PIECE)] * (room // len(PIECE)), data(stream, PIECE[: room % 2**14]))
+        held += room
+    assert not client.is_over
+    assert 320 * STREAM_WINDOW + 3 * WIDE_WINDOW < held <= CONNECTION_WINDOW
+    assert CONNECTION_WINDOW < 24 * 2**20 + 2**17
+    client.leave()
 
 
 def test_too_much() -> None:
@@ -97,7 +164,7 @@ def test_many_uploads() -> None:
     client.send(*(headers(stream, post(), end=False) for stream in streams))
     client.take()
     used = 0
-    for _ in range(5):
+    for _ in range(2):
         client.send(*(data(stream, PIECE) for stream in streams))
         used += len(streams) * len(PIECE) - opened(client, 0)
     assert used < CONNECTION_WINDOW // 2

@@ -268,8 +268,8 @@ class HTTP2Connection(Protocol):
         for stream in [stream for stream in self.streams.values() if stream.has_output]:
             self.schedule(stream)
 
-    def consumed(self, stream: HTTP2Stream | None, size: int) -> None:
-        frames = self.windows.consumed(stream, size)
+    def consumed(self, stream: HTTP2Stream | None, size: int, at_once: bool = False) -> None:
+        frames = self.windows.consumed(stream, size, at_once)
         if frames and not self.is_closed:
             self.turns.put(frames)
             self._flush_unless_reading()
@@ -320,6 +320,7 @@ class HTTP2Connection(Protocol):
         """A stream is over: neither side sends on it any more."""
         self._lingering.discard(stream)
         self.turns.discard(stream)
+        self.windows.forget(stream)
         if self.streams.pop(stream.stream_id, None) is not None and not self.streams:
             self.emptied()
 

@@ -15,6 +15,7 @@ from .reader import LONGEST_FIELDS
 __all__ = [
     "CONNECTION_WINDOW",
     "MOST_STREAMS",
+    "MOST_WIDE",
     "STREAM_WINDOW",
     "WIDE_WINDOW",
     "Machine",
@@ -26,14 +27,15 @@ __all__ = [
 #: pages beside them.
 MOST_STREAMS = 320
 
-#: What may wait for each of them: the window that every stream begins with (RFC 9113 §6.9.2). The
-#: connection's own is as wide as theirs together, so that some that are not read stop no others.
+#: What may wait for each of them: the window that every stream begins with (RFC 9113 §6.9.2). The other
+#: side can send no more than that in a round trip, so streams that carry much get a wider one; those of
+#: them that may be kept waiting are few.
 STREAM_WINDOW = 2**16 - 1
-CONNECTION_WINDOW = MOST_STREAMS * STREAM_WINDOW
-
-#: What may be on its way on a stream whose bytes are never kept waiting: a client sends as much in each
-#: round trip.
 WIDE_WINDOW = 2**20
+MOST_WIDE = 4
+
+#: The connection's own is as wide as theirs together, so that some that are not read stop no others.
+CONNECTION_WINDOW = MOST_STREAMS * STREAM_WINDOW + MOST_WIDE * WIDE_WINDOW
 
 # How many streams are opened before those that are open are counted anew, if there are fewer.
 _UNCOUNTED = 16

@@ -17,7 +17,7 @@ from h2.errors import ErrorCodes
 from h2.events import Event
 
 from .frames import Flag, FrameType, data_of, increment_of, raw_frame, window_frame
-from .machine import CONNECTION_WINDOW, STREAM_WINDOW, WIDE_WINDOW, Machine
+from .machine import CONNECTION_WINDOW, MOST_WIDE, STREAM_WINDOW, WIDE_WINDOW, Machine
 from .reader import BrokenRule, Frame
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ _LARGEST_WINDOW = 2**31 - 1
 # as half of a connection's window, for streams that have ended.
 _WORTH_A_FRAME = STREAM_WINDOW // 4
 _WORTH_A_FRAME_OF_ALL = CONNECTION_WINDOW // 4
+
+# Bytes of a DATA frame that nobody sends who has little to send.
+_MUCH = 2**13
 
 # A DATA frame that is smaller is not worth the reset that it gets on a stream that is over. Larger ones
 # are on their way when a large content is not wanted.
@@ -54,6 +57,8 @@ class Windows:
         self.carried = 0
         self._room = CONNECTION_WINDOW
         self._read = 0
+        # Streams with a wide window that may be kept waiting.
+        self._wide: set[HTTP2Stream] = set()
 
     # What this side sends.
 
@@ -114,27 +119,32 @@ class Windows:
 
     def widen(self, stream: HTTP2Stream) -> bytes:
         """
-        Whatever comes on a stream will be consumed at once, so that it takes none of the connection's
-        window from others.
+        Give a stream a wide window. Either whatever comes on it is consumed at once, so that it takes
+        nothing of the connection's window from others, or there is a place for it.
 
         :return: the frame that allows more to be on its way.
         """
+        stream.is_wide = True
         more = WIDE_WINDOW - STREAM_WINDOW
         stream.room += more
         return window_frame(stream.stream_id, more)
 
-    def consumed(self, stream: HTTP2Stream | None, size: int) -> bytes:
+    def consumed(self, stream: HTTP2Stream | None, size: int, at_once: bool = False) -> bytes:
         """
         Bytes need no room any more.
 
+        :param at_once: whether they have been read as soon as they came.
         :return: the frames that allow as many again, when they are worth it.
         """
         frames = b""
         if stream is not None:
             stream.read += size
+            if size >= _MUCH and at_once and self._may_widen(stream):
+                self._wide.add(stream)
+                frames = self.widen(stream)
             if stream.read >= _WORTH_A_FRAME:
                 if not (stream.end_came or stream.disconnected):
-                    frames = window_frame(stream.stream_id, stream.read)
+                    frames += window_frame(stream.stream_id, stream.read)
                 stream.room += stream.read
                 stream.read = 0
         self._read += size
@@ -143,6 +153,16 @@ class Windows:
             self._room += self._read
             self._read = 0
         return frames
+
+    def _may_widen(self, stream: HTTP2Stream) -> bool:
+        """Whether there is a place for a stream that carries much."""
+        if stream.is_wide or stream.end_came or stream.is_closing:
+            return False
+        return len(self._wide) < MOST_WIDE
+
+    def forget(self, stream: HTTP2Stream) -> None:
+        """A stream is over."""
+        self._wide.discard(stream)
 
 
 class WindowedConnection(TypingProtocol):
