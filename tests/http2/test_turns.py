@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 from weakref import ref
@@ -97,25 +98,46 @@ def test_cost_of_a_small_window(window: int) -> None:
     assert cost(300) < cost(3) * 1.5
 
 
-def test_given_up_while_the_transport_is_full() -> None:
+def test_steady_requests_let_others_through() -> None:
+    """However many requests follow, an answer that waits for the connection's window gets its share."""
+    client = RawClient(site_of_large())
+    client.send(*(headers(stream, LARGE) for stream in (1, 3)))
+    client.take()
+    for number in range(200):
+        client.send(headers(2 * number + 5), window_update(0, 9))
+    sent: Counter[int] = Counter()
+    for each in client.take():
+        sent[each.stream] += len(each.payload) if each.kind == DATA else 0
+    # Of 200 answers of 9 bytes, each has its turn behind those that have waited longer.
+    assert sent[1] + sent[3] >= 9
+    assert sum(sent.values()) == 200 * 9
+    client.send(window_update(0, 2**20))
+    assert {f.stream for f in client.take() if f.kind == DATA and f.flags & 1} >= {1, 3}
+    client.leave()
+
+
+@pytest.mark.parametrize("full", ["transport", "window"])
+def test_given_up_while_nothing_can_be_sent(full: str) -> None:
     """A stream that has ended does not wait for its turn: nothing of it is kept."""
-    requests: list[Any] = []
+    streams: list[Any] = []
 
     def render(request: Any) -> bytes:
-        requests.append(ref(request.channel.transport))
+        streams.append(ref(request.channel.transport))
         return b"x" * 1000
 
     site = site_of_large()
     site.resource.putChild(b"noted", ByHand(render))
     noted = [(name, b"/noted" if name == b":path" else value) for name, value in GET]
-    client = Unread(site)
-    client.send(settings(_4=2**20), window_update(0, 2**20))
+    client = Unread(site, reads=full == "window")
+    if full == "transport":
+        client.send(settings(_4=2**20), window_update(0, 2**20))
     client.send(headers(1, LARGE), headers(3, LARGE))
-    assert client.connection.turns.is_full
+    assert client.connection.turns.is_full is (full == "transport")
+    assert client.connection.windows.is_open is (full == "transport")
     for number in range(2, 52):
         client.send(headers(2 * number + 1, noted))
         client.send(rst(2 * number + 1))
-    assert len(requests) == 50
+    assert len(streams) == 50
     # The last one may still be in use.
-    assert sum(each() is not None for each in requests) <= 1
+    assert sum(each() is not None for each in streams) <= 1
     assert not client.is_over
