@@ -48,6 +48,7 @@ class Outgoing:
 
     :ivar stream_id: the stream's number.
     :ivar sending: how far the direction is.
+    :ivar heads: those that wait.
     :ivar unsent: how many bytes wait.
     :ivar window: how many the other side takes (``windows.py``).
     :ivar carried: how many have been sent.
@@ -72,7 +73,7 @@ class Outgoing:
         self.window = self.carried = 0
         self.is_scheduled = False
         self._clock = clock
-        self._heads: list[Sequence[Field]] = []
+        self.heads: list[Sequence[Field]] = []
         self._queue: deque[bytes] = deque()
         # How much of the first in the queue has been taken.
         self._taken = 0
@@ -103,13 +104,13 @@ class Outgoing:
 
     def add_head(self, fields: Sequence[Field]) -> None:
         """Send fields in front of all bytes."""
-        self._heads.append(fields)
+        self.heads.append(fields)
         self.schedule()
 
     def drop_unsent(self) -> None:
         """What waits is not sent any more."""
         self._queue.clear()
-        self._heads.clear()
+        self.heads.clear()
         self.unsent = self._taken = 0
 
     @property
@@ -120,7 +121,7 @@ class Outgoing:
     @property
     def has_output(self) -> bool:
         """Whether something could be sent if there were a window for it."""
-        return bool(self._heads or self._queue or self.is_at_end)
+        return bool(self.heads or self._queue or self.is_at_end)
 
     @property
     def is_at_end(self) -> bool:
@@ -129,16 +130,11 @@ class Outgoing:
             return False
         return self.producer is None or not self.disconnecting
 
-    @property
-    def needs_window(self) -> bool:
-        """Whether bytes are what it sends next."""
-        return self.unsent > 0 and not self._heads
-
     # The stream's turn.
 
     def take_heads(self) -> list[Sequence[Field]]:
         """Take what is to be sent in front of everything else."""
-        heads, self._heads = self._heads, []
+        heads, self.heads = self.heads, []
         return heads
 
     def take(self, most: int) -> bytes:

@@ -72,7 +72,7 @@ class Turns:
         """A stream has something to send, which it may have a window for."""
         if not stream.is_scheduled:
             stream.is_scheduled = True
-            queue = self._with_bytes if stream.needs_window else self._ready
+            queue = self._with_bytes if stream.unsent and not stream.heads else self._ready
             queue[stream] = None
 
     def discard(self, stream: Outgoing) -> None:
@@ -85,16 +85,6 @@ class Turns:
         """Nobody sends any more; what is left to send has been written."""
         self._ready.clear()
         self._with_bytes.clear()
-
-    def _next(self) -> Outgoing | None:
-        """Whose turn it is; None if nobody can send."""
-        if self.is_full:
-            return None
-        if self._ready:
-            return self._ready.popitem(last=False)[0]
-        if self._with_bytes and self._windows.is_open:
-            return self._with_bytes.popitem(last=False)[0]
-        return None
 
     def put(self, *pieces: bytes) -> None:
         """Send frames, or pieces of frames, behind what h2 has to send."""
@@ -131,7 +121,13 @@ class Turns:
         self._is_sending = True
         try:
             waiting = 0
-            while (stream := self._next()) is not None:
+            while not self.is_full:
+                if self._ready:
+                    stream, _ = self._ready.popitem(False)
+                elif self._with_bytes and self._windows.left > 0:
+                    stream, _ = self._with_bytes.popitem(False)
+                else:
+                    break
                 stream.is_scheduled = False
                 if not stream.disconnected:
                     waiting += self._send_from(stream)
@@ -160,7 +156,7 @@ class Turns:
             # A producer that is asked for more writes when the head is out.
             stream.sent()
             return len(heads)
-        if not self._windows.is_open or (heads and self._with_bytes):
+        if self._windows.left <= 0 or (heads and self._with_bytes):
             # Others wait already.
             self.add(stream)
             return len(heads)

@@ -48,12 +48,13 @@ class Windows:
     """
     The windows of a connection. Those of a stream are with it: ``window``, ``room`` and ``read``.
 
+    :ivar left: how many bytes may be sent on all streams together.
     :ivar carried: how many bytes have been sent on all streams together.
     """
 
     def __init__(self) -> None:
         # As with each stream, for all of them together.
-        self._window = STREAM_WINDOW
+        self.left = STREAM_WINDOW
         self.carried = 0
         self._room = CONNECTION_WINDOW
         self._read = 0
@@ -62,20 +63,15 @@ class Windows:
 
     # What this side sends.
 
-    @property
-    def is_open(self) -> bool:
-        """Whether anything may be sent on a stream whose own window is open."""
-        return self._window > 0
-
     def of(self, stream: Outgoing) -> int:
         """How much may be sent on a stream."""
-        return min(stream.window, self._window)
+        return min(stream.window, self.left)
 
     def sent(self, stream: Outgoing, size: int) -> None:
         """Bytes have been sent on a stream."""
         stream.window -= size
         stream.carried += size
-        self._window -= size
+        self.left -= size
         self.carried += size
 
     def open(self, increment: int) -> None:
@@ -84,8 +80,8 @@ class Windows:
 
         :raises BrokenRule: if the window is too large now.
         """
-        self._window += increment
-        if self._window > _LARGEST_WINDOW:
+        self.left += increment
+        if self.left > _LARGEST_WINDOW:
             raise BrokenRule(ErrorCodes.FLOW_CONTROL_ERROR)
 
     @staticmethod
