@@ -100,6 +100,20 @@ class ReceivingChannel(StrictChannel):
             self.transport.resumeProducing()
             self.requests[-1].process()
 
+    def receive_whole(self, content: bytes) -> None:
+        """
+        The whole content of the request at hand has come together with its head, or it has none. It need
+        not be paced, then, nor timed: the request is processed as if it had been spooled.
+        """
+        request: Request = self.requests[-1]
+        request.gotLength(len(content))
+        stream, self._stream = self._stream, None
+        if content:
+            request.handleContentChunk(content)
+        self.allContentReceived()
+        if stream is not None:
+            request.process()
+
     def write_informational(
         self, code: int, phrase: bytes, fields: Iterable[tuple[bytes, bytes]]
     ) -> None:
