@@ -104,14 +104,15 @@ class ExchangeClient(Protocol):
         except InvalidArgument:
             self._rest_unless_over()
             raise
-        offered = [] if request.is_alone else [v for k, v in head.fields if k.lower() == b"upgrade"]
+        is_counted = request.length is not None
+        offered = [] if is_counted else [v for k, v in head.fields if k.lower() == b"upgrade"]
         exchange = Exchange(self, head, listener, Offer.parse(offered) if offered else None)
         if self._why_over is not None:
             exchange.refuse(self._why_over)
             return exchange
         self._exchange = exchange
         data = self.messages.send(request)
-        if request.is_alone or not framings(request.event.headers.raw_items()):
+        if not request.length and (is_counted or not framings(request.fields)):
             _twisted.write_at_once(self.transport, data)
         else:
             # The body follows, of which the server may not want everything.

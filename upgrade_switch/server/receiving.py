@@ -102,8 +102,8 @@ class ReceivingChannel(StrictChannel):
 
     def receive_whole(self, content: bytes) -> None:
         """
-        The whole content of the request at hand has come together with its head, or it has none. It need
-        not be paced, then, nor timed: the request is processed as if it had been spooled.
+        The whole content of the request at hand has come together with its head, or it has none. It
+        need not be paced, then, nor timed: the request is processed as if it had been spooled.
         """
         request: Request = self.requests[-1]
         request.gotLength(len(content))
