@@ -111,8 +111,10 @@ class Exchange:
         self._state = State.SENDING
         self._heads = HeadReader(_LONGEST_HEAD)
         self._informational = 0
+        # The head of the request, until it is sent with the first of the body.
+        self._held = b""
         self._producer: IProducer | None = None
-        self._is_paused = self._is_reading = False
+        self._is_pulled = self._is_paused = self._is_reading = False
         self.has_received = False
         # How the connection has ended, if it has; and whether it was meant to end so.
         self._lost: Failure | None = None
@@ -128,6 +130,16 @@ class Exchange:
         return before
 
     # The request.
+
+    def hold(self, head: bytes) -> None:
+        """Send a head together with the first part of the body, or at :meth:`flush`."""
+        self._held = head
+
+    def flush(self) -> None:
+        """The first part of the body comes later."""
+        held, self._held = self._held, b""
+        if held and self._lost is None and self._state is not State.OVER:
+            _twisted.write_at_once(self._transport, held)
 
     def write(self, data: bytes) -> None:
         """
@@ -156,8 +168,15 @@ class Exchange:
         except h11.LocalProtocolError as error:
             self._fail(RequestGenerationFailed([Failure(error)]))
             return False
-        if parts and self._lost is None:
+        if self._held:
+            parts, self._held = [self._held, *parts], b""
+        if not parts or self._lost is not None:
+            return True
+        if self._is_pulled:
+            # Transports ask such a producer for more when they have sent what waits.
             self._transport.writeSequence(parts)
+        else:
+            _twisted.write_at_once(self._transport, b"".join(parts))
         return True
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
@@ -170,7 +189,7 @@ class Exchange:
             return
         if self._producer is not None:
             raise RuntimeError(f"{self._producer!r} is registered already")
-        self._producer = producer
+        self._producer, self._is_pulled = producer, not streaming
         self._transport.registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:

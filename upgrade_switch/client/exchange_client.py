@@ -88,11 +88,12 @@ class ExchangeClient(Protocol):
 
     def exchange(self, head: ExchangeHead, listener: IExchangeListener) -> Exchange:
         """
-        Send the head of a request.
+        Send the head of a request. If there is a body, it is sent with its first part.
 
         :param head: the head.
         :param listener: is told of the answer, or of the failure, perhaps within this call.
-        :return: the exchange, to which the caller writes the request's body, and its end.
+        :return: the exchange, to which the caller writes the request's body, and its end. If the first
+            part of the body comes later than the reactor's next turn, the caller calls ``flush``.
         :raises InvalidArgument: if the head breaks HTTP's rules; then nothing has been sent, and the
             connection rests.
         :raises RuntimeError: if there is an exchange on this connection already.
@@ -118,7 +119,7 @@ class ExchangeClient(Protocol):
             # The body follows, of which the server may not want everything.
             if self._last_reading is None:
                 self._last_reading = _twisted.LastReading(self.transport)
-            self.transport.write(data)
+            exchange.hold(data)
         return exchange
 
     @property

@@ -86,7 +86,7 @@ class Messages:
         request, self._request = self._request, None
         if request is not None:
             self._h11.send(request.event)
-            # h11 asks of what passes through it no more than that it has a length. (Any: as bytes have.)
+            # Any: h11 asks of what passes through it no more than that it has a length.
             sent: Any = range(self._sent)
             self._h11.send_with_data_passthrough(h11.Data(data=sent))
             if self._is_sent:
