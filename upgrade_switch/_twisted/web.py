@@ -176,7 +176,9 @@ def set_fields(headers: Headers, fields: Iterable[tuple[bytes, bytes]]) -> None:
         values.setdefault(_canonical(name), []).append(value)
 
 
-def replace_fields(headers: Headers, fields: Iterable[tuple[bytes, bytes]], besides: bytes) -> None:
+def replace_fields(
+    headers: Headers, fields: Iterable[tuple[bytes, bytes]], besides: bytes | None = None
+) -> None:
     """
     The same, in place of what is there of the same names.
 
@@ -186,7 +188,7 @@ def replace_fields(headers: Headers, fields: Iterable[tuple[bytes, bytes]], besi
     for name, value in fields:
         replacing.setdefault(_canonical(name), []).append(value)
     values = headers._rawHeaders
-    if besides in values and besides in replacing:
+    if besides is not None and besides in values and besides in replacing:
         replacing[besides] = [*values[besides], *replacing[besides]]
     values.update(replacing)
 
