@@ -78,6 +78,7 @@ class Exchange:
     One request, and its answer. It is the consumer of the request's body, and the producer of the
     answer's; whoever has begun it owns it. When it is over, no method does anything any more.
 
+    :ivar held: what is sent with the first part of the request's body, or at :meth:`flush`: its head.
     :ivar has_received: whether anything of an answer has come.
     """
 
@@ -111,8 +112,7 @@ class Exchange:
         self._state = State.SENDING
         self._heads = HeadReader(_LONGEST_HEAD)
         self._informational = 0
-        # The head of the request, until it is sent with the first of the body.
-        self._held = b""
+        self.held = b""
         self._producer: IProducer | None = None
         self._is_pulled = self._is_paused = self._is_reading = False
         self.has_received = False
@@ -131,15 +131,10 @@ class Exchange:
 
     # The request.
 
-    def hold(self, head: bytes) -> None:
-        """Send a head together with the first part of the body, or at :meth:`flush`."""
-        self._held = head
-
     def flush(self) -> None:
         """The first part of the body comes later."""
-        held, self._held = self._held, b""
-        if held and self._lost is None and self._state is not State.OVER:
-            _twisted.write_at_once(self._transport, held)
+        if self._state is not State.OVER:
+            self._write(b"")
 
     def write(self, data: bytes) -> None:
         """
@@ -164,20 +159,20 @@ class Exchange:
 
     def _send(self, framed: Callable[..., list[bytes]], *data: bytes) -> bool:
         try:
-            parts = framed(*data)
+            self._write(b"".join(framed(*data)))
         except h11.LocalProtocolError as error:
             self._fail(RequestGenerationFailed([Failure(error)]))
             return False
-        if self._held:
-            parts, self._held = [self._held, *parts], b""
-        if not parts or self._lost is not None:
-            return True
-        if self._is_pulled:
-            # Transports ask such a producer for more when they have sent what waits.
-            self._transport.writeSequence(parts)
-        else:
-            _twisted.write_at_once(self._transport, b"".join(parts))
         return True
+
+    def _write(self, data: bytes) -> None:
+        data, self.held = self.held + data, b""
+        if data and self._lost is None:
+            # Transports ask a producer that they pull for more when they have sent what waits.
+            if self._is_pulled:
+                self._transport.write(data)
+            else:
+                _twisted.write_at_once(self._transport, data)
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """

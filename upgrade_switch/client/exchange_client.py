@@ -119,7 +119,7 @@ class ExchangeClient(Protocol):
             # The body follows, of which the server may not want everything.
             if self._last_reading is None:
                 self._last_reading = _twisted.LastReading(self.transport)
-            exchange.hold(data)
+            exchange.held = data
         return exchange
 
     @property
