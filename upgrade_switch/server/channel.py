@@ -215,9 +215,15 @@ class UpgradeChannel(ReceivingChannel):
                 if self._prefaces is not None and data.startswith(self._prefaces.lines):
                     break
                 head = read_head(data, self.totalHeadersSize, self.maxHeaders)
-                if head is None or head.size + head.length > len(data):
+                if head is None:
                     break
                 end = head.size + head.length
+                if end > len(data):
+                    self.resetTimeout()
+                    self._begin(head.method, head.target, head.fields)
+                    self.receive_later()
+                    data = data[head.size :]
+                    break
                 self._behind = data[end:]
                 self._begin(head.method, head.target, head.fields)
                 self.receive_whole(data[head.size : end])
