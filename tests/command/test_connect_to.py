@@ -62,12 +62,17 @@ def test_connected(port: int) -> None:
             wanted = b"upgrade_switch; error=" + error
             assert (status(head), field(head, b"proxy-status")) == (code, wanted)
         echoes(server.url, f"localhost:{port}")
+        # The front page says how, but not where clients may go.
+        page = get(server.url)[1]
+        assert b"<code>curl --proxytunnel --proxy http://localhost URL</code>" in page
+        assert b"192.0.2.0" not in page
 
 
 def test_without() -> None:
-    """Without the option there is no proxy: 501."""
+    """Without the option there is no proxy: 501, and the front page does not speak of one."""
     with serving() as server:
         assert status(answered(server.url, "localhost:80")) == 501
+        assert b"--proxytunnel" not in get(server.url)[1]
 
 
 def test_auth(port: int) -> None:

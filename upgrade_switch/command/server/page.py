@@ -47,6 +47,7 @@ for it in the standard way (<code>Upgrade:</code>, RFC 9110 §7.8) gets
 </table>
 {prefaces}
 {pages}
+{proxy}
 <h2>Try it</h2>
 <p>In a terminal on this machine; what you type goes through the switched connection, Ctrl-D
 ends it:</p>
@@ -57,6 +58,12 @@ ends it:</p>
 </html>
 """
 
+
+_PROXY = """\
+<p>This server is a proxy, too, for the destinations that it allows: clients get there by
+<code>CONNECT</code> (RFC 9110 §9.3.6), such as
+<code>curl --proxytunnel --proxy {origin} URL</code>.</p>
+"""
 
 _BY_HAND = """\
 > GET {path} HTTP/1.1
@@ -79,16 +86,19 @@ class FrontPage(Resource):
         upgrades: Sequence[tuple[str, str]],
         prefaces: Sequence[bytes] = (),
         pages: Sequence[str] = (),
+        is_proxy: bool = False,
     ) -> None:
         """
         :param upgrades: paths and the tokens there.
         :param prefaces: what a connection may begin with in place of a request.
         :param pages: paths of what is for a browser.
+        :param is_proxy: whether the server takes CONNECT.
         """
         super().__init__()
         self._upgrades = upgrades
         self._prefaces = prefaces
         self._pages = pages
+        self._is_proxy = is_proxy
 
     def render_GET(self, request: Request) -> bytes:
         origin = _origin(request)
@@ -110,11 +120,18 @@ class FrontPage(Resource):
         )
         if pages:
             pages = f"<p>For a browser: {pages}.</p>"
+        # Where clients may go is for those to know who may go there.
+        proxy = _PROXY.format(origin=escape(origin)) if self._is_proxy else ""
         path, token = self._upgrades[0]
         by_hand = _BY_HAND.format(path=path, token=token, host=origin.partition("//")[2])
         request.setHeader(b"content-type", b"text/html; charset=utf-8")
         page = _PAGE.format(
-            rows=rows, prefaces=prefaces, pages=pages, commands=commands, by_hand=escape(by_hand)
+            rows=rows,
+            prefaces=prefaces,
+            pages=pages,
+            proxy=proxy,
+            commands=commands,
+            by_hand=escape(by_hand),
         )
         return page.encode("utf-8")
 

@@ -110,6 +110,7 @@ def build_tree(
             *options.proxies,
             *([options.status] if options.status else []),
         ],
+        bool(options.connect_to),
     )
     resources: dict[str, IResource] = {}
     root: Resource = Resource()
