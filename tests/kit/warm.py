@@ -10,6 +10,7 @@ default signal handlers.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import io
 import os
@@ -19,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from select import poll, select
@@ -262,7 +264,31 @@ def main() -> None:
         gc.collect()
         gc.freeze()
         _serve(control)
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            _end(end.code or 0)
+        raise
+    _end(0)
+
+
+def _end(code: int) -> None:
+    """
+    End as Python does, but for taking apart all that has been imported, which takes four times as long
+    as the rest of a fork. Returns where there is more to do or to say about it: that is Python's.
+    """
+    if threading.active_count() > 1 or not 0 <= code <= 255:
+        return
+    atexit._run_exitfuncs()
+    gc.collect()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                return
+    os._exit(code)
 
 
 if __name__ == "__main__":
