@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 from collections.abc import Generator, Iterator
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,13 @@ def pytest_make_collect_report(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {name: rank for rank, name in enumerate(ORDER)}
 
-    def rank(item: pytest.Item) -> tuple[int, Path]:
-        path = item.path.relative_to(Path(__file__).parent)
+    @cache
+    def rank_of(path: Path) -> tuple[int, Path]:
+        path = path.relative_to(Path(__file__).parent)
         return min(ranks.get(name, len(ORDER)) for name in (path.as_posix(), path.parts[0])), path
 
     # The same order in all processes, too.
-    items.sort(key=rank)
+    items.sort(key=lambda item: rank_of(item.path))
 
 
 @pytest.hookimpl(wrapper=True)
