@@ -40,6 +40,9 @@ SETTINGS = b"AAMAAABkAAQAAP__"
 #: The kinds of connections that h2c is not unknown on.
 PLAIN_KINDS = ("tcp", "unix", "proxy")
 
+#: The same, where bytes are cut at each place, as in the harness.
+PLAIN_CUT_KINDS = ("tcp", "proxy")
+
 LARGE = bytes(range(256)) * 4000
 
 SETTINGS_FRAME, PING_FRAME, GOAWAY_FRAME, WINDOW_UPDATE_FRAME = 4, 6, 7, 8
