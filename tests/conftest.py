@@ -33,14 +33,32 @@ for _number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(_number, lambda *_: None)
 
 #: Modules and folders in the order in which their tests run: the longest first, so that no core
-#: waits for the last of them at the end.
+#: waits for the last of them at the end. The modules take more than five seconds each.
 ORDER = (
     "command/test_installs.py",
+    "docs/test_pages.py",
+    "examples/test_chat_browser.py",
+    "core/test_handover.py",
+    "server/test_flag_line.py",
+    "command/test_load.py",
+    "core/test_state_machine.py",
+    "peers/test_proxy_clients.py",
+    "peers/test_http2_browsers.py",
+    "proxy/test_ports.py",
+    "observe/test_status_browser.py",
+    "server/test_prefaces.py",
+    "command/test_listen.py",
+    "http2/test_fields.py",
+    "client/test_exchange_network.py",
+    "core/test_import_check.py",
+    "protocols/test_names.py",
+    "client/test_state_machine.py",
     "docs",
     "examples",
     "command",
     "peers",
     "observe",
+    "proxy",
     "core",
     "http2",
     "protocols",
