@@ -190,7 +190,7 @@ class H2Client(Protocol):
         self.scheme = scheme
         self.head: bytes | None = b""
         self.continues = False
-        self.received = b""
+        self.received = bytearray()
         self.answers: dict[int, tuple[dict[bytes, bytes], bytes]] = {}
         self.ended: set[int] = set()
         self.broken: list[Any] = []
