@@ -132,7 +132,6 @@ def _preload() -> None:
     import treq
     import twisted.application.reactors
     import twisted.application.service
-    import twisted.conch.ssh.transport
     import twisted.internet.epollreactor
     import twisted.protocols.amp
     import twisted.scripts.twistd

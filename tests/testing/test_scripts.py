@@ -23,7 +23,10 @@ SCRIPTS = {
     "exception": "1 / 0",
     "signal": "os.kill(os.getpid(), signal.SIGTERM)",
     "at exit": "atexit.register(print, 'goodbye'); print('hello')",
-    "thread": "threading.Timer(0.01, print, ['late']).start(); print('early')",
+    "thread": (
+        "late = lambda: (threading.main_thread().join(), print('late'))\n"
+        "threading.Thread(target=late).start(); print('early')"
+    ),
     "cycle": "x = type('X', (), {'__del__': lambda _: print('gone')})(); x.x = x; del x",
     "nobody reads": "os.dup2(os.open('/dev/full', os.O_WRONLY), 1); print('lost')",
     "handlers": "print(signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGCHLD))",
