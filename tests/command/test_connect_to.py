@@ -11,7 +11,7 @@ import pytest
 from tests.kit.commands import LOCAL, echo, fails, listening, read_until, serving
 from tests.kit.harness import field, status
 from tests.kit.operating import TWIST, connected, get, operated
-from tests.kit.programs import Program
+from tests.kit.programs import run_script
 
 
 def head_of(authority: str, fields: str = "") -> bytes:
@@ -151,10 +151,9 @@ def test_auth_for_some_paths_only() -> None:
 
 def test_auth_for_some_paths_only_with_twist() -> None:
     """twist refuses them, too."""
-    with Program([TWIST, "upgrade-switch", "--listen", LOCAL, *PARTLY], stdin=None) as process:
-        code, _out, error = process.everything()
-    assert code == 2
-    assert b"--connect-to together with --auth for some paths only" in error
+    done = run_script([TWIST, "upgrade-switch", "--listen", LOCAL, *PARTLY])
+    assert done.returncode == 2
+    assert b"--connect-to together with --auth for some paths only" in done.stderr
 
 
 def test_wrong_config(tmp_path: Path) -> None:
