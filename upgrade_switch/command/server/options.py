@@ -13,8 +13,7 @@ from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.strcred import AuthOptionMixin
 from twisted.python.usage import UsageError
 
-from ...errors import InvalidArgument, InvalidToken
-from ...negotiation import UpgradeToken
+from ...errors import InvalidArgument
 from ...protocols._connect import Destinations
 from ..listening import LOG_FORMATS
 from .auth import checker_of
@@ -22,6 +21,7 @@ from .config import REPEATED, Value, read_config
 from .limits import LimitOptions
 from .paths import is_path
 from .proxy import ProxyOption, proxy_of_table, proxy_of_words
+from .tunnels import TunnelOption, tunnel_of_words
 
 __all__ = ["ServeOptions"]
 
@@ -61,7 +61,7 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
     def __init__(self) -> None:
         super().__init__()
         self.listen: list[str] = []
-        self.tunnels: list[tuple[str, str, str]] = []
+        self.tunnels: list[TunnelOption] = []
         self.classes: dict[str, str] = {}
         self.files: dict[str, str] = {}
         self.proxies: dict[str, ProxyOption] = {}
@@ -90,19 +90,12 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
 
     def opt_tunnel(self, value: str) -> None:
         """
-        'PATH TOKEN ENDPOINT': at PATH, tunnel upgrades to TOKEN to a client endpoint string
-        (tcp:127.0.0.1:22). With the token websocket, the bytes travel in binary messages, as noVNC and
-        other clients in browsers send them. May be given several times.
+        'PATH TOKEN ENDPOINT [proxy-protocol]': at PATH, tunnel upgrades to TOKEN to a client endpoint
+        string (tcp:127.0.0.1:22). With the token websocket, the bytes travel in binary messages, as
+        noVNC and other clients in browsers send them. With proxy-protocol, the server there is told
+        the client's address in front of them (version 2). May be given several times.
         """
-        parts = value.split(None, 2)
-        if len(parts) != 3 or not is_path(parts[0]):
-            raise UsageError(f"--tunnel needs '/PATH TOKEN ENDPOINT', not {value!r}")
-        path, token, endpoint = parts
-        try:
-            UpgradeToken.parse(token)
-        except InvalidToken as error:
-            raise UsageError(f"--tunnel {value!r}: {error}") from None
-        self.tunnels.append((path.rstrip("/") or "/", token, endpoint))
+        self.tunnels.append(tunnel_of_words("tunnel", "ENDPOINT", value))
 
     def opt_class(self, value: str) -> None:
         """

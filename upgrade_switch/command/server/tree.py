@@ -283,11 +283,12 @@ def build_prefaces(reactor: ICommandReactor, options: ServeOptions) -> dict[byte
 def _upgrades(reactor: ICommandReactor, options: ServeOptions) -> dict[str, dict[str, Upgrade]]:
     """The upgrades of each path, by token."""
     upgrades: dict[str, dict[str, Upgrade]] = {}
-    for path, token, endpoint in options.tunnels:
+    for path, token, endpoint, proxy_protocol in options.tunnels:
         known = upgrades.setdefault(path, {})
         if token.lower() in map(str.lower, known):
             raise UsageError(f"--tunnel: {path} has two tunnels for {token}")
-        known[token] = _tunnel(token, _client_endpoint(reactor, endpoint), options)
+        there = _client_endpoint(reactor, endpoint)
+        known[token] = _tunnel(token, there, options, proxy_protocol)
     if not upgrades and "/" not in options.proxies:
         upgrades["/echo"] = {"echo": Factory.forProtocol(Echo)}
     return upgrades
@@ -305,12 +306,15 @@ def _made(name: str) -> IResource:
     return resource
 
 
-def _tunnel(token: str, endpoint: IStreamClientEndpoint, options: ServeOptions) -> Upgrade:
+def _tunnel(
+    token: str, endpoint: IStreamClientEndpoint, options: ServeOptions, proxy_protocol: bool
+) -> Upgrade:
     """A tunnel; with the token websocket, in binary messages."""
     acceptor = tunnel(
         endpoint,
         idle_timeout=options.idle_timeout or None,
         forgive_truncation=bool(options["forgive-truncation"]),
+        proxy_protocol=proxy_protocol,
     )
     if token.lower() != "websocket":
         return acceptor
