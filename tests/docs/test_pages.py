@@ -58,6 +58,7 @@ KNOWN = {
     "howto/proxies.md": {"python": 7},
     "howto/proxy.md": {"python": 4},
     "howto/systemd.md": {"ini": 2},
+    "howto/targets.md": {"text": 1, "console": 2, "python": 1},
     "howto/testing.md": {"python": 11},
     "howto/tls.md": {"console": 3, "python": 4},
     "howto/tunnels.md": {"console": 7, "python": 1},

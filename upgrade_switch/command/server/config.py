@@ -18,6 +18,7 @@ __all__ = ["REPEATED", "Value", "read_config"]
 REPEATED = (
     "listen",
     "tunnel",
+    "targets",
     "class",
     "files",
     "proxy",

@@ -62,6 +62,7 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         super().__init__()
         self.listen: list[str] = []
         self.tunnels: list[TunnelOption] = []
+        self.targets: list[TunnelOption] = []
         self.classes: dict[str, str] = {}
         self.files: dict[str, str] = {}
         self.proxies: dict[str, ProxyOption] = {}
@@ -69,7 +70,7 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         self.prefaces: dict[bytes, str] = {}
         self.connect_to: list[str] = []
         self.checkers: dict[str, list[ICredentialsChecker]] = {}
-        self.password_files: list[str] = []
+        self.secret_files: list[str] = []
         self.status: str | None = None
         self.drain: float | None = None
         self.log_format: str | None = None
@@ -96,6 +97,19 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         the client's address in front of them (version 2). May be given several times.
         """
         self.tunnels.append(tunnel_of_words("tunnel", "ENDPOINT", value))
+
+    def opt_targets(self, value: str) -> None:
+        """
+        'PATH TOKEN FILE [proxy-protocol]': at PATH/NAME, or PATH?token=NAME, tunnel upgrades to TOKEN
+        to where FILE says that NAME leads: it has a line 'NAME: ENDPOINT', or 'NAME: HOST:PORT' as
+        websockify has it, for each. FILE is read again when it has changed. All else is as with
+        --tunnel. May be given several times.
+        """
+        targets = tunnel_of_words("targets", "FILE", value)
+        if targets.path == "/":
+            raise UsageError("--targets needs a /PATH, not /")
+        self.targets.append(targets)
+        self.secret_files.append(targets.where)
 
     def opt_class(self, value: str) -> None:
         """
@@ -162,7 +176,7 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         self.checkers.setdefault(path.rstrip("/") or "/", []).append(checker)
         kind, _, argument = method.strip().partition(":")
         if kind == "file":
-            self.password_files.append(argument)
+            self.secret_files.append(argument)
 
     def opt_status(self, path: str) -> None:
         """
