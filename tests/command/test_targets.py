@@ -142,6 +142,16 @@ def test_changes(file: Path, said: list[str]) -> None:
     assert said == []
 
 
+def test_changes_at_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change that leaves no trace, since the kernel's clock has not moved, counts, too."""
+    file.write_text("a: h:1\n")
+    monkeypatch.setattr(module, "_seen", lambda status: "always the same")
+    monkeypatch.setattr(module, "_TICK", 10**20)
+    targets = TargetsFile(str(file), endpoint_of)
+    file.write_text("a: h:2\n")
+    assert targets.lookup("a") == ["tcp:h:2"]
+
+
 def test_truncated(file: Path, said: list[str]) -> None:
     """An empty file has no targets, which is logged; the next content counts again."""
     file.write_text("a: h:1\n")

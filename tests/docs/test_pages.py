@@ -61,7 +61,7 @@ KNOWN = {
     "howto/targets.md": {"text": 1, "console": 2, "python": 1},
     "howto/testing.md": {"python": 11},
     "howto/tls.md": {"console": 3, "python": 4},
-    "howto/tunnels.md": {"console": 7, "python": 1},
+    "howto/tunnels.md": {"console": 7, "python": 1, "toml": 1},
     "howto/udp.md": {"console": 3, "python": 2},
     "howto/websocket.md": {"python": 3},
     "index.md": {"console": 1},

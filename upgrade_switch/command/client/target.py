@@ -314,8 +314,6 @@ def parse_target(arguments: tuple[str, ...]) -> Target:
 
     :raises UsageError: if the URL or the token is not valid.
     """
-    if any(argument.startswith("--") for argument in arguments[1:]):
-        raise UsageError("options must come before the URL")
     if len(arguments) not in (1, 2):
         raise UsageError("two arguments are needed: URL and TOKEN")
     url = arguments[0]
