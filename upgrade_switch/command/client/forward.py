@@ -53,6 +53,7 @@ class ForwardOptions(TargetOptions):
     """The options of ``forward``."""
 
     eof_default = "wait"
+    reads_input = False
 
     synopsis = "[options] ENDPOINT URL [TOKEN] | --config FILE"
     longdesc = (

@@ -24,7 +24,15 @@ from ...negotiation import UpgradeToken
 from ..certificates import trust
 from ..options import DEFAULT_HEARTBEAT, CommandOptions, needs_extra_for
 from ..reactor import ICommandReactor
-from .agent import Insecure, agent_with, ask_password, basic, encoded, header, why
+from .agent import Insecure, agent_with, basic, encoded, header, why
+from .secrets import (
+    Secret,
+    ask_password,
+    field_lines,
+    user_from_environment,
+    user_from_fd,
+    user_from_file,
+)
 from .via import proxy_for
 
 if TYPE_CHECKING:
@@ -117,6 +125,7 @@ class TargetOptions(CommandOptions):
     """
     The options of commands that have a target.
 
+    :cvar reads_input: whether standard input is the connection's.
     :ivar headers: further fields of the request.
     :ivar body: the request's content.
     """
@@ -175,22 +184,31 @@ class TargetOptions(CommandOptions):
 
     target: Target
     eof_default = "close"
+    reads_input = True
 
     def __init__(self) -> None:
         super().__init__()
         self.headers = Headers()
         self.body: bytes | None = None
-        self._user: str | None = None
+        self._user: Secret | None = None
+        self._user_file: str | None = None
+        self._user_fd: str | None = None
         self._policy: IPolicyForHTTPS | None = None
         self._proxy: str | None = None
         self._pool: UpgradePool | None = None
 
     def opt_header(self, value: str) -> None:
         """
-        'NAME: VALUE': send this field with the request; Host replaces the URL's. May be given several
-        times.
+        'NAME: VALUE' or @FILE: send this field with the request, or those that stand in FILE, one in
+        a line; Host replaces the URL's. May be given several times.
         """
-        name, content = header(value)
+        if not value.startswith("@"):
+            self._add_field(*header(value))
+            return
+        for source, line in field_lines(value[1:]):
+            self._add_field(*header(line, source))
+
+    def _add_field(self, name: str, content: bytes) -> None:
         if name.lower() == "host" and self.headers.hasHeader("host"):
             raise UsageError("--header Host is given twice")
         self.headers.addRawHeader(name.encode("ascii"), content)
@@ -198,11 +216,25 @@ class TargetOptions(CommandOptions):
     def opt_user(self, value: str) -> None:
         """
         NAME or NAME:PASSWORD: the user name and password for the server (HTTP Basic). Other users of
-        this machine can see a password on the command line; without one, you are asked for it.
+        this machine can see a password on the command line; without one, you are asked for it. Where
+        there is no terminal, use --user-file, --user-fd, or UPGRADE_SWITCH_USER=NAME:PASSWORD in the
+        environment.
         """
         if not value:
             raise UsageError("--user needs NAME or NAME:PASSWORD")
-        self._user = value
+        self._user = Secret("--user", value)
+
+    def opt_user_file(self, file: str) -> None:
+        """
+        FILE: the same from a file with one line NAME:PASSWORD.
+        """
+        self._user_file = file
+
+    def opt_user_fd(self, number: str) -> None:
+        """
+        NUMBER: the same from an open descriptor, of which one line is read.
+        """
+        self._user_fd = number
 
     def opt_data(self, value: str) -> None:
         """
@@ -225,8 +257,9 @@ class TargetOptions(CommandOptions):
                     raise UsageError(
                         f"--header {name.decode()}: the WebSocket handshake sets this field"
                     )
-        if self._user is not None:
-            self._add_user(self._user)
+        user = self._given_user()
+        if user is not None:
+            self._add_user(user)
 
     def _check_content(self) -> None:
         method = self["method"]
@@ -248,11 +281,26 @@ class TargetOptions(CommandOptions):
             return Insecure()
         return None if self["ca"] is None else trust(self["ca"])
 
-    def _add_user(self, user: str) -> None:
-        if self.headers.hasHeader(b"authorization"):
-            raise UsageError("--user and --header Authorization cannot be combined")
-        name, colon, password = user.partition(":")
-        credentials = basic(name, password if colon else ask_password(name))
+    def _given_user(self) -> Secret | None:
+        """The user's name and password, or the name; nothing is read that is not needed."""
+        given = {"--user": self._user, "--user-file": self._user_file, "--user-fd": self._user_fd}
+        options = [option for option, value in given.items() if value is not None]
+        has_field = self.headers.hasHeader(b"authorization")
+        if has_field:
+            options.append("--header Authorization")
+        if len(options) > 1:
+            raise UsageError(f"{options[0]} and {options[1]} cannot be combined")
+        if self._user_file is not None:
+            return user_from_file(self._user_file)
+        if self._user_fd is not None:
+            if self._user_fd == "0" and self.reads_input:
+                raise UsageError("--user-fd 0: standard input belongs to the connection")
+            return user_from_fd(self._user_fd)
+        return None if has_field else self._user or user_from_environment(os.environ)
+
+    def _add_user(self, user: Secret) -> None:
+        name, colon, password = user.text.partition(":")
+        credentials = basic(name, password if colon else ask_password(user), user.source)
         self.headers.setRawHeaders(b"authorization", [credentials])
 
     @property
