@@ -25,7 +25,7 @@ from ...client.pool import UpgradePool
 from ...errors import NotSwitched, cause_of
 from ...fields import is_host, is_token
 from ...negotiation import Offer
-from ..certificates import default_trust, is_address
+from ..certificates import ClientCertificate, default_trust, is_address
 from ..exits import explain
 from ..reactor import ICommandReactor
 
@@ -100,15 +100,22 @@ def encoded(text: str) -> bytes:
 class Insecure:
     """Accepts any certificate: somebody in the middle can read and change everything."""
 
+    def __init__(self, shown: ClientCertificate | None = None) -> None:
+        """
+        :param shown: what is shown to servers that ask for it.
+        """
+        self._shown = shown
+
     def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
-        return _AnyCertificate(hostname)
+        return _AnyCertificate(hostname, self._shown)
 
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _AnyCertificate:
-    def __init__(self, hostname: bytes) -> None:
+    def __init__(self, hostname: bytes, shown: ClientCertificate | None) -> None:
         self._hostname = hostname
-        self._context: SSL.Context = CertificateOptions().getContext()
+        options = {} if shown is None else shown.options()
+        self._context: SSL.Context = CertificateOptions(**options).getContext()
 
     def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         connection = SSL.Connection(self._context, None)
@@ -124,6 +131,7 @@ def agent_with(
     pool: UpgradePool,
     policy: IPolicyForHTTPS | None,
     proxy: str | None = None,
+    proxy_policy: IPolicyForHTTPS | None = None,
 ) -> IAgent:
     """
     An agent that can upgrade.
@@ -131,15 +139,19 @@ def agent_with(
     :param pool: makes its connections.
     :param policy: which certificates to trust; the system's if None.
     :param proxy: the URL of the HTTP proxy to go through.
+    :param proxy_policy: which certificates of the proxy to trust; the same if None.
     """
     if policy is None:
         policy = default_trust()
     # Cached, since reading the system's certificates takes long.
     cached = HostnameCachingHTTPSPolicy(policy)
+    of_proxy = cached if proxy_policy is None else HostnameCachingHTTPSPolicy(proxy_policy)
     if proxy is None:
         return Agent(reactor, cached, pool=pool)
     # The time-out of the whole is the command's.
-    through = ConnectEndpoint.factory(reactor, proxy, timeout=None, policy=cached, proxy_policy=cached)
+    through = ConnectEndpoint.factory(
+        reactor, proxy, timeout=None, policy=cached, proxy_policy=of_proxy
+    )
     agent: IAgent = Agent.usingEndpointFactory(reactor, through, pool=pool)
     return agent
 
@@ -162,6 +174,8 @@ def why(reason: Failure, headers: Headers, token: str) -> str:
         said = _of_openssl(cause)
         if "certificate verify failed" in said:
             return f"the server's certificate is not trusted: {said}"
+        if "alert certificate required" in said:
+            return f"the server requires a certificate (--cert): {said}"
         return f"the TLS handshake failed: {said}"
     return explain(reason)
 

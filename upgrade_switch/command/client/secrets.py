@@ -21,6 +21,7 @@ __all__ = [
     "Secret",
     "ask_password",
     "field_lines",
+    "secret_content",
     "user_from_environment",
     "user_from_fd",
     "user_from_file",
@@ -28,7 +29,7 @@ __all__ = [
 
 USER_VARIABLE = "UPGRADE_SWITCH_USER"
 
-# Nobody's password, and no field that a server would take, is longer.
+# Nobody's password or key, and no field that a server would take, is longer.
 _MOST_BYTES = 65536
 
 _INSTEAD = f"give it with --user-file, --user-fd or {USER_VARIABLE}"
@@ -47,7 +48,7 @@ def user_from_file(path: str) -> Secret:
     :raises UsageError: if the file cannot be read, or does not have one line ``NAME:PASSWORD``.
     """
     source = f"--user-file {path}"
-    return _with_password(source, _content_of(source, path))
+    return _with_password(source, secret_content(source, path))
 
 
 def user_from_fd(text: str) -> Secret:
@@ -94,7 +95,7 @@ def field_lines(path: str) -> Iterator[tuple[str, str]]:
         raise UsageError(f"{source}: standard input belongs to the connection")
     lines = [
         (f"{source}, line {number}", line.removesuffix("\r"))
-        for number, line in enumerate(_text_of(_content_of(source, path)).split("\n"), 1)
+        for number, line in enumerate(_text_of(secret_content(source, path)).split("\n"), 1)
         if line.strip()
     ]
     if not lines:
@@ -135,10 +136,11 @@ def _text_of(content: bytes) -> str:
     return content.decode("utf-8", "surrogateescape")
 
 
-def _content_of(source: str, path: str) -> bytes:
+def secret_content(source: str, path: str, *, is_public: bool = False) -> bytes:
     """
     What is in a file that has a secret; if everybody can read it, that is said.
 
+    :param is_public: whether everybody may.
     :raises UsageError: if it cannot be read, or is too long to be one.
     """
     try:
@@ -150,6 +152,6 @@ def _content_of(source: str, path: str) -> bytes:
         raise UsageError(f"{source}: {getattr(error, 'strerror', None) or error}") from None
     if len(content) > _MOST_BYTES:
         raise UsageError(f"{source}: it is longer than {_MOST_BYTES} bytes")
-    if stat.S_ISREG(mode) and mode & stat.S_IROTH:
+    if not is_public and stat.S_ISREG(mode) and mode & stat.S_IROTH:
         say(f"warning: {source}: all users of this machine can read this file (chmod o-r)")
     return content

@@ -21,10 +21,11 @@ from ...client.urls import http_url
 from ...errors import InvalidToken
 from ...fields import is_token
 from ...negotiation import UpgradeToken
-from ..certificates import trust
+from ..certificates import ClientCertificate, default_trust, trust
 from ..options import DEFAULT_HEARTBEAT, CommandOptions, needs_extra_for
 from ..reactor import ICommandReactor
 from .agent import Insecure, agent_with, basic, encoded, header, why
+from .identity import client_certificate
 from .secrets import (
     Secret,
     ask_password,
@@ -156,6 +157,13 @@ class TargetOptions(CommandOptions):
         ["method", None, None, "The request's method; by default GET, or POST with --data."],
         ["ca", None, None, "Trust the certificates in this file (PEM) instead of the system's."],
         [
+            "cert",
+            None,
+            None,
+            "Show the certificate in this file (PEM) to the server, and those behind it of its chain.",
+        ],
+        ["key", None, None, "The private key of --cert (PEM), if it is not in the same file."],
+        [
             "via",
             None,
             None,
@@ -194,6 +202,7 @@ class TargetOptions(CommandOptions):
         self._user_file: str | None = None
         self._user_fd: str | None = None
         self._policy: IPolicyForHTTPS | None = None
+        self._proxy_policy: IPolicyForHTTPS | None = None
         self._proxy: str | None = None
         self._pool: UpgradePool | None = None
 
@@ -248,7 +257,11 @@ class TargetOptions(CommandOptions):
     def postOptions(self) -> None:
         if not 0 < self["timeout"] < inf:
             raise UsageError("--timeout needs a number of seconds above 0")
-        self._policy = self._checked_policy()
+        self._check_tls_options()
+        shown = client_certificate(self["cert"], self["key"])
+        self._policy = self._policy_with(shown)
+        # The certificate is for the server alone.
+        self._proxy_policy = self._policy if shown is None else self._policy_with(None)
         self._proxy = proxy_for(self.target.url, self["via"], os.environ)
         self._check_content()
         if self.target.is_websocket:
@@ -271,15 +284,18 @@ class TargetOptions(CommandOptions):
         if self.body is not None and not self.headers.hasHeader(b"content-type"):
             self.headers.setRawHeaders(b"content-type", [b"application/x-www-form-urlencoded"])
 
-    def _checked_policy(self) -> IPolicyForHTTPS | None:
-        given = [f"--{name}" for name in ("ca", "insecure", "http2") if self[name]]
+    def _check_tls_options(self) -> None:
+        names = ("ca", "insecure", "http2", "cert", "key")
+        given = [f"--{name}" for name in names if self[name] not in (None, 0)]
         if given[:2] == ["--ca", "--insecure"]:
             raise UsageError("--ca and --insecure cannot be combined")
         if given and not self.target.is_secure:
             raise UsageError(f"{given[0]} is for https and wss URLs only")
+
+    def _policy_with(self, shown: ClientCertificate | None) -> IPolicyForHTTPS:
         if self["insecure"]:
-            return Insecure()
-        return None if self["ca"] is None else trust(self["ca"])
+            return Insecure(shown)
+        return default_trust(shown) if self["ca"] is None else trust(self["ca"], shown=shown)
 
     def _given_user(self) -> Secret | None:
         """The user's name and password, or the name; nothing is read that is not needed."""
@@ -322,7 +338,7 @@ class TargetOptions(CommandOptions):
         """
         with needs_extra_for("HTTP/2 needs"):
             self._pool = UpgradePool(reactor, http2=bool(self["http2"]))
-        return agent_with(reactor, self._pool, self._policy, self._proxy)
+        return agent_with(reactor, self._pool, self._policy, self._proxy, self._proxy_policy)
 
     def close(self) -> Deferred[None]:
         """

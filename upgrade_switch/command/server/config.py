@@ -35,6 +35,7 @@ _ONCE: dict[str, type | UnionType] = {
     "drain": _NUMBER,
     "log-format": str,
     "access-log": str,
+    "client-ca": str,
     **dict.fromkeys(LIMITS, _NUMBER),
 }
 _TYPE_NAMES = {str: "a string", _NUMBER: "a number"}

@@ -75,6 +75,7 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         self.drain: float | None = None
         self.log_format: str | None = None
         self.access_log: str | None = None
+        self.client_ca: str | None = None
         self.config: str | None = None
 
     def parseArgs(self, *arguments: str) -> None:
@@ -177,6 +178,13 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         kind, _, argument = method.strip().partition(":")
         if kind == "file":
             self.secret_files.append(argument)
+
+    def opt_client_ca(self, file: str) -> None:
+        """
+        FILE: let in only clients that show a certificate which one in FILE (PEM) vouches for; its
+        subject is the connection's user. For ssl: endpoints only.
+        """
+        self.client_ca = file
 
     def opt_status(self, path: str) -> None:
         """
