@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from tests.kit.certificate import CERTIFICATE_PEM, KEY_PEM
-from tests.kit.commands import LOCAL, Process, fails, run
+from tests.kit.commands import LOCAL, Process, fails, listening, read_until, run
 from tests.kit.forwarding import Answering, connected, logged
 from tests.kit.programs import PATIENCE
 
@@ -178,6 +178,25 @@ def test_not_let_in(server: Any, folder: Path, ask: list[str], options: list[str
     url = f"{scheme}://127.0.0.1:{server.port}{path}"
     line = fails(1, "connect", "--ca", f"{folder}/server.pem", *told, url, *token)
     assert named in line
+
+
+def test_not_for_the_proxy(folder: Path) -> None:
+    """A proxy on the way that asks for a certificate does not get the one that is for the server."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=folder / "root.pem")
+    context.load_cert_chain(folder / "server.pem", folder / "server.key")
+    context.verify_mode = ssl.CERT_OPTIONAL
+    shown = []
+
+    def proxy(client: socket.socket) -> None:
+        with context.wrap_socket(client, server_side=True) as secured:
+            assert read_until(secured, b"\r\n\r\n").startswith(b"CONNECT ")
+            shown.append(secured.getpeercert())
+            secured.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    with listening(proxy) as port:
+        words = ["--cert", f"{folder}/both.pem", "--insecure", "--via", f"https://127.0.0.1:{port}"]
+        fails(3, "connect", "https://example.com/", "t", *words)
+    assert shown == [None]
 
 
 CLIENTS = {
