@@ -233,10 +233,8 @@ def test_arguments_that_make_no_sense(arguments: list[str]) -> None:
 
 
 def test_line_about_arguments() -> None:
-    """The line says what is wanted: options first, and a number."""
+    """The line says what is wanted: a number."""
     url = "ws://127.0.0.1/"
-    assert "before" in fails(2, "forward", LOCAL, url, "--insecure")
-    assert "before" in fails(2, "connect", url, "--insecure")
     assert "--timeout needs a number of seconds, not 'soon'" in fails(
         2, "connect", "--timeout", "soon", url
     )

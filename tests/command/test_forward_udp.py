@@ -155,7 +155,7 @@ FORWARD_ERRORS = {
     ("--udp-to", "a b:53", HERE, "http://h"): "not a host",
     ("--udp-to", "h:53", "--udp-to", "h:53", HERE, "http://h"): "twice",
     ("--udp-to", "h:53", HERE, "http://h", "--udp-to", "h:53"): "twice",
-    (HERE, "http://h", "--udp-to"): "HOST:PORT",
+    (HERE, "http://h", "--udp-to"): "requires argument",
     ("--udp-to", "h:53", HERE): "arguments",
     ("--udp-to", "h:53", HERE, "http://h", "echo"): "connect-udp",
     ("--udp-to", "h:53", HERE, "ws://h"): "ws",

@@ -6,15 +6,19 @@ Twisted changes it.
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 from weakref import ref
 
 import pytest
 import pytest_twisted
+from OpenSSL import SSL
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import SSL4ServerEndpoint, serverFromString
 from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import trustRootFromCertificates
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import StringTransport
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
@@ -25,7 +29,7 @@ from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
 from twisted.web.guard import HTTPAuthSessionWrapper
 from zope.interface import alsoProvides
 
-from tests.kit.certificate import SERVER
+from tests.kit.certificate import AUTHORITY, CERTIFICATE_PEM, KEY_PEM, SERVER
 from tests.kit.harness import EchoTarget, Page, Recorder, factory_of, reactor, site_of, upgrade_head
 from upgrade_switch import UpgradeResource, UpgradeSite, _twisted
 from upgrade_switch.errors import NotDetachable
@@ -300,6 +304,23 @@ def test_tls_from_the_first_byte() -> None:
         assert not _twisted.has_begun_with_tls(above)
         alsoProvides(above, ISSLTransport)
         assert _twisted.has_begun_with_tls(above) is begun
+
+
+def test_demand_certificates(tmp_path: Path) -> None:
+    """The options of an ``ssl:`` string make a context that fails clients without a certificate."""
+    (tmp_path / "both.pem").write_bytes(KEY_PEM + CERTIFICATE_PEM)
+    endpoint = serverFromString(reactor, f"ssl:0:privateKey={tmp_path}/both.pem")
+    options = endpoint._sslContextFactory
+    authorities = trustRootFromCertificates([AUTHORITY])
+    assert options._context is None
+    assert _twisted.demand_certificates(endpoint, authorities)
+    wanted = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
+    assert options.getContext().get_verify_mode() & wanted == wanted
+    for other in ("tcp:0", "unix:x"):
+        assert not _twisted.demand_certificates(serverFromString(reactor, other), authorities)
+    # Somebody else's context.
+    mine = SSL4ServerEndpoint(reactor, 0, object())
+    assert not _twisted.demand_certificates(mine, authorities)
 
 
 def test_refusing_channel() -> None:

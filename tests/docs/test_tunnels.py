@@ -76,6 +76,25 @@ async def test_database(read: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_several_ports(read: Any) -> None:
+    """The page's file has forward listen on several ports, each of which leads to another server."""
+    reader = read(PAGE)
+    reader.saves("toml")
+    _ssh, _through, _preface, _direct, serve, _forward, vnc = commands_of(reader)
+    forward = Session("upgrade-switch forward --config forwards.toml", "")
+    with (
+        echoing(reader.port(5432)),
+        echoing(reader.port(5900)),
+        reader.serves(serve),
+        reader.serves(vnc),
+        reader.serves(forward) as process,
+    ):
+        assert process.says().startswith("listening on ")
+        await echoes(localhost(reader.port(8083)))
+        await echoes(localhost(reader.port(8088)))
+
+
+@pytest_twisted.ensureDeferred
 async def test_desktop(read: Any) -> None:
     """A WebSocket client reaches what is behind the page's serve."""
     reader = read(PAGE)

@@ -48,16 +48,24 @@ def logged(process: Any) -> bytes:
 
 
 class Answering:
-    """A server that talks to any number of clients at the same time; entering it gives its port."""
+    """
+    A server that talks to any number of clients at the same time; entering it gives its port, which is
+    0 on a UNIX socket.
+    """
 
-    def __init__(self, talk: Callable[[socket.socket], object]) -> None:
+    def __init__(self, talk: Callable[[socket.socket], object], path: str | None = None) -> None:
         self._talk = talk
+        self._path = path
 
     def __enter__(self) -> int:
-        self._server = socket.create_server(("127.0.0.1", 0))
+        port = 0
+        if self._path is None:
+            self._server = socket.create_server(("127.0.0.1", 0))
+            port = self._server.getsockname()[1]
+        else:
+            self._server = socket.create_server(self._path, family=socket.AF_UNIX)
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
-        port: int = self._server.getsockname()[1]
         return port
 
     def _accept(self) -> None:

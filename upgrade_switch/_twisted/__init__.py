@@ -10,7 +10,7 @@ from .check import check
 # First: the imports below would fail with less helpful messages.
 check()
 
-from .endpoints import endpoint_text, way_of  # noqa: E402 - behind the check
+from .endpoints import demand_certificates, endpoint_text, way_of  # noqa: E402 - behind the check
 from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
 from .sockets import (  # noqa: E402 - behind the check
     KeepAlive,
@@ -81,6 +81,7 @@ __all__ = [
     "beneath",
     "bottom",
     "client_request",
+    "demand_certificates",
     "detach_flow_control",
     "endpoint_text",
     "feed_content",

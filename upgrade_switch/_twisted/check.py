@@ -62,6 +62,7 @@ NEEDED = (
     Need("twisted.internet.endpoints", "TCP6ClientEndpoint", ("_host", "_port")),
     Need("twisted.internet.endpoints", "SSL4ClientEndpoint", ("_host", "_port")),
     Need("twisted.internet.endpoints", "UNIXClientEndpoint", ("_path",)),
+    Need("twisted.internet.endpoints", "SSL4ServerEndpoint", ("_sslContextFactory",)),
     Need("twisted.internet.endpoints", "_WrapperEndpoint", ("_wrappedEndpoint",)),
     Need("twisted.protocols.policies", "ProtocolWrapper", ("disconnecting", "wrappedProtocol")),
     Need(

@@ -5,16 +5,20 @@ of Twisted's endpoints only ``HostnameEndpoint`` does.
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.endpoints import (
     SSL4ClientEndpoint,
+    SSL4ServerEndpoint,
     TCP4ClientEndpoint,
     TCP6ClientEndpoint,
     UNIXClientEndpoint,
     _WrapperEndpoint,
 )
+from twisted.internet.ssl import CertificateOptions
 from twisted.python.reflect import safe_repr
 
-__all__ = ["endpoint_text", "way_of"]
+__all__ = ["demand_certificates", "endpoint_text", "way_of"]
 
 
 def endpoint_text(endpoint: object) -> str:
@@ -46,3 +50,22 @@ def way_of(endpoint: object) -> str:
     if type(endpoint).__repr__ is object.__repr__ and " at 0x" in text:
         return type(endpoint).__qualname__
     return text
+
+
+def demand_certificates(endpoint: object, authorities: Any) -> bool:
+    """
+    Have a server endpoint that speaks TLS require a certificate of its clients. Twisted's endpoint
+    strings have no word for that.
+
+    :param endpoint: it has not listened yet.
+    :param authorities: who may vouch for them: a ``trustRoot`` of ``CertificateOptions``.
+    :return: whether that is done; it can be for what ``ssl:`` strings make, and for nothing else.
+    """
+    if not isinstance(endpoint, SSL4ServerEndpoint):
+        return False
+    options = endpoint._sslContextFactory
+    if not isinstance(options, CertificateOptions):
+        return False
+    # The context is made of them when it is first asked for.
+    options.trustRoot, options.verify, options.requireCertificate = authorities, True, True
+    return True

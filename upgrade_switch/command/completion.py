@@ -19,7 +19,7 @@ __all__ = ["SHELLS", "Command", "Option", "commands_of", "completion", "options_
 SHELLS = ("bash", "zsh")
 
 # Which values are files, and which are words from a list; the others are the user's to know.
-_FILES = ("access-log", "ca", "config")
+_FILES = ("access-log", "ca", "cert", "client-ca", "config", "key", "user-file")
 _WORDS = {"completion": SHELLS, "log-format": LOG_FORMATS}
 
 

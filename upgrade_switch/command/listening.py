@@ -141,17 +141,20 @@ class Server(Service):
         endpoints: Sequence[tuple[str, IStreamServerEndpoint]],
         where: Callable[[IListeningPort], str],
         drain: Callable[[], Deferred[None]] | None = None,
+        listens: Callable[[IListeningPort], None] | None = None,
     ) -> None:
         """
         :param endpoints: where to listen: endpoint strings, and the endpoints that they describe.
         :param where: writes where a port is, for the user.
         :param drain: called when the ports are closed; the service has stopped when its Deferred fires.
+        :param listens: called with each port when the user has been told of it.
         """
         self._reactor = reactor
         self._factory = factory
         self._endpoints = endpoints
         self._where = where
         self._drain = drain
+        self._on_listening = listens
         self._ports: list[tuple[str, IListeningPort]] = []
         self._code = SUCCESS
 
@@ -200,6 +203,8 @@ class Server(Service):
     def _listens(self, port: IListeningPort, description: str) -> None:
         self._ports.append((description, port))
         say(f"listening on {self._where(port)}")
+        if self._on_listening is not None:
+            self._on_listening(port)
 
     def _cannot_listen(self, reason: Failure, description: str) -> None:
         say(f"cannot listen on {description}: {explain(reason)}")

@@ -4,15 +4,19 @@ What the options of all subcommands have in common.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import getopt
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from twisted.python.usage import Options, UsageError
 
 from .._version import __version__
 from .exits import SUCCESS
 
-__all__ = ["DEFAULT_HEARTBEAT", "CommandOptions", "needs_extra_for"]
+__all__ = ["DEFAULT_HEARTBEAT", "CommandOptions", "needs_extra_for", "read_toml"]
 
 DEFAULT_HEARTBEAT = 30.0
 """Seconds of silence after which a WebSocket tunnel is pinged."""
@@ -20,12 +24,33 @@ DEFAULT_HEARTBEAT = 30.0
 
 class CommandOptions(Options):
     """
-    Options whose ``--version`` is this package's.
+    Options whose ``--version`` is this package's, and which may also stand behind the arguments of a
+    subcommand.
 
+    :ivar given: the options that were given, each in one word.
     :cvar examples: command lines that are shown at the end of ``--help``.
     """
 
     examples: tuple[str, ...] = ()
+    given: Sequence[str] = ()
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        words = list(sys.argv[1:] if options is None else options)
+        if not hasattr(self, "subCommands"):
+            words = self._options_first(words)
+        super().parseOptions(words)
+
+    def _options_first(self, words: list[str]) -> list[str]:
+        try:
+            found, arguments = getopt.gnu_getopt(words, self.shortOpt, self.longOpt)
+        except getopt.GetoptError as error:
+            raise UsageError(str(error)) from None
+        # In one word where there is a value, which may be empty, or begin with a hyphen.
+        self.given = [
+            f"{name}={value}" if f"{name[2:]}=" in self.longOpt else f"{name}{value}"
+            for name, value in found
+        ]
+        return [*self.given, "--", *arguments]
 
     def opt_version(self) -> None:
         """Show the version and exit."""
@@ -55,3 +80,18 @@ def needs_extra_for(feature: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise UsageError(f"{feature} an extra that is not installed: {error}") from None
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """
+    What a TOML file says.
+
+    :raises UsageError: if it cannot be read, or is none.
+    """
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise UsageError(error.strerror or str(error)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(str(error)) from None

@@ -23,12 +23,14 @@ __all__ = [
     "tls",
     "tls_required",
     "tunnel",
+    "tunnel_by_name",
     "websocket",
 ]
 
 if TYPE_CHECKING:
     from ._connect import Destinations, connect_to
     from ._h2c import h2c
+    from ._targets import tunnel_by_name
     from ._tls import TLSUpgradePool, tls, tls_required
     from ._tunnel import TunnelFactory, tunnel
     from ._udp import connect_udp, open_udp
@@ -44,6 +46,7 @@ _MODULES = {
     "Destinations": "_connect",
     "connect_to": "_connect",
     "h2c": "_h2c",
+    "tunnel_by_name": "_targets",
     "TLSUpgradePool": "_tls",
     "tls": "_tls",
     "tls_required": "_tls",

@@ -26,6 +26,7 @@ from ..observe.events import path_text
 from ..server.pages import StatusPage
 from ..server.request import UpgradeRequest
 from ..splice import Splice, SpliceEnd, check_idle_timeout
+from ._proxy_header import proxy_header
 
 __all__ = ["TunnelFactory", "TunnelLimits", "open_tunnel", "tunnel"]
 
@@ -41,6 +42,7 @@ def tunnel(
     *,
     idle_timeout: float | None = None,
     forgive_truncation: bool = False,
+    proxy_protocol: bool = False,
 ) -> Callable[[UpgradeRequest, object], Deferred[IProtocol | IResource]]:
     """
     An acceptor, for a token or for CONNECTs, that connects to an endpoint and switches only then. After
@@ -55,6 +57,9 @@ def tunnel(
     :param idle_timeout: after how many seconds in which no byte has moved, in either direction, both
         connections are aborted: a stream that stops somewhere has not ended cleanly. None: never.
     :param forgive_truncation: as for :func:`~upgrade_switch.splice`.
+    :param proxy_protocol: whether the endpoint's server is told the client's address, by the header of
+        the PROXY protocol, version 2, in front of all that the tunnel carries. A client on a UNIX
+        socket is sent as ``LOCAL``. If the endpoint speaks TLS, the header is inside of it.
     :return: the acceptor.
     :raises InvalidUpgrades: if ``endpoint`` is not a client endpoint.
     :raises InvalidArgument: if ``idle_timeout`` is neither None nor above 0.
@@ -66,7 +71,8 @@ def tunnel(
     def accept(request: UpgradeRequest, token: object) -> Deferred[IProtocol | IResource]:
         path = path_text(request.path)
         answer = partial(_answer_without_connection, endpoint, path)
-        return open_tunnel(request, endpoint, request.site.reactor, limits, answer)
+        first = _header_for(request) if proxy_protocol else b""
+        return open_tunnel(request, endpoint, request.site.reactor, limits, answer, first)
 
     return accept
 
@@ -85,6 +91,7 @@ def open_tunnel(
     reactor: IReactorTime,
     limits: TunnelLimits,
     answer: Callable[[Failure], IResource],
+    first: bytes = b"",
 ) -> Deferred[IProtocol | IResource]:
     """
     Connect to an endpoint, as the acceptor of a tunnel does.
@@ -94,9 +101,11 @@ def open_tunnel(
 
     :param reactor: the clock.
     :param answer: what answers the request if there is no connection; called with the reason.
+    :param first: what the endpoint's server gets in front of what the client sends, and at once: some
+        wait for it before they speak.
     :return: fires with the near end of a splice, or with what answers the request.
     """
-    near, far = _TunnelEnd(), ServerEnd()
+    near, far = _TunnelEnd(), _FarTunnelEnd(first)
     joined = Splice(near, far, forgive_truncation=limits.forgive_truncation, reactor=reactor)
     connecting = _connect(endpoint, far, reactor, limits.timeout)
     # The request ends in a switch or in something else, after which the far connection has no use.
@@ -140,6 +149,7 @@ class TunnelFactory(Factory):
         *,
         idle_timeout: float | None = None,
         forgive_truncation: bool = False,
+        proxy_protocol: bool = False,
     ) -> None:
         """
         :param reactor: the clock.
@@ -147,6 +157,7 @@ class TunnelFactory(Factory):
         :param timeout: how many seconds connecting may take.
         :param idle_timeout: as for :func:`tunnel`.
         :param forgive_truncation: as for :func:`~upgrade_switch.splice`.
+        :param proxy_protocol: as for :func:`tunnel`.
         :raises InvalidUpgrades: if ``endpoint`` is not a client endpoint.
         :raises InvalidArgument: if ``idle_timeout`` is neither None nor above 0.
         """
@@ -157,6 +168,7 @@ class TunnelFactory(Factory):
         self._endpoint = endpoint
         self._timeout = timeout
         self._forgive_truncation = forgive_truncation
+        self.proxy_protocol = proxy_protocol
 
     def connect(self, far: SpliceEnd) -> Deferred[IProtocol]:
         """
@@ -182,11 +194,11 @@ class TunnelFactory(Factory):
     def buildProtocol(self, addr: object) -> SpliceEnd:
         near = _PrefacedTunnelEnd(self)
         forgive = self._forgive_truncation
-        Splice(near, ServerEnd(), forgive_truncation=forgive, reactor=self._reactor)
+        Splice(near, near.far, forgive_truncation=forgive, reactor=self._reactor)
         return near
 
 
-# The log and the status page show the names of these two classes.
+# The log and the status page show the names of the two near ends.
 
 
 class _TunnelEnd(SpliceEnd):
@@ -196,14 +208,30 @@ class _TunnelEnd(SpliceEnd):
     keep_alive = False
 
 
+class _FarTunnelEnd(ServerEnd):
+    """The end of a tunnel that leads to the server, which may be told something first."""
+
+    def __init__(self, first: bytes = b"") -> None:
+        super().__init__()
+        self.first = first
+
+    def connectionMade(self) -> None:
+        if self.first and not self.lost:
+            self._write(self.first)
+        super().connectionMade()
+
+
 class _PrefacedTunnelEnd(ConnectingEnd):
     """The near end of a tunnel whose client has not asked in HTTP."""
 
     def __init__(self, tunnels: TunnelFactory) -> None:
         super().__init__()
         self._tunnels = tunnels
+        self.far = _FarTunnelEnd()
 
     def connectionMade(self) -> None:
+        if self._tunnels.proxy_protocol:
+            self.far.first = proxy_header(self.transport.getPeer(), self.transport.getHost())
         # On a site, its option tcp_keepalive has said it.
         self.keep_alive = _twisted.watcher(self.transport) is None
         super().connectionMade()
@@ -213,6 +241,12 @@ class _PrefacedTunnelEnd(ConnectingEnd):
 
     def not_connected(self, reason: Failure) -> None:
         self._tunnels.not_connected(reason)
+
+
+def _header_for(request: UpgradeRequest) -> bytes:
+    # Not request.getHost(), which a resource on the way may have changed. The client may have left.
+    channel = getattr(request, "channel", None)
+    return proxy_header(request.getClientAddress(), channel and channel.getHost())
 
 
 def _check_endpoint(endpoint: object) -> None:

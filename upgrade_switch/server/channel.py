@@ -33,7 +33,7 @@ from ..interfaces import IDetachable, SwitchHead
 from ..takeover import hand_over, replay_ended_connection
 from .head import read_head
 from .receiving import ReceivingChannel
-from .switched import Asked
+from .switched import Asked, certificate_subject
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IProtocolFactory
@@ -195,7 +195,8 @@ class UpgradeChannel(ReceivingChannel):
             return False
         slot = self.slot()
         self._trailing = data
-        self.site.switched.switch(self, slot, None, Asked(address=self.transport.getPeer()), target)
+        asked = Asked(address=self.transport.getPeer(), user=certificate_subject(self.transport))
+        self.site.switched.switch(self, slot, None, asked, target)
         return True
 
     def _read(self, data: bytes) -> None:

@@ -6,9 +6,8 @@ can switch.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
-from twisted.internet.interfaces import IProtocol, ISSLTransport
+from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
@@ -42,7 +41,7 @@ from ..negotiation import NO_OFFER, Offer, UpgradeToken
 from ..takeover import check_target
 from .pages import StatusPage
 from .streaming import StreamingRequest, http_date
-from .switched import Asked
+from .switched import Asked, certificate_subject
 
 __all__ = ["UpgradeRequest"]
 
@@ -322,7 +321,7 @@ class UpgradeRequest(StreamingRequest):
         return connection
 
     def _asked(self, token: UpgradeToken | None) -> Asked:
-        user = self.authenticated_user or _certificate_subject(self.channel.transport)
+        user = self.authenticated_user or certificate_subject(self.channel.transport)
         return Asked(token, self.path, self.getClientAddress(), user)
 
     def _completed(self, head: SwitchHead, without: Collection[bytes]) -> SwitchHead:
@@ -371,10 +370,3 @@ class UpgradeRequest(StreamingRequest):
         for name in _NOT_COPIED:
             state.pop(name, None)
         return state
-
-
-def _certificate_subject(transport: object) -> str | None:
-    """The subject of the certificate that a client has shown; None if it has shown none."""
-    # Any: what Twisted has there is documented as a certificate of its own, and is pyOpenSSL's.
-    certificate: Any = transport.getPeerCertificate() if ISSLTransport.providedBy(transport) else None
-    return None if certificate is None else certificate.to_cryptography().subject.rfc4514_string()

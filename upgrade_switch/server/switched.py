@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
+from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime, ISSLTransport
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from ..negotiation import UpgradeToken
 
-__all__ = ["Asked", "SwitchedConnections", "say_goodbye"]
+__all__ = ["Asked", "SwitchedConnections", "certificate_subject", "say_goodbye"]
 
 _log = Logger()
 
@@ -230,6 +230,13 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         else:
             waiter.callback(None)
         return waiter
+
+
+def certificate_subject(transport: object) -> str | None:
+    """The subject of the certificate that a client has shown; None if it has shown none."""
+    # Any: what Twisted has there is documented as a certificate of its own, and is pyOpenSSL's.
+    certificate: Any = transport.getPeerCertificate() if ISSLTransport.providedBy(transport) else None
+    return None if certificate is None else certificate.to_cryptography().subject.rfc4514_string()
 
 
 def say_goodbye(connection: SwitchedConnection, *, is_late: bool = False) -> None:

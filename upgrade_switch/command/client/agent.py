@@ -5,10 +5,8 @@ what went wrong, in words.
 
 from __future__ import annotations
 
-import os
 import re
 from base64 import b64encode
-from getpass import getpass
 from typing import Any
 
 from OpenSSL import SSL
@@ -27,11 +25,11 @@ from ...client.pool import UpgradePool
 from ...errors import NotSwitched, cause_of
 from ...fields import is_host, is_token
 from ...negotiation import Offer
-from ..certificates import default_trust, is_address
+from ..certificates import ClientCertificate, default_trust, is_address
 from ..exits import explain
 from ..reactor import ICommandReactor
 
-__all__ = ["Insecure", "agent_with", "ask_password", "basic", "encoded", "header", "why"]
+__all__ = ["Insecure", "agent_with", "basic", "encoded", "header", "why"]
 
 # What UDP through a proxy asks for (RFC 9298).
 _CONNECT_UDP = "connect-udp"
@@ -57,52 +55,39 @@ _RESERVED = {
 }
 
 
-def header(value: str) -> tuple[str, bytes]:
+def header(value: str, source: str | None = None) -> tuple[str, bytes]:
     """
     Parse the value of ``--header``.
 
     :param value: ``Name: value``.
+    :param source: where it was read, if it does not stand on the command line: messages do not show it.
     :return: the field's name and value.
     :raises UsageError: if it is not a field, or one that users cannot set.
     """
     name, colon, content = value.partition(":")
     if not colon or not is_token(name):
-        raise UsageError(f"--header needs 'Name: value', not {value!r}")
+        wanted = "needs 'Name: value'"
+        raise UsageError(f"{source} {wanted}" if source else f"--header {wanted}, not {value!r}")
+    place = f"{source}: {name}" if source else f"--header {name}"
     if _CONTROL.search(content):
-        raise UsageError(f"--header {name}: control characters are not allowed")
+        raise UsageError(f"{place}: control characters are not allowed")
     if name.lower() in _RESERVED:
-        raise UsageError(f"--header {name}: this field cannot be set")
+        raise UsageError(f"{place}: this field cannot be set")
     content = content.strip(" \t")
     if name.lower() == "host" and not is_host(encoded(content)):
-        raise UsageError(f"--header {name}: not a host: {content!r}")
+        raise UsageError(f"{place}: not a host: {content!r}")
     return name, encoded(content)
 
 
-def ask_password(name: str) -> str:
-    """
-    Ask for a password on the terminal.
-
-    :raises UsageError: if there is no terminal, or no answer.
-    """
-    try:
-        # Without a terminal, getpass would read standard input, which belongs to the connection.
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        raise UsageError(f"--user {name}: no terminal to ask for the password on") from None
-    try:
-        return getpass(f"Password of {name}: ")
-    except (EOFError, KeyboardInterrupt):
-        raise UsageError(f"--user {name}: no password") from None
-
-
-def basic(name: str, password: str) -> bytes:
+def basic(name: str, password: str, source: str = "--user") -> bytes:
     """
     The value of ``Authorization`` for a user name and a password (RFC 7617).
 
+    :param source: what they were given with, for messages.
     :raises UsageError: if they contain control characters.
     """
     if re.search(r"[\x00-\x1f\x7f]", name + password):
-        raise UsageError("--user: control characters are not allowed")
+        raise UsageError(f"{source}: control characters are not allowed")
     return b"Basic " + b64encode(encoded(f"{name}:{password}"))
 
 
@@ -115,15 +100,22 @@ def encoded(text: str) -> bytes:
 class Insecure:
     """Accepts any certificate: somebody in the middle can read and change everything."""
 
+    def __init__(self, shown: ClientCertificate | None = None) -> None:
+        """
+        :param shown: what is shown to servers that ask for it.
+        """
+        self._shown = shown
+
     def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
-        return _AnyCertificate(hostname)
+        return _AnyCertificate(hostname, self._shown)
 
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _AnyCertificate:
-    def __init__(self, hostname: bytes) -> None:
+    def __init__(self, hostname: bytes, shown: ClientCertificate | None) -> None:
         self._hostname = hostname
-        self._context: SSL.Context = CertificateOptions().getContext()
+        options = {} if shown is None else shown.options()
+        self._context: SSL.Context = CertificateOptions(**options).getContext()
 
     def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         connection = SSL.Connection(self._context, None)
@@ -139,6 +131,7 @@ def agent_with(
     pool: UpgradePool,
     policy: IPolicyForHTTPS | None,
     proxy: str | None = None,
+    proxy_policy: IPolicyForHTTPS | None = None,
 ) -> IAgent:
     """
     An agent that can upgrade.
@@ -146,15 +139,19 @@ def agent_with(
     :param pool: makes its connections.
     :param policy: which certificates to trust; the system's if None.
     :param proxy: the URL of the HTTP proxy to go through.
+    :param proxy_policy: which certificates of the proxy to trust; the same if None.
     """
     if policy is None:
         policy = default_trust()
     # Cached, since reading the system's certificates takes long.
     cached = HostnameCachingHTTPSPolicy(policy)
+    of_proxy = cached if proxy_policy is None else HostnameCachingHTTPSPolicy(proxy_policy)
     if proxy is None:
         return Agent(reactor, cached, pool=pool)
     # The time-out of the whole is the command's.
-    through = ConnectEndpoint.factory(reactor, proxy, timeout=None, policy=cached, proxy_policy=cached)
+    through = ConnectEndpoint.factory(
+        reactor, proxy, timeout=None, policy=cached, proxy_policy=of_proxy
+    )
     agent: IAgent = Agent.usingEndpointFactory(reactor, through, pool=pool)
     return agent
 
@@ -177,6 +174,8 @@ def why(reason: Failure, headers: Headers, token: str) -> str:
         said = _of_openssl(cause)
         if "certificate verify failed" in said:
             return f"the server's certificate is not trusted: {said}"
+        if "alert certificate required" in said:
+            return f"the server requires a certificate (--cert): {said}"
         return f"the TLS handshake failed: {said}"
     return explain(reason)
 

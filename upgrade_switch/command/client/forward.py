@@ -5,18 +5,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from select import POLLERR, poll
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IProtocol, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IProtocol,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
 from twisted.internet.protocol import DatagramProtocol, Factory, connectionDone
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
-from zope.interface import provider
+from zope.interface import implementer, provider
 
 from ... import _twisted
 from ...client.pool import UpgradePool
@@ -28,9 +34,11 @@ from ...splice import Splice, SpliceEnd
 from ..exits import USAGE, explain, say
 from ..listening import Server, address_of, begin_logging, server_endpoint
 from ..reactor import ICommandReactor, installed_reactor
+from .local import local_endpoint_string, warn_if_open
 from .progress import STDERR, FarEnd, NearEnd, ProgressLine, Traffic
 from .quiet import Quiet
 from .retrying import RetryingEndpoint
+from .tables import command_lines
 from .target import SAFE_METHODS, TargetOptions, parse_target
 from .udp import UDPEndpoint, UDPForwarding, UDPTarget, parse_udp_target, udp_template
 
@@ -45,29 +53,36 @@ class ForwardOptions(TargetOptions):
     """The options of ``forward``."""
 
     eof_default = "wait"
+    reads_input = False
 
-    synopsis = "[options] ENDPOINT URL [TOKEN]"
+    synopsis = "[options] ENDPOINT URL [TOKEN] | --config FILE"
     longdesc = (
-        "Listens on ENDPOINT, a Twisted endpoint string, and carries each connection to URL through an "
-        "upgrade to TOKEN of its own. With the token websocket, or a ws or wss URL, the bytes travel "
-        "in binary messages. While there is no answer from URL, or its answer is 502, 503 or 504, a "
-        "connection waits, and URL is asked again until --timeout is over; with --data, or a --method "
-        "that is not GET, HEAD or OPTIONS, only while URL cannot be reached. If standard error is a "
-        "terminal, it shows the traffic. With --udp-to, ENDPOINT is udp:PORT, and URL that of a UDP "
-        "proxy (RFC 9298)."
+        "Listens on ENDPOINT, and carries each connection to URL through an upgrade to TOKEN of its "
+        "own. ENDPOINT is a port, which then is open to this machine only, a host and a port "
+        "(127.0.0.1:5432), or a Twisted endpoint string. With the token websocket, or a ws or wss URL, "
+        "the bytes travel in binary messages. While there is no answer from URL, or its answer is 502, "
+        "503 or 504, a connection waits, and URL is asked again until --timeout is over; with --data, "
+        "or a --method that is not GET, HEAD or OPTIONS, only while URL cannot be reached. If standard "
+        "error is a terminal, it shows the traffic. With --udp-to, ENDPOINT is a port of UDP (5353, "
+        "udp:5353), and URL that of a UDP proxy (RFC 9298)."
     )
     examples: tuple[str, ...] = (
-        "upgrade-switch forward tcp:5432:interface=127.0.0.1 https://example.com/db postgres",
-        "upgrade-switch forward tcp:5901:interface=127.0.0.1 wss://example.com/vnc",
-        "upgrade-switch forward --timeout 300 --ca ca.pem unix:db.sock https://example.com/db postgres",
-        "upgrade-switch forward --udp-to 9.9.9.9:53 udp:5353:interface=127.0.0.1 https://example.com",
+        "upgrade-switch forward 5432 https://example.com/db postgres",
+        "upgrade-switch forward 127.0.0.1:5901 wss://example.com/vnc --timeout 300",
+        "upgrade-switch forward --ca ca.pem unix:db.sock https://example.com/db postgres",
+        "upgrade-switch forward --udp-to 9.9.9.9:53 5353 https://example.com",
     )
 
     udp_to: UDPTarget | None = None
+    config: str | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forwards: Sequence[ForwardOptions] = [self]
 
     def opt_udp_to(self, value: str) -> None:
         """
-        HOST:PORT: forward datagrams there, from ENDPOINT (udp:5353:interface=127.0.0.1), by the proxy
+        HOST:PORT: forward datagrams there, from ENDPOINT (5353, udp:5353:interface=::1), by the proxy
         for UDP at URL (connect-udp). Each local client has a flow of its own, for as long as something
         moves every two minutes. The URL of a host stands for /.well-known/masque/udp/ there; it may
         have {target_host} and {target_port} in it.
@@ -76,13 +91,23 @@ class ForwardOptions(TargetOptions):
             raise UsageError("--udp-to is given twice")
         self.udp_to = parse_udp_target(value)
 
+    def opt_config(self, file: str) -> None:
+        """
+        FILE: listen on several ports, as a TOML file says. It has a table [[forward]] for each, with
+        listen, url, token, and options by their long names: header = ["X-A: 1"], insecure = true. The
+        command line adds to each table, and overrides it.
+        """
+        self.config = file
+
     def parseArgs(self, *arguments: str) -> None:
-        arguments = self._without_udp_to(arguments)
-        if any(argument.startswith("--") for argument in arguments):
-            raise UsageError("options must come before ENDPOINT")
+        if self.config is not None:
+            if arguments:
+                raise UsageError("with --config, ENDPOINT, URL and TOKEN stand in the file")
+            return
         if len(arguments) not in (2, 3):
             raise UsageError("three arguments are needed: ENDPOINT, URL and TOKEN")
-        self.local, *rest = arguments
+        local, *rest = arguments
+        self.local = local_endpoint_string(local, self.udp_to is not None)
         is_udp = self.local.partition(":")[0] == "udp"
         if is_udp != (self.udp_to is not None):
             raise UsageError("udp:PORT and --udp-to HOST:PORT belong together")
@@ -94,24 +119,35 @@ class ForwardOptions(TargetOptions):
         url = udp_template(rest[0], self.udp_to)
         self.target = parse_target((url, _CONNECT_UDP))
 
-    def _without_udp_to(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
-        """The arguments; ``--udp-to`` may also stand among or behind them."""
-        for at, word in enumerate(arguments):
-            name, has_value, value = word.partition("=")
-            if name == "--udp-to":
-                behind = arguments[at + 1 :]
-                if not has_value and not behind:
-                    raise UsageError("--udp-to needs HOST:PORT")
-                self.opt_udp_to(value if has_value else behind[0])
-                return (*arguments[:at], *(behind if has_value else behind[1:]))
-        return arguments
-
     def postOptions(self) -> None:
+        if self.config is not None:
+            try:
+                self.forwards = self._read(self.config)
+            except UsageError as error:
+                raise UsageError(f"--config {self.config}: {error}") from None
+            return
         super().postOptions()
         credentials = self.headers.getRawHeaders(b"authorization")
         if self.udp_to is not None and credentials:
             # A proxy asks for the former, as a rule (RFC 9110 §11.7.1), and an origin for the latter.
             self.headers.setRawHeaders(b"proxy-authorization", credentials)
+
+    def _read(self, config: str) -> list[ForwardOptions]:
+        """The options of each table."""
+        names = [(name.rstrip("="), name.endswith("=")) for name in self.longOpt]
+        flags = [name for name, has_value in names if not has_value]
+        lines = command_lines(config, flags, [name for name, has_value in names if has_value])
+        ours = [word for word in self.given if not word.startswith("--config=")]
+        forwards = []
+        for number, line in enumerate(lines, 1):
+            options = ForwardOptions()
+            at = line.index("--")
+            try:
+                options.parseOptions([*line[:at], *ours, *line[at:]])
+            except UsageError as error:
+                raise UsageError(f"[[forward]] {number}: {error}") from None
+            forwards.append(options)
+        return forwards
 
     def open_udp(self, reactor: ICommandReactor) -> Callable[[DatagramProtocol], Deferred[Any]]:
         """What opens flows to the target as these options say."""
@@ -145,17 +181,32 @@ def run_forward(options: ForwardOptions) -> int:
     globalLogPublisher.addObserver(make_room)
     # The clients are not strangers here, and their users want to know why something does not work.
     begin_logging(LogLevel.info)
+    endpoints: list[tuple[str, IStreamServerEndpoint]] = []
     try:
-        factory = Forwarding(reactor, options, traffic)
-        endpoints = [(options.local, factory.local_endpoint(reactor))]
+        for one in options.forwards:
+            factory = Forwarding(reactor, one, traffic)
+            endpoints.append((one.local, _Listening(factory.local_endpoint(reactor), factory)))
+            reactor.addSystemEventTrigger("before", "shutdown", factory.shut_down)
     except UsageError as error:
         say(f"forward: {error}")
         return USAGE
-    reactor.addSystemEventTrigger("before", "shutdown", factory.shut_down)
     if os.isatty(STDERR):
         reactor.callWhenRunning(line.start)
         reactor.addSystemEventTrigger("before", "shutdown", line.stop)
-    return Server(reactor, factory, endpoints, address_of).run()
+    return Server(reactor, Factory(), endpoints, address_of, listens=warn_if_open).run()
+
+
+@implementer(IStreamServerEndpoint)
+class _Listening:
+    """An endpoint that has its factory already, since each of several has its own."""
+
+    def __init__(self, endpoint: IStreamServerEndpoint, factory: Forwarding) -> None:
+        self._endpoint = endpoint
+        self._factory = factory
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        listening: Deferred[IListeningPort] = self._endpoint.listen(self._factory)
+        return listening
 
 
 class Forwarding(Factory):

@@ -21,10 +21,19 @@ from ...client.urls import http_url
 from ...errors import InvalidToken
 from ...fields import is_token
 from ...negotiation import UpgradeToken
-from ..certificates import trust
+from ..certificates import ClientCertificate, default_trust, trust
 from ..options import DEFAULT_HEARTBEAT, CommandOptions, needs_extra_for
 from ..reactor import ICommandReactor
-from .agent import Insecure, agent_with, ask_password, basic, encoded, header, why
+from .agent import Insecure, agent_with, basic, encoded, header, why
+from .identity import client_certificate
+from .secrets import (
+    Secret,
+    ask_password,
+    field_lines,
+    user_from_environment,
+    user_from_fd,
+    user_from_file,
+)
 from .via import proxy_for
 
 if TYPE_CHECKING:
@@ -117,6 +126,7 @@ class TargetOptions(CommandOptions):
     """
     The options of commands that have a target.
 
+    :cvar reads_input: whether standard input is the connection's.
     :ivar headers: further fields of the request.
     :ivar body: the request's content.
     """
@@ -147,6 +157,13 @@ class TargetOptions(CommandOptions):
         ["method", None, None, "The request's method; by default GET, or POST with --data."],
         ["ca", None, None, "Trust the certificates in this file (PEM) instead of the system's."],
         [
+            "cert",
+            None,
+            None,
+            "Show the certificate in this file (PEM) to the server, and those behind it of its chain.",
+        ],
+        ["key", None, None, "The private key of --cert (PEM), if it is not in the same file."],
+        [
             "via",
             None,
             None,
@@ -175,22 +192,32 @@ class TargetOptions(CommandOptions):
 
     target: Target
     eof_default = "close"
+    reads_input = True
 
     def __init__(self) -> None:
         super().__init__()
         self.headers = Headers()
         self.body: bytes | None = None
-        self._user: str | None = None
+        self._user: Secret | None = None
+        self._user_file: str | None = None
+        self._user_fd: str | None = None
         self._policy: IPolicyForHTTPS | None = None
+        self._proxy_policy: IPolicyForHTTPS | None = None
         self._proxy: str | None = None
         self._pool: UpgradePool | None = None
 
     def opt_header(self, value: str) -> None:
         """
-        'NAME: VALUE': send this field with the request; Host replaces the URL's. May be given several
-        times.
+        'NAME: VALUE' or @FILE: send this field with the request, or those that stand in FILE, one in
+        a line; Host replaces the URL's. May be given several times.
         """
-        name, content = header(value)
+        if not value.startswith("@"):
+            self._add_field(*header(value))
+            return
+        for source, line in field_lines(value[1:]):
+            self._add_field(*header(line, source))
+
+    def _add_field(self, name: str, content: bytes) -> None:
         if name.lower() == "host" and self.headers.hasHeader("host"):
             raise UsageError("--header Host is given twice")
         self.headers.addRawHeader(name.encode("ascii"), content)
@@ -198,11 +225,25 @@ class TargetOptions(CommandOptions):
     def opt_user(self, value: str) -> None:
         """
         NAME or NAME:PASSWORD: the user name and password for the server (HTTP Basic). Other users of
-        this machine can see a password on the command line; without one, you are asked for it.
+        this machine can see a password on the command line; without one, you are asked for it. Where
+        there is no terminal, use --user-file, --user-fd, or UPGRADE_SWITCH_USER=NAME:PASSWORD in the
+        environment.
         """
         if not value:
             raise UsageError("--user needs NAME or NAME:PASSWORD")
-        self._user = value
+        self._user = Secret("--user", value)
+
+    def opt_user_file(self, file: str) -> None:
+        """
+        FILE: the same from a file with one line NAME:PASSWORD.
+        """
+        self._user_file = file
+
+    def opt_user_fd(self, number: str) -> None:
+        """
+        NUMBER: the same from an open descriptor, of which one line is read.
+        """
+        self._user_fd = number
 
     def opt_data(self, value: str) -> None:
         """
@@ -216,7 +257,11 @@ class TargetOptions(CommandOptions):
     def postOptions(self) -> None:
         if not 0 < self["timeout"] < inf:
             raise UsageError("--timeout needs a number of seconds above 0")
-        self._policy = self._checked_policy()
+        self._check_tls_options()
+        shown = client_certificate(self["cert"], self["key"])
+        self._policy = self._policy_with(shown)
+        # The certificate is for the server alone.
+        self._proxy_policy = self._policy if shown is None else self._policy_with(None)
         self._proxy = proxy_for(self.target.url, self["via"], os.environ)
         self._check_content()
         if self.target.is_websocket:
@@ -225,8 +270,9 @@ class TargetOptions(CommandOptions):
                     raise UsageError(
                         f"--header {name.decode()}: the WebSocket handshake sets this field"
                     )
-        if self._user is not None:
-            self._add_user(self._user)
+        user = self._given_user()
+        if user is not None:
+            self._add_user(user)
 
     def _check_content(self) -> None:
         method = self["method"]
@@ -238,21 +284,39 @@ class TargetOptions(CommandOptions):
         if self.body is not None and not self.headers.hasHeader(b"content-type"):
             self.headers.setRawHeaders(b"content-type", [b"application/x-www-form-urlencoded"])
 
-    def _checked_policy(self) -> IPolicyForHTTPS | None:
-        given = [f"--{name}" for name in ("ca", "insecure", "http2") if self[name]]
+    def _check_tls_options(self) -> None:
+        names = ("ca", "insecure", "http2", "cert", "key")
+        given = [f"--{name}" for name in names if self[name] not in (None, 0)]
         if given[:2] == ["--ca", "--insecure"]:
             raise UsageError("--ca and --insecure cannot be combined")
         if given and not self.target.is_secure:
             raise UsageError(f"{given[0]} is for https and wss URLs only")
-        if self["insecure"]:
-            return Insecure()
-        return None if self["ca"] is None else trust(self["ca"])
 
-    def _add_user(self, user: str) -> None:
-        if self.headers.hasHeader(b"authorization"):
-            raise UsageError("--user and --header Authorization cannot be combined")
-        name, colon, password = user.partition(":")
-        credentials = basic(name, password if colon else ask_password(name))
+    def _policy_with(self, shown: ClientCertificate | None) -> IPolicyForHTTPS:
+        if self["insecure"]:
+            return Insecure(shown)
+        return default_trust(shown) if self["ca"] is None else trust(self["ca"], shown=shown)
+
+    def _given_user(self) -> Secret | None:
+        """The user's name and password, or the name; nothing is read that is not needed."""
+        given = {"--user": self._user, "--user-file": self._user_file, "--user-fd": self._user_fd}
+        options = [option for option, value in given.items() if value is not None]
+        has_field = self.headers.hasHeader(b"authorization")
+        if has_field:
+            options.append("--header Authorization")
+        if len(options) > 1:
+            raise UsageError(f"{options[0]} and {options[1]} cannot be combined")
+        if self._user_file is not None:
+            return user_from_file(self._user_file)
+        if self._user_fd is not None:
+            if self._user_fd == "0" and self.reads_input:
+                raise UsageError("--user-fd 0: standard input belongs to the connection")
+            return user_from_fd(self._user_fd)
+        return None if has_field else self._user or user_from_environment(os.environ)
+
+    def _add_user(self, user: Secret) -> None:
+        name, colon, password = user.text.partition(":")
+        credentials = basic(name, password if colon else ask_password(user), user.source)
         self.headers.setRawHeaders(b"authorization", [credentials])
 
     @property
@@ -274,7 +338,7 @@ class TargetOptions(CommandOptions):
         """
         with needs_extra_for("HTTP/2 needs"):
             self._pool = UpgradePool(reactor, http2=bool(self["http2"]))
-        return agent_with(reactor, self._pool, self._policy, self._proxy)
+        return agent_with(reactor, self._pool, self._policy, self._proxy, self._proxy_policy)
 
     def close(self) -> Deferred[None]:
         """
@@ -314,8 +378,6 @@ def parse_target(arguments: tuple[str, ...]) -> Target:
 
     :raises UsageError: if the URL or the token is not valid.
     """
-    if any(argument.startswith("--") for argument in arguments[1:]):
-        raise UsageError("options must come before the URL")
     if len(arguments) not in (1, 2):
         raise UsageError("two arguments are needed: URL and TOKEN")
     url = arguments[0]

@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
 from types import UnionType
 from typing import Any, TypeAlias
 
 from twisted.python.usage import UsageError
 
+from ..options import read_toml
 from .limits import LIMITS
 
 __all__ = ["REPEATED", "Value", "read_config"]
@@ -18,6 +18,7 @@ __all__ = ["REPEATED", "Value", "read_config"]
 REPEATED = (
     "listen",
     "tunnel",
+    "targets",
     "class",
     "files",
     "proxy",
@@ -34,6 +35,7 @@ _ONCE: dict[str, type | UnionType] = {
     "drain": _NUMBER,
     "log-format": str,
     "access-log": str,
+    "client-ca": str,
     **dict.fromkeys(LIMITS, _NUMBER),
 }
 _TYPE_NAMES = {str: "a string", _NUMBER: "a number"}
@@ -54,14 +56,7 @@ def read_config(path: str) -> Iterator[tuple[str, Value]]:
         others are strings.
     :raises UsageError: if the file cannot be read, or if a key or the type of a value is wrong.
     """
-    try:
-        with open(path, "rb") as file:
-            table = tomllib.load(file)
-    except OSError as error:
-        raise UsageError(error.strerror) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(str(error)) from None
-    for key, value in table.items():
+    for key, value in read_toml(path).items():
         for checked in _checked(key, value):
             yield key, checked
 

@@ -13,8 +13,7 @@ from twisted.cred.credentials import IUsernamePassword
 from twisted.cred.strcred import AuthOptionMixin
 from twisted.python.usage import UsageError
 
-from ...errors import InvalidArgument, InvalidToken
-from ...negotiation import UpgradeToken
+from ...errors import InvalidArgument
 from ...protocols._connect import Destinations
 from ..listening import LOG_FORMATS
 from .auth import checker_of
@@ -22,6 +21,7 @@ from .config import REPEATED, Value, read_config
 from .limits import LimitOptions
 from .paths import is_path
 from .proxy import ProxyOption, proxy_of_table, proxy_of_words
+from .tunnels import TunnelOption, tunnel_of_words
 
 __all__ = ["ServeOptions"]
 
@@ -61,7 +61,8 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
     def __init__(self) -> None:
         super().__init__()
         self.listen: list[str] = []
-        self.tunnels: list[tuple[str, str, str]] = []
+        self.tunnels: list[TunnelOption] = []
+        self.targets: list[TunnelOption] = []
         self.classes: dict[str, str] = {}
         self.files: dict[str, str] = {}
         self.proxies: dict[str, ProxyOption] = {}
@@ -69,11 +70,12 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         self.prefaces: dict[bytes, str] = {}
         self.connect_to: list[str] = []
         self.checkers: dict[str, list[ICredentialsChecker]] = {}
-        self.password_files: list[str] = []
+        self.secret_files: list[str] = []
         self.status: str | None = None
         self.drain: float | None = None
         self.log_format: str | None = None
         self.access_log: str | None = None
+        self.client_ca: str | None = None
         self.config: str | None = None
 
     def parseArgs(self, *arguments: str) -> None:
@@ -90,19 +92,25 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
 
     def opt_tunnel(self, value: str) -> None:
         """
-        'PATH TOKEN ENDPOINT': at PATH, tunnel upgrades to TOKEN to a client endpoint string
-        (tcp:127.0.0.1:22). With the token websocket, the bytes travel in binary messages, as noVNC and
-        other clients in browsers send them. May be given several times.
+        'PATH TOKEN ENDPOINT [proxy-protocol]': at PATH, tunnel upgrades to TOKEN to a client endpoint
+        string (tcp:127.0.0.1:22). With the token websocket, the bytes travel in binary messages, as
+        noVNC and other clients in browsers send them. With proxy-protocol, the server there is told
+        the client's address in front of them (version 2). May be given several times.
         """
-        parts = value.split(None, 2)
-        if len(parts) != 3 or not is_path(parts[0]):
-            raise UsageError(f"--tunnel needs '/PATH TOKEN ENDPOINT', not {value!r}")
-        path, token, endpoint = parts
-        try:
-            UpgradeToken.parse(token)
-        except InvalidToken as error:
-            raise UsageError(f"--tunnel {value!r}: {error}") from None
-        self.tunnels.append((path.rstrip("/") or "/", token, endpoint))
+        self.tunnels.append(tunnel_of_words("tunnel", "ENDPOINT", value))
+
+    def opt_targets(self, value: str) -> None:
+        """
+        'PATH TOKEN FILE [proxy-protocol]': at PATH/NAME, or PATH?token=NAME, tunnel upgrades to TOKEN
+        to where FILE says that NAME leads: it has a line 'NAME: ENDPOINT', or 'NAME: HOST:PORT' as
+        websockify has it, for each. FILE is read again when it has changed. All else is as with
+        --tunnel. May be given several times.
+        """
+        targets = tunnel_of_words("targets", "FILE", value)
+        if targets.path == "/":
+            raise UsageError("--targets needs a /PATH, not /")
+        self.targets.append(targets)
+        self.secret_files.append(targets.where)
 
     def opt_class(self, value: str) -> None:
         """
@@ -169,7 +177,14 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         self.checkers.setdefault(path.rstrip("/") or "/", []).append(checker)
         kind, _, argument = method.strip().partition(":")
         if kind == "file":
-            self.password_files.append(argument)
+            self.secret_files.append(argument)
+
+    def opt_client_ca(self, file: str) -> None:
+        """
+        FILE: let in only clients that show a certificate which one in FILE (PEM) vouches for; its
+        subject is the connection's user. For ssl: endpoints only.
+        """
+        self.client_ca = file
 
     def opt_status(self, path: str) -> None:
         """

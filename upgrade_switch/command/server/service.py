@@ -20,6 +20,7 @@ from ..exits import USAGE, say
 from ..listening import Server, begin_logging, server_endpoint, url_of
 from ..reactor import ICommandReactor, installed_reactor
 from .access_log import LoggedSite, access_log_path
+from .clients import demand_certificates
 from .options import ServeOptions
 from .tree import (
     build_connect,
@@ -55,6 +56,8 @@ def build_server(reactor: ICommandReactor, options: ServeOptions) -> Server:
         **options.site_limits(),
     )
     endpoints = _endpoints(reactor, options.listen or [DEFAULT_LISTEN])
+    if options.client_ca is not None:
+        demand_certificates(endpoints, options.client_ca)
     seconds = 5 if options.drain is None else options.drain
 
     def end() -> Deferred[None]:

@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from twisted.cred.checkers import ICredentialsChecker
-from twisted.internet.endpoints import clientFromString
-from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
-from twisted.internet.protocol import Factory
 from twisted.python.reflect import namedAny
 from twisted.python.usage import UsageError
 from twisted.web.pages import notFound
@@ -22,23 +19,22 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request
 
 from ..._extras import needs_extra
-from ...errors import InvalidUpgrades
 from ...interfaces import Acceptor, ConnectAcceptor, IBackEnd
 from ...observe.page import StatusResource
 from ...observe.status import Status
 from ...protocols._connect import Destinations, connect_to
-from ...protocols._tunnel import TunnelFactory, tunnel
+from ...protocols._tunnel import TunnelFactory
 from ...protocols._udp import connect_udp
 from ...protocols._udp.idle import IDLE_TIMEOUT
 from ...server.resource import UpgradeResource
 from ..options import needs_extra_for
 from ..reactor import ICommandReactor
 from .auth import Guarded, proxy_portal, segments_of
-from .echo import Echo
 from .files import Files, is_hidden
 from .options import ServeOptions
 from .page import FrontPage
 from .proxy import Mounted
+from .upgrades import build_upgrades, check_guards_of_targets, client_endpoint, path_shown
 
 if TYPE_CHECKING:
     from ...proxy import UpgradeProxy
@@ -55,9 +51,6 @@ __all__ = [
 
 # RFC 9298 §3: where clients look for it.
 _UDP = "/.well-known/masque/udp"
-
-# What an UpgradeResource takes for a token.
-Upgrade = Acceptor | IProtocolFactory
 
 
 class _Directory(Resource):
@@ -100,9 +93,9 @@ def build_tree(
     :raises UsageError: if the options contradict one another, or need something that is not installed.
     """
     _keep_secrets(options)
-    upgrades = _upgrades(reactor, options)
+    upgrades = build_upgrades(reactor, options)
     front = FrontPage(
-        [(path, token) for path, known in upgrades.items() for token in known],
+        [path_shown(path, token, options) for path, known in upgrades.items() for token in known],
         list(options.prefaces),
         [
             *options.classes,
@@ -134,6 +127,7 @@ def build_tree(
         _put(root, path, resources[path])
     taken = [*resources, *(["/"] if isinstance(root, Files) else [])]
     _show_proxies(proxies, status, taken)
+    check_guards_of_targets(options)
     if not isinstance(root, Files):
         _check_guards(options, [*resources, *proxies])
     tree: IResource = Mounted(root, resources, proxies) if proxies else root
@@ -179,11 +173,11 @@ def _back_ends_of(proxy: UpgradeProxy) -> Sequence[IBackEnd]:
 
 def _keep_secrets(options: ServeOptions) -> None:
     """
-    Make sure that no client can fetch the passwords.
+    Make sure that no client can fetch passwords, or the names of targets.
 
-    :raises UsageError: if a password file is among the files that are served.
+    :raises UsageError: if a file that has some is among the files that are served.
     """
-    for secret in options.password_files:
+    for secret in options.secret_files:
         for path, directory in options.files.items():
             file, folder = Path(secret).resolve(), Path(directory).resolve()
             if file.is_relative_to(folder) and not any(map(is_hidden, file.relative_to(folder).parts)):
@@ -273,25 +267,12 @@ def build_prefaces(reactor: ICommandReactor, options: ServeOptions) -> dict[byte
     return {
         preface: TunnelFactory(
             reactor,
-            _client_endpoint(reactor, endpoint),
+            client_endpoint(reactor, endpoint),
             idle_timeout=options.idle_timeout or None,
             forgive_truncation=bool(options["forgive-truncation"]),
         )
         for preface, endpoint in options.prefaces.items()
     }
-
-
-def _upgrades(reactor: ICommandReactor, options: ServeOptions) -> dict[str, dict[str, Upgrade]]:
-    """The upgrades of each path, by token."""
-    upgrades: dict[str, dict[str, Upgrade]] = {}
-    for path, token, endpoint in options.tunnels:
-        known = upgrades.setdefault(path, {})
-        if token.lower() in map(str.lower, known):
-            raise UsageError(f"--tunnel: {path} has two tunnels for {token}")
-        known[token] = _tunnel(token, _client_endpoint(reactor, endpoint), options)
-    if not upgrades and "/" not in options.proxies:
-        upgrades["/echo"] = {"echo": Factory.forProtocol(Echo)}
-    return upgrades
 
 
 def _made(name: str) -> IResource:
@@ -304,29 +285,6 @@ def _made(name: str) -> IResource:
     if not IResource.providedBy(resource):
         raise UsageError(f"--class {name}: not a resource (IResource): {resource!r}")
     return resource
-
-
-def _tunnel(token: str, endpoint: IStreamClientEndpoint, options: ServeOptions) -> Upgrade:
-    """A tunnel; with the token websocket, in binary messages."""
-    acceptor = tunnel(
-        endpoint,
-        idle_timeout=options.idle_timeout or None,
-        forgive_truncation=bool(options["forgive-truncation"]),
-    )
-    if token.lower() != "websocket":
-        return acceptor
-    with needs_extra_for("WebSockets need"):
-        from ...protocols._websocket import SAME_ORIGIN, byte_stream
-    try:
-        origins = options.origins or SAME_ORIGIN
-        return byte_stream(
-            acceptor,
-            origins,
-            heartbeat=options.tunnel_heartbeat,
-            max_message_size=options.max_message_size or None,
-        )
-    except InvalidUpgrades as error:
-        raise UsageError(f"--origin: {error}") from None
 
 
 def _put(root: Resource, path: str, resource: IResource) -> None:
@@ -352,14 +310,3 @@ def _directory_below(parent: Resource, segment: bytes) -> Resource:
     if isinstance(parent, Files) and not is_hidden(name):
         return Files(os.path.join(parent.path, name))
     return _Directory()
-
-
-def _client_endpoint(reactor: ICommandReactor, description: str) -> IStreamClientEndpoint:
-    try:
-        endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
-    except Exception as error:
-        # Parsers raise ValueError, TypeError, KeyError, OSError ...
-        raise UsageError(
-            f"not a client endpoint string (such as tcp:127.0.0.1:22): {description!r} ({error})"
-        ) from None
-    return endpoint
