@@ -77,13 +77,17 @@ class _DevTools(WebSocketClientProtocol):
 
 class Window:
     """
-    One window, of somebody who shares nothing with the others.
+    One window.
 
     :ivar errors: what the page's scripts have not caught.
     """
 
-    def __init__(self, tools: _DevTools, session: str) -> None:
+    def __init__(self, tools: _DevTools, session: str, context: str) -> None:
+        """
+        :param context: whose it is: what is kept for somebody, all of that one's windows know.
+        """
         self.errors: list[Any] = []
+        self.context = context
         self._tools = tools
         self._session = session
 
@@ -195,16 +199,23 @@ class Browser:
         raise AssertionError("".join(said))
 
     async def window(self) -> Window:
-        """A new window."""
+        """A new window, of somebody who shares nothing with the others."""
         context = (await self._tools.call("Target.createBrowserContext"))["browserContextId"]
         self._contexts.append(context)
+        return await self._window_of(context)
+
+    async def window_beside(self, window: Window) -> Window:
+        """Another window of the one who has this one."""
+        return await self._window_of(window.context)
+
+    async def _window_of(self, context: str) -> Window:
         target = await self._tools.call(
             "Target.createTarget", url="about:blank", browserContextId=context
         )
         attached = await self._tools.call(
             "Target.attachToTarget", targetId=target["targetId"], flatten=True
         )
-        window = Window(self._tools, attached["sessionId"])
+        window = Window(self._tools, attached["sessionId"], context)
         self._tools.windows[attached["sessionId"]] = window
         for domain in ("Page", "Runtime"):
             await window.call(f"{domain}.enable")
