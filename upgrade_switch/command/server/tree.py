@@ -14,7 +14,6 @@ from urllib.parse import unquote_to_bytes
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
-from twisted.internet.protocol import Factory
 from twisted.python.reflect import namedAny
 from twisted.python.usage import UsageError
 from twisted.web.pages import notFound
@@ -22,7 +21,6 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request
 
 from ..._extras import needs_extra
-from ...errors import InvalidUpgrades
 from ...interfaces import Acceptor, ConnectAcceptor, IBackEnd
 from ...observe.page import StatusResource
 from ...observe.status import Status
@@ -34,10 +32,11 @@ from ...server.resource import UpgradeResource
 from ..options import needs_extra_for
 from ..reactor import ICommandReactor
 from .auth import Guarded, proxy_portal, segments_of
-from .echo import Echo
+from .echo import echo_upgrades
 from .files import Files, is_hidden
+from .messages import in_messages
 from .options import ServeOptions
-from .page import FrontPage
+from .page import front_page
 from .proxy import Mounted
 
 if TYPE_CHECKING:
@@ -101,16 +100,7 @@ def build_tree(
     """
     _keep_secrets(options)
     upgrades = _upgrades(reactor, options)
-    front = FrontPage(
-        [(path, token) for path, known in upgrades.items() for token in known],
-        list(options.prefaces),
-        [
-            *options.classes,
-            *options.files,
-            *options.proxies,
-            *([options.status] if options.status else []),
-        ],
-    )
+    front = front_page(options, upgrades)
     resources: dict[str, IResource] = {}
     root: Resource = Resource()
     root.putChild(b"", front)
@@ -289,7 +279,7 @@ def _upgrades(reactor: ICommandReactor, options: ServeOptions) -> dict[str, dict
             raise UsageError(f"--tunnel: {path} has two tunnels for {token}")
         known[token] = _tunnel(token, _client_endpoint(reactor, endpoint), options)
     if not upgrades and "/" not in options.proxies:
-        upgrades["/echo"] = {"echo": Factory.forProtocol(Echo)}
+        upgrades["/echo"] = echo_upgrades(options)
     return upgrades
 
 
@@ -312,20 +302,7 @@ def _tunnel(token: str, endpoint: IStreamClientEndpoint, options: ServeOptions) 
         idle_timeout=options.idle_timeout or None,
         forgive_truncation=bool(options["forgive-truncation"]),
     )
-    if token.lower() != "websocket":
-        return acceptor
-    with needs_extra_for("WebSockets need"):
-        from ...protocols._websocket import SAME_ORIGIN, byte_stream
-    try:
-        origins = options.origins or SAME_ORIGIN
-        return byte_stream(
-            acceptor,
-            origins,
-            heartbeat=options.tunnel_heartbeat,
-            max_message_size=options.max_message_size or None,
-        )
-    except InvalidUpgrades as error:
-        raise UsageError(f"--origin: {error}") from None
+    return in_messages(acceptor, options) if token.lower() == "websocket" else acceptor
 
 
 def _put(root: Resource, path: str, resource: IResource) -> None:
