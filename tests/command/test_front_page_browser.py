@@ -237,6 +237,20 @@ async def test_behind_a_prefix(browser: Browser, tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_foreign_scripts(browser: Browser) -> None:
+    """No script but the page's own would run in it, and nothing is loaded from elsewhere."""
+    with serving() as server:
+        window = await opened(browser, server.url)
+        handler = "e = document.createElement('b'), e.setAttribute('onclick', 'window.ran = true')"
+        assert not await window.run(f"{handler}, e.click(), window.ran")
+        script = "e = document.createElement('script'), e.textContent = 'window.ran = true'"
+        assert not await window.run(f"{script}, document.body.append(e), window.ran")
+        assert await window.run("fetch('http://localhost:1/').catch(e => e.name)") == "TypeError"
+        loaded = "performance.getEntriesByType('resource').map(e => e.name)"
+        assert [url for url in await window.run(loaded) if "localhost" not in url] == []
+
+
+@pytest_twisted.ensureDeferred
 async def test_without_scripts(browser: Browser) -> None:
     """Without JavaScript the page is as it was: what is there, and the lines to paste."""
     with serving("--status", "/status") as server:
