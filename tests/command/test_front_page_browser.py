@@ -264,26 +264,25 @@ async def test_without_scripts(browser: Browser) -> None:
         assert "Copy" not in text
 
 
-@pytest.mark.parametrize(("width", "height"), [(390, 844), (844, 390), (1280, 800), (320, 568)])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest_twisted.ensureDeferred
-async def test_fits(browser: Browser, width: int, height: int, scheme: str) -> None:
-    """The page is as wide as the window, and nothing in it is cut: not the line to paste either."""
+async def test_fits(browser: Browser) -> None:
+    """The page is as wide as any window, and nothing in it is cut: not the line to paste either."""
     long = "/" + "long" * 60
     with serving("--status", "/status", "--class", f"{long} twisted.web.resource.Resource") as server:
-        window = await browser.window()
-        await window.looks(width, height, scheme)
-        await window.go(server.url)
+        window = await opened(browser, server.url)
         await sends(window, "w" * 900)
         await window.until("$('switched').querySelectorAll('tbody tr').length === 1")
+        assert await window.run("document.querySelector('link[rel=icon]').href.startsWith('data:')")
         cut = (
             "[...document.querySelectorAll('body, pre, code, td, section, .line')]"
             ".filter(e => getComputedStyle(e).display !== 'inline' && e.scrollWidth > e.clientWidth)"
             ".map(e => e.outerHTML)"
         )
-        assert await window.run(cut) == []
-        assert await window.run("document.documentElement.scrollWidth") <= width
-        assert await window.run("document.querySelector('link[rel=icon]').href.startsWith('data:')")
-        dark = "matchMedia('(prefers-color-scheme: dark)').matches"
-        assert await window.run(dark) == (scheme == "dark")
+        for width, height in [(390, 844), (844, 390), (1280, 800), (320, 568)]:
+            for scheme in ("light", "dark"):
+                await window.looks(width, height, scheme)
+                assert await window.run(cut) == [], width
+                assert await window.run("document.documentElement.scrollWidth") <= width
+                dark = "matchMedia('(prefers-color-scheme: dark)').matches"
+                assert await window.run(dark) == (scheme == "dark")
         assert window.errors == []
