@@ -218,6 +218,8 @@ async def test_same_name(browser: Browser, served: Any) -> None:
         for window, mine in ((one, "I am"), (other, "no, I am")):
             assert await window.run("document.querySelector('.mine p').textContent") == mine
             assert await window.run("document.querySelectorAll('.mine').length") == 1
+        colours = "[...document.querySelectorAll('.tag')].map(e => getComputedStyle(e).backgroundColor)"
+        assert len(set(await one.run(colours))) == 2
         again = await browser.window_beside(one)
         await again.go(f"{server.url}chat/")
         await again.until(f"{names('Anna', 'Anna', 'Bert')} && {shows('I am', '.mine p')}")
