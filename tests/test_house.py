@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import upgrade_switch
+from tests.conftest import ORDER
 
 ROOT = Path(upgrade_switch.__file__).parent
 
@@ -234,3 +235,10 @@ def test_tests_do_not_import_one_another() -> None:
         if isinstance(node, ast.ImportFrom) and ".test_" in (node.module or "")
     ]
     assert found == []
+
+
+def test_order_of_the_tests() -> None:
+    """What the tests' order names is there, and it names every folder that has tests."""
+    tests = Path(__file__).parent
+    assert [name for name in ORDER if not (tests / name).exists()] == []
+    assert {path.parts[len(tests.parts)] for path in tests.glob("*/**/test_*.py")} <= set(ORDER)

@@ -347,6 +347,32 @@ def test_closed_before_use() -> None:
 # Bodies of requests.
 
 
+def test_head_and_body() -> None:
+    """A head is sent with the first of the body, or when it is flushed, once."""
+    line = Line(cut=None)
+    head = b"POST /x HTTP/1.1\r\nHost: back.test\r\nContent-Length: 6\r\n\r\n"
+    line.keeper.remove(line.client)
+    exchange = line.client.exchange(post(6), Heard())
+    line.wire.pump()
+    assert line.server.received == b""
+    exchange.write(b"abc")
+    line.wire.pump()
+    assert line.server.received == head + b"abc"
+    exchange.flush()
+    exchange.write(b"def")
+    exchange.end()
+    line.answer(OK)
+    exchange = line.client.exchange(post(6), Heard())
+    exchange.flush()
+    exchange.flush()
+    line.wire.pump()
+    assert line.server.received == head + b"abcdef" + head
+    exchange.abort()
+    exchange = Line().client.exchange(post(6), Heard())
+    exchange.abort()
+    exchange.flush()
+
+
 @pytest.mark.parametrize("parts", [[b"abcd"], [b"ab"], [b"abc", b"d"], []])
 def test_wrong_length(parts: list[bytes]) -> None:
     """A body that is not as long as its head says fails the exchange."""

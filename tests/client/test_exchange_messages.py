@@ -44,11 +44,12 @@ LINES = [
 ]
 
 
-def asked(method: bytes = b"GET", *fields: tuple[bytes, bytes]) -> Messages:
-    """A request without a body, sent."""
+def asked(method: bytes = b"GET", *fields: tuple[bytes, bytes], body: bytes = b"") -> Messages:
+    """A request, sent."""
     messages = Messages()
     messages.send(request_head(ExchangeHead(method, b"/", [HOST, *fields])))
-    messages.send_end()
+    assert b"".join(messages.send_data(body)) == body
+    assert not messages.send_end()
     return messages
 
 
@@ -69,10 +70,11 @@ def read(messages: Messages, head: bytes, parts: list[bytes]) -> Any:
     return told.code, told.version, list(told.fields), body, messages.unread, messages.are_complete
 
 
-def read_by_h11(method: bytes, fields: list[tuple[bytes, bytes]], stream: bytes) -> Any:
+def read_by_h11(method: bytes, fields: list[tuple[bytes, bytes]], content: bytes, stream: bytes) -> Any:
     """The same of h11 alone."""
     parser = h11.Connection(h11.CLIENT)
     parser.send(h11.Request(method=method, target="/", headers=[HOST, *fields]))
+    parser.send(h11.Data(data=content))
     parser.send(h11.EndOfMessage())
     parser.receive_data(stream)
     parser.receive_data(b"")
@@ -90,8 +92,9 @@ def read_by_h11(method: bytes, fields: list[tuple[bytes, bytes]], stream: bytes)
 
 
 @given(
-    st.sampled_from([b"GET", b"HEAD", b"OPTIONS"]),
-    st.sampled_from([[], [], [(b"Connection", b"close")], [(b"Content-Length", b"0")]]),
+    st.sampled_from([b"GET", b"HEAD", b"POST"]),
+    st.sampled_from([[], [], [(b"Connection", b"close")]]),
+    st.sampled_from([None, None, b"", b"content"]),
     st.sampled_from(STATUS_LINES),
     # h11 makes one line of two that are the same length, and one length of "5, 5".
     st.lists(st.sampled_from(LINES), max_size=3, unique_by=lambda line: line[:8].lower()),
@@ -101,6 +104,7 @@ def read_by_h11(method: bytes, fields: list[tuple[bytes, bytes]], stream: bytes)
 def test_as_h11_reads(
     method: bytes,
     fields: list[tuple[bytes, bytes]],
+    content: bytes | None,
     status: bytes,
     lines: list[bytes],
     body: bytes,
@@ -109,8 +113,10 @@ def test_as_h11_reads(
     """The same head, the same body and the same end, of any answer to any request, in any cut."""
     head = b"\r\n".join([status, *lines, b"", b""])
     parts = [body[at : at + size] for at in range(0, len(body), size)]
-    expected = read_by_h11(method, fields, head + body)
-    assert read(asked(method, *fields), head, parts) == expected
+    if content is not None:
+        fields = [*fields, (b"Content-Length", b"%d" % len(content))]
+    expected = read_by_h11(method, fields, content or b"", head + body)
+    assert read(asked(method, *fields, body=content or b""), head, parts) == expected
 
 
 def is_counted(messages: Messages, head: bytes) -> bool:
@@ -155,13 +161,24 @@ def test_not_counted_of_a_request() -> None:
     assert is_counted(asked(), head)
     assert not is_counted(asked(b"HEAD"), head)
     assert not is_counted(asked(b"GET", (b"Connection", b"x")), head)
-    assert not is_counted(asked(b"POST", (b"Content-Length", b"0")), head)
+    assert is_counted(asked(b"POST", (b"Content-Length", b"3"), body=b"abc"), head)
     early = Messages()
     early.send(request_head(ExchangeHead(b"GET", b"/", [HOST])))
     assert not is_counted(early, head)
     interim = asked()
     assert not is_counted(interim, b"HTTP/1.1 103 Early Hints\r\n\r\n")
     assert not is_counted(interim, head)
+
+
+def test_early() -> None:
+    """h11 has the rest of an exchange whose answer begins before the request has ended."""
+    messages = Messages()
+    messages.send(request_head(ExchangeHead(b"PUT", b"/", [HOST, (b"Content-Length", b"6")])))
+    assert messages.send_data(b"abc") == [b"abc"]
+    assert not is_counted(messages, b"\r\n".join([STATUS, LENGTH, b"", b""]))
+    assert messages.send_data(b"de") == [b"de"]
+    with pytest.raises(h11.LocalProtocolError, match="Too little"):
+        messages.send_end()
 
 
 def test_after_h11() -> None:

@@ -85,6 +85,7 @@ async def test_expect(kind: str, listen: Any) -> None:
     head = post(4, (b"Expect", b"100-continue"))._replace(target=b"/page")
     heard = Reacting()
     _, exchange = await begin(pool, listening.endpoint, head, heard)
+    exchange.flush()
 
     def go() -> None:
         exchange.write(b"body")
@@ -305,6 +306,7 @@ async def test_abort(kind: str, stage: str) -> None:
     async with playing(kind) as server:
         heard = Heard()
         client, exchange = await begin(server.pool, server.client, post(1_000_000), heard)
+        exchange.flush()
         if stage != "connected":
             peer, _ = await server.asked()
             exchange.write(b"x" * 1000)

@@ -446,6 +446,35 @@ async def test_not_advertised() -> None:
         assert not client.site.http2_connections
 
 
+class _Later:
+    """A clock that a test can put forward."""
+
+    def __init__(self) -> None:
+        self.more = 0.0
+
+    def seconds(self) -> float:
+        return reactor.seconds() + self.more
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+
+@pytest_twisted.ensureDeferred
+async def test_not_advertised_is_forgotten() -> None:
+    """After ten minutes a server is asked again: it may take upgrades over HTTP/2 by then."""
+    async with served(echo(), http2_connect=False) as client:
+        client.pool.clock = clock = _Later()
+        assert (await patient(client.ask())).code == 101
+        client.site.takes_http2_connect = True
+        clock.more = 590
+        assert (await patient(client.ask())).code == 101
+        clock.more = 610
+        assert (await patient(client.ask())).code == 200
+        count = client.dialling.count
+        assert (await patient(client.ask())).code == 200
+        assert client.dialling.count == count
+
+
 @pytest_twisted.ensureDeferred
 async def test_drain() -> None:
     """A server that goes down takes no more streams; those that are there go on."""

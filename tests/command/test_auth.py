@@ -26,6 +26,7 @@ from tests.kit.commands import (
 from tests.kit.foreign import needs
 from tests.kit.harness import field, status, upgrade_head
 from tests.kit.operating import TWIST, Operated, connected, get, upgraded
+from tests.kit.programs import run_script
 
 
 def basic(credentials: str) -> bytes:
@@ -281,11 +282,9 @@ def test_preface_is_not_asked() -> None:
 )
 def test_help_auth(command: list[str], option: str, said: str) -> None:
     """``--help-auth`` lists methods, ``--help-auth-type`` explains one."""
-    done = subprocess.run(
-        [*command, option], capture_output=True, timeout=PATIENCE, check=False, text=True
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert said in done.stdout
+    done = run_script([*command, option])
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert said in done.stdout.decode()
 
 
 @pytest.mark.parametrize(

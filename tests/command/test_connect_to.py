@@ -11,7 +11,7 @@ import pytest
 from tests.kit.commands import LOCAL, echo, fails, listening, read_until, serving
 from tests.kit.harness import field, status
 from tests.kit.operating import TWIST, connected, get, operated
-from tests.kit.programs import Program
+from tests.kit.programs import run_script
 
 
 def head_of(authority: str, fields: str = "") -> bytes:
@@ -62,12 +62,17 @@ def test_connected(port: int) -> None:
             wanted = b"upgrade_switch; error=" + error
             assert (status(head), field(head, b"proxy-status")) == (code, wanted)
         echoes(server.url, f"localhost:{port}")
+        # The front page says how, but not where clients may go.
+        page = get(server.url)[1]
+        assert b"<code>curl --proxytunnel --proxy http://localhost URL</code>" in page
+        assert b"192.0.2.0" not in page
 
 
 def test_without() -> None:
-    """Without the option there is no proxy: 501."""
+    """Without the option there is no proxy: 501, and the front page does not speak of one."""
     with serving() as server:
         assert status(answered(server.url, "localhost:80")) == 501
+        assert b"--proxytunnel" not in get(server.url)[1]
 
 
 def test_auth(port: int) -> None:
@@ -146,10 +151,9 @@ def test_auth_for_some_paths_only() -> None:
 
 def test_auth_for_some_paths_only_with_twist() -> None:
     """twist refuses them, too."""
-    with Program([TWIST, "upgrade-switch", "--listen", LOCAL, *PARTLY], stdin=None) as process:
-        code, _out, error = process.everything()
-    assert code == 2
-    assert b"--connect-to together with --auth for some paths only" in error
+    done = run_script([TWIST, "upgrade-switch", "--listen", LOCAL, *PARTLY])
+    assert done.returncode == 2
+    assert b"--connect-to together with --auth for some paths only" in done.stderr
 
 
 def test_wrong_config(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.kit.certificate import CERTIFICATE_PEM, KEY_PEM
 from tests.kit.commands import COMMAND, LOCAL, echo, listening, read_all, read_until, run
 from tests.kit.harness import upgrade_head
 from tests.kit.operating import TWIST, Operated, body_of, connected, get, upgraded
+from tests.kit.programs import Program
 from upgrade_switch.command.server.options import ServeOptions
 
 
@@ -32,6 +33,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+class Activated(Operated):
+    """A server that is a new process: it counts descriptors, and compares its process id."""
+
+    _start = Program._start
+
+
 @contextmanager
 def activated(
     sockets: list[socket.socket],
@@ -39,7 +46,7 @@ def activated(
     *arguments: str,
     folder: Path,
     have_names: bool = True,
-) -> Iterator[Operated]:
+) -> Iterator[Activated]:
     """
     A server that gets its sockets as systemd gives them: descriptors from 3 on.
 
@@ -55,7 +62,7 @@ def activated(
     # Above those that the shell puts them at.
     numbers = [one.fileno() for one in sockets]
     assert min(numbers) > 2 + len(sockets), numbers
-    with Operated(["bash", "-c", script], pass_fds=numbers, cwd=folder) as server:
+    with Activated(["bash", "-c", script], pass_fds=numbers, cwd=folder) as server:
         for one in sockets:
             # From here on it is the server's alone: without it, nobody waits for an answer.
             one.close()

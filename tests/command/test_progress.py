@@ -8,7 +8,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import termios
 import threading
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from twisted.internet.task import Clock
 
 from tests.kit.commands import LOCAL, PATIENCE, Process, listening, read_all, read_until, reset, switch
 from tests.kit.forwarding import Answering
+from tests.kit.programs import run_script
 from upgrade_switch.command.client.progress import ProgressLine, Traffic
 
 
@@ -335,15 +335,15 @@ def test_who_has_a_line(
     them the terminal; or where standard error is a terminal and somebody has asked.
     """
     module = "upgrade_switch.command.client.progress"
-    code = f"from {module} import has_progress as has; import sys; sys.exit({{}})"
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys\n"
+        f"from {module} import has_progress as has\n"
+        f"sys.exit(10 + 2 * has(False) + has(True))\n"
+    )
     with (tmp_path / "file").open("w+b") as file:
         opened = {PIPE: subprocess.PIPE, FILE: file, TERMINAL: terminal.slave}
-        done = subprocess.run(
-            [sys.executable, "-c", code.format("10 + 2 * has(False) + has(True)")],
-            stdin=opened[stdin],
-            stdout=opened[stdout],
-            stderr=opened[stderr],
-            timeout=PATIENCE,
-            check=False,
+        done = run_script(
+            [str(script)], stdin=opened[stdin], stdout=opened[stdout], stderr=opened[stderr]
         )
     assert done.returncode == 10 + 2 * unasked + asked

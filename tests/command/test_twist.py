@@ -8,24 +8,28 @@ import re
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet.testing import MemoryReactorClock
 
-from tests.kit.commands import LOCAL, PATIENCE, read_all, read_until, run
+from tests.kit.commands import LOCAL, read_all, read_until, run
 from tests.kit.operating import SERVERS, TWIST, TWISTD, Operated, get, logged, operated, upgraded
+from tests.kit.programs import run_script
 from upgrade_switch.command.server.service import Options, build_server
+
+
+def finished(*command: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """Run twist or twistd to its end."""
+    done = run_script(command, **kwargs)
+    return subprocess.CompletedProcess(
+        done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+    )
 
 
 def twist(*arguments: str) -> subprocess.CompletedProcess[str]:
     """``twist upgrade-switch``, to its end."""
-    return subprocess.run(
-        [TWIST, "upgrade-switch", *arguments],
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-        text=True,
-    )
+    return finished(TWIST, "upgrade-switch", *arguments)
 
 
 def options_in(usage: str) -> set[str]:
@@ -68,9 +72,7 @@ def test_help() -> None:
 def test_listed() -> None:
     """twist and twistd list it among their services."""
     for program in (TWIST, TWISTD):
-        done = subprocess.run(
-            [program, "--help"], capture_output=True, timeout=PATIENCE, check=False, text=True
-        )
+        done = finished(program, "--help")
         assert re.search(r"^ +upgrade-switch +HTTP Upgrade", done.stdout, re.MULTILINE), done
 
 
@@ -80,14 +82,8 @@ def test_port_in_use(kind: str, tmp_path: Path) -> None:
     command = [TWIST] if kind == "twist" else [TWISTD, "-n", "-l", "log", "--pidfile="]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
-        done = subprocess.run(
-            [*command, "upgrade-switch", "--listen", LOCAL, "--listen", listen],
-            capture_output=True,
-            timeout=PATIENCE,
-            check=False,
-            text=True,
-            cwd=tmp_path,
-        )
+        options = ["--listen", LOCAL, "--listen", listen]
+        done = finished(*command, "upgrade-switch", *options, cwd=tmp_path)
     assert done.returncode == 1
     # twistd has standard error in its log.
     said = done.stderr if kind == "twist" else (tmp_path / "log").read_text()
@@ -128,14 +124,7 @@ def test_bad_option(arguments: list[str], says: str) -> None:
 )
 def test_bad_value(command: list[str], arguments: list[str], tmp_path: Path) -> None:
     """What is found out while the site is made is one line, and exit code 2, as serve has it."""
-    done = subprocess.run(
-        [*command, "upgrade-switch", *arguments],
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-        text=True,
-        cwd=tmp_path,
-    )
+    done = finished(*command, "upgrade-switch", *arguments, cwd=tmp_path)
     assert done.returncode == 2, done
     assert done.stderr.startswith("upgrade-switch: ")
     assert done.stderr.count("\n") == 1

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 
+from tests.kit.harness import reactor
+from tests.kit.waiting import eventually
 from upgrade_switch.command.client.progress import Traffic
 from upgrade_switch.command.client.udp import (
     UDPEndpoint,
@@ -24,6 +28,8 @@ ONE, TWO, THREE = (("127.0.0.1", port) for port in (1, 2, 3))
 
 class Sent:
     """A transport that remembers; a flow's, or the local port's."""
+
+    maxThroughput = 2**18
 
     def __init__(self, flow: Any = None) -> None:
         self.sent: list[Any] = []
@@ -94,6 +100,29 @@ def test_what_waits_is_bounded(datagram: bytes, kept: int) -> None:
     for _ in range(1000):
         made.comes(datagram)
     assert made.opened().sent == [datagram] * kept
+
+
+@pytest_twisted.ensureDeferred
+async def test_floods_leave_a_turn_to_others() -> None:
+    """Of datagrams that are small, or empty, the port does not read more in one turn than of others."""
+    transport = Sent()
+
+    def open_flow(flow: Any) -> Deferred[Any]:
+        transport.flow = flow
+        flow.makeConnection(transport)
+        return succeed(flow)
+
+    forwarding = UDPForwarding(reactor, Traffic(), open_flow, lambda reason: None)
+    port = reactor.listenUDP(0, forwarding, "127.0.0.1")
+    most = port.maxThroughput
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flooding:
+        for _ in range(100):
+            flooding.sendto(b"", ("127.0.0.1", port.getHost().port))
+    port.doRead()
+    assert len(transport.sent) == 64
+    await eventually(lambda: len(transport.sent) == 100)
+    assert port.maxThroughput == most
+    await port.stopListening()
 
 
 def test_idle_flows_close() -> None:

@@ -13,7 +13,16 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from tests.kit.harness import KINDS, EchoTarget, Listening, reactor, site_of, status, upgrade_head
+from tests.kit.harness import (
+    CUT_KINDS,
+    KINDS,
+    EchoTarget,
+    Listening,
+    reactor,
+    site_of,
+    status,
+    upgrade_head,
+)
 
 BODIES = {
     "no body": (upgrade_head(), b""),
@@ -120,7 +129,7 @@ def check(listening: Listening, answering: Answering, body_kind: str, trailing: 
 
 #: A coroutine is a Deferred's, wherever the bytes come from.
 MODES_OF_KINDS = [
-    *((kind, mode) for kind in KINDS for mode in ("now", "deferred")),
+    *((kind, mode) for kind in CUT_KINDS for mode in ("now", "deferred")),
     *((kind, "coroutine") for kind in ("tcp", "memory")),
 ]
 

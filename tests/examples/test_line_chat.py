@@ -101,7 +101,7 @@ def test_line_too_long(chat: Example) -> None:
 def test_server_ends(chat: Example) -> None:
     """On SIGTERM the chat says goodbye, and everybody's command ends well."""
     with user(chat, b"ann") as ann, user(chat, b"bob", ann) as bob:
-        assert chat.ends() == (0, "")
+        assert chat.finishes() == (0, "")
         for process in (ann, bob):
             code, said, error = process.ends()
             assert (code, error) == (0, b"")

@@ -137,7 +137,7 @@ def test_wrong_secret(server: Example, folder: Path) -> None:
 def test_no_server(server: Example, folder: Path) -> None:
     """Where nobody listens, the device says so."""
     assert status(server, "/") == 503
-    assert server.ends() == (0, "")
+    assert server.finishes() == (0, "")
     line = refused("reverse_http.py", "device", f"{server.url}/device", str(folder), **SECRET)
     assert "refused" in line
 

@@ -123,7 +123,7 @@ def test_server_goes(tmp_path: Path) -> None:
             assert session.stdout is not None
             try:
                 assert session.stdout.read(len(GREETING)) == GREETING
-                assert server.ends() == (0, "")
+                assert server.finishes() == (0, "")
                 # Its input stays open.
                 assert session.wait(PATIENCE) == 255
             finally:

@@ -24,7 +24,7 @@ from tests.kit.h2client import (
     h2c_head,
     site_with,
 )
-from tests.kit.harness import patient, status, turns
+from tests.kit.harness import eventually, patient, status, turns
 
 #: How long the site has to go down, in seconds.
 TIME = 5
@@ -235,3 +235,30 @@ async def test_request_behind_the_last_reset(listen: Any, errors: Any) -> None:
     logged = [str(event.get("log_failure", event)) for event in errors]
     errors.clear()
     assert logged == []
+
+
+@pytest.mark.parametrize("way", ["http1", "alpn"])
+@pytest_twisted.ensureDeferred
+async def test_pages_are_not_waited_for(listen: Any, way: str) -> None:
+    """An answer under way delays no drain, whichever HTTP it is; it is finished nevertheless."""
+    slowly = Slowly()
+    kind = "tcp" if way == "http1" else "tls"
+    listening = await listen(kind, site_with(slowly, reactor=StillClock()))
+    if way == "http1":
+        http1 = await client_of(listening)
+        http1.send(b"GET /r HTTP/1.1\r\nHost: x\r\n\r\n")
+    else:
+        client = await client_by(way, listening)
+        stream = client.begin_request(b"/r")
+    await eventually(lambda: slowly.waiting)
+    assert listening.site.drain(TIME).called
+    listening.site.reactor.advance(TIME + 1)
+    await turns()
+    slowly.answer(b"slow")
+    if way == "http1":
+        head, _ = await http1.response()
+        assert status(head) == 200
+    else:
+        await client.is_lost()
+        assert client.body_of(stream) == b"slow"
+        assert frames(client.received)[-1][0] == GOAWAY_FRAME

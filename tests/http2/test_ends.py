@@ -108,7 +108,7 @@ async def test_broken_frames(listen: Any, way: str, name: str) -> None:
     """A client that breaks the rules gets a GOAWAY, and the connection is closed."""
     listening, before = await start(listen, kind_of(way))
     client = await client_by(way, listening)
-    client.received = b""
+    client.received.clear()
     client.send(BAD_FRAMES[name])
     await client.is_lost()
     assert GOAWAY_FRAME in [kind for kind, _ in frames(client.received)]
@@ -287,7 +287,7 @@ async def test_idle(listen: Any, way: str) -> None:
         # Behind its answer, the server has nothing more to say to what began the connection.
         assert (await client.ask(b"/page"))[0] == 200
     await turns()
-    client.received = b""
+    client.received.clear()
     clock = listening.site.reactor
     clock.advance(59)
     await turns()

@@ -9,7 +9,13 @@ from typing import Any
 
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
@@ -284,5 +290,7 @@ class Streams(RuleBasedStateMachine):
         assert not self.client.connection.streams
 
 
-TestStreams = Streams.TestCase
-TestStreams.settings = hypothesis_settings(max_examples=60, stateful_step_count=40, deadline=None)
+def test_streams() -> None:
+    """Whatever client, targets and network do, each byte and each end gets where it belongs."""
+    steps = hypothesis_settings(max_examples=60, stateful_step_count=40)
+    run_state_machine_as_test(Streams, settings=steps)

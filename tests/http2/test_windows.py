@@ -78,13 +78,13 @@ def test_as_much_as_is_allowed() -> None:
 def test_what_is_read_may_come_again() -> None:
     """The window opens again when a quarter of it has been read, by all that has."""
     client, reader = client_of(Reader)
-    client.send(data(1, bytes(2**13)), data(1, bytes(2**13)), data(1, b"x"))
+    client.send(*[data(1, bytes(2**12))] * 2, *[data(1, bytes(2**12))] * 2, data(1, b"x"))
     assert increments(client) == []
     reader.transport.resumeProducing()
     client.site.reactor.advance(0)
     client.wire.pump()
     assert increments(client) == [(1, 2**14 + 1)]
-    client.send(data(1, bytes(2**13)))
+    client.send(*[data(1, bytes(2**12))] * 2)
     assert increments(client) == []
 
 

@@ -15,8 +15,7 @@ from typing import Any
 
 from twisted.internet.threads import deferToThread
 
-from tests.kit.programs import PATIENCE, Program, one_line
-from tests.kit.warm import Fork, Parent, Request
+from tests.kit.programs import PATIENCE, Script, one_line, run_script
 
 COMMAND = str(Path(sys.executable).with_name("upgrade-switch"))
 
@@ -27,16 +26,7 @@ LOCAL = "tcp:0:interface=127.0.0.1"
 
 def run(*arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[bytes]:
     """Run the command to its end; standard input is empty unless something else is said."""
-    given = kwargs.pop("input", None)
-    if given is None:
-        kwargs.setdefault("stdin", subprocess.DEVNULL)
-    kwargs.setdefault("stdout", subprocess.PIPE)
-    with Process(*arguments, **kwargs) as process:
-        writer = threading.Thread(target=process.writes, args=(given or b"",))
-        writer.start()
-        code, out, error = process.everything()
-        writer.join()
-    return subprocess.CompletedProcess(process.args, code, out, error)
+    return run_script([COMMAND, *arguments], **kwargs)
 
 
 def fails(code: int, *arguments: str, **kwargs: Any) -> str:
@@ -62,22 +52,15 @@ async def output_of(*command: str) -> bytes:
     return output
 
 
-class Process(Program):
-    """
-    The command ``upgrade-switch`` while it runs: a fork of a process that has imported it already,
-    which saves the time that this takes.
-    """
+class Process(Script):
+    """The command ``upgrade-switch`` while it runs."""
 
     def __init__(self, *arguments: str, **kwargs: Any) -> None:
         """
         :param arguments: the command's.
-        :param kwargs: as for a :class:`Program`; and ``closed``, the numbers of the standard streams
-            that are closed.
+        :param kwargs: as for a :class:`Script`.
         """
         super().__init__([COMMAND, *arguments], **kwargs)
-
-    def _start(self, request: Request, streams: list[int], closed: tuple[int, ...] = ()) -> Fork:  # type: ignore[override]  # a fork cannot pass_fds
-        return Parent.get().fork(request._replace(closed=closed), streams)
 
 
 @contextmanager

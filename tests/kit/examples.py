@@ -7,26 +7,20 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from signal import SIGTERM
 
 from tests.kit import EXAMPLES
-from tests.kit.commands import LOCAL, PATIENCE
+from tests.kit.commands import LOCAL
+from tests.kit.programs import Script, run_script
 
 
 def run(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run an example to its end."""
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-        env=os.environ | environment,
+    done = run_script([str(EXAMPLES / name), *arguments], env=os.environ | environment)
+    return subprocess.CompletedProcess(
+        done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
     )
 
 
@@ -43,7 +37,7 @@ def refused(name: str, *arguments: str, **environment: str) -> str:
     return line.rstrip("\n")
 
 
-class Example(subprocess.Popen[str]):
+class Example(Script):
     """
     An example that runs until it is told to end.
 
@@ -55,11 +49,8 @@ class Example(subprocess.Popen[str]):
 
     def __init__(self, name: str, *arguments: str, **environment: str) -> None:
         super().__init__(
-            [sys.executable, str(EXAMPLES / name), *arguments],
+            [str(EXAMPLES / name), *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
             env=os.environ | environment,
         )
 
@@ -70,25 +61,18 @@ class Example(subprocess.Popen[str]):
 
     def says(self) -> str:
         """The next line on standard output; there has to be one."""
-        assert self.stdout is not None
-        alarm = threading.Timer(PATIENCE, self.kill)
-        alarm.start()
-        line = self.stdout.readline()
-        alarm.cancel()
+        with self.killed_if_late():
+            line: bytes = self.stdout.readline()
         assert line, "it says nothing"
-        return line.rstrip("\n")
+        return line.decode().rstrip("\n")
 
-    def ends(self) -> tuple[int, str]:
+    def finishes(self) -> tuple[int, str]:
         """SIGTERM, and what becomes of it: exit code, and what stands on standard error."""
         if self._said is None:
             self.terminate()
-            _out, self._said = self.communicate(timeout=PATIENCE)
-        return self.returncode, self._said
-
-    def __exit__(self, *args: object) -> None:
-        if self.poll() is None:
-            self.kill()
-        super().__exit__(*args)  # type: ignore[arg-type]
+            _code, _out, error = self.everything()
+            self._said = error.decode()
+        return self.wait(), self._said
 
 
 @contextmanager
@@ -96,7 +80,7 @@ def running(name: str, *arguments: str, **environment: str) -> Iterator[Example]
     """An example that runs; ended by SIGTERM, to which it says nothing."""
     with Example(name, *arguments, **environment) as example:
         yield example
-        ended = example.ends()
+        ended = example.finishes()
         # The signal itself, where it comes before the reactor runs.
         assert ended in ((0, ""), (-SIGTERM, "")), ended
 

@@ -173,7 +173,9 @@ class Line:
         heard = Heard() if heard is None else heard
         self.keeper.remove(self.client)
         exchange = self.client.exchange(head, heard)
-        if body is not None:
+        if body is None:
+            exchange.flush()
+        else:
             if body:
                 exchange.write(body)
             exchange.end()

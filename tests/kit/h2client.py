@@ -40,6 +40,9 @@ SETTINGS = b"AAMAAABkAAQAAP__"
 #: The kinds of connections that h2c is not unknown on.
 PLAIN_KINDS = ("tcp", "unix", "proxy")
 
+#: The same, where bytes are cut at each place, as in the harness.
+PLAIN_CUT_KINDS = ("tcp", "proxy")
+
 LARGE = bytes(range(256)) * 4000
 
 SETTINGS_FRAME, PING_FRAME, GOAWAY_FRAME, WINDOW_UPDATE_FRAME = 4, 6, 7, 8
@@ -187,7 +190,7 @@ class H2Client(Protocol):
         self.scheme = scheme
         self.head: bytes | None = b""
         self.continues = False
-        self.received = b""
+        self.received = bytearray()
         self.answers: dict[int, tuple[dict[bytes, bytes], bytes]] = {}
         self.ended: set[int] = set()
         self.broken: list[Any] = []

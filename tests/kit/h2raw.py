@@ -103,12 +103,13 @@ class RawClient(Recording):
         super().__init__()
         self.site = h2c_site(http2_connect=True, reactor=Clock()) if site is None else site
         self.wire = Wire(cut, seed, self.site.reactor)
+        others = set(self.site.http2_connections)
         self.wire.join(self, self.site.buildProtocol(self.wire.client.getHost()))
         self._decoder = Decoder()
         self._read = 0
         if begins:
             self.send(PREFACE + settings(), frame(SETTINGS, 0, b"", ACK))
-            (self.connection,) = self.site.http2_connections
+            (self.connection,) = self.site.http2_connections - others
             assert [f.kind for f in self.take()] == [SETTINGS, WINDOW_UPDATE, SETTINGS]
 
     def send(self, *frames: bytes) -> RawClient:

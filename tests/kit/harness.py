@@ -52,6 +52,9 @@ SOCKETS = ("tcp", "tls", "unix", "proxy")
 #: Every kind of connection that a takeover must work on.
 KINDS = (*SOCKETS, "memory")
 
+#: The same, where bytes are cut at each place: what a UNIX socket has read goes the way of TCP's.
+CUT_KINDS = ("tcp", "tls", "proxy", "memory")
+
 PROXY_LINE = b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 2222\r\n"
 
 

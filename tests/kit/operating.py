@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.kit.commands import COMMAND, LOCAL, read_all, read_until
 from tests.kit.harness import status, upgrade_head
-from tests.kit.programs import PATIENCE, Program
+from tests.kit.programs import PATIENCE, Script
 
 TWIST = str(Path(COMMAND).with_name("twist"))
 TWISTD = str(Path(COMMAND).with_name("twistd"))
@@ -28,7 +28,7 @@ SERVERS = {
 }
 
 
-class Operated(Program):
+class Operated(Script):
     """A server, of one of the :data:`SERVERS` for example, while it runs."""
 
     def __init__(self, command: list[str], *arguments: str, **kwargs: Any) -> None:

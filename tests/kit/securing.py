@@ -37,6 +37,9 @@ from upgrade_switch.protocols import TLSUpgradePool, tls
 #: Where an upgrade to TLS works. ``tls`` has it already.
 CLEAR_KINDS = ("tcp", "unix", "proxy")
 
+#: The same, where bytes are cut at each place, as in the harness.
+CLEAR_CUT_KINDS = ("tcp", "proxy")
+
 #: What the 101 says to a client that offers ``TLS/1.2`` first.
 UPGRADE = b"TLS/1.2, HTTP/1.1"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,6 +80,38 @@ async def test_libcurl_over_http3(host: str, listen: Any, server: int) -> None:
     body = bytes(range(256)) * 1200
     page, _ = await deferToThread(fetch, proxy, url, body)
     assert page == body + PAGE
+    assert {line[0] for line in listening.site.lines} == {101}
+
+
+def impersonate(proxy: int, url: str, authority: Path) -> Any:
+    """The same with curl_cffi: what it has is curl-impersonate's libcurl, with BoringSSL."""
+    curl_cffi = import_module("curl_cffi")
+    option, received = curl_cffi.CurlOpt, io.BytesIO()
+    curl = curl_cffi.Curl()
+    curl.setopt(option.URL, url.encode())
+    curl.setopt(option.HTTP_VERSION, ONLY_HTTP3)
+    curl.setopt(option.PROXY, b"http://127.0.0.1:%d" % proxy)
+    curl.setopt(option.HTTPPROXYTUNNEL, 1)
+    curl.setopt(option.NOPROXY, b"")
+    curl.setopt(option.CAINFO, str(authority).encode())
+    curl.setopt(option.TIMEOUT, 30)
+    curl.setopt(option.WRITEDATA, received)
+    try:
+        curl.perform()
+    finally:
+        curl.close()
+    return received.getvalue()
+
+
+@pytest_twisted.ensureDeferred
+async def test_curl_cffi_over_http3(listen: Any, server: int, tmp_path: Path) -> None:
+    """So does curl_cffi, which is another build of libcurl."""
+    pytest.importorskip("curl_cffi", minversion="0.17")
+    authority = tmp_path / "authority.pem"
+    authority.write_bytes(CERTIFICATE_PEM)
+    listening = await listen("tcp", udp_site(Destinations("127.0.0.1:*")))
+    proxy, url = listening.port.getHost().port, f"https://127.0.0.1:{server}/"
+    assert await deferToThread(impersonate, proxy, url, authority) == PAGE
     assert {line[0] for line in listening.site.lines} == {101}
 
 

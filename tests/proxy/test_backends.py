@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from twisted.internet.endpoints import (
     HostnameEndpoint,
     TCP4ClientEndpoint,
@@ -513,4 +519,6 @@ class Anything(RuleBasedStateMachine):
             assert back_end.is_ready(self.clock.seconds())
 
 
-TestAnything = Anything.TestCase
+def test_anything() -> None:
+    """Whatever happens to requests and back ends, the states are the three that there are."""
+    run_state_machine_as_test(Anything)

@@ -16,10 +16,14 @@ from twisted.internet.protocol import connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+from zope.interface import implementer
 
 from tests.kit.asking import PAGE, TRAILING, Accepting
 from tests.kit.harness import upgrade_head
+from tests.kit.streamed import Taking
 from upgrade_switch import UpgradeResource, UpgradeSite
+from upgrade_switch.interfaces import IStreamsContent
 from upgrade_switch.server.head import read_head
 
 ADDRESS = IPv4Address("TCP", "127.0.0.1", 1)
@@ -42,11 +46,30 @@ class Witness(Resource):
         return b"page " + request.method + b" " + body
 
 
+@implementer(IStreamsContent)
+class StreamingWitness(Witness):
+    """The same, of which the content is streamed."""
+
+    def render(self, request: Any) -> Any:
+        taking = Taking()
+
+        def answer(_: None) -> None:
+            request.content.write(taking.data)
+            request.content.seek(0)
+            request.write(Witness.render(self, request))
+            request.finish()
+
+        request.stream_content(taking).addCallbacks(answer, lambda _: None)
+        return NOT_DONE_YET
+
+
 def told(pieces: list[bytes]) -> tuple[bytes, list[Any], list[str], bool]:
     """What a site answers, which requests it has seen, who was asked, and whether it hung up."""
-    witness, accepting = Witness(), Accepting()
+    witness, streaming, accepting = Witness(), StreamingWitness(), Accepting()
+    streaming.requests = witness.requests
     root = Resource()
     root.putChild(b"page", witness)
+    root.putChild(b"stream", streaming)
     root.putChild(b"u", UpgradeResource({"echo": accepting}, witness))
     protocol: Any = UpgradeSite(root, reactor=Clock(), timeout=None).buildProtocol(ADDRESS)
     transport = StringTransport()
@@ -63,7 +86,21 @@ def one_by_one(data: bytes) -> list[bytes]:
     return [data[at : at + 1] for at in range(len(data))]
 
 
-plain = st.sampled_from([b"GET /page", b"GET /page?a=1&b=%20", b"GET /u", b"GET /u/b\xa3", b"GET *"])
+plain = st.sampled_from(
+    [
+        b"GET /page",
+        b"GET /page?a=1&b=%20",
+        b"GET /u",
+        b"GET /u/b\xa3",
+        b"GET *",
+        b"HEAD /page",
+        b"POST /page?a=1",
+        b"PUT /stream",
+        b"DELETE /stream?a",
+        b"OPTIONS *",
+        b"CONNECT a:1",
+    ]
+)
 lines = plain.map(lambda line: line + b" HTTP/1.1") | st.sampled_from(
     [
         b"GET /page\x7f HTTP/1.1",
@@ -72,8 +109,8 @@ lines = plain.map(lambda line: line + b" HTTP/1.1") | st.sampled_from(
         b"GET /page HTTP/1.0",
         b"GET /page HTTP/1.1 ",
         b"get /page HTTP/1.1",
-        b"POST /page HTTP/1.1",
-        b"HEAD /page HTTP/1.1",
+        b"post /page HTTP/1.1",
+        b"X-Y /page HTTP/1.1",
         b"",
     ]
 )
@@ -97,6 +134,10 @@ good_fields = st.sampled_from(
 fields = good_fields | st.sampled_from(
     [
         b"Content-Length: 3",
+        b"Content-Length: 03",
+        b"Content-Length: +3",
+        b"Content-Length: 3, 3",
+        b"Content-Length: " + b"3" * 19,
         b"content-length:0",
         b"Transfer-Encoding: chunked",
         b"Expect: 100-continue",
@@ -112,10 +153,24 @@ fields = good_fields | st.sampled_from(
 )
 ends = st.sampled_from([b"\r\n", b"\n", b"\r", b"\r\r\n", b"\r\n "])
 bodies = st.sampled_from([b"", b"", b"", b"abc", b"0\r\n\r\n", b"\r\n"])
+# The fields that frame a content, and it.
+contents = st.sampled_from(
+    [
+        ([], b""),
+        ([b"Content-Length: 0"], b""),
+        ([b"content-length:\t5 "], b"a=1\r\n"),
+        ([b"Content-Length: 5", b"Content-Type: application/x-www-form-urlencoded"], b"a=1&b"),
+        ([b"Expect: 100-continue", b"Content-Length: 1"], b"a"),
+        ([b"Transfer-Encoding: chunked"], b"1\r\na\r\n0\r\n\r\n"),
+    ]
+)
 good_requests = st.builds(
-    lambda line, parts: b"\r\n".join([line + b" HTTP/1.1", b"Host: localhost", *parts, b"", b""]),
+    lambda line, parts, content: b"\r\n".join(
+        [line + b" HTTP/1.1", b"Host: localhost", *parts, *content[0], b"", content[1]]
+    ),
     plain,
     st.lists(good_fields, max_size=4),
+    contents,
 )
 
 
@@ -170,30 +225,42 @@ def test_no_difference_at_the_limits(count: int, size: int) -> None:
     [
         b"",
         PAGE[:-1],
-        PAGE.replace(b"GET", b"POST"),
+        PAGE.replace(b"GET", b"CONNECT"),
+        PAGE.replace(b"GET", b"get"),
         PAGE.replace(b"1.1", b"1.0"),
         PAGE.replace(b"\r\n", b"\n"),
         b"\r\n" + PAGE,
         PAGE.replace(b"Host", b" Host"),
         PAGE.replace(b": ", b":\r\n "),
         *(
-            PAGE[:-2] + name + b": 0\r\n\r\n"
-            for name in (b"Content-Length", b"content-length", b"TRANSFER-ENCODING", b"expect")
+            PAGE[:-2] + field + b"\r\n\r\n"
+            for field in (
+                b"TRANSFER-ENCODING: chunked",
+                b"expect: 100-continue",
+                b"Content-Length: 1\r\ncontent-length: 1",
+                b"Content-Length: 1, 1",
+                b"Content-Length: +1",
+                b"Content-Length:",
+                b"Content-Length: " + b"1" * 19,
+            )
         ),
     ],
 )
 def test_left_alone(data: bytes) -> None:
-    """What is incomplete, or anything but a plain GET, is not read in one go."""
+    """What is incomplete, or anything but plain, is not read in one go."""
     assert read_head(data, 16384, 500) is None
 
 
 def test_read() -> None:
-    """A plain GET is read in one go: its target, its fields without the white space, its length."""
-    head = read_head(PAGE[:-2] + b"x-Y:\t a b\t\r\nX-Empty:\r\n\r\n" + TRAILING, 16384, 500)
+    """A plain head is read in one go: its fields without the white space, its size, its content's."""
+    fields = b"x-Y:\t a b\t\r\nX-Empty:\r\ncontent-length: 12\r\n"
+    head = read_head(PAGE[:-2].replace(b"GET", b"PUT") + fields + b"\r\n" + TRAILING, 16384, 500)
     assert head is not None
-    assert head.target == b"/page"
-    assert head.fields == [(b"Host", b"localhost"), (b"x-Y", b"a b"), (b"X-Empty", b"")]
-    assert head.length == len(PAGE) + len(b"x-Y:\t a b\t\r\nX-Empty:\r\n")
+    assert (head.method, head.target) == (b"PUT", b"/page")
+    plain = [(b"Host", b"localhost"), (b"x-Y", b"a b"), (b"X-Empty", b"")]
+    assert head.fields == [*plain, (b"content-length", b"12")]
+    assert head.size == len(PAGE) + len(fields)
+    assert head.length == 12
     assert read_head(PAGE, len(PAGE), 1) is not None
     assert read_head(PAGE, len(PAGE) - 1, 1) is None
     assert read_head(PAGE, len(PAGE), 0) is None

@@ -234,12 +234,16 @@ def test_slow_client() -> None:
     assert client.is_over
 
 
+@pytest.mark.parametrize("later", [0, 3])
 @pytest.mark.parametrize("finished", [True, False])
-def test_idle_timer_goes_on(finished: bool) -> None:
+def test_idle_timer_goes_on(finished: bool, later: int) -> None:
     """Between requests the idle timer runs, whatever the consumer did before."""
     on_write = (lambda taking: None) if finished else (lambda taking: taking.producer.pauseProducing())
     site, resource = uploading(Uploads(on_write), timeout=60)
-    client = Joined(site).send(put(b"abc"))
+    # Together with its head, or behind it.
+    request = put(b"abc")
+    client = Joined(site).send(request[: len(request) - later])
+    client.send(request[len(request) - later :])
     if not finished:
         site.reactor.advance(100)
         resource.taken[0].producer.resumeProducing()

@@ -6,8 +6,6 @@ everywhere else it switches, whatever stands around it.
 from __future__ import annotations
 
 import gzip
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +13,17 @@ import pytest
 import pytest_twisted
 from klein import Klein
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
-from twisted.cred.portal import IRealm, Portal
+from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, globalLogPublisher
-from twisted.spread.pb import PBServerFactory
-from twisted.web.distrib import ResourcePublisher, ResourceSubscription
 from twisted.web.guard import BasicCredentialFactory, HTTPAuthSessionWrapper
 from twisted.web.resource import EncodingResourceWrapper, IResource, Resource
 from twisted.web.server import NOT_DONE_YET, GzipEncoderFactory, Site
 from twisted.web.test.requesthelper import DummyRequest
 from twisted.web.util import DeferredResource
 from twisted.web.vhost import NameVirtualHost
-from zope.interface import implementer
 
+from tests.kit.around import Realm, distributed
 from tests.kit.asking import (
     PAGE,
     TRAILING,
@@ -40,7 +36,7 @@ from tests.kit.asking import (
     is_http,
     switches,
 )
-from tests.kit.harness import EchoTarget, Page, field, patient, reactor, status, turns, upgrade_head
+from tests.kit.harness import EchoTarget, Page, field, reactor, status, turns, upgrade_head
 from upgrade_switch import UpgradeRequest, UpgradeResource, UpgradeSite
 from upgrade_switch.errors import NotOffered
 from upgrade_switch.server.switched import SwitchedConnections
@@ -175,24 +171,6 @@ def test_any_request(accepting: Accepting, fallback: Any) -> None:
 # twisted.web.distrib: the request goes to another process.
 
 
-@asynccontextmanager
-async def distributed(root: IResource, path: str) -> AsyncIterator[ResourceSubscription]:
-    """A resource that another site serves, behind a UNIX socket."""
-    port = reactor.listenUNIX(path, PBServerFactory(ResourcePublisher(Site(root))))
-    subscription: Any = ResourceSubscription("unix", path)
-    try:
-        yield subscription
-    finally:
-        port.stopListening()
-        if subscription.publisher is not None:
-            broker = subscription.publisher.broker
-            gone: Deferred[None] = Deferred()
-            broker.notifyOnDisconnect(lambda: gone.callback(None))
-            broker.transport.loseConnection()
-            await patient(gone)
-        await turns()
-
-
 @pytest_twisted.ensureDeferred
 async def test_distrib(
     listen: Any, resource: UpgradeResource, accepting: Accepting, tmp_path: Path
@@ -237,18 +215,6 @@ async def chunks(client: Any) -> bytes:
 
 
 # twisted.web.guard.
-
-
-@implementer(IRealm)
-class Realm:
-    """Gives one resource to all who may come in, and notes who has left."""
-
-    def __init__(self, resource: IResource) -> None:
-        self.resource = resource
-        self.left: list[bytes] = []
-
-    def requestAvatar(self, avatar: Any, mind: Any, *interfaces: Any) -> Any:
-        return IResource, self.resource, lambda: self.left.append(avatar)
 
 
 @pytest.mark.parametrize("inside", [False, True])

@@ -245,7 +245,10 @@ async def broken_later(request: Any, token: Any) -> Any:
 
 
 class UnderTrial(SynchronousTestCase):
-    """What users of trial write; each flushes the error that has been logged."""
+    """
+    What users of trial write; each flushes the error that has been logged. Not for pytest to collect:
+    one of them fails, as it should.
+    """
 
     def test_acceptor(self) -> None:
         client = talk_to(UpgradeResource({"echo": broken}))
@@ -269,10 +272,6 @@ class UnderTrial(SynchronousTestCase):
 
     def test_not_flushed(self) -> None:
         talk_to(UpgradeResource({"echo": broken})).offer("echo")
-
-
-# Not for pytest to collect: one of them fails, as it should.
-UnderTrial.__test__ = False  # type: ignore[attr-defined]  # pytest's
 
 
 @pytest.mark.parametrize("name", ["test_acceptor", "test_acceptor_later", "test_target"])

@@ -51,7 +51,6 @@ from .web import (  # noqa: E402 - behind the check
     UnaskedSwitchPool,
     behind_login,
     client_request,
-    content_received,
     detach_flow_control,
     feed_content,
     forget_content,
@@ -63,6 +62,7 @@ from .web import (  # noqa: E402 - behind the check
     request_line_of,
     set_encoder,
     set_fields,
+    set_request_line,
 )
 
 __all__ = [
@@ -81,7 +81,6 @@ __all__ = [
     "beneath",
     "bottom",
     "client_request",
-    "content_received",
     "detach_flow_control",
     "endpoint_text",
     "feed_content",
@@ -105,6 +104,7 @@ __all__ = [
     "set_encoder",
     "set_fields",
     "set_keep_alive",
+    "set_request_line",
     "slot_of",
     "start_tls",
     "tls_layer",

@@ -32,7 +32,6 @@ __all__ = [
     "UnaskedSwitchPool",
     "behind_login",
     "client_request",
-    "content_received",
     "detach_flow_control",
     "feed_content",
     "forget_content",
@@ -44,16 +43,16 @@ __all__ = [
     "request_line_of",
     "set_encoder",
     "set_fields",
+    "set_request_line",
 ]
 
 
-def content_received(channel: HTTPChannel, method: bytes, target: bytes, version: bytes) -> None:
+def set_request_line(channel: HTTPChannel, method: bytes, target: bytes, version: bytes) -> None:
     """
-    Have a channel process the last of its ``requests``, whose fields and content are complete. The
-    channel does that itself after the last line, with a request line that only it knows.
+    Give a channel the request line of the last of its ``requests``, which its ``allContentReceived``
+    needs. The channel does that itself when it reads line by line, and only it knows it then.
     """
     channel._command, channel._path, channel._version = method, target, version
-    channel.allContentReceived()
 
 
 class AskingChannel(HTTPChannel):
@@ -177,7 +176,9 @@ def set_fields(headers: Headers, fields: Iterable[tuple[bytes, bytes]]) -> None:
         values.setdefault(_canonical(name), []).append(value)
 
 
-def replace_fields(headers: Headers, fields: Iterable[tuple[bytes, bytes]], besides: bytes) -> None:
+def replace_fields(
+    headers: Headers, fields: Iterable[tuple[bytes, bytes]], besides: bytes | None = None
+) -> None:
     """
     The same, in place of what is there of the same names.
 
@@ -187,7 +188,7 @@ def replace_fields(headers: Headers, fields: Iterable[tuple[bytes, bytes]], besi
     for name, value in fields:
         replacing.setdefault(_canonical(name), []).append(value)
     values = headers._rawHeaders
-    if besides in values and besides in replacing:
+    if besides is not None and besides in values and besides in replacing:
         replacing[besides] = [*values[besides], *replacing[besides]]
     values.update(replacing)
 

@@ -78,6 +78,7 @@ class Exchange:
     One request, and its answer. It is the consumer of the request's body, and the producer of the
     answer's; whoever has begun it owns it. When it is over, no method does anything any more.
 
+    :ivar held: what is sent with the first part of the request's body, or at :meth:`flush`: its head.
     :ivar has_received: whether anything of an answer has come.
     """
 
@@ -111,8 +112,9 @@ class Exchange:
         self._state = State.SENDING
         self._heads = HeadReader(_LONGEST_HEAD)
         self._informational = 0
+        self.held = b""
         self._producer: IProducer | None = None
-        self._is_paused = self._is_reading = False
+        self._is_pulled = self._is_paused = self._is_reading = False
         self.has_received = False
         # How the connection has ended, if it has; and whether it was meant to end so.
         self._lost: Failure | None = None
@@ -128,6 +130,11 @@ class Exchange:
         return before
 
     # The request.
+
+    def flush(self) -> None:
+        """The first part of the body comes later."""
+        if self._state is not State.OVER:
+            self._write(b"")
 
     def write(self, data: bytes) -> None:
         """
@@ -152,13 +159,20 @@ class Exchange:
 
     def _send(self, framed: Callable[..., list[bytes]], *data: bytes) -> bool:
         try:
-            parts = framed(*data)
+            self._write(b"".join(framed(*data)))
         except h11.LocalProtocolError as error:
             self._fail(RequestGenerationFailed([Failure(error)]))
             return False
-        if parts and self._lost is None:
-            self._transport.writeSequence(parts)
         return True
+
+    def _write(self, data: bytes) -> None:
+        data, self.held = self.held + data, b""
+        if data and self._lost is None:
+            # Transports ask a producer that they pull for more when they have sent what waits.
+            if self._is_pulled:
+                self._transport.write(data)
+            else:
+                _twisted.write_at_once(self._transport, data)
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """
@@ -170,7 +184,7 @@ class Exchange:
             return
         if self._producer is not None:
             raise RuntimeError(f"{self._producer!r} is registered already")
-        self._producer = producer
+        self._producer, self._is_pulled = producer, not streaming
         self._transport.registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:

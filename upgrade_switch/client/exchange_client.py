@@ -88,11 +88,12 @@ class ExchangeClient(Protocol):
 
     def exchange(self, head: ExchangeHead, listener: IExchangeListener) -> Exchange:
         """
-        Send the head of a request.
+        Send the head of a request. If there is a body, it is sent with its first part.
 
         :param head: the head.
         :param listener: is told of the answer, or of the failure, perhaps within this call.
-        :return: the exchange, to which the caller writes the request's body, and its end.
+        :return: the exchange, to which the caller writes the request's body, and its end. If the first
+            part of the body comes later than the reactor's next turn, the caller calls ``flush``.
         :raises InvalidArgument: if the head breaks HTTP's rules; then nothing has been sent, and the
             connection rests.
         :raises RuntimeError: if there is an exchange on this connection already.
@@ -104,20 +105,21 @@ class ExchangeClient(Protocol):
         except InvalidArgument:
             self._rest_unless_over()
             raise
-        offered = [] if request.is_alone else [v for k, v in head.fields if k.lower() == b"upgrade"]
+        is_counted = request.length is not None
+        offered = [] if is_counted else [v for k, v in head.fields if k.lower() == b"upgrade"]
         exchange = Exchange(self, head, listener, Offer.parse(offered) if offered else None)
         if self._why_over is not None:
             exchange.refuse(self._why_over)
             return exchange
         self._exchange = exchange
         data = self.messages.send(request)
-        if request.is_alone or not framings(request.event.headers.raw_items()):
+        if not request.length and (is_counted or not framings(request.fields)):
             _twisted.write_at_once(self.transport, data)
         else:
             # The body follows, of which the server may not want everything.
             if self._last_reading is None:
                 self._last_reading = _twisted.LastReading(self.transport)
-            self.transport.write(data)
+            exchange.held = data
         return exchange
 
     @property

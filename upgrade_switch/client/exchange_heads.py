@@ -51,15 +51,23 @@ _MOST_REMEMBERED = 256
 class RequestHead(NamedTuple):
     """The head of a request that breaks no rule of HTTP's."""
 
-    event: h11.Request
+    method: bytes
+    fields: tuple[tuple[bytes, bytes], ...]
     """For the parser of the connection."""
     data: bytes | None
     """What is sent; None for what that parser makes of the event."""
-    is_alone: bool
+    length: int | None
     """
-    Whether nothing follows the head, and nothing in it says what becomes of the connection, or how the
-    answer is framed.
+    How long the request's body is. None if that is not known, or if something in the head says what
+    becomes of the connection, or how the answer is framed: then the parser has to know of the request.
     """
+    target: bytes = b"/"
+
+    @property
+    def event(self) -> h11.Request:
+        """For the parser of the connection."""
+        make = _event if self.data is None else _shadow
+        return make(self.method, self.target, self.fields)
 
 
 def request_head(head: ExchangeHead) -> RequestHead:
@@ -68,11 +76,27 @@ def request_head(head: ExchangeHead) -> RequestHead:
     """
     data = _written(head)
     if data is None:
-        return RequestHead(_event(head.method, head.target, tuple(head.fields)), None, False)
-    fields = tuple([each for each in head.fields if each[0].lower() in _FOR_H11])
-    # Of these, Host is always there.
-    is_alone = len(fields) == 1 and head.method != b"HEAD"
-    return RequestHead(_shadow(head.method, fields), data, is_alone)
+        request = RequestHead(head.method, tuple(head.fields), None, None, head.target)
+    else:
+        fields = tuple([each for each in head.fields if each[0].lower() in _FOR_H11])
+        request = RequestHead(head.method, fields, data, _counted(head.method, fields))
+    if request.length is None:
+        # It raises what has to be raised; that of a counted one is only made if it is needed.
+        request.event  # noqa: B018
+    return request
+
+
+def _counted(method: bytes, fields: Fields) -> int | None:
+    """
+    :param fields: those that h11 looks at, Host in front.
+    :return: the length of a plain head.
+    """
+    if method in (b"HEAD", b"CONNECT") or len(fields) > 2:
+        return None
+    if len(fields) == 1:
+        return 0
+    name, value = fields[1]
+    return int(value) if name.lower() == b"content-length" and _LENGTH.match(value) else None
 
 
 def _written(head: ExchangeHead) -> bytes | None:
@@ -96,8 +120,8 @@ def _written(head: ExchangeHead) -> bytes | None:
 
 
 @lru_cache(_MOST_REMEMBERED)
-def _shadow(method: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> h11.Request:
-    return _event(method, b"/", fields)
+def _shadow(method: bytes, target: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> h11.Request:
+    return _event(method, target, fields)
 
 
 def _event(method: bytes, target: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> h11.Request:

@@ -2,14 +2,15 @@
 Where the messages on a connection to a back end end: :class:`Messages`.
 
 h11 knows, for any message: it is asked, and is the judge of whatever breaks the grammar. But most
-exchanges are a request without a body and an answer of a known length, both with plain heads
-(``exchange_heads``). There is nothing to know about them but that length: then the bytes are counted
-here, and h11 is not asked. As soon as there is anything else about an exchange, such as an interim
-answer, or an answer that comes before the request's end, h11 is told of the request, and has the rest
-of that exchange.
+exchanges are a request and an answer of known lengths, both with plain heads (``exchange_heads``).
+There is nothing to know about them but these lengths: then the bytes are counted here, and h11 is not
+asked. As soon as there is anything else about an exchange, such as an interim answer, or an answer that
+comes before the request's end, h11 is told of the request, and has the rest of that exchange.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import h11
 
@@ -36,8 +37,10 @@ class Messages:
 
     def __init__(self) -> None:
         self._h11 = h11.Connection(h11.CLIENT)
-        # Of an exchange of which h11 has not been told: its request, and whether that is complete.
-        self._request: h11.Request | None = None
+        # Of an exchange of which h11 has not been told: its request, how much of whose body has been
+        # sent, and whether that was all.
+        self._request: RequestHead | None = None
+        self._sent = 0
         self._is_sent = False
         # How much of an answer is still to come, if it is counted here; and what has come.
         self._left: int | None = None
@@ -49,9 +52,9 @@ class Messages:
         """
         :return: what is to be sent for the head of a request.
         """
-        self._is_sent = False
-        if head.is_alone and head.data is not None:
-            self._request = head.event
+        self._sent, self._is_sent = 0, False
+        if head.length is not None and head.data is not None:
+            self._request = head
             return head.data
         data = self._h11.send(head.event) or b""
         return data if head.data is None else head.data
@@ -60,22 +63,32 @@ class Messages:
         """
         :return: what is to be sent for a part of the request's body.
         """
-        return self._ask_h11().send_with_data_passthrough(h11.Data(data=data)) or []
+        if self._request is None:
+            return self._h11.send_with_data_passthrough(h11.Data(data=data)) or []
+        self._sent += len(data)
+        if self._sent > (self._request.length or 0):
+            raise h11.LocalProtocolError("Too much data for declared Content-Length")
+        return [data] if data else []
 
     def send_end(self) -> list[bytes]:
         """
         :return: what is to be sent for the request's end.
         """
-        if self._request is not None:
-            self._is_sent = True
-            return []
-        return self._h11.send_with_data_passthrough(h11.EndOfMessage()) or []
+        if self._request is None:
+            return self._h11.send_with_data_passthrough(h11.EndOfMessage()) or []
+        if self._sent < (self._request.length or 0):
+            raise h11.LocalProtocolError("Too little data for declared Content-Length")
+        self._is_sent = True
+        return []
 
     def _ask_h11(self) -> h11.Connection:
         """Have h11 know of the exchange."""
         request, self._request = self._request, None
         if request is not None:
-            self._h11.send(request)
+            self._h11.send(request.event)
+            # Any: h11 asks of what passes through it no more than that it has a length.
+            sent: Any = range(self._sent)
+            self._h11.send_with_data_passthrough(h11.Data(data=sent))
             if self._is_sent:
                 self._h11.send(h11.EndOfMessage())
         return self._h11

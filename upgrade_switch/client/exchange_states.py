@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum, auto
+from functools import cached_property
 
 __all__ = ["TRANSITIONS", "Event", "State", "after"]
 
@@ -35,17 +36,20 @@ class State(Enum):
     HOLDING = auto()
     OVER = auto()
 
-    @property
+    # There is one of each. Python 3.11 would hash its name, by a method in Python.
+    __hash__ = object.__hash__
+
+    @cached_property
     def is_sending(self) -> bool:
         """Whether the request is being written."""
         return self in (State.SENDING, State.EARLY, State.HOLDING)
 
-    @property
+    @cached_property
     def is_undecided(self) -> bool:
         """Whether the next thing to read is a head."""
         return self in (State.SENDING, State.WAITING)
 
-    @property
+    @cached_property
     def has_body(self) -> bool:
         """Whether the next thing to read belongs to the answer's body."""
         return self in (State.EARLY, State.READING)
@@ -68,6 +72,8 @@ class Event(Enum):
 
     FAILED = auto()
     """Anything else has ended it: the owner, the connection, bytes that are not HTTP."""
+
+    __hash__ = object.__hash__
 
 
 TRANSITIONS: Mapping[State, Mapping[Event, State]] = {

@@ -9,7 +9,9 @@ waits for it, and then gets one of three things:
 - the connection that was made, for HTTP/1.1, since the server has chosen that: the first one gets it;
 - nothing: it then makes a connection of its own, and speaks HTTP/1.1.
 
-A server that has chosen HTTP/1.1, or does not take upgrades over HTTP/2, is not asked again.
+A server that has chosen HTTP/1.1, or does not take upgrades over HTTP/2, is not asked again for some
+minutes: it may be another one then, or have another configuration. What a server takes is said by each
+of its HTTP/2 connections anew.
 """
 
 from __future__ import annotations
@@ -49,6 +51,9 @@ _Way: TypeAlias = ClientConnection | SwitchingClient | None
 
 # How often a request is sent that servers say they have not looked at.
 _MOST_ATTEMPTS = 3
+
+# Seconds for which a server is remembered to take upgrades over HTTP/1.1 alone.
+_SECONDS_OF_HTTP1 = 600
 
 # Servers that something is remembered of.
 _MOST_SERVERS = 1000
@@ -121,7 +126,8 @@ class SharedConnections:
                     return await way.ask(request, token)
                 except NotProcessed as error:
                     left -= 1
-                    server.is_http1 = server.is_http1 or error.wants_http1
+                    if error.wants_http1:
+                        server.takes_http1()
                     if not left:
                         raise ResponseNeverReceived([Failure(error)]) from None
             else:
@@ -164,15 +170,23 @@ class _Server:
     """
     What is known of one server, as it is reached in one way, and the connections to it.
 
-    :ivar is_http1: whether upgrades go over HTTP/1.1.
     :ivar connections: those that have not ended.
     """
 
     def __init__(self, pool: PoolLimits) -> None:
-        self.is_http1 = False
+        self._http1_until = 0.0
         self.connections: list[ClientConnection] = []
         self._pool = pool
         self._attempt: _Attempt | None = None
+
+    @property
+    def is_http1(self) -> bool:
+        """Whether upgrades go over HTTP/1.1."""
+        return self._pool.clock.seconds() < self._http1_until
+
+    def takes_http1(self) -> None:
+        """The server takes upgrades over HTTP/1.1 alone."""
+        self._http1_until = self._pool.clock.seconds() + _SECONDS_OF_HTTP1
 
     @property
     def is_in_use(self) -> bool:
@@ -289,7 +303,7 @@ class _Attempt:
             self._server.connections.append(self._connection)
             client.go_on(self._connection)
         else:
-            self._server.is_http1 = True
+            self._server.takes_http1()
             first, *others = self._end()
             switching = SwitchingClient(self._pool.clock, self._pool.lenient)
             client.go_on(switching)
@@ -299,7 +313,7 @@ class _Attempt:
 
     def not_chosen(self, client: NegotiatingClient, reason: Failure) -> None:
         if has_refused_alpn(reason):
-            self._server.is_http1 = True
+            self._server.takes_http1()
             for waiting in self._end():
                 waiting.callback(None)
         for waiting in self._end():
@@ -314,7 +328,7 @@ class _Attempt:
         is_usable = connection.has_room
         waiting = self._end()
         if not is_usable:
-            self._server.is_http1 = True
+            self._server.takes_http1()
             connection.close()
         for each in waiting:
             each.callback(connection if is_usable else None)

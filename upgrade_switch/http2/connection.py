@@ -33,7 +33,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .due import Due
-from .ending import ConnectionState, Lingering, close_in_time
+from .ending import ConnectionState, Lingering, Resets, close_in_time
 from .events import HANDLERS
 from .frames import LAST_STREAM, Flag, FrameType, goaway_frame, raw_frame
 from .machine import CONNECTION_WINDOW, STREAM_WINDOW, name_of, new_machine
@@ -64,6 +64,7 @@ class HTTP2Connection(Protocol):
     :ivar clock: what time is measured by.
     :ivar state: what the connection still takes.
     :ivar streams: those that have not ended, by their numbers.
+    :ivar resets: those that this side has reset.
     :ivar machine: h2's state machine.
     :ivar last_opened: the number of the last stream that the other side has opened.
     """
@@ -82,6 +83,7 @@ class HTTP2Connection(Protocol):
         self.clock = clock
         self.state = ConnectionState.OPEN
         self.streams: dict[int, HTTP2Stream] = {}
+        self.resets = Resets()
         self.last_opened = 0
         self.machine = new_machine(is_client, settings)
         self.reader = FrameReader(clock)
@@ -225,6 +227,9 @@ class HTTP2Connection(Protocol):
             if stream_id not in self.streams:
                 # It has been reset.
                 return
+        elif stream_id in self.resets:
+            self.blame()
+            return
         flags = _END_HEADERS | (_END_STREAM if message.ends else 0)
         stand_in = raw_frame(FrameType.HEADERS, flags, stream_id, self.stand_in_for(message))
         events = self.machine.receive_data(stand_in)
@@ -263,8 +268,8 @@ class HTTP2Connection(Protocol):
         for stream in [stream for stream in self.streams.values() if stream.has_output]:
             self.schedule(stream)
 
-    def consumed(self, stream: HTTP2Stream, size: int) -> None:
-        frames = self.windows.consumed(stream, size)
+    def consumed(self, stream: HTTP2Stream | None, size: int, at_once: bool = False) -> None:
+        frames = self.windows.consumed(stream, size, at_once)
         if frames and not self.is_closed:
             self.turns.put(frames)
             self._flush_unless_reading()
@@ -289,6 +294,7 @@ class HTTP2Connection(Protocol):
         # It may be over.
         with suppress(H2Error):
             self.machine.reset_stream(stream_id, code)
+            self.resets.add(stream_id)
         stream = self.streams.get(stream_id)
         if stream is not None:
             stream.receiving = Direction.ENDED
@@ -313,6 +319,8 @@ class HTTP2Connection(Protocol):
     def forget(self, stream: HTTP2Stream) -> None:
         """A stream is over: neither side sends on it any more."""
         self._lingering.discard(stream)
+        self.turns.discard(stream)
+        self.windows.forget(stream)
         if self.streams.pop(stream.stream_id, None) is not None and not self.streams:
             self.emptied()
 

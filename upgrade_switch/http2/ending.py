@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
     from .stream import HTTP2Stream
 
-__all__ = ["ConnectionState", "Lingering", "close_in_time"]
+__all__ = ["ConnectionState", "Lingering", "Resets", "close_in_time"]
 
 # Seconds that the other side may take to read what is left when the connection is closed.
 _SECONDS_TO_CLOSE = 15
+
+# How many streams are remembered that have been reset here: more than may be open at the same time.
+_MOST_RESETS = 2**10
 
 
 class ConnectionState(Enum):
@@ -67,6 +70,26 @@ class Lingering:
         for call in self._calls.values():
             call.cancel()
         self._calls.clear()
+
+
+class Resets:
+    """
+    The streams that this side has reset. What the other side has sent before it hears of that is
+    ignored (RFC 9113 §5.1); the h2 library would answer each frame with another reset.
+    """
+
+    def __init__(self) -> None:
+        # A dict, for its order.
+        self._streams: dict[int, None] = {}
+
+    def add(self, stream_id: int) -> None:
+        """A stream has been reset."""
+        self._streams[stream_id] = None
+        if len(self._streams) > _MOST_RESETS:
+            del self._streams[next(iter(self._streams))]
+
+    def __contains__(self, stream_id: int) -> bool:
+        return stream_id in self._streams
 
 
 # Any: whatever is beneath a connection.

@@ -20,6 +20,7 @@ from h2.exceptions import H2Error
 from h2.settings import SettingCodes
 
 if TYPE_CHECKING:
+    from .ending import Resets
     from .machine import Machine
     from .stream import HTTP2Stream
     from .windows import Windows
@@ -36,6 +37,7 @@ class StreamsConnection(TypingProtocol):
     machine: Machine
     windows: Windows
     streams: dict[int, HTTP2Stream]
+    resets: Resets
 
     def stream_ended(self, stream: HTTP2Stream) -> None:
         """The other side has ended its direction of a stream."""
@@ -79,6 +81,7 @@ def _stream_reset(connection: StreamsConnection, event: StreamReset) -> None:
     stream = connection.streams.get(event.stream_id)
     if not event.remote_reset:
         # h2 has reset it: the other side has broken a rule.
+        connection.resets.add(event.stream_id)
         connection.blame()
     if stream is not None:
         connection.stream_reset(stream, event.error_code)

@@ -12,16 +12,30 @@ from h2.settings import SettingCodes, Settings
 
 from .reader import LONGEST_FIELDS
 
-__all__ = ["CONNECTION_WINDOW", "MOST_STREAMS", "STREAM_WINDOW", "Machine", "name_of", "new_machine"]
+__all__ = [
+    "CONNECTION_WINDOW",
+    "MOST_STREAMS",
+    "MOST_WIDE",
+    "STREAM_WINDOW",
+    "WIDE_WINDOW",
+    "Machine",
+    "name_of",
+    "new_machine",
+]
 
 #: How many streams the other side may have open at the same time. Browsers want 255 WebSockets, and
 #: pages beside them.
 MOST_STREAMS = 320
 
-#: What may wait for each of them: the window that every stream begins with (RFC 9113 §6.9.2). The
-#: connection's own is as wide as theirs together, so that some that are not read stop no others.
+#: What may wait for each of them: the window that every stream begins with (RFC 9113 §6.9.2). The other
+#: side can send no more than that in a round trip, so streams that carry much get a wider one; those of
+#: them that may be kept waiting are few.
 STREAM_WINDOW = 2**16 - 1
-CONNECTION_WINDOW = MOST_STREAMS * STREAM_WINDOW
+WIDE_WINDOW = 2**20
+MOST_WIDE = 4
+
+#: The connection's own is as wide as theirs together, so that some that are not read stop no others.
+CONNECTION_WINDOW = MOST_STREAMS * STREAM_WINDOW + MOST_WIDE * WIDE_WINDOW
 
 # How many streams are opened before those that are open are counted anew, if there are fewer.
 _UNCOUNTED = 16

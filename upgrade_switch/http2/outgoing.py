@@ -48,8 +48,10 @@ class Outgoing:
 
     :ivar stream_id: the stream's number.
     :ivar sending: how far the direction is.
+    :ivar heads: those that wait.
     :ivar unsent: how many bytes wait.
     :ivar window: how many the other side takes (``windows.py``).
+    :ivar carried: how many have been sent.
     :ivar producer: who has been registered to write more, as with Twisted's transports.
     :ivar is_scheduled: whether the stream waits for its turn.
     """
@@ -68,10 +70,10 @@ class Outgoing:
         self.stream_id = stream_id
         self.sending = Direction.OPEN
         self.unsent = 0
-        self.window = 0
+        self.window = self.carried = 0
         self.is_scheduled = False
         self._clock = clock
-        self._heads: list[Sequence[Field]] = []
+        self.heads: list[Sequence[Field]] = []
         self._queue: deque[bytes] = deque()
         # How much of the first in the queue has been taken.
         self._taken = 0
@@ -102,13 +104,13 @@ class Outgoing:
 
     def add_head(self, fields: Sequence[Field]) -> None:
         """Send fields in front of all bytes."""
-        self._heads.append(fields)
+        self.heads.append(fields)
         self.schedule()
 
     def drop_unsent(self) -> None:
         """What waits is not sent any more."""
         self._queue.clear()
-        self._heads.clear()
+        self.heads.clear()
         self.unsent = self._taken = 0
 
     @property
@@ -119,7 +121,7 @@ class Outgoing:
     @property
     def has_output(self) -> bool:
         """Whether something could be sent if there were a window for it."""
-        return bool(self._heads or self._queue or self.is_at_end)
+        return bool(self.heads or self._queue or self.is_at_end)
 
     @property
     def is_at_end(self) -> bool:
@@ -132,7 +134,7 @@ class Outgoing:
 
     def take_heads(self) -> list[Sequence[Field]]:
         """Take what is to be sent in front of everything else."""
-        heads, self._heads = self._heads, []
+        heads, self.heads = self.heads, []
         return heads
 
     def take(self, most: int) -> bytes:

@@ -55,8 +55,12 @@ class StreamOwner(TypingProtocol):
     def schedule(self, stream: HTTP2Stream) -> None:
         """The stream has something to send."""
 
-    def consumed(self, stream: HTTP2Stream, size: int) -> None:
-        """So many bytes need no room any more: the other side may send as many."""
+    def consumed(self, stream: HTTP2Stream, size: int, at_once: bool = False) -> None:
+        """
+        So many bytes need no room any more: the other side may send as many.
+
+        :param at_once: whether they have been read as soon as they came.
+        """
 
     def cancel(self, stream: HTTP2Stream) -> None:
         """Reset the stream, which nobody wants any more."""
@@ -85,6 +89,7 @@ class HTTP2Stream(Outgoing):
     :ivar receiving: how far the direction is that the other side sends in.
     :ivar end_came: whether the other side has ended that direction, though it may not all be read.
     :ivar room: how many bytes may come (``windows.py``).
+    :ivar is_wide: whether these are more than with most.
     :ivar read: how many have been read, while the other side has not been told.
     :ivar rest: how many bytes are to come; None if that has not been said (RFC 9113 §8.1.1).
     :ivar linger: how many seconds the other side may take to end its direction, once this side is
@@ -106,6 +111,7 @@ class HTTP2Stream(Outgoing):
         self.rest: int | None = None
         self.end_came = False
         self.room = STREAM_WINDOW
+        self.is_wide = False
         self.read = 0
         self.receiving = Direction.OPEN
         self._owner = owner
@@ -262,7 +268,7 @@ class HTTP2Stream(Outgoing):
         else:
             if data:
                 self.call(self.protocol.dataReceived, data)
-            self._owner.consumed(self, size)
+            self._owner.consumed(self, size, not self._is_paused)
 
     def peer_ended(self) -> None:
         """The other side has ended its direction."""

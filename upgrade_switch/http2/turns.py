@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from .frames import Flag, FrameType, frame_head
@@ -37,6 +37,10 @@ class Turns:
     Lets streams that have something to send do so in turns, one frame each. Nothing is sent while the
     transport is full: what waits is with the streams, which tell their producers.
 
+    Streams that have nothing but bytes to send keep their place while the connection's window is
+    closed. A client can open that a little at a time, as often as it likes: to look at hundreds of
+    streams each time would cost too much, and the first of them would get everything.
+
     :ivar transport: what they are written to, as soon as the connection is made.
     :ivar is_full: whether the transport takes no more now.
     """
@@ -57,7 +61,10 @@ class Turns:
         self._reader = reader
         self._windows = windows
         self._made: list[bytes] = []
-        self._ready: deque[Outgoing] = deque()
+        # Streams with heads or ends to send, and those that need a window of the connection. (A queue
+        # would keep streams that have ended.)
+        self._ready: OrderedDict[Outgoing, None] = OrderedDict()
+        self._with_bytes: OrderedDict[Outgoing, None] = OrderedDict()
         self._left_before_settings = _MOST_BEFORE_SETTINGS
         self._is_sending = False
 
@@ -65,11 +72,19 @@ class Turns:
         """A stream has something to send, which it may have a window for."""
         if not stream.is_scheduled:
             stream.is_scheduled = True
-            self._ready.append(stream)
+            queue = self._with_bytes if stream.unsent and not stream.heads else self._ready
+            queue[stream] = None
+
+    def discard(self, stream: Outgoing) -> None:
+        """A stream has nothing to send any more."""
+        if stream.is_scheduled:
+            self._ready.pop(stream, None)
+            self._with_bytes.pop(stream, None)
 
     def clear(self) -> None:
         """Nobody sends any more; what is left to send has been written."""
         self._ready.clear()
+        self._with_bytes.clear()
 
     def put(self, *pieces: bytes) -> None:
         """Send frames, or pieces of frames, behind what h2 has to send."""
@@ -106,8 +121,13 @@ class Turns:
         self._is_sending = True
         try:
             waiting = 0
-            while self._ready and not self.is_full:
-                stream = self._ready.popleft()
+            while not self.is_full:
+                if self._ready:
+                    stream, _ = self._ready.popitem(False)
+                elif self._with_bytes and self._windows.left > 0:
+                    stream, _ = self._with_bytes.popitem(False)
+                else:
+                    break
                 stream.is_scheduled = False
                 if not stream.disconnected:
                     waiting += self._send_from(stream)
@@ -136,6 +156,10 @@ class Turns:
             # A producer that is asked for more writes when the head is out.
             stream.sent()
             return len(heads)
+        if self._windows.left <= 0 or (heads and self._with_bytes):
+            # Others wait already.
+            self.add(stream)
+            return len(heads)
         window = self._windows.of(stream)
         if not self._reader.has_begun:
             window = self._window_before_settings(window, stream)
@@ -150,7 +174,7 @@ class Turns:
             return len(data)
         if stream.producer is not None:
             stream.sent()
-        if stream.unsent and len(data) < window:
+        if stream.unsent and stream.window > 0:
             self.add(stream)
         return len(data)
 

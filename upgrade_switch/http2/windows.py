@@ -17,10 +17,11 @@ from h2.errors import ErrorCodes
 from h2.events import Event
 
 from .frames import Flag, FrameType, data_of, increment_of, raw_frame, window_frame
-from .machine import CONNECTION_WINDOW, STREAM_WINDOW, Machine
+from .machine import CONNECTION_WINDOW, MOST_WIDE, STREAM_WINDOW, WIDE_WINDOW, Machine
 from .reader import BrokenRule, Frame
 
 if TYPE_CHECKING:
+    from .ending import Resets
     from .outgoing import Outgoing
     from .stream import HTTP2Stream
 
@@ -35,30 +36,43 @@ _LARGEST_WINDOW = 2**31 - 1
 _WORTH_A_FRAME = STREAM_WINDOW // 4
 _WORTH_A_FRAME_OF_ALL = CONNECTION_WINDOW // 4
 
+# Bytes of a DATA frame that nobody sends who has little to send.
+_MUCH = 2**13
+
 # A DATA frame that is smaller is not worth the reset that it gets on a stream that is over. Larger ones
 # are on their way when a large content is not wanted.
 _WORTH_A_RESET = 1024
 
 
 class Windows:
-    """The windows of a connection. Those of a stream are with it: ``window``, ``room`` and ``read``."""
+    """
+    The windows of a connection. Those of a stream are with it: ``window``, ``room`` and ``read``.
+
+    :ivar left: how many bytes may be sent on all streams together.
+    :ivar carried: how many bytes have been sent on all streams together.
+    """
 
     def __init__(self) -> None:
         # As with each stream, for all of them together.
-        self._window = STREAM_WINDOW
+        self.left = STREAM_WINDOW
+        self.carried = 0
         self._room = CONNECTION_WINDOW
         self._read = 0
+        # Streams with a wide window that may be kept waiting.
+        self._wide: set[HTTP2Stream] = set()
 
     # What this side sends.
 
     def of(self, stream: Outgoing) -> int:
         """How much may be sent on a stream."""
-        return min(stream.window, self._window)
+        return min(stream.window, self.left)
 
     def sent(self, stream: Outgoing, size: int) -> None:
         """Bytes have been sent on a stream."""
         stream.window -= size
-        self._window -= size
+        stream.carried += size
+        self.left -= size
+        self.carried += size
 
     def open(self, increment: int) -> None:
         """
@@ -66,8 +80,8 @@ class Windows:
 
         :raises BrokenRule: if the window is too large now.
         """
-        self._window += increment
-        if self._window > _LARGEST_WINDOW:
+        self.left += increment
+        if self.left > _LARGEST_WINDOW:
             raise BrokenRule(ErrorCodes.FLOW_CONTROL_ERROR)
 
     @staticmethod
@@ -87,36 +101,64 @@ class Windows:
 
     # What comes.
 
-    def received(self, stream: HTTP2Stream, size: int) -> None:
+    def received(self, stream: HTTP2Stream | None, size: int) -> None:
         """
-        Bytes have come on a stream.
+        Bytes have come on a stream, or on one that is over.
 
         :raises BrokenRule: if they are too many.
         """
-        stream.room -= size
         self._room -= size
-        if stream.room < 0 or self._room < 0:
+        if stream is not None:
+            stream.room -= size
+        if self._room < 0 or (stream is not None and stream.room < 0):
             raise BrokenRule(ErrorCodes.FLOW_CONTROL_ERROR)
 
-    def consumed(self, stream: HTTP2Stream, size: int) -> bytes:
+    def widen(self, stream: HTTP2Stream) -> bytes:
+        """
+        Give a stream a wide window. Either whatever comes on it is consumed at once, so that it takes
+        nothing of the connection's window from others, or there is a place for it.
+
+        :return: the frame that allows more to be on its way.
+        """
+        stream.is_wide = True
+        more = WIDE_WINDOW - STREAM_WINDOW
+        stream.room += more
+        return window_frame(stream.stream_id, more)
+
+    def consumed(self, stream: HTTP2Stream | None, size: int, at_once: bool = False) -> bytes:
         """
         Bytes need no room any more.
 
+        :param at_once: whether they have been read as soon as they came.
         :return: the frames that allow as many again, when they are worth it.
         """
         frames = b""
-        stream.read += size
+        if stream is not None:
+            stream.read += size
+            if size >= _MUCH and at_once and self._may_widen(stream):
+                self._wide.add(stream)
+                frames = self.widen(stream)
+            if stream.read >= _WORTH_A_FRAME:
+                if not (stream.end_came or stream.disconnected):
+                    frames += window_frame(stream.stream_id, stream.read)
+                stream.room += stream.read
+                stream.read = 0
         self._read += size
-        if stream.read >= _WORTH_A_FRAME:
-            if not (stream.end_came or stream.disconnected):
-                frames = window_frame(stream.stream_id, stream.read)
-            stream.room += stream.read
-            stream.read = 0
         if self._read >= _WORTH_A_FRAME_OF_ALL:
             frames += window_frame(0, self._read)
             self._room += self._read
             self._read = 0
         return frames
+
+    def _may_widen(self, stream: HTTP2Stream) -> bool:
+        """Whether there is a place for a stream that carries much."""
+        if stream.is_wide or stream.end_came or stream.is_closing:
+            return False
+        return len(self._wide) < MOST_WIDE
+
+    def forget(self, stream: HTTP2Stream) -> None:
+        """A stream is over."""
+        self._wide.discard(stream)
 
 
 class WindowedConnection(TypingProtocol):
@@ -125,6 +167,7 @@ class WindowedConnection(TypingProtocol):
     machine: Machine
     windows: Windows
     streams: dict[int, HTTP2Stream]
+    resets: Resets
 
     def handle(self, events: Iterable[Event]) -> None:
         """Do what follows from what h2 says."""
@@ -132,14 +175,14 @@ class WindowedConnection(TypingProtocol):
     def refuse(self, stream_id: int, code: ErrorCodes) -> None:
         """Reset a stream on which the other side has broken a rule."""
 
+    def consumed(self, stream: HTTP2Stream | None, size: int) -> None:
+        """So many bytes need no room any more."""
+
     def blame(self) -> None:
         """What has just been read was good for nothing but a reset."""
 
     def schedule(self, stream: HTTP2Stream) -> None:
         """A stream has something to send."""
-
-    def schedule_all(self) -> None:
-        """Let all streams send that have something."""
 
 
 def read_data(connection: WindowedConnection, frame: Frame) -> None:
@@ -149,6 +192,13 @@ def read_data(connection: WindowedConnection, frame: Frame) -> None:
     :raises BrokenRule: if it has more bytes than the windows allow.
     """
     stream, data = connection.streams.get(frame.stream_id), data_of(frame.raw)
+    if data is not None and frame.stream_id in connection.resets:
+        # It counts for the connection's window nevertheless (RFC 9113 §6.9).
+        connection.windows.received(None, len(frame.raw) - 9)
+        connection.consumed(None, len(frame.raw) - 9)
+        if len(frame.raw) < _WORTH_A_RESET:
+            connection.blame()
+        return
     if stream is None or data is None or stream.end_came:
         events = connection.machine.receive_data(frame.raw)
         if len(frame.raw) < _WORTH_A_RESET:
@@ -181,7 +231,6 @@ def read_window_update(connection: WindowedConnection, frame: Frame) -> None:
         connection.handle(connection.machine.receive_data(frame.raw))
     elif stream is None:
         connection.windows.open(increment)
-        connection.schedule_all()
     elif not connection.windows.open_stream(stream, increment):
         connection.refuse(frame.stream_id, ErrorCodes.FLOW_CONTROL_ERROR)
     elif stream.has_output:

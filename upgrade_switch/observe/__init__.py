@@ -4,9 +4,17 @@ log, and a status page.
 """
 
 from ..interfaces import Declined, ISwitchObserver
-from .events import why_ended
+from .events import IFloodObserver, why_ended
 from .log import SwitchLog
 from .page import StatusResource
 from .status import Status
 
-__all__ = ["Declined", "ISwitchObserver", "Status", "StatusResource", "SwitchLog", "why_ended"]
+__all__ = [
+    "Declined",
+    "IFloodObserver",
+    "ISwitchObserver",
+    "Status",
+    "StatusResource",
+    "SwitchLog",
+    "why_ended",
+]

@@ -13,12 +13,21 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import Interface
 
 from ..errors import NotRead
 from ..fields import printable
 from ..interfaces import ISwitchObserver
 
-__all__ = ["notify", "path_text", "peer_text", "target_text", "why_ended"]
+__all__ = [
+    "IFloodObserver",
+    "notify",
+    "notify_of_flood",
+    "path_text",
+    "peer_text",
+    "target_text",
+    "why_ended",
+]
 
 _log = Logger()
 
@@ -30,6 +39,23 @@ def notify(observers: Iterable[ISwitchObserver], name: str, *arguments: object) 
             getattr(observer, name)(*arguments)
         except Exception:
             _log.failure("{observer} failed to hear of what was {name}", observer=observer, name=name)
+
+
+class IFloodObserver(Interface):
+    """An observer (``UpgradeSite(observers=[...])``) that is told of floods, too."""
+
+    def flooded(peer: IAddress) -> None:  # noqa: N805 - interfaces have no self
+        """
+        An HTTP/2 connection is ended with ENHANCE_YOUR_CALM (RFC 9113 §7): its client asks for too
+        much.
+
+        :param peer: the client.
+        """
+
+
+def notify_of_flood(observers: Iterable[ISwitchObserver], peer: IAddress) -> None:
+    """Tell the observers that want to know of a flood."""
+    notify(filter(IFloodObserver.providedBy, observers), "flooded", peer)
 
 
 _ENDS: dict[type[Exception], str] = {

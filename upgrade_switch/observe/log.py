@@ -8,6 +8,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -15,12 +16,12 @@ from zope.interface import implementer
 from ..fields import printable
 from ..interfaces import Declined, ISwitchedConnection, ISwitchObserver, IUpgradeRequest
 from ..negotiation import UpgradeToken
-from .events import path_text, peer_text, target_text, why_ended
+from .events import IFloodObserver, path_text, peer_text, target_text, why_ended
 
 __all__ = ["SwitchLog"]
 
 
-@implementer(ISwitchObserver)
+@implementer(ISwitchObserver, IFloodObserver)
 class SwitchLog:
     """
     Writes a line for each switch and for its end to Twisted's log (``twisted.logger``, level ``info``),
@@ -37,7 +38,8 @@ class SwitchLog:
         :param seconds: a clock, for what is logged once a minute.
         """
         self._seconds = seconds
-        self._declined: dict[Declined, tuple[float, int]] = {}
+        # By kind of line: when the last one was logged, and how many have been left out since.
+        self._last_lines: dict[str, tuple[float, int]] = {}
 
     def switched(self, connection: ISwitchedConnection) -> None:
         fields = _fields(connection)
@@ -58,12 +60,9 @@ class SwitchLog:
         A line for each kind of reason, at most once a minute: a stranger must not fill the log. It
         says how many were left out since the last one.
         """
-        now = self._seconds()
-        last, left_out = self._declined.get(why, (-_SECONDS_BETWEEN_DECLINES, 0))
-        if now - last < _SECONDS_BETWEEN_DECLINES:
-            self._declined[why] = last, left_out + 1
+        left_out = self._left_out_before(why)
+        if left_out is None:
             return
-        self._declined[why] = now, 0
         line = _DECLINED_CONNECT if request.method == b"CONNECT" else _DECLINED
         self._log.info(
             line + _MORE if left_out else line,
@@ -76,12 +75,35 @@ class SwitchLog:
             left_out=left_out,
         )
 
+    def flooded(self, peer: IAddress) -> None:
+        """A line, at most once a minute."""
+        left_out = self._left_out_before("flood")
+        if left_out is not None:
+            self._log.info(
+                _FLOODED + _MORE if left_out else _FLOODED,
+                event="flooded",
+                peer=peer_text(peer),
+                left_out=left_out,
+            )
+
+    def _left_out_before(self, kind: str) -> int | None:
+        """
+        How many lines of a kind have been left out since the last one; None if the next one is to be
+        left out, too.
+        """
+        now = self._seconds()
+        last, left_out = self._last_lines.get(kind, (-_SECONDS_BETWEEN_DECLINES, 0))
+        is_due = now - last >= _SECONDS_BETWEEN_DECLINES
+        self._last_lines[kind] = (now, 0) if is_due else (last, left_out + 1)
+        return left_out if is_due else None
+
 
 _SECONDS_BETWEEN_DECLINES = 60
 _MOST_DETAIL = 200
 
 _DECLINED = "{peer} was not switched to {token} at {path}: {why}: {detail}"
 _DECLINED_CONNECT = "{peer} was not connected to {path}: {why}: {detail}"
+_FLOODED = "{peer} asked for too much over HTTP/2, and its connection was ended"
 _MORE = " ({left_out} more of this kind since the last line)"
 
 _SWITCHED = {

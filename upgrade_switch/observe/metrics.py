@@ -90,6 +90,12 @@ class _Counts(Collector):
         for labels, count in self._status.declines.items():
             declines.add_metric(labels, count)
         yield declines
+        if self._status.floods:
+            yield CounterMetricFamily(
+                "upgrade_switch_floods",
+                "HTTP/2 connections that were ended since their clients asked for too much.",
+                value=self._status.floods,
+            )
         counted = CounterMetricFamily(
             "upgrade_switch_bytes",
             "Bytes that targets got (in) and sent (out), if they count them.",

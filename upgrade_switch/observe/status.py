@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, NamedTuple
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..fields import printable
 from ..interfaces import Declined, IBackEnd, ISwitchedConnection, ISwitchObserver, IUpgradeRequest
 from ..negotiation import UpgradeToken
-from .events import path_text, peer_text, target_text, why_ended
+from .events import IFloodObserver, path_text, peer_text, target_text, why_ended
 
 __all__ = ["Status"]
 
@@ -27,17 +27,17 @@ _MOST_PATH, _MOST_NAMES, _MOST_SHOWN, _MOST_RECENT = 200, 100, 1000, 50
 
 
 class _Refusal(NamedTuple):
-    """An upgrade that was declined."""
+    """An upgrade that was declined, or a flood that was ended."""
 
     time: float
     tokens: str
     path: str
     peer: str
-    why: Declined
+    why: str
     detail: str | None
 
 
-@implementer(ISwitchObserver)
+@implementer(ISwitchObserver, IFloodObserver)
 class Status:
     """
     Counts what happens to the upgrades of one site, or of several: give it to
@@ -48,6 +48,7 @@ class Status:
     :ivar ends: how many of these are over, by token and kind of end (:func:`why_ended`).
     :ivar declines: how many upgrades were answered in HTTP, by token (``""``: no known one) and
         :class:`Declined`.
+    :ivar floods: how many HTTP/2 connections were ended since their clients asked for too much.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -60,6 +61,7 @@ class Status:
         self.switches: Counter[str] = Counter()
         self.ends: Counter[tuple[str, str]] = Counter()
         self.declines: Counter[tuple[str, str]] = Counter()
+        self.floods = 0
         self._bytes: Counter[tuple[str, str]] = Counter()
         self._recent: deque[_Refusal] = deque(maxlen=_MOST_RECENT)
         self._names = {""}
@@ -102,6 +104,12 @@ class Status:
             )
         )
 
+    def flooded(self, peer: IAddress) -> None:
+        self.floods += 1
+        self._recent.append(
+            _Refusal(self._clock.seconds(), "HTTP/2", "", peer_text(peer), "flood", None)
+        )
+
     def _name(self, token: UpgradeToken | None) -> str:
         """A token's name, for counting: its version is the client's, and so may the name be."""
         name = "" if token is None else token.key[0]
@@ -115,7 +123,7 @@ class Status:
         """
         All of it, in what JSON knows: times in ISO 8601 (UTC), durations in seconds. Of more than a
         thousand connections the newest are listed. Only where a reverse proxy is shown are there
-        ``back_ends``.
+        ``back_ends``, and only if there were any, ``floods``.
         """
         now = self._clock.seconds()
         newest = list(islice(reversed(self.live), _MOST_SHOWN))
@@ -134,6 +142,7 @@ class Status:
                 "ended": _nested(self.ends),
                 "declined": _nested(self.declines),
                 "bytes": _nested(self.bytes_by_token()),
+                **({"floods": self.floods} if self.floods else {}),
             },
         }
 

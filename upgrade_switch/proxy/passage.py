@@ -160,13 +160,13 @@ class Passage:
             # The back end's turn comes before any content.
             self._wait(self._settings.response_timeout)
         upload.go_to(exchange)
-        if self._has_retried:
-            return
-        if IUpgradeRequest.providedBy(self._request):
-            upload.streaming = self._request.stream_content(upload)
-        else:
-            upload.streaming = ContentStream(file=self._request.content).stream_to(upload)
-        upload.streaming.addCallbacks(self._content_sent, self._content_failed)
+        if not self._has_retried:
+            if IUpgradeRequest.providedBy(self._request):
+                upload.streaming = self._request.stream_content(upload)
+            else:
+                upload.streaming = ContentStream(file=self._request.content).stream_to(upload)
+            upload.streaming.addCallbacks(self._content_sent, self._content_failed)
+        exchange.flush()
 
     def _content_sent(self, _: None) -> None:
         self._upload = None

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum, auto
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
@@ -217,35 +217,35 @@ class UpgradeChannel(ReceivingChannel):
                 head = read_head(data, self.totalHeadersSize, self.maxHeaders)
                 if head is None:
                     break
-                self._behind = data[head.length :]
-                self._begin(b"GET", head.target, head.fields)
+                end = head.size + head.length
+                if end > len(data):
+                    self.resetTimeout()
+                    self._begin(head.method, head.target, head.fields)
+                    self.receive_later()
+                    data = data[head.size :]
+                    break
+                self._behind = data[end:]
+                self._begin(head.method, head.target, head.fields)
+                self.receive_whole(data[head.size : end])
                 data, self._behind = self._behind, b""
             if data and not _twisted.is_closing(self.transport):
                 super().dataReceived(data)
         finally:
             self._reading = False
 
-    def _begin(
-        self,
-        method: bytes,
-        target: bytes,
-        fields: Iterable[tuple[bytes, bytes]],
-        content: IO[bytes] | None = None,
-    ) -> None:
-        """Have a request processed; what ``HTTPChannel`` does with one, line by line."""
+    def _begin(self, method: bytes, target: bytes, fields: Iterable[tuple[bytes, bytes]]) -> Request:
+        """Have a request, of which the head has come; what ``HTTPChannel`` does, line by line."""
         factory: Any = self.requestFactory
         if INonQueuedRequestFactory.providedBy(factory):
-            request = factory(self)
+            request: Request = factory(self)
         else:
             request = factory(self, len(self.requests))
         self.requests.append(request)
+        _twisted.set_request_line(self, method, target, b"HTTP/1.1")
         _twisted.set_fields(request.requestHeaders, fields)
         request.parseCookies()
         self.persistent = self.checkPersistence(request, b"HTTP/1.1")
-        request.gotLength(0)
-        if content is not None:
-            request.content = content
-        _twisted.content_received(self, method, target, b"HTTP/1.1")
+        return request
 
     def answer(self, carried: CarriedRequest) -> None:
         """
@@ -253,7 +253,10 @@ class UpgradeChannel(ReceivingChannel):
         """
         # A preface is the first bytes of a connection, which have come already.
         self._become_http()
-        self._begin(carried.method, carried.target, carried.fields, carried.content)
+        request = self._begin(carried.method, carried.target, carried.fields)
+        request.gotLength(0)
+        request.content = carried.content
+        self.allContentReceived()
 
     def getHost(self) -> IAddress:
         # Each request of Twisted's asks, and the transport asks the kernel.

@@ -18,9 +18,10 @@ from ..http2.connection import HTTP2Connection
 from ..http2.ending import ConnectionState
 from ..http2.fields import MalformedRequest, RequestHead, check_trailers, read_request_head
 from ..http2.machine import MOST_STREAMS, new_machine
-from ..http2.outgoing import Direction
 from ..interfaces import IDrainable
+from ..observe.events import notify_of_flood
 from .stream_channel import ConnectChannel, StreamChannel
+from .unread import UnreadAnswers
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -81,6 +82,7 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         self._carried = carried
         self._preface_left = _PREFACE_LENGTH
         self._head_timer: IDelayedCall | None = None
+        self._unread = UnreadAnswers(self.timeOut)
         self._is_draining = self._has_announced_end = False
 
     def begin(self) -> None:
@@ -99,6 +101,7 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
             self._answer(1, _head_of(carried), True, carried)
             stream = self.streams.get(1)
             if stream is not None:
+                stream.end_came = True
                 stream.peer_ended()
 
     def _read(self, data: bytes) -> None:
@@ -129,8 +132,9 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
             self._answer(stream_id, head, ends)
 
     def continued(self, stream: HTTP2Stream, message: Message) -> None:
-        if stream.receiving is not Direction.OPEN:
-            # h2 knows what is wrong.
+        if stream.end_came:
+            # RFC 9113 §5.1: half-closed (remote).
+            self.refuse(stream.stream_id, ErrorCodes.STREAM_CLOSED)
             return
         try:
             if type(stream.protocol) is not StreamChannel:
@@ -150,6 +154,11 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         channel = make(self, stream, head)
         stream.protocol = channel
         channel.begin(ends, carried)
+        self._unread.watch(self)
+
+    def widen(self, stream: HTTP2Stream) -> None:
+        """What comes on a stream is never kept waiting: let more be on its way."""
+        self.turns.put(self.windows.widen(stream))
 
     def is_alive(self) -> None:
         """The client goes on: it is not idle."""
@@ -191,7 +200,8 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
 
     def _head_took_too_long(self) -> None:
         self._head_timer = None
-        self.fail(ErrorCodes.ENHANCE_YOUR_CALM)
+        # Slow, which is no flood.
+        super().fail(ErrorCodes.ENHANCE_YOUR_CALM)
 
     def timeoutConnection(self) -> None:
         """As with HTTP/1.1, whose idle timer stands still while a request is being answered."""
@@ -232,12 +242,18 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
             else:
                 self.clock.callLater(0, self._close_if_empty)
 
+    def fail(self, code: ErrorCodes) -> None:
+        if code is ErrorCodes.ENHANCE_YOUR_CALM and not self.is_closed:
+            notify_of_flood(self.site.observers, self.peer)
+        super().fail(code)
+
     def _close(self, reason: Failure) -> None:
         self._stop_timers()
         super()._close(reason)
 
     def _stop_timers(self) -> None:
         self._stop_head_timer()
+        self._unread.stop()
         self.setTimeout(None)
         self.site.http2_connections.discard(self)
 

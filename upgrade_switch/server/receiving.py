@@ -94,11 +94,43 @@ class ReceivingChannel(StrictChannel):
         super().lineReceived(line)
         if self._stream is not None and self._incoming is Incoming.SPOOLED:
             # That was the last line of the head.
-            self._incoming = Incoming.STREAMED
-            self._idle = self.setTimeout(None)
-            _twisted.detach_flow_control(self)
-            self.transport.resumeProducing()
-            self.requests[-1].process()
+            self._process_while_streaming()
+
+    def _process_while_streaming(self) -> None:
+        self._incoming = Incoming.STREAMED
+        self._idle = self.setTimeout(None)
+        _twisted.detach_flow_control(self)
+        self.transport.resumeProducing()
+        self.requests[-1].process()
+
+    def receive_whole(self, content: bytes) -> None:
+        """
+        The whole content of the request at hand has come together with its head, or it has none. It
+        need not be paced, then, nor timed: the request is processed as if it had been spooled.
+        """
+        request: Request = self.requests[-1]
+        request.gotLength(len(content))
+        stream, self._stream = self._stream, None
+        if content:
+            request.handleContentChunk(content)
+        self.allContentReceived()
+        if stream is not None:
+            request.process()
+
+    def receive_later(self) -> None:
+        """
+        Not all of the content of the request at hand has come, whose head has been read, and says how
+        long it is.
+        """
+        request: Request = self.requests[-1]
+        (length,) = request.requestHeaders.getRawHeaders(b"content-length") or ()
+        request.requestHeaders.removeHeader(b"content-length")
+        # Twisted makes what reads the content when it reads this field.
+        self.headerReceived(b"Content-Length: " + length)
+        request.gotLength(self.length)
+        self.setRawMode()
+        if self._stream is not None:
+            self._process_while_streaming()
 
     def write_informational(
         self, code: int, phrase: bytes, fields: Iterable[tuple[bytes, bytes]]

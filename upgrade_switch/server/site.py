@@ -302,7 +302,8 @@ class UpgradeSite(Site):
         acceptor is still deciding. Targets that provide :class:`IDrainable` are told at once; those
         that provide :class:`~upgrade_switch.interfaces.IDrainsLate`, as tunnels in WebSocket messages
         do, are told ``min(1, timeout / 2)`` seconds before the end. What is left after ``timeout``
-        seconds is aborted. Requests without an upgrade are served as before.
+        seconds is aborted. Requests without an upgrade are served as before, and not waited for; HTTP/2
+        connections are closed when they have none.
 
         :return: fires (None) when no switched connection is left.
         """

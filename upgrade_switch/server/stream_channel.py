@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from .. import _twisted
 from ..http2.fields import RequestHead, response_fields
+from ..http2.machine import STREAM_WINDOW
 from ..interfaces import IDetachable, SwitchHead
 from ..negotiation import UpgradeToken
 from .content import Demand, IContentSource
@@ -60,6 +61,9 @@ class RequestsConnection(TypingProtocol):
 
     def reset(self, stream_id: int, code: ErrorCodes) -> None:
         """Reset a stream."""
+
+    def widen(self, stream: HTTP2Stream) -> None:
+        """What comes on a stream is never kept waiting: let more be on its way."""
 
     def is_alive(self) -> None:
         """The client goes on: it is not idle."""
@@ -120,8 +124,12 @@ class StreamChannel(_twisted.RefusingChannel, Protocol):
         elif not ends and not self.transport.is_closing:
             self._start_timer()
             if self._content is not None:
+                # The resource sets the pace.
                 request.process()
-            elif b"expect" in (name for name, _ in head.fields):
+                return
+            if head.content_length is None or head.content_length > STREAM_WINDOW:
+                self._connection.widen(self.transport)
+            if b"expect" in (name for name, _ in head.fields):
                 self._send_continue()
 
     def _send_continue(self) -> None:

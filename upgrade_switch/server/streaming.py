@@ -112,7 +112,7 @@ class StreamingRequest(Request):
             return
         self.method, self.uri, self.clientproto = method, target, version
         self.path, _, query = target.partition(b"?")
-        self.args = parse_qs(query, True)
+        self.args = parse_qs(query, True) if query else {}
         self._begin_answer()
         sent_path = self.path
         resource: IResource | Failure
@@ -129,8 +129,8 @@ class StreamingRequest(Request):
 
     def _begin_answer(self) -> None:
         """Prepare to look a resource up, and to answer, as ``Request.process`` does."""
-        self.setHeader(b"server", server_version)
-        self.setHeader(b"date", http_date())
+        said = (b"Server", server_version), (b"Date", http_date())
+        _twisted.replace_fields(self.responseHeaders, said)
         segments = self.path[1:].split(b"/")
         if b"%" in self.path:
             segments = list(map(unquote_to_bytes, segments))

@@ -14,6 +14,7 @@ from twisted.web.resource import Resource
 from tests.kit.asking import Accepting, ByHand, client_of, is_http, switches
 from tests.kit.h2client import (
     LARGE,
+    PLAIN_CUT_KINDS,
     PLAIN_KINDS,
     SETTINGS_FRAME,
     WINDOW_UPDATE_FRAME,
@@ -94,7 +95,7 @@ async def test_settings_come_before_the_client_says_more(listen: Any) -> None:
     assert (await client.ask(b"/page"))[::2] == (200, b"page GET ")
 
 
-@pytest.mark.parametrize("kind", PLAIN_KINDS)
+@pytest.mark.parametrize("kind", PLAIN_CUT_KINDS)
 @pytest_twisted.ensureDeferred
 async def test_every_split(listen: Any, kind: str) -> None:
     """Wherever the client's bytes are cut, both requests are answered: all of it may be optimistic."""

@@ -16,7 +16,7 @@ from tests.kit.asking import PAGE, TRAILING, Shelf, echoes, echoes_after, fields
 from tests.kit.asking import ByHand as Rendering
 from tests.kit.harness import EchoTarget, Page, Waiters, factory_of, field, status, turns, upgrade_head
 from tests.kit.securing import (
-    CLEAR_KINDS,
+    CLEAR_CUT_KINDS,
     UPGRADE,
     ByHand,
     Telling,
@@ -45,7 +45,7 @@ async def test_tls_is_not_asked_for_twice(listen: Any) -> None:
     assert len(listening.site.switched) == 1
 
 
-@pytest.mark.parametrize("kind", CLEAR_KINDS)
+@pytest.mark.parametrize("kind", CLEAR_CUT_KINDS)
 @pytest_twisted.ensureDeferred
 async def test_second_upgrade(listen: Any, kind: str) -> None:
     """Inside, a resource switches: wherever bytes are cut, they are its target's; it is one entry."""

@@ -17,6 +17,7 @@ from tests.kit.asking import ByHand as Rendering
 from tests.kit.certificate import AUTHORITY, SERVER
 from tests.kit.harness import Recorder, field, status, turns, upgrade_head
 from tests.kit.securing import (
+    CLEAR_CUT_KINDS,
     CLEAR_KINDS,
     CUPS,
     UPGRADE,
@@ -122,7 +123,7 @@ async def test_other_tokens_of_other_requests(listen: Any) -> None:
     assert (status(head), field(head, b"upgrade")) == (101, b"echo")
 
 
-@pytest.mark.parametrize("kind", CLEAR_KINDS)
+@pytest.mark.parametrize("kind", CLEAR_CUT_KINDS)
 @pytest_twisted.ensureDeferred
 async def test_hello_at_every_split(listen: Any, kind: str) -> None:
     """A client may send its ClientHello at once: wherever request and hello are cut, none is lost."""
@@ -152,7 +153,7 @@ async def test_hello_at_every_split(listen: Any, kind: str) -> None:
     assert len(site.lines) == 2 * (cut - 1)
 
 
-@pytest.mark.parametrize("kind", CLEAR_KINDS)
+@pytest.mark.parametrize("kind", CLEAR_CUT_KINDS)
 @pytest_twisted.ensureDeferred
 async def test_last_words_of_the_handshake_at_every_split(listen: Any, kind: str) -> None:
     """Requests in the segment that ends the handshake come behind the one that asked for TLS."""

@@ -129,6 +129,8 @@ class ResolvingReactor(MixedReactor):
                 "nowhere.example": [],
                 "private.example": ["10.0.0.1"],
                 "here.example": ["127.0.0.1"],
+                # The kernel connects no socket to the first.
+                "both.example": ["255.255.255.255", "127.0.0.1"],
                 "slow.example": None,
                 "slower.example": None,
             }
@@ -157,6 +159,21 @@ async def test_the_checked_address_is_connected_to(listen: Any, udp: Any) -> Non
     client.send(datagram_capsule(b"hello"))
     await client.until(lambda: client.got == [b"hello"])
     assert on.nameResolver.asked == ["here.example"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_next_address(listen: Any, udp: Any) -> None:
+    """If there is no way to an address, the next one of the same look-up is taken."""
+    on = ResolvingReactor()
+    echo = udp.listen(UDPEcho())
+    allowed = Destinations("255.255.255.255:*", "127.0.0.1:*")
+    listening = await listen("tcp", udp_site(allowed, on=on))
+    client = await listening.connect(CapsuleClient())
+    client.send(flow_head(echo.port, "both.example"))
+    assert status(await client.switched()) == 101
+    client.send(datagram_capsule(b"hello"))
+    await client.until(lambda: client.got == [b"hello"])
+    assert on.nameResolver.asked == ["both.example"]
 
 
 @pytest_twisted.ensureDeferred

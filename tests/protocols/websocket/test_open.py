@@ -21,7 +21,7 @@ from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflat
 from twisted.internet.task import Clock
 
 from tests.kit.asking import Broken
-from tests.kit.harness import KINDS, field, patient, status, turns
+from tests.kit.harness import CUT_KINDS, KINDS, field, patient, status, turns
 from tests.kit.wscodec import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame
 from tests.kit.wsframes import Echo, frame, handshake, raw_client, websocket_factory, websocket_site
 
@@ -85,7 +85,7 @@ ANSWERS = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CUT_KINDS)
 @pytest_twisted.ensureDeferred
 async def test_frames_in_the_same_segment(listen: Any, kind: str) -> None:
     """Wherever the bytes are cut, frames that follow the request arrive, once and in order."""

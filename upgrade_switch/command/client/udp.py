@@ -37,6 +37,9 @@ _MOST_FLOWS: Final = 500
 _MOST_WAITING: Final = 64
 _MOST_WAITING_BYTES: Final = 262_144
 
+# Datagrams that are read before others have a turn.
+_MOST_IN_A_ROW: Final = 64
+
 # Seconds for which a client's datagrams are dropped when its flow could not be opened.
 _PAUSE: Final = 1
 
@@ -151,6 +154,7 @@ class UDPForwarding(DatagramProtocol):
         self._most_flows = most_flows
         # The one that has been quiet for longest comes first.
         self._flows: dict[_Address, _Flow] = {}
+        self._in_a_row = 0
 
     def datagramReceived(self, datagram: bytes, addr: _Address) -> None:
         flow = self._flows.pop(addr, None)
@@ -164,6 +168,25 @@ class UDPForwarding(DatagramProtocol):
             self._flows[addr] = flow
         self.traffic.sent += len(datagram)
         flow.send(datagram)
+        self._in_a_row += 1
+        if self._in_a_row == _MOST_IN_A_ROW:
+            self._give_way()
+
+    def _give_way(self) -> None:
+        """
+        Let others have a turn. Twisted's port reads 256 KiB in a turn, but counts bytes alone: of small
+        datagrams that is many seconds' work, and of empty ones a flood never ends.
+        """
+        port, most = self.transport, self.transport.maxThroughput
+
+        def go_on() -> None:
+            self._in_a_row = 0
+            # It has another one when it is closed.
+            if port.maxThroughput == 0:
+                port.maxThroughput = most
+
+        port.maxThroughput = 0
+        self.clock.callLater(0, go_on)
 
     def answer(self, datagram: bytes, addr: _Address) -> None:
         """Send a client what has come for it."""

@@ -40,6 +40,12 @@ _POLICY = (
 
 _LINE = '<div class="line"><pre><code>{}</code></pre></div>'
 
+_PROXY = """\
+<p>This server is a proxy, too, for the destinations that it allows: clients get there by
+<code>CONNECT</code> (RFC 9110 §9.3.6), such as
+<code>curl --proxytunnel --proxy {origin} URL</code>.</p>
+"""
+
 _BY_HAND = """\
 > GET {path} HTTP/1.1
 > Host: {host}
@@ -66,6 +72,7 @@ def front_page(options: ServeOptions, upgrades: Mapping[str, Collection[str]]) -
         [(path, token) for path, tokens in upgrades.items() for token in tokens],
         list(options.prefaces),
         [*pages, *([options.status] if options.status else [])],
+        bool(options.connect_to),
         echo,
         options.status if _is_open(options.status or "", options.checkers) else None,
     )
@@ -91,6 +98,7 @@ class FrontPage(Resource):
         upgrades: Sequence[tuple[str, str]],
         prefaces: Sequence[bytes] = (),
         pages: Sequence[str] = (),
+        is_proxy: bool = False,
         echo: str | None = None,
         status: str | None = None,
     ) -> None:
@@ -98,6 +106,7 @@ class FrontPage(Resource):
         :param upgrades: paths and the tokens there.
         :param prefaces: what a connection may begin with in place of a request.
         :param pages: paths of what is for a browser.
+        :param is_proxy: whether the server takes CONNECT.
         :param echo: the path of a WebSocket that sends back what it gets in binary messages, for
             visitors to try; None: none.
         :param status: the path of a status page, for a list of what is switched; None: none.
@@ -106,6 +115,7 @@ class FrontPage(Resource):
         self._upgrades = upgrades
         self._prefaces = prefaces
         self._pages = pages
+        self._is_proxy = is_proxy
         self._echo = echo
         self._status = status
 
@@ -131,6 +141,8 @@ class FrontPage(Resource):
         )
         if pages:
             pages = f"<p>For a browser: {pages}.</p>"
+        # Where clients may go is for those to know who may go there.
+        proxy = _PROXY.format(origin=escape(origin)) if self._is_proxy else ""
         path, token = self._upgrades[0]
         by_hand = _BY_HAND.format(path=path, token=token, host=origin.partition("//")[2])
         data = {"origin": origin, "echo": self._echo, "status": self._status}
@@ -139,6 +151,7 @@ class FrontPage(Resource):
             "rows": rows,
             "prefaces": prefaces,
             "pages": pages,
+            "proxy": proxy,
             "commands": commands,
             "by_hand": escape(by_hand),
         }
