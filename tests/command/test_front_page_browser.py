@@ -181,6 +181,17 @@ async def test_what_is_shown(browser: Browser, options: list[str], shows: list[b
 
 
 @pytest_twisted.ensureDeferred
+async def test_password(browser: Browser) -> None:
+    """Where the whole site has a password, who has given it for the page need not give it again."""
+    with serving("--status", "/status", "--auth", "memory:anna:secret") as server:
+        window = await opened(browser, server.url.replace("//", "//anna:secret@"))
+        await sends(window, "hello")
+        await window.until(logged("< 82 05 68 65 6c 6c 6f  hello"))
+        await window.until("$('switched').querySelectorAll('tbody tr').length === 1")
+        assert window.errors == []
+
+
+@pytest_twisted.ensureDeferred
 async def test_copy(browser: Browser) -> None:
     """
     The line to paste can be copied: without a permission, and where the page is not secure and so has
