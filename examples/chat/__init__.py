@@ -19,13 +19,13 @@ from zope.interface import implementer
 from upgrade_switch import UpgradeResource
 from upgrade_switch.protocols import websocket
 
+from .names import name_in, person_of
 from .rooms import Queue, Rooms
 
 LONGEST = 2000  # characters of a message
 MOST_WAITING = 500  # events that wait for one slow reader
 
 # No control characters, and no lone surrogates (which JSON can write, but UTF-8 cannot).
-NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,32}\Z")
 TEXT = re.compile(rf"[^\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]{{1,{LONGEST}}}\Z")
 MESSAGE_ID = re.compile(r"[0-9A-Za-z-]{8,64}\Z")
 
@@ -67,10 +67,12 @@ class Member(WebSocketServerProtocol):
         origin = request.origin
         if origin and self.factory.same_origin and not _is_at(origin, request.headers["host"]):
             raise ConnectionDeny(403, "this is for its own page only")
-        self.name = first(request.params, "name").strip()
-        self._wanted = first(request.params, "room", "lobby").strip()
-        if not NAME.match(self.name) or not NAME.match(self._wanted):
-            raise ConnectionDeny(400, "a name and a room have 1 to 32 characters")
+        try:
+            self.name = name_in(first(request.params, "name"))
+            self._wanted = name_in(first(request.params, "room", "lobby"))
+            self.person = person_of(first(request.params, "id"))
+        except ValueError as error:
+            raise ConnectionDeny(400, f"this name, room or id cannot be taken: {error}") from None
         self._slow = False
         self._queue = Queue(MOST_WAITING)
 
@@ -88,7 +90,7 @@ class Member(WebSocketServerProtocol):
         except ValueError:
             self.sendClose(BAD_MESSAGE, "that is no message")
             return
-        if not self.factory.rooms.say(self.room, self.name, text, message_id):
+        if not self.factory.rooms.say(self.room, self, text, message_id):
             self.sendClose(NOT_NOW, "say it again")
 
     def onClose(self, wasClean, code, reason):
@@ -177,8 +179,12 @@ class Chat(Resource):
         return b""
 
     def _history(self, arguments):
-        room = self.rooms.find(first(arguments, b"room", "lobby").strip())
+        try:
+            room = self.rooms.find(name_in(first(arguments, b"room", "lobby")))
+        except ValueError:
+            # There is no such room.
+            room = None
         return [] if room is None else room.history()
 
     def _rooms(self, arguments):
-        return [{"room": room.name, "names": room.present()} for room in self.rooms if room.present()]
+        return [{"room": room.name, "names": room.names()} for room in self.rooms if room.present()]

@@ -77,9 +77,9 @@ class Wamp:
         if self._unsaid.pop(message["id"], None) is not None:
             self._said.append(message)
 
-    def announce(self, name, names):
+    def announce(self, name, present):
         if self._session is not None:
-            published = maybeDeferred(self._session.publish, PRESENT, self._process, name, names)
+            published = maybeDeferred(self._session.publish, PRESENT, self._process, name, present)
             published.addErrback(lambda _: None)
 
     def _announce_all(self):

@@ -13,14 +13,28 @@ ROOMS = 100  # empty rooms that are kept
 SOON = 0.1  # seconds for which arrivals and departures are collected before the others are told
 
 
+def _sorted(present):
+    return sorted(present, key=lambda who: (who[0].lower(), *who))
+
+
+def _event(kind, present, **more):
+    """Who is present, for the members: a list of names, and one of the persons they belong to."""
+    names, people = [name for name, _ in present], [person for _, person in present]
+    return {"type": kind, "names": names, "people": people, **more}
+
+
 class Room:
     """
     One room, as this process sees it.
 
-    :ivar members: the members on this process; each has a ``name`` and a ``send(text)``.
-    :ivar elsewhere: the names on other processes, by process.
-    :ivar told: the names that all members were told last; None if they were told different ones.
-    :ivar announced: the names that the other processes were told last.
+    Who is present is told by name and person, sorted: somebody with two windows is there once, two
+    people of one name are there twice.
+
+    :ivar members: the members on this process; each has a ``name``, a ``person`` (an id) and a
+        ``send(text)``.
+    :ivar elsewhere: who is on other processes, by process.
+    :ivar told: who was present when all members were told last; None if they were told differently.
+    :ivar announced: who was here when the other processes were told last.
     """
 
     def __init__(self, name):
@@ -33,10 +47,14 @@ class Room:
         self._known = OrderedDict()
 
     def here(self):
-        return sorted({member.name for member in self.members}, key=str.lower)
+        return _sorted({(member.name, member.person) for member in self.members})
 
     def present(self):
-        return sorted({*self.here()}.union(*self.elsewhere.values()), key=str.lower)
+        return _sorted({*self.here()}.union(*self.elsewhere.values()))
+
+    def names(self):
+        """The names of all who are present, one for each person."""
+        return [name for name, _person in self.present()]
 
     def history(self):
         return sorted(self._history, key=lambda message: message["time"])
@@ -72,8 +90,8 @@ class Alone:
         self._rooms.heard(message)
         return True
 
-    def announce(self, name, names):
-        """Tell the other processes who is in a room here."""
+    def announce(self, name, present):
+        """Tell the other processes who is in a room here: pairs of a name and a person."""
 
 
 class Rooms:
@@ -112,16 +130,18 @@ class Rooms:
 
     def enter(self, name, member):
         """
-        :return: the room. The member has been told who is there, and the id of the last message.
+        :return: the room. The member has been told who is there, which of them it is itself, and the id
+            of the last message.
         """
         room = self.get(name)
         room.members.add(member)
         self._changed(room)
-        names = room.present()
-        if names != room.told:
+        present = room.present()
+        if present != room.told:
             # The members know different lists now: tell all of them, even if it is the old list.
             room.told = None
-        member.send(json.dumps({"type": "entered", "names": names, "last": room.last()}))
+        event = _event("entered", present, you=member.person, last=room.last())
+        member.send(json.dumps(event))
         return room
 
     def leave(self, room, member):
@@ -135,32 +155,33 @@ class Rooms:
 
     def _tell_who_is_there(self, room):
         room.change = None
-        here, names = room.here(), room.present()
+        here, present = room.here(), room.present()
         if here != room.announced:
             room.announced = here
             self._engine.announce(room.name, here)
-        if names != room.told:
-            room.told = names
-            room.tell({"type": "present", "names": names})
+        if present != room.told:
+            room.told = present
+            room.tell(_event("present", present))
 
-    def say(self, room, name, text, message_id):
+    def say(self, room, member, text, message_id):
         """
         A member says something. It is shown when the engine has passed it on.
 
         :return: whether the engine has accepted it.
         """
-        message = {"id": message_id, "room": room.name, "name": name, "text": text}
-        return self._engine.publish(message | {"time": self._clock()})
+        said = {"id": message_id, "room": room.name, "text": text, "time": self._clock()}
+        return self._engine.publish(said | {"name": member.name, "person": member.person})
 
     def heard(self, message):
         """The engine has passed a message on."""
         self.get(message["room"]).add(message)
 
-    def elsewhere(self, process, name, names):
+    def elsewhere(self, process, name, present):
         """Another process tells who is in a room there now."""
-        if names:
+        if present:
             room = self.get(name)
-            room.elsewhere[process] = frozenset(names)
+            # On their way, pairs have become lists.
+            room.elsewhere[process] = frozenset(map(tuple, present))
             self._changed(room)
         else:
             self._forget(process, self.find(name))

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.kit.commands import COMMAND, LOCAL, PATIENCE, one_line
-from tests.kit.operating import TWIST
+from tests.kit.harness import field
+from tests.kit.operating import TWIST, get, operated
 
 TUNNEL = ["--tunnel", "/x websocket tcp:127.0.0.1:1"]
 
@@ -31,14 +32,19 @@ NEEDY = {
 }
 
 
+def hide(folder: Path) -> None:
+    """Put what the extras bring into a folder, as if it were missing."""
+    for name in ("autobahn", "h2"):
+        # Found before the one that is installed.
+        missing = f"raise ModuleNotFoundError('No module named {name}', name={name!r})\n"
+        (folder / f"{name}.py").write_text(missing)
+
+
 @pytest.mark.parametrize("kind", NEEDY)
 def test_missing_extra(kind: str, tmp_path: Path) -> None:
     """An extra that is not installed is a usage error, exit code 2; one line says how to install it."""
     command, extra = NEEDY[kind]
-    for name in ("autobahn", "h2"):
-        # Found before the one that is installed.
-        missing = f"raise ModuleNotFoundError('No module named {name}', name={name!r})\n"
-        (tmp_path / f"{name}.py").write_text(missing)
+    hide(tmp_path)
     done = subprocess.run(
         command,
         env={"PYTHONPATH": str(tmp_path), "PATH": ""},
@@ -49,3 +55,15 @@ def test_missing_extra(kind: str, tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (2, b"")
     assert f"pip install 'upgrade_switch[{extra}]'" in one_line(done.stderr)
+
+
+def test_echo_without_messages(tmp_path: Path) -> None:
+    """Without the extra for WebSockets the echo has its own token alone, and the page has no box."""
+    hide(tmp_path)
+    environment = {"PYTHONPATH": str(tmp_path), "PATH": ""}
+    with operated("serve", env=environment) as server:
+        code, got = get(server.url, "/echo")
+        assert (code, field(got, b"upgrade")) == (426, b"echo")
+        assert b"data-echo" not in get(server.url, "/")[1]
+        server.terminate()
+        server.finishes()

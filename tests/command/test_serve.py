@@ -76,7 +76,7 @@ def test_page_elsewhere(url: str) -> None:
         assert page.status == 404
     with get(url, "/echo") as page:
         assert page.status == 426
-        assert page.headers["Upgrade"] == "echo"
+        assert page.headers["Upgrade"] == "echo, websocket"
 
 
 def test_connect_line_on_the_page(url: str) -> None:

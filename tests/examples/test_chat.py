@@ -17,6 +17,10 @@ from tests.kit.chatting import Socket, chat, chat_site, get, new_id, open_socket
 from tests.kit.harness import KINDS, reactor, status, turns, upgrade_head
 from upgrade_switch import NotSwitched
 
+#: Somebody's own id, and what the others are told instead.
+SECRET = "0123456789abcdef"
+PERSON = chat.person_of(SECRET)
+
 HANDSHAKE = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 
 
@@ -51,9 +55,14 @@ async def test_every_kind(listen: Any, kind: str) -> None:
     assert page.startswith(b"<!DOCTYPE html>")
     client.send(b"GET /chat/history HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert (await client.response())[1] == b"[]"
-    client.send(upgrade_head(b"websocket", path=b"/chat/socket?name=Anna", fields=HANDSHAKE))
+    client.send(
+        upgrade_head(
+            b"websocket", path=b"/chat/socket?name=Anna&id=" + SECRET.encode(), fields=HANDSHAKE
+        )
+    )
     assert status(await client.head()) == 101
-    await client.receives(b'{"type": "entered", "names": ["Anna"], "last": null}')
+    people = f'"people": ["{PERSON}"], "you": "{PERSON}"'
+    await client.receives(f'{{"type": "entered", "names": ["Anna"], {people}, "last": null}}'.encode())
 
 
 @pytest.mark.parametrize(
@@ -141,15 +150,53 @@ async def test_json(base: str, listen: Any) -> None:
         assert json.loads(body) == []
 
 
-GOOD = ["A", "n" * 32, "\U0001f642" * 32, "a b", "ä", "<script>", "'\"&#", "%00", "/../"]
-BAD = ["", " ", "n" * 33, "a\nb", "a\0b", "a\x7f"]
+GOOD = [
+    *["A", "n" * 32, "\U0001f642" * 32, "a b", "ä", "<script>", "'\"&#", "%00", "/../"],
+    # A family and a heart on fire, a keycap, a registered trademark; Persian, Hindi, Hebrew.
+    *[
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+        "\u2764\ufe0f\u200d\U0001f525",
+        "1\ufe0f\u20e3",
+        "\xae\ufe0f",
+    ],
+    *["\u0639\u0644\u06cc\u200c\u0631\u0636\u0627", "\u0915\u094d\u200d\u0937", "\u05d3\u05d5\u05d3"],
+]
+BAD = [
+    *["", " ", "n" * 33, "a\nb", "a\0b", "a\x7f", "\x85"],
+    # Nothing to be seen: spaces, marks, fillers, what joins or chooses nothing.
+    *[
+        "\u3000\xa0\u2003",
+        "\u0301",
+        "\u0301a",
+        "\u3164",
+        "\u115f\u1160",
+        "\uffa0",
+        "\u2800",
+        "\u200d",
+        "\ufe0f",
+    ],
+    # Zero width within what is seen.
+    *[
+        "A\u200bnna",
+        "Anna\ufeff",
+        "An\xadna",
+        "An\u2060na",
+        "An\u200dna",
+        "An\u200cna",
+        "A\ufe0fnna",
+        "A\u034fnna",
+    ],
+    *["1\ufe0f", "\U0001f642\u200d", "\U0001f642\u200d\u200d\U0001f642", "A\ue000", "A\U000e0041"],
+    # The direction of the text.
+    *["\u202eannA", "Anna\u200f", "\u2066Anna\u2069", "\u061cAnna", "Anna\u2028"],
+]
 
 
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize("what", ["name", "room"])
 @pytest_twisted.ensureDeferred
 async def test_good_names(base: str, name: str, what: str) -> None:
-    """Names of people and rooms are 1 to 32 characters, whatever they are."""
+    """Names of people and rooms are 1 to 32 characters that can be seen, whatever they are."""
     opened = await open_socket(base, **({"name": "Anna"} | {what: name}))
     await opened.until(lambda: opened.names())
     known = {"name": "Anna", "room": "lobby", what: name}
@@ -175,6 +222,55 @@ async def test_bad_names(listen: Any, query: bytes) -> None:
     client.send(b"GET /chat/rooms HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert (await client.response())[1] == b"[]"
     assert list(site.chat.rooms) == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "name"),
+    [("  A\u3000 b\xa0", "A b"), ("e\u0301", "\xe9"), ("\xe9\u0301", "\xe9\u0301")],
+    ids=ascii,
+)
+def test_names_are_cleaned(sent: str, name: str) -> None:
+    """Spaces of all kinds become single plain ones, inside only; letters have their shortest form."""
+    assert chat.name_in(sent) == name
+
+
+@pytest_twisted.ensureDeferred
+async def test_same_name(base: str) -> None:
+    """
+    Two people of one name are two, for those who are there and in what they have said; one person with
+    two windows is one. A client that sends no id is a person of its own.
+    """
+    one = await open_socket(base, name="Anna", id=SECRET)
+    again = await open_socket(base, name="Anna", id=SECRET)
+    other = await open_socket(base, name="Anna", id="another-one")
+    foreign = await open_socket(base, name="Anna")
+    await one.until(lambda: one.names() == ["Anna"] * 3)
+    entered = [client.events[0] for client in (one, again, other, foreign)]
+    persons = [event["you"] for event in entered]
+    assert persons[:3] == [PERSON, PERSON, chat.person_of("another-one")]
+    assert sorted(one.events[-1]["people"]) == sorted(set(persons))
+    assert len(set(persons)) == 3
+    for number, client in enumerate((one, again, other, foreign), 1):
+        client.say("hello")
+        await one.until(lambda number=number: len(one.texts()) == number)
+    history = await get(f"{base}history")
+    assert [message["person"] for message in history] == persons
+    assert SECRET not in json.dumps([one.events, other.events, history])
+    assert await get(f"{base}rooms") == [{"room": "lobby", "names": ["Anna"] * 3}]
+    foreign.sendClose()
+    again.sendClose()
+    await one.until(lambda: one.names() == ["Anna"] * 2)
+
+
+@pytest.mark.parametrize(
+    "private_id", ["short", "x" * 65, "not-an-\xefd", "with space", "long-enough\n"]
+)
+@pytest_twisted.ensureDeferred
+async def test_bad_ids(base: str, private_id: str) -> None:
+    """An id that is none is refused with 400."""
+    with pytest.raises(NotSwitched) as refused:
+        await open_socket(base, name="Anna", id=private_id)
+    assert refused.value.response.code == 400
 
 
 def said(text: Any = "hello", message_id: Any = "number-1") -> bytes:
@@ -354,7 +450,7 @@ async def test_going_down(listen: Any) -> None:
     await anna.until(lambda: anna.names() == ["Anna", "Bert"])
     drained = site.drain(10)
     (room,) = site.chat.rooms
-    site.chat.rooms.say(room, "nobody", "too late", new_id())
+    site.chat.rooms.say(room, next(iter(room.members)), "too late", new_id())
     for member in (anna, bert):
         await member.is_closed_with(1001)
         assert member.texts() == []
@@ -370,7 +466,7 @@ class Refusing:
     def publish(self, message: Any) -> bool:
         return False
 
-    def announce(self, name: str, names: list[str]) -> None:
+    def announce(self, name: str, present: list[tuple[str, str]]) -> None:
         pass
 
 

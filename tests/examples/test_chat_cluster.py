@@ -18,7 +18,7 @@ import pytest_twisted
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 
-from tests.kit.chatting import EXAMPLES, User, cluster_module, get
+from tests.kit.chatting import EXAMPLES, User, chat, cluster_module, get
 from tests.kit.commands import PATIENCE
 from tests.kit.foreign import find, needs
 from tests.kit.harness import reactor
@@ -124,6 +124,23 @@ async def test_talk(cluster: Any, crowd: Crowd) -> None:
     for node in cluster.nodes:
         history = await get(f"{node}history", room=crowd.users[0].room)
         assert sorted(message["text"] for message in history) == sorted(crowd.said)
+
+
+@pytest_twisted.ensureDeferred
+async def test_same_name(cluster: Any, crowd: Crowd) -> None:
+    """Two people of one name on different nodes are two; one with a window on each node is one."""
+    await every_node_is_up(cluster)
+    for node, secret in zip(cluster.nodes, ("first-one", "another-one", "another-one"), strict=True):
+        user = User(node, "Anna", "one name", secret)
+        crowd.users.append(await user.enter())
+    for user in crowd.users:
+        await user.until(lambda user=user: user.names == ["Anna"] * 2)
+    crowd.say()
+    await crowd.all_is_heard()
+    persons = [chat.person_of(secret) for secret in ("another-one", "another-one", "first-one")]
+    for node in cluster.nodes:
+        history = await get(f"{node}history", room="one name")
+        assert sorted(message["person"] for message in history) == sorted(persons)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])

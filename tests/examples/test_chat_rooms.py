@@ -14,12 +14,16 @@ from tests.kit.chatting import rooms_module
 
 SOON = rooms_module.SOON
 
+#: A name, and the person who has it.
+Pair = tuple[str, str]
+
 
 class Member:
-    """Somebody who remembers what he has been sent."""
+    """Somebody who remembers what he has been sent; a person of his own, unless another is named."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, person: str = "") -> None:
         self.name = name
+        self.person = person or f"{name}'s"
         self.events: list[Any] = []
 
     def send(self, text: str) -> None:
@@ -37,7 +41,7 @@ class Engine:
 
     def __init__(self, takes: bool = True) -> None:
         self.published: list[Any] = []
-        self.announced: list[tuple[str, list[str]]] = []
+        self.announced: list[tuple[str, list[Pair]]] = []
         self._takes = takes
 
     def start(self, rooms: Any) -> None:
@@ -47,8 +51,13 @@ class Engine:
         self.published.append(message)
         return self._takes
 
-    def announce(self, name: str, names: list[str]) -> None:
-        self.announced.append((name, names))
+    def announce(self, name: str, present: list[Pair]) -> None:
+        self.announced.append((name, present))
+
+
+def there(*names: str) -> list[list[str]]:
+    """Who is on another process, as the engine brings it: pairs that have become lists."""
+    return [[name, f"{name}'s"] for name in names]
 
 
 @pytest.fixture
@@ -74,7 +83,8 @@ def joined(clock: Clock, engine: Engine) -> Any:
 
 
 def message(number: int, text: str = "hello", room: str = "lobby", time: float = 0) -> Any:
-    return {"id": f"number-{number}", "room": room, "name": "Anna", "text": text, "time": time}
+    said = {"id": f"number-{number}", "room": room, "text": text, "time": time}
+    return said | {"name": "Anna", "person": "Anna's"}
 
 
 def test_say(rooms: Any, clock: Clock) -> None:
@@ -84,7 +94,7 @@ def test_say(rooms: Any, clock: Clock) -> None:
     assert rooms.enter("lobby", bert) is lobby
     rooms.enter("kitchen", carl)
     clock.advance(7)
-    assert rooms.say(lobby, "Anna", "hello", "number-1")
+    assert rooms.say(lobby, anna, "hello", "number-1")
     expected = message(1, time=7)
     assert anna.events[-1] == bert.events[-1] == {"type": "message", **expected}
     assert carl.texts() == []
@@ -98,7 +108,7 @@ def test_left(rooms: Any) -> None:
     rooms.enter("lobby", bert)
     rooms.leave(lobby, bert)
     rooms.leave(lobby, bert)
-    rooms.say(lobby, "Anna", "hello", "number-1")
+    rooms.say(lobby, anna, "hello", "number-1")
     assert (anna.texts(), bert.texts()) == (["hello"], [])
 
 
@@ -106,10 +116,12 @@ def test_entered(rooms: Any) -> None:
     """Who enters is told at once who is there, and what was heard last."""
     anna, bert = Member("Anna"), Member("Bert")
     lobby = rooms.enter("lobby", anna)
-    rooms.say(lobby, "Anna", "hello", "number-1")
+    rooms.say(lobby, anna, "hello", "number-1")
     rooms.enter("lobby", bert)
-    assert anna.events[0] == {"type": "entered", "names": ["Anna"], "last": None}
-    assert bert.events == [{"type": "entered", "names": ["Anna", "Bert"], "last": "number-1"}]
+    alone = {"names": ["Anna"], "people": ["Anna's"], "you": "Anna's", "last": None}
+    both = {"names": ["Anna", "Bert"], "people": ["Anna's", "Bert's"], "you": "Bert's"}
+    assert anna.events[0] == {"type": "entered", **alone}
+    assert bert.events == [{"type": "entered", **both, "last": "number-1"}]
 
 
 def test_once(rooms: Any) -> None:
@@ -117,7 +129,7 @@ def test_once(rooms: Any) -> None:
     anna = Member("Anna")
     lobby = rooms.enter("lobby", anna)
     for _ in range(3):
-        rooms.say(lobby, "Anna", "hello", "number-1")
+        rooms.say(lobby, anna, "hello", "number-1")
     rooms.heard(message(1, room="kitchen"))
     assert anna.texts() == ["hello"]
     assert len(lobby.history()) == len(rooms.find("kitchen").history()) == 1
@@ -177,40 +189,57 @@ def test_back_at_once(rooms: Any, clock: Clock) -> None:
 def test_all_know_the_same(joined: Any, clock: Clock) -> None:
     """Who enters while somebody is away for a moment has the whole list a moment later."""
     anna = Member("Anna")
-    joined.elsewhere("other", "lobby", ["Bert"])
+    joined.elsewhere("other", "lobby", there("Bert"))
     joined.enter("lobby", anna)
     clock.advance(SOON)
-    joined.elsewhere("other", "lobby", [])
+    joined.elsewhere("other", "lobby", there())
     carl = Member("Anna")
     joined.enter("lobby", carl)
-    joined.elsewhere("other", "lobby", ["Bert"])
+    joined.elsewhere("other", "lobby", there("Bert"))
     clock.advance(SOON)
     assert carl.names() == [["Anna"], ["Anna", "Bert"]]
 
 
 def test_same_name(rooms: Any, clock: Clock) -> None:
-    """Two windows of one name are one name, which is there until both have gone."""
-    one, two = Member("Anna"), Member("Anna")
+    """Two windows of one person are there once, until both have gone; two people of one name twice."""
+    one, two, other = Member("Anna"), Member("Anna"), Member("Anna", "another's")
     lobby = rooms.enter("lobby", one)
     rooms.enter("lobby", two)
     assert two.names() == [["Anna"]]
+    rooms.enter("lobby", other)
+    assert other.names() == [["Anna", "Anna"]]
+    assert other.events[0]["people"] == ["Anna's", "another's"]
     rooms.leave(lobby, one)
-    assert lobby.present() == ["Anna"]
+    assert lobby.names() == ["Anna", "Anna"]
     rooms.leave(lobby, two)
+    assert lobby.present() == [("Anna", "another's")]
+    rooms.leave(lobby, other)
     assert lobby.present() == []
+
+
+def test_same_name_elsewhere(joined: Any, engine: Engine, clock: Clock) -> None:
+    """People of one name on several processes are as many; somebody with a window on each is one."""
+    anna = Member("Anna")
+    joined.enter("lobby", anna)
+    joined.elsewhere(1, "lobby", [["Anna", "Anna's"]])
+    joined.elsewhere(2, "lobby", [["Anna", "another's"]])
+    clock.advance(SOON)
+    assert anna.names() == [["Anna"], ["Anna", "Anna"]]
+    assert anna.events[-1]["people"] == ["Anna's", "another's"]
+    assert engine.announced == [("lobby", [("Anna", "Anna's")])]
 
 
 def test_order_of_names(rooms: Any) -> None:
     """Names are in alphabetical order, whatever their case."""
     for name in ("bert", "Carl", "Anna"):
         rooms.enter("lobby", Member(name))
-    assert rooms.find("lobby").present() == ["Anna", "bert", "Carl"]
+    assert rooms.find("lobby").names() == ["Anna", "bert", "Carl"]
 
 
 def test_rooms_are_forgotten(rooms: Any) -> None:
     """Of the rooms that nobody is in, the ones that were used last are kept; the others stay."""
     rooms.enter("mine", Member("Anna"))
-    rooms.elsewhere("other", "theirs", ["Bert"])
+    rooms.elsewhere("other", "theirs", there("Bert"))
     rooms.get("old")
     for number in range(rooms_module.ROOMS + 5):
         rooms.get(f"room {number}")
@@ -225,7 +254,7 @@ def test_rooms_are_forgotten(rooms: Any) -> None:
 def test_asking_makes_no_room(rooms: Any) -> None:
     """A room that nobody has entered is not made by asking for it, or by hearing of its emptiness."""
     assert rooms.find("nowhere") is None
-    rooms.elsewhere("other", "nowhere", [])
+    rooms.elsewhere("other", "nowhere", there())
     rooms.gone("other")
     assert list(rooms) == []
 
@@ -234,7 +263,7 @@ def test_engine_passes_on(joined: Any, engine: Engine) -> None:
     """Among several processes, a message is heard when the engine brings it, and not before."""
     anna = Member("Anna")
     lobby = joined.enter("lobby", anna)
-    assert joined.say(lobby, "Anna", "hello", "number-1")
+    assert joined.say(lobby, anna, "hello", "number-1")
     assert engine.published == [message(1)]
     assert anna.texts() == []
     joined.heard(message(1))
@@ -244,37 +273,38 @@ def test_engine_passes_on(joined: Any, engine: Engine) -> None:
 def test_engine_that_takes_nothing(clock: Clock) -> None:
     """Who says something that the engine does not take learns of it."""
     rooms = rooms_module.Rooms(clock.callLater, Engine(takes=False), clock.seconds)
-    assert not rooms.say(rooms.enter("lobby", Member("Anna")), "Anna", "hello", "number-1")
+    anna = Member("Anna")
+    assert not rooms.say(rooms.enter("lobby", anna), anna, "hello", "number-1")
 
 
 def test_announced(joined: Any, engine: Engine, clock: Clock) -> None:
     """Other processes are told who is here, and only that, when it has changed."""
     lobby = joined.enter("lobby", Member("Anna"))
-    joined.elsewhere("other", "lobby", ["Bert"])
+    joined.elsewhere("other", "lobby", there("Bert"))
     clock.advance(SOON)
-    assert engine.announced == [("lobby", ["Anna"])]
-    joined.elsewhere("other", "lobby", ["Bert", "Carl"])
+    assert engine.announced == [("lobby", [("Anna", "Anna's")])]
+    joined.elsewhere("other", "lobby", there("Bert", "Carl"))
     clock.advance(SOON)
     second = Member("Anna")
     joined.enter("lobby", second)
     clock.advance(SOON)
-    assert engine.announced == [("lobby", ["Anna"])]
+    assert engine.announced == [("lobby", [("Anna", "Anna's")])]
     for member in list(lobby.members):
         joined.leave(lobby, member)
     clock.advance(SOON)
-    assert engine.announced == [("lobby", ["Anna"]), ("lobby", [])]
+    assert engine.announced == [("lobby", [("Anna", "Anna's")]), ("lobby", [])]
 
 
 def test_elsewhere(joined: Any, clock: Clock) -> None:
     """Who is on other processes is there, too, until they say otherwise or are gone."""
     anna = Member("Anna")
     joined.enter("lobby", anna)
-    joined.elsewhere(1, "lobby", ["Bert", "Carl"])
-    joined.elsewhere(2, "lobby", ["Carl", "Anna"])
-    joined.elsewhere(2, "kitchen", ["Dora"])
+    joined.elsewhere(1, "lobby", there("Bert", "Carl"))
+    joined.elsewhere(2, "lobby", there("Carl", "Anna"))
+    joined.elsewhere(2, "kitchen", there("Dora"))
     clock.advance(SOON)
     assert joined.others() == {1, 2}
-    joined.elsewhere(1, "lobby", ["Carl"])
+    joined.elsewhere(1, "lobby", there("Carl"))
     clock.advance(SOON)
     joined.gone(2)
     clock.advance(SOON)
@@ -283,7 +313,7 @@ def test_elsewhere(joined: Any, clock: Clock) -> None:
     three, two = ["Anna", "Bert", "Carl"], ["Anna", "Carl"]
     assert anna.names() == [["Anna"], three, two, ["Anna"]]
     assert joined.others() == set()
-    assert joined.find("kitchen").present() == []
+    assert joined.find("kitchen").names() == []
 
 
 def test_member_who_leaves_while_told(rooms: Any) -> None:

@@ -77,13 +77,17 @@ class _DevTools(WebSocketClientProtocol):
 
 class Window:
     """
-    One window, of somebody who shares nothing with the others.
+    One window.
 
     :ivar errors: what the page's scripts have not caught.
     """
 
-    def __init__(self, tools: _DevTools, session: str) -> None:
+    def __init__(self, tools: _DevTools, session: str, context: str) -> None:
+        """
+        :param context: whose it is: what is kept for somebody, all of that one's windows know.
+        """
         self.errors: list[Any] = []
+        self.context = context
         self._tools = tools
         self._session = session
 
@@ -127,6 +131,17 @@ class Window:
         """Type into what has the focus."""
         await self.call("Input.insertText", text=text)
 
+    async def click(self, selector: str) -> None:
+        """Click on an element as its user does, which lets the page do more than a script's click."""
+        element = f"document.querySelector({selector!r})"
+        await self.run(f"{element}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        middle = "(b => [b.x + b.width / 2, b.y + b.height / 2])"
+        x, y = await self.run(f"{middle}({element}.getBoundingClientRect())")
+        for kind in ("mousePressed", "mouseReleased"):
+            await self.call(
+                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
+            )
+
     async def press_enter(self) -> None:
         key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
         await self.call("Input.dispatchKeyEvent", type="keyDown", **key)
@@ -169,6 +184,8 @@ class Browser:
                 "--no-first-run",
                 "--disable-background-networking",
                 "--disable-component-update",
+                # A name for this machine that browsers do not trust as they trust its address.
+                "--host-resolver-rules=MAP insecure.test 127.0.0.1",
                 "--remote-debugging-port=0",
                 f"--user-data-dir={self._folder.name}",
             ],
@@ -195,16 +212,23 @@ class Browser:
         raise AssertionError("".join(said))
 
     async def window(self) -> Window:
-        """A new window."""
+        """A new window, of somebody who shares nothing with the others."""
         context = (await self._tools.call("Target.createBrowserContext"))["browserContextId"]
         self._contexts.append(context)
+        return await self._window_of(context)
+
+    async def window_beside(self, window: Window) -> Window:
+        """Another window of the one who has this one."""
+        return await self._window_of(window.context)
+
+    async def _window_of(self, context: str) -> Window:
         target = await self._tools.call(
             "Target.createTarget", url="about:blank", browserContextId=context
         )
         attached = await self._tools.call(
             "Target.attachToTarget", targetId=target["targetId"], flatten=True
         )
-        window = Window(self._tools, attached["sessionId"])
+        window = Window(self._tools, attached["sessionId"], context)
         self._tools.windows[attached["sessionId"]] = window
         for domain in ("Page", "Runtime"):
             await window.call(f"{domain}.enable")

@@ -122,8 +122,12 @@ class User:
     :ivar node: what haproxy calls the node that this one is on.
     """
 
-    def __init__(self, base: str, name: str, room: str = "lobby") -> None:
+    def __init__(self, base: str, name: str, room: str = "lobby", secret: str = "") -> None:
+        """
+        :param secret: the user's own id.
+        """
         self.base = base
+        self.secret = secret
         self.name = name
         self.room = room
         self.heard: dict[str, str] = {}
@@ -149,7 +153,7 @@ class User:
 
     def _connect(self) -> None:
         if not self._gone:
-            opened = open_socket(self.base, name=self.name, room=self.room)
+            opened = open_socket(self.base, name=self.name, room=self.room, id=self.secret)
             opened.addCallbacks(self._opened, self._refused)
 
     def _opened(self, socket: Socket) -> None:

@@ -106,7 +106,7 @@ async def test_declined(browser: Browser) -> None:
                 "other",
                 "/echo",
                 address(client),
-                "unknown token: available: echo",
+                "unknown token: available: echo, websocket",
             ]
             assert ineligible[1:3] == ["", "/echo"]
             assert ineligible[4] == "ineligible: Connection does not name upgrade"

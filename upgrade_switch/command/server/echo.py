@@ -1,14 +1,25 @@
 """
-:class:`Echo`: the target of the default site's ``/echo``.
+What is at the default site's ``/echo``: :class:`Echo`, by its own token and for browsers.
 """
 
 from __future__ import annotations
 
-from twisted.internet.interfaces import IConsumer, IHalfCloseableProtocol, IPushProducer, ITCPTransport
-from twisted.internet.protocol import Protocol
+from twisted.internet.interfaces import (
+    IConsumer,
+    IHalfCloseableProtocol,
+    IProtocolFactory,
+    IPushProducer,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
-__all__ = ["Echo"]
+from ...errors import MissingExtra
+from ...interfaces import Acceptor
+from .messages import in_messages
+from .options import ServeOptions
+
+__all__ = ["Echo", "echo_upgrades"]
 
 
 class _ITransport(ITCPTransport, IConsumer, IPushProducer):
@@ -37,3 +48,18 @@ class Echo(Protocol):
 
     def writeConnectionLost(self) -> None:
         pass
+
+
+def echo_upgrades(options: ServeOptions) -> dict[str, Acceptor | IProtocolFactory]:
+    """
+    The echo by token: ``echo``, and ``websocket`` in binary messages, which pages can speak, where the
+    extra for that is installed.
+
+    :raises UsageError: if an origin is wrong.
+    """
+    factory = Factory.forProtocol(Echo)
+    try:
+        from ...protocols import _websocket  # noqa: F401 - whether it is there
+    except MissingExtra:
+        return {"echo": factory}
+    return {"echo": factory, "websocket": in_messages(factory, options)}

@@ -32,9 +32,9 @@ from ..reactor import ICommandReactor
 from .auth import Guarded, proxy_portal, segments_of
 from .files import Files, is_hidden
 from .options import ServeOptions
-from .page import FrontPage
+from .page import front_page
 from .proxy import Mounted
-from .upgrades import build_upgrades, check_guards_of_targets, client_endpoint, path_shown
+from .upgrades import build_upgrades, check_guards_of_targets, client_endpoint
 
 if TYPE_CHECKING:
     from ...proxy import UpgradeProxy
@@ -94,17 +94,7 @@ def build_tree(
     """
     _keep_secrets(options)
     upgrades = build_upgrades(reactor, options)
-    front = FrontPage(
-        [path_shown(path, token, options) for path, known in upgrades.items() for token in known],
-        list(options.prefaces),
-        [
-            *options.classes,
-            *options.files,
-            *options.proxies,
-            *([options.status] if options.status else []),
-        ],
-        bool(options.connect_to),
-    )
+    front = front_page(options, upgrades)
     resources: dict[str, IResource] = {}
     root: Resource = Resource()
     root.putChild(b"", front)

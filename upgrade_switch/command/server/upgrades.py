@@ -10,17 +10,15 @@ from typing import TypedDict
 
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
-from twisted.internet.protocol import Factory
 from twisted.python.usage import UsageError
 
-from ...errors import InvalidUpgrades
 from ...interfaces import Acceptor
 from ...protocols._targets import tunnel_by_name
 from ...protocols._tunnel import tunnel
-from ..options import needs_extra_for
 from ..reactor import ICommandReactor
 from .auth import segments_of
-from .echo import Echo
+from .echo import echo_upgrades
+from .messages import in_messages
 from .options import ServeOptions
 from .targets import TargetsFile
 from .tunnels import TunnelOption
@@ -48,7 +46,7 @@ def build_upgrades(reactor: ICommandReactor, options: ServeOptions) -> dict[str,
         lookup = _targets(reactor, option).lookup
         _add_tunnel(upgrades, option, options, tunnel_by_name(lookup, **_limits(option, options)))
     if not upgrades and "/" not in options.proxies:
-        upgrades["/echo"] = {"echo": Factory.forProtocol(Echo)}
+        upgrades["/echo"] = echo_upgrades(options)
     return upgrades
 
 
@@ -85,20 +83,8 @@ def _add_tunnel(
     known = upgrades.setdefault(option.path, {})
     if option.token.lower() in map(str.lower, known):
         raise UsageError(f"--tunnel: {option.path} has two tunnels for {option.token}")
-    known[option.token] = acceptor
-    if option.token.lower() != "websocket":
-        return
-    with needs_extra_for("WebSockets need"):
-        from ...protocols._websocket import SAME_ORIGIN, byte_stream
-    try:
-        known[option.token] = byte_stream(
-            acceptor,
-            options.origins or SAME_ORIGIN,
-            heartbeat=options.tunnel_heartbeat,
-            max_message_size=options.max_message_size or None,
-        )
-    except InvalidUpgrades as error:
-        raise UsageError(f"--origin: {error}") from None
+    is_websocket = option.token.lower() == "websocket"
+    known[option.token] = in_messages(acceptor, options) if is_websocket else acceptor
 
 
 def path_shown(path: str, token: str, options: ServeOptions) -> tuple[str, str]:
