@@ -11,7 +11,8 @@ import pytest
 
 from tests.kit.commands import COMMAND, LOCAL, PATIENCE, one_line
 from tests.kit.harness import field
-from tests.kit.operating import TWIST, get, operated
+from tests.kit.operating import TWIST, get
+from tests.kit.programs import Program
 
 TUNNEL = ["--tunnel", "/x websocket tcp:127.0.0.1:1"]
 
@@ -61,9 +62,11 @@ def test_echo_without_messages(tmp_path: Path) -> None:
     """Without the extra for WebSockets the echo has its own token alone, and the page has no box."""
     hide(tmp_path)
     environment = {"PYTHONPATH": str(tmp_path), "PATH": ""}
-    with operated("serve", env=environment) as server:
-        code, got = get(server.url, "/echo")
+    # A new process: a fork would have autobahn already.
+    with Program([COMMAND, "serve", "--listen", LOCAL], stdin=None, env=environment) as server:
+        url = server.says().removeprefix("listening on ")
+        code, got = get(url, "/echo")
         assert (code, field(got, b"upgrade")) == (426, b"echo")
-        assert b"data-echo" not in get(server.url, "/")[1]
+        assert b"data-echo" not in get(url, "/")[1]
         server.terminate()
-        server.finishes()
+        assert server.ends()[0] == 0
