@@ -31,6 +31,7 @@ REPEATED = (
 _NUMBER = str | float | int
 _ONCE: dict[str, type | UnionType] = {
     "status": str,
+    "ready": str,
     "drain": _NUMBER,
     "log-format": str,
     "access-log": str,

@@ -20,13 +20,14 @@ from ..listening import LOG_FORMATS
 from .auth import checker_of
 from .config import REPEATED, Value, read_config
 from .limits import LimitOptions
+from .operating import OperatingOptions
 from .paths import is_path
 from .proxy import ProxyOption, proxy_of_table, proxy_of_words
 
 __all__ = ["ServeOptions"]
 
 
-class ServeOptions(LimitOptions, AuthOptionMixin):
+class ServeOptions(LimitOptions, OperatingOptions, AuthOptionMixin):
     """The options of ``serve``."""
 
     synopsis = "[options]"

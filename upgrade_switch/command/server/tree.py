@@ -39,6 +39,7 @@ from .files import Files, is_hidden
 from .options import ServeOptions
 from .page import FrontPage
 from .proxy import Mounted
+from .ready import with_ready
 
 if TYPE_CHECKING:
     from ...proxy import UpgradeProxy
@@ -138,7 +139,11 @@ def build_tree(
     tree: IResource = Mounted(root, resources, proxies) if proxies else root
     if options.checkers:
         tree = Guarded(tree, _checkers(options))
-    return _with_udp(reactor, options, tree, taken) if options["udp"] else tree
+    if options["udp"]:
+        tree = _with_udp(reactor, options, tree, taken)
+    if options.ready in (*taken, *proxies):
+        raise UsageError(f"--ready: {options.ready} is taken by another resource")
+    return with_ready(tree, options.ready)
 
 
 def _with_udp(
