@@ -356,7 +356,7 @@ async def test_security(read: Any) -> None:
     reader = read("topics/security.md")
     reader.runs()
     site = reader.names["site"]
-    assert (site.timeOut, site.accept_timeout, site.switched._limits.max_switched) == (60, 10, 1000)
+    assert (site.timeOut, site.accept_timeout, site.switched.limits.max_switched) == (60, 10, 1000)
 
 
 def test_blocks_are_found() -> None:

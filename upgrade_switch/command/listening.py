@@ -36,7 +36,15 @@ from ..observe.log import SwitchLog
 from .exits import FAILED, SUCCESS, explain, say
 from .reactor import ICommandReactor
 
-__all__ = ["LOG_FORMATS", "Server", "address_of", "begin_logging", "server_endpoint", "url_of"]
+__all__ = [
+    "LOG_FORMATS",
+    "Server",
+    "address_of",
+    "begin_logging",
+    "is_inherited",
+    "server_endpoint",
+    "url_of",
+]
 
 LOG_FORMATS = ("text", "json", "none")
 
@@ -127,12 +135,20 @@ def url_of(port: IListeningPort) -> str:
     return f"{scheme}://{address_of(port)}/"
 
 
-# Endpoints for sockets that another process has made.
 _INHERITED = re.compile(r"(^|:)(systemd|fd):")
 
 
+def is_inherited(description: str) -> bool:
+    """Whether an endpoint string is for a socket that another process has made."""
+    return _INHERITED.search(description) is not None
+
+
 class Server(Service):
-    """A service that listens on several ports with one factory; it runs until a signal comes."""
+    """
+    A service that listens on several ports with one factory; it runs until a signal comes.
+
+    :ivar ports: the ports, each with its endpoint string.
+    """
 
     def __init__(
         self,
@@ -152,7 +168,7 @@ class Server(Service):
         self._endpoints = endpoints
         self._where = where
         self._drain = drain
-        self._ports: list[tuple[str, IListeningPort]] = []
+        self.ports: list[tuple[str, IListeningPort]] = []
         self._code = SUCCESS
 
     def run(self) -> int:
@@ -185,7 +201,7 @@ class Server(Service):
         :raises SystemExit: if it cannot listen, and the reactor does not run yet.
         """
         super().startService()
-        if not self._ports:
+        if not self.ports:
             self._listen()
 
     def _listen(self) -> None:
@@ -198,7 +214,7 @@ class Server(Service):
             raise SystemExit(self._code)
 
     def _listens(self, port: IListeningPort, description: str) -> None:
-        self._ports.append((description, port))
+        self.ports.append((description, port))
         say(f"listening on {self._where(port)}")
 
     def _cannot_listen(self, reason: Failure, description: str) -> None:
@@ -209,11 +225,11 @@ class Server(Service):
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        closed = gatherResults([self._close(*port) for port in self._ports])
+        closed = gatherResults([self._close(*port) for port in self.ports])
         return closed.addCallback(lambda _: None if self._drain is None else self._drain())
 
     def _close(self, description: str, port: IListeningPort) -> Deferred[object]:
-        if _INHERITED.search(description) and isinstance(port.getHost(), UNIXAddress):
+        if is_inherited(description) and isinstance(port.getHost(), UNIXAddress):
             # Twisted would remove the UNIX socket's path, which is systemd's: a client that connects
             # there waits for the next server. The socket is closed when the process ends.
             reading: Any = port

@@ -74,6 +74,10 @@ class Status:
         """
         self._proxies[mount] = source
 
+    def hide_back_ends(self, mount: str) -> None:
+        """Show those of a reverse proxy no more."""
+        self._proxies.pop(mount, None)
+
     def back_ends(self) -> Iterator[tuple[str, IBackEnd]]:
         """The back ends that are shown, each with the path of its proxy."""
         for mount, source in self._proxies.items():

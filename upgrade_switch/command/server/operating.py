@@ -4,7 +4,12 @@ The options of ``serve`` for those who operate it.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from typing import Self
+
 from twisted.python.usage import UsageError
+from twisted.web.resource import IResource
 
 from ..options import CommandOptions
 from .paths import is_path
@@ -13,11 +18,34 @@ __all__ = ["OperatingOptions"]
 
 
 class OperatingOptions(CommandOptions):
-    """How a server is run. An attribute is None if its option was not given."""
+    """
+    How a server is run. An attribute is None if its option was not given.
+
+    :ivar arguments: the command line.
+    :ivar made: what classes have made, by path and name of the class. They keep it when the options are
+        read again: it may hold what is dear to users.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.arguments: list[str] = []
+        self.made: dict[tuple[str, str], IResource] = {}
         self.ready: str | None = None
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        self.arguments = list(sys.argv[1:] if options is None else options)
+        super().parseOptions(self.arguments)
+
+    def again(self) -> Self:
+        """
+        What the same command line says now: the files that it names may have changed.
+
+        :raises UsageError: if it is wrong now.
+        """
+        options = type(self)()
+        options.made = self.made
+        options.parseOptions(self.arguments)
+        return options
 
     def opt_ready(self, path: str) -> None:
         """

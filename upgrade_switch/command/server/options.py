@@ -34,7 +34,8 @@ class ServeOptions(LimitOptions, OperatingOptions, AuthOptionMixin):
     longdesc = (
         "Serves HTTP, and switches connections to other protocols. Without --tunnel, it has the token "
         "echo at /echo, unless a --proxy is at /. An ENDPOINT is a Twisted endpoint string. SIGTERM "
-        "ends the server: it stops listening, and gives switched connections time to end (--drain)."
+        "ends the server: it stops listening, and gives switched connections time to end (--drain). "
+        "At SIGHUP, it reads its options, and the files that they name, again."
     )
     examples: tuple[str, ...] = (
         "upgrade-switch serve --listen tcp:8080 --tunnel '/ssh ssh tcp:127.0.0.1:22'",

@@ -8,65 +8,32 @@ import signal
 from contextlib import suppress
 from functools import partial
 
-from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ReactorNotRunning
-from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import LogLevel
 from twisted.python.usage import UsageError
 
-from ...observe.log import SwitchLog
-from ...observe.status import Status
 from ..exits import USAGE, say
-from ..listening import Server, begin_logging, server_endpoint, url_of
+from ..listening import Server, begin_logging, url_of
 from ..reactor import ICommandReactor, installed_reactor
-from .access_log import LoggedSite, access_log_path
 from .options import ServeOptions
-from .tree import (
-    build_connect,
-    build_prefaces,
-    build_proxies,
-    build_site_upgrades,
-    build_tree,
-    takes_http2_connect,
-)
+from .reload import Reload
+from .served import Served, endpoints_of
 
 __all__ = ["Options", "build_server", "makeService", "run_serve"]
-
-DEFAULT_LISTEN = "tcp:8080:interface=127.0.0.1"
 
 
 def build_server(reactor: ICommandReactor, options: ServeOptions) -> Server:
     """
-    :return: a service that listens; when it is stopped, it drains the site, and closes the proxies.
+    :return: a service that listens, and that reads the options again at SIGHUP; when it is stopped, it
+        drains the site, and closes the proxies.
     :raises UsageError: if the options contradict one another, or need something that is not installed.
     """
-    status = Status(reactor)
-    proxies = build_proxies(reactor, options)
-    root = build_tree(reactor, options, status, proxies)
-    site = LoggedSite(
-        root,
-        reactor=reactor,
-        upgrades=build_site_upgrades(options),
-        prefaces=build_prefaces(reactor, options),
-        connect=build_connect(reactor, options),
-        http2_connect=takes_http2_connect(options),
-        observers=[SwitchLog(), *([status] if options.status else [])],
-        access_log=access_log_path(options.access_log),
-        **options.site_limits(),
-    )
-    endpoints = _endpoints(reactor, options.listen or [DEFAULT_LISTEN])
-    seconds = 5 if options.drain is None else options.drain
-
-    def end() -> Deferred[None]:
-        drained = site.drain(seconds)
-        drained.addCallback(lambda _: gatherResults([proxy.close() for proxy in proxies.values()]))
-        return drained.addCallback(lambda _: None)
-
-    return Server(reactor, site, endpoints, url_of, end)
-
-
-def _endpoints(reactor: ICommandReactor, strings: list[str]) -> list[tuple[str, IStreamServerEndpoint]]:
-    return [(string, server_endpoint(reactor, string)) for string in strings]
+    served = Served(reactor, options)
+    endpoints = endpoints_of(reactor, options)
+    server = Server(reactor, served.site, endpoints, url_of, served.end)
+    reload = Reload(reactor, served, server)
+    reactor.callWhenRunning(signal.signal, signal.SIGHUP, lambda *_: reactor.callFromThread(reload))
+    return server
 
 
 def run_serve(options: ServeOptions) -> int:
