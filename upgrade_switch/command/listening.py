@@ -143,6 +143,10 @@ def is_inherited(description: str) -> bool:
     return _INHERITED.search(description) is not None
 
 
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
 class Server(Service):
     """
     A service that listens on several ports with one factory; it runs until a signal comes.
@@ -157,17 +161,23 @@ class Server(Service):
         endpoints: Sequence[tuple[str, IStreamServerEndpoint]],
         where: Callable[[IListeningPort], str],
         drain: Callable[[], Deferred[None]] | None = None,
+        when_listening: Callable[[], None] = _nothing,
+        when_stopping: Callable[[], None] = _nothing,
     ) -> None:
         """
         :param endpoints: where to listen: endpoint strings, and the endpoints that they describe.
         :param where: writes where a port is, for the user.
         :param drain: called when the ports are closed; the service has stopped when its Deferred fires.
+        :param when_listening: called when all ports are open.
+        :param when_stopping: called when the service begins to stop.
         """
         self._reactor = reactor
         self._factory = factory
         self._endpoints = endpoints
         self._where = where
         self._drain = drain
+        self._when_listening = when_listening
+        self._when_stopping = when_stopping
         self.ports: list[tuple[str, IListeningPort]] = []
         self._code = SUCCESS
 
@@ -216,6 +226,8 @@ class Server(Service):
     def _listens(self, port: IListeningPort, description: str) -> None:
         self.ports.append((description, port))
         say(f"listening on {self._where(port)}")
+        if len(self.ports) == len(self._endpoints):
+            self._when_listening()
 
     def _cannot_listen(self, reason: Failure, description: str) -> None:
         say(f"cannot listen on {description}: {explain(reason)}")
@@ -225,6 +237,7 @@ class Server(Service):
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
+        self._when_stopping()
         closed = gatherResults([self._close(*port) for port in self.ports])
         return closed.addCallback(lambda _: None if self._drain is None else self._drain())
 

@@ -32,6 +32,7 @@ _NUMBER = str | float | int
 _ONCE: dict[str, type | UnionType] = {
     "status": str,
     "ready": str,
+    "run-as": str,
     "drain": _NUMBER,
     "log-format": str,
     "access-log": str,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pwd import struct_passwd
 from typing import Self
 
 from twisted.python.usage import UsageError
@@ -13,6 +14,7 @@ from twisted.web.resource import IResource
 
 from ..options import CommandOptions
 from .paths import is_path
+from .privileges import user_called
 
 __all__ = ["OperatingOptions"]
 
@@ -31,6 +33,7 @@ class OperatingOptions(CommandOptions):
         self.arguments: list[str] = []
         self.made: dict[tuple[str, str], IResource] = {}
         self.ready: str | None = None
+        self.run_as: struct_passwd | None = None
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         self.arguments = list(sys.argv[1:] if options is None else options)
@@ -55,3 +58,10 @@ class OperatingOptions(CommandOptions):
         if not is_path(path) or not path.strip("/"):
             raise UsageError(f"--ready needs a /PATH, not {path!r}")
         self.ready = path.rstrip("/")
+
+    def opt_run_as(self, name: str) -> None:
+        """
+        NAME: become this user, with its groups, once the ports are open. What is read at SIGHUP, keys
+        too, is read as this user.
+        """
+        self.run_as = user_called(name)

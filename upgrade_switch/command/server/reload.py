@@ -16,6 +16,7 @@ from ..reactor import ICommandReactor
 from .options import ServeOptions
 from .ports import ListeningReactor, Opener
 from .served import Served, endpoints_of
+from .systemd import Notifier
 
 __all__ = ["Reload"]
 
@@ -26,14 +27,21 @@ class Reload:
     certificates of now.
     """
 
-    def __init__(self, reactor: ICommandReactor, served: Served, server: Server) -> None:
+    def __init__(
+        self, reactor: ICommandReactor, served: Served, server: Server, notifier: Notifier
+    ) -> None:
         self._reactor = reactor
         self._served = served
         self._server = server
+        self._notifier = notifier
 
     def __call__(self) -> None:
-        if not self._server.running:
-            return
+        if self._server.running:
+            self._notifier.reloading()
+            self._reload()
+            self._notifier.ready()
+
+    def _reload(self) -> None:
         listen = self._served.options.listen
         try:
             options = self._served.options.again()

@@ -16,8 +16,10 @@ from ..exits import USAGE, say
 from ..listening import Server, begin_logging, url_of
 from ..reactor import ICommandReactor, installed_reactor
 from .options import ServeOptions
+from .privileges import drop_privileges
 from .reload import Reload
 from .served import Served, endpoints_of
+from .systemd import Notifier
 
 __all__ = ["Options", "build_server", "makeService", "run_serve"]
 
@@ -29,9 +31,22 @@ def build_server(reactor: ICommandReactor, options: ServeOptions) -> Server:
     :raises UsageError: if the options contradict one another, or need something that is not installed.
     """
     served = Served(reactor, options)
-    endpoints = endpoints_of(reactor, options)
-    server = Server(reactor, served.site, endpoints, url_of, served.end)
-    reload = Reload(reactor, served, server)
+    notifier = Notifier(reactor)
+
+    def listening() -> None:
+        drop_privileges(options.run_as)
+        notifier.ready()
+
+    server = Server(
+        reactor,
+        served.site,
+        endpoints_of(reactor, options),
+        url_of,
+        served.end,
+        listening,
+        notifier.stopping,
+    )
+    reload = Reload(reactor, served, server, notifier)
     reactor.callWhenRunning(signal.signal, signal.SIGHUP, lambda *_: reactor.callFromThread(reload))
     return server
 
