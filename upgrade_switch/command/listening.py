@@ -225,9 +225,17 @@ class Server(Service):
 
     def _listens(self, port: IListeningPort, description: str) -> None:
         self.ports.append((description, port))
-        say(f"listening on {self._where(port)}")
+        self.announce(port)
         if len(self.ports) == len(self._endpoints):
             self._when_listening()
+
+    def announce(self, port: IListeningPort) -> None:
+        """Tell the user where a port is."""
+        say(f"listening on {self._where(port)}")
+
+    def is_others(self, description: str) -> bool:
+        """Whether the socket of an endpoint string is somebody else's, who goes on with it."""
+        return is_inherited(description)
 
     def _cannot_listen(self, reason: Failure, description: str) -> None:
         say(f"cannot listen on {description}: {explain(reason)}")
@@ -238,11 +246,20 @@ class Server(Service):
     def stopService(self) -> Deferred[None]:
         super().stopService()
         self._when_stopping()
-        closed = gatherResults([self._close(*port) for port in self.ports])
-        return closed.addCallback(lambda _: None if self._drain is None else self._drain())
+        return self.close_ports().addCallback(lambda _: None if self._drain is None else self._drain())
+
+    def close_ports(self) -> Deferred[None]:
+        """
+        Listen no more.
+
+        :return: fires when all ports are closed.
+        """
+        ports, self.ports = self.ports, []
+        closed = gatherResults([self._close(*port) for port in ports])
+        return closed.addCallback(lambda _: None)
 
     def _close(self, description: str, port: IListeningPort) -> Deferred[object]:
-        if is_inherited(description) and isinstance(port.getHost(), UNIXAddress):
+        if self.is_others(description) and isinstance(port.getHost(), UNIXAddress):
             # Twisted would remove the UNIX socket's path, which is systemd's: a client that connects
             # there waits for the next server. The socket is closed when the process ends.
             reading: Any = port

@@ -64,6 +64,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
 
     :ivar draining: whether newcomers are declined because the site is going down.
     :ivar limits: how many there may be, and what they may hold.
+    :ivar elsewhere: how many other processes have of an address, which count for ``max_per_address``.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         # A dict, for its order: the oldest comes first. Each with whom it is counted for.
         self._members: dict[SwitchedConnection, Party | None] = {}
         self._parties: Counter[Party] = Counter()
+        self.elsewhere: dict[str, int] = {}
         self._waiters: list[Deferred[None]] = []
         self._watching_unsent: LoopingCall | None = None
 
@@ -117,9 +119,16 @@ class SwitchedConnections(Collection[SwitchedConnection]):
             return Declined.FULL
         if limits.max_per_address is not None:
             party = party_of(address)
-            if party is not None and self._parties[party] >= limits.max_per_address:
+            if party is not None and self._count_of(party) >= limits.max_per_address:
                 return Declined.ADDRESS_FULL
         return None
+
+    def _count_of(self, party: Party) -> int:
+        return self._parties[party] + (self.elsewhere.get(str(party), 0) if self.elsewhere else 0)
+
+    def by_address(self) -> dict[str, int]:
+        """How many connections each address has, as ``max_per_address`` counts them."""
+        return {str(party): count for party, count in self._parties.items()}
 
     def why_declined(self, transport: IStreamTransport, address: IAddress | None) -> Declined | None:
         """Why this connection, which must still be open, may not switch now; None if it may."""

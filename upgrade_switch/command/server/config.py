@@ -33,6 +33,7 @@ _ONCE: dict[str, type | UnionType] = {
     "status": str,
     "ready": str,
     "run-as": str,
+    "workers": _NUMBER,
     "drain": _NUMBER,
     "log-format": str,
     "access-log": str,

@@ -4,6 +4,7 @@ The options of ``serve`` for those who operate it.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pwd import struct_passwd
@@ -34,6 +35,7 @@ class OperatingOptions(CommandOptions):
         self.made: dict[tuple[str, str], IResource] = {}
         self.ready: str | None = None
         self.run_as: struct_passwd | None = None
+        self.workers: int | None = None
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         self.arguments = list(sys.argv[1:] if options is None else options)
@@ -65,3 +67,16 @@ class OperatingOptions(CommandOptions):
         too, is read as this user.
         """
         self.run_as = user_called(name)
+
+    def opt_workers(self, number: str) -> None:
+        """
+        NUMBER: serve with so many processes, which share the ports, the limits and the status page;
+        auto is one for each core. One that dies is replaced. At SIGHUP, new ones start with the options
+        of then, and the old ones end with their last connection. [default: this process alone]
+        """
+        if number == "auto":
+            self.workers = len(os.sched_getaffinity(0))
+        elif number.isascii() and number.isdecimal() and int(number):
+            self.workers = int(number)
+        else:
+            raise UsageError(f"--workers must be a whole number above 0, or auto, not {number!r}")

@@ -28,7 +28,11 @@ __all__ = ["ServeOptions"]
 
 
 class ServeOptions(LimitOptions, OperatingOptions, AuthOptionMixin):
-    """The options of ``serve``."""
+    """
+    The options of ``serve``.
+
+    :ivar read: what the file with options says. A worker is told: the file may be another by then.
+    """
 
     synopsis = "[options]"
     longdesc = (
@@ -77,6 +81,7 @@ class ServeOptions(LimitOptions, OperatingOptions, AuthOptionMixin):
         self.log_format: str | None = None
         self.access_log: str | None = None
         self.config: str | None = None
+        self.read: list[tuple[str, Value]] | None = None
 
     def parseArgs(self, *arguments: str) -> None:
         if arguments:
@@ -265,7 +270,9 @@ class ServeOptions(LimitOptions, OperatingOptions, AuthOptionMixin):
 
     def _read(self, config: str) -> None:
         try:
-            for name, value in read_config(config):
+            if self.read is None:
+                self.read = list(read_config(config))
+            for name, value in self.read:
                 self._set(name, value)
         except UsageError as error:
             raise UsageError(f"--config {config}: {error}") from None

@@ -8,10 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from zope.interface import implementer
 
-__all__ = ["ListeningReactor"]
+__all__ = ["ListeningReactor", "Opener", "RecordingReactor"]
 
 Opener = Callable[[], IListeningPort]
 """Opens the port that is asked for."""
@@ -70,3 +76,45 @@ class ListeningReactor:
     ) -> IListeningPort:
         adopt = self._reactor.adoptStreamPort
         return self._listen(factory, lambda: adopt(fileDescriptor, addressFamily, factory))
+
+
+class RecordingReactor(ListeningReactor):
+    """A reactor for server endpoints that opens nothing, and remembers what it was asked for."""
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__(reactor, self._note)
+        self._asked: IProtocolFactory | None = None
+
+    def _note(self, factory: IProtocolFactory, _: Opener) -> IListeningPort:
+        self._asked = factory
+        return _NoPort()
+
+    def asked_by(
+        self, endpoint: IStreamServerEndpoint, factory: IProtocolFactory
+    ) -> IProtocolFactory | None:
+        """
+        What an endpoint, which was given this reactor, would have build the protocols if it listened
+        with a factory: that, or something around it. None if it does not listen on a socket of a
+        reactor's, or not at once.
+
+        :param endpoint: not one for a socket that was inherited: that closes its descriptor afterwards,
+            whose number may be another file's.
+        """
+        self._asked = None
+        listening = endpoint.listen(factory)
+        listening.addErrback(lambda _: None)
+        return self._asked
+
+
+@implementer(IListeningPort)
+class _NoPort:
+    """Stands for a port that has not been opened."""
+
+    def startListening(self) -> None:
+        pass
+
+    def stopListening(self) -> None:
+        pass
+
+    def getHost(self) -> IAddress:
+        raise NotImplementedError

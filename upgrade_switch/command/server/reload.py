@@ -6,15 +6,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.python.usage import UsageError
-from zope.interface import implementer
 
 from ..exits import say
 from ..listening import Server, is_inherited
 from ..reactor import ICommandReactor
 from .options import ServeOptions
-from .ports import ListeningReactor, Opener
+from .ports import RecordingReactor
 from .served import Served, endpoints_of
 from .systemd import Notifier
 
@@ -62,22 +61,13 @@ class Reload:
 
         :raises UsageError: if one of them cannot be read.
         """
-        asked: list[IProtocolFactory] = []
-
-        def note(factory: IProtocolFactory, _: Opener) -> IListeningPort:
-            asked.append(factory)
-            return _NoPort()
-
-        reactor: Any = ListeningReactor(self._reactor, note)
+        reactor: Any = RecordingReactor(self._reactor)
         found = {}
         for description, endpoint in endpoints_of(reactor, options):
-            # An endpoint that listens on a socket of somebody else's closes its descriptor afterwards,
-            # and the number of that is another file's now.
             if not is_inherited(description):
-                asked.clear()
-                endpoint.listen(self._served.site)
-                if asked and asked[0] is not self._served.site:
-                    found[description] = asked[0]
+                asked = reactor.asked_by(endpoint, self._served.site)
+                if asked not in (None, self._served.site):
+                    found[description] = asked
         return found
 
 
@@ -86,17 +76,3 @@ def _give(port: Any, factory: IProtocolFactory) -> None:
     before, port.factory = port.factory, factory
     factory.doStart()
     before.doStop()
-
-
-@implementer(IListeningPort)
-class _NoPort:
-    """Stands for a port that has not been opened."""
-
-    def startListening(self) -> None:
-        pass
-
-    def stopListening(self) -> None:
-        pass
-
-    def getHost(self) -> IAddress:
-        raise NotImplementedError

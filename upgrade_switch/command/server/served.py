@@ -4,12 +4,14 @@ What ``serve`` serves: a site and its proxies, as options describe them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import UsageError
 
+from ...interfaces import ISwitchObserver
 from ...observe.log import SwitchLog
 from ...observe.status import Status
 from ..listening import server_endpoint
@@ -58,12 +60,20 @@ class Served:
     :ivar status: counts what happens to it.
     """
 
-    def __init__(self, reactor: ICommandReactor, options: ServeOptions) -> None:
+    def __init__(
+        self,
+        reactor: ICommandReactor,
+        options: ServeOptions,
+        site_class: type[LoggedSite] = LoggedSite,
+        observers: Sequence[ISwitchObserver] = (),
+    ) -> None:
         """
+        :param observers: who is told of what happens to it, besides the log and the status page.
         :raises UsageError: if the options contradict one another, or need something that is not
             installed.
         """
         self._reactor = reactor
+        self._site_class, self._observers = site_class, observers
         self.options = options
         self.status = Status(reactor)
         self.site, self._proxies = self._build(options)
@@ -72,14 +82,14 @@ class Served:
     def _build(self, options: ServeOptions) -> tuple[LoggedSite, Mapping[str, UpgradeProxy]]:
         proxies = build_proxies(self._reactor, options)
         try:
-            site = LoggedSite(
+            site = self._site_class(
                 build_tree(self._reactor, options, self.status, proxies),
                 reactor=self._reactor,
                 upgrades=build_site_upgrades(options),
                 prefaces=build_prefaces(self._reactor, options),
                 connect=build_connect(self._reactor, options),
                 http2_connect=takes_http2_connect(options),
-                observers=[SwitchLog(), self.status],
+                observers=[SwitchLog(), self.status, *self._observers],
                 access_log=access_log_path(options.access_log),
                 **options.site_limits(),
             )

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -20,6 +21,7 @@ from .privileges import drop_privileges
 from .reload import Reload
 from .served import Served, endpoints_of
 from .systemd import Notifier
+from .workers import Workers
 
 __all__ = ["Options", "build_server", "makeService", "run_serve"]
 
@@ -30,8 +32,12 @@ def build_server(reactor: ICommandReactor, options: ServeOptions) -> Server:
         drains the site, and closes the proxies.
     :raises UsageError: if the options contradict one another, or need something that is not installed.
     """
-    served = Served(reactor, options)
     notifier = Notifier(reactor)
+    if options.workers is not None:
+        workers = Workers(reactor, options, notifier)
+        _at_hangup(reactor, workers.reload)
+        return workers
+    served = Served(reactor, options)
 
     def listening() -> None:
         drop_privileges(options.run_as)
@@ -46,9 +52,12 @@ def build_server(reactor: ICommandReactor, options: ServeOptions) -> Server:
         listening,
         notifier.stopping,
     )
-    reload = Reload(reactor, served, server, notifier)
-    reactor.callWhenRunning(signal.signal, signal.SIGHUP, lambda *_: reactor.callFromThread(reload))
+    _at_hangup(reactor, Reload(reactor, served, server, notifier))
     return server
+
+
+def _at_hangup(reactor: ICommandReactor, reload: Callable[[], None]) -> None:
+    reactor.callWhenRunning(signal.signal, signal.SIGHUP, lambda *_: reactor.callFromThread(reload))
 
 
 def run_serve(options: ServeOptions) -> int:
