@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -19,11 +20,31 @@ from ..interfaces import Declined, IBackEnd, ISwitchedConnection, ISwitchObserve
 from ..negotiation import UpgradeToken
 from .events import path_text, peer_text, target_text, why_ended
 
-__all__ = ["Status"]
+__all__ = ["MOST_RECENT", "MOST_SHOWN", "IReading", "Snapshot", "Status", "nested"]
 
 # What strangers can fill is bounded: characters of a path, names that are counted, connections in one
 # answer, declined upgrades that are remembered.
-_MOST_PATH, _MOST_NAMES, _MOST_SHOWN, _MOST_RECENT = 200, 100, 1000, 50
+_MOST_PATH, _MOST_NAMES, MOST_SHOWN, MOST_RECENT = 200, 100, 1000, 50
+
+
+Snapshot = dict[str, Any]
+"""What a ``Status`` knows, in what JSON knows: all that :class:`~.merged.Merged` needs."""
+
+
+class IReading(Protocol):
+    """What pages and metrics show: a ``Status``, or the sum of several."""
+
+    switches: Counter[str]
+    ends: Counter[tuple[str, str]]
+    declines: Counter[tuple[str, str]]
+
+    def live_by_token(self) -> Counter[str]: ...
+
+    def bytes_by_token(self) -> Counter[tuple[str, str]]: ...
+
+    def back_ends(self) -> Iterator[tuple[str, IBackEnd]]: ...
+
+    def as_json(self) -> dict[str, Any]: ...
 
 
 class _Refusal(NamedTuple):
@@ -61,7 +82,7 @@ class Status:
         self.ends: Counter[tuple[str, str]] = Counter()
         self.declines: Counter[tuple[str, str]] = Counter()
         self._bytes: Counter[tuple[str, str]] = Counter()
-        self._recent: deque[_Refusal] = deque(maxlen=_MOST_RECENT)
+        self._recent: deque[_Refusal] = deque(maxlen=MOST_RECENT)
         self._names = {""}
         self._proxies: dict[str, Callable[[], Sequence[IBackEnd]]] = {}
 
@@ -122,7 +143,7 @@ class Status:
         ``back_ends``.
         """
         now = self._clock.seconds()
-        newest = list(islice(reversed(self.live), _MOST_SHOWN))
+        newest = list(islice(reversed(self.live), MOST_SHOWN))
         back_ends = [_back_end_as_json(mount, each) for mount, each in self.back_ends()]
         return {
             "now": _iso(now),
@@ -135,11 +156,25 @@ class Status:
             "totals": {
                 "live": len(self.live),
                 "switched": dict(self.switches),
-                "ended": _nested(self.ends),
-                "declined": _nested(self.declines),
-                "bytes": _nested(self.bytes_by_token()),
+                "ended": nested(self.ends),
+                "declined": nested(self.declines),
+                "bytes": nested(self.bytes_by_token()),
             },
         }
+
+    def snapshot(self, process: Mapping[str, float]) -> Snapshot:
+        """
+        All of it, for another process.
+
+        :param process: what this process uses, by the name of Prometheus' metric.
+        """
+        return {**self.as_json(), "live": dict(self.live_by_token()), "process": dict(process)}
+
+    def gather(self) -> Deferred[IReading]:
+        """
+        :return: fires with what is to be shown: this, unless there is more to be seen elsewhere.
+        """
+        return succeed(self)
 
     def bytes_by_token(self) -> Counter[tuple[str, str]]:
         """
@@ -192,7 +227,7 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
-def _nested(counts: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
+def nested(counts: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
     nested: dict[str, dict[str, int]] = {}
     for (token, why), count in counts.items():
         nested.setdefault(token, {})[why] = count

@@ -84,6 +84,11 @@ class Child(ProcessProtocol):
         self._ended = ended
         self._lines = Lines(lambda message: heard(self, message))
 
+    @property
+    def serves(self) -> bool:
+        """Whether it may have connections."""
+        return self.state in (ChildState.SERVING, ChildState.RETIRED)
+
     def start(self, reactor: Any, ports: Sequence[tuple[str, Any]]) -> None:
         """
         Start it, and have it make a server, which does not listen yet.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
@@ -101,8 +102,7 @@ class RecordingReactor(ListeningReactor):
             whose number may be another file's.
         """
         self._asked = None
-        listening = endpoint.listen(factory)
-        listening.addErrback(lambda _: None)
+        maybeDeferred(endpoint.listen, factory).addErrback(lambda _: None)
         return self._asked
 
 

@@ -66,6 +66,7 @@ class Served:
         options: ServeOptions,
         site_class: type[LoggedSite] = LoggedSite,
         observers: Sequence[ISwitchObserver] = (),
+        status: Status | None = None,
     ) -> None:
         """
         :param observers: who is told of what happens to it, besides the log and the status page.
@@ -75,7 +76,7 @@ class Served:
         self._reactor = reactor
         self._site_class, self._observers = site_class, observers
         self.options = options
-        self.status = Status(reactor)
+        self.status = status or Status(reactor)
         self.site, self._proxies = self._build(options)
         show_back_ends(self.status, self._proxies)
 

@@ -24,7 +24,6 @@ from twisted.python.reflect import namedAny
 from twisted.python.usage import UsageError
 
 from ... import _twisted
-from ..exits import FAILED, SUCCESS, USAGE
 from ..listening import Server, begin_logging, url_of
 from ..reactor import ICommandReactor, installed_reactor
 from .options import ServeOptions
@@ -32,6 +31,7 @@ from .ports import ListeningReactor, Opener
 from .privileges import drop_privileges
 from .retiring import RetiringSite
 from .served import Served, endpoints_of
+from .shared_status import SharedStatus
 from .talk import FROM_PARENT, TO_PARENT, Lines, Message, written
 from .tally import Tally
 
@@ -52,8 +52,7 @@ class _Control(Protocol):
         self._lines.feed(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        # The parent has gone.
-        self._worker.end()
+        self._worker.is_alone()
 
 
 class _Inherited(Server):
@@ -73,24 +72,20 @@ class Worker:
         self._reactor = reactor
         self._server: Server | None = None
         self._served: Served
-        self._code = SUCCESS
         self._control: Any = None
         self._ports: list[tuple[int, int]] = []
         self._tally = Tally(reactor, self._say)
+        self._status = SharedStatus(reactor, self._say)
+        self._farewell: Deferred[None] = Deferred()
 
-    def run(self) -> int:
-        """
-        Run the reactor, until the parent or a signal says that this is the end.
-
-        :return: the exit code.
-        """
+    def run(self) -> None:
+        """Run the reactor, until the parent or a signal says that this is the end."""
         # A terminal sends these to all processes; the parent says what follows from them.
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         self._reactor.callWhenRunning(self._connect)
         self._reactor.addSystemEventTrigger("before", "shutdown", self._stop)
         self._reactor.run()
-        return self._code
 
     def _connect(self) -> None:
         # Any: its type is not that of POSIX.
@@ -104,9 +99,8 @@ class Worker:
         """The parent has said something."""
         getattr(self, f"_hear_{message['say']}")(message)
 
-    def end(self, code: int = SUCCESS) -> None:
+    def end(self) -> None:
         """Drain, and end."""
-        self._code = code
         with suppress(ReactorNotRunning):
             self._reactor.stop()
 
@@ -115,7 +109,19 @@ class Worker:
         if self._server is None:
             return None
         self._tally.retire()
-        return self._server.stopService().addCallback(lambda _: self._tally.report())
+        drained = self._server.stopService().addCallback(lambda _: self._status.tell("ending"))
+        # Else the process would end before the parent has heard of it.
+        return drained.addCallback(lambda _: self._farewell)
+
+    def is_alone(self) -> None:
+        """The parent has gone."""
+        if not self._farewell.called:
+            self._farewell.callback(None)
+        self.end()
+
+    def _hear_farewell(self, _: Message) -> None:
+        if not self._farewell.called:
+            self._farewell.callback(None)
 
     def _hear_serve(self, message: Message) -> None:
         """Make a server of these options, which does not listen yet."""
@@ -126,12 +132,12 @@ class Worker:
         try:
             options.parseOptions(message["arguments"])
             options.listen = [_OF_OTHERS.sub(r"\1tcp:0", string) for string in message["listen"]]
-            self._served = Served(self._reactor, options, RetiringSite, [self._tally])
+            self._served = Served(self._reactor, options, RetiringSite, [self._tally], self._status)
             reactor: Any = ListeningReactor(self._reactor, self._adopt)
             endpoints = endpoints_of(reactor, options)
         except UsageError as error:
+            # The parent ends this worker.
             self._say({"say": "wrong", "why": str(error)})
-            self.end(USAGE)
             return
         self._server = _Inherited(
             self._reactor,
@@ -139,10 +145,14 @@ class Worker:
             endpoints,
             url_of,
             self._served.end,
-            lambda: drop_privileges(options.run_as),
+            lambda: self._listens(options),
         )
         self._tally.watch(self._served.site.switched)
         self._say({"say": "built"})
+
+    def _listens(self, options: ServeOptions) -> None:
+        drop_privileges(options.run_as)
+        self._say({"say": "done"})
 
     def _adopt(self, factory: IProtocolFactory, _: Opener) -> IListeningPort:
         """Listen on the next of the parent's sockets."""
@@ -165,6 +175,12 @@ class Worker:
         """So many connections of these addresses others have switched."""
         self._tally.note_others(message["parties"])
 
+    def _hear_look(self, _: Message) -> None:
+        self._status.tell()
+
+    def _hear_gathered(self, message: Message) -> None:
+        self._status.gathered(message["snapshots"])
+
     def _hear_retire(self, _: Message) -> None:
         """Others are there: close the ports, and end with the last connection."""
         assert self._server is not None
@@ -174,25 +190,18 @@ class Worker:
         # It goes on, with its access log, when the ports are closed.
         site.doStart()
         closed = self._server.close_ports()
+        closed.addCallback(lambda _: self._say({"say": "done"}))
         closed.addCallback(lambda _: site.retire()).addCallback(lambda _: self.end())
 
     def _hear_stop(self, _: Message) -> None:
         self.end()
 
 
-def main() -> int:
+def main() -> None:
     """Be a worker, on the reactor that the command line names."""
     namedAny(sys.argv[1]).install()
-    return Worker(installed_reactor()).run()
+    Worker(installed_reactor()).run()
 
 
 if __name__ == "__main__":
-    try:
-        code = main()
-    except Exception:
-        # The parent says that it has died.
-        import traceback
-
-        traceback.print_exc()
-        code = FAILED
-    sys.exit(code)
+    main()

@@ -29,6 +29,7 @@ from .options import ServeOptions
 from .ports import ListeningReactor, Opener, RecordingReactor
 from .served import DEFAULT_DRAIN, endpoints_of
 from .shares import Shares
+from .snapshots import Snapshots
 from .systemd import Notifier
 from .talk import Message
 
@@ -65,15 +66,22 @@ class Workers(Server):
         self._children: dict[Child, None] = {}
         self._calls: set[IDelayedCall] = set()
         self._none_left: Deferred[None] | None = None
-        self._is_asked_again = False
+        # Those who have been told to listen, or to do so no more, and have not done it yet.
+        self._awaited: set[Child] = set()
+        self._is_announced = self._has_begun = self._is_asked_again = False
         self._addresses = Addresses()
+        self._snapshots = Snapshots(
+            reactor, lambda: [child for child in self._children if child.serves]
+        )
         self._most: int | None = None
         self._shares: Shares | None = None
         self._set_most(options)
 
     def announce(self, port: IListeningPort) -> None:
-        # As soon as somebody serves there.
-        pass
+        # Else as soon as somebody serves there; but what is said later is in twist's log.
+        if not self._reactor.running:
+            self._is_announced = True
+            super().announce(port)
 
     # The workers' beginning.
 
@@ -100,10 +108,20 @@ class Workers(Server):
     def _heard(self, child: Child, message: Message) -> None:
         if message["say"] == "wrong":
             child.why = message["why"]
+            child.kill()
+        elif message["say"] == "done":
+            self._done(child)
         elif message["say"] == "built":
             self._built(child)
         elif message["say"] == "used":
             self._has_used(child, message)
+        elif message["say"] == "ask":
+            self._snapshots.ask(child)
+        elif message["say"] == "snapshot":
+            self._snapshots.heard(child, message["snapshot"])
+        elif message["say"] == "ending":
+            self._snapshots.heard(child, message["snapshot"])
+            child.say("farewell")
 
     def _built(self, child: Child) -> None:
         child.state = ChildState.BUILT
@@ -120,22 +138,32 @@ class Workers(Server):
 
     def _change_to(self, generation: Generation) -> None:
         """These workers serve from now on, in place of those that did."""
-        is_first = not self._generation.serves
-        generation.serves = True
+        before = list(self._children)
         self._generation = generation
+        generation.serves = True
         self._set_most(generation.options)
+        self._cancel_calls()
         for child in self._of(generation, ChildState.BUILT):
             child.listen()
-        if is_first:
-            for _, port in self.ports:
+            self._awaited.add(child)
+        for child in before:
+            if child.generation is not generation:
+                self._retire(child)
+
+    def _done(self, child: Child) -> None:
+        """A worker listens, or does so no more. When all do as they should, it is said."""
+        if child not in self._awaited:
+            return
+        self._awaited.remove(child)
+        if self._awaited:
+            return
+        if not self._has_begun:
+            self._has_begun = True
+            for _, port in [] if self._is_announced else self.ports:
                 super().announce(port)
         else:
-            self._cancel_calls()
-            for child in self._children:
-                if child.generation is not generation:
-                    self._retire(child)
             opened = [description for description, _ in self.ports]
-            is_elsewhere = generation.options.listen not in ([], opened)
+            is_elsewhere = self._generation.options.listen not in ([], opened)
             moved = "; what --listen says now takes effect at the next start"
             say(f"has reloaded its options{moved if is_elsewhere else ''}")
         self._settled()
@@ -143,6 +171,7 @@ class Workers(Server):
     def _retire(self, child: Child) -> None:
         if child.state is ChildState.SERVING:
             child.retire()
+            self._awaited.add(child)
             if self._shares is not None:
                 self._shares.retire(child)
         elif child.state is not ChildState.RETIRED:
@@ -158,9 +187,11 @@ class Workers(Server):
 
     def _ended(self, child: Child, how: str) -> None:
         self._children.pop(child, None)
+        self._done(child)
         if self._shares is not None:
             self._shares.leave(child)
         self._tell_others(child, self._addresses.leave(child))
+        self._snapshots.leave(child)
         if self._none_left is not None:
             if not self._children:
                 self._none_left.callback(None)
@@ -214,7 +245,7 @@ class Workers(Server):
         """Start workers with the options of now; they take over when all of them can serve."""
         if not self.running or self._none_left is not None:
             return
-        if self._next is not self._generation or not self._generation.serves:
+        if self._next is not self._generation or self._awaited or not self._has_begun:
             self._is_asked_again = True
             return
         self._notifier.reloading()
