@@ -11,6 +11,7 @@ import re
 import select
 import signal
 import socket
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests.kit.certificate import make_certificate
 from tests.kit.commands import COMMAND, LOCAL, PATIENCE, Process, fails, read_all, read_until
 from tests.kit.harness import status, upgrade_head
 from tests.kit.operating import TWIST, Operated, body_of, connected, get, upgraded
@@ -189,12 +191,15 @@ class Load:
 def test_reloading(tmp_path: Path) -> None:
     """
     SIGHUP with 200 switched connections, and clients that ask all the time: new workers serve with the
-    options of now, nobody is refused or lost, and the old ones end with their last connection. With a
-    broken file, or with options that only a worker finds wrong, nothing changes.
+    options and the certificate of now, nobody is refused or lost, and the old ones end with their last
+    connection. With a broken file, or with options that only a worker finds wrong, nothing changes.
     """
-    config = tmp_path / "config.toml"
+    config, pem = tmp_path / "config.toml", tmp_path / "both.pem"
     config.write_text("")
-    with ExitStack() as stack, workers("--config", str(config), "--drain", "0") as server:
+    pem.write_bytes(b"".join(make_certificate()))
+    listen = ["--listen", f"ssl:0:privateKey={pem}:interface=127.0.0.1"]
+    with ExitStack() as stack, workers("--config", str(config), "--drain", "0", *listen) as server:
+        tls = stack.enter_context(connected(server.says().removeprefix("listening on ")))
         load = Load(server.url)
         before = by_each(stack, server.url, 200)
         everybody = [client for clients in before.values() for client in clients]
@@ -204,6 +209,8 @@ def test_reloading(tmp_path: Path) -> None:
             assert server.says().startswith("not reloaded, all is as it was: ")
             assert serves(server.url, lambda _: True) in before
         config.write_text('ready = "/ready"')
+        certificate, key = make_certificate()
+        pem.write_bytes(certificate + key)
         server.send_signal(signal.SIGHUP)
         assert server.says() == "has reloaded its options"
         # What the old ones have accepted by then is answered; from then on, the new ones accept.
@@ -211,6 +218,10 @@ def test_reloading(tmp_path: Path) -> None:
         assert get(server.url, "/ready")[0] == 200
         load.ends()
         assert all(client.echoes() for client in everybody)
+        assert ssl.get_server_certificate(tls.getpeername()) == certificate.decode()
+        tls.sendall(b"GET /who HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"onnection: close\r\n" in read_all(tls)
+        tls.close()
         assert not before.keys() & after.keys()
         assert before.keys() < load.asked.keys()
         for client in everybody:
