@@ -250,7 +250,7 @@ def test_limits() -> None:
     ends makes room for one, wherever it is asked for. After a moment, an address has no more than it
     may.
     """
-    options = ["--max-switched", "100", "--max-per-address", "60", "--drain", "0"]
+    options = ["--max-switched", "100", "--max-per-address", "30", "--drain", "0"]
     options += ["--status", "/status"]
     with ExitStack() as stack, workers(*options) as server:
         host, port = server.url[7:-1].split(":")
@@ -271,8 +271,8 @@ def test_limits() -> None:
         declined = 0
         while declined < 50:
             declined = declined + 1 if flood("127.0.0.2") == 429 else 0
-        # Twice what was too many within a moment, at most.
-        assert 60 <= len(switched) < 100
+        # Before one knows of the other, each takes as many.
+        assert 30 <= len(switched) <= 60
         number = 0
         while len(switched) < 100:
             number += 1
@@ -294,7 +294,8 @@ def test_limits() -> None:
         assert seen["ended"]["who"] == {"process died": count}
         switched = [each for each in switched if each[0] != died]
         while len(switched) < 100:
-            assert flood("127.0.2.1" if len(switched) < 50 else "127.0.2.2") in (101, 503, 429)
+            number += 1
+            assert flood(f"127.0.0.{3 + number % 50}") in (101, 503)
         switched.pop()[1].close()
         while flood("127.0.1.1") != 101:
             pass

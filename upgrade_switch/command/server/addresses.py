@@ -5,7 +5,7 @@ How many connections of an address all workers have switched together, for ``--m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 
 __all__ = ["Addresses"]
 
@@ -49,7 +49,7 @@ class Addresses:
         self._of.pop(worker, None)
         return addresses
 
-    def elsewhere(self, worker: Hashable, addresses: Mapping[str, int] | list[str]) -> dict[str, int]:
-        """What the others have of these addresses, as a worker sees it."""
-        of_it = self._of[worker]
+    def elsewhere(self, worker: Hashable, addresses: Iterable[str]) -> dict[str, int]:
+        """What the others have of these addresses, as a worker sees it, that may not have come yet."""
+        of_it = self._of.get(worker, {})
         return {address: self._in_all[address] - of_it.get(address, 0) for address in addresses}
