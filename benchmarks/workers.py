@@ -28,6 +28,8 @@ COMMAND = str(Path(sys.executable).with_name("upgrade-switch"))
 OPTIONS = ("--listen", f"tcp:0:interface={HOST}", "--log-format", "none", "--ready", "/ready")
 REQUEST = b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CLIENTS = 32
+REQUESTS_A_SECOND = 1000
+"""While it reloads: a server that has not a moment's rest has none for new workers, either."""
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -76,15 +78,18 @@ def running(count: int, cores: Sequence[int]) -> Iterator[Workers]:
             process.terminate()
 
 
-def ask(address: tuple[str, int], seconds: float) -> list[float]:
+def ask(address: tuple[str, int], seconds: float, rate: float = 0) -> list[float]:
     """
     Ask for a page all the time, on connections that are kept as long as they may be.
 
+    :param rate: how often in a second; 0: as often as there are answers.
     :return: how long each answer took, in seconds.
     """
     took: list[float] = []
     began: dict[int, float] = {}
     clients: dict[int, socket.socket] = {}
+    idle: list[socket.socket] = []
+    due = time.perf_counter()
     end = time.perf_counter() + seconds
 
     with select.epoll() as poll:
@@ -93,7 +98,13 @@ def ask(address: tuple[str, int], seconds: float) -> list[float]:
             client = socket.create_connection(address)
             clients[client.fileno()] = client
             poll.register(client, select.EPOLLIN)
-            send(client)
+            rest(client)
+
+        def rest(client: socket.socket) -> None:
+            if rate:
+                idle.append(client)
+            else:
+                send(client)
 
         def send(client: socket.socket) -> None:
             began[client.fileno()] = time.perf_counter()
@@ -102,7 +113,10 @@ def ask(address: tuple[str, int], seconds: float) -> list[float]:
         for _ in range(CLIENTS):
             connect()
         while time.perf_counter() < end:
-            for number, _ in waited(poll):
+            while idle and due <= time.perf_counter():
+                due += 1 / rate
+                send(idle.pop(0))
+            for number, _ in poll.poll(1 / rate) if rate else waited(poll):
                 client = clients[number]
                 answer = client.recv(4096)
                 check(answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"ready\n"))
@@ -113,7 +127,7 @@ def ask(address: tuple[str, int], seconds: float) -> list[float]:
                     client.close()
                     connect()
                 else:
-                    send(client)
+                    rest(client)
     for client in clients.values():
         client.close()
     return took
@@ -132,7 +146,11 @@ def slowest(workers: Workers, seconds: float, reloads: bool) -> tuple[float, flo
     """The longest time of an answer, and the 99th percentile, in milliseconds."""
     if reloads:
         workers.process.send_signal(signal.SIGHUP)
-    took = sorted(ask(workers.address, seconds))
+    took = ask(workers.address, seconds, REQUESTS_A_SECOND)
+    while reloads and not select.select([workers.process.stderr], [], [], 0)[0]:
+        # The new workers are not there yet.
+        took += ask(workers.address, seconds, REQUESTS_A_SECOND)
+    took.sort()
     if reloads:
         check("has reloaded" in workers.says())
     return took[-1] * 1e3, took[len(took) * 99 // 100] * 1e3
