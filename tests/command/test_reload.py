@@ -4,6 +4,7 @@ SIGHUP: ``serve`` does what its options say by then, and whoever is connected do
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import socketserver
@@ -170,6 +171,20 @@ def test_other_ports(tmp_path: Path) -> None:
         )
         assert get(url, "/ready")[0] == 404
         server.terminate()
+        assert server.ends() == (0, b"", b"")
+
+
+@pytest.mark.parametrize("options", [[], ["--workers", "1"]])
+def test_terminal(options: list[str]) -> None:
+    """Where the server was started on a terminal, closing that ends it."""
+    terminal, theirs = os.openpty()
+    base = ["--listen", LOCAL, "--log-format", "none"]
+    with Process("serve", *base, *options, stdin=theirs) as server:
+        os.close(theirs)
+        assert server.says().startswith("listening on ")
+        reloads(server, "reloaded")
+        os.close(terminal)
+        server.send_signal(signal.SIGHUP)
         assert server.ends() == (0, b"", b"")
 
 

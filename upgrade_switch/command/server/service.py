@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -57,7 +58,21 @@ def build_server(reactor: ICommandReactor, options: ServeOptions) -> Server:
 
 
 def _at_hangup(reactor: ICommandReactor, reload: Callable[[], None]) -> None:
-    reactor.callWhenRunning(signal.signal, signal.SIGHUP, lambda *_: reactor.callFromThread(reload))
+    """At SIGHUP, read the options again; but end where it means what it says: a terminal was closed."""
+    has_terminal = _is_terminal()
+
+    def hung_up() -> None:
+        if has_terminal and not _is_terminal():
+            _stop(reactor)
+        else:
+            reload()
+
+    reactor.callWhenRunning(signal.signal, signal.SIGHUP, lambda *_: reactor.callFromThread(hung_up))
+
+
+def _is_terminal() -> bool:
+    """Whether standard input is a terminal that is there."""
+    return os.isatty(0)
 
 
 def run_serve(options: ServeOptions) -> int:
