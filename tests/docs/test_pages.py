@@ -52,6 +52,7 @@ KNOWN = {
     "howto/h2c.md": {"python": 1},
     "howto/http2.md": {"python": 2},
     "howto/haproxy.md": {"haproxy": 1, "python": 1, "console": 1},
+    "howto/many-cores.md": {"console": 1},
     "howto/nginx.md": {"nginx": 1, "python": 1},
     "howto/prefaces.md": {"python": 2},
     "howto/server.md": {"python": 5},
