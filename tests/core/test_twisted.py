@@ -6,6 +6,7 @@ Twisted changes it.
 from __future__ import annotations
 
 import inspect
+import socket
 from pathlib import Path
 from typing import Any
 from weakref import ref
@@ -16,6 +17,7 @@ from OpenSSL import SSL
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import SSL4ServerEndpoint, serverFromString
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import trustRootFromCertificates
@@ -356,3 +358,40 @@ async def test_write_at_once(listen: Any) -> None:
     assert transport._tempDataBuffer[-1] == b" last"
     await client.receives(b" last")
     assert client.data == b"first " + big + b" last"
+
+
+def test_shared_port() -> None:
+    """
+    Closing a port that others share leaves it open for them; without this, it would be shut down. And
+    one that accepts one by one does so for ever.
+    """
+    for shares in (True, False):
+        port = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
+        with socket.fromfd(port.fileno(), socket.AF_INET, socket.SOCK_STREAM) as theirs:
+            port.stopReading()
+            if shares:
+                _twisted.share_port(port)
+            port.connectionLost(Failure(ConnectionDone()))
+            address = theirs.getsockname()
+            if shares:
+                socket.create_connection(address).close()
+            else:
+                with pytest.raises(ConnectionRefusedError):
+                    socket.create_connection(address)
+
+
+def test_accepting_one_by_one() -> None:
+    """However many connections wait, one is accepted at a time."""
+    built: list[object] = []
+    factory: Any = Factory()
+    factory.buildProtocol = built.append
+    port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    port.stopReading()
+    _twisted.accept_one_by_one(port)
+    clients = [socket.create_connection(("127.0.0.1", port.getHost().port)) for _ in range(3)]
+    for count in (1, 2, 3):
+        port.doRead()
+        assert len(built) == count
+    for each in clients:
+        each.close()
+    port.connectionLost(Failure(ConnectionDone()))

@@ -12,6 +12,7 @@ check()
 
 from .endpoints import demand_certificates, endpoint_text, way_of  # noqa: E402 - behind the check
 from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
+from .ports import accept_one_by_one, share_port  # noqa: E402 - behind the check
 from .sockets import (  # noqa: E402 - behind the check
     KeepAlive,
     LastReading,
@@ -77,6 +78,7 @@ __all__ = [
     "UnaskedSwitchPool",
     "WriteBackpressure",
     "abort",
+    "accept_one_by_one",
     "behind_login",
     "beneath",
     "bottom",
@@ -106,6 +108,7 @@ __all__ = [
     "set_fields",
     "set_keep_alive",
     "set_request_line",
+    "share_port",
     "slot_of",
     "start_tls",
     "tls_layer",

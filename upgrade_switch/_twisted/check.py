@@ -57,6 +57,7 @@ NEEDED = (
             "producer",
         ),
     ),
+    Need("twisted.internet.tcp", "Port.startListening", ("_shouldShutdown", "numberAccepts")),
     Need("twisted.protocols.tls", "TLSMemoryBIOProtocol", ("_aborted", "_appSendBuffer")),
     Need("twisted.internet.endpoints", "TCP4ClientEndpoint", ("_host", "_port")),
     Need("twisted.internet.endpoints", "TCP6ClientEndpoint", ("_host", "_port")),

@@ -36,7 +36,15 @@ from ..observe.log import SwitchLog
 from .exits import FAILED, SUCCESS, explain, say
 from .reactor import ICommandReactor
 
-__all__ = ["LOG_FORMATS", "Server", "address_of", "begin_logging", "server_endpoint", "url_of"]
+__all__ = [
+    "LOG_FORMATS",
+    "Server",
+    "address_of",
+    "begin_logging",
+    "is_inherited",
+    "server_endpoint",
+    "url_of",
+]
 
 LOG_FORMATS = ("text", "json", "none")
 
@@ -127,12 +135,24 @@ def url_of(port: IListeningPort) -> str:
     return f"{scheme}://{address_of(port)}/"
 
 
-# Endpoints for sockets that another process has made.
 _INHERITED = re.compile(r"(^|:)(systemd|fd):")
 
 
+def is_inherited(description: str) -> bool:
+    """Whether an endpoint string is for a socket that another process has made."""
+    return _INHERITED.search(description) is not None
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
 class Server(Service):
-    """A service that listens on several ports with one factory; it runs until a signal comes."""
+    """
+    A service that listens on several ports with one factory; it runs until a signal comes.
+
+    :ivar ports: the ports, each with its endpoint string.
+    """
 
     def __init__(
         self,
@@ -141,21 +161,27 @@ class Server(Service):
         endpoints: Sequence[tuple[str, IStreamServerEndpoint]],
         where: Callable[[IListeningPort], str],
         drain: Callable[[], Deferred[None]] | None = None,
-        listens: Callable[[IListeningPort], None] | None = None,
+        when_listening: Callable[[], None] = _nothing,
+        when_stopping: Callable[[], None] = _nothing,
+        when_port_listens: Callable[[IListeningPort], None] | None = None,
     ) -> None:
         """
         :param endpoints: where to listen: endpoint strings, and the endpoints that they describe.
         :param where: writes where a port is, for the user.
         :param drain: called when the ports are closed; the service has stopped when its Deferred fires.
-        :param listens: called with each port when the user has been told of it.
+        :param when_listening: called when all ports are open.
+        :param when_stopping: called when the service begins to stop.
+        :param when_port_listens: called with each port when the user has been told of it.
         """
         self._reactor = reactor
         self._factory = factory
         self._endpoints = endpoints
         self._where = where
         self._drain = drain
-        self._on_listening = listens
-        self._ports: list[tuple[str, IListeningPort]] = []
+        self._when_port_listens = when_port_listens
+        self._when_listening = when_listening
+        self._when_stopping = when_stopping
+        self.ports: list[tuple[str, IListeningPort]] = []
         self._code = SUCCESS
 
     def run(self) -> int:
@@ -188,7 +214,7 @@ class Server(Service):
         :raises SystemExit: if it cannot listen, and the reactor does not run yet.
         """
         super().startService()
-        if not self._ports:
+        if not self.ports:
             self._listen()
 
     def _listen(self) -> None:
@@ -201,10 +227,20 @@ class Server(Service):
             raise SystemExit(self._code)
 
     def _listens(self, port: IListeningPort, description: str) -> None:
-        self._ports.append((description, port))
+        self.ports.append((description, port))
+        self.announce(port)
+        if len(self.ports) == len(self._endpoints):
+            self._when_listening()
+
+    def announce(self, port: IListeningPort) -> None:
+        """Tell the user where a port is."""
         say(f"listening on {self._where(port)}")
-        if self._on_listening is not None:
-            self._on_listening(port)
+        if self._when_port_listens is not None:
+            self._when_port_listens(port)
+
+    def is_others(self, description: str) -> bool:
+        """Whether the socket of an endpoint string is somebody else's, who goes on with it."""
+        return is_inherited(description)
 
     def _cannot_listen(self, reason: Failure, description: str) -> None:
         say(f"cannot listen on {description}: {explain(reason)}")
@@ -214,11 +250,21 @@ class Server(Service):
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        closed = gatherResults([self._close(*port) for port in self._ports])
-        return closed.addCallback(lambda _: None if self._drain is None else self._drain())
+        self._when_stopping()
+        return self.close_ports().addCallback(lambda _: None if self._drain is None else self._drain())
+
+    def close_ports(self) -> Deferred[None]:
+        """
+        Listen no more.
+
+        :return: fires when all ports are closed.
+        """
+        ports, self.ports = self.ports, []
+        closed = gatherResults([self._close(*port) for port in ports])
+        return closed.addCallback(lambda _: None)
 
     def _close(self, description: str, port: IListeningPort) -> Deferred[object]:
-        if _INHERITED.search(description) and isinstance(port.getHost(), UNIXAddress):
+        if self.is_others(description) and isinstance(port.getHost(), UNIXAddress):
             # Twisted would remove the UNIX socket's path, which is systemd's: a client that connects
             # there waits for the next server. The socket is closed when the process ends.
             reading: Any = port

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.web.resource import Resource
 
 from .._extras import needs_extra
+from .gathering import answered
+from .merged import Merged
 
 with needs_extra("metrics"):
     from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -21,9 +23,9 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from ..interfaces import IBackEnd
-    from .status import Status
+    from .status import IReading, Status
 
-__all__ = ["MetricsResource"]
+__all__ = ["MetricsResource", "process_metrics"]
 
 _BACK_END = "upgrade_switch_back_end"
 _STATES = ("up", "ejected", "down")
@@ -44,23 +46,51 @@ class MetricsResource(Resource):
 
     def __init__(self, status: Status) -> None:
         super().__init__()
-        self._registry = CollectorRegistry()
-        self._registry.register(_Counts(status))
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
+        self._status = status
+        self._process = ProcessCollector(registry=None)
+        self._platform = PlatformCollector(registry=None)
 
-    def render_GET(self, request: Any) -> bytes:
+    def render_GET(self, request: Any) -> int | bytes:
         # As bytes: whoever asks need not write UTF-8.
         accepted = request.getHeader(b"accept") or b""
         encode, content_type = choose_encoder(accepted.decode("latin-1"))
         request.setHeader("content-type", content_type)
-        return encode(self._registry)
+
+        def write(reading: IReading) -> bytes:
+            registry = CollectorRegistry()
+            registry.register(_Counts(reading))
+            if isinstance(reading, Merged):
+                registry.register(_Processes(reading.process))
+            else:
+                registry.register(self._process)
+            registry.register(self._platform)
+            return encode(registry)
+
+        return answered(request, self._status, write)
+
+
+def process_metrics() -> dict[str, float]:
+    """What this process uses, by the name of the metric."""
+    families = ProcessCollector(registry=None).collect()
+    return {family.name: family.samples[0].value for family in families}
+
+
+class _Processes(Collector):
+    """What several processes use together."""
+
+    def __init__(self, metrics: Mapping[str, float]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        for name, value in self._metrics.items():
+            kind = CounterMetricFamily if name == "process_cpu_seconds" else GaugeMetricFamily
+            yield kind(name, "Of all processes together.", value=value)
 
 
 class _Counts(Collector):
     """Reads a ``Status`` when it is asked."""
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: IReading) -> None:
         self._status = status
 
     def collect(self) -> Iterator[Metric]:

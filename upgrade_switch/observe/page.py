@@ -11,7 +11,8 @@ from typing import Any
 from twisted.web.pages import notFound
 from twisted.web.resource import IResource, Resource
 
-from .status import Status
+from .gathering import answered
+from .status import IReading, Status
 
 __all__ = ["StatusResource"]
 
@@ -37,11 +38,11 @@ class StatusResource(Resource):
         child: IResource = self if path == b"" else notFound()
         return child
 
-    def render_GET(self, request: Any) -> bytes:
+    def render_GET(self, request: Any) -> int | bytes:
         accepted = request.getHeader(b"accept") or b""
         request.setHeader(b"vary", b"Accept")
         if b"application/json" in accepted and b"text/html" not in accepted:
-            body: bytes = self.children[b"json"].render(request)
+            body: int | bytes = self.children[b"json"].render(request)
             return body
         request.setHeader(b"content-type", b"text/html; charset=utf-8")
         request.setHeader(b"cache-control", b"no-store")
@@ -61,10 +62,14 @@ class _Json(Resource):
         super().__init__()
         self._status = status
 
-    def render_GET(self, request: Any) -> bytes:
+    def render_GET(self, request: Any) -> int | bytes:
         request.setHeader(b"content-type", b"application/json")
         request.setHeader(b"cache-control", b"no-store")
-        return json.dumps(self._status.as_json()).encode("ascii")
+        return answered(request, self._status, _written)
+
+
+def _written(reading: IReading) -> bytes:
+    return json.dumps(reading.as_json()).encode("ascii")
 
 
 def _metrics(status: Status) -> IResource:

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -19,11 +20,32 @@ from ..interfaces import Declined, IBackEnd, ISwitchedConnection, ISwitchObserve
 from ..negotiation import UpgradeToken
 from .events import IFloodObserver, path_text, peer_text, target_text, why_ended
 
-__all__ = ["Status"]
+__all__ = ["MOST_RECENT", "MOST_SHOWN", "IReading", "Snapshot", "Status", "nested"]
 
 # What strangers can fill is bounded: characters of a path, names that are counted, connections in one
 # answer, declined upgrades that are remembered.
-_MOST_PATH, _MOST_NAMES, _MOST_SHOWN, _MOST_RECENT = 200, 100, 1000, 50
+_MOST_PATH, _MOST_NAMES, MOST_SHOWN, MOST_RECENT = 200, 100, 1000, 50
+
+
+Snapshot = dict[str, Any]
+"""What a ``Status`` knows, in what JSON knows: all that :class:`~.merged.Merged` needs."""
+
+
+class IReading(Protocol):
+    """What pages and metrics show: a ``Status``, or the sum of several."""
+
+    switches: Counter[str]
+    ends: Counter[tuple[str, str]]
+    declines: Counter[tuple[str, str]]
+    floods: int
+
+    def live_by_token(self) -> Counter[str]: ...
+
+    def bytes_by_token(self) -> Counter[tuple[str, str]]: ...
+
+    def back_ends(self) -> Iterator[tuple[str, IBackEnd]]: ...
+
+    def as_json(self) -> dict[str, Any]: ...
 
 
 class _Refusal(NamedTuple):
@@ -63,7 +85,7 @@ class Status:
         self.declines: Counter[tuple[str, str]] = Counter()
         self.floods = 0
         self._bytes: Counter[tuple[str, str]] = Counter()
-        self._recent: deque[_Refusal] = deque(maxlen=_MOST_RECENT)
+        self._recent: deque[_Refusal] = deque(maxlen=MOST_RECENT)
         self._names = {""}
         self._proxies: dict[str, Callable[[], Sequence[IBackEnd]]] = {}
 
@@ -75,6 +97,10 @@ class Status:
         :param source: what returns them, whenever somebody looks.
         """
         self._proxies[mount] = source
+
+    def hide_back_ends(self, mount: str) -> None:
+        """Show those of a reverse proxy no more."""
+        self._proxies.pop(mount, None)
 
     def back_ends(self) -> Iterator[tuple[str, IBackEnd]]:
         """The back ends that are shown, each with the path of its proxy."""
@@ -126,7 +152,7 @@ class Status:
         ``back_ends``, and only if there were any, ``floods``.
         """
         now = self._clock.seconds()
-        newest = list(islice(reversed(self.live), _MOST_SHOWN))
+        newest = list(islice(reversed(self.live), MOST_SHOWN))
         back_ends = [_back_end_as_json(mount, each) for mount, each in self.back_ends()]
         return {
             "now": _iso(now),
@@ -139,12 +165,26 @@ class Status:
             "totals": {
                 "live": len(self.live),
                 "switched": dict(self.switches),
-                "ended": _nested(self.ends),
-                "declined": _nested(self.declines),
-                "bytes": _nested(self.bytes_by_token()),
+                "ended": nested(self.ends),
+                "declined": nested(self.declines),
+                "bytes": nested(self.bytes_by_token()),
                 **({"floods": self.floods} if self.floods else {}),
             },
         }
+
+    def snapshot(self, process: Mapping[str, float]) -> Snapshot:
+        """
+        All of it, for another process.
+
+        :param process: what this process uses, by the name of Prometheus' metric.
+        """
+        return {**self.as_json(), "live": dict(self.live_by_token()), "process": dict(process)}
+
+    def gather(self) -> Deferred[IReading]:
+        """
+        :return: fires with what is to be shown: this, unless there is more to be seen elsewhere.
+        """
+        return succeed(self)
 
     def bytes_by_token(self) -> Counter[tuple[str, str]]:
         """
@@ -197,7 +237,7 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
-def _nested(counts: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
+def nested(counts: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
     nested: dict[str, dict[str, int]] = {}
     for (token, why), count in counts.items():
         nested.setdefault(token, {})[why] = count

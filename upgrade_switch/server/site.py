@@ -150,10 +150,22 @@ class UpgradeSite(Site):
         # By identity: a factory need not be hashable, and may be equal to another one.
         self._started: dict[int, IProtocolFactory] = {}
         self._upgrades = Upgrades(upgrades or {})
-        self._set_prefaces({} if prefaces is None else prefaces)
+        self._given_prefaces = _checked_prefaces({} if prefaces is None else prefaces)
+        self._set_prefaces(self._given_prefaces)
 
-    def _set_prefaces(self, prefaces: object) -> None:
-        given = _checked_prefaces(prefaces)
+    def adopt(self, other: UpgradeSite) -> None:
+        """
+        Serve as another site would, from the next request on: with its tree, upgrades and limits.
+        Connections and observers stay this one's. The other must not have served anything.
+        """
+        self.resource, self._connect, self._upgrades = other.resource, other._connect, other._upgrades
+        self.accept_timeout, self.head_timeout = other.accept_timeout, other.head_timeout
+        self.takes_http2_connect = other.takes_http2_connect
+        self.switched.limits = other.switched.limits
+        self._given_prefaces = other._given_prefaces
+        self._set_prefaces(self._given_prefaces)
+
+    def _set_prefaces(self, given: Mapping[bytes, Any]) -> None:
         known = {v.preface: v for v in self._upgrades.values if IPrefaced.providedBy(v) and v.preface}
         self._prefaces = self._table_of({**known, **given})
         # Inside TLS, ALPN says what the client speaks.

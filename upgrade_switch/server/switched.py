@@ -63,6 +63,8 @@ class SwitchedConnections(Collection[SwitchedConnection]):
     over the connections that were there when it began.
 
     :ivar draining: whether newcomers are declined because the site is going down.
+    :ivar limits: how many there may be, and what they may hold.
+    :ivar elsewhere: how many other processes have of an address, which count for ``max_per_address``.
     """
 
     def __init__(
@@ -77,12 +79,13 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         :param observers: who is told of switches and ends.
         """
         self._clock = clock
-        self._limits = limits
+        self.limits = limits
         self._observers = observers
         self.draining = False
         # A dict, for its order: the oldest comes first. Each with whom it is counted for.
         self._members: dict[SwitchedConnection, Party | None] = {}
         self._parties: Counter[Party] = Counter()
+        self.elsewhere: dict[str, int] = {}
         self._waiters: list[Deferred[None]] = []
         self._watching_unsent: LoopingCall | None = None
 
@@ -111,14 +114,21 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         return None if switched_before else why
 
     def _why_full(self, address: IAddress | None) -> Declined | None:
-        limits = self._limits
+        limits = self.limits
         if limits.max_switched is not None and len(self._members) >= limits.max_switched:
             return Declined.FULL
         if limits.max_per_address is not None:
             party = party_of(address)
-            if party is not None and self._parties[party] >= limits.max_per_address:
+            if party is not None and self._count_of(party) >= limits.max_per_address:
                 return Declined.ADDRESS_FULL
         return None
+
+    def _count_of(self, party: Party) -> int:
+        return self._parties[party] + (self.elsewhere.get(str(party), 0) if self.elsewhere else 0)
+
+    def by_address(self) -> dict[str, int]:
+        """How many connections each address has, as ``max_per_address`` counts them."""
+        return {str(party): count for party, count in self._parties.items()}
 
     def why_declined(self, transport: IStreamTransport, address: IAddress | None) -> Declined | None:
         """Why this connection, which must still be open, may not switch now; None if it may."""
@@ -154,9 +164,9 @@ class SwitchedConnections(Collection[SwitchedConnection]):
             # The access log's formatter, say. The answer is out: there is no way back into HTTP.
             _twisted.abort(transport)
             raise
-        if self._limits.keep_alive is not None:
+        if self.limits.keep_alive is not None:
             # HTTP's timer is gone: TCP finds a peer that has died.
-            _twisted.set_keep_alive(transport, *self._limits.keep_alive)
+            _twisted.set_keep_alive(transport, *self.limits.keep_alive)
         connection.target = target
         notify(self._observers, "switched", connection)
         hand_over(transport, slot, target, trailing)
@@ -180,21 +190,22 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         connection = SwitchedConnection(transport, asked.token, asked.path, self._clock.seconds())
         connection.user = asked.user
         connection.on_end(self)
-        party = party_of(asked.address) if self._limits.max_per_address is not None else None
+        party = party_of(asked.address) if self.limits.max_per_address is not None else None
         self._members[connection] = party
         if party is not None:
             self._parties[party] += 1
         _twisted.watch_end(transport, target, connection)
-        if self._limits.max_unsent is not None and self._watching_unsent is None:
-            self._watching_unsent = LoopingCall(self._abort_overfull, self._limits.max_unsent)
+        if self.limits.max_unsent is not None and self._watching_unsent is None:
+            self._watching_unsent = LoopingCall(self._abort_overfull)
             self._watching_unsent.clock = self._clock
             self._watching_unsent.start(_SECONDS_BETWEEN_LOOKS, now=False)
         return connection
 
-    def _abort_overfull(self, most: int) -> None:
+    def _abort_overfull(self) -> None:
         """End the connections whose clients leave more unread than there may be."""
+        most = self.limits.max_unsent
         for connection in self:
-            if connection.unsent > most:
+            if most is not None and connection.unsent > most:
                 connection.abort(NotRead(f"more than {most} bytes waited to be sent"))
 
     # The end (connection.EndListener).

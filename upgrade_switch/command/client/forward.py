@@ -193,7 +193,7 @@ def run_forward(options: ForwardOptions) -> int:
     if os.isatty(STDERR):
         reactor.callWhenRunning(line.start)
         reactor.addSystemEventTrigger("before", "shutdown", line.stop)
-    return Server(reactor, Factory(), endpoints, address_of, listens=warn_if_open).run()
+    return Server(reactor, Factory(), endpoints, address_of, when_port_listens=warn_if_open).run()
 
 
 @implementer(IStreamServerEndpoint)

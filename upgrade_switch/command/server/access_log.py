@@ -10,6 +10,7 @@ from select import POLLOUT, poll
 from typing import Any
 
 from twisted.logger import Logger
+from twisted.python import log
 from twisted.python.usage import UsageError
 
 from ...server.site import UpgradeSite
@@ -54,6 +55,16 @@ class LoggedSite(UpgradeSite):
         super().startFactory()
         if self._access_log is not None:
             self.logFile = AccessLog(self._access_log)
+
+    def adopt(self, other: UpgradeSite) -> None:
+        """Open the log anew, too: somebody may have moved the file."""
+        assert isinstance(other, LoggedSite)
+        path, is_open = other._access_log, self._access_log is not None
+        opened, self.logFile = self.logFile, log.logfile if path is None else AccessLog(path)
+        if is_open:
+            opened.close()
+        self._access_log = path
+        super().adopt(other)
 
 
 class AccessLog:

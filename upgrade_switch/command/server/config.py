@@ -32,6 +32,9 @@ REPEATED = (
 _NUMBER = str | float | int
 _ONCE: dict[str, type | UnionType] = {
     "status": str,
+    "ready": str,
+    "run-as": str,
+    "workers": _NUMBER,
     "drain": _NUMBER,
     "log-format": str,
     "access-log": str,

@@ -19,6 +19,7 @@ from ..listening import LOG_FORMATS
 from .auth import checker_of
 from .config import REPEATED, Value, read_config
 from .limits import LimitOptions
+from .operating import OperatingOptions
 from .paths import is_path
 from .proxy import ProxyOption, proxy_of_table, proxy_of_words
 from .tunnels import TunnelOption, tunnel_of_words
@@ -26,14 +27,19 @@ from .tunnels import TunnelOption, tunnel_of_words
 __all__ = ["ServeOptions"]
 
 
-class ServeOptions(LimitOptions, AuthOptionMixin):
-    """The options of ``serve``."""
+class ServeOptions(LimitOptions, OperatingOptions, AuthOptionMixin):
+    """
+    The options of ``serve``.
+
+    :ivar read: what the file with options says. A worker is told: the file may be another by then.
+    """
 
     synopsis = "[options]"
     longdesc = (
         "Serves HTTP, and switches connections to other protocols. Without --tunnel, it has the token "
         "echo at /echo, unless a --proxy is at /. An ENDPOINT is a Twisted endpoint string. SIGTERM "
-        "ends the server: it stops listening, and gives switched connections time to end (--drain)."
+        "ends the server: it stops listening, and gives switched connections time to end (--drain). "
+        "At SIGHUP, it reads its options, and the files that they name, again."
     )
     examples: tuple[str, ...] = (
         "upgrade-switch serve --listen tcp:8080 --tunnel '/ssh ssh tcp:127.0.0.1:22'",
@@ -77,6 +83,7 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
         self.access_log: str | None = None
         self.client_ca: str | None = None
         self.config: str | None = None
+        self.read: list[tuple[str, Value]] | None = None
 
     def parseArgs(self, *arguments: str) -> None:
         if arguments:
@@ -278,7 +285,9 @@ class ServeOptions(LimitOptions, AuthOptionMixin):
 
     def _read(self, config: str) -> None:
         try:
-            for name, value in read_config(config):
+            if self.read is None:
+                self.read = list(read_config(config))
+            for name, value in self.read:
                 self._set(name, value)
         except UsageError as error:
             raise UsageError(f"--config {config}: {error}") from None

@@ -4,72 +4,75 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ReactorNotRunning
-from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import LogLevel
 from twisted.python.usage import UsageError
 
-from ...observe.log import SwitchLog
-from ...observe.status import Status
 from ..exits import USAGE, say
-from ..listening import Server, begin_logging, server_endpoint, url_of
+from ..listening import Server, begin_logging, url_of
 from ..reactor import ICommandReactor, installed_reactor
-from .access_log import LoggedSite, access_log_path
-from .clients import demand_certificates
 from .options import ServeOptions
-from .tree import (
-    build_connect,
-    build_prefaces,
-    build_proxies,
-    build_site_upgrades,
-    build_tree,
-    takes_http2_connect,
-)
+from .privileges import drop_privileges
+from .reload import Reload
+from .served import Served, endpoints_of
+from .systemd import Notifier
+from .workers import Workers
 
 __all__ = ["Options", "build_server", "makeService", "run_serve"]
-
-DEFAULT_LISTEN = "tcp:8080:interface=127.0.0.1"
 
 
 def build_server(reactor: ICommandReactor, options: ServeOptions) -> Server:
     """
-    :return: a service that listens; when it is stopped, it drains the site, and closes the proxies.
+    :return: a service that listens, and that reads the options again at SIGHUP; when it is stopped, it
+        drains the site, and closes the proxies.
     :raises UsageError: if the options contradict one another, or need something that is not installed.
     """
-    status = Status(reactor)
-    proxies = build_proxies(reactor, options)
-    root = build_tree(reactor, options, status, proxies)
-    site = LoggedSite(
-        root,
-        reactor=reactor,
-        upgrades=build_site_upgrades(options),
-        prefaces=build_prefaces(reactor, options),
-        connect=build_connect(reactor, options),
-        http2_connect=takes_http2_connect(options),
-        observers=[SwitchLog(), *([status] if options.status else [])],
-        access_log=access_log_path(options.access_log),
-        **options.site_limits(),
+    notifier = Notifier(reactor)
+    if options.workers is not None:
+        workers = Workers(reactor, options, notifier)
+        _at_hangup(reactor, workers.reload)
+        return workers
+    served = Served(reactor, options)
+
+    def listening() -> None:
+        drop_privileges(options.run_as)
+        notifier.ready()
+
+    server = Server(
+        reactor,
+        served.site,
+        endpoints_of(reactor, options),
+        url_of,
+        served.end,
+        listening,
+        notifier.stopping,
     )
-    endpoints = _endpoints(reactor, options.listen or [DEFAULT_LISTEN])
-    if options.client_ca is not None:
-        demand_certificates(endpoints, options.client_ca)
-    seconds = 5 if options.drain is None else options.drain
-
-    def end() -> Deferred[None]:
-        drained = site.drain(seconds)
-        drained.addCallback(lambda _: gatherResults([proxy.close() for proxy in proxies.values()]))
-        return drained.addCallback(lambda _: None)
-
-    return Server(reactor, site, endpoints, url_of, end)
+    _at_hangup(reactor, Reload(reactor, served, server, notifier))
+    return server
 
 
-def _endpoints(reactor: ICommandReactor, strings: list[str]) -> list[tuple[str, IStreamServerEndpoint]]:
-    return [(string, server_endpoint(reactor, string)) for string in strings]
+def _at_hangup(reactor: ICommandReactor, reload: Callable[[], None]) -> None:
+    """At SIGHUP, read the options again; but end where it means what it says: a terminal was closed."""
+    has_terminal = _is_terminal()
+
+    def hung_up() -> None:
+        if has_terminal and not _is_terminal():
+            _stop(reactor)
+        else:
+            reload()
+
+    reactor.callWhenRunning(signal.signal, signal.SIGHUP, lambda *_: reactor.callFromThread(hung_up))
+
+
+def _is_terminal() -> bool:
+    """Whether standard input is a terminal that is there."""
+    return os.isatty(0)
 
 
 def run_serve(options: ServeOptions) -> int:

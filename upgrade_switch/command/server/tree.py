@@ -34,6 +34,7 @@ from .files import Files, is_hidden
 from .options import ServeOptions
 from .page import front_page
 from .proxy import Mounted
+from .ready import with_ready
 from .upgrades import build_upgrades, check_guards_of_targets, client_endpoint
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ __all__ = [
     "build_proxies",
     "build_site_upgrades",
     "build_tree",
+    "show_back_ends",
     "takes_http2_connect",
 ]
 
@@ -65,7 +67,7 @@ def build_proxies(reactor: ICommandReactor, options: ServeOptions) -> dict[str, 
     """
     The proxy at each path, which the caller closes when the server ends.
 
-    :raises UsageError: if a URL or a value is wrong.
+    :raises UsageError: if a URL or a value is wrong. None of them goes on then.
     """
     guarded = [segments_of(path) for path in options.checkers]
 
@@ -73,10 +75,15 @@ def build_proxies(reactor: ICommandReactor, options: ServeOptions) -> dict[str, 
         segments = segments_of(path)
         return any(segments[: len(part)] == part for part in guarded)
 
-    return {
-        path: option.build(reactor, strip_authorization=is_guarded(path))
-        for path, option in options.proxies.items()
-    }
+    proxies: dict[str, UpgradeProxy] = {}
+    try:
+        for path, option in options.proxies.items():
+            proxies[path] = option.build(reactor, strip_authorization=is_guarded(path))
+    except UsageError:
+        for proxy in proxies.values():
+            proxy.close()
+        raise
+    return proxies
 
 
 def build_tree(
@@ -105,7 +112,7 @@ def build_tree(
         else:
             _claim(resources, "files", path, Files(directory))
     for path, name in options.classes.items():
-        _claim(resources, "class", path, _made(name))
+        _claim(resources, "class", path, _kept(options, path, name))
     for path, known in upgrades.items():
         if path == "/" and isinstance(root, Files):
             raise UsageError("--tunnel: / is taken by --files")
@@ -116,14 +123,20 @@ def build_tree(
     for path in sorted(resources):
         _put(root, path, resources[path])
     taken = [*resources, *(["/"] if isinstance(root, Files) else [])]
-    _show_proxies(proxies, status, taken)
+    for path in proxies:
+        if path in taken:
+            raise UsageError(f"--proxy: {path} is taken by another resource")
     check_guards_of_targets(options)
     if not isinstance(root, Files):
         _check_guards(options, [*resources, *proxies])
     tree: IResource = Mounted(root, resources, proxies) if proxies else root
     if options.checkers:
         tree = Guarded(tree, _checkers(options))
-    return _with_udp(reactor, options, tree, taken) if options["udp"] else tree
+    if options["udp"]:
+        tree = _with_udp(reactor, options, tree, taken)
+    if options.ready in (*taken, *proxies):
+        raise UsageError(f"--ready: {options.ready} is taken by another resource")
+    return with_ready(tree, options.ready)
 
 
 def _with_udp(
@@ -145,15 +158,9 @@ def _with_udp(
     return Mounted(tree, (), {_UDP: UpgradeResource({"connect-udp": acceptor}, optimistic="refuse")})
 
 
-def _show_proxies(proxies: Mapping[str, UpgradeProxy], status: Status, taken: Collection[str]) -> None:
-    """
-    Have the status page show the back ends.
-
-    :raises UsageError: if something else is at the path of a proxy.
-    """
+def show_back_ends(status: Status, proxies: Mapping[str, UpgradeProxy]) -> None:
+    """Have the status page show the back ends of these proxies."""
     for path, proxy in proxies.items():
-        if path in taken:
-            raise UsageError(f"--proxy: {path} is taken by another resource")
         status.show_back_ends(path, partial(_back_ends_of, proxy))
 
 
@@ -263,6 +270,13 @@ def build_prefaces(reactor: ICommandReactor, options: ServeOptions) -> dict[byte
         )
         for preface, endpoint in options.prefaces.items()
     }
+
+
+def _kept(options: ServeOptions, path: str, name: str) -> IResource:
+    """The resource that a class has made for a path, or makes now."""
+    if (path, name) not in options.made:
+        options.made[path, name] = _made(name)
+    return options.made[path, name]
 
 
 def _made(name: str) -> IResource:

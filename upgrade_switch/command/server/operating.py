@@ -1,0 +1,82 @@
+"""
+The options of ``serve`` for those who operate it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pwd import struct_passwd
+from typing import Self
+
+from twisted.python.usage import UsageError
+from twisted.web.resource import IResource
+
+from ..options import CommandOptions
+from .paths import is_path
+from .privileges import user_called
+
+__all__ = ["OperatingOptions"]
+
+
+class OperatingOptions(CommandOptions):
+    """
+    How a server is run. An attribute is None if its option was not given.
+
+    :ivar arguments: the command line.
+    :ivar made: what classes have made, by path and name of the class. They keep it when the options are
+        read again: it may hold what is dear to users.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arguments: list[str] = []
+        self.made: dict[tuple[str, str], IResource] = {}
+        self.ready: str | None = None
+        self.run_as: struct_passwd | None = None
+        self.workers: int | None = None
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        self.arguments = list(sys.argv[1:] if options is None else options)
+        super().parseOptions(self.arguments)
+
+    def again(self) -> Self:
+        """
+        What the same command line says now: the files that it names may have changed.
+
+        :raises UsageError: if it is wrong now.
+        """
+        options = type(self)()
+        options.made = self.made
+        options.parseOptions(self.arguments)
+        return options
+
+    def opt_ready(self, path: str) -> None:
+        """
+        PATH: answer 200 there, and 503 while the server shuts down, for load balancers. It needs no
+        password, whatever --auth protects.
+        """
+        if not is_path(path) or not path.strip("/"):
+            raise UsageError(f"--ready needs a /PATH, not {path!r}")
+        self.ready = path.rstrip("/")
+
+    def opt_run_as(self, name: str) -> None:
+        """
+        NAME: become this user, with its groups, once the ports are open. What is read at SIGHUP, keys
+        too, is read as this user.
+        """
+        self.run_as = user_called(name)
+
+    def opt_workers(self, number: str) -> None:
+        """
+        NUMBER: serve with so many processes, which share the ports, the limits and the status page;
+        auto is one for each core. One that dies is replaced. At SIGHUP, new ones start with the options
+        of then, and the old ones end with their last connection. [default: this process alone]
+        """
+        if number == "auto":
+            self.workers = len(os.sched_getaffinity(0))
+        elif number.isascii() and number.isdecimal() and int(number):
+            self.workers = int(number)
+        else:
+            raise UsageError(f"--workers must be a whole number above 0, or auto, not {number!r}")

@@ -1,0 +1,67 @@
+"""
+:class:`RetiringSite`: a site that can be left to end by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakSet
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.web.resource import IResource
+
+from ... import _twisted
+from .access_log import LoggedSite
+
+__all__ = ["RetiringSite"]
+
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+
+class RetiringSite(LoggedSite):
+    """A site that knows whether anybody is connected."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Those beneath TLS: the reactor's own. One that has ended goes with its last reference.
+        self._transports: WeakSet[Any] = WeakSet()
+        self._is_retiring = False
+
+    def connected(self, transport: object) -> None:
+        super().connected(transport)
+        self._transports.add(_twisted.bottom(transport))
+
+    def getResourceFor(self, request: Any) -> IResource:
+        if self._is_retiring:
+            self._ask_to_leave(request)
+        return super().getResourceFor(request)
+
+    def _ask_to_leave(self, request: Any) -> None:
+        """
+        Have this be the last request on its connection, if the client has not sent another one yet. An
+        upgrade goes on there anyway.
+        """
+        is_http2 = request.clientproto.startswith(b"HTTP/2")
+        if not is_http2 and not request.offer and not request.channel.has_trailing_data():
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+            request.channel.persistent = False
+
+    def retire(self) -> Deferred[None]:
+        """
+        Nobody new comes, and whoever is here is served to the end: answers say that theirs was the last
+        request on the connection, HTTP/2 says goodbye, and what is switched goes on.
+
+        :return: fires when the last connection has ended.
+        """
+        self._is_retiring = True
+        for http2 in tuple(self.http2_connections):
+            http2.drain()
+        watching = LoopingCall(lambda: watching.stop() if self._is_empty() else None)
+        watching.clock = self.reactor
+        ended: Deferred[None] = Deferred()
+        watching.start(_SECONDS_BETWEEN_LOOKS).addCallback(lambda _: ended.callback(None))
+        return ended
+
+    def _is_empty(self) -> bool:
+        return not any(transport.connected for transport in self._transports)
