@@ -93,9 +93,10 @@ class Ports(ExitStack):
     def __getitem__(self, named: str) -> str:
         if named not in self.numbers:
             held = self.enter_context(socket.socket())
+            # Only then may it be shared: else another process that holds ports could be given the same.
+            held.bind(("127.0.0.1", 0))
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            held.bind(("127.0.0.1", 0))
             self.numbers[named] = str(held.getsockname()[1])
         return self.numbers[named]
 
@@ -234,7 +235,8 @@ class Reader:
         assert program == "upgrade-switch", session
         process: Any = Process(*arguments, stdin=None, stdout=None, cwd=self.folder)
         with process:
-            assert process.says().startswith("listening on ")
+            said = process.says()
+            assert said.startswith("listening on "), said
             yield process
             process.terminate()
             code, _out, process.log = process.ends()
