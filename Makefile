@@ -19,6 +19,12 @@ LEFT_OUT := docs/* examples/* test_house.py test_waiting.py protocols/test_names
 	protocols/websocket/test_load.py observe/test_status_browser.py peers/test_openssh.py \
 	peers/test_cups.py peers/test_websocket_clients.py peers/test_websocket_servers.py \
 	peers/test_proxy_front_ends.py peers/test_proxy_websockets.py
+# What depends on how a reactor treats connections and processes; not what starts new ones by itself.
+ON_ASYNCIO := tests/core/test_takeover.py tests/core/test_handover.py tests/core/test_reentrancy.py \
+	tests/core/test_splice*.py tests/server/test_*takeover.py tests/server/test_take_over*.py \
+	tests/server/test_ports.py tests/protocols/tunnel tests/http2/test_takeover.py tests/command \
+	$(patsubst %,--ignore=tests/command/%,test_installs.py test_load.py test_completion.py test_manpage.py \
+	test_extras.py test_front_page_browser.py)
 ON_OTHERS := $(ON_ALL_CORES) $(LEFT_OUT:%='--ignore-glob=tests/%')
 
 # What is compiled is kept, also where the environment says otherwise, as in many containers: else each of
@@ -27,7 +33,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 FUZZ_ARGS ?= --seconds 600 --keep
 
-.PHONY: serve cluster crossbar node docker test test-fast test-oldest test-newest-python mutants lint types docs man \
+.PHONY: serve cluster crossbar node docker test test-fast test-oldest test-newest-python test-asyncio \
+	mutants lint types docs man \
 	format benchmark fuzz clean
 
 serve: $(INSTALLED)
@@ -55,6 +62,10 @@ test: $(INSTALLED)
 # What takes less than a minute.
 test-fast: $(INSTALLED)
 	$(VENV)/bin/pytest $(ON_ALL_CORES) $(FAST) $(PYTEST_ARGS)
+
+# The takeover, tunnels and the command on asyncio's reactor.
+test-asyncio: $(INSTALLED)
+	PYTHONPATH=. $(VENV)/bin/pytest -p tests.kit.on_asyncio --reactor asyncio $(ON_ALL_CORES) $(ON_ASYNCIO) $(PYTEST_ARGS)
 
 # Puts bugs into copies of the package, one at a time, and shows that some test finds each; MUTANTS names
 # some of them, and options.

@@ -32,6 +32,9 @@ _LARGEST_REQUEST = 200_000
 #: How many descriptors may come with it.
 _MOST_DESCRIPTORS = 20
 
+# Whether forks are to use asyncio's reactor (on_asyncio.py); those that ask for another one get that.
+_IS_ON_ASYNCIO = "TESTS_ON_ASYNCIO" in os.environ
+
 #: Above all numbers that a request gives to a descriptor.
 _OUT_OF_THE_WAY = 500
 
@@ -263,6 +266,11 @@ def main() -> None:
         gc.collect()
         gc.freeze()
         _serve(control)
+    if _IS_ON_ASYNCIO and not any(word.startswith("--reactor") for word in sys.argv):
+        # In the fork: the loop's descriptors would be shared.
+        from twisted.internet import asyncioreactor
+
+        asyncioreactor.install()
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
