@@ -4,14 +4,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 from twisted.python.usage import UsageError
 
-from tests.kit.commands import LOCAL, Process, echo, fails, switch
+from tests.kit.commands import LOCAL, PATIENCE, Process, echo, fails, read_all, read_until, switch
 from tests.kit.commands import listening as listening_once
 from tests.kit.documented import Ports
 from tests.kit.forwarding import Answering, connected, forwarding
@@ -22,6 +23,7 @@ TYPED = {
     "0": "tcp:0:interface=127.0.0.1",
     "127.0.0.1:5432": "tcp:5432:interface=127.0.0.1",
     "localhost:5432": "tcp:5432:interface=127.0.0.1",
+    "LocalHost:5432": "tcp:5432:interface=127.0.0.1",
     "0.0.0.0:5432": "tcp:5432:interface=0.0.0.0",
     "[::1]:5432": "tcp:5432:interface=\\:\\:1",
     "[::]:5432": "tcp:5432:interface=\\:\\:",
@@ -52,6 +54,14 @@ def test_no_such_port(text: str) -> None:
     with pytest.raises(UsageError, match="65535"):
         local_endpoint_string(text)
     assert "65535" in fails(2, "forward", text, "ws://127.0.0.1/")
+
+
+@pytest.mark.parametrize("text", ["*:5432", "5432/tcp"])
+def test_nowhere(text: str) -> None:
+    """What is nothing of all that is a usage error, which does not suggest every interface."""
+    line = fails(2, "forward", text, "ws://127.0.0.1/")
+    assert "(127.0.0.1:5432)" in line
+    assert "tcp:8080" not in line
 
 
 def talk(client: socket.socket) -> None:
@@ -193,6 +203,39 @@ eof = "close"
     assert b"http://127.0.0.1" in said
     for line in ("X-A: 1", "X-B: 2", "X-C: 3", "Authorization: Basic YTpi", "Upgrade: one"):
         assert f"\r\n{line}\r\n" in heads[0], heads
+
+
+def test_tables_share_what_is_read_once(tmp_path: Path) -> None:
+    """What the command line adds may come from pipes, which are empty when they have been read."""
+    config, heads = tmp_path / "forwards.toml", []
+
+    def note(client: socket.socket) -> None:
+        heads.append(read_until(client, b"content"))
+        client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    with Answering(note) as port, ExitStack() as opened:
+        table = f'[[forward]]\nlisten = 0\nurl = "http://127.0.0.1:{port}/"\ntoken = "t"\n'
+        config.write_text(table * 2)
+        pipes = []
+        for secret in (b"a:b\n", b"X-A: 1\n", b"content"):
+            end, other = os.pipe()
+            pipes.append(opened.enter_context(open(end, "rb")))
+            os.write(other, secret)
+            os.close(other)
+        user, header, data = (f"/dev/fd/{pipe.fileno()}" for pipe in pipes)
+        words = ["--config", str(config), "--user-file", user, "--header", f"@{header}"]
+        words += ["--data", f"@{data}"]
+        fds = [pipe.fileno() for pipe in pipes]
+        with Process("forward", *words, stdin=None, stdout=None, pass_fds=fds) as process:
+            for here in [process.says().rpartition(":")[2] for _ in range(2)]:
+                with socket.create_connection(("127.0.0.1", int(here)), PATIENCE) as client:
+                    assert read_all(client) == b""
+            process.terminate()
+            process.ends()
+    assert len(heads) == 2
+    for head in heads:
+        assert b"Authorization: Basic YTpi\r\n" in head
+        assert b"X-A: 1\r\n" in head
 
 
 GOOD = 'listen = 0\nurl = "http://h/"\ntoken = "t"\n'

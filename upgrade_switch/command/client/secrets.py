@@ -32,7 +32,7 @@ USER_VARIABLE = "UPGRADE_SWITCH_USER"
 # Nobody's password or key, and no field that a server would take, is longer.
 _MOST_BYTES = 65536
 
-_INSTEAD = f"give it with --user-file, --user-fd or {USER_VARIABLE}"
+_INSTEAD = f"give it with --user-file, --user-fd or {USER_VARIABLE}=NAME:PASSWORD"
 
 
 class Secret(NamedTuple):
@@ -64,7 +64,7 @@ def user_from_fd(text: str) -> Secret:
     return _with_password(source, _read_fd(source, int(text)))
 
 
-# Once: the file with the options of ``forward`` may have several tables.
+# Once, as all that may be a pipe: the file with the options of ``forward`` may have several tables.
 @cache
 def _read_fd(source: str, number: int) -> bytes:
     try:
@@ -123,7 +123,7 @@ def ask_password(secret: Secret) -> str:
 
 def _with_password(source: str, content: bytes) -> Secret:
     """A secret that has one line; no message shows it."""
-    text = _text_of(content).removeprefix("\ufeff").rstrip("\r\n")
+    text = _text_of(content).rstrip("\r\n")
     if not text or ":" not in text:
         raise UsageError(f"{source}: it needs one line NAME:PASSWORD")
     if "\n" in text:
@@ -133,9 +133,10 @@ def _with_password(source: str, content: bytes) -> Secret:
 
 def _text_of(content: bytes) -> str:
     # As with a command-line argument, bytes that are not UTF-8 are passed on as they are.
-    return content.decode("utf-8", "surrogateescape")
+    return content.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
 
 
+@cache
 def secret_content(source: str, path: str, *, is_public: bool = False) -> bytes:
     """
     What is in a file that has a secret; if everybody can read it, that is said.

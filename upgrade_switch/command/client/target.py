@@ -5,6 +5,7 @@ Where ``connect`` and ``forward`` connect to: a URL, and the token to ask for th
 from __future__ import annotations
 
 import os
+from functools import cache
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -109,8 +110,9 @@ def _heartbeat(text: str) -> float:
     return seconds
 
 
+@cache
 def _content(value: str) -> bytes:
-    """What ``--data`` says."""
+    """What ``--data`` says. It is read once: it may be a pipe, and ``--config`` have several tables."""
     if not value.startswith("@"):
         return encoded(value)
     file = value[1:]
