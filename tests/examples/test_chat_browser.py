@@ -73,7 +73,7 @@ async def test_two_talk(browser: Browser, served: Any) -> None:
 
 FORGETFUL = """
 for (const kind of ["localStorage", "sessionStorage"]) {
-  Object.defineProperty(window, kind, {get() { throw new DOMException("not for you", "SecurityError"); }});
+  Object.defineProperty(window, kind, {get() { throw new DOMException("no", "SecurityError"); }});
 }
 """
 

@@ -103,10 +103,12 @@ def field_lines(path: str) -> Iterator[tuple[str, str]]:
     yield from lines
 
 
-def ask_password(secret: Secret) -> str:
+@cache
+def ask_password(secret: Secret, server: str) -> str:
     """
-    Ask for a password on the terminal.
+    Ask for a password on the terminal: once for each server, however often it is wanted.
 
+    :param server: who will be told, for the person who is asked.
     :raises UsageError: if there is no terminal, or no answer.
     """
     name = f"{secret.source} {secret.text}"
@@ -116,7 +118,7 @@ def ask_password(secret: Secret) -> str:
     except OSError:
         raise UsageError(f"{name}: no terminal to ask for the password on; {_INSTEAD}") from None
     try:
-        return getpass(f"Password of {secret.text}: ")
+        return getpass(f"Password of {secret.text} for {server}: ")
     except (EOFError, KeyboardInterrupt):
         raise UsageError(f"{name}: no password") from None
 

@@ -317,9 +317,9 @@ class TargetOptions(CommandOptions):
         return None if has_field else self._user or user_from_environment(os.environ)
 
     def _add_user(self, user: Secret) -> None:
-        name, colon, password = user.text.partition(":")
-        credentials = basic(name, password if colon else ask_password(user), user.source)
-        self.headers.setRawHeaders(b"authorization", [credentials])
+        name, colon, given = user.text.partition(":")
+        password = given if colon else ask_password(user, urlsplit(self.target.url).netloc)
+        self.headers.setRawHeaders(b"authorization", [basic(name, password, user.source)])
 
     @property
     def method(self) -> str:
