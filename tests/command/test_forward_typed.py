@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from twisted.python.usage import UsageError
 
-from tests.kit.commands import LOCAL, PATIENCE, Process, echo, fails, read_all, read_until, switch
+from tests.kit.commands import LOCAL, PATIENCE, Process, echo, fails, read_all, read_until, run, switch
 from tests.kit.commands import listening as listening_once
 from tests.kit.documented import Ports
 from tests.kit.forwarding import Answering, connected, forwarding
@@ -161,6 +161,7 @@ def test_wrong_options_anywhere(arguments: list[str], named: str) -> None:
 def test_tables(tmp_path: Path) -> None:
     """Each table is a port of its own, with options of its own; the command line adds to all."""
     config = tmp_path / "forwards.toml"
+    config.touch(0o600)
     heads = []
 
     def note(client: socket.socket) -> None:
@@ -272,6 +273,22 @@ def test_wrong_tables(content: str, named: str, tmp_path: Path) -> None:
     config = tmp_path / "forwards.toml"
     config.write_text(content)
     assert named in fails(2, "forward", "--config", str(config))
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644], ids=oct)
+@pytest.mark.parametrize(
+    "secret", ['user = "a:b"', 'header = ["X: 1", "authorization: b"]', 'user = "a"']
+)
+def test_readable_config(secret: str, mode: int, tmp_path: Path) -> None:
+    """A file with a password that all users can read is used, and one line says that they can."""
+    config = tmp_path / "forwards.toml"
+    config.touch(mode)
+    config.chmod(mode)
+    config.write_text(f"[[forward]]\n{GOOD}{secret}\n[[forward]]\n{GOOD}timeout = 0\n")
+    done = run("forward", "--config", str(config), start_new_session=True)
+    warning = f"warning: --config {config}: all users of this machine can read this file".encode()
+    assert done.stderr.count(warning) == (mode == 0o644 and secret != 'user = "a"')
+    assert done.returncode == 2
 
 
 def test_wrong_config(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "user_from_environment",
     "user_from_fd",
     "user_from_file",
+    "warn_if_readable",
 ]
 
 USER_VARIABLE = "UPGRADE_SWITCH_USER"
@@ -155,6 +156,12 @@ def secret_content(source: str, path: str, *, is_public: bool = False) -> bytes:
         raise UsageError(f"{source}: {getattr(error, 'strerror', None) or error}") from None
     if len(content) > _MOST_BYTES:
         raise UsageError(f"{source}: it is longer than {_MOST_BYTES} bytes")
-    if not is_public and stat.S_ISREG(mode) and mode & stat.S_IROTH:
-        say(f"warning: {source}: all users of this machine can read this file (chmod o-r)")
+    if not is_public:
+        warn_if_readable(source, mode)
     return content
+
+
+def warn_if_readable(source: str, mode: int) -> None:
+    """Say so if everybody can read a file that has a secret."""
+    if stat.S_ISREG(mode) and mode & stat.S_IROTH:
+        say(f"warning: {source}: all users of this machine can read this file (chmod o-r)")
