@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import socket
 from base64 import b64encode
 from collections.abc import Iterator
@@ -117,7 +118,7 @@ def test_password_on_the_terminal() -> None:
             url = f"http://127.0.0.1:{port}/"
             os.execv(COMMAND, [COMMAND, "connect", "--user", "name", url, "echo"])
         shown = b""
-        while b"Password of name: " not in shown:
+        while f"Password of name for 127.0.0.1:{port}: ".encode() not in shown:
             shown += os.read(terminal, 1000)
         os.write(terminal, "pässword\n".encode())
         _, status = os.waitpid(pid, 0)
@@ -126,6 +127,27 @@ def test_password_on_the_terminal() -> None:
     assert field(heads[0].removesuffix(b"\r\n\r\n"), b"authorization") == b"Basic " + b64encode(
         "name:pässword".encode()
     )
+
+
+def test_password_for_several_ports(tmp_path: Path) -> None:
+    """A password is asked for once for each server, and the question says for which one."""
+    config, at, other = tmp_path / "forwards.toml", "http://a.invalid/", "http://b.invalid/"
+    tables = [f'[[forward]]\nlisten = 0\ntoken = "t"\nurl = "{url}"\n' for url in (at, at, other)]
+    config.write_text("".join(tables))
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(COMMAND, [COMMAND, "forward", "--user", "ann", "--config", str(config)])
+    shown = b""
+    for server in (b"a.invalid", b"b.invalid"):
+        while not shown.endswith(b" for " + server + b": "):
+            shown += os.read(terminal, 1000)
+        os.write(terminal, b"secret\n")
+    while shown.count(b"listening on") < 3:
+        shown += os.read(terminal, 1000)
+    os.kill(pid, signal.SIGTERM)
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    assert shown.count(b"Password of ann for ") == 2
 
 
 def test_no_terminal() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -34,8 +34,10 @@ from tests.kit.programs import PATIENCE
 class Issued:
     """A certificate, its key, and who has issued it."""
 
-    def __init__(self, name: str, issuer: Issued | None = None, is_authority: bool = False) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
+    def __init__(
+        self, name: str, issuer: Issued | None = None, is_authority: bool = False, key: Any = None
+    ) -> None:
+        self.key = key or ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.certificate = (
             x509.CertificateBuilder()
@@ -239,6 +241,17 @@ def test_open_key(folder: Path, tmp_path: Path) -> None:
         code, _, said = process.everything()
     assert code == 1
     assert b"warning" not in said
+
+
+def test_weak_key(tmp_path: Path) -> None:
+    """A certificate that OpenSSL does not use, since its key is too short, is a usage error."""
+    weak = Issued("weak", key=rsa.generate_private_key(65537, 1024))
+    path = tmp_path / "weak.pem"
+    path.touch(0o600)
+    path.write_bytes(weak.pem + weak.key_pem)
+    line = fails(2, "connect", "https://127.0.0.1:1/", "t", "--cert", str(path))
+    assert f"--cert {path}: OpenSSL refuses it: " in line
+    assert "too small" in line
 
 
 SERVERS = {

@@ -4,14 +4,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 from twisted.python.usage import UsageError
 
-from tests.kit.commands import LOCAL, Process, echo, fails, switch
+from tests.kit.commands import LOCAL, PATIENCE, Process, echo, fails, read_all, read_until, run, switch
 from tests.kit.commands import listening as listening_once
 from tests.kit.documented import Ports
 from tests.kit.forwarding import Answering, connected, forwarding
@@ -22,6 +23,7 @@ TYPED = {
     "0": "tcp:0:interface=127.0.0.1",
     "127.0.0.1:5432": "tcp:5432:interface=127.0.0.1",
     "localhost:5432": "tcp:5432:interface=127.0.0.1",
+    "LocalHost:5432": "tcp:5432:interface=127.0.0.1",
     "0.0.0.0:5432": "tcp:5432:interface=0.0.0.0",
     "[::1]:5432": "tcp:5432:interface=\\:\\:1",
     "[::]:5432": "tcp:5432:interface=\\:\\:",
@@ -52,6 +54,14 @@ def test_no_such_port(text: str) -> None:
     with pytest.raises(UsageError, match="65535"):
         local_endpoint_string(text)
     assert "65535" in fails(2, "forward", text, "ws://127.0.0.1/")
+
+
+@pytest.mark.parametrize("text", ["*:5432", "5432/tcp"])
+def test_nowhere(text: str) -> None:
+    """What is nothing of all that is a usage error, which does not suggest every interface."""
+    line = fails(2, "forward", text, "ws://127.0.0.1/")
+    assert "(127.0.0.1:5432)" in line
+    assert "tcp:8080" not in line
 
 
 def talk(client: socket.socket) -> None:
@@ -151,6 +161,7 @@ def test_wrong_options_anywhere(arguments: list[str], named: str) -> None:
 def test_tables(tmp_path: Path) -> None:
     """Each table is a port of its own, with options of its own; the command line adds to all."""
     config = tmp_path / "forwards.toml"
+    config.touch(0o600)
     heads = []
 
     def note(client: socket.socket) -> None:
@@ -195,6 +206,39 @@ eof = "close"
         assert f"\r\n{line}\r\n" in heads[0], heads
 
 
+def test_tables_share_what_is_read_once(tmp_path: Path) -> None:
+    """What the command line adds may come from pipes, which are empty when they have been read."""
+    config, heads = tmp_path / "forwards.toml", []
+
+    def note(client: socket.socket) -> None:
+        heads.append(read_until(client, b"content"))
+        client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    with Answering(note) as port, ExitStack() as opened:
+        table = f'[[forward]]\nlisten = 0\nurl = "http://127.0.0.1:{port}/"\ntoken = "t"\n'
+        config.write_text(table * 2)
+        pipes = []
+        for secret in (b"a:b\n", b"X-A: 1\n", b"content"):
+            end, other = os.pipe()
+            pipes.append(opened.enter_context(open(end, "rb")))
+            os.write(other, secret)
+            os.close(other)
+        user, header, data = (f"/dev/fd/{pipe.fileno()}" for pipe in pipes)
+        words = ["--config", str(config), "--user-file", user, "--header", f"@{header}"]
+        words += ["--data", f"@{data}"]
+        fds = [pipe.fileno() for pipe in pipes]
+        with Process("forward", *words, stdin=None, stdout=None, pass_fds=fds) as process:
+            for here in [process.says().rpartition(":")[2] for _ in range(2)]:
+                with socket.create_connection(("127.0.0.1", int(here)), PATIENCE) as client:
+                    assert read_all(client) == b""
+            process.terminate()
+            process.ends()
+    assert len(heads) == 2
+    for head in heads:
+        assert b"Authorization: Basic YTpi\r\n" in head
+        assert b"X-A: 1\r\n" in head
+
+
 GOOD = 'listen = 0\nurl = "http://h/"\ntoken = "t"\n'
 
 WRONG: dict[str, tuple[str, str]] = {
@@ -229,6 +273,22 @@ def test_wrong_tables(content: str, named: str, tmp_path: Path) -> None:
     config = tmp_path / "forwards.toml"
     config.write_text(content)
     assert named in fails(2, "forward", "--config", str(config))
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644], ids=oct)
+@pytest.mark.parametrize(
+    "secret", ['user = "a:b"', 'header = ["X: 1", "authorization: b"]', 'user = "a"']
+)
+def test_readable_config(secret: str, mode: int, tmp_path: Path) -> None:
+    """A file with a password that all users can read is used, and one line says that they can."""
+    config = tmp_path / "forwards.toml"
+    config.touch(mode)
+    config.chmod(mode)
+    config.write_text(f"[[forward]]\n{GOOD}{secret}\n[[forward]]\n{GOOD}timeout = 0\n")
+    done = run("forward", "--config", str(config), start_new_session=True)
+    warning = f"warning: --config {config}: all users of this machine can read this file".encode()
+    assert done.stderr.count(warning) == (mode == 0o644 and secret != 'user = "a"')
+    assert done.returncode == 2
 
 
 def test_wrong_config(tmp_path: Path) -> None:

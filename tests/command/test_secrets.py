@@ -93,7 +93,9 @@ def test_environment(file: Path) -> None:
 
 def test_fields(file: Path) -> None:
     """A file has a field in each line, and may be given beside others."""
-    file.write_bytes(b"X-One: 1\r\n\r\n  \nAuthorization: Bearer s\xc3\xa4cret\nHost: example.com\n")
+    file.write_bytes(
+        b"\xef\xbb\xbfX-One: 1\r\n\r\n  \nAuthorization: Bearer s\xc3\xa4cret\nHost: example.com\n"
+    )
     head = asked("--header", f"@{file}", "--header", "X-One: 2")
     assert field(head, b"x-one") == b"1, 2"
     assert field(head, b"authorization") == "Bearer säcret".encode()
@@ -247,7 +249,7 @@ def test_no_terminal(command: list[str]) -> None:
     """A service without a terminal is told at once what to do, and is not asked."""
     line = fails(2, *command, "http://h/", "t", "--user", "name", start_new_session=True)
     assert "--user name: no terminal to ask for the password on" in line
-    assert "--user-file, --user-fd or UPGRADE_SWITCH_USER" in line
+    assert "--user-file, --user-fd or UPGRADE_SWITCH_USER=NAME:PASSWORD" in line
     env = {**WITHOUT, "UPGRADE_SWITCH_USER": "name"}
     line = fails(2, *command, "http://h/", "t", env=env, start_new_session=True)
     assert "UPGRADE_SWITCH_USER name: no terminal" in line

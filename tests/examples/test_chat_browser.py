@@ -71,6 +71,29 @@ async def test_two_talk(browser: Browser, served: Any) -> None:
         assert anna.errors == bert.errors == []
 
 
+FORGETFUL = """
+for (const kind of ["localStorage", "sessionStorage"]) {
+  Object.defineProperty(window, kind, {get() { throw new DOMException("no", "SecurityError"); }});
+}
+"""
+
+
+@pytest_twisted.ensureDeferred
+async def test_browser_that_keeps_nothing(browser: Browser, served: Any) -> None:
+    """Where a page may not store anything, its user can talk nevertheless."""
+    with served() as server:
+        window = await browser.window()
+        await window.call("Page.addScriptToEvaluateOnNewDocument", source=FORGETFUL)
+        await window.go(f"{server.url}chat")
+        await window.until("document.querySelector('dialog[open]')")
+        await window.type("Anna")
+        await window.press_enter()
+        await window.until(OPEN)
+        await says(window, "hello")
+        await window.until(shows("hello"))
+        assert window.errors == []
+
+
 @pytest_twisted.ensureDeferred
 async def test_reload(browser: Browser, served: Any) -> None:
     """Who reloads the page is in the same room under the same name, and has its history."""

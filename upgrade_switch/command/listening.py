@@ -100,10 +100,15 @@ def _json_observer(file: IO[str]) -> ILogObserver:
     return observer
 
 
-def server_endpoint(reactor: ICommandReactor, description: str) -> IStreamServerEndpoint:
+def server_endpoint(
+    reactor: ICommandReactor,
+    description: str,
+    wanted: str = "a server endpoint string (such as tcp:8080)",
+) -> IStreamServerEndpoint:
     """
     The endpoint that a string such as ``tcp:8080`` describes.
 
+    :param wanted: what users may give, for the message.
     :raises UsageError: if the string is wrong, or names a socket that systemd has not passed on.
     """
     try:
@@ -112,9 +117,7 @@ def server_endpoint(reactor: ICommandReactor, description: str) -> IStreamServer
         # Parsers raise ValueError, TypeError, KeyError, OSError ...
         if isinstance(error, LookupError) and description.startswith("systemd:"):
             raise UsageError(_NO_SOCKET.format(description)) from None
-        raise UsageError(
-            f"not a server endpoint string (such as tcp:8080): {description!r} ({error})"
-        ) from None
+        raise UsageError(f"not {wanted}: {description!r} ({error})") from None
     return endpoint
 
 

@@ -34,7 +34,7 @@ from ...splice import Splice, SpliceEnd
 from ..exits import USAGE, explain, say
 from ..listening import Server, address_of, begin_logging, server_endpoint
 from ..reactor import ICommandReactor, installed_reactor
-from .local import local_endpoint_string, warn_if_open
+from .local import LOCAL_WANTED, local_endpoint_string, warn_if_open
 from .progress import STDERR, FarEnd, NearEnd, ProgressLine, Traffic
 from .quiet import Quiet
 from .retrying import RetryingEndpoint
@@ -245,7 +245,7 @@ class Forwarding(Factory):
         """
         options = self._options
         if options.udp_to is None:
-            return server_endpoint(reactor, options.local)
+            return server_endpoint(reactor, options.local, LOCAL_WANTED)
         protocol = UDPForwarding(reactor, self.traffic, options.open_udp(reactor), self.log)
         return UDPEndpoint(reactor, options.local, protocol)
 

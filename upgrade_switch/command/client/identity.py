@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificates
+from OpenSSL import SSL
 from OpenSSL.crypto import X509, PKey
+from twisted.internet.ssl import CertificateOptions
 from twisted.python.usage import UsageError
 
 from ..certificates import ClientCertificate
@@ -45,5 +47,15 @@ def client_certificate(cert: str | None, key: str | None) -> ClientCertificate |
         raise UsageError(f"{place}: no private key in PEM ({type(error).__name__})") from None
     if private.public_key() != chain[0].public_key():
         raise UsageError(f"{place}: the key does not belong to the certificate in {cert}")
-    shown, *others = map(X509.from_cryptography, chain)
-    return ClientCertificate(own, shown, others)
+    certificate, *others = map(X509.from_cryptography, chain)
+    shown = ClientCertificate(own, certificate, others)
+    try:
+        CertificateOptions(**shown.options()).getContext()
+    except SSL.Error as error:
+        raise UsageError(f"--cert {cert}: OpenSSL refuses it: {_reason(error)}") from None
+    return shown
+
+
+def _reason(error: SSL.Error) -> str:
+    """What OpenSSL says: tuples of a library, a function, and a reason."""
+    return ", ".join(reason for _, _, reason in error.args[0]) if error.args else "unknown"

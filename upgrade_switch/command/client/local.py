@@ -15,7 +15,10 @@ from ..certificates import is_address
 from ..exits import say
 from ..listening import address_of
 
-__all__ = ["local_endpoint_string", "warn_if_open"]
+__all__ = ["LOCAL_WANTED", "local_endpoint_string", "warn_if_open"]
+
+LOCAL_WANTED = "a port (5432), an address and a port (127.0.0.1:5432), or a server endpoint string"
+"""What users may type."""
 
 _PORT = re.compile(r"[0-9]{1,9}\Z")
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+)):([0-9]{1,9})\Z")
@@ -36,7 +39,7 @@ def local_endpoint_string(text: str, is_udp: bool = False) -> str:
     if _PORT.match(text):
         return f"{kind}:{_checked(text)}:interface={_LOOPBACK}"
     match = _HOST_AND_PORT.match(text)
-    host = match and (match[1] or match[2])
+    host = match and (match[1] or match[2].lower())
     # Other names may be kinds of endpoints: unix:5432 is the file 5432.
     if match is None or not host or not (host == "localhost" or is_address(host)):
         return text

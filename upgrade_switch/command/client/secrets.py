@@ -25,6 +25,7 @@ __all__ = [
     "user_from_environment",
     "user_from_fd",
     "user_from_file",
+    "warn_if_readable",
 ]
 
 USER_VARIABLE = "UPGRADE_SWITCH_USER"
@@ -32,7 +33,7 @@ USER_VARIABLE = "UPGRADE_SWITCH_USER"
 # Nobody's password or key, and no field that a server would take, is longer.
 _MOST_BYTES = 65536
 
-_INSTEAD = f"give it with --user-file, --user-fd or {USER_VARIABLE}"
+_INSTEAD = f"give it with --user-file, --user-fd or {USER_VARIABLE}=NAME:PASSWORD"
 
 
 class Secret(NamedTuple):
@@ -64,7 +65,7 @@ def user_from_fd(text: str) -> Secret:
     return _with_password(source, _read_fd(source, int(text)))
 
 
-# Once: the file with the options of ``forward`` may have several tables.
+# Once, as all that may be a pipe: the file with the options of ``forward`` may have several tables.
 @cache
 def _read_fd(source: str, number: int) -> bytes:
     try:
@@ -103,10 +104,12 @@ def field_lines(path: str) -> Iterator[tuple[str, str]]:
     yield from lines
 
 
-def ask_password(secret: Secret) -> str:
+@cache
+def ask_password(secret: Secret, server: str) -> str:
     """
-    Ask for a password on the terminal.
+    Ask for a password on the terminal: once for each server, however often it is wanted.
 
+    :param server: who will be told, for the person who is asked.
     :raises UsageError: if there is no terminal, or no answer.
     """
     name = f"{secret.source} {secret.text}"
@@ -116,14 +119,14 @@ def ask_password(secret: Secret) -> str:
     except OSError:
         raise UsageError(f"{name}: no terminal to ask for the password on; {_INSTEAD}") from None
     try:
-        return getpass(f"Password of {secret.text}: ")
+        return getpass(f"Password of {secret.text} for {server}: ")
     except (EOFError, KeyboardInterrupt):
         raise UsageError(f"{name}: no password") from None
 
 
 def _with_password(source: str, content: bytes) -> Secret:
     """A secret that has one line; no message shows it."""
-    text = _text_of(content).removeprefix("\ufeff").rstrip("\r\n")
+    text = _text_of(content).rstrip("\r\n")
     if not text or ":" not in text:
         raise UsageError(f"{source}: it needs one line NAME:PASSWORD")
     if "\n" in text:
@@ -133,9 +136,10 @@ def _with_password(source: str, content: bytes) -> Secret:
 
 def _text_of(content: bytes) -> str:
     # As with a command-line argument, bytes that are not UTF-8 are passed on as they are.
-    return content.decode("utf-8", "surrogateescape")
+    return content.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
 
 
+@cache
 def secret_content(source: str, path: str, *, is_public: bool = False) -> bytes:
     """
     What is in a file that has a secret; if everybody can read it, that is said.
@@ -152,6 +156,12 @@ def secret_content(source: str, path: str, *, is_public: bool = False) -> bytes:
         raise UsageError(f"{source}: {getattr(error, 'strerror', None) or error}") from None
     if len(content) > _MOST_BYTES:
         raise UsageError(f"{source}: it is longer than {_MOST_BYTES} bytes")
-    if not is_public and stat.S_ISREG(mode) and mode & stat.S_IROTH:
-        say(f"warning: {source}: all users of this machine can read this file (chmod o-r)")
+    if not is_public:
+        warn_if_readable(source, mode)
     return content
+
+
+def warn_if_readable(source: str, mode: int) -> None:
+    """Say so if everybody can read a file that has a secret."""
+    if stat.S_ISREG(mode) and mode & stat.S_IROTH:
+        say(f"warning: {source}: all users of this machine can read this file (chmod o-r)")

@@ -4,16 +4,22 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
 from twisted.python.usage import UsageError
 
 from ..options import read_toml
+from .secrets import warn_if_readable
 
 __all__ = ["command_lines"]
 
 _ARGUMENTS = ("listen", "url", "token")
+
+# What has a password in it, as a rule.
+_PASSWORD = re.compile(r"--user=[^:]*:|--header=(?:proxy-)?authorization:", re.IGNORECASE)
 
 # They are for a person in front of a terminal.
 _NOT_IN_TABLES = ("config", "help", "version")
@@ -33,7 +39,10 @@ def command_lines(file: str, flags: Collection[str], values: Collection[str]) ->
         raise UsageError(f"{next(iter(content))!r} is outside of a table; there are [[forward]] only")
     if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
         raise UsageError("it needs a table [[forward]] for each port")
-    return [_line(f"[[forward]] {n}", table, flags, values) for n, table in enumerate(tables, 1)]
+    lines = [_line(f"[[forward]] {n}", table, flags, values) for n, table in enumerate(tables, 1)]
+    if any(_PASSWORD.match(word) for line in lines for word in line):
+        warn_if_readable(f"--config {file}", os.stat(file).st_mode)
+    return lines
 
 
 def _line(

@@ -5,6 +5,7 @@ Where ``connect`` and ``forward`` connect to: a URL, and the token to ask for th
 from __future__ import annotations
 
 import os
+from functools import cache
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -109,8 +110,9 @@ def _heartbeat(text: str) -> float:
     return seconds
 
 
+@cache
 def _content(value: str) -> bytes:
-    """What ``--data`` says."""
+    """What ``--data`` says. It is read once: it may be a pipe, and ``--config`` have several tables."""
     if not value.startswith("@"):
         return encoded(value)
     file = value[1:]
@@ -315,9 +317,9 @@ class TargetOptions(CommandOptions):
         return None if has_field else self._user or user_from_environment(os.environ)
 
     def _add_user(self, user: Secret) -> None:
-        name, colon, password = user.text.partition(":")
-        credentials = basic(name, password if colon else ask_password(user), user.source)
-        self.headers.setRawHeaders(b"authorization", [credentials])
+        name, colon, given = user.text.partition(":")
+        password = given if colon else ask_password(user, urlsplit(self.target.url).netloc)
+        self.headers.setRawHeaders(b"authorization", [basic(name, password, user.source)])
 
     @property
     def method(self) -> str:
