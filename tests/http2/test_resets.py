@@ -82,6 +82,24 @@ def test_ignored(how: str) -> None:
     client.leave()
 
 
+class Aborting(Recorder):
+    """Resets its stream at the first bytes that come."""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.abortConnection()
+
+
+def test_nothing_behind_a_reset() -> None:
+    """What a target resets its stream for opens no window of that stream (RFC 9113 §5.1)."""
+    factory, _targets = factory_of(Aborting)
+    client = RawClient(h2c_site({"echo": factory}, http2_connect=True, reactor=Clock()))
+    client.send(headers(1, CONNECT, end=False))
+    client.take()
+    client.send(data(1, LARGEST))
+    assert [(f.kind, f.stream) for f in client.take()] == [(RST_STREAM, 1)]
+    client.leave()
+
+
 @pytest.mark.parametrize("kind", ["DATA", "padding", "HEADERS", "trailers", "RST_STREAM"])
 def test_flood(kind: str) -> None:
     """Without an end it is a flood."""
