@@ -26,7 +26,8 @@ _MOST_BEFORE_SETTINGS = 2**14
 # Bytes of frames that cannot wait, for somebody who does not read.
 _MOST_IN_EXCESS = 2**16
 
-# Bytes that are given to the transport in one piece.
+# Bytes that are given to the transport in one piece, and in one frame: the other side may take frames
+# of 16 MiB, and all other streams would wait for each.
 _AT_ONCE = 2**16
 
 _DATA, _END_STREAM = int(FrameType.DATA), int(Flag.END_STREAM)
@@ -165,7 +166,7 @@ class Turns:
             window = self._window_before_settings(window, stream)
         if window <= 0:
             return len(heads)
-        data = stream.take(min(window, machine.max_outbound_frame_size))
+        data = stream.take(min(window, machine.max_outbound_frame_size, _AT_ONCE))
         ends = stream.is_at_end
         self._send_data(stream, data, ends)
         self._reader.budget.sent(len(data), stream.unsent)
