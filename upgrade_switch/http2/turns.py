@@ -94,14 +94,18 @@ class Turns:
             self._made.append(data)
         self._made += pieces
 
-    def flush(self) -> None:
-        """Write what there is to send."""
+    def flush(self, unasked: bool = False) -> None:
+        """
+        Write what there is to send.
+
+        :param unasked: whether this side sends it by itself, and the other side has not made it.
+        """
         data = self._machine.data_to_send()
         if self._made:
             data = b"".join([*self._made, data])
             self._made.clear()
         if data:
-            if self.is_full:
+            if self.is_full and not unasked:
                 self._in_excess += len(data)
             self.transport.write(data)
 
