@@ -13,6 +13,8 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 from zope.interface import directlyProvides, providedBy
 
+from tests.kit.h2client import frame
+from tests.kit.h2raw import PING
 from tests.kit.harness import HalfCloseRecorder, Recorder, site_of
 from upgrade_switch import NotSwitched, _twisted, switched_connection
 from upgrade_switch.client.http2 import ClientConnection
@@ -124,6 +126,20 @@ def test_every_split_of_a_refusal() -> None:
         assert b"Because " * 20 in reader.data.replace(b"\n", b"")
         assert len(reader.data) == response.length
         assert not joined.client.streams
+
+
+def test_requests_while_the_transport_is_full() -> None:
+    """However many are asked meanwhile, the server is not blamed for what it has not asked for."""
+    joined = Joined({"echo": lambda request, token: Recorder()})
+    joined.client.pauseProducing()
+    asked = []
+    for number in range(60):
+        fields = {b"host": [b"localhost"], b"upgrade": [b"echo"], b"x": [b"%d~" % number * 1000]}
+        asking = joined.client.ask(_twisted.client_request(b"GET", b"/u", Headers(fields)), ECHO)
+        asked.append(asking.addErrback(lambda _: None))
+    joined.client.dataReceived(frame(PING, 0, bytes(8)))
+    assert not joined.client.is_closed
+    assert not any(answer.called for answer in asked)
 
 
 def test_idle() -> None:

@@ -82,6 +82,24 @@ def test_ignored(how: str) -> None:
     client.leave()
 
 
+class Aborting(Recorder):
+    """Resets its stream at the first bytes that come."""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.abortConnection()
+
+
+def test_nothing_behind_a_reset() -> None:
+    """What a target resets its stream for opens no window of that stream (RFC 9113 §5.1)."""
+    factory, _targets = factory_of(Aborting)
+    client = RawClient(h2c_site({"echo": factory}, http2_connect=True, reactor=Clock()))
+    client.send(headers(1, CONNECT, end=False))
+    client.take()
+    client.send(data(1, LARGEST))
+    assert [(f.kind, f.stream) for f in client.take()] == [(RST_STREAM, 1)]
+    client.leave()
+
+
 @pytest.mark.parametrize("kind", ["DATA", "padding", "HEADERS", "trailers", "RST_STREAM"])
 def test_flood(kind: str) -> None:
     """Without an end it is a flood."""
@@ -126,3 +144,37 @@ def test_few_are_remembered() -> None:
         resets.add(stream)
     known = [stream for stream in range(1, 6001, 2) if stream in resets]
     assert known == list(range(6001 - 2 * 1024, 6001, 2))
+
+
+@pytest.mark.parametrize("how", ["by the client", "too much", "behind the end", "late"])
+def test_nothing_leaks(how: str) -> None:
+    """Uploads that are reset in the middle, on either side, leave the connection's window as it was."""
+    client = RawClient(h2c_site(http2_connect=True, reactor=Clock()))
+    left = CONNECTION_WINDOW
+    for stream in range(1, 601, 2):
+        pieces = [LARGEST]
+        frames = [
+            headers(stream, [*POST, (b"content-length", b"16385")], end=False),
+            data(stream, LARGEST),
+        ]
+        if how == "too much":
+            pieces += [b"xx", LARGEST]
+            frames += [data(stream, b"xx"), data(stream, LARGEST)]
+        elif how == "behind the end":
+            pieces += [b"x", LARGEST]
+            frames += [data(stream, b"x", end=True), data(stream, LARGEST)]
+        else:
+            frames += [rst(stream)] + [data(stream, LARGEST)] * (how == "late")
+            pieces += [LARGEST] * (how == "late")
+        left -= sum(map(len, pieces))
+        client.send(*frames)
+        client.site.reactor.advance(0.1)
+        for each in client.take():
+            if (each.kind, each.stream) == (WINDOW_UPDATE, 0):
+                left += int.from_bytes(each.payload, "big")
+    windows = client.connection.windows
+    assert windows._room + windows._read == CONNECTION_WINDOW
+    # A quarter is not yet given back, and half of it by h2.
+    assert left >= CONNECTION_WINDOW // 4 - len(LARGEST)
+    assert (client.is_over, client.connection.streams) == (False, {})
+    client.leave()

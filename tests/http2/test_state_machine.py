@@ -18,7 +18,9 @@ from hypothesis.stateful import (
 )
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IPullProducer
 from twisted.internet.task import Clock
+from zope.interface import implementer
 
 from tests.kit.h2client import frame, h2c_site
 from tests.kit.h2raw import (
@@ -39,6 +41,7 @@ from tests.kit.h2raw import (
     window_update,
 )
 from tests.kit.harness import HalfCloseRecorder
+from upgrade_switch.http2.machine import CONNECTION_WINDOW
 from upgrade_switch.server.pages import StatusPage
 
 #: What a client's window begins with: it is often full.
@@ -47,16 +50,41 @@ SMALL = 50
 WINDOW = 2**16 - 1
 
 
+@implementer(IPullProducer)
+class Pieces:
+    """Writes a piece each time that it is asked, and then unregisters itself."""
+
+    def __init__(self, stream: Stream, pieces: list[bytes]) -> None:
+        self._stream = stream
+        self._pieces = pieces
+
+    def resumeProducing(self) -> None:
+        transport = self._stream.target.transport
+        if self._pieces:
+            piece = self._pieces.pop()
+            self._stream.written += piece
+            transport.write(piece)
+        if not self._pieces:
+            transport.unregisterProducer()
+            self._stream.is_produced = False
+
+    def stopProducing(self) -> None:
+        self._stream.is_produced = False
+
+
 class Stream:
     """What the model knows of one stream."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, takes: int) -> None:
         self.number = number
         self.decision: Deferred[Any] | None = None
         self.target = HalfCloseRecorder()
         # What the client has sent, and the target has written.
         self.sent = self.written = self.received = b""
         self.window = WINDOW
+        # How much the server may still send; less than nothing when settings have said so.
+        self.takes = takes
+        self.is_produced = False
         self.is_switched = self.is_declined = self.has_paused = False
         # How each side has ended its direction, or the stream.
         self.client_ended = self.client_reset = self.client_saw_end = self.was_reset = False
@@ -73,15 +101,23 @@ class Streams(RuleBasedStateMachine):
 
     streams: list[Stream]
 
-    @initialize(cut=st.sampled_from([None, 1, 7, 20]))
-    def connect(self, cut: int | None) -> None:
+    @initialize(cut=st.sampled_from([None, 1, 7, 20]), switched=st.integers(0, 3))
+    def connect(self, cut: int | None, switched: int) -> None:
         self.streams = []
         site = h2c_site({"echo": self.accept}, http2_connect=True, reactor=Clock(), accept_timeout=None)
         self.client = RawClient(site, cut)
+        # What the windows of streams begin with, and what is left of the connection's: as if much had
+        # been sent.
+        self.initial, self.takes = SMALL, 2 * SMALL
+        self.client.connection.windows.left = self.takes
         self.client.send(settings(_4=SMALL))
         self.next_number = 1
+        self.is_full = False
         self.pages: set[int] = set()
         self.answered: set[int] = set()
+        for _ in range(switched):
+            self.begin(b"", False)
+            self.switch(self.streams[-1])
 
     def accept(self, request: Any, token: Any) -> Any:
         number = request.channel.transport.stream_id
@@ -91,13 +127,31 @@ class Streams(RuleBasedStateMachine):
 
     def send(self, *frames: bytes) -> None:
         self.client.send(*frames)
+        # A producer that has written is asked again in the reactor's next turn.
+        for _ in range(4):
+            self.client.site.reactor.advance(0)
+            self.client.wire.pump()
         self.look()
+        self.check_windows()
+
+    def check_windows(self) -> None:
+        """No more has come than is allowed, and nothing waits that may come."""
+        assert self.takes >= 0
+        for stream in self.streams:
+            if self.is_full or stream.is_over or not stream.is_switched:
+                continue
+            if not self.takes or stream.takes <= 0:
+                continue
+            assert stream.received == stream.written, stream.number
+            assert not stream.is_produced
 
     def look(self) -> None:
         """Read what the client has got."""
         for f in self.client.take():
             assert f.kind != GOAWAY, f
             found = [stream for stream in self.streams if stream.number == f.stream]
+            if f.kind == DATA:
+                self.takes -= len(f.payload)
             if f.stream in self.pages and f.flags & END_STREAM and f.kind in (DATA, HEADERS):
                 self.answered.add(f.stream)
             if not found:
@@ -106,6 +160,8 @@ class Streams(RuleBasedStateMachine):
             if f.kind == DATA:
                 assert not stream.client_saw_end
                 stream.received += f.payload
+                stream.takes -= len(f.payload)
+                assert stream.takes >= 0 or not f.payload
             if f.kind in (DATA, HEADERS) and f.flags & END_STREAM:
                 stream.client_saw_end = True
             if f.kind == RST_STREAM:
@@ -127,7 +183,10 @@ class Streams(RuleBasedStateMachine):
     @precondition(lambda self: len(self.streams) < 6)
     @rule(early=st.binary(max_size=5), ends=st.booleans())
     def open(self, early: bytes, ends: bool) -> None:
-        stream = Stream(self.next_number)
+        self.begin(early, ends)
+
+    def begin(self, early: bytes, ends: bool) -> None:
+        stream = Stream(self.next_number, self.initial)
         self.next_number += 2
         self.streams.append(stream)
         frames = [headers(stream.number, CONNECT, end=False)]
@@ -165,23 +224,43 @@ class Streams(RuleBasedStateMachine):
     def open_window(self, d: Any, size: int) -> None:
         stream = self.choose(d)
         if stream is not None:
+            stream.takes += size
             self.send(window_update(stream.number, size))
+
+    @rule(size=st.sampled_from([1, 10, 100, 1000]))
+    def open_window_of_all(self, size: int) -> None:
+        self.takes += size
+        self.send(window_update(0, size))
 
     @rule(size=st.sampled_from([0, 1, SMALL, 2000]))
     def change_windows(self, size: int) -> None:
+        self.resize(size)
         self.send(settings(_4=size))
+
+    def resize(self, size: int) -> None:
+        for stream in self.streams:
+            stream.takes += size - self.initial
+        self.initial = size
 
     @rule()
     def ask_for_a_page(self) -> None:
         number, self.next_number = self.next_number, self.next_number + 2
         self.pages.add(number)
         self.send(headers(number), window_update(number, 100_000))
-        assert number in self.answered
+        assert number in self.answered or not self.takes or self.is_full
 
     @rule()
     def ping(self) -> None:
         self.client.send(frame(PING, 0, bytes(8)))
         self.look()
+
+    @rule(full=st.booleans())
+    def fill_transport(self, full: bool) -> None:
+        """The network takes nothing for a while."""
+        self.is_full = full
+        connection = self.client.connection
+        connection.pauseProducing() if full else connection.resumeProducing()
+        self.send()
 
     # The server.
 
@@ -191,19 +270,34 @@ class Streams(RuleBasedStateMachine):
         if stream is None or stream.decision is None:
             return
         if switches:
-            stream.is_switched = True
-            stream.decision.callback(stream.target)
+            self.switch(stream)
         else:
             stream.is_declined = True
             stream.decision.callback(StatusPage(403, "Forbidden", "No."))
+            self.send()
+
+    def switch(self, stream: Stream) -> None:
+        assert stream.decision is not None
+        stream.is_switched = True
+        stream.decision.callback(stream.target)
         self.send()
 
-    @rule(d=st.data(), content=st.binary(min_size=1, max_size=300))
-    def write(self, d: Any, content: bytes) -> None:
+    @rule(d=st.data(), size=st.integers(1, 300))
+    def write(self, d: Any, size: int) -> None:
         stream = self.choose(d, is_switched=True, write_closed=False, closed=False)
         if stream is not None and stream.target.reason is None:
+            # Each place has a byte of its own.
+            content = bytes((len(stream.written) + place) % 251 for place in range(size))
             stream.written += content
             stream.target.transport.write(content)
+            self.send()
+
+    @rule(d=st.data(), pieces=st.lists(st.binary(min_size=1, max_size=200), max_size=4))
+    def produce(self, d: Any, pieces: list[bytes]) -> None:
+        stream = self.choose(d, is_switched=True, write_closed=False, closed=False, is_produced=False)
+        if stream is not None and stream.target.reason is None:
+            stream.is_produced = True
+            stream.target.transport.registerProducer(Pieces(stream, pieces), False)
             self.send()
 
     @rule(
@@ -265,13 +359,21 @@ class Streams(RuleBasedStateMachine):
         for stream in self.streams:
             if stream.is_switched and stream.has_paused and stream.target.reason is None:
                 stream.target.transport.resumeProducing()
-        self.send(settings(_4=2**20))
+        self.fill_transport(False)
+        self.takes += 2**20
+        self.resize(2**20)
+        self.send(settings(_4=2**20), window_update(0, 2**20))
+        assert self.answered == self.pages
         for stream in self.streams:
             self.check(stream)
             if stream.is_switched and stream.closed and not stream.client_reset and not stream.aborted:
                 assert stream.received == stream.written
                 assert stream.client_saw_end
         assert not self.client.is_over
+        # Nothing is kept back of what the client may send on all streams together.
+        windows = self.client.connection.windows
+        held = sum(stream._held_size for stream in self.client.connection.streams.values())
+        assert windows._room + windows._read + held == CONNECTION_WINDOW
         open_now = [s for s in self.streams if s.is_switched and s.target.reason is None]
         # With the connection itself.
         assert len(self.client.site.switched) == len(open_now) + 1

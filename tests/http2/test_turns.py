@@ -68,6 +68,22 @@ def test_heads_need_no_window() -> None:
     client.leave()
 
 
+def test_one_frame_is_not_everything() -> None:
+    """Whatever the size of frames that a client takes, others have their turns in between."""
+    site = site_of_large()
+    site.resource.putChild(b"huge", ByHand(lambda request: b"x" * 2**21))
+    huge = [(name, b"/huge" if name == b":path" else value) for name, value in GET]
+    client = RawClient(site)
+    client.send(settings(_4=2**31 - 1, _5=2**24 - 1), window_update(0, 2**30))
+    client.take()
+    client.send(headers(1, huge), headers(3))
+    sent = [f for f in client.take() if f.kind == DATA]
+    assert max(len(f.payload) for f in sent) == 2**16
+    assert [f.stream for f in sent].index(3) <= 2
+    assert sum(len(f.payload) for f in sent if f.stream == 1) == 2**21
+    client.leave()
+
+
 def calls_of(act: Callable[[], object]) -> int:
     """How many functions are called."""
     count = 0

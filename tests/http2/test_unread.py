@@ -28,7 +28,7 @@ from tests.kit.h2raw import (
     settings,
     window_update,
 )
-from tests.kit.harness import EchoTarget
+from tests.kit.harness import EchoTarget, Recorder
 
 SIZE = 60_000
 
@@ -201,3 +201,25 @@ def test_timer_is_not_left(path: bytes) -> None:
     client.send(headers(3, get(path)))
     client.leave()
     assert site.reactor.getDelayedCalls() == []
+
+
+def test_closing_tunnel_with_a_producer() -> None:
+    """A stream that closes is given up also if its producer has written the last bytes since then."""
+    target = Recorder()
+    site = h2c_site({"echo": lambda request, token: target}, http2_connect=True, reactor=Clock())
+    client = RawClient(site)
+    client.send(settings(_4=0), headers(1, CONNECT, end=False))
+    target.transport.registerProducer(Recorder(), True)
+    target.transport.loseConnection()
+    target.transport.write(b"x" * 100)
+    target.transport.unregisterProducer()
+    client.site.reactor.advance(0)
+    for _ in range(50):
+        client.site.reactor.advance(1)
+    assert resets(client) == {}
+    for _ in range(15):
+        client.site.reactor.advance(1)
+    client.wire.pump()
+    assert resets(client) == {1: CANCEL}
+    assert target.reason is not None
+    client.leave()

@@ -4,12 +4,14 @@ Flow control (RFC 9113 §5.2, §6.9), which is counted without h2; and blocks of
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 
-from tests.kit.h2client import frame, h2c_site
+from tests.kit.h2client import PREFACE, frame, h2c_site
 from tests.kit.h2raw import (
     CONNECT,
     DATA,
@@ -30,6 +32,7 @@ from tests.kit.h2raw import (
 )
 from tests.kit.harness import EchoTarget, Recorder, factory_of
 from upgrade_switch import UpgradeResource
+from upgrade_switch.server.http2 import ServerConnection
 
 WINDOW = 2**16 - 1
 FLOW_CONTROL_ERROR = 3
@@ -218,3 +221,15 @@ def test_blocks_that_are_remembered_are_few() -> None:
     assert max(map(len, known)) <= 64
     client.send(frame(HEADERS, 203, block(GET), END_HEADERS | END_STREAM))
     assert known == {}
+
+
+@pytest.mark.parametrize("by", ["HTTP2-Settings", "SETTINGS"])
+def test_table_of_the_encoder(by: str) -> None:
+    """However large a table of fields a client keeps, what is kept for it here is small."""
+    wanted = b"\0\1" + (2**30).to_bytes(4, "big")
+    upgraded = urlsafe_b64encode(wanted) if by == "HTTP2-Settings" else None
+    connection = ServerConnection(h2c_site(reactor=Clock()), upgraded)
+    connection.makeConnection(StringTransport())
+    connection.dataReceived(PREFACE + settings(**{} if upgraded else {"_1": 2**30}))
+    assert connection.machine.encoder.header_table_size == 2**12
+    connection.connectionLost()

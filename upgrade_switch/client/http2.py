@@ -117,7 +117,8 @@ class ClientConnection(HTTP2Connection):
         # Not in turns: the numbers of streams have to go up.
         self.machine.send_headers(stream_id, connect_fields(request, token))
         answer = exchange.answer
-        self._flush_unless_reading()
+        if not (self._is_reading or self.is_closed):
+            self.turns.flush(unasked=True)
         return answer
 
     def given_up(self, exchange: StreamExchange) -> None:

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HANDLERS", "StreamsConnection"]
 
-# Bytes that the table of the encoder may take (RFC 7541 §4.2), whatever the other side allows.
-_LARGEST_TABLE = 2**12
-
 
 class StreamsConnection(TypingProtocol):
     """A connection, as these events need it."""
@@ -90,8 +87,7 @@ def _stream_reset(connection: StreamsConnection, event: StreamReset) -> None:
 
 def _settings_changed(connection: StreamsConnection, event: RemoteSettingsChanged) -> None:
     if SettingCodes.HEADER_TABLE_SIZE in event.changed_settings:
-        encoder = connection.machine.encoder
-        encoder.header_table_size = min(encoder.header_table_size, _LARGEST_TABLE)
+        connection.machine.limit_table()
     window = event.changed_settings.get(SettingCodes.INITIAL_WINDOW_SIZE)
     if window is not None:
         difference = window.new_value - (window.original_value or 0)

@@ -37,6 +37,9 @@ MOST_WIDE = 4
 #: The connection's own is as wide as theirs together, so that some that are not read stop no others.
 CONNECTION_WINDOW = MOST_STREAMS * STREAM_WINDOW + MOST_WIDE * WIDE_WINDOW
 
+# Bytes that the table of the encoder may take (RFC 7541 §4.2), whatever the other side allows.
+_LARGEST_TABLE = 2**12
+
 # How many streams are opened before those that are open are counted anew, if there are fewer.
 _UNCOUNTED = 16
 
@@ -66,6 +69,10 @@ class Machine(H2Connection):
             self._opened_since = 0
         self._opened_since += 1
         return most
+
+    def limit_table(self) -> None:
+        """The other side has said how large a table it keeps, which h2 would fill."""
+        self.encoder.header_table_size = min(self.encoder.header_table_size, _LARGEST_TABLE)
 
     def is_idle(self, stream_id: int) -> bool:
         """Whether a stream has not been opened yet (RFC 9113 §5.1)."""

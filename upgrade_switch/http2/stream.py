@@ -158,6 +158,8 @@ class HTTP2Stream(Outgoing):
         if not data or self.disconnected or self._aborting or self.sending is Direction.ENDED:
             return
         self.add(data)
+        if self.disconnecting:
+            self._watch_draining()
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         self.write(b"".join(iovec))
@@ -189,9 +191,14 @@ class HTTP2Stream(Outgoing):
             self._clock.callLater(0, self.finish, Failure(ConnectionDone()))
             return
         self.sending = Direction.ENDING
-        if self.unsent and self.linger:
-            self._draining = SendingWatch(self, self._clock, _nothing, self.abortConnection)
+        self._watch_draining()
         self.schedule()
+
+    def _watch_draining(self) -> None:
+        """Nobody else gives a stream up that closes, and of which the other side takes nothing."""
+        is_watched = self._draining is not None and self._draining.active
+        if self.unsent and self.linger and not (is_watched or self.is_aborting):
+            self._draining = SendingWatch(self, self._clock, _nothing, self.abortConnection)
 
     def abortConnection(self) -> None:
         """Reset the stream at once; what waits to be sent is lost."""

@@ -26,7 +26,8 @@ _MOST_BEFORE_SETTINGS = 2**14
 # Bytes of frames that cannot wait, for somebody who does not read.
 _MOST_IN_EXCESS = 2**16
 
-# Bytes that are given to the transport in one piece.
+# Bytes that are given to the transport in one piece, and in one frame: the other side may take frames
+# of 16 MiB, and all other streams would wait for each.
 _AT_ONCE = 2**16
 
 _DATA, _END_STREAM = int(FrameType.DATA), int(Flag.END_STREAM)
@@ -93,14 +94,18 @@ class Turns:
             self._made.append(data)
         self._made += pieces
 
-    def flush(self) -> None:
-        """Write what there is to send."""
+    def flush(self, unasked: bool = False) -> None:
+        """
+        Write what there is to send.
+
+        :param unasked: whether this side sends it by itself, and the other side has not made it.
+        """
         data = self._machine.data_to_send()
         if self._made:
             data = b"".join([*self._made, data])
             self._made.clear()
         if data:
-            if self.is_full:
+            if self.is_full and not unasked:
                 self._in_excess += len(data)
             self.transport.write(data)
 
@@ -165,7 +170,7 @@ class Turns:
             window = self._window_before_settings(window, stream)
         if window <= 0:
             return len(heads)
-        data = stream.take(min(window, machine.max_outbound_frame_size))
+        data = stream.take(min(window, machine.max_outbound_frame_size, _AT_ONCE))
         ends = stream.is_at_end
         self._send_data(stream, data, ends)
         self._reader.budget.sent(len(data), stream.unsent)

@@ -139,7 +139,7 @@ class Windows:
                 self._wide.add(stream)
                 frames = self.widen(stream)
             if stream.read >= _WORTH_A_FRAME:
-                if not (stream.end_came or stream.disconnected):
+                if not (stream.end_came or stream.disconnected or stream.is_aborting):
                     frames += window_frame(stream.stream_id, stream.read)
                 stream.room += stream.read
                 stream.read = 0

@@ -92,6 +92,7 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
             self.machine.initiate_connection()
         else:
             self.machine.initiate_upgrade_connection(self._settings)
+            self.machine.limit_table()
 
     def connectionMade(self) -> None:
         super().connectionMade()
