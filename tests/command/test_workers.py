@@ -354,8 +354,11 @@ def test_twist() -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--workers", "0"], "a whole number above 0, or auto"),
-        (["--workers", "many"], "a whole number above 0, or auto"),
+        (["--workers", "0"], "a whole number from 1 to 1000, or auto"),
+        (["--workers", "-1"], "a whole number from 1 to 1000, or auto"),
+        (["--workers", "1001"], "a whole number from 1 to 1000, or auto"),
+        (["--workers", "9" * 5000], "a whole number from 1 to 1000, or auto"),
+        (["--workers", "many"], "a whole number from 1 to 1000, or auto"),
         (["--workers", "2", "--listen", "stdio:"], "cannot inherit"),
         (["--workers", "1", "--listen", LOCAL, "--tunnel", "/a b nonsense:"], "not a client endpoint"),
     ],
