@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.kit.certificate import make_certificate
-from tests.kit.commands import LOCAL, Process, echo, read_until, serving
+from tests.kit.commands import LOCAL, PATIENCE, Process, echo, read_until, serving
 from tests.kit.harness import status
 from tests.kit.operating import answer, body_of, connected, get, operated, upgraded
 
@@ -154,6 +154,57 @@ def test_reload(configured: Configured) -> None:
         reloads(server, "reloaded")
         assert get(url, "/three")[0] == 426
         assert echoes(before)
+        server.terminate()
+        assert server.ends() == (0, b"", b"")
+
+
+def test_client_certificates(configured: Configured) -> None:
+    """
+    Certificates can be demanded of clients from a reload on, and their authority can change. But not
+    while somebody can come in without: on a port that ``--listen`` no longer has, but that is open.
+    """
+    folder = configured.folder
+    config, pem = folder / "config.toml", folder / "both.pem"
+    tls = f"ssl:0:privateKey={pem}:interface=127.0.0.1"
+    of_clients = [folder / "first.pem", folder / "second.pem"]
+    for file in of_clients:
+        file.write_bytes(b"".join(make_certificate()))
+
+    def demand(file: Path, *listen: str) -> None:
+        config.write_text(f"listen = {list(listen)}\nclient-ca = '{file}'\nready = '/ready'")
+
+    def is_let_in(url: str, file: Path | None) -> bool:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if file is not None:
+            context.load_cert_chain(file)
+        host, port = url.removeprefix("https://").rstrip("/").split(":")
+        try:
+            with (
+                socket.create_connection((host, int(port)), PATIENCE) as plain,
+                context.wrap_socket(plain) as client,
+            ):
+                client.sendall(b"GET /ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                return status(client.recv(1000)) == 200
+        except OSError:
+            return False
+
+    base = ["--config", str(config), "--log-format", "none", "--drain", "0"]
+    config.write_text(f"listen = ['{tls}']\nready = '/ready'")
+    with Process("serve", *base) as server:
+        url = server.says().removeprefix("listening on ")
+        assert is_let_in(url, None)
+        for file, other in (of_clients, of_clients[::-1]):
+            demand(file, tls)
+            reloads(server, "has reloaded")
+            assert [is_let_in(url, each) for each in (file, other, None)] == [True, False, False]
+        server.terminate()
+        assert server.ends() == (0, b"", b"")
+    config.write_text(f"listen = ['{LOCAL}']")
+    with Process("serve", *base) as server:
+        server.says()
+        demand(of_clients[0], tls)
+        reloads(server, "not reloaded, all is as it was: --client-ca is for ssl: endpoints only")
         server.terminate()
         assert server.ends() == (0, b"", b"")
 

@@ -233,6 +233,36 @@ def test_reloading(tmp_path: Path) -> None:
         assert server.everything() == (0, b"", b"")
 
 
+def test_limits_of_those_before() -> None:
+    """
+    Whoever was connected when the workers changed can switch as before, where ``--max-switched`` has
+    room; and takes a place as anybody does, which others get when the connection ends.
+    """
+    with ExitStack() as stack, workers("--max-switched", "4", "--drain", "0") as server:
+        kept = stack.enter_context(connected(server.url))
+        kept.sendall(b"GET /who HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert status(read_until(kept, b"\r\n\r\n")) == 200
+        server.send_signal(signal.SIGHUP)
+        assert server.says() == "has reloaded its options"
+        kept.sendall(upgrade_head(b"who", path=b"/who"))
+        assert status(read_until(kept, b"\r\n\r\n")) == 101
+
+        def switches() -> bool:
+            client = stack.enter_context(connected(server.url))
+            client.sendall(upgrade_head(b"who", path=b"/who"))
+            return status(read_until(client, b"\r\n\r\n")) == 101
+
+        for _ in range(3):
+            while not switches():
+                pass
+        assert not any(switches() for _ in range(10))
+        kept.close()
+        while not switches():
+            pass
+        server.terminate()
+        assert server.everything() == (0, b"", b"")
+
+
 def wait_for_end(pid: int) -> None:
     """Wait for the end of a process that is nobody's child here."""
     try:
