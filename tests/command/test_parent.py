@@ -1,5 +1,5 @@
 """
-The parent of ``serve --workers``, with workers that do what a test wants: hang, or end at the wrong moment.
+The parent of ``serve --workers``, with workers that hang, or end at the wrong moment.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Worker:
 
 
 class Reactor(MemoryReactorClock):
-    """A reactor with sockets that are real, for workers to inherit, and with processes that are none."""
+    """A reactor with real sockets, for workers to inherit, and with processes that are none."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,103 +8,27 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import signal
 import socket
 import ssl
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.kit.certificate import make_certificate
-from tests.kit.commands import COMMAND, LOCAL, PATIENCE, Process, fails, read_all, read_until
+from tests.kit.commands import COMMAND, LOCAL, PATIENCE, fails, read_all, read_until
 from tests.kit.harness import status, upgrade_head
-from tests.kit.operating import TWIST, Operated, body_of, connected, get, upgraded
+from tests.kit.operating import TWIST, Operated, body_of, connected, get
 from tests.kit.programs import Program, one_line
-
-MODULE = """
-import os
-from pathlib import Path
-
-from twisted.internet.protocol import Factory, Protocol
-from twisted.web.resource import Resource
-from upgrade_switch import UpgradeResource
-
-if Path(__file__).with_name("dies").exists():
-    os._exit(7)
-
-
-class Told(Protocol):
-    def dataReceived(self, data):
-        self.transport.write(b"%d\\n" % os.getpid() if data == b"?" else data)
-
-
-class Page(Resource):
-    def render_GET(self, request):
-        return b"%d" % os.getpid()
-
-
-class Who(UpgradeResource):
-    def __init__(self):
-        super().__init__({"who": Factory.forProtocol(Told)}, Page())
-"""
-
-WHO = ("--class", "/who who.Who")
+from tests.kit.workers import WHO, by_each, serves, wait_for_end, workers, write_module
 
 
 @pytest.fixture(autouse=True)
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module whose resource tells which process serves."""
-    (tmp_path / "who.py").write_text(MODULE)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-
-
-class Switched:
-    """A client that has switched, and knows to whom."""
-
-    def __init__(self, url: str) -> None:
-        self.socket = upgraded(url, "/who", "who")
-        self.socket.sendall(b"?")
-        self.pid = int(read_until(self.socket, b"\n"))
-
-    def echoes(self) -> bool:
-        self.socket.sendall(b"hello")
-        return read_until(self.socket, b"hello") == b"hello"
-
-    def close(self) -> None:
-        self.socket.close()
-
-
-def by_each(stack: ExitStack, url: str, count: int) -> dict[int, list[Switched]]:
-    """So many clients at least, and of two processes."""
-    clients: dict[int, list[Switched]] = {}
-    while len(clients) < 2 or sum(map(len, clients.values())) < count:
-        client = Switched(url)
-        stack.callback(client.close)
-        clients.setdefault(client.pid, []).append(client)
-    return clients
-
-
-def serves(url: str, is_wanted: Callable[[int], bool]) -> int:
-    """Ask until a process answers that is wanted."""
-    while not is_wanted(pid := int(body_of(get(url, "/who")[1]))):
-        pass
-    return pid
-
-
-@contextmanager
-def workers(*options: str, **kwargs: Any) -> Iterator[Any]:
-    """Two workers, listening; whoever asks for them ends them."""
-    base = ["--workers", "2", "--listen", LOCAL, "--log-format", "none", *WHO]
-    with Process("serve", *base, *options, **kwargs) as server:
-        found: Any = server
-        found.url = server.says().removeprefix("listening on ")
-        yield found
+    write_module(tmp_path, monkeypatch)
 
 
 def test_dying(tmp_path: Path) -> None:
@@ -231,47 +155,6 @@ def test_reloading(tmp_path: Path) -> None:
         assert all(client.echoes() for clients in after.values() for client in clients)
         server.terminate()
         assert server.everything() == (0, b"", b"")
-
-
-def test_limits_of_those_before() -> None:
-    """
-    Whoever was connected when the workers changed can switch as before, where ``--max-switched`` has
-    room; and takes a place as anybody does, which others get when the connection ends.
-    """
-    with ExitStack() as stack, workers("--max-switched", "4", "--drain", "0") as server:
-        kept = stack.enter_context(connected(server.url))
-        kept.sendall(b"GET /who HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert status(read_until(kept, b"\r\n\r\n")) == 200
-        server.send_signal(signal.SIGHUP)
-        assert server.says() == "has reloaded its options"
-        kept.sendall(upgrade_head(b"who", path=b"/who"))
-        assert status(read_until(kept, b"\r\n\r\n")) == 101
-
-        def switches() -> bool:
-            client = stack.enter_context(connected(server.url))
-            client.sendall(upgrade_head(b"who", path=b"/who"))
-            return status(read_until(client, b"\r\n\r\n")) == 101
-
-        for _ in range(3):
-            while not switches():
-                pass
-        assert not any(switches() for _ in range(10))
-        kept.close()
-        while not switches():
-            pass
-        server.terminate()
-        assert server.everything() == (0, b"", b"")
-
-
-def wait_for_end(pid: int) -> None:
-    """Wait for the end of a process that is nobody's child here."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    with os.fdopen(descriptor):
-        ended, _, _ = select.select([descriptor], [], [], PATIENCE)
-        assert ended
 
 
 def test_limits() -> None:
