@@ -225,6 +225,22 @@ def test_other_ports(tmp_path: Path) -> None:
         assert server.ends() == (0, b"", b"")
 
 
+def test_module_that_exits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that would end the process, since it misses something, ends no server that runs."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "exiting.py").write_text("raise SystemExit('no database')")
+    config = tmp_path / "config.toml"
+    config.write_text("ready = '/ready'\n")
+    options = ["--listen", LOCAL, "--log-format", "none", "--drain", "0"]
+    with Process("serve", "--config", str(config), *options) as server:
+        url = server.says().removeprefix("listening on ")
+        config.write_text("class = ['/page exiting.Page']\n")
+        reloads(server, "not reloaded, all is as it was: --class exiting.Page: SystemExit: no database")
+        assert get(url, "/ready")[0] == 200
+        server.terminate()
+        assert server.ends() == (0, b"", b"")
+
+
 @pytest.mark.parametrize("options", [[], ["--workers", "1"]])
 def test_terminal(options: list[str]) -> None:
     """Where the server was started on a terminal, closing that ends it."""
