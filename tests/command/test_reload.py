@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.kit.certificate import make_certificate
-from tests.kit.commands import LOCAL, Process, echo, read_until, serving
+from tests.kit.commands import LOCAL, PATIENCE, Process, echo, read_until, serving
 from tests.kit.harness import status
 from tests.kit.operating import answer, body_of, connected, get, operated, upgraded
 
@@ -158,6 +158,57 @@ def test_reload(configured: Configured) -> None:
         assert server.ends() == (0, b"", b"")
 
 
+def test_client_certificates(configured: Configured) -> None:
+    """
+    Certificates can be demanded of clients from a reload on, and their authority can change. But not
+    while somebody can come in without: on a port that ``--listen`` no longer has, but that is open.
+    """
+    folder = configured.folder
+    config, pem = folder / "config.toml", folder / "both.pem"
+    tls = f"ssl:0:privateKey={pem}:interface=127.0.0.1"
+    of_clients = [folder / "first.pem", folder / "second.pem"]
+    for file in of_clients:
+        file.write_bytes(b"".join(make_certificate()))
+
+    def demand(file: Path, *listen: str) -> None:
+        config.write_text(f"listen = {list(listen)}\nclient-ca = '{file}'\nready = '/ready'")
+
+    def is_let_in(url: str, file: Path | None) -> bool:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if file is not None:
+            context.load_cert_chain(file)
+        host, port = url.removeprefix("https://").rstrip("/").split(":")
+        try:
+            with (
+                socket.create_connection((host, int(port)), PATIENCE) as plain,
+                context.wrap_socket(plain) as client,
+            ):
+                client.sendall(b"GET /ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                return status(client.recv(1000)) == 200
+        except OSError:
+            return False
+
+    base = ["--config", str(config), "--log-format", "none", "--drain", "0"]
+    config.write_text(f"listen = ['{tls}']\nready = '/ready'")
+    with Process("serve", *base) as server:
+        url = server.says().removeprefix("listening on ")
+        assert is_let_in(url, None)
+        for file, other in (of_clients, of_clients[::-1]):
+            demand(file, tls)
+            reloads(server, "has reloaded")
+            assert [is_let_in(url, each) for each in (file, other, None)] == [True, False, False]
+        server.terminate()
+        assert server.ends() == (0, b"", b"")
+    config.write_text(f"listen = ['{LOCAL}']")
+    with Process("serve", *base) as server:
+        server.says()
+        demand(of_clients[0], tls)
+        reloads(server, "not reloaded, all is as it was: --client-ca is for ssl: endpoints only")
+        server.terminate()
+        assert server.ends() == (0, b"", b"")
+
+
 def test_other_ports(tmp_path: Path) -> None:
     """Where it listens stays, and it says so; an option of the command line stays what it is."""
     config = tmp_path / "config.toml"
@@ -170,6 +221,22 @@ def test_other_ports(tmp_path: Path) -> None:
             server, "has reloaded its options; what --listen says now takes effect at the next start"
         )
         assert get(url, "/ready")[0] == 404
+        server.terminate()
+        assert server.ends() == (0, b"", b"")
+
+
+def test_module_that_exits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that would end the process, since it misses something, ends no server that runs."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "exiting.py").write_text("raise SystemExit('no database')")
+    config = tmp_path / "config.toml"
+    config.write_text("ready = '/ready'\n")
+    options = ["--listen", LOCAL, "--log-format", "none", "--drain", "0"]
+    with Process("serve", "--config", str(config), *options) as server:
+        url = server.says().removeprefix("listening on ")
+        config.write_text("class = ['/page exiting.Page']\n")
+        reloads(server, "not reloaded, all is as it was: --class exiting.Page: SystemExit: no database")
+        assert get(url, "/ready")[0] == 200
         server.terminate()
         assert server.ends() == (0, b"", b"")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.usage import UsageError
 
 from tests.kit.commands import LOCAL, PATIENCE, Process, fails
@@ -87,6 +88,17 @@ def test_watchdog_of_nobody(tmp_path: Path, watchdog: dict[str, str]) -> None:
         Notifier(clock, {"NOTIFY_SOCKET": str(tmp_path / "notify"), **watchdog}).ready()
         assert manager.hears() == "READY=1"
     assert not clock.getDelayedCalls()
+
+
+@pytest.mark.parametrize(
+    ("address", "why"), [("/nobody/there", "No such file"), ("/" + "x" * 500, "too long")]
+)
+def test_nobody_to_notify(address: str, why: str) -> None:
+    """That systemd cannot be told is logged, and is no reason not to serve."""
+    with capturedLogs() as logged:
+        Notifier(Clock(), {"NOTIFY_SOCKET": address}).ready()
+    (event,) = logged
+    assert why in formatEvent(event)
 
 
 def test_run_as() -> None:

@@ -8,103 +8,27 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import signal
 import socket
 import ssl
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.kit.certificate import make_certificate
-from tests.kit.commands import COMMAND, LOCAL, PATIENCE, Process, fails, read_all, read_until
+from tests.kit.commands import COMMAND, LOCAL, PATIENCE, fails, read_all, read_until
 from tests.kit.harness import status, upgrade_head
-from tests.kit.operating import TWIST, Operated, body_of, connected, get, upgraded
+from tests.kit.operating import TWIST, Operated, body_of, connected, get
 from tests.kit.programs import Program, one_line
-
-MODULE = """
-import os
-from pathlib import Path
-
-from twisted.internet.protocol import Factory, Protocol
-from twisted.web.resource import Resource
-from upgrade_switch import UpgradeResource
-
-if Path(__file__).with_name("dies").exists():
-    os._exit(7)
-
-
-class Told(Protocol):
-    def dataReceived(self, data):
-        self.transport.write(b"%d\\n" % os.getpid() if data == b"?" else data)
-
-
-class Page(Resource):
-    def render_GET(self, request):
-        return b"%d" % os.getpid()
-
-
-class Who(UpgradeResource):
-    def __init__(self):
-        super().__init__({"who": Factory.forProtocol(Told)}, Page())
-"""
-
-WHO = ("--class", "/who who.Who")
+from tests.kit.workers import WHO, by_each, serves, wait_for_end, workers, write_module
 
 
 @pytest.fixture(autouse=True)
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module whose resource tells which process serves."""
-    (tmp_path / "who.py").write_text(MODULE)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-
-
-class Switched:
-    """A client that has switched, and knows to whom."""
-
-    def __init__(self, url: str) -> None:
-        self.socket = upgraded(url, "/who", "who")
-        self.socket.sendall(b"?")
-        self.pid = int(read_until(self.socket, b"\n"))
-
-    def echoes(self) -> bool:
-        self.socket.sendall(b"hello")
-        return read_until(self.socket, b"hello") == b"hello"
-
-    def close(self) -> None:
-        self.socket.close()
-
-
-def by_each(stack: ExitStack, url: str, count: int) -> dict[int, list[Switched]]:
-    """So many clients at least, and of two processes."""
-    clients: dict[int, list[Switched]] = {}
-    while len(clients) < 2 or sum(map(len, clients.values())) < count:
-        client = Switched(url)
-        stack.callback(client.close)
-        clients.setdefault(client.pid, []).append(client)
-    return clients
-
-
-def serves(url: str, is_wanted: Callable[[int], bool]) -> int:
-    """Ask until a process answers that is wanted."""
-    while not is_wanted(pid := int(body_of(get(url, "/who")[1]))):
-        pass
-    return pid
-
-
-@contextmanager
-def workers(*options: str, **kwargs: Any) -> Iterator[Any]:
-    """Two workers, listening; whoever asks for them ends them."""
-    base = ["--workers", "2", "--listen", LOCAL, "--log-format", "none", *WHO]
-    with Process("serve", *base, *options, **kwargs) as server:
-        found: Any = server
-        found.url = server.says().removeprefix("listening on ")
-        yield found
+    write_module(tmp_path, monkeypatch)
 
 
 def test_dying(tmp_path: Path) -> None:
@@ -233,17 +157,6 @@ def test_reloading(tmp_path: Path) -> None:
         assert server.everything() == (0, b"", b"")
 
 
-def wait_for_end(pid: int) -> None:
-    """Wait for the end of a process that is nobody's child here."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    with os.fdopen(descriptor):
-        ended, _, _ = select.select([descriptor], [], [], PATIENCE)
-        assert ended
-
-
 def test_limits() -> None:
     """
     Two workers under a flood have ``--max-switched`` connections together, half of them each; one that
@@ -354,8 +267,11 @@ def test_twist() -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--workers", "0"], "a whole number above 0, or auto"),
-        (["--workers", "many"], "a whole number above 0, or auto"),
+        (["--workers", "0"], "a whole number from 1 to 1000, or auto"),
+        (["--workers", "-1"], "a whole number from 1 to 1000, or auto"),
+        (["--workers", "1001"], "a whole number from 1 to 1000, or auto"),
+        (["--workers", "9" * 5000], "a whole number from 1 to 1000, or auto"),
+        (["--workers", "many"], "a whole number from 1 to 1000, or auto"),
         (["--workers", "2", "--listen", "stdio:"], "cannot inherit"),
         (["--workers", "1", "--listen", LOCAL, "--tunnel", "/a b nonsense:"], "not a client endpoint"),
     ],

@@ -5,6 +5,7 @@ The options of ``serve`` for those who operate it.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pwd import struct_passwd
@@ -18,6 +19,9 @@ from .paths import is_path
 from .privileges import user_called
 
 __all__ = ["OperatingOptions"]
+
+# A slip of the finger must not fill the machine with processes.
+_MOST_WORKERS = 1000
 
 
 class OperatingOptions(CommandOptions):
@@ -76,7 +80,9 @@ class OperatingOptions(CommandOptions):
         """
         if number == "auto":
             self.workers = len(os.sched_getaffinity(0))
-        elif number.isascii() and number.isdecimal() and int(number):
+        elif re.fullmatch("0*[1-9][0-9]{0,3}", number) and int(number) <= _MOST_WORKERS:
             self.workers = int(number)
         else:
-            raise UsageError(f"--workers must be a whole number above 0, or auto, not {number!r}")
+            raise UsageError(
+                f"--workers must be a whole number from 1 to {_MOST_WORKERS}, or auto, not {number!r}"
+            )

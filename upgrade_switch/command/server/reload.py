@@ -41,9 +41,11 @@ class Reload:
             self._notifier.ready()
 
     def _reload(self) -> None:
-        listen = self._served.options.listen
+        opened = [description for description, _ in self._server.ports]
         try:
             options = self._served.options.again()
+            # What is demanded of clients has to hold where they do come in.
+            wanted, options.listen = options.listen, opened
             factories = self._factories(options)
             self._served.become(options)
         except UsageError as error:
@@ -53,7 +55,7 @@ class Reload:
             if description in factories:
                 _give(port, factories[description])
         moved = "; what --listen says now takes effect at the next start"
-        say(f"has reloaded its options{moved if options.listen != listen else ''}")
+        say(f"has reloaded its options{moved if wanted not in ([], opened) else ''}")
 
     def _factories(self, options: ServeOptions) -> dict[str, IProtocolFactory]:
         """

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
@@ -27,6 +28,7 @@ class RetiringSite(LoggedSite):
         # Those beneath TLS: the reactor's own. One that has ended goes with its last reference.
         self._transports: WeakSet[Any] = WeakSet()
         self._is_retiring = False
+        self._seen = 0
 
     def connected(self, transport: object) -> None:
         super().connected(transport)
@@ -47,21 +49,30 @@ class RetiringSite(LoggedSite):
             request.responseHeaders.setRawHeaders(b"connection", [b"close"])
             request.channel.persistent = False
 
-    def retire(self) -> Deferred[None]:
+    def retire(self, changed: Callable[[], None]) -> Deferred[None]:
         """
         Nobody new comes, and whoever is here is served to the end: answers say that theirs was the last
         request on the connection, HTTP/2 says goodbye, and what is switched goes on.
 
+        :param changed: called when some connections have ended.
         :return: fires when the last connection has ended.
         """
         self._is_retiring = True
         for http2 in tuple(self.http2_connections):
             http2.drain()
-        watching = LoopingCall(lambda: watching.stop() if self._is_empty() else None)
+        watching = LoopingCall(lambda: self._look(watching, changed))
         watching.clock = self.reactor
         ended: Deferred[None] = Deferred()
         watching.start(_SECONDS_BETWEEN_LOOKS).addCallback(lambda _: ended.callback(None))
         return ended
 
-    def _is_empty(self) -> bool:
-        return not any(transport.connected for transport in self._transports)
+    def _look(self, watching: LoopingCall, changed: Callable[[], None]) -> None:
+        before, self._seen = self._seen, self.count()
+        if not self._seen:
+            watching.stop()
+        elif self._seen != before:
+            changed()
+
+    def count(self) -> int:
+        """How many are connected."""
+        return sum(bool(transport.connected) for transport in self._transports)

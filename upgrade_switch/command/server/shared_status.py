@@ -37,7 +37,8 @@ class SharedStatus(Status):
     def gathered(self, snapshots: Sequence[Snapshot]) -> None:
         """The parent says what all have counted."""
         waiting, self._waiting = self._waiting, []
-        merged = Merged(snapshots)
+        # There are none if nobody has answered in time, this worker neither.
+        merged = Merged(snapshots or [self.snapshot(_process())])
         for each in waiting:
             each.callback(merged)
 

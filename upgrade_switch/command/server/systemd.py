@@ -39,7 +39,7 @@ class Notifier:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
                 sender.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
-            _log.warn("cannot tell systemd {what}: {why}", what=lines[0], why=error.strerror)
+            _log.warn("cannot tell systemd {what}: {why}", what=lines[0], why=error.strerror or error)
 
     def ready(self) -> None:
         """The service is there, or there again."""

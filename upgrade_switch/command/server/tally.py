@@ -36,6 +36,7 @@ class Tally:
         self._granted: int | None = None
         self._number = 0
         self._has_declined = self._retires = False
+        self._may_come: Callable[[], int] = int
         self._told: Mapping[str, int] = {}
 
     def watch(self, connections: SwitchedConnections) -> None:
@@ -47,8 +48,15 @@ class Tally:
             self._limit(0)
 
     def _limit(self, most: int) -> None:
-        self._granted = max(most, len(self._connections))
+        self._granted = max(most, self._used())
         self._connections.limits = self._connections.limits._replace(max_switched=self._granted)
+
+    def _used(self) -> int:
+        """
+        How much of what it has been granted it does not give back: what is switched, and, while it
+        retires, a place for each that may still want to.
+        """
+        return max(len(self._connections), min(self._may_come(), self._granted or 0))
 
     def grant(self, most: int, number: int) -> None:
         """
@@ -60,9 +68,14 @@ class Tally:
         self._limit(most)
         self.report()
 
-    def retire(self) -> None:
-        """Grow no more: what ends is for other workers."""
+    def retire(self, may_come: Callable[[], int] = int) -> None:
+        """
+        Grow no more: what ends is for other workers.
+
+        :param may_come: how many are connected, some of whom may want to switch before they leave.
+        """
         self._retires = True
+        self._may_come = may_come
 
     def note_others(self, parties: Mapping[str, int]) -> None:
         """So many connections of these addresses are switched by other workers."""
@@ -98,7 +111,7 @@ class Tally:
         self._say(
             {
                 "say": "used",
-                "used": len(self._connections),
+                "used": self._used(),
                 "granted": self._granted,
                 "number": self._number,
                 "declined": declined,

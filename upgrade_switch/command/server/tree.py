@@ -283,7 +283,8 @@ def _made(name: str) -> IResource:
     """The resource that a class makes, which is named ``module.Class``."""
     try:
         resource = namedAny(name)()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        # SystemExit: a module that does not find what it needs must not end a server that runs.
         # Importing it runs its module, and calling it its constructor: they can raise anything.
         raise UsageError(f"--class {name}: {type(error).__name__}: {error}") from None
     if not IResource.providedBy(resource):

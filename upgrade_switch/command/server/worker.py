@@ -185,13 +185,13 @@ class Worker:
         """Others are there: close the ports, and end with the last connection."""
         assert self._server is not None
         assert isinstance(self._served.site, RetiringSite)
-        self._tally.retire()
         site = self._served.site
+        self._tally.retire(site.count)
         # It goes on, with its access log, when the ports are closed.
         site.doStart()
         closed = self._server.close_ports()
         closed.addCallback(lambda _: self._say({"say": "done"}))
-        closed.addCallback(lambda _: site.retire()).addCallback(lambda _: self.end())
+        closed.addCallback(lambda _: site.retire(self._tally.report)).addCallback(lambda _: self.end())
 
     def _hear_stop(self, _: Message) -> None:
         self.end()

@@ -20,7 +20,7 @@ from twisted.internet.protocol import Factory
 from twisted.python.usage import UsageError
 
 from ... import _twisted
-from ..exits import USAGE, say
+from ..exits import SUCCESS, USAGE, say
 from ..listening import Server, is_inherited, url_of
 from ..reactor import ICommandReactor
 from .addresses import Addresses
@@ -40,6 +40,9 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.2, 30.0
 _SECONDS_OF_A_LIFE = 10
 # How much longer than --drain a worker may take to end.
 _SECONDS_TO_END = 10
+# A worker that hangs holds up a reload for no longer than that: once while the new ones start, and once
+# while they take over.
+_SECONDS_TO_CHANGE = 60
 
 
 class Workers(Server):
@@ -86,8 +89,11 @@ class Workers(Server):
     # The workers' beginning.
 
     def _start(self) -> None:
-        for _ in range(self._next.options.workers or 1):
-            self._spawn(self._next)
+        generation = self._next
+        for _ in range(generation.options.workers or 1):
+            # There may be no room for another process, and so no reload.
+            if generation is self._next:
+                self._spawn(generation)
 
     def _spawn(self, generation: Generation) -> None:
         child = Child(generation, self._heard, self._ended)
@@ -143,6 +149,7 @@ class Workers(Server):
         generation.serves = True
         self._set_most(generation.options)
         self._cancel_calls()
+        self._later(_SECONDS_TO_CHANGE, lambda: self._is_late(generation))
         for child in self._of(generation, ChildState.BUILT):
             child.listen()
             self._awaited.add(child)
@@ -155,8 +162,18 @@ class Workers(Server):
         if child not in self._awaited:
             return
         self._awaited.remove(child)
-        if self._awaited:
-            return
+        if not self._awaited and self._none_left is None:
+            self._has_changed()
+
+    def _is_late(self, generation: Generation) -> None:
+        """Somebody does not answer: it is not waited for any more."""
+        if not generation.serves:
+            self._give_up(generation, f"no worker after {_SECONDS_TO_CHANGE} s")
+        elif self._awaited:
+            self._awaited.clear()
+            self._has_changed()
+
+    def _has_changed(self) -> None:
         if not self._has_begun:
             self._has_begun = True
             for _, port in [] if self._is_announced else self.ports:
@@ -204,7 +221,10 @@ class Workers(Server):
     def _missing(self, child: Child, why: str) -> None:
         """A worker is not there that should be."""
         generation = child.generation
-        if generation is not self._generation:
+        if self._code != SUCCESS:
+            # What is wrong is said once, whoever else has found it.
+            pass
+        elif generation is not self._generation:
             self._give_up(generation, why)
         elif child.why and not generation.serves:
             say(f"serve: {why}")
@@ -255,7 +275,8 @@ class Workers(Server):
             self._not_reloaded(str(error))
             return
         options.workers = options.workers or self._generation.options.workers
-        self._next = Generation(options)
+        self._next = generation = Generation(options)
+        self._later(_SECONDS_TO_CHANGE, lambda: self._is_late(generation))
         self._start()
 
     def _give_up(self, generation: Generation, why: str) -> None:

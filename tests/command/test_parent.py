@@ -1,0 +1,203 @@
+"""
+The parent of ``serve --workers``, with workers that hang, or end at the wrong moment.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import pytest
+from twisted.internet.error import ProcessTerminated
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
+
+from tests.kit.commands import LOCAL
+from upgrade_switch.command.server.options import ServeOptions
+from upgrade_switch.command.server.shared_status import SharedStatus
+from upgrade_switch.command.server.systemd import Notifier
+from upgrade_switch.command.server.workers import Workers
+
+
+class Worker:
+    """A process that is none: what it has been told, and what it says."""
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+        self.told: list[str] = []
+        self.is_killed = False
+        protocol.transport = self
+
+    def writeToChild(self, descriptor: int, data: bytes) -> None:
+        self.told.append(json.loads(data)["say"])
+
+    def signalProcess(self, name: str) -> None:
+        assert name == "KILL"
+        self.is_killed = True
+
+    def says(self, kind: str, **message: Any) -> None:
+        self._protocol.childDataReceived(4, json.dumps({"say": kind, **message}).encode() + b"\n")
+
+    def ends(self, signal: int | None = 9) -> None:
+        self._protocol.processEnded(Failure(ProcessTerminated(0, signal, None)))
+
+
+class Reactor(MemoryReactorClock):
+    """A reactor with real sockets, for workers to inherit, and with processes that are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running = True
+        self.workers: list[Worker] = []
+        self.rooms: list[bool] = []
+        self.has_stopped = 0
+
+    def listenTCP(self, *args: Any, **kwargs: Any) -> Any:
+        port: Any = super().listenTCP(*args, **kwargs)
+        port.socket = socket.socket()
+        port.fileno = port.socket.fileno
+        port.stopReading = lambda: None
+        port.stopListening = port.socket.close
+        return port
+
+    def spawnProcess(self, protocol: Any, *_: object, **__: object) -> None:
+        if self.rooms and not self.rooms.pop(0):
+            raise OSError(11, "no room")
+        self.workers.append(Worker(protocol))
+
+    def stop(self) -> None:
+        self.has_stopped += 1
+
+
+class Parent:
+    """A parent of two workers, and what it says."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], *options: str) -> None:
+        self.reactor = Reactor()
+        self._capsys = capsys
+        parsed = ServeOptions()
+        parsed.parseOptions(["--listen", LOCAL, "--workers", "2", *options])
+        clock: Any = self.reactor
+        self.workers = Workers(clock, parsed, Notifier(clock, {}))
+        self.workers.startService()
+
+    def says(self) -> list[str]:
+        lines = self._capsys.readouterr().err.splitlines()
+        return [line.removeprefix("upgrade-switch: ") for line in lines]
+
+    def new(self, count: int = 2) -> list[Worker]:
+        """The workers that it has started last."""
+        return self.reactor.workers[-count:]
+
+    def begins(self) -> list[Worker]:
+        """Its first workers, which serve."""
+        workers = self.take_over(self.new())
+        assert [line.split(" on ")[0] for line in self.says()] == ["listening"]
+        return workers
+
+    @staticmethod
+    def take_over(workers: list[Worker]) -> list[Worker]:
+        for worker in workers:
+            worker.says("built")
+        for worker in workers:
+            worker.says("done")
+        return workers
+
+
+RELOADED = "has reloaded its options"
+
+
+@pytest.fixture
+def parent(capsys: pytest.CaptureFixture[str]) -> Any:
+    parent = Parent(capsys)
+    yield parent
+    parent.workers.stopService()
+
+
+def test_old_worker_hangs(parent: Parent) -> None:
+    """One that is stopped, and does not say that it has retired, holds no reload up for ever."""
+    before = parent.begins()
+    parent.workers.reload()
+    after = parent.take_over(parent.new())
+    before[0].says("done")
+    # And the next one waits.
+    parent.workers.reload()
+    assert (parent.says(), len(parent.reactor.workers)) == ([], 4)
+    parent.reactor.advance(60)
+    assert (parent.says(), len(parent.reactor.workers)) == ([RELOADED], 6)
+    parent.take_over(parent.new())
+    for worker in after:
+        worker.says("done")
+    assert parent.says() == [RELOADED]
+    # It is awake again, and too late.
+    before[1].says("done")
+    parent.reactor.advance(60)
+    assert parent.says() == []
+    assert not before[1].is_killed
+
+
+def test_new_worker_hangs(parent: Parent) -> None:
+    """New workers that never can serve are given up, and the old ones go on."""
+    before = parent.begins()
+    parent.workers.reload()
+    hanging = parent.new()
+    hanging[0].says("built")
+    parent.reactor.advance(60)
+    assert parent.says() == ["not reloaded, all is as it was: no worker after 60 s"]
+    assert [worker.is_killed for worker in hanging] == [True, True]
+    assert "retire" not in before[0].told
+    parent.workers.reload()
+    # Of the time of before, nothing is left.
+    parent.reactor.advance(59)
+    parent.take_over(parent.new())
+    for worker in before:
+        worker.says("done")
+    assert parent.says() == [RELOADED]
+
+
+def test_no_room_for_new_workers(parent: Parent) -> None:
+    """If there is no room for one of the new workers, nothing changes, and no other one is started."""
+    parent.begins()
+    parent.reactor.rooms = [False, True]
+    parent.workers.reload()
+    assert parent.says() == ["not reloaded, all is as it was: no room"]
+    assert len(parent.reactor.workers) == 2
+
+
+def test_end_while_they_take_over(parent: Parent) -> None:
+    """Who is going down says nothing of a reload any more."""
+    before = parent.begins()
+    parent.workers.reload()
+    for worker in parent.new():
+        worker.says("built")
+    after = parent.new()
+    parent.workers.stopService()
+    for worker in (*before, *after):
+        assert worker.told[-1] == "stop"
+        worker.says("done")
+        worker.ends()
+    assert parent.says() == []
+    assert not parent.reactor.getDelayedCalls()
+
+
+def test_all_find_the_same_wrong(parent: Parent) -> None:
+    """What all workers find wrong at the start is said once."""
+    for worker in parent.new():
+        worker.says("wrong", why="nonsense")
+    for worker in parent.new():
+        worker.ends()
+    assert parent.says() == ["serve: nonsense"]
+    assert parent.reactor.has_stopped == 1
+
+
+def test_nobody_answers() -> None:
+    """Where no worker has told in time what it has counted, the page shows what its own has."""
+    told: list[Any] = []
+    clock: Any = MemoryReactorClock()
+    status = SharedStatus(clock, told.append)
+    reading = status.gather()
+    status.gathered([])
+    shown: list[Any] = []
+    reading.addCallback(lambda read: shown.append(read.as_json()))
+    assert shown[0]["totals"]["live"] == 0

@@ -1,0 +1,166 @@
+"""
+``serve --workers``: what workers that come and go leave to others: connections, places, descriptors.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.kit.commands import PATIENCE, read_all, read_until
+from tests.kit.harness import status, upgrade_head
+from tests.kit.operating import connected
+from tests.kit.workers import by_each, serves, wait_for_end, workers, write_module
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_module(tmp_path, monkeypatch)
+
+
+def test_dying_under_load() -> None:
+    """
+    A worker that is killed while requests are under way takes with it what it had accepted. Requests
+    that others have accepted are answered, and what they have switched lives.
+    """
+    with ExitStack() as stack, workers("--drain", "0") as server:
+        killed, other = by_each(stack, server.url, 20).values()
+        # A connection of each worker's that is kept.
+        kept: dict[int, socket.socket] = {}
+        while len(kept) < 2:
+            client = stack.enter_context(connected(server.url))
+            kept[page_on(client)] = client
+        asking = kept[other[0].pid]
+        asked = threading.Event()
+        ends = threading.Event()
+        answers: list[object] = []
+
+        def ask() -> None:
+            try:
+                while not ends.is_set():
+                    answers.append(page_on(asking))
+                    asked.set()
+            except Exception as error:
+                answers.append(error)
+                asked.set()
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert asked.wait(PATIENCE)
+        os.kill(killed[0].pid, signal.SIGKILL)
+        assert "SIGKILL" in server.says()
+        assert all(client.echoes() for client in other)
+        # New ones come to whoever is there.
+        pids = {killed[0].pid, other[0].pid}
+        serves(server.url, lambda pid: pid not in pids)
+        ends.set()
+        thread.join()
+        assert set(answers) == {other[0].pid}
+        assert all(read_all(client.socket) == b"" for client in killed)
+        assert all(client.echoes() for client in other)
+        server.terminate()
+        assert server.everything()[0] == 0
+
+
+def test_descriptors(tmp_path: Path) -> None:
+    """
+    Reloads, whether they succeed or not, leave no descriptor behind: not in the parent, not in the
+    workers, which have no more than those before them had. Nor is a UNIX socket's file lost by them.
+    """
+    path, config = tmp_path / "socket", tmp_path / "config.toml"
+    config.write_text("")
+    listen = ["--listen", f"unix:{path}", "--config", str(config)]
+    with workers("--drain", "0", *listen) as server:
+        assert server.says() == f"listening on {path}"
+        pids: set[int] = set()
+        counts = []
+        for number in range(4):
+            if number:
+                config.write_text('tunnel = ["/a b nonsense:"]')
+                server.send_signal(signal.SIGHUP)
+                assert server.says().startswith("not reloaded")
+                config.write_text("")
+                server.send_signal(signal.SIGHUP)
+                assert server.says() == "has reloaded its options"
+                for pid in pids:
+                    wait_for_end(pid)
+            fresh: set[int] = set()
+            while len(fresh) < 2:
+                fresh.add(serves(str(path), lambda pid: pid not in pids | fresh))  # noqa: B023
+            counts.append([pipes(pid) for pid in fresh])
+            pids = fresh
+            if not number:
+                at_first = descriptors(server.pid)
+        assert counts == [counts[0]] * 4
+        # The parent has heard of all ends a moment after they have come.
+        late = time.monotonic() + PATIENCE
+        while (left := descriptors(server.pid)) != at_first and time.monotonic() < late:
+            serves(str(path), lambda _: True)
+        assert left == at_first
+        server.terminate()
+        assert server.everything()[0] == 0
+        assert not path.exists()
+
+
+def descriptors(pid: int) -> Counter[str]:
+    """What a process has open, by kind."""
+    found: Counter[str] = Counter()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            found[os.readlink(entry).partition(":")[0]] += 1
+    return found
+
+
+def pipes(pid: int) -> int:
+    """How many pipes a worker has. Of sockets, the last client's may be among them, or not any more."""
+    return descriptors(pid)["pipe"]
+
+
+def page_on(client: socket.socket) -> int:
+    """Ask on a connection that stays who serves it."""
+    client.sendall(b"GET /who HTTP/1.1\r\nHost: a\r\n\r\n")
+    head, _, body = read_until(client, b"\r\n\r\n").partition(b"\r\n\r\n")
+    assert status(head) == 200
+    length = int(re.findall(rb"(?i)content-length: (\d+)", head)[0])
+    while len(body) < length:
+        body += client.recv(100)
+    return int(body)
+
+
+def test_limits_of_those_before() -> None:
+    """
+    Whoever was connected when the workers changed can switch as before, where ``--max-switched`` has
+    room; and takes a place as anybody does, which others get when the connection ends.
+    """
+    with ExitStack() as stack, workers("--max-switched", "4", "--drain", "0") as server:
+        kept = stack.enter_context(connected(server.url))
+        kept.sendall(b"GET /who HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert status(read_until(kept, b"\r\n\r\n")) == 200
+        server.send_signal(signal.SIGHUP)
+        assert server.says() == "has reloaded its options"
+        kept.sendall(upgrade_head(b"who", path=b"/who"))
+        assert status(read_until(kept, b"\r\n\r\n")) == 101
+
+        def switches() -> bool:
+            client = stack.enter_context(connected(server.url))
+            client.sendall(upgrade_head(b"who", path=b"/who"))
+            return status(read_until(client, b"\r\n\r\n")) == 101
+
+        for _ in range(3):
+            while not switches():
+                pass
+        assert not any(switches() for _ in range(10))
+        kept.close()
+        while not switches():
+            pass
+        server.terminate()
+        assert server.everything() == (0, b"", b"")
