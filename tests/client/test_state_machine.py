@@ -25,6 +25,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
+from tests.kit.chance import examples
 from tests.kit.harness import WatchedSite, factory_of, site_of
 from tests.kit.sides import Target, target_of_kind
 from upgrade_switch import NotSwitched, UpgradePool, UpgradeResource, switched_connection
@@ -262,4 +263,6 @@ class Machine(RuleBasedStateMachine):
 
 def test_pool_and_site(errors: Any) -> None:
     """What one side writes the other gets, and nothing is left."""
-    run_state_machine_as_test(Machine, settings=settings(max_examples=200, stateful_step_count=25))
+    run_state_machine_as_test(
+        Machine, settings=settings(max_examples=examples(200), stateful_step_count=25)
+    )

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuzz import channel, http2, negotiation
+from tests.kit.chance import examples
 from upgrade_switch.negotiation import Offer, _offer_of_line
 from upgrade_switch.server.channel import UpgradeChannel
 from upgrade_switch.server.decision import Decision
@@ -37,7 +38,7 @@ def test_corpus(target: str) -> None:
 
 
 @given(data=st.lists(st.sampled_from([b"echo", b"a/1", b",", b" ", b"\xff", b"\xfe", b"Upgrade"])))
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_negotiation(data: list[bytes]) -> None:
     """Package and reference agree on what is put together by chance, too."""
     negotiation.check(b"".join(data))

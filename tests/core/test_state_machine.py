@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
 
+from tests.kit.chance import examples
 from tests.kit.harness import WatchedSite, factory_of, site_of
 from tests.kit.model import (
     ACCEPT_TIMEOUT,
@@ -412,4 +413,6 @@ class Machine(RuleBasedStateMachine):
 def test_everything_together(errors: list[Any], monkeypatch: Any) -> None:
     """Whatever clients, targets, acceptors and the clock do: it is as the model foretells."""
     monkeypatch.setattr(Machine, "kept", errors)
-    run_state_machine_as_test(Machine, settings=settings(max_examples=300, stateful_step_count=30))
+    run_state_machine_as_test(
+        Machine, settings=settings(max_examples=examples(300), stateful_step_count=30)
+    )

@@ -32,7 +32,16 @@ from twisted.web.guard import HTTPAuthSessionWrapper
 from zope.interface import alsoProvides
 
 from tests.kit.certificate import AUTHORITY, CERTIFICATE_PEM, KEY_PEM, SERVER
-from tests.kit.harness import EchoTarget, Page, Recorder, factory_of, reactor, site_of, upgrade_head
+from tests.kit.harness import (
+    EchoTarget,
+    Page,
+    Recorder,
+    eventually,
+    factory_of,
+    reactor,
+    site_of,
+    upgrade_head,
+)
 from upgrade_switch import UpgradeResource, UpgradeSite, _twisted
 from upgrade_switch.errors import NotDetachable
 from upgrade_switch.server.channel import UpgradeChannel
@@ -281,6 +290,27 @@ def test_room_of_a_transport() -> None:
     assert "def _maybePauseProducer(self):" in source
     for name in ("dataBuffer", "offset", "_tempDataLen", "bufferSize", "producer"):
         assert hasattr(FileDescriptor(reactor), name)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+@pytest_twisted.ensureDeferred
+async def test_unsent(listen: Any, kind: str) -> None:
+    """A small write counts from the start, also over TLS, whose layer keeps it for a turn."""
+    factory, targets = factory_of(Recorder)
+    listening = await listen(kind, site_of({"echo": factory}))
+    client = await listening.connect()
+    client.send(upgrade_head())
+    await client.head()
+    transport = targets[0].transport
+    await eventually(lambda: _twisted.unsent(transport) == 0)
+    transport.write(b"small")
+    assert _twisted.unsent(transport) >= len(b"small")
+    await client.receives(b"small")
+    await eventually(lambda: _twisted.unsent(transport) == 0)
+    transport.abortConnection()
+    await targets[0].is_lost()
+    # Of a transport that has ended, it can still be asked.
+    assert _twisted.unsent(transport) >= 0
 
 
 def test_tls_layer() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuzz import http2
+from tests.kit.chance import examples
 from tests.kit.h2raw import CONNECT, GET, POST, block
 from upgrade_switch.http2.stream import HTTP2Stream
 
@@ -38,7 +39,7 @@ FRAMES = st.builds(
 
 
 @given(frames=st.lists(FRAMES, max_size=15))
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_chance(frames: list[bytes]) -> None:
     """Nothing is logged, no timer and no connection stays, in one piece and byte by byte."""
     http2.check(http2.END_OF_FRAME.join(frames))

@@ -14,6 +14,7 @@ from hyperframe.frame import HeadersFrame, SettingsFrame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.kit.chance import examples
 from upgrade_switch.http2.fields import (
     MalformedRequest,
     MalformedResponse,
@@ -442,7 +443,7 @@ HOST = (
 
 
 @given(requests() | st.lists(st.tuples(st.binary(), st.binary())))
-@settings(max_examples=1500)
+@settings(max_examples=examples(1500))
 def test_any_request(lines: Lines) -> None:
     """Any list is malformed, or its parts have the grammar that they must have."""
     try:
@@ -498,7 +499,7 @@ def h2_takes(lines: Lines) -> bool:
 if tuple(map(int, h2.__version__.split(".")[:2])) >= (4, 4):
 
     @given(requests())
-    @settings(max_examples=1500)
+    @settings(max_examples=examples(1500))
     def test_no_looser_than_h2(lines: Lines) -> None:
         """
         What h2 itself refuses is malformed, but for a Host that is spelled in another case, and an
@@ -521,7 +522,7 @@ if tuple(map(int, h2.__version__.split(".")[:2])) >= (4, 4):
 
 
 @given(st.lists(any_line), st.lists(any_line))
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 def test_what_is_sent_is_well_formed(first: Lines, more: Lines) -> None:
     """Whatever fields are given, only their lengths and logins can be wrong in what is sent."""
     wrong = {b"content-length", b"authorization", b"proxy-authorization"}

@@ -20,6 +20,7 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from tests.kit.asking import PAGE, TRAILING, Accepting
+from tests.kit.chance import examples
 from tests.kit.harness import upgrade_head
 from tests.kit.streamed import Taking
 from upgrade_switch import UpgradeResource, UpgradeSite
@@ -187,7 +188,7 @@ requests = good_requests | odd_requests()
 
 
 @given(st.lists(requests, min_size=1, max_size=4), st.data())
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 def test_no_difference(asked: list[bytes], data: Any) -> None:
     """Requests mean the same, and have the same answers, however the bytes are cut."""
     stream = b"".join(asked)
@@ -201,7 +202,7 @@ def test_no_difference(asked: list[bytes], data: Any) -> None:
 @given(
     st.binary(max_size=4), st.integers(0, 200), st.sampled_from([PAGE * 2, upgrade_head() + TRAILING])
 )
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_no_difference_with_a_flaw(flaw: bytes, at: int, stream: bytes) -> None:
     """Nor do any bytes that stand where they should not."""
     flawed = stream[:at] + flaw + stream[at + 1 :]

@@ -59,6 +59,8 @@ NEEDED = (
     ),
     Need("twisted.internet.tcp", "Port.startListening", ("_shouldShutdown", "numberAccepts")),
     Need("twisted.protocols.tls", "TLSMemoryBIOProtocol", ("_aborted", "_appSendBuffer")),
+    Need("twisted.protocols.tls", "BufferingTLSTransport.__init__", ("_aggregator",)),
+    Need("twisted.protocols.tls", "_AggregateSmallWrites.write", ("_buffer",)),
     Need("twisted.internet.endpoints", "TCP4ClientEndpoint", ("_host", "_port")),
     Need("twisted.internet.endpoints", "TCP6ClientEndpoint", ("_host", "_port")),
     Need("twisted.internet.endpoints", "SSL4ClientEndpoint", ("_host", "_port")),

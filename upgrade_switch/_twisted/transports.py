@@ -208,7 +208,7 @@ def is_full(transport: object) -> bool:
 def unsent(transport: object) -> int:
     """
     How many bytes wait to be sent: in the buffers of the reactor's transport, and in those of a TLS
-    layer, which keeps what it cannot encrypt yet.
+    layer, which keeps what it cannot encrypt yet, and small writes until the reactor's next turn.
     """
     owner = bottom(transport)
     if IMultiplexedTransport.providedBy(owner):
@@ -219,6 +219,9 @@ def unsent(transport: object) -> int:
     layer = tls_layer(transport)
     if layer is not None:
         waiting += sum(map(len, layer._appSendBuffer))
+        # Once the connection is lost, there is something else in its place.
+        small = getattr(getattr(layer, "_aggregator", None), "_buffer", ())
+        waiting += sum(map(len, small))
     return waiting
 
 
