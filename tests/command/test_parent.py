@@ -66,6 +66,10 @@ class Reactor(MemoryReactorClock):
             raise OSError(11, "no room")
         self.workers.append(Worker(protocol))
 
+    def callWhenRunning(self, call: Any, *args: object, **kwargs: object) -> None:
+        # It runs, which that of older Twisteds does not know.
+        call(*args, **kwargs)
+
     def stop(self) -> None:
         self.has_stopped += 1
 
