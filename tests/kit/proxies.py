@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ def squid(folder: Path) -> Iterator[int]:
                 above.chmod(above.stat().st_mode | 0o011)
         # A service of its own: all of the same name share memory, which outlives one that is killed.
         service = f"tests{port}"
-        with _running("squid", "-N", "-d", "1", "-n", service, "-f", str(configuration)):
+        with _running(port, "squid", "-N", "-d", "1", "-n", service, "-f", str(configuration)):
             yield port
         for shared in Path("/dev/shm").glob(f"{service}-*"):
             shared.unlink()
@@ -72,13 +73,13 @@ def tinyproxy(folder: Path) -> Iterator[int]:
         port = int(ports["3128"])
         configuration = folder / "tinyproxy.conf"
         configuration.write_text(_TINYPROXY.format(port=port))
-        with _running("tinyproxy", "-d", "-c", str(configuration)):
+        with _running(port, "tinyproxy", "-d", "-c", str(configuration)):
             yield port
 
 
 @contextmanager
-def _running(program: str, *arguments: str) -> Iterator[None]:
-    """A program in the foreground, from when it says that it listens; killed, as squid takes long."""
+def _running(port: int, program: str, *arguments: str) -> Iterator[None]:
+    """A program in the foreground, from when it listens on a port; killed, as squid takes long."""
     path = path_of(program)
     assert path is not None, f"there is no {program} here"
     process = subprocess.Popen(
@@ -98,6 +99,10 @@ def _running(program: str, *arguments: str) -> Iterator[None]:
         # What it says later would fill the pipe.
         rest = threading.Thread(target=process.stdout.read)
         rest.start()
+        # squid says so a moment before.
+        while not _takes_connections(port):
+            assert process.poll() is None, f"{program} has ended"
+            os.sched_yield()
         alarm.cancel()
         yield
     finally:
@@ -106,3 +111,11 @@ def _running(program: str, *arguments: str) -> Iterator[None]:
         process.wait(PATIENCE)
         rest.join(PATIENCE)
         process.stdout.close()  # type: ignore[union-attr]  # it is a pipe
+
+
+def _takes_connections(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+    except ConnectionRefusedError:
+        return False
+    return True
