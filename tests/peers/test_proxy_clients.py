@@ -119,7 +119,7 @@ def fetch_in_parallel(files: Path, url: str, count: int) -> tuple[list[bytes], i
     """
     What libcurl gets when it asks for a URL several times at once, and how many connections it made.
 
-    That of pycurl, since curl 7.88 (Debian 12) sometimes waits for ever after everything has come.
+    That of pycurl: curl 7.88 (Debian 12) has been seen to wait for ever when all streams had ended.
     """
     multi = pycurl.CurlMulti()
     multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
