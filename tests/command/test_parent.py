@@ -21,7 +21,7 @@ from upgrade_switch.command.server.workers import Workers
 
 
 class Worker:
-    """A process that is none: what it has been told, and what it says."""
+    """Stands in for a process: what it has been told, and what it says."""
 
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
@@ -44,7 +44,7 @@ class Worker:
 
 
 class Reactor(MemoryReactorClock):
-    """A reactor with real sockets, for workers to inherit, and with processes that are none."""
+    """A reactor with real sockets, for workers to inherit, and with stand-ins for processes."""
 
     def __init__(self) -> None:
         super().__init__()

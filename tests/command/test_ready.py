@@ -58,5 +58,5 @@ def test_no_password_for_it(tmp_path: Path) -> None:
     ],
 )
 def test_misuse(options: list[str], why: str) -> None:
-    """A path that is none, or that something else has: one line, exit code 2."""
+    """A path that is malformed or taken is a usage error: one line, exit code 2."""
     assert why in fails(2, "serve", "--listen", LOCAL, *options)

@@ -107,7 +107,7 @@ def certificate_of(client: Any) -> bytes:
 
 def test_reload(configured: Configured) -> None:
     """
-    Targets, limits, pages, passwords and certificates change, the access log is opened anew, and
+    Targets, limits, pages, passwords and certificates change, the access log is reopened, and
     whoever is connected stays so; a broken file, and a broken certificate, change nothing.
     """
     config = str(configured.folder / "config.toml")
@@ -140,7 +140,7 @@ def test_reload(configured: Configured) -> None:
         assert answer(url, b"GET /two HTTP/1.1\r\n" + upgrade)[0] == 503
         assert configured.log.read_text().count("/one HTTP") == 1
         assert "/one HTTP" in configured.moved.read_text()
-        # What is broken changes nothing: a file that is none, and then a certificate that is none.
+        # What is broken changes nothing: a malformed file, and then a malformed certificate.
         configured.write("/three", "tunnel = 1")
         reloads(server, "not reloaded")
         configured.write("/three")

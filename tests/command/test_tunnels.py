@@ -76,5 +76,5 @@ def test_spaces(tmp_path: Path) -> None:
     ],
 )
 def test_misuse(value: str, named: str) -> None:
-    """A word that is none of these is a usage error: exit code 2, and one line."""
+    """Any other word is a usage error: exit code 2, and one line."""
     assert named in fails(2, "serve", "--tunnel", value)

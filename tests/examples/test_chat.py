@@ -267,7 +267,7 @@ async def test_same_name(base: str) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_bad_ids(base: str, private_id: str) -> None:
-    """An id that is none is refused with 400."""
+    """A malformed id is refused with 400."""
     with pytest.raises(NotSwitched) as refused:
         await open_socket(base, name="Anna", id=private_id)
     assert refused.value.response.code == 400

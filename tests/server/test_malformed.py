@@ -1,5 +1,5 @@
 """
-Requests that are none: answered 400 or hung up on, quietly, and never a switch. And answers that
+Malformed requests: answered 400 or hung up on, quietly, and never a switch. And answers that
 somebody tries to break out of: CR, LF and NUL do not reach the wire.
 """
 

@@ -247,7 +247,7 @@ BROKEN = [b"x\r\n", b"3\r\nabcd\r\n", b"-1\r\n", b"3;\x01\r\n", b"1" * 2000]
 
 @pytest.mark.parametrize("broken", BROKEN)
 def test_broken_grammar(broken: bytes) -> None:
-    """Chunks that are none: the Deferred fails, the client is answered 400, and nothing follows."""
+    """Malformed chunks: the Deferred fails, the client is answered 400, and nothing follows."""
     with no_collector():
         whole = chunked(b"abc")[: -len(b"0\r\n\r\n")] + broken + PAGE
         for at in range(1, len(whole), 1 if len(whole) < 1000 else 97):

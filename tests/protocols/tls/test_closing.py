@@ -78,7 +78,7 @@ async def test_requests_behind_the_end(listen: Any, kind: str, method: bytes) ->
 @pytest.mark.parametrize("kind", CLEAR_KINDS)
 @pytest_twisted.ensureDeferred
 async def test_requests_behind_a_bad_one(listen: Any, kind: str) -> None:
-    """Behind the 400 to a request that is none, nothing inside TLS is processed."""
+    """Behind the 400 to a malformed request, nothing inside TLS is processed."""
     site = tls_site()
     client = await inside(await listen(kind, site))
     client.send(b"none\r\n\r\n")

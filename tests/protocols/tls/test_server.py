@@ -355,7 +355,7 @@ async def test_multipart(listen: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_bad_form(listen: Any) -> None:
-    """A form that is none is answered 400 in the clear: nothing that could be answered has come."""
+    """A malformed form is answered 400 in the clear: nothing that could be answered has come."""
     listening = await listen("tcp", tls_site())
     client = await listening.connect(Recorder())
     fields = b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 4\r\n"

@@ -35,7 +35,7 @@ Listen = Callable[..., Any]
 
 
 async def answered(client: Any) -> int:
-    """The status of a response that is none, with its body read."""
+    """The status of a response that has not switched, with its body read."""
     head, body = await client.response()
     assert str(status(head)).encode() in body
     return status(head)

@@ -207,7 +207,7 @@ async def test_without_a_site(listen: Any, serve: Servers) -> None:
 
 @pytest.mark.parametrize("value", [0, -1, "10"])
 def test_mistakes(value: Any) -> None:
-    """A time that is none is refused at once; ``splice`` cannot count without a clock."""
+    """An invalid time is refused at once; ``splice`` cannot count without a clock."""
 
     class Endpoint:
         def connect(self, factory: object) -> None: ...

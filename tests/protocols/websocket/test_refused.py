@@ -1,5 +1,5 @@
 """
-``connect_websocket``: answers that are none, refusals, and agents that do more than ask.
+``connect_websocket``: malformed answers, refusals, and agents that do more than ask.
 """
 
 from __future__ import annotations

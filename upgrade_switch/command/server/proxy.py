@@ -66,7 +66,7 @@ class ProxyOption(NamedTuple):
                 **self.settings,
             )
         except (InvalidArgument, InvalidToken) as error:
-            # Parts of a password may be anywhere, in a URL that is none.
+            # Parts of a password may be anywhere, in a malformed URL.
             is_secret = any("@" in url for url in self.urls)
             why = "a wrong URL, or value, which may have a password in it" if is_secret else error
             raise UsageError(f"--proxy {self.path}: {why}") from None
