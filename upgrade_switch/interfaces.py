@@ -61,12 +61,12 @@ Answer: TypeAlias = IProtocol | IResource
 # The request is Any, since it is of whatever class the site's requestFactory is, and an acceptor may
 # well ask for that class.
 Acceptor: TypeAlias = Callable[
-    [Any, UpgradeToken], Answer | Deferred[Answer] | Coroutine[Any, Any, Answer]
+    [Any, UpgradeToken], Answer | Deferred[Answer] | Coroutine[object, Any, Answer]
 ]
 """Decides about one offered token: called with the request and the token."""
 
 ConnectAcceptor: TypeAlias = Callable[
-    [Any, bytes], Answer | Deferred[Answer] | Coroutine[Any, Any, Answer]
+    [Any, bytes], Answer | Deferred[Answer] | Coroutine[object, Any, Answer]
 ]
 """Decides about a CONNECT: called with the request and its authority, such as ``b"host:22"``."""
 
@@ -291,7 +291,7 @@ class IDetachable(Interface):
     def has_trailing_data() -> bool:
         """Whether bytes have been read already behind the request that is being answered."""
 
-    def slot() -> Any:
+    def slot() -> object:
         """
         Where the transport keeps the protocol that it gives its bytes to (``_twisted.Slot``).
 
@@ -357,8 +357,8 @@ class IUpgradeSite(Interface):
     requestFactory: Callable[..., Any] = Attribute("What makes the requests of its connections.")
     switched: Any = Attribute("The connections that are switched (``server.switched``).")
     takes_http2_connect: bool = Attribute("Whether streams of HTTP/2 may switch (RFC 8441).")
-    http2_connections: MutableSet[Any] = Attribute("The HTTP/2 connections that are open.")
-    deciding: MutableSet[Any] = Attribute("The decisions that acceptors are still at work on.")
+    http2_connections: MutableSet[object] = Attribute("The HTTP/2 connections that are open.")
+    deciding: MutableSet[object] = Attribute("The decisions that acceptors are still at work on.")
 
     def start_factory(factory: IProtocolFactory) -> None:
         """Call a factory's ``doStart`` before its first use; its ``doStop`` comes with the site's."""
@@ -366,7 +366,7 @@ class IUpgradeSite(Interface):
     def buildProtocol(addr: IAddress) -> IProtocol | None:
         """Build what speaks HTTP on a connection."""
 
-    def getResourceFor(request: Any) -> IResource:
+    def getResourceFor(request: object) -> IResource:
         """The resource that a request addresses."""
 
     def site_upgrade_for(request: IUpgradeRequest) -> IResource | None:

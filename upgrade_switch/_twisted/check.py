@@ -138,7 +138,7 @@ def _missing(need: Need) -> Iterator[str]:
     yield from (f"{path}: {name}" for name in need.names if name not in there)
 
 
-def _names(found: Any) -> set[str]:
+def _names(found: object) -> set[str]:
     """What a class has, and what its methods, or what a function, names in its code."""
     if not isinstance(found, type):
         return _names_in(found)
@@ -149,7 +149,7 @@ def _names(found: Any) -> set[str]:
     return names
 
 
-def _names_in(function: Any) -> set[str]:
+def _names_in(function: object) -> set[str]:
     function = getattr(function, "__wrapped__", function)
     code = getattr(function, "__code__", None)
     return set(code.co_names) if isinstance(code, CodeType) else set()

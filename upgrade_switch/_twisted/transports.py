@@ -46,7 +46,7 @@ __all__ = [
 class Slot(NamedTuple):
     """Where a transport keeps the protocol that it gives its bytes to."""
 
-    owner: Any
+    owner: object
     name: str
 
     def get(self) -> Any:

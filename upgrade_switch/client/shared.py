@@ -17,7 +17,7 @@ of its HTTP/2 connections anew.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from typing import Protocol as TypingProtocol
 
 from twisted.internet.defer import (
@@ -242,7 +242,7 @@ class _Attempt:
         self._server = server
         self._pool = pool
         self._waiting: list[Deferred[_Way]] = []
-        self._connecting: Deferred[Any] | None = None
+        self._connecting: Deferred[object] | None = None
         # What has the connection: until the server has chosen, and afterwards, if that is HTTP/2.
         self._client: NegotiatingClient | None = None
         self._connection: ClientConnection | None = None
@@ -250,7 +250,7 @@ class _Attempt:
     def begin(self, endpoint: IStreamClientEndpoint) -> None:
         """Connect."""
         client = NegotiatingClient(self)
-        connecting: Deferred[Any] = maybeDeferred(endpoint.connect, NegotiatingFactory(client))
+        connecting: Deferred[object] = maybeDeferred(endpoint.connect, NegotiatingFactory(client))
         self._connecting = connecting
         connecting.addCallbacks(self._connected, self._failed, (client,))
 

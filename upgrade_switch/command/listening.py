@@ -60,7 +60,7 @@ _NO_SOCKET = (
 )
 
 
-def begin_logging(level: Any, log_format: str = "text") -> None:
+def begin_logging(level: object, log_format: str = "text") -> None:
     """
     Log to standard error: warnings (of tunnels that cannot connect, for example), switches, how the
     servers behind a proxy do, and this package's other messages from a level on.

@@ -9,7 +9,6 @@ import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from twisted.python.usage import Options, UsageError
 
@@ -82,7 +81,7 @@ def needs_extra_for(feature: str) -> Iterator[None]:
         raise UsageError(f"{feature} an extra that is not installed: {error}") from None
 
 
-def read_toml(path: str) -> dict[str, Any]:
+def read_toml(path: str) -> dict[str, object]:
     """
     What a TOML file says.
 

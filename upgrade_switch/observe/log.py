@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
 
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
@@ -130,7 +129,7 @@ def _way(connection: ISwitchedConnection) -> str:
     return "taken" if connection.path.startswith((b"/", b"*")) else "connect"
 
 
-def _fields(connection: ISwitchedConnection) -> dict[str, Any]:
+def _fields(connection: ISwitchedConnection) -> dict[str, object]:
     # Texts alone: an event may be kept for long, and must not keep the connection.
     return {
         "token": None if connection.token is None else str(connection.token),

@@ -34,7 +34,7 @@ class StatusResource(Resource):
         self.putChild(b"json", _Json(status))
         self.putChild(b"metrics", _metrics(status))
 
-    def getChild(self, path: bytes, request: Any) -> IResource:
+    def getChild(self, path: bytes, request: object) -> IResource:
         child: IResource = self if path == b"" else notFound()
         return child
 

@@ -206,7 +206,7 @@ class Status:
         return Counter(self._name(connection.token) for connection in self.live)
 
 
-def _as_json(connection: ISwitchedConnection, now: float) -> dict[str, Any]:
+def _as_json(connection: ISwitchedConnection, now: float) -> dict[str, object]:
     return {
         "token": None if connection.token is None else str(connection.token)[:_MOST_PATH],
         "path": path_text(connection.path)[:_MOST_PATH],
@@ -220,7 +220,7 @@ def _as_json(connection: ISwitchedConnection, now: float) -> dict[str, Any]:
     }
 
 
-def _back_end_as_json(mount: str, back_end: IBackEnd) -> dict[str, Any]:
+def _back_end_as_json(mount: str, back_end: IBackEnd) -> dict[str, object]:
     return {
         "path": mount,
         "url": back_end.url,

@@ -23,7 +23,7 @@ __all__ = ["Lookup", "tunnel_by_name"]
 
 _Found: TypeAlias = IStreamClientEndpoint | None
 
-Lookup: TypeAlias = Callable[[str], _Found | Deferred[_Found] | Coroutine[Any, Any, _Found]]
+Lookup: TypeAlias = Callable[[str], _Found | Deferred[_Found] | Coroutine[object, Any, _Found]]
 """Finds the endpoint of a name; None if there is none."""
 
 _Answer: TypeAlias = IProtocol | IResource

@@ -8,7 +8,7 @@ or in a resource that is the answer in HTTP.
 from __future__ import annotations
 
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol
@@ -64,7 +64,7 @@ def decide(request: UpgradeRequest, match: Match) -> int | bytes:
     return NOT_DONE_YET
 
 
-def _settle(request: UpgradeRequest, match: Match, result: Any) -> Declined | None:
+def _settle(request: UpgradeRequest, match: Match, result: object) -> Declined | None:
     """
     Do what has been decided.
 
@@ -169,11 +169,11 @@ class Decision:
         self,
         request: UpgradeRequest,
         match: Match,
-        deferred: Deferred[Any],
+        deferred: Deferred[object],
     ) -> None:
         self._request: UpgradeRequest | None = request
         self._match = match
-        self._deferred: Deferred[Any] | None = deferred
+        self._deferred: Deferred[object] | None = deferred
         self._site = request.site
         self._site.deciding.add(self)
         self._timeout: IDelayedCall | None = None
@@ -196,7 +196,7 @@ class Decision:
             _render(request, service_unavailable(detail))
             self._notify(request, why)
 
-    def _decided(self, result: Any) -> None:
+    def _decided(self, result: object) -> None:
         self._deferred = None
         request = self._end()
         why = None if request is None else _settle(request, self._match, result)

@@ -96,7 +96,7 @@ class UpgradeSite(Site):
         self,
         resource: IResource,
         requestFactory: Callable[..., UpgradeRequest] | None = None,
-        *args: Any,
+        *args: object,
         accept_timeout: float | None = 30,
         max_switched: int | None = None,
         tcp_keepalive: bool | tuple[int, int, int] = True,
@@ -108,7 +108,7 @@ class UpgradeSite(Site):
         connect: ConnectAcceptor | None = None,
         http2_connect: bool = False,
         observers: Iterable[ISwitchObserver] = (),
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         """
         :param resource: the root of the resource tree; an ``UpgradeResource`` is a leaf in it.
@@ -354,7 +354,7 @@ def _checked_http2_connect(http2_connect: bool) -> bool:
     return bool(http2_connect)
 
 
-def _checked_prefaces(prefaces: object) -> dict[bytes, Any]:
+def _checked_prefaces(prefaces: object) -> dict[bytes, object]:
     if not isinstance(prefaces, Mapping):
         raise InvalidPrefaces(f"not a mapping from bytes, as {{b'SSH-': factory}} is: {prefaces!r}")
     return dict(prefaces)

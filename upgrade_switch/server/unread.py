@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from typing import Protocol as TypingProtocol
 
 from h2.errors import ErrorCodes
@@ -29,8 +29,7 @@ class AnsweringConnection(TypingProtocol):
     clock: IReactorTime
     windows: Windows
     streams: dict[int, HTTP2Stream]
-    # Any: whatever is beneath a connection.
-    transport: Any
+    transport: object
 
     def reset(self, stream_id: int, code: ErrorCodes) -> None:
         """Reset a stream."""

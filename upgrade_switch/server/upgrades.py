@@ -36,7 +36,7 @@ class UpgradeMatch(NamedTuple):
     token: UpgradeToken
     acceptor: Callable[[Any, UpgradeToken], Any]
 
-    def ask(self, request: UpgradeRequest) -> Any:
+    def ask(self, request: UpgradeRequest) -> object:
         """What the acceptor, or the factory, makes of the request: a result, Deferred or coroutine."""
         return self.acceptor(request, self.token)
 
@@ -51,7 +51,7 @@ class ConnectMatch(NamedTuple):
     acceptor: ConnectAcceptor
     token: None = None
 
-    def ask(self, request: UpgradeRequest) -> Any:
+    def ask(self, request: UpgradeRequest) -> object:
         return self.acceptor(request, request.uri)
 
     def switch(self, request: UpgradeRequest, target: IProtocol) -> Declined | None:
@@ -88,7 +88,7 @@ class Upgrades:
             raise InvalidUpgrades(f"not a mapping from tokens, as {{'echo': factory}} is: {upgrades!r}")
         for key, value in upgrades.items():
             _check_value(key, value)
-        self.values: tuple[Any, ...] = tuple(upgrades.values())
+        self.values: tuple[object, ...] = tuple(upgrades.values())
         self._table = TokenTable({key: _entry(value) for key, value in upgrades.items()})
         self.names = self._table.names
         self.protocols = frozenset(UpgradeToken.parse(name).key[0] for name in self.names)

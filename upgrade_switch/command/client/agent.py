@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from typing import Any
 
 from OpenSSL import SSL
 from service_identity import CertificateError, VerificationError
@@ -117,7 +116,7 @@ class _AnyCertificate:
         options = {} if shown is None else shown.options()
         self._context: SSL.Context = CertificateOptions(**options).getContext()
 
-    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
+    def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
         connection = SSL.Connection(self._context, None)
         host = self._hostname.decode("ascii")
         # RFC 6066 §3: only for names, not for addresses.

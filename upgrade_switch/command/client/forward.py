@@ -149,7 +149,7 @@ class ForwardOptions(TargetOptions):
             forwards.append(options)
         return forwards
 
-    def open_udp(self, reactor: ICommandReactor) -> Callable[[DatagramProtocol], Deferred[Any]]:
+    def open_udp(self, reactor: ICommandReactor) -> Callable[[DatagramProtocol], Deferred[object]]:
         """What opens flows to the target as these options say."""
         assert self.udp_to is not None
         return partial(

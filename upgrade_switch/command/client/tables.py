@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator
-from typing import Any
 
 from twisted.python.usage import UsageError
 
@@ -46,7 +45,7 @@ def command_lines(file: str, flags: Collection[str], values: Collection[str]) ->
 
 
 def _line(
-    place: str, table: dict[str, Any], flags: Collection[str], values: Collection[str]
+    place: str, table: dict[str, object], flags: Collection[str], values: Collection[str]
 ) -> list[str]:
     for name in ("listen", "url"):
         if name not in table:

@@ -45,7 +45,7 @@ _TYPE_NAMES = {str: "a string", _NUMBER: "a number"}
 _FLAGS = ("h2c", "http2-connect", "forgive-truncation", "udp")
 _TABLES = ("proxy",)
 
-Value: TypeAlias = str | bool | dict[str, Any]
+Value: TypeAlias = str | bool | dict[str, object]
 """What a key says: what stands behind an option, whether a flag is given, or a table."""
 
 
@@ -64,7 +64,7 @@ def read_config(path: str) -> Iterator[tuple[str, Value]]:
             yield key, checked
 
 
-def _checked(key: str, value: Any) -> list[Value]:
+def _checked(key: str, value: object) -> list[Value]:
     if key in _FLAGS:
         if not isinstance(value, bool):
             raise UsageError(f"{key} must be true or false, not {value!r}")

@@ -23,7 +23,7 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 class RetiringSite(LoggedSite):
     """A site that knows whether anybody is connected."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Those beneath TLS: the reactor's own. One that has ended goes with its last reference.
         self._transports: WeakSet[Any] = WeakSet()
