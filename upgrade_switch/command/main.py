@@ -15,12 +15,13 @@ from .client.forward import ForwardOptions, run_forward
 from .completion import SHELLS, completion
 from .exits import SUCCESS, USAGE, say
 from .options import CommandOptions
+from .probe.options import ProbeOptions, run_probe
 from .server.options import ServeOptions
 from .server.service import run_serve
 
 __all__ = ["MainOptions", "main"]
 
-_COMMANDS = "serve, connect, forward"
+_COMMANDS = "serve, connect, forward, probe"
 
 
 class MainOptions(CommandOptions):
@@ -46,6 +47,7 @@ class MainOptions(CommandOptions):
             ForwardOptions,
             "Listen locally, and carry each connection to a server through an upgrade.",
         ],
+        ["probe", None, ProbeOptions, "Ask a server what it switches to, and check how it does."],
     ]
 
     def opt_completion(self, shell: str) -> None:
@@ -100,5 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_serve(options.subOptions)
     if isinstance(options.subOptions, ForwardOptions):
         return run_forward(options.subOptions)
+    if isinstance(options.subOptions, ProbeOptions):
+        return run_probe(options.subOptions)
     assert isinstance(options.subOptions, ConnectOptions)
     return run_connect(options.subOptions)
