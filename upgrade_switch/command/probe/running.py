@@ -4,7 +4,7 @@ How checks are run: one at a time or several, each with a time of its own, and a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -33,30 +33,22 @@ def run_checks(
     subject: Subject,
     bound: float,
     jobs: int = 1,
-    progress: Callable[[int, int, str], None] = lambda done, total, name: None,
 ) -> Iterator[Outcome]:
     """
     Run all checks.
 
     :param bound: the seconds after which those that have not begun are skipped.
     :param jobs: how many are run at once.
-    :param progress: called with the number of checks that are done, of all, and the name of one that
-        begins.
     :return: their outcomes, in the order of the groups.
     """
     deadline = Deadline(bound)
     planned = [(group, check) for group in groups for check in group.checks]
-    begun = 0
-
-    def run(plan: tuple[Group, Check]) -> Outcome:
-        nonlocal begun
-        group, check = plan
-        progress(begun, len(planned), check.name)
-        begun += 1
-        return _run(group, check, subject, deadline.left())
-
-    with ThreadPoolExecutor(jobs) as executor:
-        yield from executor.map(run, planned)
+    executor = ThreadPoolExecutor(jobs)
+    try:
+        yield from executor.map(lambda plan: _run(plan[0], plan[1], subject, deadline.left()), planned)
+    finally:
+        # Somebody may not want to wait for the rest.
+        executor.shutdown(cancel_futures=True)
 
 
 def _run(group: Group, check: Check, subject: Subject, left: float) -> Outcome:

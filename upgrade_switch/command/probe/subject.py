@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from urllib.parse import urlsplit
@@ -14,7 +14,10 @@ from urllib.parse import urlsplit
 from .speech import Echo, Pings, Speech
 from .wire import SWITCHING, Broken, Closed, Deadline, Response, Transcript, Wire, shown
 
-__all__ = ["Subject"]
+__all__ = ["HTTP11", "Subject"]
+
+HTTP11 = ("http/1.1",)
+"""What is offered by ALPN for all requests in HTTP/1.1."""
 
 # RFC 6455 §1.3: the example's key.
 _KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -32,8 +35,8 @@ class Subject:
     """What is asked for."""
     fields: Sequence[str] = ()
     """Further lines of each request, such as ``Authorization: ...``."""
-    context: ssl.SSLContext | None = None
-    """How TLS is spoken, for ``https``."""
+    contexts: Callable[[tuple[str, ...]], ssl.SSLContext] | None = None
+    """How TLS is spoken, for ``https``, where these protocols are offered by ALPN (RFC 7301)."""
     idle: float | None = None
     """How many seconds a switched connection is left alone for, to see whether it lives on."""
     timeout: float = 5.0
@@ -69,34 +72,29 @@ class Subject:
         parts = urlsplit(self.url)
         return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
-    def open(self, alpn: Sequence[str] = ()) -> Wire:
+    @property
+    def is_secure(self) -> bool:
+        """Whether it is spoken to over TLS."""
+        return self.contexts is not None
+
+    def open(self, alpn: tuple[str, ...] = HTTP11) -> Wire:
         """
         Connect to it.
 
-        :param alpn: the protocols to offer by ALPN (RFC 7301).
+        :param alpn: the protocols to offer by ALPN, over TLS.
         :raises Closed: if there is no connection.
         """
         parts = urlsplit(self.url)
-        host, port = parts.hostname or "", parts.port or (443 if self.context else 80)
+        host, port = parts.hostname or "", parts.port or (443 if self.is_secure else 80)
         try:
             sock = socket.create_connection((host, port), max(self.deadline.left(), 0.001))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.context is not None:
-                sock = self._with_tls(sock, host, alpn)
+            if self.contexts is not None:
+                sock = _with_tls(sock, self.contexts(alpn), host)
         except (OSError, UnicodeError) as error:
             why = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
             raise Closed(f"no connection to {host}:{port} ({why})", "a connection") from None
         return Wire(sock, self.deadline, self.transcript)
-
-    def _with_tls(self, sock: socket.socket, host: str, alpn: Sequence[str]) -> socket.socket:
-        assert self.context is not None
-        if alpn:
-            self.context.set_alpn_protocols(alpn)
-        try:
-            return self.context.wrap_socket(sock, server_hostname=host)
-        except OSError:
-            sock.close()
-            raise
 
     def request(
         self,
@@ -195,3 +193,11 @@ class Subject:
         if response.status == SWITCHING:
             raise Broken(f"{response} to {shown(b', '.join(response.all(b'upgrade')))}", expected)
         return response
+
+
+def _with_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> socket.socket:
+    try:
+        return context.wrap_socket(sock, server_hostname=host)
+    except OSError:
+        sock.close()
+        raise
