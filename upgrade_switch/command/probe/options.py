@@ -14,9 +14,9 @@ from twisted.python.usage import UsageError
 from ...client.urls import http_url
 from ...errors import InvalidToken
 from ...negotiation import UpgradeToken
-from ..client.agent import header
-from ..client.secrets import field_lines
+from ..fields import header
 from ..options import CommandOptions
+from ..secrets import field_lines
 from .subject import HTTP11, Subject
 
 __all__ = ["ProbeOptions"]
