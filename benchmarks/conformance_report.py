@@ -1,0 +1,197 @@
+"""The table and the picture of ``docs/topics/conformance.md``, from what ``conformance.py`` has found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypedDict
+from xml.sax.saxutils import escape
+
+from peers import PEERS, Peer
+
+from upgrade_switch.command.probe.checks import GROUPS
+from upgrade_switch.command.probe.checks.check import Check, Level
+
+__all__ = ["DATA", "PAGE", "PICTURE", "Results", "picture_of", "with_tables"]
+
+_DOCS = Path(__file__).parent.parent / "docs"
+PAGE = _DOCS / "topics" / "conformance.md"
+PICTURE = _DOCS / "_static" / "conformance.svg"
+DATA = _DOCS / "_static" / "conformance.json"
+
+_BEGIN, _END = "<!-- results: make conformance writes them -->\n", "<!-- end of the results -->\n"
+_MARKS = {"pass": "✓", "fail": "✗", "skipped": "–"}
+
+# The picture's measures, in pixels.
+_ROW, _COLUMN, _LEFT, _TOP, _GAP = 18, 30, 356, 176, 26
+
+
+class Found(TypedDict):
+    """What was found of one peer."""
+
+    version: str
+    date: str
+    checks: dict[str, str]
+    """By its name, what became of a check: its result, a colon, and the detail."""
+
+
+class Results(TypedDict):
+    """What was found."""
+
+    system: str
+    peers: dict[str, Found]
+
+
+class _Column:
+    """A peer that was probed."""
+
+    def __init__(self, peer: Peer, found: Found) -> None:
+        self.peer = peer
+        self.found = found
+
+    def result(self, check: Check) -> str:
+        """``pass``, ``fail`` or ``skipped``."""
+        return self.found["checks"].get(check.name, "skipped").partition(":")[0]
+
+    def counts(self, level: Level) -> str:
+        """How many checks of a level failed, of how many."""
+        results = [self.result(check) for check in _checks() if check.level is level]
+        return f"{results.count('fail')} of {len(results) - results.count('skipped')}"
+
+
+def with_tables(page: str, results: Results) -> str:
+    """
+    :param page: the page's text.
+    :return: the same, with the tables of these results between its markers.
+    """
+    before, _, rest = page.partition(_BEGIN)
+    _, _, behind = rest.partition(_END)
+    lines = "\n".join(_tables(_columns(results), results["system"]))
+    return f"{before}{_BEGIN}{lines}\n{_END}{behind}"
+
+
+def picture_of(results: Results) -> str:
+    """An SVG with a row for each check and a column for each server, in light and dark."""
+    return "\n".join(_picture(_columns(results))) + "\n"
+
+
+def _columns(results: Results) -> list[_Column]:
+    found = results["peers"]
+    return [_Column(peer, found[peer.name]) for peer in PEERS if peer.name in found]
+
+
+def _checks() -> Iterator[Check]:
+    for group in GROUPS:
+        yield from group.checks
+
+
+def _tables(columns: list[_Column], system: str) -> Iterator[str]:
+    dates = sorted({column.found["date"] for column in columns})
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    yield ""
+    yield f"Run on {when}, with {system}. Failed, of those that say something about the server:"
+    yield ""
+    yield "| server | version | asked for | MUST | SHOULD | PEERS | leaves to its user |"
+    yield "|---|---|---|---|---|---|---|"
+    for column in columns:
+        peer = column.peer
+        counts = " | ".join(column.counts(level) for level in Level)
+        about = f"{peer.title} | {column.found['version']} | {peer.token} | {counts} | {peer.leaves}"
+        yield f"| {about.rstrip()} |"
+    yield ""
+    yield "## All checks"
+    yield ""
+    yield "✓ passed, ✗ failed, – skipped: it says nothing about this server."
+    for group in GROUPS:
+        yield ""
+        yield f"**{group.title}**"
+        yield ""
+        yield f"| check | level | {' | '.join(column.peer.title for column in columns)} |"
+        yield f"|---|---|{':-:|' * len(columns)}"
+        for check in group.checks:
+            marks = " | ".join(_MARKS[column.result(check)] for column in columns)
+            yield f"| `{check.name}` | {check.level} | {marks} |"
+    yield ""
+
+
+_STYLE = """\
+  <style>
+    .card { fill: #ffffff; stroke: #c9d1d9; }
+    text { fill: #1b1f24; }
+    .soft { fill: #57606a; }
+    .group { font-weight: bold; }
+    .line { stroke: #e3e7eb; }
+    .pass { fill: #4d9a86; }
+    .skipped { stroke: #98a1ab; stroke-width: 1.5; }
+    .must { fill: #c0262d; }
+    .should { fill: #dd7a1c; }
+    .peers { fill: #a99334; }
+    .cross { stroke: #ffffff; stroke-width: 2; }
+    @media (prefers-color-scheme: dark) {
+      .card { fill: #171b21; stroke: #3a424c; }
+      text { fill: #e9edf1; }
+      .soft { fill: #a8b1bb; }
+      .line { stroke: #2a3038; }
+      .pass { fill: #4fae96; }
+      .skipped { stroke: #77808a; }
+      .must { fill: #e5484d; }
+      .should { fill: #d9822b; }
+      .peers { fill: #9c8730; }
+    }
+  </style>"""
+
+
+def _picture(columns: list[_Column]) -> Iterator[str]:
+    rows = sum(len(group.checks) for group in GROUPS)
+    width = _LEFT + _COLUMN * len(columns) + 120
+    height = _TOP + rows * _ROW + len(GROUPS) * _GAP + 50
+    yield (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"'
+        ' aria-labelledby="title" font-family="DejaVu Sans, Verdana, sans-serif" font-size="11">'
+    )
+    yield '  <title id="title">Which checks of upgrade-switch probe each server passes</title>'
+    yield _STYLE
+    yield f'  <rect class="card" x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="8"/>'
+    for index, column in enumerate(columns):
+        at = f"{_middle(index) + 4} {_TOP - 6}"
+        yield f'  <text transform="translate({at}) rotate(-50)">{escape(column.peer.title)}</text>'
+    y = _TOP
+    for group in GROUPS:
+        yield f'  <text class="group" x="12" y="{y + 18}">{escape(group.title)}</text>'
+        y += _GAP
+        for check in group.checks:
+            yield f'  <text x="12" y="{y + 13}">{check.name}</text>'
+            yield f'  <text class="soft" x="{_LEFT - 56}" y="{y + 13}">{check.level}</text>'
+            yield f'  <path class="line" d="M12 {y + 0.5}H{width - 120}"/>'
+            for index, column in enumerate(columns):
+                yield f"  {_mark(column.result(check), check.level, _middle(index), y + _ROW // 2)}"
+            y += _ROW
+    yield from _legend(y + 26)
+    yield "</svg>"
+
+
+def _middle(index: int) -> int:
+    return _LEFT + index * _COLUMN + _COLUMN // 2
+
+
+def _mark(result: str, level: Level, x: int, y: int) -> str:
+    if result == "pass":
+        return f'<circle class="pass" cx="{x}" cy="{y}" r="3"/>'
+    if result == "skipped":
+        return f'<path class="skipped" d="M{x - 4} {y}h8"/>'
+    cross = f'<path class="cross" d="M{x - 3} {y - 3}l6 6m0 -6l-6 6"/>'
+    return (
+        f'<rect class="{level.lower()}" x="{x - 8}" y="{y - 8}" width="16" height="16" rx="3"/>{cross}'
+    )
+
+
+def _legend(y: int) -> Iterator[str]:
+    x = 20
+    for result, level, text in (
+        ("pass", Level.MUST, "passed"),
+        *(("fail", level, f"failed, {level}") for level in Level),
+        ("skipped", Level.MUST, "skipped: says nothing about this server"),
+    ):
+        yield f"  {_mark(result, level, x, y)}"
+        yield f'  <text x="{x + 14}" y="{y + 4}">{text}</text>'
+        x += 34 + 7 * len(text)

@@ -1,0 +1,72 @@
+"""What a proxy needs for being a peer: a good server behind it, which is this project's, and a folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["PATH", "Place", "run"]
+
+# Debian's proxies are where root alone looks for programs.
+PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
+
+
+class Place(NamedTuple):
+    """Where a proxy runs."""
+
+    folder: str
+    port: int
+    back: int
+    """The port of the server behind it."""
+
+    def write(self, name: str, text: str) -> str:
+        """Write a file into the folder, with the values of this place filled in."""
+        path = Path(self.folder, name)
+        path.write_text(text % self._asdict())
+        return str(path)
+
+
+def run(command: Callable[[Place], Sequence[str]], port: int) -> None:
+    """
+    Start a server and the proxy, say so, and end both at SIGTERM.
+
+    :param command: what starts the proxy.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        back = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        ours = [sys.executable, str(Path(__file__).with_name("ours.py")), str(back)]
+        server = subprocess.Popen(ours, stdout=subprocess.PIPE)
+        proxy = None
+        try:
+            assert server.stdout and server.stdout.readline(), (
+                "the server behind the proxy did not start"
+            )
+            proxy = subprocess.Popen(
+                command(Place(folder, port, back)), env=os.environ | {"PATH": PATH}
+            )
+            _wait_for(port, proxy)
+            print("ready", flush=True)
+            proxy.wait()
+        finally:
+            for process in filter(None, (proxy, server)):
+                process.terminate()
+                process.wait()
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.05)
+    sys.exit(f"{process.args!r} has ended")
