@@ -1,6 +1,7 @@
 """
-What ``upgrade-switch probe --conformance`` finds of the servers in ``peers/``, as the table and the picture
-of ``docs/topics/conformance.md``. What is not installed is left out, and keeps the results that it has.
+What ``upgrade-switch probe --conformance`` finds of the servers in ``peers/``, as the tables and the
+picture of ``docs/topics/conformance.md``. A server that is not installed is left out, and keeps the
+results that it has.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from conformance_report import DATA, PAGE, PICTURE, Results, picture_of, with_tables
+from conformance_report import DATA, PAGE, PICTURE, Outcome, Results, picture_of, with_tables
 from peers import PEERS, Peer, running
 
 PROBE = str(Path(sys.executable).with_name("upgrade-switch"))
@@ -26,11 +27,11 @@ BOUNDS = ("--jobs", "4", "--within", "1000")
 _DONE = (0, 1)
 
 
-def probed(peer: Peer) -> dict[str, str]:
+def probed(peer: Peer) -> list[Outcome]:
     """
     Start a peer, and check it.
 
-    :return: what became of each check: its result, and its detail.
+    :return: what the probe writes.
     """
     with running(peer) as (port, _):
         url = f"http://127.0.0.1:{port}/echo"
@@ -39,15 +40,14 @@ def probed(peer: Peer) -> dict[str, str]:
     if done.returncode not in _DONE:
         raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}")
     # The port is another one each time.
-    found = json.loads(done.stdout.replace(f"127.0.0.1:{port}", "127.0.0.1:8080"))
-    return {each["check"]: f"{each['result']}: {each['detail']}".rstrip(": ") for each in found}
+    found: list[Outcome] = json.loads(done.stdout.replace(f"127.0.0.1:{port}", "127.0.0.1:8080"))
+    return found
 
 
 def probe_all(names: Sequence[str], results: Results) -> None:
     """Probe these peers one after the other, and put what is found into the results."""
-    results["system"] = (
-        f"Python {platform.python_version()} on Linux {platform.release().split('-')[0]}"
-    )
+    linux = platform.release().split("-")[0]
+    results["system"] = f"Python {platform.python_version()} on Linux {linux}"
     for peer in PEERS:
         if peer.name not in names:
             continue
@@ -56,13 +56,17 @@ def probe_all(names: Sequence[str], results: Results) -> None:
             print(f"{peer.name}: left out: {missing}", file=sys.stderr)
             continue
         found = probed(peer)
-        results["peers"][peer.name] = {
-            "version": peer.version(),
-            "date": datetime.date.today().isoformat(),
-            "checks": found,
-        }
-        failed = [name for name, result in found.items() if result.startswith("fail")]
-        print(f"{peer.name}: {len(failed)} of {len(found)} failed: {', '.join(failed)}", flush=True)
+        today = datetime.date.today().isoformat()
+        results["peers"][peer.name] = {"version": peer.version(), "date": today, "checks": found}
+        failed = [each["check"] for each in found if each["result"] == "fail"]
+        print(f"{peer.name}: {len(failed)} of {len(found)} failed", *failed, flush=True)
+
+
+def as_text(results: Results) -> str:
+    """JSON with a line for each check, so that a change of one shows as a change of a line."""
+    text = json.dumps(results, indent=1, ensure_ascii=False)
+    lines = text.replace("{\n     ", "{").replace(",\n     ", ", ").replace("\n    }", "}")
+    return f"{lines}\n"
 
 
 def main() -> None:
@@ -79,7 +83,7 @@ def main() -> None:
         results = json.loads(DATA.read_text())
     if not options.draw:
         probe_all(chosen, results)
-        DATA.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        DATA.write_text(as_text(results))
     PAGE.write_text(with_tables(PAGE.read_text(), results))
     PICTURE.write_text(picture_of(results))
 

@@ -1,4 +1,4 @@
-"""The table and the picture of ``docs/topics/conformance.md``, from what ``conformance.py`` has found."""
+"""The tables and the picture of ``docs/topics/conformance.md``, from what ``conformance.py`` found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peers import PEERS, Peer
 from upgrade_switch.command.probe.checks import GROUPS
 from upgrade_switch.command.probe.checks.check import Check, Level
 
-__all__ = ["DATA", "PAGE", "PICTURE", "Results", "picture_of", "with_tables"]
+__all__ = ["DATA", "PAGE", "PICTURE", "Outcome", "Results", "picture_of", "with_tables"]
 
 _DOCS = Path(__file__).parent.parent / "docs"
 PAGE = _DOCS / "topics" / "conformance.md"
@@ -20,10 +20,20 @@ PICTURE = _DOCS / "_static" / "conformance.svg"
 DATA = _DOCS / "_static" / "conformance.json"
 
 _BEGIN, _END = "<!-- results: make conformance writes them -->\n", "<!-- end of the results -->\n"
-_MARKS = {"pass": "✓", "fail": "✗", "skipped": "–"}
+_MARKS = {"pass": "✓", "fail": "✗", "skipped": "·"}
 
 # The picture's measures, in pixels.
-_ROW, _COLUMN, _LEFT, _TOP, _GAP = 18, 30, 356, 176, 26
+_ROW, _COLUMN, _LEVEL, _LEFT, _TOP, _GAP = 18, 30, 250, 396, 176, 26
+
+
+class Outcome(TypedDict):
+    """What became of a check, as the probe's --json has it."""
+
+    check: str
+    level: str
+    section: str
+    result: str
+    detail: str
 
 
 class Found(TypedDict):
@@ -31,8 +41,7 @@ class Found(TypedDict):
 
     version: str
     date: str
-    checks: dict[str, str]
-    """By its name, what became of a check: its result, a colon, and the detail."""
+    checks: list[Outcome]
 
 
 class Results(TypedDict):
@@ -47,15 +56,21 @@ class _Column:
 
     def __init__(self, peer: Peer, found: Found) -> None:
         self.peer = peer
-        self.found = found
+        self.version = found["version"]
+        self.date = found["date"]
+        self._outcomes = {outcome["check"]: outcome for outcome in found["checks"]}
 
     def result(self, check: Check) -> str:
         """``pass``, ``fail`` or ``skipped``."""
-        return self.found["checks"].get(check.name, "skipped").partition(":")[0]
+        return self._outcomes[check.name]["result"]
+
+    def level(self, check: Check) -> str:
+        """The check's level for this peer's token."""
+        return self._outcomes[check.name]["level"]
 
     def counts(self, level: Level) -> str:
         """How many checks of a level failed, of how many."""
-        results = [self.result(check) for check in _checks() if check.level is level]
+        results = [each["result"] for each in self._outcomes.values() if each["level"] == level]
         return f"{results.count('fail')} of {len(results) - results.count('skipped')}"
 
 
@@ -80,13 +95,13 @@ def _columns(results: Results) -> list[_Column]:
     return [_Column(peer, found[peer.name]) for peer in PEERS if peer.name in found]
 
 
-def _checks() -> Iterator[Check]:
-    for group in GROUPS:
-        yield from group.checks
+def _levels(check: Check) -> str:
+    """The check's level, and the other one that it may have for WebSocket."""
+    return check.level if check.websocket is None else f"{check.level}, WebSocket {check.websocket}"
 
 
 def _tables(columns: list[_Column], system: str) -> Iterator[str]:
-    dates = sorted({column.found["date"] for column in columns})
+    dates = sorted({column.date for column in columns})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     yield ""
     yield f"Run on {when}, with {system}. Failed, of those that say something about the server:"
@@ -96,12 +111,12 @@ def _tables(columns: list[_Column], system: str) -> Iterator[str]:
     for column in columns:
         peer = column.peer
         counts = " | ".join(column.counts(level) for level in Level)
-        about = f"{peer.title} | {column.found['version']} | {peer.token} | {counts} | {peer.leaves}"
+        about = f"{peer.title} | {column.version} | {peer.token} | {counts} | {peer.leaves}"
         yield f"| {about.rstrip()} |"
     yield ""
     yield "## All checks"
     yield ""
-    yield "✓ passed, ✗ failed, – skipped: it says nothing about this server."
+    yield "✓ passed, ✗ failed, · skipped: it says nothing about this server."
     for group in GROUPS:
         yield ""
         yield f"**{group.title}**"
@@ -110,7 +125,7 @@ def _tables(columns: list[_Column], system: str) -> Iterator[str]:
         yield f"|---|---|{':-:|' * len(columns)}"
         for check in group.checks:
             marks = " | ".join(_MARKS[column.result(check)] for column in columns)
-            yield f"| `{check.name}` | {check.level} | {marks} |"
+            yield f"| `{check.name}` | {_levels(check)} | {marks} |"
     yield ""
 
 
@@ -161,10 +176,10 @@ def _picture(columns: list[_Column]) -> Iterator[str]:
         y += _GAP
         for check in group.checks:
             yield f'  <text x="12" y="{y + 13}">{check.name}</text>'
-            yield f'  <text class="soft" x="{_LEFT - 56}" y="{y + 13}">{check.level}</text>'
+            yield f'  <text class="soft" x="{_LEVEL}" y="{y + 13}">{_levels(check)}</text>'
             yield f'  <path class="line" d="M12 {y + 0.5}H{width - 120}"/>'
             for index, column in enumerate(columns):
-                yield f"  {_mark(column.result(check), check.level, _middle(index), y + _ROW // 2)}"
+                yield f"  {_mark(column.result(check), column.level(check), _middle(index), y + _ROW // 2)}"
             y += _ROW
     yield from _legend(y + 26)
     yield "</svg>"
@@ -174,15 +189,14 @@ def _middle(index: int) -> int:
     return _LEFT + index * _COLUMN + _COLUMN // 2
 
 
-def _mark(result: str, level: Level, x: int, y: int) -> str:
+def _mark(result: str, level: str, x: int, y: int) -> str:
     if result == "pass":
         return f'<circle class="pass" cx="{x}" cy="{y}" r="3"/>'
     if result == "skipped":
         return f'<path class="skipped" d="M{x - 4} {y}h8"/>'
     cross = f'<path class="cross" d="M{x - 3} {y - 3}l6 6m0 -6l-6 6"/>'
-    return (
-        f'<rect class="{level.lower()}" x="{x - 8}" y="{y - 8}" width="16" height="16" rx="3"/>{cross}'
-    )
+    box = f'x="{x - 8}" y="{y - 8}" width="16" height="16" rx="3"'
+    return f'<rect class="{level.lower()}" {box}/>{cross}'
 
 
 def _legend(y: int) -> Iterator[str]:

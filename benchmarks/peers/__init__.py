@@ -72,8 +72,8 @@ class Peer(NamedTuple):
 _ASKED = {"go": "version"}
 
 _ALL_OF_IT = (
-    "Everything but parsing: to read Connection and Upgrade as lists, to leave HTTP/1.0 alone, to write "
-    "the 101."
+    "Everything but parsing: to read Connection and Upgrade as lists, to leave HTTP/1.0 alone, to "
+    "write the 101."
 )
 
 PEERS = (
@@ -85,8 +85,8 @@ PEERS = (
         "echo",
         ["node_http.js"],
         runs="node",
-        leaves="To choose a token from the list, to write the 101 or a refusal by hand, to give `head` to "
-        "the new protocol. A refusal ends the connection.",
+        leaves="To choose a token from the list, to write the 101 or a refusal by hand, to give "
+        "`head` to the new protocol. A refusal ends the connection.",
     ),
     Peer(
         "go",
@@ -118,7 +118,7 @@ PEERS = (
         "echo",
         ["tornado_detach.py"],
         ["tornado"],
-        leaves=f"{_ALL_OF_IT}",
+        leaves=_ALL_OF_IT,
     ),
     Peer("tornado-websocket", "Tornado WebSocket", "websocket", ["tornado_websocket.py"], ["tornado"]),
     Peer("autobahn", "autobahn", "websocket", ["autobahn_alone.py"], ["autobahn"]),
@@ -143,7 +143,7 @@ PEERS = (
         "echo",
         ["nginx_front.py"],
         runs="nginx",
-        leaves="To pass Upgrade on at all, and which tokens: its documentation's example passes every one.",
+        leaves="To pass Upgrade on at all, and which tokens: its example passes every one.",
     ),
     Peer(
         "haproxy",

@@ -1,4 +1,4 @@
-"""What a proxy needs for being a peer: a good server behind it, which is this project's, and a folder."""
+"""What a proxy needs to be a peer: a folder, and a good server behind it, which is this project's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,24 +44,30 @@ def run(command: Callable[[Place], Sequence[str]], port: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with socket.create_server(("127.0.0.1", 0)) as free:
         back = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        ours = [sys.executable, str(Path(__file__).with_name("ours.py")), str(back)]
-        server = subprocess.Popen(ours, stdout=subprocess.PIPE)
-        proxy = None
+    with tempfile.TemporaryDirectory() as folder, _behind(back):
+        place = Place(folder, port, back)
+        proxy = subprocess.Popen(command(place), env=os.environ | {"PATH": PATH})
         try:
-            assert server.stdout and server.stdout.readline(), (
-                "the server behind the proxy did not start"
-            )
-            proxy = subprocess.Popen(
-                command(Place(folder, port, back)), env=os.environ | {"PATH": PATH}
-            )
             _wait_for(port, proxy)
             print("ready", flush=True)
             proxy.wait()
         finally:
-            for process in filter(None, (proxy, server)):
-                process.terminate()
-                process.wait()
+            proxy.terminate()
+            proxy.wait()
+
+
+@contextmanager
+def _behind(port: int) -> Iterator[None]:
+    command = [sys.executable, str(Path(__file__).with_name("ours.py")), str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    try:
+        if not server.stdout.readline():
+            sys.exit("the server behind the proxy did not start")
+        yield
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
