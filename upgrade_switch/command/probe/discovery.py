@@ -12,7 +12,7 @@ from functools import partial
 from ...errors import InvalidToken
 from ...fields import printable
 from ...negotiation import UpgradeToken
-from .subject import Subject
+from .subject import HTTP11, Subject
 from .wire import SWITCHING, Broken, NotHTTP, Wire
 
 __all__ = ["Answer", "NotReached", "discover"]
@@ -51,10 +51,10 @@ def discover(server: Subject, tokens: Sequence[str]) -> Iterator[Answer]:
     """
     named = _named(server)
     # RFC 9113 §3.3: over TLS, HTTP/2 is chosen by ALPN.
-    usual = ["websocket"] if server.context else ["websocket", "h2c"]
+    usual = ["websocket"] if server.is_secure else ["websocket", "h2c"]
     for token in dict.fromkeys([*tokens, *named, *usual]):
         yield _timed(token, partial(_asked_for, replace(server, token=token)))
-    if server.context is not None:
+    if server.is_secure:
         yield _timed("CONNECT over HTTP/2", partial(_extended_connect, server))
 
 
@@ -117,7 +117,7 @@ def _asked_for(server: Subject) -> tuple[str, bool]:
 def _extended_connect(server: Subject) -> tuple[str, bool]:
     """Whether upgrades may be asked for on the streams of HTTP/2 (RFC 8441 §3)."""
     own = server.for_a_check()
-    with own.open(alpn=["h2", "http/1.1"]) as wire:
+    with own.open(alpn=("h2", *HTTP11)) as wire:
         if wire.alpn != "h2":
             return "no HTTP/2", False
         wire.send(_PREFACE + _EMPTY_SETTINGS)

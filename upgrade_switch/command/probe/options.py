@@ -1,10 +1,11 @@
 """
-``upgrade-switch probe``: its options, and how it ends.
+The options of ``upgrade-switch probe``.
 """
 
 from __future__ import annotations
 
 import ssl
+from functools import cache
 from math import inf
 from urllib.parse import urlsplit
 
@@ -13,17 +14,12 @@ from twisted.python.usage import UsageError
 from ...client.urls import http_url
 from ...errors import InvalidToken
 from ...negotiation import UpgradeToken
-from ..client.agent import header
-from ..client.secrets import field_lines
-from ..exits import FAILED, REFUSED, SUCCESS, USAGE, say
+from ..fields import header
 from ..options import CommandOptions
-from .checks import GROUPS
-from .discovery import NotReached, discover
-from .report import answers_as_json, as_json, as_table, is_bad, line_of
-from .running import run_checks
-from .subject import Subject
+from ..secrets import field_lines
+from .subject import HTTP11, Subject
 
-__all__ = ["ProbeOptions", "run_probe"]
+__all__ = ["ProbeOptions"]
 
 _WEBSOCKET = "websocket"
 
@@ -132,14 +128,14 @@ class ProbeOptions(CommandOptions):
 
         :raises UsageError: if ``--ca`` cannot be read.
         """
+        contexts = None
+        if self.url.startswith("https:"):
+            contexts = cache(self._context)
+            contexts(HTTP11)
         token = self.tokens[0] if self.tokens else _WEBSOCKET
-        return Subject(
-            self.url, token, self.fields, self._context(), self["slow"], timeout=self["timeout"]
-        )
+        return Subject(self.url, token, self.fields, contexts, self["slow"], self["timeout"])
 
-    def _context(self) -> ssl.SSLContext | None:
-        if not self.url.startswith("https:"):
-            return None
+    def _context(self, alpn: tuple[str, ...]) -> ssl.SSLContext:
         try:
             context = ssl.create_default_context(cafile=self["ca"])
         except (OSError, ValueError) as error:
@@ -149,35 +145,5 @@ class ProbeOptions(CommandOptions):
         if self["insecure"]:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
+        context.set_alpn_protocols(alpn)
         return context
-
-
-def run_probe(options: ProbeOptions) -> int:
-    """
-    Probe the server, and print what was found.
-
-    :return: the exit code.
-    """
-    try:
-        server = options.subject()
-    except UsageError as error:
-        say(f"probe: {error}")
-        return USAGE
-    try:
-        answers = list(discover(server, options.tokens))
-    except NotReached as reason:
-        say(f"probe: {reason}")
-        return REFUSED
-    if options["conformance"]:
-        return _check(options, server)
-    print(answers_as_json(answers) if options["json"] else "\n".join(map(line_of, answers)))
-    return SUCCESS
-
-
-def _check(options: ProbeOptions, server: Subject) -> int:
-    outcomes = list(run_checks(GROUPS, server, options["within"], options["jobs"]))
-    if options["json"]:
-        print(as_json(outcomes))
-    else:
-        print("\n".join(as_table(outcomes, bool(options["verbose"]))))
-    return FAILED if is_bad(outcomes) else SUCCESS

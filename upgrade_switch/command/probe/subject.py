@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from urllib.parse import urlsplit
@@ -14,7 +14,10 @@ from urllib.parse import urlsplit
 from .speech import Echo, Pings, Speech
 from .wire import SWITCHING, Broken, Closed, Deadline, Response, Transcript, Wire, shown
 
-__all__ = ["Subject"]
+__all__ = ["HTTP11", "Subject"]
+
+HTTP11 = ("http/1.1",)
+"""What is offered by ALPN for all requests in HTTP/1.1."""
 
 # RFC 6455 §1.3: the example's key.
 _KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -32,8 +35,8 @@ class Subject:
     """What is asked for."""
     fields: Sequence[str] = ()
     """Further lines of each request, such as ``Authorization: ...``."""
-    context: ssl.SSLContext | None = None
-    """How TLS is spoken, for ``https``."""
+    contexts: Callable[[tuple[str, ...]], ssl.SSLContext] | None = None
+    """How TLS is spoken, for ``https``, where these protocols are offered by ALPN (RFC 7301)."""
     idle: float | None = None
     """How many seconds a switched connection is left alone for, to see whether it lives on."""
     timeout: float = 5.0
@@ -69,34 +72,28 @@ class Subject:
         parts = urlsplit(self.url)
         return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
-    def open(self, alpn: Sequence[str] = ()) -> Wire:
+    @property
+    def is_secure(self) -> bool:
+        """Whether it is spoken to over TLS."""
+        return self.contexts is not None
+
+    def open(self, alpn: tuple[str, ...] = HTTP11) -> Wire:
         """
         Connect to it.
 
-        :param alpn: the protocols to offer by ALPN (RFC 7301).
+        :param alpn: the protocols to offer by ALPN, over TLS.
         :raises Closed: if there is no connection.
         """
         parts = urlsplit(self.url)
-        host, port = parts.hostname or "", parts.port or (443 if self.context else 80)
+        host, port = parts.hostname or "", parts.port or (443 if self.is_secure else 80)
         try:
             sock = socket.create_connection((host, port), max(self.deadline.left(), 0.001))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.context is not None:
-                sock = self._with_tls(sock, host, alpn)
+            if self.contexts is not None:
+                sock = _with_tls(sock, self.contexts(alpn), host)
         except (OSError, UnicodeError) as error:
-            why = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-            raise Closed(f"no connection to {host}:{port} ({why})", "a connection") from None
+            raise Closed(f"no connection to {host}:{port} ({_why(error)})", "a connection") from None
         return Wire(sock, self.deadline, self.transcript)
-
-    def _with_tls(self, sock: socket.socket, host: str, alpn: Sequence[str]) -> socket.socket:
-        assert self.context is not None
-        if alpn:
-            self.context.set_alpn_protocols(alpn)
-        try:
-            return self.context.wrap_socket(sock, server_hostname=host)
-        except OSError:
-            sock.close()
-            raise
 
     def request(
         self,
@@ -146,7 +143,7 @@ class Subject:
         """The further fields that the token needs (RFC 6455 §4.1, for WebSocket)."""
         if self.token.lower() == "h2c":
             # RFC 7540 §3.2.1, of which RFC 9113 §3.1 says that it is no longer in use.
-            return ("Connection: HTTP2-Settings", "HTTP2-Settings: ")
+            return ("Connection: HTTP2-Settings", "HTTP2-Settings: AAMAAABkAAQAAP__")
         if not self.is_websocket:
             return ()
         return (f"Sec-WebSocket-Key: {_KEY}", "Sec-WebSocket-Version: 13")
@@ -184,6 +181,28 @@ class Subject:
         wire.send(self.say(data))
         self.hears(wire, data)
 
+    def switches(
+        self,
+        *lines: str,
+        connection: Sequence[str] = ("Upgrade",),
+        offer: Sequence[str] | None = None,
+        target: str | None = None,
+        host: Sequence[str] | None = None,
+    ) -> None:
+        """
+        Ask for an upgrade, on a connection of its own, and talk to the target: without arguments, the
+        plainest upgrade that there is.
+
+        :param lines: these and the others are as for :meth:`upgrade`.
+        :raises Broken: if it does not work.
+        """
+        with self.open() as wire:
+            wire.send(
+                self.upgrade(*lines, connection=connection, offer=offer, target=target, host=host)
+            )
+            self.switched(wire)
+            self.talks(wire)
+
     def refused(self, wire: Wire, method: str = "GET") -> Response:
         """
         Read the answer, which must not be a 101.
@@ -195,3 +214,17 @@ class Subject:
         if response.status == SWITCHING:
             raise Broken(f"{response} to {shown(b', '.join(response.all(b'upgrade')))}", expected)
         return response
+
+
+def _why(error: OSError | UnicodeError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _with_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> socket.socket:
+    try:
+        return context.wrap_socket(sock, server_hostname=host)
+    except OSError:
+        sock.close()
+        raise
