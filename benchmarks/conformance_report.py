@@ -179,7 +179,8 @@ def _picture(columns: list[_Column]) -> Iterator[str]:
             yield f'  <text class="soft" x="{_LEVEL}" y="{y + 13}">{_levels(check)}</text>'
             yield f'  <path class="line" d="M12 {y + 0.5}H{width - 120}"/>'
             for index, column in enumerate(columns):
-                yield f"  {_mark(column.result(check), column.level(check), _middle(index), y + _ROW // 2)}"
+                mark = _mark(column.result(check), column.level(check), _middle(index), y + _ROW // 2)
+                yield f"  {mark}"
             y += _ROW
     yield from _legend(y + 26)
     yield "</svg>"
