@@ -99,17 +99,17 @@ PEERS = (
     Peer("aiohttp", "aiohttp", "websocket", ["aiohttp_websocket.py"], ["aiohttp"]),
     Peer(
         "uvicorn",
-        "uvicorn (websockets)",
+        "uvicorn (httptools, websockets)",
         "websocket",
-        ["uvicorn_websocket.py", "websockets"],
-        ["uvicorn", "websockets"],
+        ["uvicorn_websocket.py", "httptools", "websockets"],
+        ["uvicorn", "httptools", "websockets"],
     ),
     Peer(
         "uvicorn-wsproto",
-        "uvicorn (wsproto)",
+        "uvicorn (h11, wsproto)",
         "websocket",
-        ["uvicorn_websocket.py", "wsproto"],
-        ["uvicorn", "wsproto"],
+        ["uvicorn_websocket.py", "h11", "wsproto"],
+        ["uvicorn", "h11", "wsproto"],
     ),
     Peer("hypercorn", "hypercorn", "websocket", ["hypercorn_websocket.py"], ["hypercorn"]),
     Peer(

@@ -1,4 +1,7 @@
-"""uvicorn: an ASGI application. The second argument is what speaks WebSocket: websockets or wsproto."""
+"""
+uvicorn: an ASGI application. Behind the port stand what speaks HTTP (httptools or h11), and what speaks
+WebSocket (websockets or wsproto).
+"""
 
 import socket
 import sys
@@ -22,8 +25,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
             await send({"type": "websocket.send", "bytes": message["bytes"]})
 
 
-port, implementation = sys.argv[1:]
-config = uvicorn.Config(app, ws=implementation, lifespan="off", log_level="critical", access_log=False)
+port, http, ws = sys.argv[1:]
+config = uvicorn.Config(app, http=http, ws=ws, lifespan="off", log_level="critical", access_log=False)
 with socket.create_server(("127.0.0.1", int(port)), backlog=config.backlog) as listening:
     print("ready", flush=True)
     uvicorn.Server(config).run([listening])
