@@ -138,6 +138,14 @@ PEERS = (
     ),
     Peer("websockets", "websockets", "websocket", ["websockets_serve.py"], ["websockets"]),
     Peer(
+        "ours-proxy",
+        "upgrade_switch, proxy",
+        "echo",
+        ["ours_front.py"],
+        ["upgrade_switch"],
+        leaves="Which tokens may pass; by default websocket alone.",
+    ),
+    Peer(
         "nginx",
         "nginx",
         "echo",
