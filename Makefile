@@ -110,6 +110,7 @@ benchmark: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/proxy.py
 	$(VENV)/bin/python benchmarks/http2.py
 	$(VENV)/bin/python benchmarks/workers.py
+	$(VENV)/bin/python benchmarks/growth.py
 
 # What the probe finds of this project and of others, into docs/topics/conformance.md. Node, Go, nginx and
 # haproxy are left out where they are not installed; CONFORMANCE_ARGS may name some: --only ours,node
