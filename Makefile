@@ -112,10 +112,12 @@ benchmark: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/workers.py
 	$(VENV)/bin/python benchmarks/growth.py
 
-# What the probe finds of this project and of others, into docs/topics/conformance.md. Node, Go, nginx and
-# haproxy are left out where they are not installed; CONFORMANCE_ARGS may name some: --only ours,node
+# What the probe finds of this project and of others, into docs/topics/conformance.md. Go, nginx and haproxy
+# (and Node, without npm) are left out where they are not installed. CONFORMANCE_ARGS='--only ours,node'
+# chooses.
 conformance: $(PEERS_VENV)/.installed
-	$(PEERS_VENV)/bin/python benchmarks/conformance.py $(CONFORMANCE_ARGS)
+	PATH="$$(echo $(CURDIR)/$(PEERS_VENV)/node/node_modules/node-*/bin):$$PATH" \
+		$(PEERS_VENV)/bin/python benchmarks/conformance.py $(CONFORMANCE_ARGS)
 
 # Ten minutes for each of the fuzzers' targets; what is new goes into the corpus.
 fuzz: $(INSTALLED)
@@ -147,6 +149,9 @@ $(PEERS_VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(PEERS_VENV)
 	$(PEERS_VENV)/bin/pip install --quiet --upgrade pip
 	$(PEERS_VENV)/bin/pip install --quiet --editable '.[peers]'
+	# The newest Node, where there is any.
+	! command -v npm >/dev/null || npm install --silent --no-audit --no-fund --prefix $(PEERS_VENV)/node \
+		"node-$$(node -p 'process.platform + "-" + process.arch')"
 	touch $@
 
 $(CROSSBAR_VENV)/.installed:

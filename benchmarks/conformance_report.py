@@ -23,7 +23,7 @@ _BEGIN, _END = "<!-- results: make conformance writes them -->\n", "<!-- end of 
 _MARKS = {"pass": "✓", "fail": "✗", "skipped": "·"}
 
 # The picture's measures, in pixels.
-_ROW, _COLUMN, _LEVEL, _LEFT, _TOP, _GAP = 18, 30, 250, 396, 176, 26
+_ROW, _COLUMN, _LEVEL, _LEFT, _RIGHT, _TOP, _GAP = 18, 30, 250, 410, 60, 176, 26
 
 
 class Outcome(TypedDict):
@@ -158,7 +158,7 @@ _STYLE = """\
 
 def _picture(columns: list[_Column]) -> Iterator[str]:
     rows = sum(len(group.checks) for group in GROUPS)
-    width = _LEFT + _COLUMN * len(columns) + 120
+    width = _LEFT + _COLUMN * len(columns) + _RIGHT
     height = _TOP + rows * _ROW + len(GROUPS) * _GAP + 50
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"'
@@ -177,7 +177,7 @@ def _picture(columns: list[_Column]) -> Iterator[str]:
         for check in group.checks:
             yield f'  <text x="12" y="{y + 13}">{check.name}</text>'
             yield f'  <text class="soft" x="{_LEVEL}" y="{y + 13}">{_levels(check)}</text>'
-            yield f'  <path class="line" d="M12 {y + 0.5}H{width - 120}"/>'
+            yield f'  <path class="line" d="M12 {y + 0.5}H{width - _RIGHT + 12}"/>'
             for index, column in enumerate(columns):
                 mark = _mark(column.result(check), column.level(check), _middle(index), y + _ROW // 2)
                 yield f"  {mark}"

@@ -85,8 +85,8 @@ PEERS = (
         "echo",
         ["node_http.js"],
         runs="node",
-        leaves="To choose a token from the list, to write the 101 or a refusal by hand, to give "
-        "`head` to the new protocol. A refusal ends the connection.",
+        leaves="To choose a token from the list, to leave HTTP/1.0 alone, to write the 101, to give "
+        "`head` to the new protocol.",
     ),
     Peer(
         "go",

@@ -5,16 +5,21 @@ const http = require('http');
 
 const WANTED = 'The token here is echo.\n';
 
-const server = http.createServer((request, response) => {
+// Node has looked whether Connection names Upgrade.
+function shouldUpgradeCallback(request) {
+  const offered = request.headers.upgrade.split(',').map((token) => token.trim().toLowerCase());
+  return request.httpVersion === '1.1' && offered.includes('echo');
+}
+
+const server = http.createServer({shouldUpgradeCallback}, (request, response) => {
   response.writeHead(426, {Connection: 'Upgrade', Upgrade: 'echo', 'Content-Type': 'text/plain'});
   response.end(WANTED);
 });
 
 server.on('upgrade', (request, socket, head) => {
   socket.on('error', () => socket.destroy());
-  const offered = request.headers.upgrade.split(',').map((token) => token.trim().toLowerCase());
-  if (!offered.includes('echo')) {
-    // The connection has left HTTP: a refusal is written by hand, and is the last answer.
+  if (!shouldUpgradeCallback(request)) {
+    // Before Node 22.21 and 24.9 nobody has asked, and the connection has left HTTP: this is the last answer.
     socket.end(
       'HTTP/1.1 426 Upgrade Required\r\nConnection: Upgrade, close\r\nUpgrade: echo\r\n' +
         `Content-Type: text/plain\r\nContent-Length: ${WANTED.length}\r\n\r\n${WANTED}`,
