@@ -7,7 +7,17 @@ from urllib.parse import urlsplit
 from ..subject import Subject
 from ..wire import SWITCHING, Broken
 from .check import Group, Level, Skipped
-from .steps import UNKNOWN, chunked, does_not_switch, heard, is_answered, stays_open, trying
+from .steps import (
+    UNKNOWN,
+    chunked,
+    does_not_switch,
+    heard,
+    is_answered,
+    stays_open,
+    switched_early,
+    switched_with_content,
+    trying,
+)
 
 __all__ = ["GROUP"]
 
@@ -129,7 +139,7 @@ def expect_continue(server: Subject) -> None:
         if first.status == SWITCHING:
             raise Broken(f"{first} at once", "100 Continue, then 101")
         wire.send(content + server.say(_SAID))
-        server.switched(wire)
+        switched_with_content(server, wire)
         heard(server, wire, _SAID)
 
 
@@ -160,7 +170,7 @@ def pipelined_trailing_data(server: Subject) -> None:
     with server.open() as wire:
         wire.send(server.request() + server.upgrade() + server.say(_SAID))
         with stays_open(server.refused(wire)):
-            server.switched(wire)
+            switched_early(server, wire)
         heard(server, wire, _SAID)
 
 
