@@ -52,7 +52,7 @@ def conforms(token: str, *arguments: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("token", TOKENS)
 def test_serve(token: str) -> None:
-    """All checks pass, also what only careful servers do; a connection outlives the time of a request."""
+    """All checks pass, those of careful servers, too; a connection outlives the time of a request."""
     with serving("--h2c", "--http2-connect", "--head-timeout", "1") as server:
         assert conforms(token, "--slow", "1.2", f"{server.url}echo") == {}
 
