@@ -71,11 +71,7 @@ def fails(
 
 # Bytes of the new protocol that come in one segment with the end of a request.
 EARLY_FRAMES = (
-    "expect-continue",
     "trailing-data-100-kb",
-    "trailing-data-behind-chunks",
-    "trailing-data-behind-late-content",
-    "trailing-data-behind-length",
     "trailing-data-in-segment",
     "trailing-data-split-at-seam",
 )
@@ -89,8 +85,14 @@ EARLY = (
     "trailing-data-like-http",
 )
 
-# A server may close the connection in front of these.
-PIPELINED = ("pipelined-trailing-data",)
+# A server may close the connection in front of these, or where there is content.
+EARLY_BEHIND_OTHERS = (
+    "expect-continue",
+    "pipelined-trailing-data",
+    "trailing-data-behind-chunks",
+    "trailing-data-behind-late-content",
+    "trailing-data-behind-length",
+)
 
 # A server may read these together with the request, or later.
 LATER = ("trailing-data-while-deciding",)
@@ -99,7 +101,7 @@ LATER = ("trailing-data-while-deciding",)
 # Trailing data.
 
 
-@fails(*EARLY, *PIPELINED, maybe=LATER, silent=True)
+@fails(*EARLY, *EARLY_BEHIND_OTHERS, maybe=LATER, silent=True)
 class LosesTrailingData(SwitchingServer):
     """What was read with the request is lost."""
 
@@ -108,7 +110,7 @@ class LosesTrailingData(SwitchingServer):
         super().takes_over(client)
 
 
-@fails(*EARLY, *PIPELINED, maybe=LATER)
+@fails(*EARLY, *EARLY_BEHIND_OTHERS, maybe=LATER)
 class RepeatsTrailingData(SwitchingServer):
     """What was read with the request is delivered twice."""
 
@@ -119,7 +121,7 @@ class RepeatsTrailingData(SwitchingServer):
 
 @fails(
     *(name for name in EARLY if name not in ("half-close-behind-request", "trailing-data-100-kb")),
-    *PIPELINED,
+    *EARLY_BEHIND_OTHERS,
     maybe=LATER,
     silent=True,
 )
@@ -515,6 +517,16 @@ class ClosesBehindRefusals(SwitchingServer):
     def exchange(self, client: Client) -> bool:
         super().exchange(client)
         return False
+
+
+@fails("content-answered")
+class HangsUpOnContent(SwitchingServer):
+    """A request with Upgrade and content is a reason to hang up."""
+
+    def read_content(self, client: Client, request: Request) -> None:
+        if request.all("content-length") and request.all("upgrade") and not request.all("expect"):
+            raise Left
+        super().read_content(client, request)
 
 
 @fails("unknown-token-with-chunks", "unknown-token-with-content")
