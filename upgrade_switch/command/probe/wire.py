@@ -322,6 +322,18 @@ class Wire:
         """
         return self._head(_reader(method), expected)
 
+    def interim(self, expected: str = "100 Continue") -> int:
+        """
+        Read an interim response. The next bytes are those behind it.
+
+        :return: its status.
+        :raises Broken: if none comes, or a final response.
+        """
+        response = self.response(expected=expected, interim=True)
+        if response.status >= 200:
+            raise Broken(str(response), expected)
+        return response.status
+
     def _head(self, reader: h11.Connection, expected: str, interim: bool = False) -> Response:
         while True:
             event = self._event(reader, expected)

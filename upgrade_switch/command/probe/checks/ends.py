@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ..subject import Subject
-from ..wire import Broken, Deadline, shown
+from ..wire import Broken, Deadline, Wire, shown
 from .check import Group, Level, Skipped
 from .steps import heard, lines_of, only_with_an_echo, switched_early
 
@@ -61,9 +61,7 @@ def half_close(server: Subject) -> None:
         server.switched(wire)
         wire.send(server.say(_SAID))
         wire.half_close()
-        server.hears(wire, _SAID)
-        if rest := wire.rest("the end of the connection"):
-            raise Broken(f"{shown(rest)} behind the bytes that were said", "the end of the connection")
+        _hears_the_end(server, wire)
 
 
 @GROUP.check("half-close-behind-request", Level.PEERS, "RFC 9293 §3.6")
@@ -74,8 +72,14 @@ def half_close_behind_request(server: Subject) -> None:
         wire.send(server.upgrade() + server.say(_SAID))
         wire.half_close()
         switched_early(server, wire)
-        server.hears(wire, _SAID)
-        wire.rest("the end of the connection")
+        _hears_the_end(server, wire)
+
+
+def _hears_the_end(server: Subject, wire: Wire) -> None:
+    expected = "the bytes that were said, and the end of the connection"
+    server.hears(wire, _SAID)
+    if rest := wire.rest(expected):
+        raise Broken(f"{shown(rest)} behind the bytes that were said", expected)
 
 
 def _half_closable(server: Subject) -> None:

@@ -67,7 +67,7 @@ def stays_open(response: Response) -> Iterator[None]:
     :raises Skipped: if it does.
     """
     closes = Skipped(f"the server closes the connection behind {response}")
-    if "close" in map(str.lower, response.elements(b"connection")):
+    if _says_close(response):
         raise closes
     try:
         yield
@@ -79,15 +79,19 @@ def switched_early(server: Subject, wire: Wire) -> None:
     """
     Read a 101 to a request behind which bytes of the new protocol were sent.
 
-    :raises Skipped: if the server refuses that with an error, by which the client learns of it.
+    :raises Skipped: if the server refuses that with an error and closes: the client learns of it.
     :raises Broken: if something else comes.
     """
     expected = f"101 Switching Protocols to {server.token}, and what was said to arrive"
     response = wire.response(expected=expected)
-    if response.status >= 400:
+    if response.status >= 400 and _says_close(response):
         raise Skipped(f"the server refuses early bytes: {response}")
     if response.status != SWITCHING:
         raise Broken(str(response), expected)
+
+
+def _says_close(response: Response) -> bool:
+    return "close" in map(str.lower, response.elements(b"connection"))
 
 
 def switched_with_content(server: Subject, wire: Wire) -> None:
@@ -96,7 +100,10 @@ def switched_with_content(server: Subject, wire: Wire) -> None:
 
     :raises Skipped: if the server does not switch then.
     """
-    response = wire.response(expected=f"101 Switching Protocols to {server.token}")
+    try:
+        response = wire.response(expected=f"101 Switching Protocols to {server.token}")
+    except Closed:
+        raise Skipped("the server closes the connection at a request with content") from None
     if response.status != SWITCHING:
         raise Skipped(f"the server does not switch behind content: {response}")
 
