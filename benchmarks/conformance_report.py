@@ -23,7 +23,7 @@ _BEGIN, _END = "<!-- results: make conformance writes them -->\n", "<!-- end of 
 _MARKS = {"pass": "✓", "fail": "✗", "skipped": "·"}
 
 # The picture's measures, in pixels.
-_ROW, _COLUMN, _LEVEL, _LEFT, _RIGHT, _TOP, _GAP = 18, 30, 250, 410, 60, 176, 26
+_ROW, _COLUMN, _LEVEL, _LEFT, _RIGHT, _TOP, _GAP = 18, 25, 232, 338, 70, 166, 26
 
 
 class Outcome(TypedDict):
@@ -71,7 +71,7 @@ class _Column:
     def counts(self, level: Level) -> str:
         """How many checks of a level failed, of how many."""
         results = [each["result"] for each in self._outcomes.values() if each["level"] == level]
-        return f"{results.count('fail')} of {len(results) - results.count('skipped')}"
+        return f"{results.count('fail')}/{len(results) - results.count('skipped')}"
 
 
 def with_tables(page: str, results: Results) -> str:
@@ -96,29 +96,35 @@ def _columns(results: Results) -> list[_Column]:
 
 
 def _levels(check: Check) -> str:
-    """The check's level, and the other one that it may have for WebSocket."""
-    return check.level if check.websocket is None else f"{check.level}, WebSocket {check.websocket}"
+    """The check's level, and in brackets the other one that it may have for WebSocket."""
+    return check.level if check.websocket is None else f"{check.level} ({check.websocket})"
 
 
 def _tables(columns: list[_Column], system: str) -> Iterator[str]:
     dates = sorted({column.date for column in columns})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     yield ""
-    yield f"Run on {when}, with {system}. Failed, of those that say something about the server:"
+    yield f"Run on {when}, with {system}. How many checks failed, of those that say something about a"
+    yield "server:"
     yield ""
-    yield "| server | version | asked for | MUST | SHOULD | PEERS | leaves to its user |"
-    yield "|---|---|---|---|---|---|---|"
+    yield f"| server | version | asked for | {' | '.join(Level)} |"
+    yield "|---|---|---|---|---|---|"
     for column in columns:
         peer = column.peer
         counts = " | ".join(column.counts(level) for level in Level)
-        about = f"{peer.title} | {column.version} | {peer.token} | {counts} | {peer.leaves}"
-        yield f"| {about.rstrip()} |"
+        yield f"| {peer.title} | {column.version} | {peer.token} | {counts} |"
+    yield ""
+    yield "What they leave to their users, and so to the programs here:"
+    yield ""
+    yield from (f"- {peer.title}: {peer.leaves}" for peer in (c.peer for c in columns) if peer.leaves)
     yield ""
     yield "## All checks"
     yield ""
-    yield "✓ passed, ✗ failed, · skipped: it says nothing about this server."
+    yield f"{_MARKS['pass']} passed, {_MARKS['fail']} failed, {_MARKS['skipped']} skipped, since it says"
+    yield "nothing about this server. In brackets: the level for WebSocket, if it is another one."
+    yield ""
+    yield ":::{container} checks"
     for group in GROUPS:
-        yield ""
         yield f"**{group.title}**"
         yield ""
         yield f"| check | level | {' | '.join(column.peer.title for column in columns)} |"
@@ -126,8 +132,21 @@ def _tables(columns: list[_Column], system: str) -> Iterator[str]:
         for check in group.checks:
             marks = " | ".join(_MARKS[column.result(check)] for column in columns)
             yield f"| `{check.name}` | {_levels(check)} | {marks} |"
+        yield ""
+    yield ":::"
     yield ""
 
+
+_CROSS = '<path class="cross" d="M-3 -3l6 6m0 -6l-6 6"/>'
+_BOX = 'x="-8" y="-8" width="16" height="16" rx="3"'
+_DEFINITIONS = f"""\
+  <defs>
+    <circle id="pass" class="pass" r="3"/>
+    <path id="skipped" class="skipped" d="M-4 0h8"/>
+    <g id="MUST"><rect class="must" {_BOX}/>{_CROSS}</g>
+    <g id="SHOULD"><rect class="should" {_BOX}/>{_CROSS}</g>
+    <g id="PEERS"><rect class="peers" {_BOX}/>{_CROSS}</g>
+  </defs>"""
 
 _STYLE = """\
   <style>
@@ -166,6 +185,7 @@ def _picture(columns: list[_Column]) -> Iterator[str]:
     )
     yield '  <title id="title">Which checks of upgrade-switch probe each server passes</title>'
     yield _STYLE
+    yield _DEFINITIONS
     yield f'  <rect class="card" x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="8"/>'
     for index, column in enumerate(columns):
         at = f"{_middle(index) + 4} {_TOP - 6}"
@@ -191,13 +211,7 @@ def _middle(index: int) -> int:
 
 
 def _mark(result: str, level: str, x: int, y: int) -> str:
-    if result == "pass":
-        return f'<circle class="pass" cx="{x}" cy="{y}" r="3"/>'
-    if result == "skipped":
-        return f'<path class="skipped" d="M{x - 4} {y}h8"/>'
-    cross = f'<path class="cross" d="M{x - 3} {y - 3}l6 6m0 -6l-6 6"/>'
-    box = f'x="{x - 8}" y="{y - 8}" width="16" height="16" rx="3"'
-    return f'<rect class="{level.lower()}" {box}/>{cross}'
+    return f'<use href="#{level if result == "fail" else result}" x="{x}" y="{y}"/>'
 
 
 def _legend(y: int) -> Iterator[str]:
