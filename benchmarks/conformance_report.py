@@ -120,8 +120,8 @@ def _tables(columns: list[_Column], system: str) -> Iterator[str]:
     yield ""
     yield "## All checks"
     yield ""
-    yield "✓ passed, ✗ failed, · skipped, since it says nothing about this server. In brackets: the level for"
-    yield "WebSocket, if it is another one."
+    yield "✓ passed, ✗ failed, · skipped, since it says nothing about this server. In brackets: the"
+    yield "level for WebSocket, if it is another one."
     yield ""
     yield ":::{container} checks"
     for group in GROUPS:
