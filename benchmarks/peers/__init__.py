@@ -2,7 +2,8 @@
 The servers that this project is compared with, each with an echo behind the upgrade.
 
 A program here gets a port of 127.0.0.1 as its first argument, prints a line on standard output when it
-accepts connections there, and ends at SIGTERM. What it switches is at /echo.
+accepts connections there, and ends at SIGTERM. What it switches is at /echo. A proxy may get the port
+of the server behind it as its second.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a proxy needs to be a peer: a folder, and a good server behind it, which is this project's."""
+"""What a proxy needs to be a peer: a folder, and a good server behind it, by default this project's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,20 +35,19 @@ class Place(NamedTuple):
         return str(path)
 
 
-def run(command: Callable[[Place], Sequence[str]], port: int) -> None:
+def run(command: Callable[[Place], Sequence[str]], port: str, back: str | None = None) -> None:
     """
-    Start a server and the proxy, say so, and end both at SIGTERM.
+    Start the proxy, say so, and end it at SIGTERM.
 
     :param command: what starts the proxy.
+    :param back: the port of a server that runs; by default, one is started and ended with the proxy.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        back = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder, _behind(back):
-        place = Place(folder, port, back)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        place = Place(folder, int(port), int(back) if back else stack.enter_context(_good_server()))
         proxy = subprocess.Popen(command(place), env=os.environ | {"PATH": PATH})
         try:
-            _wait_for(port, proxy)
+            _wait_for(place.port, proxy)
             print("ready", flush=True)
             proxy.wait()
         finally:
@@ -57,14 +56,17 @@ def run(command: Callable[[Place], Sequence[str]], port: int) -> None:
 
 
 @contextmanager
-def _behind(port: int) -> Iterator[None]:
+def _good_server() -> Iterator[int]:
+    """Its port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
     command = [sys.executable, str(Path(__file__).with_name("ours.py")), str(port)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert server.stdout is not None
     try:
         if not server.stdout.readline():
             sys.exit("the server behind the proxy did not start")
-        yield
+        yield port
     finally:
         server.terminate()
         server.wait()

@@ -26,4 +26,4 @@ def command(place: Place) -> list[str]:
     return ["haproxy", "-q", "-db", "-f", place.write("haproxy.cfg", _CONFIG)]
 
 
-run(command, int(sys.argv[1]))
+run(command, *sys.argv[1:])

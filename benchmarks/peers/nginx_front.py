@@ -30,4 +30,4 @@ def command(place: Place) -> list[str]:
     return ["nginx", "-p", place.folder, "-c", place.write("nginx.conf", _CONFIG)]
 
 
-run(command, int(sys.argv[1]))
+run(command, *sys.argv[1:])

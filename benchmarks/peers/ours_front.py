@@ -14,4 +14,4 @@ def command(place: Place) -> list[str]:
     ]
 
 
-run(command, int(sys.argv[1]))
+run(command, *sys.argv[1:])
