@@ -22,6 +22,7 @@ from zope.interface import alsoProvides
 
 from ...errors import UpgradeError
 from ...interfaces import ICountsBytes, IDrainable
+from .._origin import normal_origin
 from ._opened import (
     CLOSE_TIMEOUT,
     AutobahnProtocol,
@@ -31,7 +32,6 @@ from ._opened import (
     forget_protocol,
 )
 from .draining import AdaptsToDrainable, ClosesWhenDrained
-from .origin import normal_origin
 
 __all__ = [
     "CLOSE_TIMEOUT",
