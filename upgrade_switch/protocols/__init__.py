@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING
 __all__ = [
     "SAME_ORIGIN",
     "Destinations",
+    "MessageEndpoint",
+    "MessageFactory",
+    "MessageStream",
     "TLSUpgradePool",
     "TunnelFactory",
     "WebSocketEndpoint",
+    "broadcast",
     "byte_stream",
     "connect_to",
     "connect_udp",
     "connect_websocket",
     "h2c",
+    "message_stream",
     "open_udp",
     "tls",
     "tls_required",
@@ -30,6 +35,7 @@ __all__ = [
 if TYPE_CHECKING:
     from ._connect import Destinations, connect_to
     from ._h2c import h2c
+    from ._messages import MessageEndpoint, MessageFactory, MessageStream, broadcast, message_stream
     from ._targets import tunnel_by_name
     from ._tls import TLSUpgradePool, tls, tls_required
     from ._tunnel import TunnelFactory, tunnel
@@ -46,6 +52,11 @@ _MODULES = {
     "Destinations": "_connect",
     "connect_to": "_connect",
     "h2c": "_h2c",
+    "MessageEndpoint": "_messages",
+    "MessageFactory": "_messages",
+    "MessageStream": "_messages",
+    "broadcast": "_messages",
+    "message_stream": "_messages",
     "tunnel_by_name": "_targets",
     "TLSUpgradePool": "_tls",
     "tls": "_tls",
