@@ -126,7 +126,7 @@ class MessageEndpoint:
 
         :param protocolFactory: a :class:`MessageFactory`.
         :return: fires with the protocol that owns the connection, and has the stream as its attribute
-            ``stream``, when its handler has been called. Fails with
+            ``stream``; its handler is called in the reactor's next turn. Fails with
             :class:`~upgrade_switch.NotSwitched`, which has the response, if the server refuses; with
             :class:`~upgrade_switch.errors.InvalidResponse` if its answer breaks the rules; with
             ``twisted.internet.error.TimeoutError``; or with what the agent fails with. Cancelling it

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import TimeoutError
-from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.interfaces import IPushProducer, IReactorTime, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from websockets.exceptions import ProtocolError
 from websockets.extensions import Extension
 from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import SEND_EOF, Side, State
 from websockets.protocol import Protocol as Frames
-from websockets.protocol import Side, State
 from zope.interface import implementer
 
 from ... import _twisted
@@ -83,7 +83,7 @@ class MessageProtocol(Protocol):
         self._heartbeat: Heartbeat | None = None
         self._closing: QuietTimeout | None = None
         self.octets_sent = 0
-        self.is_full = False
+        self.is_full: bool = False
 
     def agree(
         self,
@@ -112,6 +112,13 @@ class MessageProtocol(Protocol):
         self.transport.registerProducer(self, True)
         if self._options.heartbeat is not None:
             self._heartbeat = Heartbeat(self._clock, self._options.heartbeat, self)
+        if self._frames.side is Side.SERVER:
+            self._call_handler()
+        else:
+            # Not yet: a handler may stop its ClientService, which has to know of the connection first.
+            self._clock.callLater(0, self._call_handler)
+
+    def _call_handler(self) -> None:
         handling: Deferred[object] = maybeDeferred(self._handler, self.stream)
         handling.addCallbacks(self._handled, self._handler_failed)
 
@@ -141,10 +148,7 @@ class MessageProtocol(Protocol):
             self._heartbeat.stop()
         if self._closing is not None:
             self._closing.cancel()
-        code = self._frames.close_code
-        self.stream.connection_lost(
-            CloseCode.ABNORMAL_CLOSURE if code is None else code, self._frames.close_reason or ""
-        )
+        self.stream.connection_lost()
 
     # What is received.
 
@@ -154,6 +158,9 @@ class MessageProtocol(Protocol):
             if frame.fin:
                 self._message_received(frame.data)
                 return
+        elif frame.opcode is Opcode.CLOSE:
+            self.stream.ended()
+            return
         elif frame.opcode is not Opcode.CONT:
             return
         # Joined at once: empty or tiny fragments cannot fill the memory with what holds them.
@@ -233,15 +240,27 @@ class MessageProtocol(Protocol):
             if data:
                 self.transport.write(data)
         if self._closing is None and self._frames.close_expected():
-            self._close(has_sent_all=bool(pieces) and not pieces[-1])
+            self._begin_closing()
+        if pieces and pieces[-1] == SEND_EOF:
+            self._end_sending()
 
-    def _close(self, has_sent_all: bool) -> None:
-        # What is received now is the end, or to be dropped; a connection that is not read has no end.
+    def _begin_closing(self) -> None:
+        # What comes now is the end, or to be dropped; a connection that is not read has no end.
         if not self._is_reading:
             self._is_reading = True
             self.transport.resumeProducing()
         self._closing = QuietTimeout(self.transport, self._clock, _CLOSE_TIMEOUT, self._close_timed_out)
-        if has_sent_all and self._frames.close_rcvd is not None:
+
+    def _end_sending(self) -> None:
+        """Everything is said. (RFC 6455 §7.1.1: the server is the first to close the connection.)"""
+        # With a producer, TLS would wait for more.
+        self.transport.unregisterProducer()
+        half_close = getattr(self.transport, "loseWriteConnection", None)
+        if half_close is not None and not ISSLTransport.providedBy(self.transport):
+            # The other end may still be sending: if nothing read it, the kernel would answer with a
+            # reset, which would overtake the Close frame.
+            half_close()
+        else:
             self.transport.loseConnection()
 
     def _close_timed_out(self) -> None:
@@ -270,10 +289,18 @@ class MessageProtocol(Protocol):
         return not self._is_reading
 
     @property
-    def code_sent(self) -> int:
-        """The code that this side has closed with; 1006 if it has not."""
-        sent = self._frames.close_sent
-        return CloseCode.ABNORMAL_CLOSURE if sent is None else sent.code
+    def has_ended(self) -> bool:
+        return self._frames.close_rcvd is not None or self._frames.state is State.CLOSED
+
+    @property
+    def why_closed(self) -> tuple[int, str]:
+        frames = self._frames
+        # What the other end says counts; without a word of it, an end is one that was cut off.
+        if frames.close_rcvd is not None:
+            return frames.close_rcvd.code, frames.close_rcvd.reason
+        if frames.close_sent is not None and frames.state is not State.CLOSED:
+            return frames.close_sent.code, frames.close_sent.reason
+        return CloseCode.ABNORMAL_CLOSURE, ""
 
     def drain(self) -> None:
         self.send_close(CloseCode.GOING_AWAY, "the server is going down")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from websockets.exceptions import InvalidHeader, NegotiationError
 from websockets.extensions import Extension
@@ -21,6 +22,7 @@ from .._handshake import (
     MAX_MESSAGE_SIZE,
     SAME_ORIGIN,
     HandshakeRefused,
+    OriginCheck,
     check_origin,
     check_request,
     check_size,
@@ -95,30 +97,42 @@ def message_stream(
     """
     if not callable(handler):
         raise InvalidArgument(f"a handler is a coroutine function, not {handler!r}")
-    is_allowed = origin_check(allowed_origins)
-    names = subprotocol_names(subprotocols)
-    options = check_options(heartbeat, max_message_size, max_queue)
+    return _Acceptor(
+        handler,
+        origin_check(allowed_origins),
+        subprotocol_names(subprotocols),
+        check_options(heartbeat, max_message_size, max_queue),
+        compression,
+    )
 
-    def accept(request: UpgradeRequest, token: UpgradeToken) -> Answer:
+
+@dataclass(frozen=True)
+class _Acceptor:
+    handler: Handler
+    is_allowed: OriginCheck
+    subprotocols: Sequence[str]
+    options: Options
+    compression: bool
+
+    def __call__(self, request: UpgradeRequest, token: UpgradeToken) -> Answer:
         try:
             key, origin, offered = check_request(request, token)
             if origin is not None:
-                check_origin(origin, is_allowed(origin, request))
+                check_origin(origin, self.is_allowed(origin, request))
         except HandshakeRefused as refused:
             return refuse(request, refused)
-        subprotocol = next((name for name in offered if name in names), None)
-        extensions = _agree_on_compression(request) if compression else []
+        # In the client's order.
+        subprotocol = next((name for name in offered if name in self.subprotocols), None)
+        extensions = _agree_on_compression(request) if self.compression else []
         set_header = request.responseHeaders.setRawHeaders
         if key is not None:
             set_header(b"Sec-WebSocket-Accept", [accept_key(key)])
         if subprotocol is not None:
             set_header(b"Sec-WebSocket-Protocol", [subprotocol.encode("ascii")])
+        protocol = MessageProtocol(self.handler)
         agreed = Agreed(Side.SERVER, subprotocol, extensions)
-        protocol = MessageProtocol(handler)
-        protocol.agree(agreed, options, request.site.reactor, request)
+        protocol.agree(agreed, self.options, request.site.reactor, request)
         return protocol
-
-    return accept
 
 
 def _agree_on_compression(request: UpgradeRequest) -> Sequence[Extension]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
 
     from ...server.request import UpgradeRequest
-    from .protocol import MessageProtocol
 
-__all__ = ["Message", "MessageStream", "broadcast"]
+__all__ = ["Connection", "Message", "MessageStream", "broadcast"]
 
 Message: TypeAlias = str | bytes
 """A text message, or a binary one."""
@@ -27,6 +26,38 @@ _T = TypeVar("_T")
 
 # RFC 6455 §7.4.1: what is said on purpose, in peace. 1005 is no code at all.
 _CLEAN_CODES: Final = frozenset([1000, 1001, 1005])
+
+
+class Connection(Protocol):
+    """What a stream is read from and written to."""
+
+    @property
+    def is_fully_open(self) -> bool:
+        """Whether neither side has begun to close it."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more waits to be sent than there should."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no more will be received."""
+
+    @property
+    def why_closed(self) -> tuple[int, str]:
+        """The close code, and the text beside it, as far as they are known."""
+
+    def reads_on(self) -> None:
+        """The handler has taken a message."""
+
+    def send_message(self, message: Message) -> None:
+        """Send it. The stream is open."""
+
+    def send_close(self, code: int, reason: str) -> None:
+        """Close it, if it is open."""
+
+    def abort(self) -> None:
+        """End the connection at once."""
 
 
 class MessageStream:
@@ -41,8 +72,8 @@ class MessageStream:
         finished. None on a client.
     :ivar subprotocol: what was agreed on (RFC 6455 §1.9); None without one.
     :ivar peer: the address of the other end.
-    :ivar close_code: why it was closed (§7.4), as the other end says, or this side where the other one
-        did not answer; None as long as it is open. 1006: the connection ended without a word.
+    :ivar close_code: why the other end has closed it (§7.4); None as long as it has not. 1006: the
+        connection ended without a word.
     :ivar close_reason: the text beside the code; empty without one.
     """
 
@@ -51,12 +82,12 @@ class MessageStream:
 
     def __init__(
         self,
-        protocol: MessageProtocol,
+        connection: Connection,
         peer: IAddress,
         subprotocol: str | None,
         request: UpgradeRequest | None,
     ) -> None:
-        self._protocol = protocol
+        self._connection = connection
         self.peer = peer
         self.subprotocol = subprotocol
         self.request = request
@@ -64,6 +95,7 @@ class MessageStream:
         self._readers: deque[Deferred[Message]] = deque()
         self._senders: list[Deferred[None]] = []
         self._closers: list[Deferred[None]] = []
+        self._is_over = False
 
     def __repr__(self) -> str:
         state = "open" if self.close_code is None else f"closed ({self.close_code})"
@@ -72,7 +104,7 @@ class MessageStream:
     @property
     def is_open(self) -> bool:
         """Whether messages can be sent: neither side has begun to close it."""
-        return self._protocol.is_fully_open
+        return self._connection.is_fully_open
 
     def __aiter__(self) -> MessageStream:
         return self
@@ -95,9 +127,9 @@ class MessageStream:
         """
         if self._received:
             message = self._received.popleft()
-            self._protocol.reads_on()
+            self._connection.reads_on()
             return succeed(message)
-        if self.close_code is not None:
+        if self._connection.has_ended:
             return fail(self._closed())
         reader: Deferred[Message] = Deferred(self._readers.remove)
         self._readers.append(reader)
@@ -117,8 +149,8 @@ class MessageStream:
             raise InvalidArgument(f"a message is a str or bytes, not {type(message).__name__}")
         if not self.is_open:
             return fail(self._closed())
-        self._protocol.send_message(message)
-        if not self._protocol.is_full:
+        self._connection.send_message(message)
+        if not self._connection.is_full:
             return succeed(None)
         sender: Deferred[None] = Deferred(self._senders.remove)
         self._senders.append(sender)
@@ -133,14 +165,14 @@ class MessageStream:
         :return: fires when the connection is over.
         :raises InvalidArgument: if there is no such code, or the reason is too long.
         """
-        self._protocol.send_close(code, reason)
+        self._connection.send_close(code, reason)
         return self.wait_closed()
 
     def wait_closed(self) -> Deferred[None]:
         """
         :return: fires when the connection is over.
         """
-        if self.close_code is not None:
+        if self._is_over:
             return succeed(None)
         closer: Deferred[None] = Deferred(self._closers.remove)
         self._closers.append(closer)
@@ -148,7 +180,7 @@ class MessageStream:
 
     def abort(self) -> None:
         """End the connection at once; what waits to be sent is lost."""
-        self._protocol.abort()
+        self._connection.abort()
 
     # What the protocol tells.
 
@@ -169,18 +201,23 @@ class MessageStream:
         senders, self._senders = self._senders, []
         _each(senders, lambda sender: sender.callback(None))
 
-    def connection_lost(self, code: int, reason: str) -> None:
-        """The connection is over."""
-        self.close_code, self.close_reason = code, reason
+    def ended(self) -> None:
+        """No more will be received."""
+        self.close_code, self.close_reason = self._connection.why_closed
         readers, self._readers = self._readers, deque()
+        _each(readers, lambda reader: reader.errback(self._closed()))
+
+    def connection_lost(self) -> None:
+        """The connection is over."""
+        self._is_over = True
+        self.ended()
         senders, self._senders = self._senders, []
         closers, self._closers = self._closers, []
-        _each(readers, lambda reader: reader.errback(self._closed()))
         _each(senders, lambda sender: sender.errback(self._closed()))
         _each(closers, lambda closer: closer.callback(None))
 
     def _closed(self) -> StreamClosed:
-        return StreamClosed(self.close_code or self._protocol.code_sent, self.close_reason)
+        return StreamClosed(*self._connection.why_closed)
 
 
 def _each(waiting: Iterable[Deferred[_T]], do: Callable[[Deferred[_T]], object]) -> None:
