@@ -53,6 +53,7 @@ KNOWN = {
     "howto/http2.md": {"python": 2},
     "howto/haproxy.md": {"haproxy": 1, "python": 1, "console": 1},
     "howto/many-cores.md": {"console": 1},
+    "howto/messages.md": {"python": 3},
     "howto/nginx.md": {"nginx": 1, "python": 1},
     "howto/prefaces.md": {"python": 2},
     "howto/server.md": {"python": 5},

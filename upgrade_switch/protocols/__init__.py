@@ -35,13 +35,13 @@ __all__ = [
 if TYPE_CHECKING:
     from ._connect import Destinations, connect_to
     from ._h2c import h2c
+    from ._handshake import SAME_ORIGIN
     from ._messages import MessageEndpoint, MessageFactory, MessageStream, broadcast, message_stream
     from ._targets import tunnel_by_name
     from ._tls import TLSUpgradePool, tls, tls_required
     from ._tunnel import TunnelFactory, tunnel
     from ._udp import connect_udp, open_udp
     from ._websocket import (
-        SAME_ORIGIN,
         WebSocketEndpoint,
         byte_stream,
         connect_websocket,
@@ -65,7 +65,7 @@ _MODULES = {
     "tunnel": "_tunnel",
     "connect_udp": "_udp",
     "open_udp": "_udp",
-    "SAME_ORIGIN": "_websocket",
+    "SAME_ORIGIN": "_handshake",
     "WebSocketEndpoint": "_websocket",
     "byte_stream": "_websocket",
     "connect_websocket": "_websocket",

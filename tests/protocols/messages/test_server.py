@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
-from twisted.web.resource import ForbiddenResource
+from twisted.web.pages import forbidden
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame as LibraryFrame
 from websockets.frames import Opcode
@@ -449,7 +449,7 @@ async def test_an_acceptor_of_your_own(listen: Any) -> None:
     accept: Callable[..., Any] = message_stream(echo)
 
     async def decide(request: Any, token: Any) -> Any:
-        return accept(request, token) if request.getHeader(b"x-key") else ForbiddenResource()
+        return accept(request, token) if request.getHeader(b"x-key") else forbidden()
 
     listening = await listen("tcp", site_of({"websocket": decide}))
     client = await switched(listening, b"X-Key: 1\r\n")

@@ -107,7 +107,6 @@ class MessageProtocol(Protocol):
     # The connection.
 
     def connectionMade(self) -> None:
-        _twisted.keep_alive(self.transport)
         self.stream = MessageStream(self, self.transport.getPeer(), self._subprotocol, self._request)
         self.transport.registerProducer(self, True)
         if self._options.heartbeat is not None:
@@ -115,6 +114,7 @@ class MessageProtocol(Protocol):
         if self._frames.side is Side.SERVER:
             self._call_handler()
         else:
+            _twisted.keep_alive(self.transport)
             # Not yet: a handler may stop its ClientService, which has to know of the connection first.
             self._clock.callLater(0, self._call_handler)
 
