@@ -136,7 +136,7 @@ class UnsupportedTwisted(UpgradeError, ImportError):
 class MissingExtra(UpgradeError, ImportError):
     """
     Raised when a module needs a package that only an extra of this package installs, and that
-    package is missing. The message says what to install.
+    package is missing, or lacks something. The message says what to install.
     """
 
 
