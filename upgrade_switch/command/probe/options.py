@@ -13,6 +13,7 @@ from twisted.python.usage import UsageError
 
 from ...client.urls import http_url
 from ...errors import InvalidToken
+from ...fields import is_authority
 from ...negotiation import UpgradeToken
 from ..client.agent import header
 from ..client.secrets import field_lines
@@ -44,6 +45,13 @@ def _jobs(text: str) -> int:
     return int(text)
 
 
+def _address(text: str) -> tuple[str, int]:
+    if not is_authority(text.encode("utf-8")):
+        raise UsageError(f"--listen needs HOST:PORT, not {text!r}")
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 class ProbeOptions(CommandOptions):
     """The options of ``probe``."""
 
@@ -59,6 +67,7 @@ class ProbeOptions(CommandOptions):
         "upgrade-switch probe https://example.com/",
         "upgrade-switch probe --conformance http://127.0.0.1:8080/echo echo",
         "upgrade-switch probe --conformance --json ws://127.0.0.1:8080/chat > report.json",
+        "upgrade-switch probe --through http://127.0.0.1:8080/ --listen 127.0.0.1:9000",
     )
     optParameters = [  # noqa: RUF012 - twisted.python.usage wants a list
         ["timeout", None, 5.0, "Seconds that each check has.", _seconds("timeout")],
@@ -71,6 +80,21 @@ class ProbeOptions(CommandOptions):
             "With --conformance: leave a switched connection alone for so many seconds, more than the "
             "server's time-out for requests, to see whether it lives on.",
             _seconds("slow"),
+        ],
+        [
+            "through",
+            None,
+            None,
+            "Check the proxy at this URL, in front of a server that the probe itself serves: needs "
+            "--listen.",
+        ],
+        [
+            "listen",
+            None,
+            None,
+            "HOST:PORT: with --through, where the probe listens. The proxy has to be told to forward "
+            "to it, and to pass TOKEN.",
+            _address,
         ],
         ["ca", None, None, "Trust the certificates in this file (PEM) instead of the system's."],
     ]
@@ -100,6 +124,8 @@ class ProbeOptions(CommandOptions):
             self.fields.append(f"{name}: {content.decode('latin-1')}")
 
     def parseArgs(self, *arguments: str) -> None:
+        if self["through"] is not None:
+            arguments = (self["through"], *arguments)
         if not arguments:
             raise UsageError("a URL is needed")
         url, *tokens = arguments
@@ -112,11 +138,16 @@ class ProbeOptions(CommandOptions):
             raise UsageError(str(error)) from None
 
     def postOptions(self) -> None:
-        if self["conformance"] and len(self.tokens) > 1:
-            raise UsageError("--conformance checks one TOKEN")
+        if (self["through"] is None) != (self["listen"] is None):
+            raise UsageError("--through URL and --listen HOST:PORT need each other: see --help")
+        if self["conformance"] and self["through"] is not None:
+            raise UsageError("--conformance and --through cannot be combined")
+        does_check = self["conformance"] or self["through"] is not None
+        if does_check and len(self.tokens) > 1:
+            raise UsageError("--conformance and --through check one TOKEN")
         for option in ("slow", "verbose"):
-            if self[option] and not self["conformance"]:
-                raise UsageError(f"--{option} needs --conformance")
+            if self[option] and not does_check:
+                raise UsageError(f"--{option} needs --conformance or --through")
         if self["ca"] and self["insecure"]:
             raise UsageError("--ca and --insecure cannot be combined")
         if (self["ca"] or self["insecure"]) and not self.url.startswith("https:"):

@@ -231,6 +231,19 @@ class Wire:
         self._received = data[size:] + self._received
         return data[:size]
 
+    def has_come(self) -> bool:
+        """Whether something has come that was not read yet, or the end of the connection."""
+        if not self._received:
+            try:
+                self._socket.settimeout(1e-3)
+                self._received = self._socket.recv(_SEGMENT)
+            except TimeoutError:
+                return False
+            except OSError:
+                return True
+            self._transcript.add(*(("<", self._received) if self._received else ("*", b"end")))
+        return True
+
     def buffered(self, most: int) -> bytes:
         """What has come and was not read yet, up to so many bytes."""
         data, self._received = self._received[:most], self._received[most:]

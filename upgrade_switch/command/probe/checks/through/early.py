@@ -1,0 +1,141 @@
+"""Bytes of the new protocol: those that come with the request or the 101, and many."""
+
+from __future__ import annotations
+
+from ...passage import Passage
+from ..check import Group, Level
+from .passing import through
+
+__all__ = ["GROUP", "upgrade_passes"]
+
+GROUP = Group("Bytes: what is sent with the request, with the 101, and behind it")
+
+_SECTION = "RFC 9110 §7.8"
+_SAID = b"sixteen bytes..."
+_LIKE_HTTP = b"GET / HTTP/1.1\r\nHost: inner\r\n\r\n"
+_MANY = bytes(range(256)) * 400
+# Where the seam is cut: so many bytes of the head, and of what is behind it, stand around.
+_AROUND = 5
+
+
+@through(GROUP, "upgrade-passes", Level.PEERS, _SECTION, needs_upgrade=False)
+def upgrade_passes(proxy: Passage) -> None:
+    """
+    A request for the token, which the far side answers with a 101.
+
+    If this fails, the proxy has to be told to pass the upgrade; no check of switched connections says
+    anything before.
+    """
+    with proxy.tunnel():
+        pass
+
+
+@through(GROUP, "early-bytes-in-request", Level.MUST, _SECTION)
+def in_the_request(proxy: Passage) -> None:
+    """16 bytes of the new protocol in the segment of the request."""
+    _with_the_request(proxy, _SAID)
+
+
+@through(GROUP, "early-bytes-like-http", Level.MUST, _SECTION)
+def like_http(proxy: Passage) -> None:
+    """An HTTP request as bytes of the new protocol, in the segment of the request."""
+    _with_the_request(proxy, _LIKE_HTTP)
+
+
+@through(GROUP, "early-bytes-split-request", Level.MUST, _SECTION)
+def split_request(proxy: Passage) -> None:
+    """The request and 16 bytes of the new protocol in two segments, cut at each byte of the seam."""
+    said = proxy.up(_SAID)
+    for cut in range(-_AROUND, _AROUND + 1):
+        with proxy.open() as near:
+            sent = proxy.upgrade() + said
+            at = len(sent) - len(said) + cut
+            proxy.apart(near, sent[:at], sent[at:])
+            with proxy.upgrade_arrives(near) as far:
+                far.send(proxy.switching(far.request))
+                proxy.switched(near)
+                proxy.far_hears(far, _SAID)
+
+
+@through(GROUP, "early-bytes-many", Level.MUST, _SECTION)
+def many_in_the_request(proxy: Passage) -> None:
+    """100 KB of the new protocol right behind the request."""
+    with (
+        proxy.open() as near,
+        proxy.sending(near, proxy.upgrade() + proxy.up(_MANY)),
+        proxy.upgrade_arrives(near) as far,
+    ):
+        far.send(proxy.switching(far.request))
+        proxy.switched(near)
+        proxy.far_hears(far, _MANY)
+
+
+@through(GROUP, "early-bytes-in-101", Level.MUST, _SECTION)
+def in_the_101(proxy: Passage) -> None:
+    """16 bytes from the far side in the segment of its 101."""
+    _with_the_101(proxy, _SAID)
+
+
+@through(GROUP, "early-bytes-split-101", Level.MUST, _SECTION)
+def split_101(proxy: Passage) -> None:
+    """The far side's 101 and 16 bytes in two segments, cut at each byte of the seam."""
+    said = proxy.down(_SAID)
+    for cut in range(-_AROUND, _AROUND + 1):
+        with proxy.open() as near:
+            near.send(proxy.upgrade())
+            with proxy.upgrade_arrives(near) as far:
+                sent = proxy.switching(far.request) + said
+                at = len(sent) - len(said) + cut
+                proxy.apart(far, sent[:at], sent[at:])
+                proxy.switched(near)
+                proxy.near_hears(near, _SAID)
+
+
+@through(GROUP, "many-bytes-up", Level.MUST, _SECTION)
+def many_up(proxy: Passage) -> None:
+    """100 KB from the client behind the 101."""
+    with proxy.tunnel() as (near, far), proxy.sending(near, proxy.up(_MANY)):
+        proxy.far_hears(far, _MANY)
+
+
+@through(GROUP, "many-bytes-down", Level.MUST, _SECTION)
+def many_down(proxy: Passage) -> None:
+    """100 KB from the far side, in the segment of the 101 and behind it."""
+    with proxy.open() as near:
+        near.send(proxy.upgrade())
+        with (
+            proxy.upgrade_arrives(near) as far,
+            proxy.sending(far, proxy.switching(far.request) + proxy.down(_MANY)),
+        ):
+            proxy.switched(near)
+            proxy.near_hears(near, _MANY)
+
+
+@through(GROUP, "words-in-turn", Level.MUST, _SECTION)
+def in_turn(proxy: Passage) -> None:
+    """Words in turn, from the client and from the far side, each waiting for the other's."""
+    with proxy.tunnel() as (near, far):
+        for number in range(8):
+            word = b"%d" % number
+            near.send(proxy.up(word))
+            proxy.far_hears(far, word)
+            far.send(proxy.down(word))
+            proxy.near_hears(near, word)
+
+
+def _with_the_request(proxy: Passage, said: bytes) -> None:
+    with proxy.open() as near:
+        near.send(proxy.upgrade() + proxy.up(said))
+        with proxy.upgrade_arrives(near) as far:
+            far.send(proxy.switching(far.request))
+            proxy.switched(near)
+            proxy.far_hears(far, said)
+
+
+def _with_the_101(proxy: Passage, said: bytes) -> None:
+    with proxy.open() as near:
+        near.send(proxy.upgrade())
+        with proxy.upgrade_arrives(near) as far:
+            far.send(proxy.switching(far.request) + proxy.down(said))
+            proxy.switched(near)
+            proxy.near_hears(near, said)

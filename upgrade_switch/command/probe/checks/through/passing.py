@@ -1,0 +1,37 @@
+"""How a function becomes a check of a proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+
+from ...passage import Passage
+from ...subject import Subject
+from ..check import Group, Level, Skipped
+
+__all__ = ["through"]
+
+
+def through(
+    group: Group, name: str, level: Level, section: str, *, needs_upgrade: bool = True
+) -> Callable[[Callable[[Passage], None]], Callable[[Passage], None]]:
+    """
+    Make a function a check of this group, as :meth:`Group.check` does, which is given a proxy with a
+    far side where the function's requests arrive.
+
+    :param needs_upgrade: whether it is skipped if the proxy does not pass upgrades to the token.
+    """
+
+    def add(run: Callable[[Passage], None]) -> Callable[[Passage], None]:
+        @group.check(name, level, section)
+        @wraps(run)
+        def checked(subject: Subject) -> None:
+            assert isinstance(subject, Passage)
+            if needs_upgrade and not subject.passes_upgrade:
+                raise Skipped("see upgrade-passes")
+            with subject.begun() as proxy:
+                run(proxy)
+
+        return run
+
+    return add
