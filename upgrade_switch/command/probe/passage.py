@@ -190,15 +190,30 @@ class Passage(Subject):
         """
         Send another request, and see that it is answered.
 
-        :raises Broken: if it does not arrive as HTTP at the far side, or its answer at the client.
+        :raises Broken: if it does not arrive as HTTP, or its answer does not.
         """
-        near.send(self.request())
+        sent = self.request("Connection: keep-alive, probe-hop", "Probe-Hop: 1")
+        near.send(sent)
         with self.arrives(near) as far:
             far.answer("200 OK", content=b"second")
+        self.was_read(far.request, sent)
         expected = "200 OK, the answer to the second request"
         response = near.response(expected=expected)
         if (response.status, response.content) != (200, b"second"):
             raise Broken(f"{response} with {response.content[:60]!r}", expected)
+
+    def was_read(self, head: Head, sent: bytes) -> None:
+        """
+        See that a proxy has read a request, and has not tunnelled it.
+
+        :param sent: the request, with a Connection that is for the proxy.
+        :raises Broken: if it has come as it was sent.
+        """
+        if head.raw == sent:
+            raise Broken(
+                "at the far side, the second request byte for byte, as in a tunnel",
+                "a request that the proxy has read, with a Connection of its own",
+            )
 
     def apart(self, wire: Wire, *segments: bytes) -> None:
         """Send each in a segment of its own, which as a rule is read before the next comes."""

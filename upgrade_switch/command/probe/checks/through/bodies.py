@@ -104,8 +104,7 @@ def _body_passes(proxy: Passage, line: str, body: bytes) -> None:
                 far.answer("200 OK")
                 proxy.refused(near)
                 return
-            far.send(proxy.switching(far.request) + proxy.down(_SAID))
+            far.send(proxy.switching(far.request))
             proxy.switched(near)
             near.send(proxy.up(_SAID))
-            proxy.near_hears(near, _SAID)
             proxy.far_hears(far, _SAID)
