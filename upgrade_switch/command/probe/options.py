@@ -15,9 +15,9 @@ from ...client.urls import http_url
 from ...errors import InvalidToken
 from ...fields import is_authority
 from ...negotiation import UpgradeToken
-from ..client.agent import header
-from ..client.secrets import field_lines
+from ..fields import header
 from ..options import CommandOptions
+from ..secrets import field_lines
 from .subject import HTTP11, Subject
 
 __all__ = ["ProbeOptions"]

@@ -92,8 +92,7 @@ class Subject:
             if self.contexts is not None:
                 sock = _with_tls(sock, self.contexts(alpn), host)
         except (OSError, UnicodeError) as error:
-            why = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-            raise Closed(f"no connection to {host}:{port} ({why})", "a connection") from None
+            raise Closed(f"no connection to {host}:{port} ({_why(error)})", "a connection") from None
         return Wire(sock, self.deadline, self.transcript)
 
     def request(
@@ -144,7 +143,7 @@ class Subject:
         """The further fields that the token needs (RFC 6455 §4.1, for WebSocket)."""
         if self.token.lower() == "h2c":
             # RFC 7540 §3.2.1, of which RFC 9113 §3.1 says that it is no longer in use.
-            return ("Connection: HTTP2-Settings", "HTTP2-Settings: ")
+            return ("Connection: HTTP2-Settings", "HTTP2-Settings: AAMAAABkAAQAAP__")
         if not self.is_websocket:
             return ()
         return (f"Sec-WebSocket-Key: {_KEY}", "Sec-WebSocket-Version: 13")
@@ -193,6 +192,12 @@ class Subject:
         if response.status == SWITCHING:
             raise Broken(f"{response} to {shown(b', '.join(response.all(b'upgrade')))}", expected)
         return response
+
+
+def _why(error: OSError | UnicodeError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _with_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> socket.socket:

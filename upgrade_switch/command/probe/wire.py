@@ -319,14 +319,22 @@ class Wire:
         try:
             while (event := reader.next_event()) is h11.NEED_DATA:
                 data = self.receive(expected)
-                begun = begun or data[:64]
-                if not data and reader.their_state is h11.SEND_RESPONSE:
-                    raise Closed("the end of the connection", expected)
+                if reader.their_state is h11.SEND_RESPONSE:
+                    if not data:
+                        raise Closed("the end of the connection", expected)
+                    begun = (begun + data)[:_LONGEST_SHOWN]
+                    # h11 waits for the end of a head.
+                    if not _may_be_http(begun):
+                        raise NotHTTP(f"no HTTP response: {shown(begun)}", expected, begun)
                 reader.receive_data(data)
         except h11.RemoteProtocolError as error:
             raise NotHTTP(f"no HTTP response: {shown(begun)} ({error})", expected, begun) from None
         assert isinstance(event, h11.Event)
         return event
+
+
+def _may_be_http(begun: bytes) -> bool:
+    return begun[:5] == b"HTTP/"[: len(begun)]
 
 
 def shown(data: bytes) -> str:
