@@ -27,7 +27,7 @@ __all__ = ["Arrival", "Far", "FarSide", "Head"]
 _LONGEST_HEAD = 65536
 
 # Nobody else is expected here, and who comes nevertheless cannot take all memory.
-_MOST_CONNECTIONS = 256
+_MOST_CONNECTIONS = 128
 _LONGEST_IDLE = 300.0
 
 _NUMBER = re.compile(rb"probe-[0-9a-f]+")

@@ -60,8 +60,10 @@ class ProbeOptions(CommandOptions):
         "Asks a server what it switches to: the tokens that it names itself, those that are given, "
         "WebSocket, h2c, and upgrades over HTTP/2. With --conformance, checks how it switches to TOKEN "
         "(websocket, if none is given), behind which a target has to send back what it receives; a "
-        "WebSocket server answers pings. Exit codes: 0 nothing failed that an RFC demands; 1 something "
-        "did; 2 usage error; 3 the server could not be reached, or does not speak HTTP."
+        "WebSocket server answers pings. With --through, checks how a proxy passes an upgrade to "
+        "TOKEN. Exit codes: 0 nothing failed that an RFC demands; 1 something did; 2 usage error; 3 "
+        "the server could not be reached, or does not speak HTTP, or the proxy does not forward to "
+        "--listen."
     )
     examples: tuple[str, ...] = (
         "upgrade-switch probe https://example.com/",
@@ -72,13 +74,13 @@ class ProbeOptions(CommandOptions):
     optParameters = [  # noqa: RUF012 - twisted.python.usage wants a list
         ["timeout", None, 5.0, "Seconds that each check has.", _seconds("timeout")],
         ["within", None, 300.0, "Seconds that all of them have together.", _seconds("within")],
-        ["jobs", None, 1, "With --conformance: how many checks are run at once.", _jobs],
+        ["jobs", None, 1, "With --conformance or --through: how many checks are run at once.", _jobs],
         [
             "slow",
             None,
             None,
-            "With --conformance: leave a switched connection alone for so many seconds, more than the "
-            "server's time-out for requests, to see whether it lives on.",
+            "With --conformance or --through: leave a switched connection alone for so many seconds, "
+            "more than the server's time-out for requests, to see whether it lives on.",
             _seconds("slow"),
         ],
         [
@@ -102,7 +104,7 @@ class ProbeOptions(CommandOptions):
         ["conformance", None, "Check how the server switches."],
         ["insecure", None, "Accept any certificate."],
         ["json", None, "Write what was found as JSON."],
-        ["verbose", None, "With --conformance: show the bytes of each check."],
+        ["verbose", None, "With --conformance or --through: show the bytes of each check."],
     ]
 
     def __init__(self) -> None:

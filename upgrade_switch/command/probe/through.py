@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -33,7 +34,9 @@ def reached(proxy: Subject, host: str, port: int) -> Iterator[Passage]:
     try:
         far_side = FarSide(host, port)
     except OSError as error:
-        raise NotReached(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        # socket.create_server has put more into strerror.
+        why = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        raise NotReached(f"cannot listen on {host}:{port}: {why}") from None
     with far_side:
         known = {field.name: getattr(proxy, field.name) for field in fields(proxy)}
         passage = Passage(**known, far_side=far_side)
