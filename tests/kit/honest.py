@@ -310,6 +310,19 @@ class KeepsKeepAlive(Honest):
         return super().dropped_from_request(head) - {"keep-alive"}
 
 
+class KeepsConnectionOf426ToItself(Honest):
+    def answer_fields(self, answer: Head) -> Fields:
+        fields = super().answer_fields(answer)
+        is_426 = " 426 " in answer.line
+        return [field for field in fields if not is_426 or field[0] != "Connection"]
+
+
+class LosesContentOfRefusals(Honest):
+    def answer_fields(self, answer: Head) -> Fields:
+        fields = super().answer_fields(answer)
+        return [(n, "0" if n == "Content-Length" and " 403 " in answer.line else v) for n, v in fields]
+
+
 class KeepsLengthOf101(Honest):
     def dropped_from_answer(self, answer: Head) -> set[str]:
         return super().dropped_from_answer(answer) - {"content-length"}
@@ -386,7 +399,12 @@ WRONG: dict[type[Honest], set[str]] = {
         "end-in-segment-of-101",
         "many-bytes-down",
     },
-    TunnelsARefusal: {"no-tunnel-before-101", "request-behind-refusal", "upgrade-behind-refusal"},
+    TunnelsARefusal: {
+        "connection-stays",
+        "no-tunnel-before-101",
+        "request-behind-refusal",
+        "upgrade-behind-refusal",
+    },
     ClosesBehindARefusal: {"connection-stays"},
     PassesH2c: {"h2c", "h2c-alone-in-connection", "h2c-behind-token"},
     PassesTLS: {"tls"},
@@ -406,6 +424,14 @@ WRONG: dict[type[Honest], set[str]] = {
     SeesOneConnectionLine: {"named-field-second-line"},
     KeepsNamedFieldsOfAnswers: {"named-field-of-101", "named-field-of-refusal"},
     KeepsKeepAlive: {"keep-alive"},
+    KeepsConnectionOf426ToItself: {"connection-of-426"},
+    LosesContentOfRefusals: {
+        "connection-stays",
+        "refusal-403",
+        "refusal-cut-off",
+        "request-behind-refusal",
+        "upgrade-behind-refusal",
+    },
     KeepsLengthOf101: {"101-with-content-length"},
     HasNoVia: {"via", "via-kept", "via-of-upgrade"},
     BelievesTheClient: {"forwarded-for-forged"},

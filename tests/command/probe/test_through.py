@@ -24,6 +24,7 @@ from upgrade_switch.command.probe.running import Outcome, run_checks
 from upgrade_switch.command.probe.subject import Subject
 from upgrade_switch.command.probe.through import reached
 
+ONLY_WEBSOCKET = {"websocket-fields", "websocket-frames"}
 NAMES = [check.name for group in GROUPS for check in group.checks]
 
 
@@ -51,7 +52,7 @@ def test_honest(token: str) -> None:
     outcomes = outcomes_of(Passing, token, idle=0.001)
     assert failed(outcomes) == {}
     skipped = {outcome.check.name for outcome in outcomes if outcome.result == "skipped"}
-    assert skipped == ({"websocket-fields"} if token == "raw" else set())
+    assert skipped == (ONLY_WEBSOCKET if token == "raw" else set())
 
 
 @pytest.mark.parametrize("kind", WRONG, ids=lambda kind: kind.__name__)
@@ -145,6 +146,7 @@ NGINX = {
     *_NO_GATEWAY,
     "101-to-plain-request",
     "101-with-content-length",
+    "connection-of-426",
     "far-side-is-no-http",
     "half-close-of-client",
     "reset-of-client-is-one",
@@ -198,7 +200,7 @@ def test_verbose() -> None:
         "< HTTP/1.1 ",
     ):
         assert any(line.strip().startswith(begin) for line in lines), begin
-    assert lines[-1].endswith("2 skipped")
+    assert lines[-1].endswith("3 skipped")
 
 
 def test_strangers() -> None:

@@ -9,12 +9,27 @@ from typing import Protocol
 
 from .wire import Broken, Wire, shown
 
-__all__ = ["Bytes", "Conversation", "Messages"]
+__all__ = [
+    "BINARY",
+    "CLOSE",
+    "CONTINUATION",
+    "FINAL",
+    "PING",
+    "TEXT",
+    "Bytes",
+    "Conversation",
+    "Messages",
+    "closing",
+    "frame",
+]
 
 _MASK = b"mask"
-_BINARY_AND_FINAL = 0x82
-_CONTINUATION, _BINARY = 0x0, 0x2
 _LONGEST = 1 << 20
+
+# RFC 6455 §5.2.
+FINAL = 0x80
+CONTINUATION, TEXT, BINARY, CLOSE, PING, _PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+_OPCODES = (CONTINUATION, TEXT, BINARY, CLOSE, PING, _PONG)
 
 
 class Conversation(Protocol):
@@ -60,15 +75,19 @@ class Messages:
             _compare(came, data, expected)
 
 
-def frame(data: bytes, is_client: bool) -> bytes:
-    """A binary message in one frame, which a client masks (RFC 6455 §5.2)."""
+def frame(data: bytes, is_client: bool, first: int = FINAL | BINARY) -> bytes:
+    """
+    A frame, which a client masks (RFC 6455 §5.2).
+
+    :param first: its first byte, with the opcode.
+    """
     mask_bit = 0x80 if is_client else 0
     if len(data) < 126:
-        head = bytes([_BINARY_AND_FINAL, mask_bit | len(data)])
+        head = bytes([first, mask_bit | len(data)])
     elif len(data) < 65536:
-        head = bytes([_BINARY_AND_FINAL, mask_bit | 126]) + len(data).to_bytes(2, "big")
+        head = bytes([first, mask_bit | 126]) + len(data).to_bytes(2, "big")
     else:
-        head = bytes([_BINARY_AND_FINAL, mask_bit | 127]) + len(data).to_bytes(8, "big")
+        head = bytes([first, mask_bit | 127]) + len(data).to_bytes(8, "big")
     return head + _MASK + _masked(data, _MASK) if is_client else head + data
 
 
@@ -77,18 +96,37 @@ def _masked(data: bytes, mask: bytes) -> bytes:
     return (int.from_bytes(data, "big") ^ int.from_bytes(repeated, "big")).to_bytes(len(data), "big")
 
 
+def closing(wire: Wire) -> bytes:
+    """
+    :return: what the next Close frame has.
+    :raises Broken: if there is none.
+    """
+    expected = "a Close frame"
+    while True:
+        opcode, content = _frame(wire, b"", expected)
+        if opcode == CLOSE:
+            return content
+        if opcode in (CONTINUATION, BINARY, TEXT):
+            raise Broken(f"a frame with {shown(content)}", expected)
+
+
 def _content(wire: Wire, came: bytes, expected: str) -> bytes:
     """What the next frame has; nothing, if it is one for control."""
+    opcode, content = _frame(wire, came, expected)
+    return content if opcode in (CONTINUATION, BINARY, TEXT) else b""
+
+
+def _frame(wire: Wire, came: bytes, expected: str) -> tuple[int, bytes]:
+    """The opcode and the content of the next frame."""
     first, second = _next(wire, 2, came, expected)
     size = second & 0x7F
     if size > 125:
         size = int.from_bytes(_next(wire, 2 if size == 126 else 8, came, expected), "big")
     opcode = first & 0x0F
-    if size > _LONGEST or first & 0x70 or opcode not in (_CONTINUATION, _BINARY, 0x8, 0x9, 0xA):
+    if size > _LONGEST or first & 0x70 or opcode not in _OPCODES:
         raise Broken(f"{_before(came)}what is no frame ({shown(bytes([first, second]))})", expected)
     mask = _next(wire, 4, came, expected) if second & 0x80 else bytes(4)
-    content = _masked(_next(wire, size, came, expected), mask)
-    return content if opcode in (_CONTINUATION, _BINARY) else b""
+    return opcode, _masked(_next(wire, size, came, expected), mask)
 
 
 def _next(wire: Wire, size: int, came: bytes, expected: str) -> bytes:

@@ -35,7 +35,8 @@ def reached(proxy: Subject, host: str, port: int) -> Iterator[Passage]:
         far_side = FarSide(host, port)
     except OSError as error:
         # socket.create_server has put more into strerror.
-        why = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        code = error.errno or 0
+        why = os.strerror(code) if code > 0 else error.strerror
         raise NotReached(f"cannot listen on {host}:{port}: {why}") from None
     with far_side:
         known = {field.name: getattr(proxy, field.name) for field in fields(proxy)}

@@ -185,6 +185,11 @@ class Wire:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
+    def close(self) -> None:
+        """End the connection both ways."""
+        self._transcript.add("*", b"close")
+        self._socket.close()
+
     def reset(self) -> None:
         """Close the connection with an RST."""
         self._transcript.add("*", b"reset")

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from ...passage import Passage
 from ...wire import Broken, Closed, shown
-from ..check import Group, Level
+from ..check import Group, Level, Skipped
 from .passing import through
 
 __all__ = ["GROUP"]
@@ -74,15 +74,17 @@ def expect(proxy: Passage) -> None:
     with proxy.open() as near:
         near.send(proxy.upgrade(*lines, method="POST"))
         far = proxy.may_arrive(near)
-        if far is None:
-            # It wants the body first.
-            near.interim()
-            near.send(_BODY)
-            far = proxy.arrives(near)
-        else:
+        if far is not None:
             far.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        try:
             near.interim()
-            near.send(_BODY)
+        except Broken as fault:
+            if type(fault) is Broken and far is None:
+                raise Skipped(f"the proxy answers {fault.came}") from None
+            raise
+        near.send(_BODY)
+        # A proxy may want the body first.
+        far = far or proxy.arrives(near)
         with far:
             body = far.body()
             if body != _BODY:
@@ -95,7 +97,10 @@ def _body_passes(proxy: Passage, line: str, body: bytes) -> None:
     """At the far side, the body is one, and what is behind it belongs to the new protocol."""
     with proxy.open() as near:
         near.send(proxy.upgrade(line, method="POST") + body)
-        with proxy.arrives(near) as far:
+        far = proxy.may_arrive(near)
+        if far is None:
+            raise Skipped(f"the proxy answers {proxy.refused(near)}")
+        with far:
             came = far.body()
             if came != _BODY:
                 raise Broken(f"at the far side, the body {shown(came)}", f"the body {shown(_BODY)}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from ...passage import Passage
-from ..check import Group, Level
+from ...conversation import CLOSE, CONTINUATION, FINAL, PING, TEXT, closing, frame
+from ...passage import CLIENT, FAR_SIDE, Passage
+from ...wire import Broken
+from ..check import Group, Level, Skipped
 from .passing import through
 
 __all__ = ["GROUP", "upgrade_passes"]
@@ -14,6 +16,8 @@ _SECTION = "RFC 9110 §7.8"
 _SAID = b"sixteen bytes..."
 _LIKE_HTTP = b"GET / HTTP/1.1\r\nHost: inner\r\n\r\n"
 _MANY = bytes(range(256)) * 400
+# RFC 6455 §7.4.1.
+_NORMAL = (1000).to_bytes(2, "big")
 # Where the seam is cut: so many bytes of the head, and of what is behind it, stand around.
 _AROUND = 5
 
@@ -121,6 +125,30 @@ def in_turn(proxy: Passage) -> None:
             proxy.far_hears(far, word)
             far.send(proxy.down(word))
             proxy.near_hears(near, word)
+
+
+@through(GROUP, "websocket-frames", Level.MUST, "RFC 6455 §5")
+def frames(proxy: Passage) -> None:
+    """From each side, a text in two frames, a ping between them, 70,000 bytes, and Close."""
+    if not proxy.is_websocket:
+        raise Skipped("this is no WebSocket")
+    large = bytes(70_000)
+    with proxy.tunnel() as (near, far):
+        for sender, is_client, receiver, who in (
+            (near, True, far, FAR_SIDE),
+            (far, False, near, CLIENT),
+        ):
+            parts = [
+                frame(b"one", is_client, TEXT),
+                frame(b"", is_client, FINAL | PING),
+                frame(b"two", is_client, FINAL | CONTINUATION),
+                frame(large, is_client),
+                frame(_NORMAL, is_client, FINAL | CLOSE),
+            ]
+            with proxy.sending(sender, b"".join(parts)):
+                proxy.conversation.hear(receiver, b"onetwo" + large, who)
+                if closing(receiver) != _NORMAL:
+                    raise Broken(f"another Close frame at {who}", "the Close frame with 1000")
 
 
 def _with_the_request(proxy: Passage, said: bytes) -> None:

@@ -23,27 +23,26 @@ _MANY = bytes(range(256)) * 400
 
 @through(GROUP, "end-of-client", Level.MUST, _SECTION)
 def end_of_the_client(proxy: Passage) -> None:
-    """100 KB from the client, and its end of the connection."""
-    _not_over_tls(proxy)
+    """100 KB from the client, 16 bytes more, and its end of the connection."""
     with proxy.tunnel() as (near, far):
         with proxy.sending(near, proxy.up(_MANY)):
             proxy.far_hears(far, _MANY)
         near.send(proxy.up(_SAID))
-        near.half_close()
+        near.close()
         proxy.far_hears(far, _SAID)
-        _ends(far, FAR_SIDE)
+        _is_over(far, FAR_SIDE)
 
 
 @through(GROUP, "end-of-far-side", Level.MUST, _SECTION)
 def end_of_the_far_side(proxy: Passage) -> None:
-    """100 KB from the far side, and its end of the connection."""
+    """100 KB from the far side, 16 bytes more, and its end of the connection."""
     with proxy.tunnel() as (near, far):
         with proxy.sending(far, proxy.down(_MANY)):
             proxy.near_hears(near, _MANY)
         far.send(proxy.down(_SAID))
-        far.half_close()
+        far.close()
         proxy.near_hears(near, _SAID)
-        _ends(near, CLIENT)
+        _is_over(near, CLIENT)
 
 
 @through(GROUP, "end-in-segment-of-101", Level.MUST, _SECTION)
@@ -53,10 +52,9 @@ def end_with_the_101(proxy: Passage) -> None:
         near.send(proxy.upgrade())
         with proxy.upgrade_arrives(near) as far:
             far.send(proxy.switching(far.request) + proxy.down(_SAID))
-            far.half_close()
-            proxy.switched(near)
-            proxy.near_hears(near, _SAID)
-            _ends(near, CLIENT)
+        proxy.switched(near)
+        proxy.near_hears(near, _SAID)
+        _is_over(near, CLIENT)
 
 
 @through(GROUP, "half-close-of-client", Level.PEERS, _SECTION)

@@ -196,13 +196,12 @@ def other_fields_of_a_101(proxy: Passage) -> None:
 
 @through(GROUP, "websocket-fields", Level.MUST, "RFC 6455 §4.2.2")
 def websocket_fields(proxy: Passage) -> None:
-    """A WebSocket's request with Origin, Sec-WebSocket-Protocol and -Extensions, and its 101."""
+    """A WebSocket's request with Origin and Sec-WebSocket-Protocol, and its 101."""
     if not proxy.is_websocket:
         raise Skipped("this is no WebSocket")
     lines = (
         "Origin: http://probe.example",
         "Sec-WebSocket-Protocol: probe-one, probe-two",
-        "Sec-WebSocket-Extensions: probe-extension",
     )
     with proxy.open() as near:
         near.send(proxy.upgrade(*lines))
