@@ -388,7 +388,6 @@ WRONG: dict[type[Honest], set[str]] = {
         "early-bytes-like-http",
         "early-bytes-split-request",
         "early-bytes-many",
-        "upgrade-behind-refusal",
     },
     LosesAByteOfThe101Segment: {
         "101-behind-100",

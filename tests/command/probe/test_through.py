@@ -81,6 +81,8 @@ def test_checks() -> None:
         for check in group.checks:
             assert check.section.startswith("RFC "), check
             assert check.sent.endswith("."), check
+            # It stands between others in a report.
+            assert ";" not in check.sent, check
 
 
 def probed(port: int, behind: str, *options: str) -> dict[str, Any]:

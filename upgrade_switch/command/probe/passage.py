@@ -17,7 +17,7 @@ from ...fields import accept_key
 from .conversation import Bytes, Conversation, Messages
 from .farside import Arrival, Far, FarSide, Head
 from .subject import Subject
-from .wire import SWITCHING, Broken, Deadline, Silent, Transcript, Wire
+from .wire import SWITCHING, Broken, Closed, Deadline, NotHTTP, Silent, Transcript, Wire
 
 __all__ = ["CLIENT", "FAR_SIDE", "Passage"]
 
@@ -172,19 +172,15 @@ class Passage(Subject):
 
     def does_not_switch(self, near: Wire) -> None:
         """
-        Wait for an answer, or for the end of the connection.
+        Wait for an answer, or for the end of the connection, or in vain.
 
-        :raises Broken: if it is a 101, or nothing comes.
+        :raises Broken: if a 101 comes.
         """
         expected = "an answer other than 101"
-        try:
+        with suppress(Closed, NotHTTP, Silent):
             response = near.response(expected=expected)
-        except Silent:
-            raise
-        except Broken:
-            return
-        if response.status == SWITCHING:
-            raise Broken(f"{response} at the client", expected)
+            if response.status == SWITCHING:
+                raise Broken(f"{response} at the client", expected)
 
     def goes_on(self, near: Wire) -> None:
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from ...passage import Passage
-from ...wire import Broken, Closed, shown
+from ...wire import Broken, Closed, Silent, Wire, shown
 from ..check import Group, Level, Skipped
 from .passing import through
 
@@ -51,7 +51,7 @@ def length_and_chunks(proxy: Passage) -> None:
 
 @through(GROUP, "length-and-chunks-is-last", Level.MUST, "RFC 9112 §6.1", needs_upgrade=False)
 def length_and_chunks_is_last(proxy: Passage) -> None:
-    """POST with Transfer-Encoding: chunked and a Content-Length of 4, and a request behind it."""
+    """POST with Transfer-Encoding: chunked and a Content-Length of 4, and nothing behind it."""
     sent = proxy.request("Content-Length: 4", "Transfer-Encoding: chunked", method="POST") + _CHUNKS
     with proxy.open() as near:
         near.send(sent)
@@ -69,7 +69,7 @@ def length_and_chunks_is_last(proxy: Passage) -> None:
 
 @through(GROUP, "expect-100-continue", Level.MUST, "RFC 9110 §10.1.1", needs_upgrade=False)
 def expect(proxy: Passage) -> None:
-    """POST with Expect: 100-continue, which asks for the token; its body when it is asked for."""
+    """POST with Expect: 100-continue, which asks for the token, and its body behind the 100."""
     lines = (f"Content-Length: {len(_BODY)}", "Expect: 100-continue")
     with proxy.open() as near:
         near.send(proxy.upgrade(*lines, method="POST"))
@@ -79,8 +79,8 @@ def expect(proxy: Passage) -> None:
         try:
             near.interim()
         except Broken as fault:
-            if type(fault) is Broken and far is None:
-                raise Skipped(f"the proxy answers {fault.came}") from None
+            if far is None and not isinstance(fault, Silent):
+                raise Skipped(f"from the proxy itself: {fault.came}") from None
             raise
         near.send(_BODY)
         # A proxy may want the body first.
@@ -99,7 +99,7 @@ def _body_passes(proxy: Passage, line: str, body: bytes) -> None:
         near.send(proxy.upgrade(line, method="POST") + body)
         far = proxy.may_arrive(near)
         if far is None:
-            raise Skipped(f"the proxy answers {proxy.refused(near)}")
+            raise Skipped(f"from the proxy itself: {_said(near)}")
         with far:
             came = far.body()
             if came != _BODY:
@@ -113,3 +113,10 @@ def _body_passes(proxy: Passage, line: str, body: bytes) -> None:
             proxy.switched(near)
             near.send(proxy.up(_SAID))
             proxy.far_hears(far, _SAID)
+
+
+def _said(near: Wire) -> str:
+    try:
+        return str(near.response())
+    except Closed as fault:
+        return fault.came

@@ -76,7 +76,7 @@ def then_an_upgrade(proxy: Passage) -> None:
     with proxy.open() as near:
         _refused(proxy, near, "403 Forbidden")
         sent = proxy.upgrade("Probe-Hop: 1", connection=["Upgrade, probe-hop"])
-        near.send(sent + proxy.up(_SAID))
+        near.send(sent)
         try:
             far = proxy.upgrade_arrives(near)
         except Closed:
@@ -85,6 +85,7 @@ def then_an_upgrade(proxy: Passage) -> None:
             proxy.was_read(far.request, sent)
             far.send(proxy.switching(far.request))
             proxy.switched(near)
+            near.send(proxy.up(_SAID))
             proxy.far_hears(far, _SAID)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...passage import Passage
-from ...wire import SWITCHING, Broken
+from ...wire import Broken
 from ..check import Group, Level, Skipped
 from .passing import through
 
@@ -53,7 +53,6 @@ def without_connection(proxy: Passage) -> None:
         near.send(proxy.upgrade(connection=["keep-alive"]))
         far = proxy.may_arrive(near)
         if far is None:
-            proxy.refused(near)
             return
         with far:
             far.answer("200 OK")
@@ -70,7 +69,6 @@ def removed_without_connection(proxy: Passage) -> None:
         near.send(proxy.request("Upgrade: probe-unknown"))
         far = proxy.may_arrive(near)
         if far is None:
-            proxy.refused(near)
             return
         with far:
             far.answer("200 OK")
@@ -93,8 +91,7 @@ def _does_not_pass(
         near.send(proxy.request(*fields, *(proxy.handshake() if offer else ())))
         far = proxy.may_arrive(near)
         if far is None:
-            if near.response().status == SWITCHING:
-                raise Broken(f"101 to {token}, from the proxy itself", "an answer other than 101")
+            proxy.does_not_switch(near)
             return
         with far:
             far.answer("200 OK")
