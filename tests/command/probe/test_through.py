@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import socket
+import subprocess
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,10 +16,10 @@ import pytest
 
 from tests.kit.certificate import make_certificate
 from tests.kit.commands import LOCAL, PATIENCE, Process, fails, listening, read_until, run
-from tests.kit.documented import Ports
-from tests.kit.foreign import needs
+from tests.kit.documented import DOCS, Ports, blocks_of, sessions
+from tests.kit.foreign import find, needs
 from tests.kit.fronts import haproxy, nginx
-from tests.kit.honest import WRONG, Honest
+from tests.kit.honest import WRONG, HasNoVia, Honest
 from upgrade_switch.command.probe.checks.check import Level
 from upgrade_switch.command.probe.checks.through import GROUPS
 from upgrade_switch.command.probe.farside import FarSide
@@ -24,6 +27,7 @@ from upgrade_switch.command.probe.running import Outcome, run_checks
 from upgrade_switch.command.probe.subject import Subject
 from upgrade_switch.command.probe.through import reached
 
+PAGE = "howto/probe-proxies.md"
 ONLY_WEBSOCKET = {"websocket-fields", "websocket-frames"}
 NAMES = [check.name for group in GROUPS for check in group.checks]
 
@@ -124,54 +128,50 @@ def test_our_own(token: str) -> None:
     assert [found[name] for name in sorted(failing(found))] == []
 
 
-# What is known to fail behind the configurations of the how-tos; seen with haproxy 2.6.12 and nginx
-# 1.22.1. Others may do better.
-_NO_GATEWAY = {
-    "via",
-    "via-of-upgrade",
-    "named-field-of-101",
-    "named-field-of-refusal",
-    "named-field-of-request",
-    "named-field-of-upgrade",
-    "named-field-second-line",
-    "proxy-connection",
-    "101-behind-100",
-    "101-to-another-token",
-    "101-to-http-1.0",
-    "101-without-upgrade",
-    "forwarded-for-forged",
-    "half-close-of-far-side",
-    "reset-of-far-side-is-one",
-}
-HAPROXY = {*_NO_GATEWAY, "keep-alive", "forwarded-for"}
-NGINX = {
-    *_NO_GATEWAY,
-    "101-to-plain-request",
-    "101-with-content-length",
-    "connection-of-426",
-    "far-side-is-no-http",
-    "half-close-of-client",
-    "reset-of-client-is-one",
-    "upgrade-without-connection",
-}
+def documented() -> tuple[list[str], list[list[str]]]:
+    """The table of a page: who is in its columns, in their versions, and its rows."""
+    head, *rows = re.findall(r"^\| (.*) \|$", (DOCS / PAGE).read_text(), re.MULTILINE)
+    return head.split(" | ")[2:], [[cell.strip() for cell in row.split("|")] for row in rows]
 
 
 @pytest.mark.parametrize(
-    ("front", "check", "known"),
+    ("front", "check"),
     [
+        pytest.param(nginx, "", marks=needs("nginx"), id="nginx"),
         # It asks whether its server lives, which begins to listen after it.
-        pytest.param(haproxy, " check inter 100ms", HAPROXY, marks=needs("haproxy"), id="haproxy"),
-        pytest.param(nginx, "", NGINX, marks=needs("nginx"), id="nginx"),
+        pytest.param(haproxy, " check inter 100ms", marks=needs("haproxy"), id="haproxy"),
     ],
 )
-def test_others(front: Any, check: str, known: set[str], tmp_path: Path) -> None:
-    """haproxy and nginx pass all bytes; what they leave out is known."""
+def test_others(front: Any, check: str, tmp_path: Path) -> None:
+    """nginx and haproxy leave out what is on the page; other versions may do better."""
     with Ports() as ports:
         behind = ports["far"]
         with front(tmp_path, "echo", f"127.0.0.1:{behind}{check}") as port:
-            # Time-outs are for what never comes.
+            # What never comes takes all of this time.
             found = probed(port, behind, "--timeout", "10")
+    columns, rows = documented()
+    (column,) = (n for n, name in enumerate(columns) if name.startswith(front.__name__))
+    known = {row[0] for row in rows if row[2 + column] == "fails"}
     assert {name: found[name] for name in failing(found) - known} == {}
+    version = columns[column].rpartition(" ")[2]
+    said = subprocess.run([find(front.__name__), "-v"], capture_output=True, check=True)
+    if version.encode() in said.stdout + said.stderr:
+        assert known - failing(found) == set()
+
+
+def test_the_page() -> None:
+    """The command and the failure on the page, and the names and levels in its table."""
+    levels = {check.name: check.level for group in GROUPS for check in group.checks}
+    assert [row[1] for row in documented()[1]] == [levels[row[0]] for row in documented()[1]]
+    command, failure = (block.text for block in blocks_of(PAGE))
+    words = shlex.split(sessions(command)[0].command)
+    with Ports() as ports, HasNoVia(int(ports["9000"])) as proxy:
+        changed = [
+            re.sub("8080", str(proxy.port), word.replace("9000", ports["9000"])) for word in words
+        ]
+        said = run(*changed[1:], "raw", "--jobs", "4").stdout.decode()
+    for line in failure.splitlines():
+        assert " ".join(line.split()) in " ".join(said.split())
 
 
 def test_over_tls(tmp_path: Path) -> None:
