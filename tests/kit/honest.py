@@ -1,6 +1,5 @@
 """
-A small proxy that does all that the RFCs ask of one where upgrades are concerned, and others that are
-wrong in one thing each.
+A small proxy that does all that the RFCs ask of one where upgrades are concerned.
 """
 
 from __future__ import annotations
@@ -80,20 +79,25 @@ class Honest:
     The proxy, in front of a server on this machine. It is a context manager.
 
     :ivar port: where it listens.
+    :ivar is_over: set at the end.
     """
 
     tokens: Collection[str] = ("raw",)
+    skips_interim = True
+    patience: float | None = None
 
     def __init__(self, back: int) -> None:
         self.back = back
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
+        self.is_over = threading.Event()
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
     def __exit__(self, *args: object) -> None:
+        self.is_over.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
@@ -122,8 +126,7 @@ class Honest:
             with socket.create_connection(("127.0.0.1", self.back)) as sock:
                 return self._exchange(client, head, asked, body, Stream(sock))
         except BadGateway:
-            client.sock.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
-            return True
+            return self.has_failed(client)
 
     def _exchange(
         self, client: Stream, head: Head, asked: Sequence[str], body: bytes, back: Stream
@@ -131,7 +134,7 @@ class Honest:
         back.sock.sendall(written(head.line, self.request_fields(head, asked, body)) + body)
         try:
             answer = Head.parse(back.until(b"\r\n\r\n"))
-            while " 100 " in answer.line:
+            while " 100 " in answer.line and self.skips_interim:
                 answer = Head.parse(back.until(b"\r\n\r\n"))
         except (EOFError, ConnectionResetError):
             raise BadGateway from None
@@ -144,7 +147,7 @@ class Honest:
             client.sock.sendall(written(answer.line, fields))
             self.tunnel(client, back)
             return False
-        if not self.may_refuse(answer):
+        if not self.may_refuse(answer, asked):
             raise BadGateway
         try:
             content = back.exactly(int(dict(fields)["Content-Length"]))
@@ -202,7 +205,12 @@ class Honest:
             token in asked for token in answer.elements("upgrade")
         )
 
-    def may_refuse(self, answer: Head) -> bool:
+    def may_refuse(self, answer: Head, asked: Sequence[str]) -> bool:
+        return True
+
+    def has_failed(self, client: Stream) -> bool:
+        """Answer in place of the back end: whether another request may follow."""
+        client.sock.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
         return True
 
     def goes_on(
@@ -217,16 +225,22 @@ class Honest:
             back.sock.sendall(client.early)
             client.sock.sendall(back.early)
             while running:
-                for sock in select.select(running, [], [])[0]:
+                ready = select.select(running, [], [], self.patience)[0]
+                if not ready:
+                    return
+                for sock in ready:
                     data = sock.recv(65536)
                     if data:
-                        other[sock].sendall(data)
+                        other[sock].sendall(self.relayed(data))
                     elif self.ends(other[sock]):
                         running.remove(sock)
                     else:
                         return
         except OSError:
             self.is_reset(client.sock, back.sock)
+
+    def relayed(self, data: bytes) -> bytes:
+        return data
 
     def ends(self, other: socket.socket) -> bool:
         """Pass a FIN on: whether this was no more than a half-close."""
@@ -237,207 +251,3 @@ class Honest:
         """Pass a reset on."""
         for sock in socks:
             reset(sock)
-
-
-class LosesAByteOfTheRequestSegment(Honest):
-    def tunnel(self, client: Stream, back: Stream) -> None:
-        client.early = client.early[1:]
-        super().tunnel(client, back)
-
-
-class LosesAByteOfThe101Segment(Honest):
-    def tunnel(self, client: Stream, back: Stream) -> None:
-        back.early = back.early[1:]
-        super().tunnel(client, back)
-
-
-class TunnelsARefusal(Honest):
-    def goes_on(
-        self, head: Head, answer: Head, asked: Sequence[str], client: Stream, back: Stream
-    ) -> bool:
-        if asked:
-            self.tunnel(client, back)
-        return not asked
-
-
-class ClosesBehindARefusal(Honest):
-    def answer_fields(self, answer: Head) -> Fields:
-        is_refusal = " 403 " in answer.line
-        return [*super().answer_fields(answer), *([("Connection", "close")] if is_refusal else [])]
-
-
-class PassesH2c(Honest):
-    tokens = ("raw", "h2c")
-
-
-class PassesTLS(Honest):
-    tokens = ("raw", "tls/1.2")
-
-
-class SwitchesUnasked(Honest):
-    def may_switch(self, answer: Head, asked: Sequence[str]) -> bool:
-        return True
-
-
-class UpgradesInHTTP10(Honest):
-    def asked(self, head: Head) -> list[str]:
-        return super().asked(Head(head.line.replace("/1.0", "/1.1"), head.fields))
-
-
-class UpgradesWithoutConnection(Honest):
-    def asked(self, head: Head) -> list[str]:
-        return super().asked(Head(head.line, [*head.fields, ("Connection", "upgrade")]))
-
-
-class KeepsNamedFieldsOfRequests(Honest):
-    def dropped_from_request(self, head: Head) -> set[str]:
-        return super().dropped_from_request(head) - {"probe-hop"}
-
-
-class SeesOneConnectionLine(Honest):
-    def dropped_from_request(self, head: Head) -> set[str]:
-        lines = [field for field in head.fields if field[0].lower() == "connection"][:1]
-        return super().dropped_from_request(Head(head.line, lines))
-
-
-class KeepsNamedFieldsOfAnswers(Honest):
-    def dropped_from_answer(self, answer: Head) -> set[str]:
-        return super().dropped_from_answer(answer) - {"probe-hop"}
-
-
-class KeepsKeepAlive(Honest):
-    def dropped_from_request(self, head: Head) -> set[str]:
-        return super().dropped_from_request(head) - {"keep-alive"}
-
-
-class KeepsConnectionOf426ToItself(Honest):
-    def answer_fields(self, answer: Head) -> Fields:
-        fields = super().answer_fields(answer)
-        is_426 = " 426 " in answer.line
-        return [field for field in fields if not is_426 or field[0] != "Connection"]
-
-
-class LosesContentOfRefusals(Honest):
-    def answer_fields(self, answer: Head) -> Fields:
-        fields = super().answer_fields(answer)
-        return [(n, "0" if n == "Content-Length" and " 403 " in answer.line else v) for n, v in fields]
-
-
-class KeepsLengthOf101(Honest):
-    def dropped_from_answer(self, answer: Head) -> set[str]:
-        return super().dropped_from_answer(answer) - {"content-length"}
-
-
-class HasNoVia(Honest):
-    def request_fields(self, head: Head, asked: Sequence[str], body: bytes) -> Fields:
-        return [field for field in super().request_fields(head, asked, body) if field[0] != "Via"]
-
-
-class BelievesTheClient(Honest):
-    def dropped_from_request(self, head: Head) -> set[str]:
-        return super().dropped_from_request(head) - {"x-forwarded-for"}
-
-    def request_fields(self, head: Head, asked: Sequence[str], body: bytes) -> Fields:
-        fields = super().request_fields(head, asked, body)
-        said = head.elements("x-forwarded-for")
-        return [field for field in fields if not said or field[1] != "127.0.0.1"]
-
-
-class ChangesHost(Honest):
-    def request_fields(self, head: Head, asked: Sequence[str], body: bytes) -> Fields:
-        fields = super().request_fields(head, asked, body)
-        return [("Host", "back.example"), *(field for field in fields if field[0] != "Host")]
-
-
-class Makes502Of426(Honest):
-    def may_refuse(self, answer: Head) -> bool:
-        return " 426 " not in answer.line
-
-
-class LosesHalfCloses(Honest):
-    def ends(self, other: socket.socket) -> bool:
-        return False
-
-
-class EndsCleanlyAtAReset(Honest):
-    def is_reset(self, *socks: socket.socket) -> None:
-        for sock in socks:
-            sock.close()
-
-
-class TakesABodyForBytes(Honest):
-    def body(self, client: Stream, head: Head) -> bytes:
-        takes = self.asked(head) and not head.elements("expect")
-        return b"" if takes else super().body(client, head)
-
-
-class BelievesTheLengthBesideChunks(Honest):
-    def is_ambiguous(self, head: Head) -> bool:
-        return False
-
-    def body(self, client: Stream, head: Head) -> bytes:
-        if super().is_ambiguous(head):
-            head = Head(head.line, head.without({"transfer-encoding"}))
-        return super().body(client, head)
-
-
-#: And which checks find it.
-WRONG: dict[type[Honest], set[str]] = {
-    LosesAByteOfTheRequestSegment: {
-        "early-bytes-in-request",
-        "early-bytes-like-http",
-        "early-bytes-split-request",
-        "early-bytes-many",
-    },
-    LosesAByteOfThe101Segment: {
-        "101-behind-100",
-        "101-with-content-length",
-        "101-with-transfer-encoding",
-        "early-bytes-in-101",
-        "early-bytes-split-101",
-        "end-in-segment-of-101",
-        "many-bytes-down",
-    },
-    TunnelsARefusal: {
-        "connection-stays",
-        "no-tunnel-before-101",
-        "request-behind-refusal",
-        "upgrade-behind-refusal",
-    },
-    ClosesBehindARefusal: {"connection-stays"},
-    PassesH2c: {"h2c", "h2c-alone-in-connection", "h2c-behind-token"},
-    PassesTLS: {"tls"},
-    SwitchesUnasked: {
-        "101-to-another-token",
-        "101-to-http-1.0",
-        "101-to-plain-request",
-        "101-without-upgrade",
-    },
-    UpgradesInHTTP10: {"101-to-http-1.0"},
-    UpgradesWithoutConnection: {"upgrade-without-connection"},
-    KeepsNamedFieldsOfRequests: {
-        "named-field-of-request",
-        "named-field-of-upgrade",
-        "named-field-second-line",
-    },
-    SeesOneConnectionLine: {"named-field-second-line"},
-    KeepsNamedFieldsOfAnswers: {"named-field-of-101", "named-field-of-refusal"},
-    KeepsKeepAlive: {"keep-alive"},
-    KeepsConnectionOf426ToItself: {"connection-of-426"},
-    LosesContentOfRefusals: {
-        "connection-stays",
-        "refusal-403",
-        "refusal-cut-off",
-        "request-behind-refusal",
-        "upgrade-behind-refusal",
-    },
-    KeepsLengthOf101: {"101-with-content-length"},
-    HasNoVia: {"via", "via-kept", "via-of-upgrade"},
-    BelievesTheClient: {"forwarded-for-forged"},
-    ChangesHost: {"host-kept"},
-    Makes502Of426: {"refusal-426"},
-    LosesHalfCloses: {"half-close-of-client", "half-close-of-far-side"},
-    EndsCleanlyAtAReset: {"reset-of-client-is-one", "reset-of-far-side-is-one"},
-    TakesABodyForBytes: {"body-in-chunks", "body-with-length"},
-    BelievesTheLengthBesideChunks: {"length-and-chunks", "length-and-chunks-is-last"},
-}

@@ -9,6 +9,7 @@ import socket
 import subprocess
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import pytest
 
 from tests.kit.certificate import make_certificate
 from tests.kit.commands import LOCAL, PATIENCE, Process, fails, listening, read_until, run
+from tests.kit.dishonest import SILENT, WRONG, HasNoVia
 from tests.kit.documented import DOCS, Ports, blocks_of, sessions
 from tests.kit.foreign import find, needs
 from tests.kit.fronts import haproxy, nginx
-from tests.kit.honest import WRONG, HasNoVia, Honest
-from upgrade_switch.command.probe.checks.check import Level
+from tests.kit.honest import Honest
+from upgrade_switch.command.probe.checks.check import Group, Level
 from upgrade_switch.command.probe.checks.through import GROUPS
 from upgrade_switch.command.probe.farside import FarSide
 from upgrade_switch.command.probe.running import Outcome, run_checks
@@ -28,18 +30,25 @@ from upgrade_switch.command.probe.subject import Subject
 from upgrade_switch.command.probe.through import reached
 
 PAGE = "howto/probe-proxies.md"
+# Of a proxy that passes no upgrade.
+EASY = {"upgrade-passes"}
 ONLY_WEBSOCKET = {"websocket-fields", "websocket-frames"}
 NAMES = [check.name for group in GROUPS for check in group.checks]
 
 
-def outcomes_of(kind: type[Honest], token: str = "raw", idle: float | None = None) -> list[Outcome]:
-    """What the checks say of a proxy of the kit's."""
+def outcomes_of(
+    kind: type[Honest], *, only: Collection[str] = NAMES, timeout: float = PATIENCE
+) -> list[Outcome]:
+    """What the checks, or some of them, say of a proxy of the kit's."""
+    groups = [Group(g.title, [check for check in g.checks if check.name in only]) for g in GROUPS]
     with Ports() as ports:
         behind = int(ports["far"])
         with kind(behind) as proxy:
-            subject = Subject(f"http://127.0.0.1:{proxy.port}/", token, idle=idle, timeout=PATIENCE)
+            token = next(iter(kind.tokens), "raw")
+            subject = Subject(f"http://127.0.0.1:{proxy.port}/", token, idle=0.1, timeout=PATIENCE)
             with reached(subject, "127.0.0.1", behind) as passage:
-                return list(run_checks(GROUPS, passage, PATIENCE, jobs=8))
+                own = replace(passage, timeout=timeout)
+                return list(run_checks(groups, own, PATIENCE, jobs=8))
 
 
 def failed(outcomes: Collection[Outcome]) -> dict[str, str]:
@@ -53,7 +62,7 @@ def test_honest(token: str) -> None:
     class Passing(Honest):
         tokens = (token,)
 
-    outcomes = outcomes_of(Passing, token, idle=0.001)
+    outcomes = outcomes_of(Passing)
     assert failed(outcomes) == {}
     skipped = {outcome.check.name for outcome in outcomes if outcome.result == "skipped"}
     assert skipped == (ONLY_WEBSOCKET if token == "raw" else set())
@@ -64,6 +73,18 @@ def test_wrong(kind: type[Honest]) -> None:
     """Of a proxy that is wrong in one thing, exactly that is found."""
     found = failed(outcomes_of(kind))
     assert {*found} == WRONG[kind], found
+
+
+@pytest.mark.parametrize("kind", SILENT, ids=lambda kind: kind.__name__)
+def test_silent(kind: type[Honest]) -> None:
+    """What never comes is a failure, too."""
+    found = failed(outcomes_of(kind, only=SILENT[kind], timeout=0.2))
+    assert {*found} == SILENT[kind], found
+
+
+def test_all_can_fail() -> None:
+    """There is a proxy for each check that finds something."""
+    assert {*NAMES} - set().union(*WRONG.values(), *SILENT.values()) == EASY
 
 
 def test_no_upgrade() -> None:
