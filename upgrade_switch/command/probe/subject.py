@@ -181,6 +181,28 @@ class Subject:
         wire.send(self.say(data))
         self.hears(wire, data)
 
+    def switches(
+        self,
+        *lines: str,
+        connection: Sequence[str] = ("Upgrade",),
+        offer: Sequence[str] | None = None,
+        target: str | None = None,
+        host: Sequence[str] | None = None,
+    ) -> None:
+        """
+        Ask for an upgrade, on a connection of its own, and talk to the target: without arguments, the
+        plainest upgrade that there is.
+
+        :param lines: these and the others are as for :meth:`upgrade`.
+        :raises Broken: if it does not work.
+        """
+        with self.open() as wire:
+            wire.send(
+                self.upgrade(*lines, connection=connection, offer=offer, target=target, host=host)
+            )
+            self.switched(wire)
+            self.talks(wire)
+
     def refused(self, wire: Wire, method: str = "GET") -> Response:
         """
         Read the answer, which must not be a 101.
