@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -25,8 +24,6 @@ CLIENT, FAR_SIDE = "the client", "the far side"
 
 # How long a request is waited for that the proxy has answered already: it may be under way.
 _LATE = 0.2
-# Between two segments, so that they are read apart.
-_APART = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +37,6 @@ class Passage(Subject):
     """The check's requests that have come to the far side."""
     number: str = ""
     """What the check's requests bear."""
-    passes_upgrade: bool = True
-    """Whether the proxy passes a plain request for the token, and its 101."""
 
     def for_a_check(self, left: float = inf) -> Passage:
         return replace(
@@ -170,6 +165,20 @@ class Passage(Subject):
                 self.switched(near)
                 yield near, far
 
+    def switches(
+        self,
+        *lines: str,
+        connection: Sequence[str] = ("Upgrade",),
+        offer: Sequence[str] | None = None,
+        target: str | None = None,
+        host: Sequence[str] | None = None,
+    ) -> None:
+        with self.begun() as own, own.open() as near:
+            near.send(own.upgrade(*lines, connection=connection, offer=offer, target=target, host=host))
+            with own.upgrade_arrives(near) as far:
+                far.send(own.switching(far.request))
+                own.switched(near)
+
     def does_not_switch(self, near: Wire) -> None:
         """
         Wait for an answer, or for the end of the connection, or in vain.
@@ -210,13 +219,6 @@ class Passage(Subject):
                 "at the far side, the second request byte for byte, as in a tunnel",
                 "a request that the proxy has read, with a Connection of its own",
             )
-
-    def apart(self, wire: Wire, *segments: bytes) -> None:
-        """Send each in a segment of its own, which as a rule is read before the next comes."""
-        for number, segment in enumerate(segments):
-            if number:
-                time.sleep(_APART)
-            wire.send(segment)
 
     @contextmanager
     def sending(self, wire: Wire, data: bytes) -> Iterator[None]:

@@ -7,9 +7,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
 
-from .checks.through.early import upgrade_passes
 from .discovery import NotReached
 from .farside import FarSide
 from .passage import Passage
@@ -42,7 +41,7 @@ def reached(proxy: Subject, host: str, port: int) -> Iterator[Passage]:
         known = {field.name: getattr(proxy, field.name) for field in fields(proxy)}
         passage = Passage(**known, far_side=far_side)
         _see_that_requests_arrive(passage)
-        yield replace(passage, passes_upgrade=_passes_upgrade(passage))
+        yield passage
 
 
 def _see_that_requests_arrive(passage: Passage) -> None:
@@ -77,12 +76,3 @@ def _answer(passage: Passage) -> str | None:
             except Broken as fault:
                 return fault.came
     return None
-
-
-def _passes_upgrade(passage: Passage) -> bool:
-    with passage.for_a_check().begun() as own:
-        try:
-            upgrade_passes(own)
-        except Broken:
-            return False
-    return True

@@ -210,11 +210,6 @@ class Wire:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
-    def close(self) -> None:
-        """End the connection both ways."""
-        self._transcript.add("*", b"close")
-        self._socket.close()
-
     def reset(self) -> None:
         """Close the connection with an RST."""
         self._transcript.add("*", b"reset")
@@ -284,15 +279,15 @@ class Wire:
 
     def has_come(self) -> bool:
         """Whether something has come that was not read yet, or the end of the connection."""
-        if not self._received:
-            try:
-                self._socket.settimeout(1e-3)
-                self._received = self._socket.recv(_SEGMENT)
-            except TimeoutError:
-                return False
-            except OSError:
-                return True
-            self._transcript.add(*(("<", self._received) if self._received else ("*", b"end")))
+        whole, self.deadline = self.deadline, self.deadline.shorter(1e-3)
+        try:
+            self._received = self.receive("anything")
+        except Silent:
+            return False
+        except Closed:
+            pass
+        finally:
+            self.deadline = whole
         return True
 
     def buffered(self, most: int) -> bytes:

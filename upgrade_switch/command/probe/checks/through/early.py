@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ...conversation import CLOSE, CONTINUATION, FINAL, PING, TEXT, closing, frame
+from ...farside import Far
 from ...passage import CLIENT, FAR_SIDE, Passage
-from ...wire import Broken
+from ...wire import Broken, Wire
 from ..check import Group, Level, Skipped
-from .passing import through
+from .passing import only_websocket, through
 
-__all__ = ["GROUP", "upgrade_passes"]
+__all__ = ["GROUP"]
 
 GROUP = Group("Bytes: what is sent with the request, with the 101, and behind it")
 
@@ -27,8 +28,7 @@ def upgrade_passes(proxy: Passage) -> None:
     """
     A request for the token, which the far side answers with a 101.
 
-    If this fails, the proxy has to be told to pass the upgrade; no check of switched connections says
-    anything before.
+    If this fails, the proxy has to be told to pass the upgrade: what needs one is skipped.
     """
     with proxy.tunnel():
         pass
@@ -54,8 +54,8 @@ def split_request(proxy: Passage) -> None:
         with proxy.open() as near:
             sent = proxy.upgrade() + said
             at = len(sent) - len(said) + cut
-            proxy.apart(near, sent[:at], sent[at:])
-            with proxy.upgrade_arrives(near) as far:
+            near.send_apart(sent[:at], sent[at:])
+            with _early(proxy, near) as far:
                 far.send(proxy.switching(far.request))
                 proxy.switched(near)
                 proxy.far_hears(far, _SAID)
@@ -67,7 +67,7 @@ def many_in_the_request(proxy: Passage) -> None:
     with (
         proxy.open() as near,
         proxy.sending(near, proxy.upgrade() + proxy.up(_MANY)),
-        proxy.upgrade_arrives(near) as far,
+        _early(proxy, near) as far,
     ):
         far.send(proxy.switching(far.request))
         proxy.switched(near)
@@ -90,7 +90,7 @@ def split_101(proxy: Passage) -> None:
             with proxy.upgrade_arrives(near) as far:
                 sent = proxy.switching(far.request) + said
                 at = len(sent) - len(said) + cut
-                proxy.apart(far, sent[:at], sent[at:])
+                far.send_apart(sent[:at], sent[at:])
                 proxy.switched(near)
                 proxy.near_hears(near, _SAID)
 
@@ -130,8 +130,7 @@ def in_turn(proxy: Passage) -> None:
 @through(GROUP, "websocket-frames", Level.MUST, "RFC 6455 §5")
 def frames(proxy: Passage) -> None:
     """From each side, a text in two frames, a ping between them, 70,000 bytes, and Close."""
-    if not proxy.is_websocket:
-        raise Skipped("this is no WebSocket")
+    only_websocket(proxy)
     large = bytes(70_000)
     with proxy.tunnel() as (near, far):
         for sender, is_client, receiver, who in (
@@ -151,10 +150,18 @@ def frames(proxy: Passage) -> None:
                     raise Broken(f"another Close frame at {who}", "the Close frame with 1000")
 
 
+def _early(proxy: Passage, near: Wire) -> Far:
+    """Wait for a request with early bytes, which a proxy may refuse: then none is lost."""
+    far = proxy.may_arrive(near)
+    if far is None:
+        raise Skipped(f"the proxy refuses early bytes: {proxy.refused(near)}")
+    return far
+
+
 def _with_the_request(proxy: Passage, said: bytes) -> None:
     with proxy.open() as near:
         near.send(proxy.upgrade() + proxy.up(said))
-        with proxy.upgrade_arrives(near) as far:
+        with _early(proxy, near) as far:
             far.send(proxy.switching(far.request))
             proxy.switched(near)
             proxy.far_hears(far, said)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import replace
 
 from ...passage import CLIENT, FAR_SIDE, Passage
 from ...wire import Broken, Closed, Deadline, Silent, Wire
@@ -25,10 +24,10 @@ _MANY = bytes(range(256)) * 400
 def end_of_the_client(proxy: Passage) -> None:
     """100 KB from the client, 16 bytes more, and its end of the connection."""
     with proxy.tunnel() as (near, far):
-        with proxy.sending(near, proxy.up(_MANY)):
-            proxy.far_hears(far, _MANY)
-        near.send(proxy.up(_SAID))
-        near.close()
+        with near:
+            with proxy.sending(near, proxy.up(_MANY)):
+                proxy.far_hears(far, _MANY)
+            near.send(proxy.up(_SAID))
         proxy.far_hears(far, _SAID)
         _is_over(far, FAR_SIDE)
 
@@ -37,10 +36,10 @@ def end_of_the_client(proxy: Passage) -> None:
 def end_of_the_far_side(proxy: Passage) -> None:
     """100 KB from the far side, 16 bytes more, and its end of the connection."""
     with proxy.tunnel() as (near, far):
-        with proxy.sending(far, proxy.down(_MANY)):
-            proxy.near_hears(near, _MANY)
-        far.send(proxy.down(_SAID))
-        far.close()
+        with far:
+            with proxy.sending(far, proxy.down(_MANY)):
+                proxy.near_hears(near, _MANY)
+            far.send(proxy.down(_SAID))
         proxy.near_hears(near, _SAID)
         _is_over(near, CLIENT)
 
@@ -119,19 +118,19 @@ def reset_of_the_far_side_is_one(proxy: Passage) -> None:
 def idle(proxy: Passage) -> None:
     """Nothing, for as long as --slow says, and then 16 bytes each way."""
     if proxy.idle is None:
-        raise Skipped("only with --slow")
-    slow = replace(proxy, deadline=Deadline(proxy.idle + proxy.deadline.left()))
-    with slow.tunnel() as (near, far):
+        raise Skipped("it is run with --slow")
+    with proxy.tunnel() as (near, far):
         time.sleep(proxy.idle)
-        near.send(slow.up(_SAID))
-        slow.far_hears(far, _SAID)
-        far.send(slow.down(_SAID))
-        slow.near_hears(near, _SAID)
+        near.deadline = far.deadline = Deadline(proxy.timeout)
+        near.send(proxy.up(_SAID))
+        proxy.far_hears(far, _SAID)
+        far.send(proxy.down(_SAID))
+        proxy.near_hears(near, _SAID)
 
 
 def _not_over_tls(proxy: Passage) -> None:
     if proxy.is_secure:
-        raise Skipped("TLS: Python's has no half-close")
+        raise Skipped("it is for connections without TLS")
 
 
 def _ends(wire: Wire, who: str) -> None:

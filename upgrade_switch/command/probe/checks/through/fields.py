@@ -6,8 +6,8 @@ from .....fields import is_host
 from ...farside import Head
 from ...passage import CLIENT, FAR_SIDE, Passage
 from ...wire import Broken, Response, shown
-from ..check import Group, Level, Skipped
-from .passing import through
+from ..check import Group, Level
+from .passing import only_websocket, through
 
 __all__ = ["GROUP"]
 
@@ -197,8 +197,7 @@ def other_fields_of_a_101(proxy: Passage) -> None:
 @through(GROUP, "websocket-fields", Level.MUST, "RFC 6455 §4.2.2")
 def websocket_fields(proxy: Passage) -> None:
     """A WebSocket's request with Origin and Sec-WebSocket-Protocol, and its 101."""
-    if not proxy.is_websocket:
-        raise Skipped("this is no WebSocket")
+    only_websocket(proxy)
     lines = (
         "Origin: http://probe.example",
         "Sec-WebSocket-Protocol: probe-one, probe-two",

@@ -9,7 +9,7 @@ from ...passage import Passage
 from ...subject import Subject
 from ..check import Group, Level, Skipped
 
-__all__ = ["through"]
+__all__ = ["only_websocket", "through"]
 
 
 def through(
@@ -23,15 +23,21 @@ def through(
     """
 
     def add(run: Callable[[Passage], None]) -> Callable[[Passage], None]:
-        @group.check(name, level, section)
+        @group.check(name, level, section, needs_upgrade=needs_upgrade)
         @wraps(run)
         def checked(subject: Subject) -> None:
             assert isinstance(subject, Passage)
-            if needs_upgrade and not subject.passes_upgrade:
-                raise Skipped("see upgrade-passes")
             with subject.begun() as proxy:
                 run(proxy)
 
         return run
 
     return add
+
+
+def only_websocket(proxy: Passage) -> None:
+    """
+    :raises Skipped: if the token is another one.
+    """
+    if not proxy.is_websocket:
+        raise Skipped("it is for WebSocket")
