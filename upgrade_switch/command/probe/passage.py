@@ -151,15 +151,14 @@ class Passage(Subject):
         return "\r\n".join([*every, "", ""]).encode("latin-1")
 
     @contextmanager
-    def tunnel(self, *lines: str) -> Iterator[tuple[Wire, Far]]:
+    def tunnel(self) -> Iterator[tuple[Wire, Far]]:
         """
         A connection that is switched already: the client's end and the far one.
 
-        :param lines: further fields of the request.
         :raises Broken: if the proxy does not switch.
         """
         with self.open() as near:
-            near.send(self.upgrade(*lines))
+            near.send(self.upgrade())
             with self.upgrade_arrives(near) as far:
                 far.send(self.switching(far.request))
                 self.switched(near)
