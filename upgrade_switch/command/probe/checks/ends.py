@@ -29,8 +29,8 @@ def http_behind_101(server: Subject) -> None:
 
 @GROUP.check("much-both-ways", Level.MUST, "RFC 9110 §7.8")
 def much_both_ways(server: Subject) -> None:
-    """An upgrade; when the 101 has come, 500 KB while what comes back is read."""
-    said = lines_of(500_000)
+    """An upgrade; when the 101 has come, 250 KB while what comes back is read."""
+    said = lines_of(250_000)
     with server.open() as wire:
         wire.send(server.upgrade())
         server.switched(wire)
