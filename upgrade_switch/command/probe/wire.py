@@ -272,7 +272,8 @@ class Wire:
         while len(data) < size:
             more = self.receive(expected)
             if not more:
-                raise Closed(f"{shown(data)} and the end of the connection", expected)
+                end = "the end of the connection"
+                raise Closed(f"{shown(data)} and {end}" if data else end, expected)
             data += more
         self._received = data[size:] + self._received
         return data[:size]
