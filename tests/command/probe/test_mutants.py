@@ -112,6 +112,8 @@ def test_bytes_while_it_decides() -> None:
     with ForgetfulServer() as server:
         others = {name for name in CHECKS if name.startswith("trailing-data-")}.difference(lost)
         assert failures(outcomes_of(server, lambda check: check.name in others)) == {}
+        # Long enough for any client's next segment.
+        server.patience = PATIENT
         for name in lost:
             fails_soon(server, name)
 
@@ -120,7 +122,7 @@ def test_bytes_while_it_decides() -> None:
 def test_idle(kind: type[SwitchingServer]) -> None:
     """A connection that is cut because nothing was said for a while is found with --slow."""
     with kind() as server:
-        subject = Subject(server.url, server.token, idle=0.3, timeout=PATIENT)
+        subject = Subject(server.url, server.token, idle=0.5, timeout=PATIENT)
         (outcome,) = run_checks([Group("", checks=[CHECKS["idle"]])], subject, PATIENT)
     assert outcome.result == ("fail" if kind is HastyServer else "pass"), outcome.detail
 
@@ -140,3 +142,13 @@ def test_every_check_finds_something() -> None:
     elsewhere = {"idle", "trailing-data-while-deciding"}
     assert found | BY_CHANCE | elsewhere == CHECKS.keys()
     assert len(FAULTY) >= 30
+
+
+def test_names() -> None:
+    """Each check has a name of its own, a section, and says what it sends."""
+    checks = [check for group in GROUPS for check in group.checks]
+    assert len(CHECKS) == len(checks) >= 60
+    for check in checks:
+        assert re.fullmatch("[a-z0-9.-]+", check.name)
+        assert re.fullmatch(r"RFC [0-9]+ §[0-9.]+", check.section)
+        assert check.sent.endswith(".")

@@ -47,7 +47,8 @@ class Echo:
             try:
                 came += wire.exactly(1, expected) + wire.buffered(len(data) - len(came) - 1)
             except Broken as error:
-                raise type(error)(f"{shown(came)}, then {error.came}", expected) from None
+                came_first = f"{shown(came)}, then " if came else ""
+                raise type(error)(came_first + error.came, expected) from None
             if not data.startswith(came):
                 raise Broken(_difference(came, data), expected)
 

@@ -272,10 +272,24 @@ class Wire:
         while len(data) < size:
             more = self.receive(expected)
             if not more:
-                raise Closed(f"{shown(data)} and the end of the connection", expected)
+                end = "the end of the connection"
+                raise Closed(f"{shown(data)} and {end}" if data else end, expected)
             data += more
         self._received = data[size:] + self._received
         return data[:size]
+
+    def has_come(self) -> bool:
+        """Whether something has come that was not read yet, or the end of the connection."""
+        whole, self.deadline = self.deadline, self.deadline.shorter(1e-3)
+        try:
+            self._received = self.receive("anything")
+        except Silent:
+            return False
+        except Closed:
+            pass
+        finally:
+            self.deadline = whole
+        return True
 
     def buffered(self, most: int) -> bytes:
         """What has come and was not read yet, up to so many bytes."""

@@ -29,8 +29,8 @@ def http_behind_101(server: Subject) -> None:
 
 @GROUP.check("much-both-ways", Level.MUST, "RFC 9110 §7.8")
 def much_both_ways(server: Subject) -> None:
-    """An upgrade; when the 101 has come, 500 KB while what comes back is read."""
-    said = lines_of(500_000)
+    """An upgrade; when the 101 has come, 250 KB while what comes back is read."""
+    said = lines_of(250_000)
     with server.open() as wire:
         wire.send(server.upgrade())
         server.switched(wire)
@@ -93,22 +93,22 @@ def _half_closable(server: Subject) -> None:
 def reset_behind_request(server: Subject) -> None:
     """Five upgrades with 16 bytes of the new protocol and a reset behind them; then another upgrade."""
     for _ in range(_RESETS):
-        with server.open() as wire:
+        with server.again().open() as wire:
             wire.send(server.upgrade() + server.say(_SAID))
             wire.reset()
-    server.switches()
+    server.again().switches()
 
 
 @GROUP.check("reset-behind-101", Level.MUST, "RFC 9112 §9.5")
 def reset_behind_101(server: Subject) -> None:
     """Five upgrades; when the 101 has come, 16 bytes and a reset; then another upgrade."""
     for _ in range(_RESETS):
-        with server.open() as wire:
+        with server.again().open() as wire:
             wire.send(server.upgrade())
             server.switched(wire)
             wire.send(server.say(_SAID))
             wire.reset()
-    server.switches()
+    server.again().switches()
 
 
 @GROUP.check("idle", Level.PEERS, "RFC 9110 §7.8")

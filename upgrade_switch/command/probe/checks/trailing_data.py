@@ -56,7 +56,7 @@ def split_at_the_seam(server: Subject) -> None:
     for offset in range(-6, min(6, len(said)) + 1):
         cut = len(request) + offset
         with trying(f"cut {offset:+} bytes from the end of the request"):
-            _keeps(server, everything[:cut], everything[cut:])
+            _keeps(server.again(), everything[:cut], everything[cut:])
 
 
 @GROUP.check("trailing-data-while-deciding", Level.MUST, _SECTION, websocket=Level.PEERS)
