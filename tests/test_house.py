@@ -50,7 +50,7 @@ KNOWN = {
 PURE = {"upgrade_switch.fields", "upgrade_switch.http2.fields", "upgrade_switch.http2.lists"}
 #: Rooms whose parts do not know one another, but for those that are named.
 APART = {
-    "protocols": {"_tunnel", "_connect", "_proxy_header"},
+    "protocols": {"_tunnel", "_connect", "_handshake", "_heartbeat", "_origin", "_proxy_header"},
     "command": {"certificates", "exits", "fields", "listening", "options", "reactor", "secrets"},
 }
 #: These exist to put others together.

@@ -20,6 +20,7 @@ from zope.interface import alsoProvides
 
 from ...errors import UpgradeError
 from ...interfaces import ICountsBytes, IDrainable
+from .._origin import normal_origin
 from ._internals import (
     AutobahnProtocol,
     Extensions,
@@ -35,7 +36,6 @@ from ._opened import (
     forget_protocol,
 )
 from .draining import AdaptsToDrainable, ClosesWhenDrained
-from .origin import normal_origin
 
 __all__ = [
     "CLOSE_TIMEOUT",
