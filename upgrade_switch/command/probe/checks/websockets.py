@@ -36,7 +36,7 @@ _EXAMPLE = _key(_EXAMPLE_KEY)
 def _answer(server: Subject, request: bytes) -> Response:
     with server.open() as wire:
         wire.send(request)
-        return wire.response()
+        return wire.head()
 
 
 def _refuses(server: Subject, request: bytes) -> Response:
@@ -44,7 +44,7 @@ def _refuses(server: Subject, request: bytes) -> Response:
     expected = "an error (4xx)"
     with server.open() as wire:
         wire.send(request)
-        response = wire.response(expected=expected)
+        response = wire.head(expected=expected)
     if not 400 <= response.status < 500:
         raise Broken(str(response), expected)
     return response
