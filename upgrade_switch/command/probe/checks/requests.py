@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -71,12 +72,12 @@ def _absolute(server: Subject) -> str:
     return f"{urlsplit(server.url).scheme}://{server.host}{server.path}"
 
 
-@GROUP.check("single-bytes", Level.MUST, "RFC 9112 §2.2")
-def single_bytes(server: Subject) -> None:
-    """An upgrade in segments of a byte each."""
+@GROUP.check("split-request", Level.MUST, "RFC 9112 §2.2")
+def split_request(server: Subject) -> None:
+    """An upgrade in many segments, which end behind the first byte, and between each CR and its LF."""
     request = server.upgrade()
     with server.open() as wire:
-        wire.send(*(request[at : at + 1] for at in range(len(request))))
+        wire.send_apart(request[:1], *re.split(b"(?<=\r)", request[1:]))
         server.switched(wire)
         server.talks(wire)
 
