@@ -245,6 +245,19 @@ class Wire:
         self._received = data[size:] + self._received
         return data[:size]
 
+    def has_come(self) -> bool:
+        """Whether something has come that was not read yet, or the end of the connection."""
+        whole, self.deadline = self.deadline, self.deadline.shorter(1e-3)
+        try:
+            self._received = self.receive("anything")
+        except Silent:
+            return False
+        except Closed:
+            pass
+        finally:
+            self.deadline = whole
+        return True
+
     def buffered(self, most: int) -> bytes:
         """What has come and was not read yet, up to so many bytes."""
         data, self._received = self._received[:most], self._received[most:]
