@@ -522,6 +522,16 @@ class LosesPipelinedRequests(SwitchingServer):
         super().refuse(client, method, refusal, closes=closes)
 
 
+@fails("pipelined-answered")
+class HangsUpOnPipelining(SwitchingServer):
+    """Another request behind one that is refused is a reason to hang up."""
+
+    def refuse(self, client: Client, method: str, refusal: Refusal, *, closes: bool) -> None:
+        if client.buffer:
+            raise Left
+        super().refuse(client, method, refusal, closes=closes)
+
+
 @fails("refused-stays-open")
 class ClosesBehindRefusals(SwitchingServer):
     """A connection is closed behind anything but a 101, without a word."""
