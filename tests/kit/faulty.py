@@ -513,6 +513,16 @@ class KnowsNoExpectations(SwitchingServer):
         super().read_content(client, Request("", "", "", fields))
 
 
+@fails("refused-pipelined")
+class LosesWhatFollowsARefusedUpgrade(SwitchingServer):
+    """What was read behind an upgrade that is refused is lost once that is answered."""
+
+    def read_content(self, client: Client, request: Request) -> None:
+        super().read_content(client, request)
+        if request.all("upgrade") and not any(map(self.knows, self.offered(request))):
+            client.buffer = b""
+
+
 @fails("pipelined", "pipelined-trailing-data", "refused-pipelined", silent=True)
 class LosesPipelinedRequests(SwitchingServer):
     """What was read behind a request is lost once that is answered."""

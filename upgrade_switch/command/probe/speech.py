@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ...fields import printable
+from .faults import brief
 from .wire import Broken, Closed, Wire, shown
 
 __all__ = ["CLOSE", "PING", "PONG", "Echo", "Pings", "Speech", "client_frame", "next_frame"]
@@ -69,7 +69,7 @@ class Pings:
             opcode, content = next_frame(wire, expected)
             if opcode == CLOSE:
                 code = int.from_bytes(content[:2], "big")
-                reason = printable(content[2:].decode("utf-8", "replace"))
+                reason = brief(content[2:].decode("utf-8", "replace"))
                 raise Closed(f"a close frame ({code} {reason})".replace(" )", ")"), expected)
             if opcode == PONG and content == last:
                 return

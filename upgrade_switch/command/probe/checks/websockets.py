@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 
+from ..faults import brief
 from ..speech import CLOSE, PING, PONG, client_frame, next_frame
 from ..subject import Subject
 from ..wire import SWITCHING, Broken, Closed, Response, Wire, shown
@@ -114,9 +115,9 @@ def versions_named(server: Subject) -> None:
 
 
 def _names_13(response: Response) -> None:
-    named = response.elements(b"sec-websocket-version")
-    if "13" not in named:
-        came = f"Sec-WebSocket-Version: {', '.join(named)}" if named else "no Sec-WebSocket-Version"
+    if "13" not in response.elements(b"sec-websocket-version"):
+        named = response.listed(b"sec-websocket-version")
+        came = f"Sec-WebSocket-Version: {named}" if named else "no Sec-WebSocket-Version"
         raise Broken(f"{response} with {came}", "one that names 13")
 
 
@@ -168,7 +169,9 @@ def unknown_protocol(server: Subject) -> None:
     response = _answer(server, _handshake(server, _EXAMPLE, _VERSION, field))
     values = [value.decode("latin-1") for value in response.all(b"sec-websocket-protocol")]
     if response.status == SWITCHING and (len(values) > 1 or not set(values) <= set(offered)):
-        raise Broken(f"Sec-WebSocket-Protocol: {', '.join(values)}", "none, or one of those offered")
+        raise Broken(
+            f"Sec-WebSocket-Protocol: {brief(', '.join(values))}", "none, or one of those offered"
+        )
 
 
 @GROUP.check("websocket-unknown-extension", Level.MUST, "RFC 6455 §9.1")
