@@ -31,6 +31,7 @@ __all__ = [
     "HastyServer",
     "NeverSwitches",
     "RefusesEarlyBytes",
+    "SwitchesBeforeTheContent",
     "SwitchesPlainRequests",
 ]
 
