@@ -13,6 +13,7 @@ check()
 from .endpoints import demand_certificates, endpoint_text, way_of  # noqa: E402 - behind the check
 from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
 from .ports import accept_one_by_one, share_port  # noqa: E402 - behind the check
+from .requests import LeanRequest  # noqa: E402 - behind the check
 from .sockets import (  # noqa: E402 - behind the check
     KeepAlive,
     LastReading,
@@ -59,6 +60,7 @@ from .web import (  # noqa: E402 - behind the check
     has_begun_line,
     has_read_ahead,
     method_of,
+    raw_fields,
     replace_fields,
     request_line_of,
     set_encoder,
@@ -70,6 +72,7 @@ __all__ = [
     "AskingChannel",
     "KeepAlive",
     "LastReading",
+    "LeanRequest",
     "ParseError",
     "PauseWatch",
     "RefusingChannel",
@@ -99,6 +102,7 @@ __all__ = [
     "is_half_closeable",
     "keep_alive",
     "method_of",
+    "raw_fields",
     "rename_log_prefix",
     "replace_fields",
     "report_end",

@@ -39,6 +39,7 @@ __all__ = [
     "has_begun_line",
     "has_read_ahead",
     "method_of",
+    "raw_fields",
     "replace_fields",
     "request_line_of",
     "set_encoder",
@@ -156,6 +157,15 @@ def has_read_ahead(channel: HTTPChannel) -> bool:
     buffer, or behind a body in a buffer of the channel's own.
     """
     return bool(channel._buffer or any(channel._dataBuffer))
+
+
+def raw_fields(headers: Headers) -> dict[bytes, list[bytes]]:
+    """
+    The fields of a message by their names, as Twisted spells them: ``Host``, ``Www-Authenticate``. It
+    costs a tenth of ``getRawHeaders``, which normalises a name each time. What is changed here is
+    changed in the headers; the values have no CR and LF.
+    """
+    return headers._rawHeaders
 
 
 @lru_cache(1000)

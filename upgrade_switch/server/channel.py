@@ -82,6 +82,7 @@ class UpgradeChannel(ReceivingChannel):
     # What belongs to the target, once the channel is being left.
     _trailing = b""
     _host: IAddress | None = None
+    _peer: IAddress | None = None
 
     def connectionMade(self) -> None:
         self.site.connected(self.transport)
@@ -244,7 +245,6 @@ class UpgradeChannel(ReceivingChannel):
         self.requests.append(request)
         _twisted.set_request_line(self, method, target, b"HTTP/1.1")
         _twisted.set_fields(request.requestHeaders, fields)
-        request.parseCookies()
         self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         return request
 
@@ -259,11 +259,17 @@ class UpgradeChannel(ReceivingChannel):
         request.content = carried.content
         self.allContentReceived()
 
+    # Each request of Twisted's asks, and the transport asks the kernel, and makes an address anew.
+
     def getHost(self) -> IAddress:
-        # Each request of Twisted's asks, and the transport asks the kernel.
         if self._host is None:
             self._host = self.transport.getHost()
         return self._host
+
+    def getPeer(self) -> IAddress:
+        if self._peer is None:
+            self._peer = self.transport.getPeer()
+        return self._peer
 
     def isSecure(self) -> bool:
         # The same as Twisted's, which adapts.

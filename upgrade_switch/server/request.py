@@ -105,17 +105,17 @@ class UpgradeRequest(StreamingRequest):
             # The request has not been read to its end: nothing is known yet.
             return NO_OFFER
         if self._offer is None:
-            header = self.requestHeaders.getRawHeaders
+            fields = _twisted.raw_fields(self.requestHeaders)
             # RFC 8441 §4: an extended CONNECT names its one token elsewhere.
             named = getattr(getattr(self, "channel", None), "connect_protocol", None)
             offer = (
                 Offer((named,))
                 if named
                 else Offer.of_request(
-                    self.method, self.clientproto, header(b"upgrade"), header(b"connection")
+                    self.method, self.clientproto, fields.get(b"Upgrade"), fields.get(b"Connection")
                 )
             )
-            if offer and not self.is_detachable:
+            if offer.tokens and not self.is_detachable:
                 offer = Offer((), "this connection belongs to no UpgradeSite")
             self._offer = offer
         return self._offer
@@ -366,6 +366,8 @@ class UpgradeRequest(StreamingRequest):
         return b"twisted.web.server.Request"
 
     def getStateToCopyFor(self, issuer: object) -> dict[str, object]:
+        # Made now, if nobody has asked for them.
+        _ = self.received_cookies, self.content
         state: dict[str, object] = super().getStateToCopyFor(issuer)
         for name in _NOT_COPIED:
             state.pop(name, None)

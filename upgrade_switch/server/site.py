@@ -88,7 +88,7 @@ class UpgradeSite(Site):
     :ivar observers: who is told of what happens to upgrades.
     """
 
-    requestFactory = UpgradeRequest
+    requestFactory = UpgradeRequest  # type: ignore[assignment]  # less general arguments
 
     _has_warned_of_tls = False
 

@@ -115,7 +115,6 @@ class StreamChannel(_twisted.RefusingChannel, Protocol):
             request = factory(self, False)
         self._request = request
         _twisted.set_fields(request.requestHeaders, [(b"host", head.authority), *head.fields])
-        request.parseCookies()
         self.transport.rest = 0 if ends else head.content_length
         request.gotLength(0 if ends else head.content_length)
         if carried is not None:

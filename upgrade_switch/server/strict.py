@@ -128,7 +128,7 @@ class StrictChannel(GatheringChannel):
         Connection lines says ``close`` (RFC 9112 §9.3). Twisted reads the first line only, and
         splits it at spaces.
         """
-        lines = request.requestHeaders.getRawHeaders(b"connection") or ()
+        lines = _twisted.raw_fields(request.requestHeaders).get(b"Connection", ())
         says_close = self._is_last_request or "close" in connection_options(lines)
         if version == b"HTTP/1.1" and not says_close:
             return True
