@@ -66,6 +66,7 @@ from .web import (  # noqa: E402 - behind the check
     set_encoder,
     set_fields,
     set_request_line,
+    take_read_ahead,
 )
 
 __all__ = [
@@ -115,6 +116,7 @@ __all__ = [
     "share_port",
     "slot_of",
     "start_tls",
+    "take_read_ahead",
     "tls_layer",
     "unacknowledged",
     "unsent",

@@ -45,6 +45,7 @@ __all__ = [
     "set_encoder",
     "set_fields",
     "set_request_line",
+    "take_read_ahead",
 ]
 
 
@@ -166,6 +167,13 @@ def raw_fields(headers: Headers) -> dict[bytes, list[bytes]]:
     changed in the headers; the values have no CR and LF.
     """
     return headers._rawHeaders
+
+
+def take_read_ahead(channel: HTTPChannel) -> bytes:
+    """Take what :func:`has_read_ahead` asks about. Only the line buffer can be emptied in public."""
+    waiting, channel._dataBuffer = channel._dataBuffer, []
+    read_ahead: bytes = b"".join(waiting) + channel.clearLineBuffer()
+    return read_ahead
 
 
 @lru_cache(1000)

@@ -9,10 +9,10 @@ A connection that begins with one of the site's prefaces never becomes HTTP: as 
 bytes may become one they wait here, and ``HTTPChannel`` has not seen any. A preface that is a whole
 line is looked for between two requests as well (the flag line).
 
-The natural end of a request is the way out. ``Request.finish`` ends in ``HTTPChannel.requestDone``,
-which restores the idle timeout and gives every byte that has been read but not parsed to
-``setLineMode(extra)``, to be parsed as the next request. While a channel is being left, that call
-puts the bytes aside instead, and :meth:`UpgradeChannel.detach` takes the rest off the transport.
+The natural end of a request is the way out. ``Request.finish`` ends in ``requestDone``, which restores
+the idle timeout, and parses every byte that has been read as the next request. While a channel is
+being left, it puts the bytes aside instead, and :meth:`UpgradeChannel.detach` takes the rest off the
+transport.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class UpgradeChannel(ReceivingChannel):
         """
         Read requests, in one go where it can be done (``head.py``).
 
-        What is behind a request is put where :meth:`setLineMode` finds it if the request switches.
+        What is behind a request is put where :meth:`requestDone` finds it if the request switches.
         """
         self._reading = True
         try:
@@ -299,9 +299,10 @@ class UpgradeChannel(ReceivingChannel):
         if head is None:
             self.setTimeout(None)
         self.state = ChannelState.LEAVING
-        if head is not None:
+        if head is None:
+            _twisted.detach_flow_control(self)
+        else:
             self._finish_request(head)
-        _twisted.detach_flow_control(self)
         self.transport.unregisterProducer()
         self.state = ChannelState.LEFT
         trailing, self._trailing = self._trailing, b""
@@ -309,8 +310,6 @@ class UpgradeChannel(ReceivingChannel):
 
     def _finish_request(self, head: SwitchHead) -> None:
         self._write_head(head)
-        # Else requestDone closes the connection: a client may say "close, Upgrade".
-        self.persistent = True
         request: Request = self.requests[0]
         request.finish()
 
@@ -320,16 +319,12 @@ class UpgradeChannel(ReceivingChannel):
         lines += [name + b": " + value for name, value in head.fields]
         _twisted.write_at_once(self.transport, written_head(lines))
 
-    def setTimeout(self, period: float | None) -> float | None:
-        if self.state is ChannelState.LEAVING:
-            # requestDone would start the idle timer for a next request, which does not come.
-            return None
-        before: float | None = super().setTimeout(period)
-        return before
-
-    def setLineMode(self, extra: bytes = b"") -> None:
-        if self.state is ChannelState.LEAVING:
-            self._trailing = extra + self.clearLineBuffer() + self._behind
-            self._behind = b""
-        else:
-            super().setLineMode(extra)
+    def requestDone(self, request: Request) -> None:
+        if self.state is not ChannelState.LEAVING:
+            super().requestDone(request)
+            return
+        # What has been read behind it is no next request. The idle timer goes on standing still, and
+        # flow control is left alone as it is during a request (_twisted.detach_flow_control).
+        self.requests.clear()
+        self._trailing = _twisted.take_read_ahead(self) + self._behind
+        self._behind = b""

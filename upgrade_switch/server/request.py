@@ -309,20 +309,18 @@ class UpgradeRequest(StreamingRequest):
         if channel is None:
             return Declined.LEFT
         switched = self.site.switched
-        address = self.getClientAddress()
-        why: Declined | None = switched.why_declined(channel.transport, address)
+        transport, address = channel.transport, self.getClientAddress()
+        why: Declined | None = switched.why_declined(transport, address)
         if why is not None:
             return why
         # It may raise NotDetachable: here, where nothing has been done yet.
         slot = channel.slot()
+        user = self.authenticated_user or certificate_subject(transport)
+        asked = Asked(token, self.path, address, user)
         connection: SwitchedConnection = switched.switch(
-            channel, slot, self._completed(head, without), self._asked(token), target
+            channel, slot, self._completed(head, without), asked, target
         )
         return connection
-
-    def _asked(self, token: UpgradeToken | None) -> Asked:
-        user = self.authenticated_user or certificate_subject(self.channel.transport)
-        return Asked(token, self.path, self.getClientAddress(), user)
 
     def _completed(self, head: SwitchHead, without: Collection[bytes]) -> SwitchHead:
         """
@@ -333,14 +331,13 @@ class UpgradeRequest(StreamingRequest):
         _twisted.forget_encoder(self)
         self.code, self.code_message = head.code, head.phrase
         self.startedWriting = 1
-        fields = [
-            (name, value)
-            for name, values in self.responseHeaders.getAllRawHeaders()
-            if name not in without
-            for value in values
-        ]
-        fields.extend((b"Set-Cookie", cookie) for cookie in self.cookies)
-        return head._replace(fields=[*fields, *head.fields])
+        fields: list[tuple[bytes, bytes]] = []
+        for name, values in _twisted.raw_fields(self.responseHeaders).items():
+            if name not in without:
+                fields += [(name, value) for value in values]
+        if self.cookies:
+            fields += [(b"Set-Cookie", cookie) for cookie in self.cookies]
+        return SwitchHead(head.code, head.phrase, [*fields, *head.fields])
 
     # After the switch, nothing of HTTP gets onto the wire.
 

@@ -110,8 +110,9 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         if self.draining:
             return Declined.DRAINING
         why = self._why_full(address)
-        switched_before = why and isinstance(_twisted.watcher(transport), SwitchedConnection)
-        return None if switched_before else why
+        if why is None or isinstance(_twisted.watcher(transport), SwitchedConnection):
+            return None
+        return why
 
     def _why_full(self, address: IAddress | None) -> Declined | None:
         limits = self.limits
