@@ -191,7 +191,7 @@ def test_lean_request() -> None:
     channel = begun(b"")
     theirs, ours = server.Request(channel, False), _twisted.LeanRequest(channel, False)
     for request in (theirs, ours):
-        _twisted.set_fields(request.requestHeaders, [(b"cookie", b"b=c; d")])
+        _twisted.raw_fields(request.requestHeaders).update({b"Cookie": [b"b=c; d"]})
         request.gotLength(0)
     theirs.parseCookies()
     on_demand = {"received_cookies", "content"}

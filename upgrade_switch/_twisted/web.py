@@ -31,6 +31,8 @@ __all__ = [
     "UnaskedSwitchFactory",
     "UnaskedSwitchPool",
     "behind_login",
+    "by_name",
+    "canonical",
     "client_request",
     "detach_flow_control",
     "feed_content",
@@ -43,7 +45,6 @@ __all__ = [
     "replace_fields",
     "request_line_of",
     "set_encoder",
-    "set_fields",
     "set_request_line",
     "take_read_ahead",
 ]
@@ -177,34 +178,34 @@ def take_read_ahead(channel: HTTPChannel) -> bytes:
 
 
 @lru_cache(1000)
-def _canonical(name: bytes) -> bytes:
+def canonical(name: bytes) -> bytes:
+    """A field's name as Twisted's ``Headers`` spell it."""
     headers = Headers()
     headers.addRawHeader(name, b"")
     ((canonical, _),) = headers.getAllRawHeaders()
     return canonical
 
 
-def set_fields(headers: Headers, fields: Iterable[tuple[bytes, bytes]]) -> None:
+def by_name(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
     """
-    Add the fields of a message that is known to be valid to headers. ``addRawHeader`` would look for CR
-    and LF in each value, and normalise each name anew.
+    The values of each name, as :func:`raw_fields` has them, of a message that is known to be valid.
+    ``addRawHeader`` would look for CR and LF in each value, and normalise each name anew.
     """
-    values = headers._rawHeaders
+    values: dict[bytes, list[bytes]] = {}
     for name, value in fields:
-        values.setdefault(_canonical(name), []).append(value)
+        values.setdefault(canonical(name), []).append(value)
+    return values
 
 
 def replace_fields(
     headers: Headers, fields: Iterable[tuple[bytes, bytes]], besides: bytes | None = None
 ) -> None:
     """
-    The same, in place of what is there of the same names.
+    Set the fields of a message that is known to be valid, in place of what is there of the same names.
 
     :param besides: the name of a field that is added to what is there.
     """
-    replacing: dict[bytes, list[bytes]] = {}
-    for name, value in fields:
-        replacing.setdefault(_canonical(name), []).append(value)
+    replacing = by_name(fields)
     values = headers._rawHeaders
     if besides is not None and besides in values and besides in replacing:
         replacing[besides] = [*values[besides], *replacing[besides]]

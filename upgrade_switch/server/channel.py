@@ -17,7 +17,6 @@ transport.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
@@ -235,8 +234,12 @@ class UpgradeChannel(ReceivingChannel):
         finally:
             self._reading = False
 
-    def _begin(self, method: bytes, target: bytes, fields: Iterable[tuple[bytes, bytes]]) -> Request:
-        """Have a request, of which the head has come; what ``HTTPChannel`` does, line by line."""
+    def _begin(self, method: bytes, target: bytes, fields: dict[bytes, list[bytes]]) -> Request:
+        """
+        Have a request, of which the head has come; what ``HTTPChannel`` does, line by line.
+
+        :param fields: the values of each name, which is spelled as in ``Headers``.
+        """
         factory: Any = self.requestFactory
         if INonQueuedRequestFactory.providedBy(factory):
             request: Request = factory(self)
@@ -244,7 +247,7 @@ class UpgradeChannel(ReceivingChannel):
             request = factory(self, len(self.requests))
         self.requests.append(request)
         _twisted.set_request_line(self, method, target, b"HTTP/1.1")
-        _twisted.set_fields(request.requestHeaders, fields)
+        _twisted.raw_fields(request.requestHeaders).update(fields)
         self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         return request
 
@@ -254,7 +257,7 @@ class UpgradeChannel(ReceivingChannel):
         """
         # A preface is the first bytes of a connection, which have come already.
         self._become_http()
-        request = self._begin(carried.method, carried.target, carried.fields)
+        request = self._begin(carried.method, carried.target, _twisted.by_name(carried.fields))
         request.gotLength(0)
         request.content = carried.content
         self.allContentReceived()
