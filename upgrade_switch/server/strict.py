@@ -13,13 +13,11 @@ from twisted.web.http_headers import Headers
 
 from .. import _twisted
 from ..fields import connection_options, written_head
-from .gathering import GatheringChannel
+from .idle import TimedChannel
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IProducer
     from twisted.web.http import Request
-
-    from ..interfaces import IUpgradeSite
 
 __all__ = ["StrictChannel"]
 
@@ -31,14 +29,11 @@ _MOST_LENGTH_DIGITS = 18
 _LEAST_PROGRESS = 1024
 
 
-class StrictChannel(GatheringChannel):
+class StrictChannel(TimedChannel):
     """
     Twisted's HTTP/1.1 server protocol, stricter about heads: their framing, their length, the time that
     they take, and what they must not contain.
     """
-
-    # Set by twisted.web's factories.
-    site: IUpgradeSite
 
     # Whether the connection is closed behind the request at hand, whatever that says.
     _is_last_request = False
