@@ -99,7 +99,7 @@ def test_within(again: float) -> None:
     site = Timing()
     first, second = site.channels(0, 1)
     first.then = lambda: None if first.ended[1:] else first.setTimeout(again)
-    site.clock.pump([10, 1, 3, 6])
+    site.clock.pump([9, 1, 3, 6])
     assert (first.ended, second.ended) == ([10, 10 + again], [11])
 
 
