@@ -301,20 +301,16 @@ class UpgradeChannel(ReceivingChannel):
         self.stop_head_timer()
         if head is None:
             self.setTimeout(None)
-        self.state = ChannelState.LEAVING
-        if head is None:
             _twisted.detach_flow_control(self)
-        else:
-            self._finish_request(head)
+        self.state = ChannelState.LEAVING
+        if head is not None:
+            self._write_head(head)
+            request: Request = self.requests[0]
+            request.finish()
         self.transport.unregisterProducer()
         self.state = ChannelState.LEFT
         trailing, self._trailing = self._trailing, b""
         return trailing
-
-    def _finish_request(self, head: SwitchHead) -> None:
-        self._write_head(head)
-        request: Request = self.requests[0]
-        request.finish()
 
     def _write_head(self, head: SwitchHead) -> None:
         """Write a head that ends HTTP (RFC 9110 §15.2.2, §9.3.6)."""

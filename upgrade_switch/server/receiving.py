@@ -218,11 +218,12 @@ class ReceivingChannel(StrictChannel):
 
     def requestDone(self, request: Request) -> None:
         """A request is finished, perhaps before its content."""
-        self.flush()
         stream = self._stream
         if self._incoming is not Incoming.STREAMED or stream is None:
             super().requestDone(request)
-        elif self.persistent and (stream.rest or 0) <= MOST_DROPPED:
+            return
+        self.flush()
+        if self.persistent and (stream.rest or 0) <= MOST_DROPPED:
             self._incoming = Incoming.DROPPED
             self.setTimeout(self._idle)
             self.transport.resumeProducing()

@@ -6,6 +6,7 @@ can switch.
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
@@ -39,6 +40,7 @@ from ..interfaces import (
 )
 from ..negotiation import NO_OFFER, Offer, UpgradeToken
 from ..takeover import check_target
+from .gathering import IGatheringChannel
 from .pages import StatusPage
 from .streaming import StreamingRequest, http_date
 from .switched import Asked, certificate_subject
@@ -57,6 +59,9 @@ _NOT_IN_A_SWITCH = _FRAMING | {b"Connection", b"Upgrade"}
 
 # The codes of an answer that may go on for as long as the connection does: 204 and 205 have no content.
 _ENDLESS = frozenset(range(200, 300)) - {204, 205}
+
+# How many bytes of a body are sent together with the head: to join them takes a copy.
+_MOST_TOGETHER = 2**16
 
 _SWITCHING = b"Switching Protocols"
 
@@ -80,6 +85,13 @@ _CANNOT_SWITCH: dict[Declined, tuple[type[SwitchRefused], str]] = {
     ),
     Declined.FULL: (TooManySwitched, "as many connections are switched as max_switched allows"),
 }
+
+
+@lru_cache(100)
+def _head_of_101(named: str, phrase: bytes) -> SwitchHead:
+    """A 101 that says what the connection switches to; much the same for everybody."""
+    fields = (b"Upgrade", named.encode("ascii")), (b"Connection", b"Upgrade")
+    return SwitchHead(SWITCHING_PROTOCOLS, phrase, fields)
 
 
 @implementer(IUpgradeRequest)
@@ -289,10 +301,10 @@ class UpgradeRequest(StreamingRequest):
         if self.clientproto == b"HTTP/2":
             # RFC 8441 §5; RFC 9113 §8.6.
             return self._switch(offered, target, SwitchHead(OK, b"OK", ()))
-        layers = target.layers if ILayered.providedBy(target) else ()
-        named = ", ".join((str(offered), *layers)).encode("ascii")
-        fields = ((b"Upgrade", named), (b"Connection", b"Upgrade"))
-        return self._switch(offered, target, SwitchHead(SWITCHING_PROTOCOLS, phrase, fields))
+        named = str(offered)
+        if ILayered.providedBy(target):
+            named = ", ".join((named, *target.layers))
+        return self._switch(offered, target, _head_of_101(named, phrase))
 
     def _switch(
         self,
@@ -342,7 +354,16 @@ class UpgradeRequest(StreamingRequest):
     # After the switch, nothing of HTTP gets onto the wire.
 
     def write(self, data: bytes) -> None:
-        if not self._switched:
+        if self._switched:
+            return
+        if (
+            0 < len(data) <= _MOST_TOGETHER
+            and not self.startedWriting
+            and IGatheringChannel.providedBy(self.channel)
+        ):
+            # The head, and what there is of the body.
+            self.channel.write_together(super().write, data)
+        else:
             super().write(data)
 
     def finish(self) -> None:

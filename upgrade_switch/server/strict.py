@@ -154,8 +154,7 @@ class StrictChannel(TimedChannel):
         they come from (RFC 9110 §5.5): Twisted lets them through in the phrase, and NUL anywhere.
         """
         lines = [b"%b %b %b" % (version, code, reason)]
-        lines += [
-            name + b": " + value for name, values in headers.getAllRawHeaders() for value in values
-        ]
+        for name, values in _twisted.raw_fields(headers).items():
+            lines += [name + b": " + value for value in values]
         # In one piece: Twisted writes each name, colon, value and line break by itself.
         self.write(written_head(lines))
