@@ -139,17 +139,13 @@ def check(calls: int, expected: int) -> None:
 @pytest.mark.parametrize(("head", "expected"), [(BARE, 214), (BARE[:-2] + MORE, 214)])
 def test_switch(connect: Callable[[], Driven], head: bytes, expected: int) -> None:
     """A connection, its switch and its end take so many calls, however many fields the request has."""
-    counts = [switch(connect(), head) for _ in range(3)]
-    # The first fills some memories.
-    assert counts[1] == counts[2]
-    check(counts[1], expected)
+    # The first fills some memories, and once a second the date is written anew.
+    check(min(switch(connect(), head) for _ in range(5)), expected)
 
 
 def test_page(connect: Callable[[], Driven]) -> None:
     """A page on a connection that is kept takes so many calls."""
     connection = connect()
     connection.accept()
-    counts = [page(connection) for _ in range(3)]
+    check(min(page(connection) for _ in range(5)), 111)
     connection.end()
-    assert counts[1] == counts[2]
-    check(counts[1], 111)
