@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, ISSLTransport
 from twisted.logger import Logger
 from twisted.web.guard import HTTPAuthSessionWrapper
-from twisted.web.resource import IResource, Resource
+from twisted.web.resource import IResource
 from twisted.web.server import Site
 from twisted.web.util import DeferredResource
 from zope.interface import implementer
@@ -24,7 +24,9 @@ from ..interfaces import (
     ConnectAcceptor,
     Declined,
     IDetachable,
+    IDrainable,
     IPrefaced,
+    IStreamTransport,
     ISwitchObserver,
     IUpgradeRequest,
     IUpgradeSite,
@@ -32,7 +34,7 @@ from ..interfaces import (
 from ..negotiation import UpgradeToken
 from ..takeover import check_target
 from .channel import UpgradeChannel
-from .decision import decide
+from .decision import SiteUpgrade
 from .idle import IdleTimers
 from .limits import Limits, keep_alive_of
 from .pages import StatusPage
@@ -40,7 +42,7 @@ from .preface import PrefaceTable
 from .request import UpgradeRequest
 from .resource import takes_upgrades
 from .switched import SwitchedConnections, say_goodbye
-from .upgrades import ConnectMatch, Match, UpgradeMatch, Upgrades, check_connect
+from .upgrades import ConnectMatch, UpgradeMatch, Upgrades, check_connect
 
 try:
     from .http2 import ServerConnection
@@ -145,7 +147,7 @@ class UpgradeSite(Site):
         self.switched = SwitchedConnections(self.reactor, limits, self.observers)
         self.deciding: set[Decision] = set()
         self.takes_http2_connect = _checked_http2_connect(http2_connect)
-        self.http2_connections: set[Any] = set()
+        self.http2_connections: set[IDrainable] = set()
         if connect is not None:
             check_connect(connect)
         self._connect = connect
@@ -165,7 +167,7 @@ class UpgradeSite(Site):
         self.switched.limits = other.switched.limits
         self._set_prefaces(other._given_prefaces)
 
-    def _set_prefaces(self, given: Mapping[bytes, Any]) -> None:
+    def _set_prefaces(self, given: Mapping[bytes, object]) -> None:
         self._given_prefaces = given
         known = {v.preface: v for v in self._upgrades.values if IPrefaced.providedBy(v) and v.preface}
         self._prefaces = self._table_of({**known, **given})
@@ -173,7 +175,7 @@ class UpgradeSite(Site):
         plain = {preface: value for preface, value in given.items() if not IPrefaced.providedBy(value)}
         self._prefaces_inside_tls = self._table_of(plain)
 
-    def _table_of(self, prefaces: Mapping[bytes, Any]) -> PrefaceTable[IProtocolFactory] | None:
+    def _table_of(self, prefaces: Mapping[bytes, object]) -> PrefaceTable[IProtocolFactory] | None:
         factories = {}
         for preface, value in prefaces.items():
             factory = value.factory_for(self) if IPrefaced.providedBy(value) else value
@@ -242,7 +244,7 @@ class UpgradeSite(Site):
             request.channel.transport, request.getClientAddress()
         ):
             return None
-        return _SiteUpgrade(match)
+        return SiteUpgrade(match)
 
     def answer_to_connect(self, request: IUpgradeRequest) -> IResource:
         """
@@ -253,7 +255,7 @@ class UpgradeSite(Site):
             return StatusPage(501, "Not Implemented", "This server does not take CONNECT.")
         if not is_authority(request.uri):
             return StatusPage(400, "Bad Request", "A CONNECT names a host and a port.")
-        return _SiteUpgrade(ConnectMatch(self._connect))
+        return SiteUpgrade(ConnectMatch(self._connect))
 
     def connected(self, transport: object) -> None:
         """
@@ -274,7 +276,7 @@ class UpgradeSite(Site):
         secure = ISSLTransport.providedBy(transport)
         return self._prefaces_inside_tls if secure else self._prefaces
 
-    def target_of(self, factory: IProtocolFactory, transport: Any) -> IProtocol | None:
+    def target_of(self, factory: IProtocolFactory, transport: IStreamTransport) -> IProtocol | None:
         """
         The protocol for a connection that begins with a preface. None if it gets none: the site is
         full or going down, or the factory wants none or fails (which is logged).
@@ -282,7 +284,9 @@ class UpgradeSite(Site):
         target = self.target_behind_end(factory, transport)
         return None if self.switched.why_declined(transport, transport.getPeer()) else target
 
-    def target_behind_end(self, factory: IProtocolFactory, transport: Any) -> IProtocol | None:
+    def target_behind_end(
+        self, factory: IProtocolFactory, transport: IStreamTransport
+    ) -> IProtocol | None:
         """:meth:`target_of`, for a connection that is known to have ended."""
         if self.switched.why_no_room(transport, transport.getPeer()):
             return None
@@ -382,16 +386,3 @@ def _checked_observers(observers: Iterable[ISwitchObserver]) -> tuple[ISwitchObs
         if isinstance(observer, type) or not all(map(callable, told)):
             raise InvalidArgument(f"not an ISwitchObserver, as SwitchLog() is: {observer!r}")
     return checked
-
-
-class _SiteUpgrade(Resource):
-    """Stands in the place of the addressed resource where the site's own upgrades decide."""
-
-    isLeaf = True
-
-    def __init__(self, match: Match) -> None:
-        super().__init__()
-        self._match = match
-
-    def render(self, request: UpgradeRequest) -> int | bytes:
-        return decide(request, self._match)
