@@ -192,7 +192,7 @@ def test_lean_request() -> None:
     theirs, ours = server.Request(channel, False), _twisted.LeanRequest(channel, False)
     for request in (theirs, ours):
         _twisted.raw_fields(request.requestHeaders).update({b"Cookie": [b"b=c; d"]})
-        request.gotLength(0)
+    theirs.gotLength(0)
     theirs.parseCookies()
     on_demand = {"received_cookies", "content"}
     parsing = {"_parsePOSTFormSubmission"}

@@ -54,7 +54,3 @@ class LeanRequest(Request):
         Request.gotLength(self, 0)
         content: IO[bytes] = self.__dict__["content"]
         return content
-
-    def gotLength(self, length: int | None) -> None:
-        if length != 0:
-            super().gotLength(length)

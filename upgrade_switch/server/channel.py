@@ -207,12 +207,7 @@ class UpgradeChannel(ReceivingChannel):
         """
         self._reading = True
         try:
-            while (
-                data
-                and self.line_mode
-                and not self.requests
-                and not _twisted.is_closing(self.transport)
-            ):
+            while data and self.line_mode and not self.requests:
                 if self._prefaces is not None and data.startswith(self._prefaces.lines):
                     break
                 head = read_head(data, self.totalHeadersSize, self.maxHeaders)
@@ -229,6 +224,8 @@ class UpgradeChannel(ReceivingChannel):
                 self._begin(head.method, head.target, head.fields)
                 self.receive_whole(data[head.size : end])
                 data, self._behind = self._behind, b""
+                if data and _twisted.is_closing(self.transport):
+                    break
             if data and not _twisted.is_closing(self.transport):
                 super().dataReceived(data)
         finally:
