@@ -18,6 +18,7 @@ transport.
 from __future__ import annotations
 
 from enum import Enum, auto
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import ISSLTransport
@@ -311,9 +312,7 @@ class UpgradeChannel(ReceivingChannel):
 
     def _write_head(self, head: SwitchHead) -> None:
         """Write a head that ends HTTP (RFC 9110 §15.2.2, §9.3.6)."""
-        lines = [b"HTTP/1.1 %d %b" % (head.code, head.phrase)]
-        lines += [name + b": " + value for name, value in head.fields]
-        _twisted.write_at_once(self.transport, written_head(lines))
+        _twisted.write_at_once(self.transport, _written(head))
 
     def requestDone(self, request: Request) -> None:
         if self.state is not ChannelState.LEAVING:
@@ -324,3 +323,11 @@ class UpgradeChannel(ReceivingChannel):
         self.requests.clear()
         self._trailing = _twisted.take_read_ahead(self) + self._behind
         self._behind = b""
+
+
+@lru_cache(100)
+def _written(head: SwitchHead) -> bytes:
+    """A head as it is sent. Within a second, many are the same."""
+    lines = [b"HTTP/1.1 %d %b" % (head.code, head.phrase)]
+    lines += [name + b": " + value for name, value in head.fields]
+    return written_head(lines)

@@ -351,7 +351,7 @@ class UpgradeRequest(StreamingRequest):
         ]
         if self.cookies:
             fields += [(b"Set-Cookie", cookie) for cookie in self.cookies]
-        return SwitchHead(head.code, head.phrase, [*fields, *head.fields])
+        return SwitchHead(head.code, head.phrase, (*fields, *head.fields))
 
     # After the switch, nothing of HTTP gets onto the wire.
 
