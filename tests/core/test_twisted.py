@@ -208,7 +208,7 @@ def test_lean_request() -> None:
 
 
 def test_content_of_a_request_that_is_over() -> None:
-    """A request that is over has no content, as with Twisted's own."""
+    """A request that is over has no content, unless somebody has asked for it before."""
     request = _twisted.LeanRequest(begun(b""), False)
     request.connectionLost(Failure(ConnectionDone()))
     assert request.content is None
