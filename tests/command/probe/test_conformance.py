@@ -95,7 +95,7 @@ def test_the_proxy(token: str) -> None:
 
 
 def test_a_report(capfd: pytest.CaptureFixture[str]) -> None:
-    """A group that says nothing about a server is one line; with --verbose, bytes and names are shown."""
+    """A group that says nothing about a server is one line; with --verbose, all is shown."""
     with SwitchingServer() as server:
         command = ["probe", "--conformance", "--jobs", "8", server.url, "echo"]
         assert main(command) == 0
