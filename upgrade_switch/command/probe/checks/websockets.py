@@ -6,7 +6,7 @@ import base64
 import hashlib
 
 from ..faults import brief
-from ..speech import CLOSE, PING, PONG, client_frame, next_frame
+from ..frames import CLOSE, FINAL, PING, PONG, frame, next_frame
 from ..subject import Subject
 from ..wire import SWITCHING, Broken, Closed, Response, Wire, shown
 from .check import Group, Level, Skipped
@@ -20,6 +20,9 @@ _EXAMPLE_KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 _EXAMPLE_ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERSION = "Sec-WebSocket-Version: 13"
+
+# RFC 6455 §7.4.1.
+_NORMAL = (1000).to_bytes(2, "big")
 
 
 def _handshake(server: Subject, *lines: str, method: str = "GET") -> bytes:
@@ -202,7 +205,7 @@ def unmasked_frame(server: Subject) -> None:
     with server.open() as wire:
         wire.send(server.upgrade())
         server.switched(wire)
-        wire.send(client_frame(PING, b"unmasked", is_masked=False))
+        wire.send(frame(b"unmasked", False, FINAL | PING))
         expected = "the connection to be closed"
         opcode = _until_close(wire, expected)
         if opcode == PONG:
@@ -226,7 +229,7 @@ def close(server: Subject) -> None:
     with server.open() as wire:
         wire.send(server.upgrade())
         server.switched(wire)
-        wire.send(client_frame(CLOSE, (1000).to_bytes(2, "big")))
+        wire.send(frame(_NORMAL, True, FINAL | CLOSE))
         while next_frame(wire, expected)[0] != CLOSE:
             pass
 
@@ -237,5 +240,5 @@ def close_ends(server: Subject) -> None:
     with server.open() as wire:
         wire.send(server.upgrade())
         server.switched(wire)
-        wire.send(client_frame(CLOSE, (1000).to_bytes(2, "big")))
+        wire.send(frame(_NORMAL, True, FINAL | CLOSE))
         wire.rest("the end of the connection")
