@@ -34,18 +34,17 @@ def write_at_once(transport: IStreamTransport, data: bytes) -> None:
     Write; on a bare socket with nothing in its buffer, send right now what the kernel takes. What the
     kernel does not take, and every error, is left to the transport.
     """
-    if isinstance(transport, tcp.Connection):
-        data = _send(transport, data)
-    if data:
-        transport.write(data)
+    sent = _send(transport, data) if isinstance(transport, tcp.Connection) else 0
+    if sent < len(data):
+        transport.write(data[sent:])
 
 
-def _send(connection: tcp.Connection, data: bytes) -> bytes:
+def _send(connection: tcp.Connection, data: bytes) -> int:
     """
     Send what the kernel takes, unless something is in front of it, or TLS between, or a producer is to
     be asked for more when the buffer is empty.
 
-    :return: what is left.
+    :return: how many bytes that was.
     """
     if (
         connection._tempDataBuffer
@@ -59,19 +58,19 @@ def _send(connection: tcp.Connection, data: bytes) -> bytes:
         or connection.producerPaused
         # Descriptors that wait for bytes to go with: UNIX sockets only.
         or getattr(connection, "_sendmsgQueue", None)
+        # Which is refused.
+        or not isinstance(data, bytes)
         # It would be copied, and the kernel takes no more than a part.
         or len(data) > connection.SEND_LIMIT
-        or not isinstance(data, bytes)
         or not data
     ):
-        return data
+        return 0
     try:
-        sent = connection.socket.send(data)
+        return connection.socket.send(data)
     except OSError as error:
         if error.errno not in (EAGAIN, ENOBUFS, EPIPE):
             _remember_error(connection)
-        return data
-    return data[sent:]
+        return 0
 
 
 def _remember_error(connection: tcp.Connection) -> None:
@@ -98,22 +97,22 @@ class _AtOnce(tcp.Server):
 
     _sends_at_once = False
     _is_first = False
-    _delays_small_parts = True
 
     def send_at_once(self) -> None:
         """What is written from now on goes out at once, if it can."""
         self._sends_at_once = self._is_first = True
+        # Else the kernel holds a turn's second part back until the first has been acknowledged. Later
+        # Twisteds have seen to that while it was HTTP.
+        send_small_parts(self)
 
     def write(self, data: bytes) -> None:
         if self._is_first:
             self._is_first = False
-            data = _send(self, data)
-            if not data:
-                return
-        elif self._sends_at_once and self._delays_small_parts:
-            # Behind what has been sent just now, Nagle's algorithm would hold this back until the other
-            # end has acknowledged that, which may take it 40 ms.
-            send_small_parts(self)
+            sent = _send(self, data)
+            if sent:
+                if sent == len(data):
+                    return
+                data = data[sent:]
         super().write(data)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
@@ -123,10 +122,6 @@ class _AtOnce(tcp.Server):
             self.write(b"".join(parts))
         else:
             super().writeSequence(parts)
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        self._delays_small_parts = False
-        super().setTcpNoDelay(enabled)
 
     def doRead(self) -> Any:
         self._is_first = self._sends_at_once
