@@ -1,5 +1,6 @@
 """
-``upgrade-switch``: the options that all subcommands share, and the way to them.
+``upgrade-switch``: the options that all subcommands share, and the way to them. What a subcommand needs
+is imported when that is known: ``connect`` is started for each connection of an ssh client.
 """
 
 from __future__ import annotations
@@ -10,17 +11,30 @@ from collections.abc import Sequence
 
 from twisted.python.usage import UsageError
 
-from .client.connect import ConnectOptions, run_connect
-from .client.forward import ForwardOptions, run_forward
-from .completion import SHELLS, completion
 from .exits import SUCCESS, USAGE, say
 from .options import CommandOptions
-from .server.options import ServeOptions
-from .server.service import run_serve
 
 __all__ = ["MainOptions", "main"]
 
 _COMMANDS = "serve, connect, forward"
+
+
+def _serve_options() -> CommandOptions:
+    from .server.options import ServeOptions
+
+    return ServeOptions()
+
+
+def _connect_options() -> CommandOptions:
+    from .client.connect import ConnectOptions
+
+    return ConnectOptions()
+
+
+def _forward_options() -> CommandOptions:
+    from .client.forward import ForwardOptions
+
+    return ForwardOptions()
 
 
 class MainOptions(CommandOptions):
@@ -33,17 +47,17 @@ class MainOptions(CommandOptions):
         "3 the server did not switch."
     )
     subCommands = [  # noqa: RUF012 - twisted.python.usage wants a list
-        ["serve", None, ServeOptions, "Serve HTTP, and switch connections to other protocols."],
+        ["serve", None, _serve_options, "Serve HTTP, and switch connections to other protocols."],
         [
             "connect",
             None,
-            ConnectOptions,
+            _connect_options,
             "Connect standard input and output to a server through an upgrade.",
         ],
         [
             "forward",
             None,
-            ForwardOptions,
+            _forward_options,
             "Listen locally, and carry each connection to a server through an upgrade.",
         ],
     ]
@@ -53,6 +67,8 @@ class MainOptions(CommandOptions):
         SHELL: print a script that completes commands and options in bash or zsh:
         source <(upgrade-switch --completion bash)
         """
+        from .completion import SHELLS, completion
+
         if shell not in SHELLS:
             raise UsageError(f"--completion must be one of {', '.join(SHELLS)}, not {shell!r}")
         print(completion(shell, self), end="")
@@ -96,9 +112,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             message += f"; available: {_COMMANDS}"
         say(f"{command}: {message}" if command else message)
         return USAGE
-    if isinstance(options.subOptions, ServeOptions):
-        return run_serve(options.subOptions)
-    if isinstance(options.subOptions, ForwardOptions):
-        return run_forward(options.subOptions)
-    assert isinstance(options.subOptions, ConnectOptions)
-    return run_connect(options.subOptions)
+    return _RUN[str(options.subCommand)](options.subOptions)
+
+
+def _run_serve(options: object) -> int:
+    from .server.options import ServeOptions
+    from .server.service import run_serve
+
+    assert isinstance(options, ServeOptions)
+    return run_serve(options)
+
+
+def _run_connect(options: object) -> int:
+    from .client.connect import ConnectOptions, run_connect
+
+    assert isinstance(options, ConnectOptions)
+    return run_connect(options)
+
+
+def _run_forward(options: object) -> int:
+    from .client.forward import ForwardOptions, run_forward
+
+    assert isinstance(options, ForwardOptions)
+    return run_forward(options)
+
+
+_RUN = {"serve": _run_serve, "connect": _run_connect, "forward": _run_forward}
