@@ -28,12 +28,7 @@ from .interfaces import ICountsBytes, IStreamTransport
 from .sending import SendingWatch, is_clean_end, reset_when_sent
 from .takeover import hand_over
 
-__all__ = [
-    "Splice",
-    "SpliceEnd",
-    "check_idle_timeout",
-    "splice",
-]
+__all__ = ["Splice", "SpliceEnd", "check_idle_timeout", "splice"]
 
 
 # Bytes that may well have been sent, and not acknowledged, at any time.
@@ -255,6 +250,8 @@ class SpliceEnd(Protocol):
         self.lost = False
         self.bytes_in = self.bytes_out = 0
         self._has_finished = False
+        # Whether all that the reactor reads in a turn comes in one piece.
+        self._delivers_once = False
         # Whether the other end was lost with an error before this one was connected.
         self._must_reset = False
         self._tls: TLSMemoryBIOProtocol | None = None
@@ -276,6 +273,7 @@ class SpliceEnd(Protocol):
             return
         # Later, the transport no longer knows its TLS layer.
         self._tls = _twisted.tls_layer(self.transport)
+        self._delivers_once = _twisted.is_bare(self.transport)
         if self.keep_alive:
             _twisted.keep_alive(self.transport)
         other = self.other
@@ -304,7 +302,11 @@ class SpliceEnd(Protocol):
 
     def _write(self, data: bytes) -> None:
         self.bytes_out += len(data)
-        self.transport.write(data)
+        if self.other._delivers_once:
+            # Nothing more is coming in this turn that it could go with.
+            _twisted.write_at_once(self.transport, data)
+        else:
+            self.transport.write(data)
 
     @property
     def waiting(self) -> int:

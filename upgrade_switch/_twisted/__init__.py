@@ -10,7 +10,7 @@ from .check import check
 # First: the imports below would fail with less helpful messages.
 check()
 
-from .at_once import let_send_at_once, listen_at_once, write_at_once  # noqa: E402 - behind the check
+from .at_once import is_bare, let_send_at_once, listen_at_once, write_at_once  # noqa: E402 - behind the check
 from .endpoints import demand_certificates, endpoint_text, way_of  # noqa: E402 - behind the check
 from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
 from .ports import accept_one_by_one, share_port  # noqa: E402 - behind the check
@@ -94,6 +94,7 @@ __all__ = [
     "has_closed_tls",
     "has_read_ahead",
     "has_timed_out",
+    "is_bare",
     "is_closing",
     "is_full",
     "is_half_closeable",

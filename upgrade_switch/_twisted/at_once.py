@@ -24,9 +24,17 @@ from ..interfaces import IStreamTransport
 from .sockets import send_small_parts
 from .transports import bottom, has_begun_with_tls
 
-__all__ = ["let_send_at_once", "listen_at_once", "write_at_once"]
+__all__ = ["is_bare", "let_send_at_once", "listen_at_once", "write_at_once"]
 
 P = TypeVar("P", bound=IListeningPort)
+
+
+def is_bare(transport: object) -> bool:
+    """
+    Whether a transport is a socket of the reactor's with nothing between: no TLS, no wrapper. What the
+    reactor reads of it in a turn comes in one piece.
+    """
+    return isinstance(transport, tcp.Connection) and not transport.TLS
 
 
 def write_at_once(transport: IStreamTransport, data: bytes) -> None:
