@@ -108,6 +108,7 @@ benchmark: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/proxy.py
 	$(VENV)/bin/python benchmarks/http2.py
 	$(VENV)/bin/python benchmarks/workers.py
+	$(VENV)/bin/python benchmarks/growth.py
 
 # Ten minutes for each of the fuzzers' targets; what is new goes into the corpus.
 fuzz: $(INSTALLED)
@@ -117,10 +118,12 @@ fuzz: $(INSTALLED)
 clean:
 	rm -rf $(VENV) $(CROSSBAR_VENV) $(OLDEST_VENV) $(NEWEST_VENV) build dist docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
+# pip would compile on one core, and what hardly anybody imports, too.
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip
-	$(VENV)/bin/pip install --quiet --editable '.[dev]'
+	$(VENV)/bin/pip install --quiet --no-compile --editable '.[dev]'
+	$(VENV)/bin/python -m compileall -qq -j 0 -x '/(mypyc?|pygments|babel|sphinx)/|/tests?/' $(VENV)/lib
 	touch $@
 
 $(OLDEST_VENV)/.installed: pyproject.toml .ci/oldest.txt

@@ -2,8 +2,10 @@
 What a WebSocket's handshake costs, and its messages, beside autobahn alone.
 
 - ``autobahn``: its ``WebSocketServerFactory``, listening on a port;
-- ``ours``: the same factory, as ``websocket(factory)`` of an ``UpgradeSite``, which an
-  ``UpgradeService`` listens with.
+- ``messages``: ``message_stream(handler)`` of an ``UpgradeSite``;
+- ``ours``: autobahn's factory, as ``websocket(factory)`` of an ``UpgradeSite``.
+
+An ``UpgradeService`` listens with each of the sites.
 
 Servers, load and figures are as in ``switching.py``.
 """
@@ -36,9 +38,9 @@ from switching import (
 from twisted.web.resource import Resource
 
 from upgrade_switch import UpgradeResource, UpgradeSite
-from upgrade_switch.protocols import websocket
+from upgrade_switch.protocols import MessageStream, message_stream, websocket
 
-KINDS = ("autobahn", "ours")
+KINDS = ("autobahn", "messages", "ours")
 
 # Chromium's request.
 REQUEST = (
@@ -58,8 +60,8 @@ MESSAGE = b"\x82\xfe\x00\x80" + MASK * 33
 ECHOED = len(MESSAGE) - len(MASK)
 
 FIGURES = {
-    "CPU a handshake, µs": (Target("autobahn", "<=", 0.7),),
-    "128-byte echoes a CPU second": (Target("autobahn", ">=", 1.1),),
+    "CPU a handshake, µs": (Target("autobahn", "<=", 0.7), Target("messages")),
+    "128-byte echoes a CPU second": (Target("autobahn", ">=", 1.1), Target("messages")),
     "busy with handshakes, %": (),
     "busy with echoes, %": (),
 }
@@ -72,6 +74,12 @@ class Echo(WebSocketServerProtocol):  # type: ignore[misc]  # autobahn's own bas
         self.sendMessage(payload, isBinary)
 
 
+async def echo(stream: MessageStream) -> None:
+    """Sends each message back."""
+    async for message in stream:
+        await stream.send(message)
+
+
 def factory_of(kind: str) -> Any:
     """What a server listens with; the site writes no access log, which autobahn does not have."""
     factory = WebSocketServerFactory()
@@ -79,7 +87,8 @@ def factory_of(kind: str) -> Any:
     if kind == "autobahn":
         return factory
     root = Resource()
-    root.putChild(b"echo", UpgradeResource({"websocket": websocket(factory)}))
+    accept = message_stream(echo) if kind == "messages" else websocket(factory)
+    root.putChild(b"echo", UpgradeResource({"websocket": accept}))
     site = UpgradeSite(root)
     site.log = lambda request: None  # type: ignore[method-assign]
     return site
@@ -143,7 +152,7 @@ def main() -> None:
     parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(factory_of(options.serve), options.serve == "ours")
+        serve(factory_of(options.serve), options.serve != "autobahn")
         return
     core = prepare()
     size = Size(options.rounds or 15)

@@ -5,7 +5,7 @@ What is private in Twisted's transports, and what is assigned on live ones.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, Protocol, TypeGuard
 from weakref import ref
 
 from twisted.internet import interfaces
@@ -18,6 +18,7 @@ from ..errors import NotDetachable
 from ..interfaces import IMultiplexedTransport, IStreamTransport
 
 __all__ = [
+    "Closable",
     "PauseWatch",
     "Slot",
     "WriteBackpressure",
@@ -39,6 +40,12 @@ __all__ = [
     "watch_end",
     "watcher",
 ]
+
+
+class Closable(Protocol):
+    """What can be closed, of a transport, whatever else it is."""
+
+    def loseConnection(self) -> None: ...
 
 
 class Slot(NamedTuple):
@@ -259,7 +266,7 @@ def is_half_closeable(transport: object) -> TypeGuard[interfaces.ITCPTransport]:
     )
 
 
-def abort(transport: IStreamTransport) -> None:
+def abort(transport: Closable) -> None:
     """
     End a connection at once; harmless when it is over, unlike a TLS layer's ``abortConnection``. A
     transport without ``abortConnection`` is closed.

@@ -5,18 +5,17 @@ is imported when that is known: ``connect`` is started for each connection of an
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
 from twisted.python.usage import UsageError
 
-from .exits import SUCCESS, USAGE, say
+from .exits import SUCCESS, USAGE, say, unread_is_fine
 from .options import CommandOptions
 
 __all__ = ["MainOptions", "main"]
 
-_COMMANDS = "serve, connect, forward"
+_COMMANDS = "serve, connect, forward, probe"
 
 
 def _serve_options() -> CommandOptions:
@@ -35,6 +34,12 @@ def _forward_options() -> CommandOptions:
     from .client.forward import ForwardOptions
 
     return ForwardOptions()
+
+
+def _probe_options() -> CommandOptions:
+    from .probe.options import ProbeOptions
+
+    return ProbeOptions()
 
 
 class MainOptions(CommandOptions):
@@ -60,6 +65,7 @@ class MainOptions(CommandOptions):
             _forward_options,
             "Listen locally, and carry each connection to a server through an upgrade.",
         ],
+        ["probe", None, _probe_options, "Ask a server what it switches to, and check how it does."],
     ]
 
     def opt_completion(self, shell: str) -> None:
@@ -81,17 +87,8 @@ class MainOptions(CommandOptions):
 
 def _parse(options: MainOptions, arguments: Sequence[str]) -> None:
     """Parse the arguments. ``--help`` is a success even if nobody reads all of it."""
-    try:
-        try:
-            options.parseOptions(arguments)
-        finally:
-            # It is None if standard output was closed at the start.
-            if sys.stdout is not None:
-                sys.stdout.flush()
-    except BrokenPipeError:
-        # Otherwise Python would write the rest when it exits, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
+    with unread_is_fine():
+        options.parseOptions(arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,4 +134,17 @@ def _run_forward(options: object) -> int:
     return run_forward(options)
 
 
-_RUN = {"serve": _run_serve, "connect": _run_connect, "forward": _run_forward}
+def _run_probe(options: object) -> int:
+    from .probe.options import ProbeOptions
+    from .probe.probing import run_probe
+
+    assert isinstance(options, ProbeOptions)
+    return run_probe(options)
+
+
+_RUN = {
+    "serve": _run_serve,
+    "connect": _run_connect,
+    "forward": _run_forward,
+    "probe": _run_probe,
+}
