@@ -319,6 +319,8 @@ class SpliceEnd(Protocol):
             return
         self.bytes_in += len(data)
         self.splice.moved()
+        if self._delivers_once:
+            _twisted.fit_reading(self.transport, len(data))
         if self.other._open:
             self.other._write(data)
         elif not self.other.lost:

@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 from weakref import ref
 
@@ -44,7 +45,10 @@ AS_EVER = ("tcp", "unix")
 at_once = pytest.mark.parametrize("kind", AT_ONCE)
 both = pytest.mark.parametrize("kind", [*AT_ONCE, *AS_EVER])
 
-LIMIT = 128 * 1024
+LIMIT = 256 * 1024
+
+#: What Twisted reads at a time.
+USUAL = 64 * 1024
 
 
 class Socket:
@@ -614,6 +618,36 @@ async def test_same_as_ever(socket_kind: str, listen: Any) -> None:
             await outcome(listen, kind, actions) for kind in (socket_kind, f"{socket_kind} at once")
         ]
         assert found[0] == found[1], actions
+
+
+# Much at a time.
+
+
+def test_much_at_a_time() -> None:
+    """While a socket has as much as is read at a time, more is; with less, it is as usual again."""
+    transport = SimpleNamespace(bufferSize=USUAL)
+    for received, then in (
+        (USUAL - 1, USUAL),
+        (USUAL, 4 * USUAL),
+        (USUAL, 4 * USUAL),
+        (4 * USUAL, 4 * USUAL),
+        (USUAL - 1, USUAL),
+        (1, USUAL),
+    ):
+        _twisted.fit_reading(transport, received)
+        assert transport.bufferSize == then
+
+
+@both
+@pytest_twisted.ensureDeferred
+async def test_read_as_much(kind: str, listen: Any) -> None:
+    """A transport reads as many bytes at a time as its buffer is for."""
+    client, target = await switched(listen, kind)
+    assert target.transport.bufferSize == USUAL
+    target.transport.bufferSize = 3
+    client.send(b"abcde")
+    await target.receives(b"e")
+    assert target.events == ["made", b"abc", b"de"]
 
 
 # Ports.

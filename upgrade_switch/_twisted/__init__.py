@@ -10,7 +10,7 @@ from .check import check
 # First: the imports below would fail with less helpful messages.
 check()
 
-from .at_once import is_bare, let_send_at_once, listen_at_once, write_at_once  # noqa: E402 - behind the check
+from .at_once import fit_reading, is_bare, let_send_at_once, listen_at_once, write_at_once  # noqa: E402 - behind the check
 from .endpoints import demand_certificates, endpoint_text, way_of  # noqa: E402 - behind the check
 from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
 from .ports import accept_one_by_one, share_port  # noqa: E402 - behind the check
@@ -89,6 +89,7 @@ __all__ = [
     "detach_flow_control",
     "endpoint_text",
     "feed_content",
+    "fit_reading",
     "forget_content",
     "forget_encoder",
     "has_begun_line",

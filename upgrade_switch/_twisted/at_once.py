@@ -1,6 +1,6 @@
 """
-Sending at once. Twisted's ``write`` leaves everything to the reactor's next turn, which costs that turn
-and two system calls.
+Sending at once, and receiving much at a time. Twisted's ``write`` leaves everything to the reactor's next
+turn, which costs that turn and two system calls.
 
 Nothing that a transport promises changes: what the kernel does not take waits in the transport's
 buffer, and so does everything behind it; an error is told in a later turn, by ``connectionLost``.
@@ -24,9 +24,13 @@ from ..interfaces import IStreamTransport
 from .sockets import send_small_parts
 from .transports import bottom, has_begun_with_tls
 
-__all__ = ["is_bare", "let_send_at_once", "listen_at_once", "write_at_once"]
+__all__ = ["fit_reading", "is_bare", "let_send_at_once", "listen_at_once", "write_at_once"]
 
 P = TypeVar("P", bound=IListeningPort)
+
+# How much a transport reads at a time: as Twisted has it, and while there is much.
+_USUAL = tcp.Connection.bufferSize
+_MUCH = 256 * 1024
 
 
 def is_bare(transport: object) -> bool:
@@ -35,6 +39,21 @@ def is_bare(transport: object) -> bool:
     reactor reads of it in a turn comes in one piece.
     """
     return isinstance(transport, tcp.Connection) and not transport.TLS
+
+
+def fit_reading(transport: Any, received: int) -> None:
+    """
+    Have a socket read more at a time while as much is there as it reads, and as usual when there is
+    less: a read of much takes a buffer to match, for small messages, too.
+
+    :param transport: one that :func:`is_bare`.
+    :param received: how many bytes it has just read.
+    """
+    if received >= _USUAL:
+        if received == transport.bufferSize:
+            transport.bufferSize = _MUCH
+    elif transport.bufferSize != _USUAL:
+        transport.bufferSize = _USUAL
 
 
 def write_at_once(transport: IStreamTransport, data: bytes) -> None:
@@ -69,7 +88,7 @@ def _send(connection: tcp.Connection, data: bytes) -> int:
         # Which is refused.
         or not isinstance(data, bytes)
         # It would be copied, and the kernel takes no more than a part.
-        or len(data) > connection.SEND_LIMIT
+        or len(data) > _MUCH
         or not data
     ):
         return 0
