@@ -1,6 +1,6 @@
 """
-Sending at once, and receiving much at a time. Twisted's ``write`` leaves everything to the reactor's next
-turn, which costs that turn and two system calls.
+Sending at once, and receiving much at a time. Twisted's ``write`` leaves everything to the reactor's
+next turn, which costs that turn and two system calls.
 
 Nothing that a transport promises changes: what the kernel does not take waits in the transport's
 buffer, and so does everything behind it; an error is told in a later turn, by ``connectionLost``.
