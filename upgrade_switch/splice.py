@@ -245,13 +245,12 @@ class SpliceEnd(Protocol):
     splice: Splice
     other: SpliceEnd
     transport: IStreamTransport
+    _arrivals: _twisted.Arrivals
 
     def __init__(self) -> None:
         self.lost = False
         self.bytes_in = self.bytes_out = 0
         self._has_finished = False
-        # Whether all that the reactor reads in a turn comes in one piece.
-        self._delivers_once = False
         # Whether the other end was lost with an error before this one was connected.
         self._must_reset = False
         self._tls: TLSMemoryBIOProtocol | None = None
@@ -273,7 +272,7 @@ class SpliceEnd(Protocol):
             return
         # Later, the transport no longer knows its TLS layer.
         self._tls = _twisted.tls_layer(self.transport)
-        self._delivers_once = _twisted.is_bare(self.transport)
+        self._arrivals = _twisted.Arrivals(self.transport)
         if self.keep_alive:
             _twisted.keep_alive(self.transport)
         other = self.other
@@ -300,10 +299,9 @@ class SpliceEnd(Protocol):
         if early:
             self._write(b"".join(early))
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, at_once: bool = False) -> None:
         self.bytes_out += len(data)
-        if self.other._delivers_once:
-            # Nothing more is coming in this turn that it could go with.
+        if at_once:
             _twisted.write_at_once(self.transport, data)
         else:
             self.transport.write(data)
@@ -319,10 +317,10 @@ class SpliceEnd(Protocol):
             return
         self.bytes_in += len(data)
         self.splice.moved()
-        if self._delivers_once:
-            _twisted.fit_reading(self.transport, len(data))
+        # What comes behind it in the same turn goes out in one piece, in the next.
+        is_first = self._arrivals.is_first(len(data))
         if self.other._open:
-            self.other._write(data)
+            self.other._write(data, is_first)
         elif not self.other.lost:
             self._received_early.append(data)
 

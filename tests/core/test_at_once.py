@@ -623,9 +623,12 @@ async def test_same_as_ever(socket_kind: str, listen: Any) -> None:
 # Much at a time.
 
 
-def test_much_at_a_time() -> None:
+@both
+@pytest_twisted.ensureDeferred
+async def test_much_at_a_time(kind: str, listen: Any) -> None:
     """While a socket has as much as is read at a time, more is; with less, it is as usual again."""
-    transport = SimpleNamespace(bufferSize=USUAL)
+    _, target = await switched(listen, kind)
+    arrivals = _twisted.Arrivals(target.transport)
     for received, then in (
         (USUAL - 1, USUAL),
         (USUAL, 4 * USUAL),
@@ -634,8 +637,26 @@ def test_much_at_a_time() -> None:
         (USUAL - 1, USUAL),
         (1, USUAL),
     ):
-        _twisted.fit_reading(transport, received)
-        assert transport.bufferSize == then
+        assert arrivals.is_first(received)
+        assert target.transport.bufferSize == then
+
+
+@pytest.mark.parametrize("kind", ["tls", *AT_ONCE])
+@pytest_twisted.ensureDeferred
+async def test_first_of_a_read(kind: str, listen: Any) -> None:
+    """
+    What is carried in messages comes first once in each of its transport's turns; where these are not
+    known, as with a port of the reactor's, never.
+    """
+    client, target = await switched(listen, kind)
+    arrivals = _twisted.Arrivals(SimpleNamespace(carrier=target.transport))
+    if kind in AT_ONCE:
+        assert arrivals.is_first(1)
+    assert not arrivals.is_first(1)
+    client.send(b"more")
+    await target.receives(b"more")
+    assert arrivals.is_first(1) == (kind in AT_ONCE)
+    assert not arrivals.is_first(1)
 
 
 @both

@@ -10,7 +10,7 @@ from .check import check
 # First: the imports below would fail with less helpful messages.
 check()
 
-from .at_once import fit_reading, is_bare, let_send_at_once, listen_at_once, write_at_once  # noqa: E402 - behind the check
+from .at_once import Arrivals, let_send_at_once, listen_at_once, write_at_once  # noqa: E402 - behind the check
 from .endpoints import demand_certificates, endpoint_text, way_of  # noqa: E402 - behind the check
 from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
 from .ports import accept_one_by_one, share_port  # noqa: E402 - behind the check
@@ -68,6 +68,7 @@ from .web import (  # noqa: E402 - behind the check
 )
 
 __all__ = [
+    "Arrivals",
     "AskingChannel",
     "Closable",
     "KeepAlive",
@@ -89,7 +90,6 @@ __all__ = [
     "detach_flow_control",
     "endpoint_text",
     "feed_content",
-    "fit_reading",
     "forget_content",
     "forget_encoder",
     "has_begun_line",
@@ -97,7 +97,6 @@ __all__ = [
     "has_closed_tls",
     "has_read_ahead",
     "has_timed_out",
-    "is_bare",
     "is_closing",
     "is_full",
     "is_half_closeable",

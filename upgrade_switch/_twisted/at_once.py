@@ -24,7 +24,7 @@ from ..interfaces import IStreamTransport
 from .sockets import send_small_parts
 from .transports import bottom, has_begun_with_tls
 
-__all__ = ["fit_reading", "is_bare", "let_send_at_once", "listen_at_once", "write_at_once"]
+__all__ = ["Arrivals", "let_send_at_once", "listen_at_once", "write_at_once"]
 
 P = TypeVar("P", bound=IListeningPort)
 
@@ -33,27 +33,46 @@ _USUAL = tcp.Connection.bufferSize
 _MUCH = 256 * 1024
 
 
-def is_bare(transport: object) -> bool:
+class Arrivals:
     """
-    Whether a transport is a socket of the reactor's with nothing between: no TLS, no wrapper. What the
-    reactor reads of it in a turn comes in one piece.
+    What comes from a transport. A bare socket delivers all that the reactor reads in a turn in one
+    piece; TLS, and frames of messages, in as many as they are.
     """
-    return isinstance(transport, tcp.Connection) and not transport.TLS
+
+    def __init__(self, transport: object) -> None:
+        """
+        :param transport: if it has an attribute ``carrier``, that is the one it is read from.
+        """
+        self._owner = bottom(getattr(transport, "carrier", transport))
+        self._is_bare = self._owner is transport and isinstance(transport, tcp.Connection)
+        self._reads = 0
+
+    def is_first(self, count: int) -> bool:
+        """
+        To be asked once for each piece.
+
+        :param count: how many bytes it has.
+        :return: whether it is the first of what is read in a turn; False where that is not known.
+        """
+        owner = self._owner
+        if self._is_bare and not owner.TLS:
+            _fit_reading(owner, count)
+            return True
+        reads: int = getattr(owner, "reads", 0)
+        is_new, self._reads = reads != self._reads, reads
+        return is_new
 
 
-def fit_reading(transport: Any, received: int) -> None:
+def _fit_reading(connection: tcp.Connection, received: int) -> None:
     """
     Have a socket read more at a time while as much is there as it reads, and as usual when there is
     less: a read of much takes a buffer to match, for small messages, too.
-
-    :param transport: one that :func:`is_bare`.
-    :param received: how many bytes it has just read.
     """
     if received >= _USUAL:
-        if received == transport.bufferSize:
-            transport.bufferSize = _MUCH
-    elif transport.bufferSize != _USUAL:
-        transport.bufferSize = _USUAL
+        if received == connection.bufferSize:
+            connection.bufferSize = _MUCH
+    elif connection.bufferSize != _USUAL:
+        connection.bufferSize = _USUAL
 
 
 def write_at_once(transport: IStreamTransport, data: bytes) -> None:
@@ -120,8 +139,11 @@ class _AtOnce(tcp.Server):
     A transport that sends at once, from :meth:`send_at_once` on: the first write after it has read
     or written something. What is written after that waits for the reactor's turn, so that many small
     writes do not become as many small packets.
+
+    :ivar reads: how often it has read.
     """
 
+    reads = 0
     _sends_at_once = False
     _is_first = False
 
@@ -151,6 +173,7 @@ class _AtOnce(tcp.Server):
             super().writeSequence(parts)
 
     def doRead(self) -> Any:
+        self.reads += 1
         self._is_first = self._sends_at_once
         return super().doRead()
 
