@@ -179,31 +179,29 @@ async def test_greeting(kind: str, listen: Any) -> None:
     assert targets[0].events == ["made", b"early"]
 
 
-@at_once
+@pytest.mark.parametrize("socket_kind", AS_EVER)
 @pytest_twisted.ensureDeferred
-async def test_before_the_switch(kind: str, listen: Any) -> None:
-    """Until the switch, what is written waits for the reactor's turn, and goes out in one piece."""
-    looked: list[tuple[bool, Any]] = []
+async def test_before_the_switch(socket_kind: str, listen: Any) -> None:
+    """Until the switch, it writes as others do: an answer goes out in as many pieces."""
+    found: list[list[int]] = []
 
     class Slow(Resource):
         isLeaf = True
 
         def render(self, request: Any) -> int:
-            transport = request.channel.transport
-            sent = Socket(transport).sent
-            request.write(b"in ")
-            request.write(b"parts")
-            looked.append((is_waiting(transport), sent))
+            sent = Socket(request.channel.transport).sent
+            for part in (b"a ", b"page ", b"in ", b"parts"):
+                request.write(part)
+            found.append([len(piece) for piece in sent])
             request.finish()
             return NOT_DONE_YET
 
-    listening = await listen(kind, site_of(Slow()))
-    client = await listening.connect()
-    client.send(b"GET /u HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    await client.receives(b"0\r\n\r\n")
-    ((waited, sent),) = looked
-    assert waited
-    assert len(sent) == 1
+    for kind in (socket_kind, f"{socket_kind} at once"):
+        listening = await listen(kind, site_of(Slow()))
+        client = await listening.connect()
+        client.send(b"GET /u HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await client.receives(b"0\r\n\r\n")
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("kind", ["tls", "memory", *AS_EVER])
