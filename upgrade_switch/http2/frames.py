@@ -11,12 +11,11 @@ __all__ = [
     "LAST_STREAM",
     "Flag",
     "FrameType",
-    "data_of",
     "frame_head",
     "goaway_frame",
     "header_block_of",
     "increment_of",
-    "padding_of",
+    "padded_data_of",
     "raw_frame",
     "window_frame",
 ]
@@ -68,15 +67,8 @@ def frame_head(kind: int, flags: int, stream_id: int, length: int) -> bytes:
     return _HEAD.pack(length >> 8, length & 0xFF, kind, flags, stream_id)
 
 
-def padding_of(frame: bytes) -> int:
-    """How many bytes of a DATA frame's payload are padding, its length included."""
-    return frame[9] + 1 if frame[4] & _PADDED and len(frame) > 9 else 0
-
-
-def data_of(frame: bytes) -> bytes | None:
-    """A DATA frame's data; None if there is more padding than payload (RFC 9113 §6.1)."""
-    if not frame[4] & _PADDED:
-        return frame[9:]
+def padded_data_of(frame: bytes) -> bytes | None:
+    """The data of a DATA frame with padding; None if that is more than the payload (RFC 9113 §6.1)."""
     end = len(frame) - frame[9] if len(frame) > 9 else 0
     return frame[10:end] if end >= 10 else None
 

@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Protocol as TypingProtocol
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IProducer, IReactorTime
 
     from .lists import Field
 
-__all__ = ["Direction", "Outgoing", "Producing"]
+__all__ = ["Direction", "Outgoing", "Producing", "Queue"]
 
 
 class Direction(Enum):
@@ -39,6 +40,13 @@ class Producing(Enum):
     """A pull producer is asked for more when everything has been sent."""
     PULLING = auto()
     """It is being asked right now."""
+
+
+class Queue(TypingProtocol):
+    """Where streams wait until they may send."""
+
+    def add(self, stream: Outgoing) -> None:
+        """A stream has something to send."""
 
 
 class Outgoing:
@@ -66,12 +74,16 @@ class Outgoing:
     producer: IProducer | None = None
     _producing = Producing.NOTHING
 
-    def __init__(self, stream_id: int, clock: IReactorTime) -> None:
+    def __init__(self, stream_id: int, turns: Queue, clock: IReactorTime) -> None:
+        """
+        :param turns: where the stream waits when it has something to send.
+        """
         self.stream_id = stream_id
         self.sending = Direction.OPEN
         self.unsent = 0
         self.window = self.carried = 0
         self.is_scheduled = False
+        self._turns = turns
         self._clock = clock
         self.heads: list[Sequence[Field]] = []
         self._queue: deque[bytes] = deque()
@@ -88,24 +100,20 @@ class Outgoing:
         """The end of this side's direction has been sent."""
         raise NotImplementedError
 
-    def schedule(self) -> None:
-        """There is something to send."""
-        raise NotImplementedError
-
     # What is to be sent.
 
     def add(self, data: bytes) -> None:
         """Send bytes behind all that waits."""
         self._queue.append(data)
         self.unsent += len(data)
-        self.schedule()
+        self._turns.add(self)
         if self.producer is not None:
             self._pause_if_full()
 
     def add_head(self, fields: Sequence[Field]) -> None:
         """Send fields in front of all bytes."""
         self.heads.append(fields)
-        self.schedule()
+        self._turns.add(self)
 
     def drop_unsent(self) -> None:
         """What waits is not sent any more."""
@@ -143,6 +151,10 @@ class Outgoing:
 
         :param most: how many bytes it may be at most.
         """
+        if len(self._queue) == 1 and self.unsent <= most and not self._taken:
+            # As a rule.
+            self.unsent = 0
+            return self._queue.popleft()
         pieces = []
         while most and self._queue:
             piece = self._queue[0]
@@ -194,7 +206,7 @@ class Outgoing:
     def unregisterProducer(self) -> None:
         self.producer, self._producing = None, Producing.NOTHING
         if not self.disconnected and self.sending is Direction.ENDING:
-            self.schedule()
+            self._turns.add(self)
 
     def stop_producer(self) -> None:
         """Nobody wants any more of it."""

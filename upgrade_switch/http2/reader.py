@@ -64,7 +64,7 @@ class BrokenRule(Exception):
 
 
 class Frame(NamedTuple):
-    """A frame that is no part of a header block."""
+    """A frame that is no part of a header block, and has no data."""
 
     kind: int
     flags: int
@@ -122,12 +122,14 @@ class FrameReader:
 
     :ivar has_begun: whether anything has come.
     :ivar count: how many frames and messages have been read.
+    :ivar is_in_head: whether what has come ends in the middle of something other than content.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         self.budget = Budget(clock)
         self.has_begun = False
         self.count = 0
+        self.is_in_head = False
         self._decoder = Decoder()
         self._decoder.max_header_list_size = _LONGEST_DECODED
         self._buffer = b""
@@ -135,16 +137,10 @@ class FrameReader:
         self._known: dict[bytes, list[Field]] = {}
         self._block: _Block | None = None
 
-    @property
-    def is_in_head(self) -> bool:
-        """Whether what has come ends in the middle of something other than content."""
-        if self._block is not None:
-            return True
-        return bool(self._buffer) and (len(self._buffer) < 4 or self._buffer[3] != _DATA)
-
-    def read(self, data: bytes) -> Iterator[Frame | Message]:
+    def read(self, data: bytes) -> Iterator[bytes | Frame | Message]:
         """
-        Read what has come. What is not taken out of the iterator is not read.
+        Read what has come. What is not taken out of the iterator is not read. DATA frames, which are
+        most of them, come as they are.
 
         :raises BrokenRule: while it is iterated over.
         """
@@ -158,12 +154,19 @@ class FrameReader:
             end = position + 9 + length
             if len(data) < end:
                 break
-            read = self._read_frame(data[position:end])
+            raw = data[position:end]
             position = end
+            if raw[3] == _DATA and self.has_begun and self._block is None:
+                self.count += 1
+                yield raw
+                continue
+            read = self._read_frame(raw)
             if read is not None:
                 self.count += 1
                 yield read
-        self._buffer = data[position:]
+        self._buffer = rest = data[position:]
+        is_in_frame = bool(rest) and (len(rest) < 4 or rest[3] != _DATA)
+        self.is_in_head = is_in_frame or self._block is not None
 
     def _read_frame(self, raw: bytes) -> Frame | Message | None:
         kind, flags = raw[3], raw[4]

@@ -27,8 +27,8 @@ from zope.interface import implementer
 
 from ..interfaces import IMultiplexedTransport, IStreamTransport
 from ..sending import SendingWatch
-from .machine import STREAM_WINDOW
-from .outgoing import Direction, Outgoing
+from .machine import MUCH, STREAM_WINDOW, WORTH_A_FRAME
+from .outgoing import Direction, Outgoing, Queue
 
 if TYPE_CHECKING:
     from .lists import Field
@@ -52,14 +52,14 @@ class StreamOwner(TypingProtocol):
     def host(self) -> Any:
         """The address of this side."""
 
-    def schedule(self, stream: HTTP2Stream) -> None:
-        """The stream has something to send."""
+    @property
+    def turns(self) -> Queue: ...
 
-    def consumed(self, stream: HTTP2Stream, size: int, at_once: bool = False) -> None:
+    def reopen(self, stream: HTTP2Stream, is_large: bool) -> None:
         """
-        So many bytes need no room any more: the other side may send as many.
+        Some bytes have been read: the other side may send as many, when they are worth a frame.
 
-        :param at_once: whether they have been read as soon as they came.
+        :param is_large: whether what has come last was much, and has been read as soon as it came.
         """
 
     def cancel(self, stream: HTTP2Stream) -> None:
@@ -88,8 +88,8 @@ class HTTP2Stream(Outgoing):
     :ivar protocol: what owns it.
     :ivar receiving: how far the direction is that the other side sends in.
     :ivar end_came: whether the other side has ended that direction, though it may not all be read.
-    :ivar room: how many bytes may come (``windows.py``).
-    :ivar is_wide: whether these are more than with most.
+    :ivar width: how many bytes may come (``windows.py``) that have not been read.
+    :ivar room: how many may still come.
     :ivar read: how many have been read, while the other side has not been told.
     :ivar rest: how many bytes are to come; None if that has not been said (RFC 9113 §8.1.1).
     :ivar linger: how many seconds the other side may take to end its direction, once this side is
@@ -106,12 +106,11 @@ class HTTP2Stream(Outgoing):
     _may_close = False
 
     def __init__(self, owner: StreamOwner, stream_id: int) -> None:
-        super().__init__(stream_id, owner.clock)
+        super().__init__(stream_id, owner.turns, owner.clock)
         self.protocol: Any = None
         self.rest: int | None = None
         self.end_came = False
-        self.room = STREAM_WINDOW
-        self.is_wide = False
+        self.width = self.room = STREAM_WINDOW
         self.read = 0
         self.receiving = Direction.OPEN
         self._owner = owner
@@ -176,7 +175,7 @@ class HTTP2Stream(Outgoing):
         """End this side's direction, when everything has been sent (END_STREAM)."""
         if self.sending is Direction.OPEN and not self.is_closing:
             self.sending = Direction.ENDING
-            self.schedule()
+            self._turns.add(self)
 
     def loseConnection(self) -> None:
         """
@@ -186,13 +185,13 @@ class HTTP2Stream(Outgoing):
         if self.is_closing:
             return
         self.disconnecting = True
-        self._drop_held()
+        self.take_held()
         if self.sending is Direction.ENDED:
             self._clock.callLater(0, self.finish, Failure(ConnectionDone()))
             return
         self.sending = Direction.ENDING
         self._watch_draining()
-        self.schedule()
+        self._turns.add(self)
 
     def _watch_draining(self) -> None:
         """Nobody else gives a stream up that closes, and of which the other side takes nothing."""
@@ -207,7 +206,7 @@ class HTTP2Stream(Outgoing):
         self._aborting = True
         self.sending = Direction.ENDED
         self.drop_unsent()
-        self._drop_held()
+        self.take_held()
         self._owner.cancel(self)
         self._clock.callLater(0, self.finish, Failure(ConnectionAborted()))
 
@@ -225,9 +224,6 @@ class HTTP2Stream(Outgoing):
         self.loseConnection()
 
     # What the connection does: sending (Outgoing).
-
-    def schedule(self) -> None:
-        self._owner.schedule(self)
 
     def end_sent(self) -> None:
         self.sending = Direction.ENDED
@@ -268,14 +264,25 @@ class HTTP2Stream(Outgoing):
         :param size: how much of the window they have used, padding included.
         """
         if self.disconnecting or self.disconnected or self._aborting:
-            self._owner.consumed(self, size)
+            self._count_read(size)
         elif self._is_paused or self._held_size:
             self._held += data
             self._held_size += size
         else:
             if data:
-                self.call(self.protocol.dataReceived, data)
-            self._owner.consumed(self, size, not self._is_paused)
+                receive = self.protocol.dataReceived
+                try:
+                    receive(data)
+                except Exception:
+                    self._failed(receive)
+            self.read += size
+            if self.read >= WORTH_A_FRAME or size >= MUCH:
+                self._owner.reopen(self, size >= MUCH and not self._is_paused)
+
+    def _count_read(self, size: int) -> None:
+        self.read += size
+        if self.read >= WORTH_A_FRAME:
+            self._owner.reopen(self, False)
 
     def peer_ended(self) -> None:
         """The other side has ended its direction."""
@@ -288,11 +295,8 @@ class HTTP2Stream(Outgoing):
         held, size = bytes(self._held), self._held_size
         if size:
             self._held, self._held_size = bytearray(), 0
-            self._owner.consumed(self, size)
+            self._count_read(size)
         return held
-
-    def _drop_held(self) -> None:
-        self.take_held()
 
     def _deliver(self) -> None:
         self._is_delivering = False
@@ -303,7 +307,7 @@ class HTTP2Stream(Outgoing):
             self._held, self._held_size = bytearray(), 0
             if held:
                 self.call(self.protocol.dataReceived, held)
-            self._owner.consumed(self, size)
+            self._count_read(size)
         if self.receiving is Direction.ENDING and not (self._is_paused or self._held_size):
             self._tell_end()
 
@@ -365,7 +369,7 @@ class HTTP2Stream(Outgoing):
         if self._last_reason is not None and reason.check(ConnectionDone):
             reason = self._last_reason
         self.drop_unsent()
-        self._drop_held()
+        self.take_held()
         draining, self._draining = self._draining, None
         if draining is not None:
             draining.cancel()
@@ -384,9 +388,12 @@ class HTTP2Stream(Outgoing):
         try:
             method(*arguments)
         except Exception:
-            _log.failure("{method} failed on a stream", method=method)
-            if not self.disconnected:
-                self.abortConnection()
+            self._failed(method)
+
+    def _failed(self, method: object) -> None:
+        _log.failure("{method} failed on a stream", method=method)
+        if not self.disconnected:
+            self.abortConnection()
 
 
 def _nothing() -> None:
