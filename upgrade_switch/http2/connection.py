@@ -176,15 +176,7 @@ class HTTP2Connection(Protocol):
         try:
             if self.preface_left:
                 data = self._read_preface(data)
-            for read in self.reader.read(data):
-                if isinstance(read, bytes):
-                    read_data(self, read)
-                elif isinstance(read, Message):
-                    self._read_message(read)
-                else:
-                    self._read_frame(read)
-                if self.state is _CLOSED:
-                    break
+            self.reader.read(data, self)
             if self._due.waiting:
                 self._due.run(self.streams)
             if self.turns.is_full and self.turns.is_overfull:
@@ -204,7 +196,11 @@ class HTTP2Connection(Protocol):
         self.machine.receive_data(preface)
         return rest
 
-    def _read_frame(self, frame: Frame) -> None:
+    # What the reader has read (reader.FrameReceiver).
+
+    data_came = read_data
+
+    def frame_came(self, frame: Frame) -> None:
         kind, stream_id = frame.kind, frame.stream_id
         if kind == FrameType.WINDOW_UPDATE:
             read_window_update(self, frame)
@@ -232,7 +228,7 @@ class HTTP2Connection(Protocol):
             if handle is not None:
                 handle(self, event)
 
-    def _read_message(self, message: Message) -> None:
+    def message_came(self, message: Message) -> None:
         stream_id = message.stream_id
         stream = self.streams.get(stream_id)
         if stream is not None:
@@ -383,6 +379,7 @@ class HTTP2Connection(Protocol):
         if reason.check(ConnectionDone):
             reason = Failure(ConnectionLost("the connection has ended before the stream"))
         self.turns.close()
+        self.reader.is_closed = True
         self._due.clear()
         streams, self.streams = self.streams, {}
         for stream in streams.values():

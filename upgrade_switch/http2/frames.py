@@ -8,10 +8,10 @@ from enum import IntEnum, IntFlag
 from struct import Struct
 
 __all__ = [
+    "HEAD",
     "LAST_STREAM",
     "Flag",
     "FrameType",
-    "frame_head",
     "goaway_frame",
     "header_block_of",
     "increment_of",
@@ -53,18 +53,14 @@ class Flag(IntFlag):
 _PADDED, _PRIORITY = int(Flag.PADDED), int(Flag.PRIORITY)
 _WINDOW_UPDATE = int(FrameType.WINDOW_UPDATE)
 
-# The length has three bytes.
-_HEAD = Struct(">HBBBL")
+#: What stands in front of each payload: length (which has three bytes), kind, flags, stream.
+HEAD = Struct(">HBBBL")
 
 
 def raw_frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
     """A frame."""
-    return frame_head(kind, flags, stream_id, len(payload)) + payload
-
-
-def frame_head(kind: int, flags: int, stream_id: int, length: int) -> bytes:
-    """What stands in front of a frame's payload."""
-    return _HEAD.pack(length >> 8, length & 0xFF, kind, flags, stream_id)
+    length = len(payload)
+    return HEAD.pack(length >> 8, length & 0xFF, kind, flags, stream_id) + payload
 
 
 def padded_data_of(frame: bytes) -> bytes | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from h2.errors import ErrorCodes
 
-from .frames import LAST_STREAM, Flag, FrameType, increment_of, padded_data_of, raw_frame
+from .frames import Flag, FrameType, increment_of, padded_data_of, raw_frame
 
 if TYPE_CHECKING:
     from h2.events import Event
@@ -29,14 +29,13 @@ _DATA, _END_STREAM, _PADDED = int(FrameType.DATA), int(Flag.END_STREAM), int(Fla
 _WORTH_A_RESET = 1024
 
 
-def read_data(connection: StreamsConnection, raw: bytes) -> None:
+def read_data(connection: StreamsConnection, stream_id: int, flags: int, raw: bytes) -> None:
     """
     A DATA frame has come.
 
     :raises BrokenRule: if it has more bytes than the windows allow.
     """
-    flags, size = raw[4], len(raw) - 9
-    stream_id = int.from_bytes(raw[5:9], "big") & LAST_STREAM
+    size = len(raw) - 9
     stream = connection.streams.get(stream_id)
     data = padded_data_of(raw) if flags & _PADDED else raw[9:]
     ends = bool(flags & _END_STREAM)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar
 from typing import Protocol as TypingProtocol
@@ -96,19 +96,32 @@ class Outgoing:
         """Call a producer, or a protocol, which may fail."""
         raise NotImplementedError
 
+    def written_late(self) -> None:
+        """A producer has written, though the stream has been told to close."""
+        raise NotImplementedError
+
     def end_sent(self) -> None:
         """The end of this side's direction has been sent."""
         raise NotImplementedError
 
     # What is to be sent.
 
-    def add(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Send bytes behind all that waits."""
+        if isinstance(data, str):
+            raise TypeError("Data must not be string")
+        if not data or self.disconnected or self.sending is Direction.ENDED:
+            return
         self._queue.append(data)
         self.unsent += len(data)
         self._turns.add(self)
         if self.producer is not None:
             self._pause_if_full()
+        if self.disconnecting:
+            self.written_late()
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        self.write(b"".join(iovec))
 
     def add_head(self, fields: Sequence[Field]) -> None:
         """Send fields in front of all bytes."""

@@ -15,7 +15,7 @@ side has not read yet. RFC 9113 §5.1 calls the combinations "open", "half-close
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as TypingProtocol
 
@@ -53,7 +53,8 @@ class StreamOwner(TypingProtocol):
         """The address of this side."""
 
     @property
-    def turns(self) -> Queue: ...
+    def turns(self) -> Queue:
+        """Where streams wait that have something to send."""
 
     def reopen(self, stream: HTTP2Stream, is_large: bool) -> None:
         """
@@ -151,18 +152,6 @@ class HTTP2Stream(Outgoing):
     def getHost(self) -> Any:
         return self._owner.host
 
-    def write(self, data: bytes) -> None:
-        if isinstance(data, str):
-            raise TypeError("Data must not be string")
-        if not data or self.disconnected or self._aborting or self.sending is Direction.ENDED:
-            return
-        self.add(data)
-        if self.disconnecting:
-            self._watch_draining()
-
-    def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        self.write(b"".join(iovec))
-
     def send_head(self, fields: Sequence[Field]) -> None:
         """
         Send fields in front of everything that is written (RFC 9113 §8.1): the head of a message, or an
@@ -224,6 +213,9 @@ class HTTP2Stream(Outgoing):
         self.loseConnection()
 
     # What the connection does: sending (Outgoing).
+
+    def written_late(self) -> None:
+        self._watch_draining()
 
     def end_sent(self) -> None:
         self.sending = Direction.ENDED

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from .frames import Flag, FrameType, frame_head
+from .frames import HEAD, Flag, FrameType
 from .outgoing import Direction
 
 if TYPE_CHECKING:
@@ -202,7 +202,8 @@ class Turns:
         ends = stream.sending is Direction.ENDING and stream.is_at_end
         if ends:
             self._end_with_data(stream)
-        self._made += (frame_head(_DATA, _END_STREAM if ends else 0, stream.stream_id, size), data)
+        flags = _END_STREAM if ends else 0
+        self._made += (HEAD.pack(size >> 8, size & 0xFF, _DATA, flags, stream.stream_id), data)
         if budget.spent:
             budget.sent(size, stream.unsent)
         if ends:
