@@ -91,9 +91,9 @@ def goaway_frame(last_stream: int, code: int) -> bytes:
     return raw_frame(FrameType.GOAWAY, 0, 0, payload)
 
 
-def increment_of(frame: bytes) -> int:
-    """By how much a WINDOW_UPDATE frame opens a window; 0 if it is malformed (RFC 9113 §6.9)."""
-    return int.from_bytes(frame[9:], "big") & LAST_STREAM if len(frame) == 13 else 0
+def increment_of(frame: bytes) -> int | None:
+    """How much more a WINDOW_UPDATE frame allows; None if it has the wrong size (RFC 9113 §6.9)."""
+    return int.from_bytes(frame[9:], "big") & LAST_STREAM if len(frame) == 13 else None
 
 
 def window_frame(stream_id: int, increment: int) -> bytes:

@@ -85,7 +85,11 @@ def read_window_update(connection: StreamsConnection, frame: Frame) -> None:
     :raises BrokenRule: if the connection's window is too large now.
     """
     stream, increment = connection.streams.get(frame.stream_id), increment_of(frame.raw)
-    if not increment or (stream is None and frame.stream_id):
+    if increment == 0 and frame.stream_id and not connection.machine.is_idle(frame.stream_id):
+        # RFC 9113 §6.9; h2 would end the connection.
+        if stream is not None:
+            connection.refuse(frame.stream_id, ErrorCodes.PROTOCOL_ERROR)
+    elif not increment or (stream is None and frame.stream_id):
         connection.handle(connection.machine.receive_data(frame.raw))
     elif stream is None:
         connection.windows.open(increment)
