@@ -108,6 +108,7 @@ benchmark: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/proxy.py
 	$(VENV)/bin/python benchmarks/http2.py
 	$(VENV)/bin/python benchmarks/workers.py
+	$(VENV)/bin/python benchmarks/growth.py
 
 # Ten minutes for each of the fuzzers' targets; what is new goes into the corpus.
 fuzz: $(INSTALLED)

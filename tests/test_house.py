@@ -51,7 +51,7 @@ PURE = {"upgrade_switch.fields", "upgrade_switch.http2.fields", "upgrade_switch.
 #: Rooms whose parts do not know one another, but for those that are named.
 APART = {
     "protocols": {"_tunnel", "_connect", "_proxy_header"},
-    "command": {"certificates", "exits", "listening", "options", "reactor"},
+    "command": {"certificates", "exits", "fields", "listening", "options", "reactor", "secrets"},
 }
 #: These exist to put others together.
 ENTRANCES = {"upgrade_switch", "upgrade_switch.command.main", "upgrade_switch.protocols"}

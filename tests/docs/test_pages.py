@@ -56,6 +56,7 @@ KNOWN = {
     "howto/nginx.md": {"nginx": 1, "python": 1},
     "howto/prefaces.md": {"python": 2},
     "howto/server.md": {"python": 5},
+    "howto/probe.md": {"console": 4, "json": 1},
     "howto/proxies.md": {"python": 7},
     "howto/proxy.md": {"python": 4},
     "howto/systemd.md": {"ini": 2},
@@ -88,7 +89,7 @@ def commands() -> list[str]:
         if block.language == "console"
         for session in sessions(block.text)
     ]
-    parts = [part.strip() for command in found for part in command.split(" | ")]
+    parts = [part.strip() for command in found for part in re.split(" [|>] ", command)]
     return [part for part in parts if part.startswith("upgrade-switch ")]
 
 

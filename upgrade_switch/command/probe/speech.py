@@ -1,0 +1,94 @@
+"""
+What is spoken behind a 101, so that a check can tell whether its bytes arrive: a target that echoes, or
+a WebSocket, which answers pings.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ...fields import printable
+from .wire import Broken, Closed, Wire, shown
+
+__all__ = ["Echo", "Pings", "Speech"]
+
+# RFC 6455 §5.5: a control frame has no more.
+_MOST_PING = 125
+_MASK = b"mask"
+_PING, _PONG, _CLOSE = 0x9, 0xA, 0x8
+
+
+class Speech(Protocol):
+    """How bytes are said to a target, and heard again."""
+
+    def saying(self, data: bytes) -> bytes:
+        """What is sent to say these bytes, one byte at least."""
+
+    def hear(self, wire: Wire, data: bytes) -> None:
+        """
+        Wait until what was said last comes back.
+
+        :param data: all that was said since bytes were heard last.
+        :raises Broken: if something else comes, or nothing.
+        """
+
+
+class Echo:
+    """A target that sends back what it receives."""
+
+    def saying(self, data: bytes) -> bytes:
+        return data
+
+    def hear(self, wire: Wire, data: bytes) -> None:
+        expected = f"the {len(data)} bytes to be echoed"
+        came = b""
+        while len(came) < len(data):
+            try:
+                came += wire.exactly(1, expected) + wire.buffered(len(data) - len(came) - 1)
+            except Broken as error:
+                raise type(error)(f"{shown(came)}, then {error.came}", expected) from None
+            if not data.startswith(came):
+                raise Broken(_difference(came, data), expected)
+
+
+class Pings:
+    """A WebSocket server: it sends back in a pong what a ping has (RFC 6455 §5.5.2)."""
+
+    def saying(self, data: bytes) -> bytes:
+        parts = [data[start : start + _MOST_PING] for start in range(0, len(data), _MOST_PING)]
+        return b"".join(map(_ping, parts))
+
+    def hear(self, wire: Wire, data: bytes) -> None:
+        # §5.5.3: only the last of several pings has to be answered. One that lost a byte would have
+        # broken the frames behind it.
+        last = data[(len(data) - 1) // _MOST_PING * _MOST_PING :]
+        expected = f"a pong with {shown(last)}"
+        while True:
+            opcode, content = _frame(wire, expected)
+            if opcode == _CLOSE:
+                code = int.from_bytes(content[:2], "big")
+                reason = printable(content[2:].decode("utf-8", "replace"))
+                raise Closed(f"a close frame ({code} {reason})".replace(" )", ")"), expected)
+            if opcode == _PONG and content == last:
+                return
+
+
+def _difference(came: bytes, data: bytes) -> str:
+    at = next(index for index, (a, b) in enumerate(zip(came, data, strict=False)) if a != b)
+    return f"{shown(came[at:])} where {shown(data[at:])} was sent (behind {at} right bytes)"
+
+
+def _ping(content: bytes) -> bytes:
+    masked = bytes(byte ^ _MASK[index % 4] for index, byte in enumerate(content))
+    return bytes([0x80 | _PING, 0x80 | len(content)]) + _MASK + masked
+
+
+def _frame(wire: Wire, expected: str) -> tuple[int, bytes]:
+    """The opcode and the content of the next frame, which is not masked (RFC 6455 §5.1)."""
+    first, second = wire.exactly(2, expected)
+    size = second & 0x7F
+    if size > _MOST_PING:
+        size = int.from_bytes(wire.exactly(2 if size == 126 else 8, expected), "big")
+    if second & 0x80 or size > 1 << 20 or first & 0x70:
+        raise Broken(f"what is no frame of a server ({shown(bytes([first, second]))})", expected)
+    return first & 0x0F, wire.exactly(size, expected)
