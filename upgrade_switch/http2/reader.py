@@ -164,13 +164,13 @@ class FrameReader:
         """
         if self._buffer:
             data = self._buffer + data
-        self._buffer, position = b"", 0
-        while len(data) - position >= 9 and not self.is_closed:
+        position, size = 0, len(data)
+        while size - position >= 9 and not self.is_closed:
             high, low, kind, flags, stream_id = HEAD.unpack_from(data, position)
             end = position + 9 + (high << 8) + low
             if end - position > _LONGEST_FRAME:
                 raise BrokenRule(ErrorCodes.FRAME_SIZE_ERROR)
-            if len(data) < end:
+            if end > size:
                 break
             raw = data[position:end]
             position = end
