@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .lists import Field
 
-__all__ = ["Direction", "Outgoing", "Producing", "Queue"]
+__all__ = ["Direction", "Outgoing", "Producing", "Queue", "SendingOwner"]
 
 
 class Direction(Enum):
@@ -49,6 +49,16 @@ class Queue(TypingProtocol):
         """A stream has something to send."""
 
 
+class SendingOwner(TypingProtocol):
+    """The connection that a stream belongs to, as far as it sends."""
+
+    clock: IReactorTime
+
+    @property
+    def turns(self) -> Queue:
+        """Where its streams wait."""
+
+
 class Outgoing:
     """
     The direction of a stream that this side sends in: heads, bytes and the end wait here, in this
@@ -74,17 +84,14 @@ class Outgoing:
     producer: IProducer | None = None
     _producing = Producing.NOTHING
 
-    def __init__(self, stream_id: int, turns: Queue, clock: IReactorTime) -> None:
-        """
-        :param turns: where the stream waits when it has something to send.
-        """
+    _owner: SendingOwner
+
+    def __init__(self, stream_id: int) -> None:
         self.stream_id = stream_id
         self.sending = Direction.OPEN
         self.unsent = 0
         self.window = self.carried = 0
         self.is_scheduled = False
-        self._turns = turns
-        self._clock = clock
         self.heads: list[Sequence[Field]] = []
         self._queue: deque[bytes] = deque()
         # How much of the first in the queue has been taken.
@@ -114,7 +121,7 @@ class Outgoing:
             return
         self._queue.append(data)
         self.unsent += len(data)
-        self._turns.add(self)
+        self._owner.turns.add(self)
         if self.producer is not None:
             self._pause_if_full()
         if self.disconnecting:
@@ -126,7 +133,7 @@ class Outgoing:
     def add_head(self, fields: Sequence[Field]) -> None:
         """Send fields in front of all bytes."""
         self.heads.append(fields)
-        self._turns.add(self)
+        self._owner.turns.add(self)
 
     def drop_unsent(self) -> None:
         """What waits is not sent any more."""
@@ -219,7 +226,7 @@ class Outgoing:
     def unregisterProducer(self) -> None:
         self.producer, self._producing = None, Producing.NOTHING
         if not self.disconnected and self.sending is Direction.ENDING:
-            self._turns.add(self)
+            self._owner.turns.add(self)
 
     def stop_producer(self) -> None:
         """Nobody wants any more of it."""
@@ -245,4 +252,4 @@ class Outgoing:
         if self._producing is Producing.PULLING:
             self._producing = Producing.PULLED
             if not self._queue:
-                self._clock.callLater(0, self._pull)
+                self._owner.clock.callLater(0, self._pull)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from typing import Protocol as TypingProtocol
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol, IReactorTime
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -28,7 +28,7 @@ from zope.interface import implementer
 from ..interfaces import IMultiplexedTransport, IStreamTransport
 from ..sending import SendingWatch
 from .machine import MUCH, STREAM_WINDOW, WORTH_A_FRAME
-from .outgoing import Direction, Outgoing, Queue
+from .outgoing import Direction, Outgoing, SendingOwner
 
 if TYPE_CHECKING:
     from .lists import Field
@@ -38,11 +38,10 @@ __all__ = ["HTTP2Stream", "StreamOwner"]
 _log = Logger()
 
 
-class StreamOwner(TypingProtocol):
+class StreamOwner(SendingOwner, TypingProtocol):
     """The connection that a stream belongs to, as the stream needs it."""
 
     transport: Any
-    clock: IReactorTime
 
     @property
     def peer(self) -> Any:
@@ -51,10 +50,6 @@ class StreamOwner(TypingProtocol):
     @property
     def host(self) -> Any:
         """The address of this side."""
-
-    @property
-    def turns(self) -> Queue:
-        """Where streams wait that have something to send."""
 
     def reopen(self, stream: HTTP2Stream, is_large: bool) -> None:
         """
@@ -99,6 +94,7 @@ class HTTP2Stream(Outgoing):
     :ivar outlasts: whether what has come, its end too, is still read when the connection has ended.
     """
 
+    _owner: StreamOwner
     _aborting = False
 
     linger: float = 0
@@ -107,7 +103,7 @@ class HTTP2Stream(Outgoing):
     _may_close = False
 
     def __init__(self, owner: StreamOwner, stream_id: int) -> None:
-        super().__init__(stream_id, owner.turns, owner.clock)
+        super().__init__(stream_id)
         self.protocol: Any = None
         self.rest: int | None = None
         self.end_came = False
@@ -164,7 +160,7 @@ class HTTP2Stream(Outgoing):
         """End this side's direction, when everything has been sent (END_STREAM)."""
         if self.sending is Direction.OPEN and not self.is_closing:
             self.sending = Direction.ENDING
-            self._turns.add(self)
+            self._owner.turns.add(self)
 
     def loseConnection(self) -> None:
         """
@@ -176,17 +172,17 @@ class HTTP2Stream(Outgoing):
         self.disconnecting = True
         self.take_held()
         if self.sending is Direction.ENDED:
-            self._clock.callLater(0, self.finish, Failure(ConnectionDone()))
+            self._owner.clock.callLater(0, self.finish, Failure(ConnectionDone()))
             return
         self.sending = Direction.ENDING
         self._watch_draining()
-        self._turns.add(self)
+        self._owner.turns.add(self)
 
     def _watch_draining(self) -> None:
         """Nobody else gives a stream up that closes, and of which the other side takes nothing."""
         is_watched = self._draining is not None and self._draining.active
         if self.unsent and self.linger and not (is_watched or self.is_aborting):
-            self._draining = SendingWatch(self, self._clock, _nothing, self.abortConnection)
+            self._draining = SendingWatch(self, self._owner.clock, _nothing, self.abortConnection)
 
     def abortConnection(self) -> None:
         """Reset the stream at once; what waits to be sent is lost."""
@@ -197,7 +193,7 @@ class HTTP2Stream(Outgoing):
         self.drop_unsent()
         self.take_held()
         self._owner.cancel(self)
-        self._clock.callLater(0, self.finish, Failure(ConnectionAborted()))
+        self._owner.clock.callLater(0, self.finish, Failure(ConnectionAborted()))
 
     def pauseProducing(self) -> None:
         self._is_paused = True
@@ -207,7 +203,7 @@ class HTTP2Stream(Outgoing):
         if (self._held_size or self.receiving is Direction.ENDING) and not self._is_delivering:
             # Not now: whoever resumes may be in the middle of something.
             self._is_delivering = True
-            self._clock.callLater(0, self._deliver)
+            self._owner.clock.callLater(0, self._deliver)
 
     def stopProducing(self) -> None:
         self.loseConnection()
@@ -222,7 +218,7 @@ class HTTP2Stream(Outgoing):
         if self.linger:
             # Not now: it is sent in the middle of loseConnection, perhaps, which no transport answers
             # at once.
-            self._clock.callLater(0, self._tell_end_sent)
+            self._owner.clock.callLater(0, self._tell_end_sent)
         else:
             self._tell_end_sent()
 
