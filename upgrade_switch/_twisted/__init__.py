@@ -23,6 +23,7 @@ from .sockets import (  # noqa: E402 - behind the check
     unacknowledged,
 )
 from .transports import (  # noqa: E402 - behind the check
+    Closable,
     PauseWatch,
     Slot,
     WriteBackpressure,
@@ -68,6 +69,7 @@ from .web import (  # noqa: E402 - behind the check
 
 __all__ = [
     "AskingChannel",
+    "Closable",
     "KeepAlive",
     "LastReading",
     "ParseError",

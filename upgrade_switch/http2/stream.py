@@ -31,6 +31,8 @@ from .machine import MUCH, STREAM_WINDOW, WORTH_A_FRAME
 from .outgoing import Direction, Outgoing, SendingOwner
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IAddress
+
     from .lists import Field
 
 __all__ = ["HTTP2Stream", "StreamOwner"]
@@ -41,14 +43,14 @@ _log = Logger()
 class StreamOwner(SendingOwner, TypingProtocol):
     """The connection that a stream belongs to, as the stream needs it."""
 
-    transport: Any
+    transport: IStreamTransport
 
     @property
-    def peer(self) -> Any:
+    def peer(self) -> IAddress:
         """The address of the other side."""
 
     @property
-    def host(self) -> Any:
+    def host(self) -> IAddress:
         """The address of this side."""
 
     def reopen(self, stream: HTTP2Stream, is_large: bool) -> None:
@@ -137,8 +139,7 @@ class HTTP2Stream(Outgoing):
     @property
     def shared(self) -> IStreamTransport:
         """The transport of the connection."""
-        transport: IStreamTransport = self._owner.transport
-        return transport
+        return self._owner.transport
 
     # Any, as the addresses are of whatever kind the connection is.
 

@@ -13,6 +13,7 @@ from twisted.python.usage import UsageError
 
 from ...client.urls import http_url
 from ...errors import InvalidToken
+from ...fields import is_authority
 from ...negotiation import UpgradeToken
 from ..fields import header
 from ..options import CommandOptions
@@ -44,6 +45,13 @@ def _jobs(text: str) -> int:
     return int(text)
 
 
+def _address(text: str) -> tuple[str, int]:
+    if not is_authority(text.encode("utf-8")):
+        raise UsageError(f"--listen needs HOST:PORT, not {text!r}")
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 class ProbeOptions(CommandOptions):
     """The options of ``probe``."""
 
@@ -52,25 +60,43 @@ class ProbeOptions(CommandOptions):
         "Asks a server what it switches to: the tokens that it names itself, those that are given, "
         "WebSocket, h2c, and upgrades over HTTP/2. With --conformance, checks how it switches to TOKEN "
         "(websocket, if none is given), behind which a target has to send back what it receives; a "
-        "WebSocket server answers pings. Exit codes: 0 nothing failed that an RFC demands; 1 something "
-        "did; 2 usage error; 3 the server could not be reached, or does not speak HTTP."
+        "WebSocket server answers pings. With --through, checks how a proxy passes an upgrade to "
+        "TOKEN. Exit codes: 0 nothing failed that an RFC demands; 1 something did; 2 usage error; 3 "
+        "the server could not be reached, or does not speak HTTP, or the proxy does not forward to "
+        "--listen."
     )
     examples: tuple[str, ...] = (
         "upgrade-switch probe https://example.com/",
         "upgrade-switch probe --conformance http://127.0.0.1:8080/echo echo",
         "upgrade-switch probe --conformance --json ws://127.0.0.1:8080/chat > report.json",
+        "upgrade-switch probe --through http://127.0.0.1:8080/ --listen 127.0.0.1:9000",
     )
     optParameters = [  # noqa: RUF012 - twisted.python.usage wants a list
         ["timeout", None, 5.0, "Seconds that each check has.", _seconds("timeout")],
         ["within", None, 300.0, "Seconds that all of them have together.", _seconds("within")],
-        ["jobs", None, 1, "With --conformance: how many checks are run at once.", _jobs],
+        ["jobs", None, 1, "With --conformance or --through: how many checks are run at once.", _jobs],
         [
             "slow",
             None,
             None,
-            "With --conformance: leave a switched connection alone for so many seconds, more than the "
-            "server's time-out for requests, to see whether it lives on.",
+            "With --conformance or --through: leave a switched connection alone for so many seconds, "
+            "more than the server's time-out for requests, to see whether it lives on.",
             _seconds("slow"),
+        ],
+        [
+            "through",
+            None,
+            None,
+            "Check the proxy at this URL, in front of a server that the probe itself serves: needs "
+            "--listen.",
+        ],
+        [
+            "listen",
+            None,
+            None,
+            "HOST:PORT: with --through, where the probe listens. The proxy has to be told to forward "
+            "to it, and to pass TOKEN.",
+            _address,
         ],
         ["ca", None, None, "Trust the certificates in this file (PEM) instead of the system's."],
     ]
@@ -78,7 +104,7 @@ class ProbeOptions(CommandOptions):
         ["conformance", None, "Check how the server switches."],
         ["insecure", None, "Accept any certificate."],
         ["json", None, "Write what was found as JSON."],
-        ["verbose", None, "With --conformance: show the bytes of each check."],
+        ["verbose", None, "With --conformance or --through: show the bytes of each check."],
     ]
 
     def __init__(self) -> None:
@@ -100,6 +126,8 @@ class ProbeOptions(CommandOptions):
             self.fields.append(f"{name}: {content.decode('latin-1')}")
 
     def parseArgs(self, *arguments: str) -> None:
+        if self["through"] is not None:
+            arguments = (self["through"], *arguments)
         if not arguments:
             raise UsageError("a URL is needed")
         url, *tokens = arguments
@@ -112,11 +140,16 @@ class ProbeOptions(CommandOptions):
             raise UsageError(str(error)) from None
 
     def postOptions(self) -> None:
-        if self["conformance"] and len(self.tokens) > 1:
-            raise UsageError("--conformance checks one TOKEN")
+        if (self["through"] is None) != (self["listen"] is None):
+            raise UsageError("--through URL and --listen HOST:PORT need each other: see --help")
+        if self["conformance"] and self["through"] is not None:
+            raise UsageError("--conformance and --through cannot be combined")
+        does_check = self["conformance"] or self["through"] is not None
+        if does_check and len(self.tokens) > 1:
+            raise UsageError("--conformance and --through check one TOKEN")
         for option in ("slow", "verbose"):
-            if self[option] and not self["conformance"]:
-                raise UsageError(f"--{option} needs --conformance")
+            if self[option] and not does_check:
+                raise UsageError(f"--{option} needs --conformance or --through")
         if self["ca"] and self["insecure"]:
             raise UsageError("--ca and --insecure cannot be combined")
         if (self["ca"] or self["insecure"]) and not self.url.startswith("https:"):

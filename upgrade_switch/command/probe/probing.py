@@ -4,16 +4,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from twisted.python.usage import UsageError
 
 from ..exits import SUCCESS, USAGE, say, unread_is_fine
-from .checks import GROUPS
+from .checks import GROUPS, through
+from .checks.check import Group
 from .discovery import NotReached, discover
 from .options import ProbeOptions
 from .progress import ProgressLine
 from .report import answers_as_json, as_json, as_table, is_bad, line_of
 from .running import Outcome, run_checks
 from .subject import Subject
+from .through import reached
 
 __all__ = ["run_probe"]
 
@@ -46,11 +50,19 @@ def run_probe(options: ProbeOptions) -> int:
 def _probe(options: ProbeOptions, server: Subject) -> int:
     with ProgressLine() as line:
         line.show("asking what the server switches to")
+        if options["through"] is not None:
+            with reached(server, *options["listen"]) as passage:
+                outcomes = _checked(options, through.GROUPS, passage, line)
+            return _reported(options, outcomes)
         answers = list(discover(server, options.tokens))
-        outcomes = _checked(options, server, line) if options["conformance"] else []
+        outcomes = _checked(options, GROUPS, server, line) if options["conformance"] else []
     if not options["conformance"]:
         _print(answers_as_json(answers) if options["json"] else "\n".join(map(line_of, answers)))
         return SUCCESS
+    return _reported(options, outcomes)
+
+
+def _reported(options: ProbeOptions, outcomes: list[Outcome]) -> int:
     table = as_table(outcomes, bool(options["verbose"]))
     _print(as_json(outcomes) if options["json"] else "\n".join(table))
     return FAULTY if is_bad(outcomes) else SUCCESS
@@ -61,10 +73,12 @@ def _print(text: str) -> None:
         print(text)
 
 
-def _checked(options: ProbeOptions, server: Subject, line: ProgressLine) -> list[Outcome]:
-    total = sum(len(group.checks) for group in GROUPS)
+def _checked(
+    options: ProbeOptions, groups: Sequence[Group], server: Subject, line: ProgressLine
+) -> list[Outcome]:
+    total = sum(len(group.checks) for group in groups)
     outcomes: list[Outcome] = []
-    for outcome in run_checks(GROUPS, server, options["within"], options["jobs"]):
+    for outcome in run_checks(groups, server, options["within"], options["jobs"]):
         outcomes.append(outcome)
         line.show(f"{len(outcomes)} of {total} checks")
     return outcomes

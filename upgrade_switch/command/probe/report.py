@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -13,6 +14,9 @@ from .discovery import Answer
 from .running import Outcome
 
 __all__ = ["answers_as_json", "as_json", "as_table", "is_bad", "line_of"]
+
+# What was sent, what came, what was expected.
+_PARTS = re.compile("; (?=came: |expected: )")
 
 _MARKS = {"pass": "pass", "fail": "FAIL", "skipped": "-"}
 
@@ -61,7 +65,7 @@ def as_table(outcomes: Sequence[Outcome], verbose: bool) -> Iterator[str]:
             mark = _MARKS[outcome.result]
             yield f"  {mark:4}  {check.name:{width}}  {check.level:6}  {check.section}"
             if outcome.detail:
-                yield from (f"          {printable(part)}" for part in outcome.detail.split("; "))
+                yield from (f"          {printable(part)}" for part in _PARTS.split(outcome.detail))
             if verbose:
                 yield from (f"          {line}" for line in outcome.transcript.lines())
     yield ""

@@ -10,12 +10,13 @@ from typing import Protocol
 from ...fields import printable
 from .wire import Broken, Closed, Wire, shown
 
-__all__ = ["Echo", "Pings", "Speech"]
+__all__ = ["CLOSE", "PING", "PONG", "Echo", "Pings", "Speech", "client_frame", "next_frame"]
 
 # RFC 6455 §5.5: a control frame has no more.
 _MOST_PING = 125
 _MASK = b"mask"
-_PING, _PONG, _CLOSE = 0x9, 0xA, 0x8
+CLOSE, PING, PONG = 0x8, 0x9, 0xA
+"""Opcodes."""
 
 
 class Speech(Protocol):
@@ -46,7 +47,8 @@ class Echo:
             try:
                 came += wire.exactly(1, expected) + wire.buffered(len(data) - len(came) - 1)
             except Broken as error:
-                raise type(error)(f"{shown(came)}, then {error.came}", expected) from None
+                came_first = f"{shown(came)}, then " if came else ""
+                raise type(error)(came_first + error.came, expected) from None
             if not data.startswith(came):
                 raise Broken(_difference(came, data), expected)
 
@@ -56,7 +58,7 @@ class Pings:
 
     def saying(self, data: bytes) -> bytes:
         parts = [data[start : start + _MOST_PING] for start in range(0, len(data), _MOST_PING)]
-        return b"".join(map(_ping, parts))
+        return b"".join(client_frame(PING, part) for part in parts)
 
     def hear(self, wire: Wire, data: bytes) -> None:
         # §5.5.3: only the last of several pings has to be answered. One that lost a byte would have
@@ -64,12 +66,12 @@ class Pings:
         last = data[(len(data) - 1) // _MOST_PING * _MOST_PING :]
         expected = f"a pong with {shown(last)}"
         while True:
-            opcode, content = _frame(wire, expected)
-            if opcode == _CLOSE:
+            opcode, content = next_frame(wire, expected)
+            if opcode == CLOSE:
                 code = int.from_bytes(content[:2], "big")
                 reason = printable(content[2:].decode("utf-8", "replace"))
                 raise Closed(f"a close frame ({code} {reason})".replace(" )", ")"), expected)
-            if opcode == _PONG and content == last:
+            if opcode == PONG and content == last:
                 return
 
 
@@ -78,13 +80,25 @@ def _difference(came: bytes, data: bytes) -> str:
     return f"{shown(came[at:])} where {shown(data[at:])} was sent (behind {at} right bytes)"
 
 
-def _ping(content: bytes) -> bytes:
+def client_frame(opcode: int, content: bytes, *, is_masked: bool = True) -> bytes:
+    """
+    A control frame of a client.
+
+    :param content: at most 125 bytes.
+    :param is_masked: as RFC 6455 §5.1 demands it.
+    """
+    if not is_masked:
+        return bytes([0x80 | opcode, len(content)]) + content
     masked = bytes(byte ^ _MASK[index % 4] for index, byte in enumerate(content))
-    return bytes([0x80 | _PING, 0x80 | len(content)]) + _MASK + masked
+    return bytes([0x80 | opcode, 0x80 | len(content)]) + _MASK + masked
 
 
-def _frame(wire: Wire, expected: str) -> tuple[int, bytes]:
-    """The opcode and the content of the next frame, which is not masked (RFC 6455 §5.1)."""
+def next_frame(wire: Wire, expected: str) -> tuple[int, bytes]:
+    """
+    The opcode and the content of the next frame, which is not masked (RFC 6455 §5.1).
+
+    :raises Broken: if something else comes, or nothing.
+    """
     first, second = wire.exactly(2, expected)
     size = second & 0x7F
     if size > _MOST_PING:

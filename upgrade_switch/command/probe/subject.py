@@ -42,6 +42,8 @@ class Subject:
     timeout: float = 5.0
     """Seconds that a check has."""
     deadline: Deadline = field(default_factory=lambda: Deadline(5.0))
+    bound: Deadline = field(default_factory=lambda: Deadline(inf))
+    """When all checks have to be over."""
     transcript: Transcript = field(default_factory=Transcript)
 
     def for_a_check(self, left: float = inf) -> Subject:
@@ -50,7 +52,12 @@ class Subject:
 
         :param left: the seconds that all checks have left together.
         """
-        return replace(self, deadline=Deadline(min(self.timeout, left)), transcript=Transcript())
+        own = Deadline(min(self.timeout, left))
+        return replace(self, deadline=own, bound=Deadline(left), transcript=Transcript())
+
+    def again(self) -> Subject:
+        """The same server, with its time beginning anew, for checks that need many connections."""
+        return replace(self, deadline=Deadline(min(self.timeout, self.bound.left())))
 
     @property
     def is_websocket(self) -> bool:
@@ -180,6 +187,28 @@ class Subject:
         """
         wire.send(self.say(data))
         self.hears(wire, data)
+
+    def switches(
+        self,
+        *lines: str,
+        connection: Sequence[str] = ("Upgrade",),
+        offer: Sequence[str] | None = None,
+        target: str | None = None,
+        host: Sequence[str] | None = None,
+    ) -> None:
+        """
+        Ask for an upgrade, on a connection of its own, and talk to the target: without arguments, the
+        plainest upgrade that there is.
+
+        :param lines: these and the others are as for :meth:`upgrade`.
+        :raises Broken: if it does not work.
+        """
+        with self.open() as wire:
+            wire.send(
+                self.upgrade(*lines, connection=connection, offer=offer, target=target, host=host)
+            )
+            self.switched(wire)
+            self.talks(wire)
 
     def refused(self, wire: Wire, method: str = "GET") -> Response:
         """

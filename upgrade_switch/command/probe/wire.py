@@ -4,7 +4,7 @@ One connection to a server: bytes out, bytes and responses in, each within the t
 
 from __future__ import annotations
 
-import re
+import selectors
 import socket
 import ssl
 import struct
@@ -17,6 +17,7 @@ from types import TracebackType
 import h11
 
 from ...fields import elements, printable
+from .faults import Broken, Closed, NotHTTP, Silent
 
 __all__ = [
     "SWITCHING",
@@ -38,41 +39,11 @@ _MOST_CONTENT = 1 << 20
 _MOST_SHOWN = 16384
 _LONGEST_SHOWN = 60
 
+# How long a segment waits for the one in front of it to be read. A server that reads both at once has
+# an easier time: the check finds less then, but is never wrong.
+_APART = 0.004
+
 SWITCHING = 101
-
-
-class Broken(Exception):
-    """
-    A server did something else than it should have done.
-
-    :ivar came: what came, as the end of a sentence.
-    :ivar expected: what should have come.
-    """
-
-    def __init__(self, came: str, expected: str) -> None:
-        super().__init__(f"{came}; expected {expected}")
-        self.came = came
-        self.expected = expected
-
-
-class Silent(Broken):
-    """Nothing came in time."""
-
-
-class Closed(Broken):
-    """The connection ended, or could not be made."""
-
-
-class NotHTTP(Broken):
-    """
-    What came is not an HTTP/1.1 response.
-
-    :ivar data: how it begins.
-    """
-
-    def __init__(self, came: str, expected: str, data: bytes = b"") -> None:
-        super().__init__(came, expected)
-        self.data = data
 
 
 class Deadline:
@@ -122,6 +93,8 @@ class Response:
     fields: list[tuple[bytes, bytes]]
     """Names in lower case."""
     content: bytes = b""
+    version: str = "1.1"
+    """Of HTTP."""
 
     def all(self, name: bytes) -> list[bytes]:
         """The values of all lines of a field."""
@@ -147,6 +120,7 @@ class Wire:
         self._socket = sock
         self._transcript = transcript
         self._received = b""
+        self._unsent = b""
 
     @property
     def alpn(self) -> str | None:
@@ -170,6 +144,9 @@ class Wire:
         Send each in a segment of its own. An end of the connection shows when something is read.
         """
         for data in segments:
+            if self._unsent:
+                self.send_while_reading(data)
+                continue
             self._transcript.add(">", data)
             try:
                 self._socket.settimeout(self.deadline.left() or 1e-9)
@@ -179,8 +156,23 @@ class Wire:
             except OSError:
                 return
 
+    def send_apart(self, *segments: bytes) -> None:
+        """Send each in a segment of its own, and give the server a moment to read it alone."""
+        for number, data in enumerate(segments):
+            if number:
+                time.sleep(_APART)
+            self.send(data)
+
+    def send_while_reading(self, data: bytes) -> None:
+        """
+        Send much, as far as the server takes it whenever something is waited for: it may stop reading
+        while what it sends is not read.
+        """
+        self._transcript.add(">", data)
+        self._unsent += data
+
     def half_close(self) -> None:
-        """Send no more: FIN, or with TLS its closing alert."""
+        """Send no more: a FIN. With TLS nothing can be read behind it."""
         self._transcript.add("*", b"half-close")
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
@@ -209,13 +201,34 @@ class Wire:
         try:
             # 0 would make the socket non-blocking.
             self._socket.settimeout(self.deadline.left() or 1e-9)
-            data = self._socket.recv(_SEGMENT)
+            data = self._sending_and_receiving() if self._unsent else self._socket.recv(_SEGMENT)
         except TimeoutError:
             raise Silent(f"nothing more within {self.deadline.seconds:g} s", expected) from None
         except OSError as error:
             raise Closed(f"the connection ended ({error.strerror or error})", expected) from None
         self._transcript.add(*(("<", data) if data else ("*", b"end")))
         return data
+
+    def _sending_and_receiving(self) -> bytes:
+        self._socket.setblocking(False)
+        waits_for = selectors.EVENT_READ | selectors.EVENT_WRITE
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._socket, waits_for)
+            while self.deadline.left():
+                with suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    return self._socket.recv(_SEGMENT)
+                try:
+                    # OpenSSL wants the same bytes again where it could not write them.
+                    self._unsent = self._unsent[self._socket.send(self._unsent[:_SEGMENT]) :]
+                except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    selector.select(self.deadline.left())
+                except OSError:
+                    # What the server said before it went can still be read.
+                    self._unsent = b""
+                if not self._unsent:
+                    self._socket.settimeout(self.deadline.left() or 1e-9)
+                    return self._socket.recv(_SEGMENT)
+        raise TimeoutError
 
     def exactly(self, size: int, expected: str) -> bytes:
         """
@@ -226,10 +239,24 @@ class Wire:
         while len(data) < size:
             more = self.receive(expected)
             if not more:
-                raise Closed(f"{shown(data)} and the end of the connection", expected)
+                end = "the end of the connection"
+                raise Closed(f"{shown(data)} and {end}" if data else end, expected)
             data += more
         self._received = data[size:] + self._received
         return data[:size]
+
+    def has_come(self) -> bool:
+        """Whether something has come that was not read yet, or the end of the connection."""
+        whole, self.deadline = self.deadline, self.deadline.shorter(1e-3)
+        try:
+            self._received = self.receive("anything")
+        except Silent:
+            return False
+        except Closed:
+            pass
+        finally:
+            self.deadline = whole
+        return True
 
     def buffered(self, most: int) -> bytes:
         """What has come and was not read yet, up to so many bytes."""
@@ -246,18 +273,21 @@ class Wire:
             data = (data + more)[:_MOST_CONTENT]
         return data
 
-    def response(self, method: str = "GET", expected: str = "an HTTP response") -> Response:
+    def response(
+        self, method: str = "GET", expected: str = "an HTTP response", *, interim: bool = False
+    ) -> Response:
         """
         Read a response. The next bytes are those behind it.
 
         :param method: of the request that it answers.
+        :param interim: return the first response, whatever it is.
         :return: the final response, or a 101; other interim responses are skipped.
         :raises Broken: if none comes.
         """
         reader = _reader(method)
-        head = self._head(reader, expected)
+        head = self._head(reader, expected, interim)
         content = b""
-        while head.status != SWITCHING:
+        while head.status >= 200:
             event = self._event(reader, expected)
             if not isinstance(event, h11.Data):
                 break
@@ -275,31 +305,26 @@ class Wire:
 
     def interim(self, expected: str = "100 Continue") -> int:
         """
-        Read the head of an interim response. The next bytes are those behind it.
+        Read an interim response. The next bytes are those behind it.
 
         :return: its status.
         :raises Broken: if none comes, or a final response.
         """
-        data = b""
-        while b"\r\n\r\n" not in data and len(data) < _SEGMENT:
-            more = self.receive(expected)
-            if not more:
-                raise Closed(f"{shown(data)} and the end of the connection", expected)
-            data += more
-        head, _, self._received = data.partition(b"\r\n\r\n")
-        match = re.match(rb"HTTP/1\.1 (1[0-9][0-9])(?: |\r|$)", head)
-        if match is None:
-            raise Broken(shown(data), expected)
-        return int(match[1])
+        response = self.response(expected=expected, interim=True)
+        if response.status >= 200:
+            raise Broken(str(response), expected)
+        return response.status
 
-    def _head(self, reader: h11.Connection, expected: str) -> Response:
+    def _head(self, reader: h11.Connection, expected: str, interim: bool = False) -> Response:
         while True:
             event = self._event(reader, expected)
             if isinstance(event, h11.Response) or (
-                isinstance(event, h11.InformationalResponse) and event.status_code == SWITCHING
+                isinstance(event, h11.InformationalResponse)
+                and (interim or event.status_code == SWITCHING)
             ):
                 fields = [(bytes(name), bytes(value)) for name, value in event.headers]
-                return Response(event.status_code, event.reason.decode("latin-1"), fields)
+                version, reason = event.http_version.decode(), event.reason.decode("latin-1")
+                return Response(event.status_code, reason, fields, version=version)
 
     def _event(self, reader: h11.Connection, expected: str) -> h11.Event:
         begun = b""

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from . import trailing_data
+from . import answers, choosing, ends, requests, trailing_data, websockets
 from .check import Group
 
 __all__ = ["GROUPS"]
 
-GROUPS: tuple[Group, ...] = (trailing_data.GROUP,)
+GROUPS: tuple[Group, ...] = (
+    answers.GROUP,
+    choosing.GROUP,
+    requests.GROUP,
+    trailing_data.GROUP,
+    ends.GROUP,
+    websockets.GROUP,
+)
 """All groups, in the order in which they are run and reported."""
