@@ -136,6 +136,55 @@ def page_on(client: socket.socket) -> int:
     return int(body)
 
 
+def test_access_log_of_those_before(tmp_path: Path) -> None:
+    """
+    Whoever rotates logs moves the file, and sends SIGHUP: old workers, too, write into the new one from
+    then on, at each reload.
+    """
+    log, moved = tmp_path / "access.log", [tmp_path / f"access.log.{number}" for number in (1, 2)]
+    with ExitStack() as stack, workers("--access-log", str(log), "--drain", "0") as server:
+        clients = [stack.enter_context(connected(server.url)) for _ in moved]
+        for client in clients:
+            page_on(client)
+        for path, client in zip(moved, clients, strict=True):
+            log.rename(path)
+            server.send_signal(signal.SIGHUP)
+            assert server.says() == "has reloaded its options"
+            client.sendall(b"GET /old HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert status(read_all(client)) == 404
+            assert [one.read_text().count("/old") for one in (path, log)] == [0, 1]
+            # Else it could be found in the file that is moved next.
+            log.write_text("")
+        server.terminate()
+        assert server.everything() == (0, b"", b"")
+
+
+def test_retiring_for_so_long(tmp_path: Path) -> None:
+    """
+    With ``--retire``, an old worker shuts down when the time is up, whoever is still there; what the
+    new file says counts. The new workers' connections go on.
+    """
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    with ExitStack() as stack, workers("--drain", "0", "--config", str(config)) as server:
+        oldest = by_each(stack, server.url, 4)
+        server.send_signal(signal.SIGHUP)
+        assert server.says() == "has reloaded its options"
+        old = by_each(stack, server.url, 4)
+        config.write_text("retire = 0.01")
+        server.send_signal(signal.SIGHUP)
+        assert server.says() == "has reloaded its options"
+        for pid, clients in old.items():
+            assert all(read_all(client.socket) == b"" for client in clients)
+            wait_for_end(pid)
+        new = by_each(stack, server.url, 4)
+        # They were promised any time.
+        assert all(client.echoes() for clients in oldest.values() for client in clients)
+        assert all(client.echoes() for clients in new.values() for client in clients)
+        server.terminate()
+        assert server.everything() == (0, b"", b"")
+
+
 def test_limits_of_those_before() -> None:
     """
     Whoever was connected when the workers changed can switch as before, where ``--max-switched`` has
