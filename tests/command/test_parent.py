@@ -5,6 +5,7 @@ The parent of ``serve --workers``, with workers that hang, or end at the wrong m
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -133,6 +134,14 @@ class Parent:
         return workers
 
 
+@pytest.fixture(autouse=True)
+def cores(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """What the parent finds: enough to start two workers at once while others serve."""
+    cores = set(range(4))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores)
+    return cores
+
+
 RELOADED = "has reloaded its options"
 
 
@@ -182,6 +191,26 @@ def test_new_worker_hangs(parent: Parent) -> None:
     parent.reactor.advance(59)
     parent.take_over(parent.new())
     for worker in before:
+        worker.says("done")
+    assert parent.says() == [RELOADED]
+
+
+def test_few_cores(parent: Parent, cores: set[int]) -> None:
+    """
+    While others serve, no more workers start at once than half of the cores can take; each has a
+    minute, however many there are.
+    """
+    before = parent.begins()
+    cores -= {1, 2, 3}
+    parent.workers.reload()
+    (first,) = parent.new(len(parent.reactor.workers) - 2)
+    parent.time_passes(58, before)
+    first.says("built")
+    assert len(parent.reactor.workers) == 4
+    parent.time_passes(58, [first, *before])
+    assert "listen" not in first.told
+    parent.new(1)[0].says("built")
+    for worker in parent.reactor.workers:
         worker.says("done")
     assert parent.says() == [RELOADED]
 

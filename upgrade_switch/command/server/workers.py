@@ -9,6 +9,7 @@ connects waits there until some worker accepts.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -69,6 +70,7 @@ class Workers(Server):
         self._generation = self._next = Generation(options)
         self._children: dict[Child, None] = {}
         self._calls: set[IDelayedCall] = set()
+        self._late: IDelayedCall | None = None
         self._none_left: Deferred[None] | None = None
         # Those who have been told to listen, to do so no more, or to open their log anew, and have not
         # done it yet.
@@ -92,7 +94,11 @@ class Workers(Server):
 
     def _start(self) -> None:
         generation = self._next
-        for _ in range(generation.options.workers or 1):
+        at_once = generation.options.workers or 1
+        if self._has_begun:
+            # To start takes a core for half a second, which those who are served meanwhile need, too.
+            at_once = min(at_once, max(1, len(os.sched_getaffinity(0)) // 2))
+        for _ in range(at_once):
             # There may be no room for another process, and so no reload.
             if generation is self._next:
                 self._spawn(generation)
@@ -143,8 +149,15 @@ class Workers(Server):
         self._sharing.join(child)
         if generation.serves:
             child.listen()
-        elif len(self._of(generation, ChildState.BUILT)) == (generation.options.workers or 1):
+            return
+        wanted = generation.options.workers or 1
+        built = len(self._of(generation, ChildState.BUILT))
+        if built == wanted:
             self._change_to(generation)
+        elif self._has_begun:
+            self._be_in_time(generation)
+            if built + len(self._of(generation, ChildState.STARTING)) < wanted:
+                self._spawn(generation)
 
     def _change_to(self, generation: Generation) -> None:
         """These workers serve from now on, in place of those that did."""
@@ -153,7 +166,7 @@ class Workers(Server):
         generation.serves = True
         self._sharing.set_most(generation.options.max_switched or None, generation)
         self._cancel_calls()
-        self._later(_SECONDS_TO_CHANGE, lambda: self._is_late(generation))
+        self._be_in_time(generation)
         for child in self._of(generation, ChildState.BUILT):
             child.listen()
             self._awaited.add(child)
@@ -168,6 +181,13 @@ class Workers(Server):
         self._awaited.remove(child)
         if not self._awaited and self._none_left is None:
             self._has_changed()
+
+    def _be_in_time(self, generation: Generation) -> None:
+        """Wait no longer than for a while for what these workers do next."""
+        if self._late is not None and self._late.active():
+            self._late.cancel()
+            self._calls.discard(self._late)
+        self._late = self._later(_SECONDS_TO_CHANGE, lambda: self._is_late(generation))
 
     def _is_late(self, generation: Generation) -> None:
         """Somebody does not answer: it is not waited for any more."""
@@ -252,13 +272,14 @@ class Workers(Server):
         # 2.0, since mypy takes a power of 2 for anything.
         return min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(generation.deaths - 1, 10))
 
-    def _later(self, delay: float, do: Callable[[], None]) -> None:
+    def _later(self, delay: float, do: Callable[[], None]) -> IDelayedCall:
         def run() -> None:
             self._calls.discard(call)
             do()
 
         call = self._reactor.callLater(delay, run)
         self._calls.add(call)
+        return call
 
     def _cancel_calls(self) -> None:
         for call in self._calls:
@@ -282,7 +303,7 @@ class Workers(Server):
             return
         options.workers = options.workers or self._generation.options.workers
         self._next = generation = Generation(options)
-        self._later(_SECONDS_TO_CHANGE, lambda: self._is_late(generation))
+        self._be_in_time(generation)
         self._start()
 
     def _give_up(self, generation: Generation, why: str) -> None:
