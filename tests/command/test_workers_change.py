@@ -5,9 +5,7 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
-import socket
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
@@ -19,7 +17,7 @@ from tests.kit.commands import PATIENCE, read_all, read_until
 from tests.kit.harness import status, upgrade_head
 from tests.kit.load import KEPT, MOST, PacedLoad
 from tests.kit.operating import connected
-from tests.kit.workers import by_each, serves, wait_for_end, workers, write_module
+from tests.kit.workers import by_each, page_on, serves, wait_for_end, workers, write_module
 
 
 @pytest.fixture(autouse=True)
@@ -108,17 +106,6 @@ def descriptors(pid: int) -> Counter[str]:
 def pipes(pid: int) -> int:
     """How many pipes a worker has. Of sockets, the last client's may be among them, or not any more."""
     return descriptors(pid)["pipe"]
-
-
-def page_on(client: socket.socket) -> int:
-    """Ask on a connection that stays who serves it."""
-    client.sendall(b"GET /who HTTP/1.1\r\nHost: a\r\n\r\n")
-    head, _, body = read_until(client, b"\r\n\r\n").partition(b"\r\n\r\n")
-    assert status(head) == 200
-    length = int(re.findall(rb"(?i)content-length: (\d+)", head)[0])
-    while len(body) < length:
-        body += client.recv(100)
-    return int(body)
 
 
 def test_access_log_of_those_before(tmp_path: Path) -> None:

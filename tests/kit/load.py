@@ -114,17 +114,17 @@ class PacedLoad:
     def _go_on(self) -> None:
         number, due = 0, time.monotonic()
         while not self._is_ending or self._under_way:
-            now = time.monotonic()
+            now, is_ending = time.monotonic(), self._is_ending
             # Requests that a slow machine could not send in time are not made up for.
             due = max(due, now - 0.1)
-            while due <= now and len(self._under_way) < MOST and not self._is_ending:
+            while due <= now and len(self._under_way) < MOST and not is_ending:
                 due += 1 / self._rate
                 number += 1
                 self._ask(keep=bool(number % 2))
                 if self._echoing and not number % 4:
                     self._echo()
-            events = self._selector.select(PATIENCE if self._is_ending else 1 / self._rate)
-            assert events or not self._is_ending, "no answer"
+            events = self._selector.select(PATIENCE if is_ending else 1 / self._rate)
+            assert events or not is_ending, "no answer"
             for key, _ in events:
                 self._hear(key.data)
             with self._progress:
