@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
@@ -106,6 +107,22 @@ def descriptors(pid: int) -> Counter[str]:
 def pipes(pid: int) -> int:
     """How many pipes a worker has. Of sockets, the last client's may be among them, or not any more."""
     return descriptors(pid)["pipe"]
+
+
+def test_mode_of_a_socket(tmp_path: Path) -> None:
+    """A UNIX socket keeps the mode that it was given, with workers, too, and after a reload."""
+    path = tmp_path / "socket"
+    with workers("--listen", f"unix:{path}:mode=600") as server:
+        assert server.says() == f"listening on {path}"
+        modes = []
+        for _ in range(2):
+            serves(str(path), lambda _: True)
+            modes.append(stat.S_IMODE(path.stat().st_mode))
+            server.send_signal(signal.SIGHUP)
+            assert server.says() == "has reloaded its options"
+        assert modes == [0o600, 0o600]
+        server.terminate()
+        assert server.everything()[0] == 0
 
 
 def test_access_log_of_those_before(tmp_path: Path) -> None:

@@ -71,10 +71,10 @@ class Switched:
         self.socket.close()
 
 
-def by_each(stack: ExitStack, url: str, count: int) -> dict[int, list[Switched]]:
-    """So many clients at least, and of two processes."""
+def by_each(stack: ExitStack, url: str, count: int, processes: int = 2) -> dict[int, list[Switched]]:
+    """So many clients at least, and of so many processes."""
     clients: dict[int, list[Switched]] = {}
-    while len(clients) < 2 or sum(map(len, clients.values())) < count:
+    while len(clients) < processes or sum(map(len, clients.values())) < count:
         client = Switched(url)
         stack.callback(client.close)
         clients.setdefault(client.pid, []).append(client)

@@ -244,7 +244,8 @@ class Forwarding(Factory):
         """
         options = self._options
         if options.udp_to is None:
-            return server_endpoint(reactor, options.local, LOCAL_WANTED)
+            opening: Any = _twisted.Adopting(reactor)
+        return server_endpoint(opening, options.local, LOCAL_WANTED)
         protocol = UDPForwarding(reactor, self.traffic, options.open_udp(reactor), self.log)
         return UDPEndpoint(reactor, options.local, protocol)
 

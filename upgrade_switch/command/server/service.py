@@ -11,11 +11,13 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import LogLevel
 from twisted.python.usage import UsageError
 
+from ..._twisted import Adopting
 from ..exits import SUCCESS, USAGE, say
 from ..listening import Server, begin_logging, url_of
 from ..reactor import ICommandReactor, installed_reactor
@@ -41,6 +43,7 @@ def build_server(reactor: ICommandReactor, options: ServeOptions) -> Server:
         _at_hangup(reactor, workers.reload)
         return workers
     served = Served(reactor, options)
+    opening: Any = Adopting(reactor)
 
     def listening() -> None:
         drop_privileges(options.run_as)
@@ -49,7 +52,7 @@ def build_server(reactor: ICommandReactor, options: ServeOptions) -> Server:
     server = Server(
         reactor,
         served.site,
-        endpoints_of(reactor, options),
+        endpoints_of(opening, options),
         url_of,
         served.end,
         listening,
