@@ -2,7 +2,8 @@
 What a WebSocket's handshake costs, and its messages, beside autobahn alone.
 
 - ``autobahn``: its ``WebSocketServerFactory``, listening on a port;
-- ``ours``: the same factory, as ``websocket(factory)`` of an ``UpgradeSite``.
+- ``messages``: ``message_stream(handler)`` of an ``UpgradeSite``;
+- ``ours``: autobahn's factory, as ``websocket(factory)`` of an ``UpgradeSite``.
 
 Servers, load and figures are as in ``switching.py``.
 """
@@ -35,9 +36,9 @@ from switching import (
 from twisted.web.resource import Resource
 
 from upgrade_switch import UpgradeResource, UpgradeSite
-from upgrade_switch.protocols import websocket
+from upgrade_switch.protocols import MessageStream, message_stream, websocket
 
-KINDS = ("autobahn", "ours")
+KINDS = ("autobahn", "messages", "ours")
 
 # Chromium's request.
 REQUEST = (
@@ -57,8 +58,8 @@ MESSAGE = b"\x82\xfe\x00\x80" + MASK * 33
 ECHOED = len(MESSAGE) - len(MASK)
 
 FIGURES = {
-    "CPU a handshake, µs": (Target("autobahn", "<=", 0.7),),
-    "128-byte echoes a second": (Target("autobahn", ">=", 0.95),),
+    "CPU a handshake, µs": (Target("autobahn", "<=", 0.7), Target("messages")),
+    "128-byte echoes a second": (Target("autobahn", ">=", 0.95), Target("messages")),
     "busy with handshakes, %": (),
     "busy with echoes, %": (),
 }
@@ -71,6 +72,12 @@ class Echo(WebSocketServerProtocol):  # type: ignore[misc]  # autobahn's own bas
         self.sendMessage(payload, isBinary)
 
 
+async def echo(stream: MessageStream) -> None:
+    """Sends each message back."""
+    async for message in stream:
+        await stream.send(message)
+
+
 def factory_of(kind: str) -> Any:
     """What a server listens with; the site writes no access log, which autobahn does not have."""
     factory = WebSocketServerFactory()
@@ -78,7 +85,8 @@ def factory_of(kind: str) -> Any:
     if kind == "autobahn":
         return factory
     root = Resource()
-    root.putChild(b"echo", UpgradeResource({"websocket": websocket(factory)}))
+    accept = message_stream(echo) if kind == "messages" else websocket(factory)
+    root.putChild(b"echo", UpgradeResource({"websocket": accept}))
     site = UpgradeSite(root)
     site.log = lambda request: None  # type: ignore[method-assign]
     return site

@@ -50,8 +50,8 @@ KNOWN = {
 PURE = {"upgrade_switch.fields", "upgrade_switch.http2.fields", "upgrade_switch.http2.lists"}
 #: Rooms whose parts do not know one another, but for those that are named.
 APART = {
-    "protocols": {"_tunnel", "_connect", "_proxy_header"},
-    "command": {"certificates", "exits", "listening", "options", "reactor"},
+    "protocols": {"_tunnel", "_connect", "_handshake", "_heartbeat", "_origin", "_proxy_header"},
+    "command": {"certificates", "exits", "fields", "listening", "options", "reactor", "secrets"},
 }
 #: These exist to put others together.
 ENTRANCES = {"upgrade_switch", "upgrade_switch.command.main", "upgrade_switch.protocols"}
@@ -60,11 +60,7 @@ MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
 
 #: Where private names of others' may stand.
 TWISTED = "upgrade_switch._twisted"
-AUTOBAHN = {
-    "upgrade_switch.protocols._websocket._autobahn",
-    "upgrade_switch.protocols._websocket._opened",
-    "upgrade_switch.protocols._websocket._received",
-}
+AUTOBAHN = "upgrade_switch.protocols._websocket._internals"
 
 
 def name_of(path: Path) -> str:
@@ -171,16 +167,25 @@ def test_sizes(module: str) -> None:
             assert lines <= MOST_LINES_OF_A_FUNCTION, node.name
 
 
+def is_for_others(module: str) -> bool:
+    """Whether private names of others' may stand in a module."""
+    return module == AUTOBAHN or module.startswith(TWISTED)
+
+
+ELSEWHERE = [module for module in MODULES if not is_for_others(module)]
+
+
 @cache
 def own_private_names() -> set[str]:
-    """The private names that the package itself makes."""
+    """The private names that the package itself makes, other than in place of others'."""
     own: set[str] = set()
-    for module in MODULES:
+    for module in ELSEWHERE:
         for node in ast.walk(tree_of(module)):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 own.add(node.name)
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-                own |= {node.attr} if isinstance(node.value, ast.Name) else set()
+                # What is set on anything else may be a name of others'.
+                own |= {node.attr} if ast.unparse(node.value) in ("self", "cls") else set()
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 own.add(node.id)
             elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
@@ -188,12 +193,20 @@ def own_private_names() -> set[str]:
     return own
 
 
-#: Public, whatever they look like (collections.namedtuple).
-NAMED_TUPLE = {"_asdict", "_fields", "_make", "_replace"}
+#: Python's own: of collections.namedtuple, which are public, and what abc and typing give to classes.
+PYTHONS = {"_asdict", "_fields", "_make", "_replace", "_abc_impl", "_is_protocol"}
+#: What is given the name of an attribute.
+ATTRIBUTE_BY_NAME = {"delattr", "getattr", "hasattr", "setattr"}
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.endswith("__") and name not in NAMED_TUPLE
+    return name.startswith("_") and not name.endswith("__") and name not in PYTHONS
+
+
+def is_others(module: str) -> bool:
+    """Whether a module is neither this package's nor Python's own."""
+    package = module.partition(".")[0]
+    return package != "upgrade_switch" and package not in sys.stdlib_module_names
 
 
 def private_uses(module: str) -> Iterator[str]:
@@ -201,27 +214,30 @@ def private_uses(module: str) -> Iterator[str]:
     for node in ast.walk(tree_of(module)):
         if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:
             yield node.attr
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ATTRIBUTE_BY_NAME:
+            names = [
+                ast.literal_eval(name) for name in node.args[1:2] if isinstance(name, ast.Constant)
+            ]
+            yield from (name for name in names if is_private(name) and name not in own)
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
             yield from filter(is_private, names)
 
 
-@pytest.mark.parametrize(
-    "module", [m for m in MODULES if not m.startswith(TWISTED) and m not in AUTOBAHN]
-)
+@pytest.mark.parametrize("module", ELSEWHERE)
 def test_private_names_of_others(module: str) -> None:
     """A private name of Twisted's, or of another package's, stands in the room that is for them."""
     assert sorted(private_uses(module)) == []
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if not m.startswith(TWISTED)])
+@pytest.mark.parametrize("module", ELSEWHERE)
 def test_private_names_that_override(module: str) -> None:
-    """No class gives a private method or attribute of a Twisted class another meaning."""
+    """No class gives a private method or attribute of others' classes another meaning."""
     loaded = importlib.import_module(module)
     for cls in vars(loaded).values():
         if not inspect.isclass(cls) or cls.__module__ != module:
             continue
-        theirs = [base for base in cls.__mro__ if base.__module__.startswith("twisted.")]
+        theirs = [base for base in cls.__mro__ if is_others(base.__module__)]
         for name in filter(is_private, vars(cls)):
             assert not any(name in vars(base) for base in theirs), f"{cls.__name__}.{name}"
 

@@ -5,7 +5,7 @@ until its target is installed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from typing import Protocol as TypingProtocol
 
 from OpenSSL import SSL
@@ -41,7 +41,7 @@ class HoldingProtocol(Protocol):
     :ivar lost: how the connection has ended; None while it has not.
     """
 
-    transport: Any
+    transport: IStreamTransport
     lost: Failure | None = None
 
     def __init__(self, transport: IStreamTransport, data: bytes) -> None:

@@ -28,6 +28,7 @@ Every exception that this package defines, in one tree::
     │   ├── DestinationNotAllowed             its name or port is not allowed
     │   └── AddressProhibited                 its address is not allowed
     ├── NameNotResolved     (DNSLookupError)  the name of a destination has no address
+    ├── StreamClosed       (ConnectionClosed)  a WebSocket that is closed
     ├── InvalidResponse     (ResponseFailed)  a server's answer that breaks the rules
     └── NotSwitched         (ConnectError)    the server, or a proxy, did not switch
 
@@ -41,7 +42,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from twisted.internet.error import ConnectError, ConnectionAborted, DNSLookupError, TimeoutError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionAborted,
+    ConnectionClosed,
+    DNSLookupError,
+    TimeoutError,
+)
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseFailed
 
@@ -77,6 +84,7 @@ __all__ = [
     "NotRead",
     "NotSwitched",
     "ResponseStarted",
+    "StreamClosed",
     "SwitchRefused",
     "TooManySwitched",
     "UnsupportedTwisted",
@@ -128,7 +136,7 @@ class UnsupportedTwisted(UpgradeError, ImportError):
 class MissingExtra(UpgradeError, ImportError):
     """
     Raised when a module needs a package that only an extra of this package installs, and that
-    package is missing. The message says what to install.
+    package is missing, or lacks something. The message says what to install.
     """
 
 
@@ -180,6 +188,20 @@ class AlreadyInstalled(UpgradeError):
 
 class NotRead(UpgradeError, ConnectionAborted):
     """A connection was aborted because its client left more unread than ``max_unsent`` allows."""
+
+
+class StreamClosed(UpgradeError, ConnectionClosed):
+    """
+    A WebSocket is closed: nothing more is received, and nothing can be sent.
+
+    :ivar code: the close code (RFC 6455 §7.4); 1006: the connection ended without a word.
+    :ivar reason: the text beside it.
+    """
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(f"the WebSocket is closed ({code} {reason}".rstrip() + ")")
+        self.code = code
+        self.reason = reason
 
 
 class AlreadyStreamed(UpgradeError):

@@ -357,7 +357,7 @@ class IUpgradeSite(Interface):
     requestFactory: Callable[..., Any] = Attribute("What makes the requests of its connections.")
     switched: Any = Attribute("The connections that are switched (``server.switched``).")
     takes_http2_connect: bool = Attribute("Whether streams of HTTP/2 may switch (RFC 8441).")
-    http2_connections: MutableSet[object] = Attribute("The HTTP/2 connections that are open.")
+    http2_connections: MutableSet[IDrainable] = Attribute("The HTTP/2 connections that are open.")
     deciding: MutableSet[object] = Attribute("The decisions that acceptors are still at work on.")
 
     def start_factory(factory: IProtocolFactory) -> None:
@@ -390,8 +390,8 @@ class IUpgradeSite(Interface):
     def prefaces_on(transport: object) -> Any:
         """What a connection may begin with in place of a request; None if there is nothing."""
 
-    def target_of(factory: IProtocolFactory, transport: Any) -> IProtocol | None:
+    def target_of(factory: IProtocolFactory, transport: IStreamTransport) -> IProtocol | None:
         """The protocol for a connection that begins with a preface; None if it gets none."""
 
-    def target_behind_end(factory: IProtocolFactory, transport: Any) -> IProtocol | None:
+    def target_behind_end(factory: IProtocolFactory, transport: IStreamTransport) -> IProtocol | None:
         """The same for a connection that is known to have ended."""

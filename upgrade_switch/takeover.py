@@ -18,7 +18,6 @@ steps follow, in this order:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from twisted.internet.interfaces import (
     IFileDescriptorReceiver,
@@ -94,7 +93,9 @@ def _nothing() -> None:
     """What resuming means for a transport that cannot pause."""
 
 
-def _call_target(transport: Any, method: Callable[..., object], *arguments: object) -> bool:
+def _call_target(
+    transport: _twisted.Closable, method: Callable[..., object], *arguments: object
+) -> bool:
     """
     Call the target as the reactor would: whatever it raises is logged and drops the connection, after
     which the transport calls the target's ``connectionLost``.
@@ -116,14 +117,16 @@ class _StandIn(Protocol):
     on to it.
     """
 
-    def __init__(self, transport: Any, target: IProtocol) -> None:
+    transport: IStreamTransport
+
+    def __init__(self, transport: IStreamTransport, target: IProtocol) -> None:
         self.transport = transport
-        self._target: Any = target
+        self._target = target
         # Twisted asks the protocol in this place whether it takes half-closes and the like.
         asked_for = (IFileDescriptorReceiver, IHalfCloseableProtocol, IHandshakeListener)
         directlyProvides(self, *(i for i in asked_for if i in providedBy(target)))
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._target, name)
 
     def logPrefix(self) -> str:
@@ -147,7 +150,7 @@ class _PausedTarget(_StandIn):
     """
 
     def __init__(
-        self, transport: Any, target: IProtocol, data: bytes, watch: _twisted.PauseWatch
+        self, transport: IStreamTransport, target: IProtocol, data: bytes, watch: _twisted.PauseWatch
     ) -> None:
         super().__init__(transport, target)
         self._chunks = [data]
@@ -186,7 +189,7 @@ class _DeadTransport:
         self.was_closed = False
         directlyProvides(self, providedBy(transport))
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._transport, name)
 
     def loseConnection(self, *args: object) -> None:

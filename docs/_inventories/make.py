@@ -20,6 +20,7 @@ TWISTED = [
     "twisted.internet.defer.Deferred",
     "twisted.internet.error.ConnectError",
     "twisted.internet.error.ConnectionAborted",
+    "twisted.internet.error.ConnectionClosed",
     "twisted.internet.error.DNSLookupError",
     "twisted.internet.error.TimeoutError",
     "twisted.internet.interfaces.IAddress",

@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 COMPLETED = {
     "se": ["serve"],
-    "": ["--completion", "--help", "--version", "connect", "forward", "serve"],
+    "": ["--completion", "--help", "--version", "connect", "forward", "probe", "serve"],
     "serve --li": ["--listen"],
     "serve --h": ["--h2c", "--head-timeout", "--heartbeat", "--help", "--help-auth",
                   "--help-auth-type", "--http2-connect"],

@@ -33,8 +33,7 @@ async def opened(browser: Browser, url: str) -> Window:
 
 async def sends(window: Window, text: str) -> None:
     await window.run("$('text').select()")
-    await window.type(text)
-    await window.press_enter()
+    await window.enter(text)
 
 
 def logged(line: str) -> str:

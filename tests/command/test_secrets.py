@@ -181,42 +181,32 @@ def test_wrong_descriptor(descriptor: tuple[int, int]) -> None:
     assert f"--user-fd {theirs}: " in one_line(done.stderr)
 
 
+USER, FIELDS = "--user-file ", "--header @"
+
 CONTENTS = {
-    "no password": (b"secret", "it needs one line NAME:PASSWORD"),
-    "nothing": (b"\n", "it needs one line NAME:PASSWORD"),
-    "two lines": (b"secret:a\nb:c\n", "it has more than one line"),
-    "control": (b"secret:a\tb\n", "control characters are not allowed"),
-    "NUL": (b"secret:a\0\n", "control characters are not allowed"),
-    "long": (b"secret:" + b"x" * 70_000, "it is longer than 65536 bytes"),
+    "no password": (USER, b"secret", ": it needs one line NAME:PASSWORD"),
+    "nothing": (USER, b"\n", ": it needs one line NAME:PASSWORD"),
+    "two lines": (USER, b"secret:a\nb:c\n", ": it has more than one line"),
+    "control": (USER, b"secret:a\tb\n", ": control characters are not allowed"),
+    "NUL": (USER, b"secret:a\0\n", ": control characters are not allowed"),
+    "long": (USER, b"secret:" + b"x" * 70_000, ": it is longer than 65536 bytes"),
+    "no field": (FIELDS, b"\n \n", ": it has no field"),
+    "no colon": (FIELDS, b"X-A: 1\nsecret\n", ", line 2 needs 'Name: value'"),
+    "folded": (FIELDS, b"X-A: 1\n  secret: b\n", ", line 2 needs 'Name: value'"),
+    "CR": (FIELDS, b"X-A: secret\rX-B: 2\n", ", line 1: X-A: control characters are not allowed"),
+    "CR CR LF": (FIELDS, b"X-A: secret\r\r\n", ", line 1: X-A: control characters are not allowed"),
+    "NUL in a field": (FIELDS, b"X-A: secret\0\n", ", line 1: X-A: control characters are not allowed"),
+    "reserved": (FIELDS, b"Upgrade: secret\n", ", line 1: Upgrade: this field cannot be set"),
+    "UTF-16": (FIELDS, "X-A: secret\n".encode("utf-16"), ", line 1 needs 'Name: value'"),
 }
 
 
-@pytest.mark.parametrize(("content", "named"), CONTENTS.values(), ids=CONTENTS)
-def test_wrong_user_file(file: Path, content: bytes, named: str) -> None:
-    """A file without a name and a password is a usage error: one line, which does not show it."""
+@pytest.mark.parametrize(("option", "content", "named"), CONTENTS.values(), ids=CONTENTS)
+def test_wrong_file(file: Path, option: str, content: bytes, named: str) -> None:
+    """A file with a wrong line is a usage error: one line, which does not show it."""
     file.write_bytes(content)
-    line = fails(2, "connect", "--user-file", str(file), "http://h/", "t")
-    assert line == f"connect: --user-file {file}: {named}"
-
-
-FIELDS = {
-    "no field": (b"\n \n", ": it has no field"),
-    "no colon": (b"X-A: 1\nsecret\n", ", line 2 needs 'Name: value'"),
-    "folded": (b"X-A: 1\n  secret: b\n", ", line 2 needs 'Name: value'"),
-    "CR": (b"X-A: secret\rX-B: 2\n", ", line 1: X-A: control characters are not allowed"),
-    "CR CR LF": (b"X-A: secret\r\r\n", ", line 1: X-A: control characters are not allowed"),
-    "NUL": (b"X-A: secret\0\n", ", line 1: X-A: control characters are not allowed"),
-    "reserved": (b"Upgrade: secret\n", ", line 1: Upgrade: this field cannot be set"),
-    "UTF-16": ("X-A: secret\n".encode("utf-16"), ", line 1 needs 'Name: value'"),
-}
-
-
-@pytest.mark.parametrize(("content", "named"), FIELDS.values(), ids=FIELDS)
-def test_wrong_fields(file: Path, content: bytes, named: str) -> None:
-    """A file with a wrong line is a usage error: one line, with its number, which does not show it."""
-    file.write_bytes(content)
-    line = fails(2, "connect", "--header", f"@{file}", "http://h/", "t")
-    assert line == f"connect: --header @{file}{named}"
+    given = f"{option}{file}"
+    assert fails(2, "connect", *given.split(), "http://h/", "t") == f"connect: {given}{named}"
 
 
 OPTIONS: dict[str, tuple[list[str], str]] = {

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from runpy import run_path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest_twisted
@@ -13,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.web.resource import Resource
+from twisted.web.resource import IResource, Resource
 from twisted.web.websocket import WebSocketClientEndpoint
 
 from tests.kit import ROOT
@@ -122,6 +123,19 @@ async def test_websocket(read: Any, capsys: Any) -> None:
     assert capsys.readouterr().out == "hello\n"
     assert isinstance(reader.names["root"].children[b"vnc"], UpgradeResource)
     assert IStreamClientEndpoint.providedBy(reader.names["client"])
+
+
+@pytest_twisted.ensureDeferred
+async def test_messages(read: Any) -> None:
+    """The page's client gets what it has said in its chat; its own acceptor lets in members only."""
+    said: Deferred[str] = Deferred()
+    reader = read("howto/messages.md", print=said.callback)
+    reader.runs()
+    assert await patient(said) == "hello"
+    stranger = SimpleNamespace(getCookie=lambda name: None)
+    refused = await patient(Deferred.fromCoroutine(reader.names["members_only"](stranger, None)))
+    assert IResource.providedBy(refused)
+    await patient(reader.names["service"].stopService())
 
 
 @pytest_twisted.ensureDeferred

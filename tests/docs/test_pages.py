@@ -53,9 +53,12 @@ KNOWN = {
     "howto/http2.md": {"python": 2},
     "howto/haproxy.md": {"haproxy": 1, "python": 1, "console": 1},
     "howto/many-cores.md": {"console": 1},
+    "howto/messages.md": {"python": 3},
     "howto/nginx.md": {"nginx": 1, "python": 1},
     "howto/prefaces.md": {"python": 2},
     "howto/server.md": {"python": 5},
+    "howto/probe-proxies.md": {"console": 1, "text": 1},
+    "howto/probe.md": {"console": 4, "json": 1},
     "howto/proxies.md": {"python": 7},
     "howto/proxy.md": {"python": 4},
     "howto/systemd.md": {"ini": 2},
@@ -68,6 +71,7 @@ KNOWN = {
     "index.md": {"console": 1},
     "operating.md": {"python": 4, "console": 6, "toml": 2},
     "reference/command.md": {"console": 1},
+    "topics/conformance.md": {"console": 1},
     "topics/security.md": {"python": 1},
     "topics/architecture.md": {"text": 1},
     "tutorial.md": {"console": 12, "http": 2, "python": 7},
@@ -88,7 +92,7 @@ def commands() -> list[str]:
         if block.language == "console"
         for session in sessions(block.text)
     ]
-    parts = [part.strip() for command in found for part in command.split(" | ")]
+    parts = [part.strip() for command in found for part in re.split(" [|>] ", command)]
     return [part for part in parts if part.startswith("upgrade-switch ")]
 
 

@@ -39,16 +39,14 @@ async def somebody(browser: Browser, url: str, name: str, query: str = "") -> Wi
     window = await browser.window()
     await window.go(f"{url}chat{query}")
     await window.until("document.querySelector('dialog[open]')")
-    await window.type(name)
-    await window.press_enter()
+    await window.enter(name)
     await window.until(OPEN)
     return window
 
 
 async def says(window: Window, text: str) -> None:
     await window.run("document.getElementById('text').focus()")
-    await window.type(text)
-    await window.press_enter()
+    await window.enter(text)
 
 
 @pytest_twisted.ensureDeferred
@@ -86,8 +84,7 @@ async def test_browser_that_keeps_nothing(browser: Browser, served: Any) -> None
         await window.call("Page.addScriptToEvaluateOnNewDocument", source=FORGETFUL)
         await window.go(f"{server.url}chat")
         await window.until("document.querySelector('dialog[open]')")
-        await window.type("Anna")
-        await window.press_enter()
+        await window.enter("Anna")
         await window.until(OPEN)
         await says(window, "hello")
         await window.until(shows("hello"))
@@ -116,8 +113,7 @@ async def test_rooms(browser: Browser, served: Any) -> None:
         anna = await somebody(browser, server.url, "Anna")
         bert = await somebody(browser, server.url, "Bert")
         await anna.run("document.querySelector('#new input').focus()")
-        await anna.type("Küche #1")
-        await anna.press_enter()
+        await anna.enter("Küche #1")
         await anna.until(f"{OPEN} && document.getElementById('room').textContent === 'Küche #1'")
         await bert.until("document.querySelectorAll('#names li').length === 1")
         await says(anna, "it burns")
@@ -287,11 +283,9 @@ async def test_unseen_names(browser: Browser, served: Any) -> None:
             assert await window.run(f"cleanName({json.dumps(typed)})") == name, ascii(typed)
             if name:
                 assert chat.name_in(name) == name
-        await window.type("\u3164\u200b\u200d")
-        await window.press_enter()
+        await window.enter("\u3164\u200b\u200d")
         assert await window.run("document.querySelector('dialog[open]') && !$('name').validity.valid")
-        await window.type("\u202eAnna")
-        await window.press_enter()
+        await window.enter("\u202eAnna")
         await window.until(f"{OPEN} && {names('Anna')}")
 
 
@@ -303,17 +297,14 @@ async def test_before_entering(browser: Browser, served: Any) -> None:
         await window.go(f"{server.url}chat/")
         await window.until("document.querySelector('dialog[open]')")
         assert await window.run("getComputedStyle($('state')).display") == "none"
-        await window.type("Anna")
-        await window.press_enter()
+        await window.enter("Anna")
         await window.until(OPEN)
         assert await window.run("document.activeElement.id") == "text"
-        await window.type("hello")
-        await window.press_enter()
+        await window.enter("hello")
         await window.until(shows("hello"))
         await window.run("$('me').click()")
         await window.run("$('name').select()")
-        await window.type("Bert")
-        await window.press_enter()
+        await window.enter("Bert")
         await window.until(f"{OPEN} && {names('Bert')}")
         assert await window.run("document.activeElement.id") == "text"
 

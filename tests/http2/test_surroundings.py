@@ -35,7 +35,7 @@ from twisted.web.static import File
 from twisted.web.util import DeferredResource
 from twisted.web.vhost import NameVirtualHost
 
-from tests.kit.around import Realm, distributed
+from tests.kit.around import Realm, distributed, tree
 from tests.kit.asking import ByHand
 from tests.kit.certificate import AUTHORITY, SERVER
 from tests.kit.h2client import H2Client, client_by, h2c_site, kind_of
@@ -55,15 +55,6 @@ from tests.kit.harness import (
 from upgrade_switch import UpgradeEndpoint, UpgradeResource
 
 Fields = list[tuple[bytes, bytes]]
-
-
-def tree(**children: IResource) -> Resource:
-    """A root with these children, and an ordinary page."""
-    root = Resource()
-    root.putChild(b"page", Page())
-    for name, child in children.items():
-        root.putChild(name.encode(), child)
-    return root
 
 
 def echo() -> UpgradeResource:

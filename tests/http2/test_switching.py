@@ -5,7 +5,6 @@ How a stream switches: acceptors of all kinds, by hand, and what the hand-over o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -34,7 +33,7 @@ from tests.kit.h2raw import (
     rst,
     window_update,
 )
-from tests.kit.harness import EchoTarget, Recorder, factory_of
+from tests.kit.harness import Acting, EchoTarget, Recorder, factory_of
 from tests.kit.wsframes import frame
 from upgrade_switch import UpgradeResource, _twisted
 from upgrade_switch.errors import NotDetachable
@@ -174,18 +173,6 @@ def test_take_over() -> None:
 
 
 # The hand-over.
-
-
-class Acting(Recorder):
-    """Does something when it is made."""
-
-    def __init__(self, act: Callable[[Any], object]) -> None:
-        super().__init__()
-        self._act = act
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self._act(self)
 
 
 def test_request_is_finished_first() -> None:

@@ -5,7 +5,6 @@ HTTP/1.1's connections.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
@@ -33,6 +32,7 @@ from tests.kit.h2raw import (
     window_update,
 )
 from tests.kit.harness import (
+    Acting,
     EchoTarget,
     HalfCloseRecorder,
     Recorder,
@@ -54,18 +54,6 @@ def raw(upgrades: Any, **kwargs: Any) -> RawClient:
     seed = kwargs.pop("seed", None)
     site = h2c_site(upgrades, http2_connect=True, reactor=Clock(), **kwargs)
     return RawClient(site, cut, seed)
-
-
-class Acting(Recorder):
-    """Does something when it is made."""
-
-    def __init__(self, act: Callable[[Any], object]) -> None:
-        super().__init__()
-        self._act = act
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self._act(self.transport)
 
 
 def bytes_of(client: RawClient, stream: int = 1) -> bytes:
@@ -141,15 +129,15 @@ def test_random_splits(seed: int) -> None:
 # Targets that do something in connectionMade.
 
 
-def flicker(transport: Any) -> None:
-    transport.pauseProducing()
-    transport.resumeProducing()
+def flicker(target: Any) -> None:
+    target.transport.pauseProducing()
+    target.transport.resumeProducing()
 
 
 @pytest.mark.parametrize("decides", ["now", "late"])
 def test_paused_in_connection_made(decides: str) -> None:
     """A target that pauses in connectionMade gets nothing until it resumes, then all in order."""
-    target = Acting(lambda transport: transport.pauseProducing())
+    target = Acting(lambda target: target.transport.pauseProducing())
     decision: Deferred[Any] = Deferred()
     client = raw({"echo": lambda request, token: target if decides == "now" else decision})
     client.send(headers(1, CONNECT, end=False), data(1, b"early"))
@@ -178,7 +166,7 @@ def test_flickers_in_connection_made() -> None:
 @pytest_twisted.ensureDeferred
 async def test_closed_in_connection_made(listen: Any, way: str, end: str) -> None:
     """A target that closes or aborts in connectionMade gets no bytes, and its end once."""
-    factory, targets = factory_of(lambda: Acting(lambda transport: getattr(transport, end)()))
+    factory, targets = factory_of(lambda: Acting(lambda target: getattr(target.transport, end)()))
     site = h2c_site({"echo": factory}, http2_connect=True)
     client = await client_by(way, await listen("tls" if way == "alpn" else "tcp", site))
     client.holds = True
@@ -242,7 +230,7 @@ def test_target_that_raises(at: str, errors: Any) -> None:
 
 def test_target_that_never_reads() -> None:
     """What a target does not read waits in a window, and no byte more."""
-    target = Acting(lambda transport: transport.pauseProducing())
+    target = Acting(lambda target: target.transport.pauseProducing())
     client = raw({"echo": lambda request, token: target})
     client.send(headers(1, CONNECT, end=False))
     client.send(*[data(1, bytes(2**14))] * 3, data(1, bytes(2**14 - 1)))
@@ -400,7 +388,7 @@ def test_max_per_address() -> None:
 def test_stalled_beside_busy_streams(who: str) -> None:
     """One stream that nobody reads stops none of a hundred others."""
     factory, targets = factory_of(EchoTarget)
-    stalled = Acting(lambda transport: transport.pauseProducing())
+    stalled = Acting(lambda target: target.transport.pauseProducing())
 
     def accept(request: Any, token: Any) -> Any:
         return stalled if not targets and not stalled.events else factory.buildProtocol(None)

@@ -1,4 +1,4 @@
-"""What Twisted puts around resources: a realm for its guard, and another process."""
+"""What Twisted puts around resources: a tree, a realm for its guard, and another process."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ from twisted.cred.portal import IRealm
 from twisted.internet.defer import Deferred
 from twisted.spread.pb import PBServerFactory
 from twisted.web.distrib import ResourcePublisher, ResourceSubscription
-from twisted.web.resource import IResource
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
 from zope.interface import implementer
 
-from tests.kit.harness import patient, reactor, turns
+from tests.kit.harness import Page, patient, reactor, turns
+
+
+def tree(**children: IResource) -> Resource:
+    """A root with these children, and an ordinary page."""
+    root = Resource()
+    root.putChild(b"page", Page())
+    for name, child in children.items():
+        root.putChild(name.encode(), child)
+    return root
 
 
 @asynccontextmanager

@@ -1,24 +1,15 @@
 """
-A real browser for tests: Chromium without a screen, driven over its DevTools protocol, which is JSON
-over a WebSocket. The tests need no driver of anybody else's.
+A real browser for tests: Chromium without a screen, driven over its DevTools protocol.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import tempfile
 from base64 import b64decode
-from itertools import count
 from typing import Any
 
-from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThread
 
-from tests.kit.harness import patient, reactor
-from upgrade_switch import UpgradePool
-from upgrade_switch.protocols import connect_websocket
+from tests.kit.driven import DevToolsError, Driven, Tools
 
 #: Resolves when a condition has come true in a page: it is looked at whenever the page changes.
 UNTIL = """
@@ -32,47 +23,21 @@ new Promise(resolve => {
 """
 
 
-#: How long the browser may keep silent before a test fails: its work is not seen here.
-SECONDS = 30
-
-
-class DevToolsError(Exception):
-    """The browser says that something is wrong."""
-
-
-class _DevTools(WebSocketClientProtocol):
+class _DevTools(Tools):
     """One connection to the browser, for all of its windows."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._numbers = count(1)
-        self._waiting: dict[int, Deferred[Any]] = {}
         self.windows: dict[str, Window] = {}
 
     def call(self, method: str, session: str | None = None, **parameters: Any) -> Deferred[Any]:
-        number = next(self._numbers)
-        message = {"id": number, "method": method, "params": parameters}
-        if session is not None:
-            message["sessionId"] = session
-        d: Deferred[Any] = Deferred()
-        self._waiting[number] = d
-        self.sendMessage(json.dumps(message).encode())
-        return patient(d, seconds=SECONDS)
+        more = {} if session is None else {"sessionId": session}
+        return self.ask(method, parameters, **more)
 
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        message = json.loads(payload)
-        if "id" not in message:
-            window = self.windows.get(message.get("sessionId", ""))
-            if window is not None and message["method"] == "Runtime.exceptionThrown":
-                window.errors.append(message["params"])
-            return
-        d = self._waiting.pop(message["id"])
-        if d.called:
-            return
-        if "error" in message:
-            d.errback(DevToolsError(message["error"]))
-        else:
-            d.callback(message["result"])
+    def heard(self, message: Any) -> None:
+        window = self.windows.get(message.get("sessionId", ""))
+        if window is not None and message["method"] == "Runtime.exceptionThrown":
+            window.errors.append(message["params"])
 
 
 class Window:
@@ -127,9 +92,12 @@ class Window:
             except DevToolsError:
                 pass
 
-    async def type(self, text: str) -> None:
-        """Type into what has the focus."""
+    async def enter(self, text: str) -> None:
+        """Type into what has the focus, and press the Enter key."""
         await self.call("Input.insertText", text=text)
+        key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
+        await self.call("Input.dispatchKeyEvent", type="keyDown", **key)
+        await self.call("Input.dispatchKeyEvent", type="keyUp", **key)
 
     async def click(self, selector: str) -> None:
         """Click on an element as its user does, which lets the page do more than a script's click."""
@@ -141,11 +109,6 @@ class Window:
             await self.call(
                 "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
             )
-
-    async def press_enter(self) -> None:
-        key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
-        await self.call("Input.dispatchKeyEvent", type="keyDown", **key)
-        await self.call("Input.dispatchKeyEvent", type="keyUp", **key)
 
     async def looks(self, width: int, height: int, scheme: str = "light") -> None:
         """Give the window a size, and its owner a taste for light or dark."""
@@ -164,56 +127,34 @@ class Window:
         return b64decode((await self.call("Page.captureScreenshot"))["data"])
 
 
-class Browser:
+class Browser(Driven):
     """Chromium, until :meth:`stop`."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._tools: Any = None
+        super().__init__()
         self._contexts: list[str] = []
 
     async def start(self) -> Browser:
-        self._process = subprocess.Popen(
-            [
-                "chromium",
-                "--headless",
-                "--no-sandbox",  # it refuses to run as root with it, as CI does
-                "--disable-gpu",
-                "--disable-dev-shm-usage",
-                "--no-first-run",
-                "--disable-background-networking",
-                "--disable-component-update",
-                # A name for this machine that browsers do not trust as they trust its address.
-                "--host-resolver-rules=MAP insecure.test 127.0.0.1",
-                "--remote-debugging-port=0",
-                f"--user-data-dir={self._folder.name}",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        url = await patient(deferToThread(self._address), seconds=SECONDS)
-        factory = WebSocketClientFactory()
-        factory.protocol = _DevTools
-        self._tools = await patient(
-            connect_websocket(UpgradePool(reactor), url, factory), seconds=SECONDS
-        )
+        command = [
+            "chromium",
+            "--headless",
+            "--no-sandbox",  # it refuses to run as root with it, as CI does
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            # A name for this machine that browsers do not trust as they trust its address.
+            "--host-resolver-rules=MAP insecure.test 127.0.0.1",
+            "--remote-debugging-port=0",
+            f"--user-data-dir={self.folder.name}",
+        ]
+        await self.launch(command, "DevTools listening on ", _DevTools)
         return self
-
-    def _address(self) -> str:
-        assert self._process is not None
-        assert self._process.stderr is not None
-        said = []
-        for line in self._process.stderr:
-            said.append(line.decode(errors="replace"))
-            if said[-1].startswith("DevTools listening on "):
-                return said[-1].split()[-1]
-        raise AssertionError("".join(said))
 
     async def window(self) -> Window:
         """A new window, of somebody who shares nothing with the others."""
-        context = (await self._tools.call("Target.createBrowserContext"))["browserContextId"]
+        context = (await self.tools.call("Target.createBrowserContext"))["browserContextId"]
         self._contexts.append(context)
         return await self._window_of(context)
 
@@ -222,14 +163,14 @@ class Browser:
         return await self._window_of(window.context)
 
     async def _window_of(self, context: str) -> Window:
-        target = await self._tools.call(
+        target = await self.tools.call(
             "Target.createTarget", url="about:blank", browserContextId=context
         )
-        attached = await self._tools.call(
+        attached = await self.tools.call(
             "Target.attachToTarget", targetId=target["targetId"], flatten=True
         )
-        window = Window(self._tools, attached["sessionId"], context)
-        self._tools.windows[attached["sessionId"]] = window
+        window = Window(self.tools, attached["sessionId"], context)
+        self.tools.windows[attached["sessionId"]] = window
         for domain in ("Page", "Runtime"):
             await window.call(f"{domain}.enable")
         return window
@@ -238,16 +179,5 @@ class Browser:
         """Close all windows, and forget what their owners have kept."""
         while self._contexts:
             context = self._contexts.pop()
-            await self._tools.call("Target.disposeBrowserContext", browserContextId=context)
-        self._tools.windows.clear()
-
-    async def stop(self) -> None:
-        assert self._process is not None
-        if self._tools is not None:
-            gone = self._tools.is_closed
-            self._tools.dropConnection(abort=True)
-            await patient(gone)
-        self._process.terminate()
-        # What it still says must not hold it up.
-        await deferToThread(self._process.communicate)
-        self._folder.cleanup()
+            await self.tools.call("Target.disposeBrowserContext", browserContextId=context)
+        self.tools.windows.clear()

@@ -18,7 +18,16 @@ from twisted.internet.interfaces import IPullProducer, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
-from tests.kit.harness import HalfCloseRecorder, Recorder, Waiters, patient, reactor, status, turns
+from tests.kit.harness import (
+    HalfCloseRecorder,
+    Recorder,
+    Waiters,
+    patient,
+    reactor,
+    status,
+    turns,
+    upgrade_head,
+)
 from tests.kit.waiting import eventually
 from upgrade_switch import _twisted, splice
 from upgrade_switch.errors import NotDetachable
@@ -225,6 +234,14 @@ class Gate:
 
     def until(self, condition: Callable[[Gate], bool]) -> Deferred[None]:
         return self._waiters.until(lambda: condition(self))
+
+    async def sees_a_client_leave(self, listening: Any) -> None:
+        """A client asks for the tunnel ``ssh``, and has left before it is connected."""
+        client = await listening.connect(Collector())
+        client.send(upgrade_head(b"ssh"))
+        await self.until(lambda gate: gate.asked == 1)
+        client.transport.abortConnection()
+        await self.until(lambda gate: gate.cancelled == 1)
 
     def open(self) -> None:
         """Connect for the oldest attempt, cancelled or not."""

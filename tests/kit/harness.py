@@ -144,6 +144,18 @@ class HalfCloseRecorder(Recorder):
         self._note("write lost")
 
 
+class Acting(Recorder):
+    """Does something when it is made."""
+
+    def __init__(self, act: Callable[[Any], object]) -> None:
+        super().__init__()
+        self._act = act
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._act(self)
+
+
 class EchoTarget(Recorder):
     """A target that sends everything back, and remembers it."""
 

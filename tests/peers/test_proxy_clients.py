@@ -317,8 +317,7 @@ async def test_chat_in_chromium(browser: Any, listen: Any, proxies: Any) -> None
     window = await browser.window()
     await window.go(f"{proxy.url}/chat")
     await window.until("document.querySelector('dialog[open]')")
-    await window.type("Anna")
-    await window.press_enter()
+    await window.enter("Anna")
     await window.until("document.querySelector('#state.open')")
     assert window.errors == []
 

@@ -17,13 +17,13 @@ from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.web.guard import BasicCredentialFactory, HTTPAuthSessionWrapper
-from twisted.web.resource import EncodingResourceWrapper, IResource, Resource
+from twisted.web.resource import EncodingResourceWrapper, IResource
 from twisted.web.server import NOT_DONE_YET, GzipEncoderFactory, Site
 from twisted.web.test.requesthelper import DummyRequest
 from twisted.web.util import DeferredResource
 from twisted.web.vhost import NameVirtualHost
 
-from tests.kit.around import Realm, distributed
+from tests.kit.around import Realm, distributed, tree
 from tests.kit.asking import (
     PAGE,
     TRAILING,
@@ -56,15 +56,6 @@ def serve(listen: Any) -> Any:
         return await client_of(await listen("tcp", UpgradeSite(root, **kwargs)))
 
     return start
-
-
-def tree(**children: IResource) -> Resource:
-    """A root with these children, and an ordinary page."""
-    root = Resource()
-    root.putChild(b"page", Page())
-    for name, child in children.items():
-        root.putChild(name.encode(), child)
-    return root
 
 
 # A Site that is no UpgradeSite.

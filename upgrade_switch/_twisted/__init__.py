@@ -23,6 +23,7 @@ from .sockets import (  # noqa: E402 - behind the check
     unacknowledged,
 )
 from .transports import (  # noqa: E402 - behind the check
+    Closable,
     PauseWatch,
     Slot,
     WriteBackpressure,
@@ -69,6 +70,7 @@ from .web import (  # noqa: E402 - behind the check
 __all__ = [
     "Adopting",
     "AskingChannel",
+    "Closable",
     "KeepAlive",
     "LastReading",
     "ParseError",

@@ -16,7 +16,7 @@ import twisted
 
 from ..errors import UnsupportedTwisted
 
-__all__ = ["NEEDED", "NEWEST", "OLDEST", "Need", "check"]
+__all__ = ["NEEDED", "NEWEST", "OLDEST", "Need", "check", "missing"]
 
 #: The oldest Twisted with which the package works. Before it, ``HTTPChannel`` kept bytes that wait
 #: behind a body in a place where they cannot be found in time.
@@ -27,7 +27,7 @@ NEWEST = (26, 10)
 
 
 class Need(NamedTuple):
-    """What the package needs of one of Twisted's modules."""
+    """What the package needs of a module of Twisted's, or of another library's."""
 
     module: str
     #: A class or a function, or a class's method.
@@ -110,12 +110,17 @@ def check(needs: Iterable[Need] = NEEDED) -> None:
         raise UnsupportedTwisted(
             f"Twisted {twisted.__version__} is too old for upgrade_switch, {_TESTED}"
         )
-    missing = dict.fromkeys(what for need in needs for what in _missing(need))
-    if missing:
+    names = missing(needs)
+    if names:
         raise UnsupportedTwisted(
             f"Twisted {twisted.__version__} does not fit upgrade_switch, {_TESTED}; "
-            f"this one has no {', '.join(missing)}"
+            f"this one has no {', '.join(names)}"
         )
+
+
+def missing(needs: Iterable[Need]) -> list[str]:
+    """What is not there, each once."""
+    return list(dict.fromkeys(what for need in needs for what in _missing(need)))
 
 
 def _missing(need: Need) -> Iterator[str]:

@@ -5,7 +5,7 @@ What is private in Twisted's transports, and what is assigned on live ones.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, Protocol, TypeGuard
 from weakref import ref
 
 from twisted.internet import interfaces
@@ -19,6 +19,7 @@ from ..errors import NotDetachable
 from ..interfaces import IMultiplexedTransport, IStreamTransport
 
 __all__ = [
+    "Closable",
     "PauseWatch",
     "Slot",
     "WriteBackpressure",
@@ -41,6 +42,12 @@ __all__ = [
     "watcher",
     "write_at_once",
 ]
+
+
+class Closable(Protocol):
+    """What can be closed, of a transport, whatever else it is."""
+
+    def loseConnection(self) -> None: ...
 
 
 class Slot(NamedTuple):
@@ -280,7 +287,7 @@ def write_at_once(transport: IStreamTransport, data: bytes) -> None:
         transport.write(data)
 
 
-def abort(transport: IStreamTransport) -> None:
+def abort(transport: Closable) -> None:
     """
     End a connection at once; harmless when it is over, unlike a TLS layer's ``abortConnection``. A
     transport without ``abortConnection`` is closed.

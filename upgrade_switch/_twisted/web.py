@@ -97,7 +97,8 @@ def feed_content(channel: HTTPChannel, data: bytes) -> bool:
     :return: False if they break the chunked grammar.
     """
     try:
-        decoder: Any = channel._transferDecoder
+        decoder = channel._transferDecoder
+        assert decoder is not None
         decoder.dataReceived(data)
     except _MalformedChunkedDataError:
         return False

@@ -8,13 +8,14 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
+    IReactorTime,
     IStreamClientEndpoint,
     IStreamClientEndpointStringParserWithReactor,
 )
@@ -48,11 +49,9 @@ class ConnectEndpoint:
     built only then. What the proxy sends behind the head of its 2xx belongs to that protocol.
     """
 
-    # Any: of a reactor, what HostnameEndpoint and the time-outs use; Twisted has no one interface
-    # for it.
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorTime,
         proxy_url: str | bytes,
         host: str | bytes,
         port: int,
@@ -118,22 +117,23 @@ class ConnectEndpoint:
             closes the connection, or with what connecting to the proxy failed with. Cancelling it
             closes the connection.
         """
-        connected: Deferred[Any] = self._proxy.connect(SwitchingFactory(self._reactor))
-        answered: Deferred[IResponse] = connected.addCallback(self._ask)
+        connected = self._proxy.connect(SwitchingFactory(self._reactor))
+        answered = connected.addCallback(self._ask)
         if self._timeout is not None:
             timed_out = connect_timed_out(f"no tunnel to {self._shown}")
             answered.addTimeout(self._timeout, self._reactor, timed_out)
         answered.addErrback(unwrap_cancelled)
         return answered.addCallback(_install, protocolFactory)
 
-    def _ask(self, client: SwitchingClient) -> Deferred[IResponse]:
+    def _ask(self, client: IProtocol) -> Deferred[IResponse]:
+        assert isinstance(client, SwitchingClient)
         request = _twisted.client_request(b"CONNECT", self._authority, self._headers.copy())
         return client.request(request)
 
     @classmethod
     def factory(
         cls,
-        reactor: Any,
+        reactor: IReactorTime,
         proxy_url: str | bytes,
         headers: Headers | Mapping[str, str] | None = None,
         timeout: float | None = 30,
@@ -204,7 +204,7 @@ class ConnectEndpointParser:
     prefix = "connect"
 
     def parseStreamClient(  # type: ignore[override]  # what comes is up to the string
-        self, reactor: Any, *values: str, **named: str
+        self, reactor: IReactorTime, *values: str, **named: str
     ) -> ConnectEndpoint:
         """
         :param values: the parts of the string, by their order or (``named``) by name: ``proxy``,

@@ -13,7 +13,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, gatherResults, succeed
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocol, IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 from twisted.web.client import HTTPConnectionPool
 from twisted.web.iweb import IResponse
@@ -24,7 +24,7 @@ from ..errors import InvalidResponse, NotSwitched, cause_of
 from .exchange_client import ExchangeClient, ExchangeFactory
 from .idle import IdleConnections
 from .response import UpgradeResponse
-from .switching import SwitchingFactory
+from .switching import SwitchingClient, SwitchingFactory
 
 if TYPE_CHECKING:
     from ..connection import SwitchedConnection
@@ -114,8 +114,7 @@ class UpgradePool(_twisted.UnaskedSwitchPool):
         if client is not None:
             return succeed(client)
         factory = ExchangeFactory(self.clock, self._idle, key, self.lenient)
-        connected: Deferred[Any] = endpoint.connect(factory)
-        return connected
+        return endpoint.connect(factory).addCallback(_exchange_client)
 
     def closeCachedConnections(self) -> Deferred[None]:
         """
@@ -154,19 +153,27 @@ class _RequestRouter:
             shared = self._pool.over_http2(self._key, self._endpoint, request)
             if shared is not None:
                 return shared
-            connected: Deferred[Any] = self._endpoint.connect(
-                SwitchingFactory(self._pool.clock, self._pool.lenient)
-            )
+            factory = SwitchingFactory(self._pool.clock, self._pool.lenient)
+            answered = self._endpoint.connect(factory).addCallback(_ask, request)
         else:
             connected = HTTPConnectionPool.getConnection(self._pool, self._key, self._endpoint)
-        answered = connected.addCallback(_send, request)
+            answered = connected.addCallback(_send, request)
         return answered.addErrback(_unwrap_invalid)
 
 
 def _send(client: Any, request: ClientRequest) -> Deferred[IResponse]:
-    """Give the request to its connection, ours or Twisted's."""
     answer: Deferred[IResponse] = client.request(request)
     return answer
+
+
+def _ask(client: IProtocol, request: ClientRequest) -> Deferred[IResponse]:
+    assert isinstance(client, SwitchingClient)
+    return client.request(request)
+
+
+def _exchange_client(client: IProtocol) -> ExchangeClient:
+    assert isinstance(client, ExchangeClient)
+    return client
 
 
 def _unwrap_invalid(reason: Failure) -> Failure:
@@ -187,7 +194,7 @@ def switched_connection(response: IResponse) -> SwitchedConnection:
     :raises NotSwitched: if the server did not switch, or if the request could not have switched: it
         had no Upgrade field, or did not go through an :class:`UpgradePool`. It carries the response.
     """
-    inner: Any = response
+    inner: object = response
     while not isinstance(inner, UpgradeResponse):
         # treq's responses, and Twisted's GzipDecoder, are proxies around one another.
         original = getattr(inner, "original", None)
@@ -199,7 +206,7 @@ def switched_connection(response: IResponse) -> SwitchedConnection:
     return inner.connection
 
 
-def _why_not_ours(response: IResponse) -> str:
+def _why_not_ours(response: object) -> str:
     """Why a response that no :class:`~.switching.SwitchingClient` has read is not a switch."""
     headers = getattr(getattr(response, "request", None), "headers", None)
     if headers is None or headers.hasHeader(b"upgrade"):

@@ -4,15 +4,17 @@ How the command ends: exit codes that scripts can use, and messages of one line.
 
 from __future__ import annotations
 
+import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from twisted.python.failure import Failure
 
 from ..errors import cause_of
 from ..fields import printable
 
-__all__ = ["FAILED", "REFUSED", "SUCCESS", "USAGE", "explain", "say"]
+__all__ = ["FAILED", "REFUSED", "SUCCESS", "USAGE", "explain", "say", "unread_is_fine"]
 
 SUCCESS = 0
 """The command did what it was asked to do."""
@@ -39,6 +41,26 @@ def say(message: str) -> None:
     if sys.stderr is not None:
         with suppress(OSError):
             print(f"upgrade-switch: {line}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def unread_is_fine() -> Iterator[None]:
+    """
+    Print, in here, what nobody has to read to its end (``| head``).
+
+    :raises SystemExit: with code 0, where the reader has gone before all was written.
+    """
+    try:
+        try:
+            yield
+        finally:
+            # It is None if standard output was closed at the start.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # Otherwise Python would write the rest when it exits, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(SUCCESS) from None
 
 
 def explain(reason: Failure) -> str:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -13,14 +12,16 @@ from twisted.python.usage import UsageError
 from .client.connect import ConnectOptions, run_connect
 from .client.forward import ForwardOptions, run_forward
 from .completion import SHELLS, completion
-from .exits import SUCCESS, USAGE, say
+from .exits import SUCCESS, USAGE, say, unread_is_fine
 from .options import CommandOptions
+from .probe.options import ProbeOptions
+from .probe.probing import run_probe
 from .server.options import ServeOptions
 from .server.service import run_serve
 
 __all__ = ["MainOptions", "main"]
 
-_COMMANDS = "serve, connect, forward"
+_COMMANDS = "serve, connect, forward, probe"
 
 
 class MainOptions(CommandOptions):
@@ -46,6 +47,7 @@ class MainOptions(CommandOptions):
             ForwardOptions,
             "Listen locally, and carry each connection to a server through an upgrade.",
         ],
+        ["probe", None, ProbeOptions, "Ask a server what it switches to, and check how it does."],
     ]
 
     def opt_completion(self, shell: str) -> None:
@@ -65,17 +67,8 @@ class MainOptions(CommandOptions):
 
 def _parse(options: MainOptions, arguments: Sequence[str]) -> None:
     """Parse the arguments. ``--help`` is a success even if nobody reads all of it."""
-    try:
-        try:
-            options.parseOptions(arguments)
-        finally:
-            # It is None if standard output was closed at the start.
-            if sys.stdout is not None:
-                sys.stdout.flush()
-    except BrokenPipeError:
-        # Otherwise Python would write the rest when it exits, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
+    with unread_is_fine():
+        options.parseOptions(arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,5 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_serve(options.subOptions)
     if isinstance(options.subOptions, ForwardOptions):
         return run_forward(options.subOptions)
+    if isinstance(options.subOptions, ProbeOptions):
+        return run_probe(options.subOptions)
     assert isinstance(options.subOptions, ConnectOptions)
     return run_connect(options.subOptions)

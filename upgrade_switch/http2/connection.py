@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from h2.errors import ErrorCodes
 from h2.events import Event
@@ -45,8 +45,9 @@ from .turns import Turns
 from .windows import Windows, read_data, read_window_update
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
+    from twisted.internet.interfaces import IAddress, IReactorTime
 
+    from ..interfaces import IStreamTransport
     from ..sending import QuietTimeout
 
 __all__ = ["HTTP2Connection"]
@@ -69,7 +70,7 @@ class HTTP2Connection(Protocol):
     :ivar last_opened: the number of the last stream that the other side has opened.
     """
 
-    transport: Any
+    transport: IStreamTransport
 
     #: The block that h2 is given in place of a message's fields.
     stand_in: ClassVar[bytes] = b""
@@ -150,11 +151,11 @@ class HTTP2Connection(Protocol):
     # Asked with each request. A transport would make a new one each time.
 
     @cached_property
-    def peer(self) -> Any:
+    def peer(self) -> IAddress:
         return self.transport.getPeer()
 
     @cached_property
-    def host(self) -> Any:
+    def host(self) -> IAddress:
         return self.transport.getHost()
 
     @property

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from h2.errors import ErrorCodes
 
@@ -16,6 +16,7 @@ from ..sending import QuietTimeout
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+    from ..interfaces import IStreamTransport
     from .stream import HTTP2Stream
 
 __all__ = ["ConnectionState", "Lingering", "Resets", "close_in_time"]
@@ -92,8 +93,7 @@ class Resets:
         return stream_id in self._streams
 
 
-# Any: whatever is beneath a connection.
-def close_in_time(transport: Any, clock: IReactorTime) -> QuietTimeout:
+def close_in_time(transport: IStreamTransport, clock: IReactorTime) -> QuietTimeout:
     """
     Close a transport when everything has been sent, or abort it if the other side reads nothing more.
 

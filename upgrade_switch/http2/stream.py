@@ -31,6 +31,8 @@ from .machine import STREAM_WINDOW
 from .outgoing import Direction, Outgoing
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IAddress
+
     from .lists import Field
 
 __all__ = ["HTTP2Stream", "StreamOwner"]
@@ -41,15 +43,15 @@ _log = Logger()
 class StreamOwner(TypingProtocol):
     """The connection that a stream belongs to, as the stream needs it."""
 
-    transport: Any
+    transport: IStreamTransport
     clock: IReactorTime
 
     @property
-    def peer(self) -> Any:
+    def peer(self) -> IAddress:
         """The address of the other side."""
 
     @property
-    def host(self) -> Any:
+    def host(self) -> IAddress:
         """The address of this side."""
 
     def schedule(self, stream: HTTP2Stream) -> None:
@@ -141,8 +143,7 @@ class HTTP2Stream(Outgoing):
     @property
     def shared(self) -> IStreamTransport:
         """The transport of the connection."""
-        transport: IStreamTransport = self._owner.transport
-        return transport
+        return self._owner.transport
 
     # Any, as the addresses are of whatever kind the connection is.
 

@@ -17,18 +17,18 @@ class TCPStream(HTTP2Stream):
     """A stream of a connection over TCP."""
 
     def getTcpNoDelay(self) -> bool:
-        return bool(self._owner.transport.getTcpNoDelay())
+        return bool(ITCPTransport(self._owner.transport).getTcpNoDelay())
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         """Of the whole connection."""
-        self._owner.transport.setTcpNoDelay(enabled)
+        ITCPTransport(self._owner.transport).setTcpNoDelay(enabled)
 
     def getTcpKeepAlive(self) -> bool:
-        return bool(self._owner.transport.getTcpKeepAlive())
+        return bool(ITCPTransport(self._owner.transport).getTcpKeepAlive())
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
         """Of the whole connection."""
-        self._owner.transport.setTcpKeepAlive(enabled)
+        ITCPTransport(self._owner.transport).setTcpKeepAlive(enabled)
 
 
 @implementer(ISSLTransport)
@@ -38,8 +38,8 @@ class TLSStream(TCPStream):
     @property
     def negotiatedProtocol(self) -> bytes | None:
         """What the connection has agreed on by ALPN."""
-        negotiated: bytes | None = self._owner.transport.negotiatedProtocol
+        negotiated: bytes | None = getattr(self._owner.transport, "negotiatedProtocol", None)
         return negotiated
 
     def getPeerCertificate(self) -> object:
-        return self._owner.transport.getPeerCertificate()
+        return ISSLTransport(self._owner.transport).getPeerCertificate()

@@ -5,16 +5,19 @@ How a request is answered with what may have to be gathered first.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from twisted.web.server import NOT_DONE_YET
 
 from .status import IReading, Status
 
+if TYPE_CHECKING:
+    from twisted.web.server import Request
+
 __all__ = ["answered"]
 
 
-def answered(request: Any, status: Status, write: Callable[[IReading], bytes]) -> int | bytes:
+def answered(request: Request, status: Status, write: Callable[[IReading], bytes]) -> int | bytes:
     """
     Answer a request.
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.web.resource import Resource
 
@@ -21,6 +21,7 @@ with needs_extra("metrics"):
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
+    from twisted.web.server import Request
 
     from ..interfaces import IBackEnd
     from .status import IReading, Status
@@ -50,7 +51,7 @@ class MetricsResource(Resource):
         self._process = ProcessCollector(registry=None)
         self._platform = PlatformCollector(registry=None)
 
-    def render_GET(self, request: Any) -> int | bytes:
+    def render_GET(self, request: Request) -> int | bytes:
         # As bytes: whoever asks need not write UTF-8.
         accepted = request.getHeader(b"accept") or b""
         encode, content_type = choose_encoder(accepted.decode("latin-1"))

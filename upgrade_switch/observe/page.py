@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING
 
 from twisted.web.pages import notFound
 from twisted.web.resource import IResource, Resource
 
 from .gathering import answered
 from .status import IReading, Status
+
+if TYPE_CHECKING:
+    from twisted.web.server import Request
 
 __all__ = ["StatusResource"]
 
@@ -38,7 +41,7 @@ class StatusResource(Resource):
         child: IResource = self if path == b"" else notFound()
         return child
 
-    def render_GET(self, request: Any) -> int | bytes:
+    def render_GET(self, request: Request) -> int | bytes:
         accepted = request.getHeader(b"accept") or b""
         request.setHeader(b"vary", b"Accept")
         if b"application/json" in accepted and b"text/html" not in accepted:
@@ -62,7 +65,7 @@ class _Json(Resource):
         super().__init__()
         self._status = status
 
-    def render_GET(self, request: Any) -> int | bytes:
+    def render_GET(self, request: Request) -> int | bytes:
         request.setHeader(b"content-type", b"application/json")
         request.setHeader(b"cache-control", b"no-store")
         return answered(request, self._status, _written)

@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING
 __all__ = [
     "SAME_ORIGIN",
     "Destinations",
+    "MessageEndpoint",
+    "MessageFactory",
+    "MessageStream",
     "TLSUpgradePool",
     "TunnelFactory",
     "WebSocketEndpoint",
+    "broadcast",
     "byte_stream",
     "connect_to",
     "connect_udp",
     "connect_websocket",
     "h2c",
+    "message_stream",
     "open_udp",
     "tls",
     "tls_required",
@@ -30,12 +35,13 @@ __all__ = [
 if TYPE_CHECKING:
     from ._connect import Destinations, connect_to
     from ._h2c import h2c
+    from ._handshake import SAME_ORIGIN
+    from ._messages import MessageEndpoint, MessageFactory, MessageStream, broadcast, message_stream
     from ._targets import tunnel_by_name
     from ._tls import TLSUpgradePool, tls, tls_required
     from ._tunnel import TunnelFactory, tunnel
     from ._udp import connect_udp, open_udp
     from ._websocket import (
-        SAME_ORIGIN,
         WebSocketEndpoint,
         byte_stream,
         connect_websocket,
@@ -46,6 +52,11 @@ _MODULES = {
     "Destinations": "_connect",
     "connect_to": "_connect",
     "h2c": "_h2c",
+    "MessageEndpoint": "_messages",
+    "MessageFactory": "_messages",
+    "MessageStream": "_messages",
+    "broadcast": "_messages",
+    "message_stream": "_messages",
     "tunnel_by_name": "_targets",
     "TLSUpgradePool": "_tls",
     "tls": "_tls",
@@ -54,7 +65,7 @@ _MODULES = {
     "tunnel": "_tunnel",
     "connect_udp": "_udp",
     "open_udp": "_udp",
-    "SAME_ORIGIN": "_websocket",
+    "SAME_ORIGIN": "_handshake",
     "WebSocketEndpoint": "_websocket",
     "byte_stream": "_websocket",
     "connect_websocket": "_websocket",

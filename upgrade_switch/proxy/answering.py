@@ -5,7 +5,7 @@ The side of the client: what is done to a request of ``twisted.web`` to pass an 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.web.resource import IResource
@@ -13,17 +13,21 @@ from zope.interface import implementer
 
 from .. import _twisted
 from ..connecting import ClientEnd, ServerEnd
-from ..interfaces import Declined, IUpgradeRequest
+from ..interfaces import Declined
 from ..sending import STUCK_AFTER, QuietTimeout, SendingWatch, reset_when_sent
 from ..server.decision import declined
 from ..server.gathering import IGatheringChannel
+from ..server.request import UpgradeRequest
 from ..splice import Splice
 from .deadline import Deadline
 from .forwarded import Field
 
 if TYPE_CHECKING:
+    from twisted.web.server import Request
+
     from ..client.exchange import Exchange
     from ..connection import SwitchedConnection
+    from ..interfaces import IStreamTransport
     from .translation import Translation
 
 __all__ = [
@@ -39,10 +43,8 @@ __all__ = [
     "why_declined",
 ]
 
-# Any, in all of these: requests have much that no interface has.
 
-
-def gather(request: Any, code: int, phrase: bytes, fields: Sequence[Field]) -> bool:
+def gather(request: Request, code: int, phrase: bytes, fields: Sequence[Field]) -> bool:
     """
     Begin an answer, which is held until :func:`flush`, or until the request is finished.
 
@@ -54,7 +56,7 @@ def gather(request: Any, code: int, phrase: bytes, fields: Sequence[Field]) -> b
     return IGatheringChannel.providedBy(channel) and bool(channel.gather())
 
 
-def flush(request: Any) -> None:
+def flush(request: Request) -> None:
     """Send what is held, the head at least, though the body may come much later."""
     if not request.startedWriting:
         request.write(b"")
@@ -62,7 +64,7 @@ def flush(request: Any) -> None:
         request.channel.flush()
 
 
-def set_fields(request: Any, fields: Sequence[Field]) -> None:
+def set_fields(request: Request, fields: Sequence[Field]) -> None:
     """Set a back end's fields, in place of Twisted's own of the same names."""
     headers = request.responseHeaders
     headers.removeHeader(b"server")
@@ -71,12 +73,12 @@ def set_fields(request: Any, fields: Sequence[Field]) -> None:
     request.defaultContentType = None
 
 
-def awaits_continue(request: Any) -> bool:
+def awaits_continue(request: Request) -> bool:
     """Whether the client waits for a 100 that the back end has to send."""
-    return IUpgradeRequest.providedBy(request) and bool(request.expects_continue)
+    return isinstance(request, UpgradeRequest) and bool(request.expects_continue)
 
 
-def why_declined(request: Any) -> Declined | None:
+def why_declined(request: UpgradeRequest) -> Declined | None:
     """Why a request's connection may not switch now; None if it may."""
     why: Declined | None = request.site.switched.why_declined(
         request.channel.transport, request.getClientAddress()
@@ -85,10 +87,10 @@ def why_declined(request: Any) -> Declined | None:
 
 
 def tell_declined(
-    request: Any, translation: Translation | None, why: Declined = Declined.ANSWERED
+    request: Request, translation: Translation | None, why: Declined = Declined.ANSWERED
 ) -> None:
     """Tell the site's observers of an upgrade that is answered in HTTP."""
-    if translation is not None and translation.tokens:
+    if isinstance(request, UpgradeRequest) and translation is not None and translation.tokens:
         declined(request, translation.tokens[0], why, request.site)
 
 
@@ -107,7 +109,7 @@ def joined(
     return near
 
 
-def answer_with(request: Any, page: IResource) -> None:
+def answer_with(request: Request, page: IResource) -> None:
     """Give the proxy's own answer."""
     body: bytes = page.render(request)
     request.setHeader(b"content-length", b"%d" % len(body))
@@ -115,7 +117,7 @@ def answer_with(request: Any, page: IResource) -> None:
     request.finish()
 
 
-def cut_off(request: Any, clock: IReactorTime, at_once: bool = False) -> None:
+def cut_off(request: Request, clock: IReactorTime, at_once: bool = False) -> None:
     """
     End the connection of a client that has got a part of an answer; over HTTP/2, its stream. If the
     framing does not tell that something is missing, a reset does, when everything before has arrived.
@@ -124,13 +126,14 @@ def cut_off(request: Any, clock: IReactorTime, at_once: bool = False) -> None:
     """
     channel = request.channel
     # Twisted logs what is finished. Whoever reads the log looks for what has gone wrong.
+    assert request.site is not None
     request.site.log(request)
     if request.clientproto.startswith(b"HTTP/2"):
         channel.loseConnection()
         return
     flush(request)
     request.unregisterProducer()
-    transport = channel.transport
+    transport: IStreamTransport = channel.transport  # type: ignore[assignment]  # Twisted's all are
     if at_once:
         _twisted.abort(transport)
         return
@@ -156,7 +159,7 @@ class AnswerReading:
 
     def __init__(
         self,
-        request: Any,
+        request: Request,
         exchange: Exchange,
         deadline: Deadline,
         clock: IReactorTime,

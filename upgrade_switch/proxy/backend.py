@@ -7,7 +7,7 @@ No I/O, but for the endpoint that somebody else connects.
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
@@ -29,6 +29,9 @@ from zope.interface import implementer
 from ..client.urls import http_url
 from ..errors import InvalidArgument
 from ..interfaces import IBackEnd
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
 
 __all__ = ["BackEnd"]
 
@@ -149,8 +152,7 @@ class BackEnd:
             return "down"
         return "up" if self.retry_at is None else "ejected"
 
-    # Any: of a reactor, what the endpoint uses; Twisted has no one interface for it.
-    def endpoint(self, reactor: Any, timeout: float = 10) -> IStreamClientEndpoint:
+    def endpoint(self, reactor: IReactorTime, timeout: float = 10) -> IStreamClientEndpoint:
         """
         What to connect to it with; over TLS, with its name checked and sent (SNI).
 
@@ -161,7 +163,7 @@ class BackEnd:
             self._endpoint, self._endpoint_for = self._new_endpoint(reactor, timeout), wanted
         return self._endpoint
 
-    def _new_endpoint(self, reactor: Any, timeout: float) -> IStreamClientEndpoint:
+    def _new_endpoint(self, reactor: IReactorTime, timeout: float) -> IStreamClientEndpoint:
         scheme, host, port = self.key
         if scheme == "unix":
             return UNIXClientEndpoint(reactor, host, timeout=timeout)

@@ -8,7 +8,7 @@ so: it is cut off.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.internet.error import ConnectionRefusedError, TimeoutError
 from twisted.python.failure import Failure
@@ -17,10 +17,11 @@ from zope.interface import implementer
 
 from ..client.exchange_interfaces import IExchangeListener
 from ..errors import InvalidArgument
-from ..interfaces import Declined, IUpgradeRequest
+from ..interfaces import Declined
 from ..server.content import ContentStream
 from ..server.decision import no_room
 from ..server.pages import StatusPage, service_unavailable
+from ..server.request import UpgradeRequest
 from .answering import (
     AnswerReading,
     answer_with,
@@ -43,6 +44,7 @@ from .upload import Draining, Upload, may_repeat
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
+    from twisted.web.server import Request
 
     from ..client.exchange import Exchange
     from ..client.exchange_client import ExchangeClient
@@ -63,15 +65,13 @@ class Passage:
     :ivar state: how far it has come.
     """
 
-    def __init__(self, settings: Settings, request: IUpgradeRequest, asked: Asked) -> None:
+    def __init__(self, settings: Settings, request: Request, asked: Asked) -> None:
         """
-        :param request: a request of an ``UpgradeSite`` (anything else that has its methods will do),
-            which this finishes.
+        :param request: the client's, which this finishes.
         """
         self.state = State.CONNECTING
         self._settings = settings
-        # Any: twisted.web's request, and ours; no interface has all that both have.
-        self._request: Any = request
+        self._request = request
         self._asked = asked
         self._upload: Upload | None = None
         if asked.length:
@@ -161,7 +161,7 @@ class Passage:
             self._wait(self._settings.response_timeout)
         upload.go_to(exchange)
         if not self._has_retried:
-            if IUpgradeRequest.providedBy(self._request):
+            if isinstance(self._request, UpgradeRequest):
                 upload.streaming = self._request.stream_content(upload)
             else:
                 upload.streaming = ContentStream(file=self._request.content).stream_to(upload)
@@ -218,7 +218,7 @@ class Passage:
             self._deadline.stop()
         elif self._is_sent or is_awaited:
             self._wait(self._settings.response_timeout)
-        if not IUpgradeRequest.providedBy(self._request) or (code == 100 and not is_awaited):
+        if not isinstance(self._request, UpgradeRequest) or (code == 100 and not is_awaited):
             # A 100: Twisted has sent one, or the client does not wait.
             return
         assert self._translation is not None
@@ -280,6 +280,7 @@ class Passage:
             self._bad_answer(passed)
             return
         attempt, request = self._attempt, self._request
+        assert isinstance(request, UpgradeRequest)
         assert passed.chosen is not None
         assert attempt is not None
         # Asked before the fields of the 101 are set, which another answer must not have.
@@ -396,4 +397,4 @@ class Passage:
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.ended()
-        self._request = None
+        self._request = None  # type: ignore[assignment]  # nobody asks for it any more

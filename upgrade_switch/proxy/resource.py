@@ -5,13 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReactorCore
+from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.web.iweb import IPolicyForHTTPS
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
+from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from ..client.pool import UpgradePool
@@ -20,6 +19,7 @@ from ..interfaces import IBackEnd, IStreamsContent, ITakesUpgrades, IUpgradeRequ
 from ..negotiation import NO_OFFER
 from ..server.decision import declined, no_room
 from ..server.pages import StatusPage
+from ..server.request import UpgradeRequest
 from .answering import why_declined
 from .backends import BackEnds, URLs
 from .fields import CHUNKED, Length, Rules, Tokens, fields_of
@@ -90,11 +90,10 @@ class UpgradeProxy(Resource):
     isLeaf = True
     _own_pool: UpgradePool | None = None
 
-    # Any: of a reactor, what endpoints use; Twisted has no one interface for it.
     def __init__(
         self,
         url: URLs,
-        reactor: Any,
+        reactor: IReactorTime,
         tokens: Iterable[str] = ("websocket",),
         pool: UpgradePool | None = None,
         *,
@@ -165,34 +164,40 @@ class UpgradeProxy(Resource):
     def takes(self, request: IUpgradeRequest) -> bool:
         return bool(self._settings.rules.tokens.among(request.offer))
 
-    def render(self, request: Any) -> int | bytes:
+    def render(self, request: Request) -> int | bytes:
         """
         Begin to pass a request on.
 
         :return: ``NOT_DONE_YET``, or the proxy's own answer.
         """
-        # Any, above: IRequest, and what twisted.web's requests have beyond it.
         asked = self._asked_by(request)
         if isinstance(asked, StatusPage):
             return asked.render(request)
-        if asked.offer and self.takes(request):
-            why = why_declined(request)
-            if why is not None:
-                declined(request, asked.offer.tokens[0], why)
-                return no_room(why).render(request)
-        elif asked.offer and request.is_stream:
-            # RFC 9220 §3. A back end's page would be taken for a tunnel.
-            return StatusPage(501, "Not Implemented", "This protocol is not passed on.").render(request)
-        if self._health is not None and IUpgradeRequest.providedBy(request):
-            request.site.start_factory(self._health)
+        if isinstance(request, UpgradeRequest):
+            if request.offer and (refusal := self._refusal_of(request)) is not None:
+                return refusal.render(request)
+            if self._health is not None:
+                request.site.start_factory(self._health)
         Passage(self._settings, request, asked).begin()
         return NOT_DONE_YET
 
-    def _asked_by(self, request: Any) -> Asked | StatusPage:
+    def _refusal_of(self, request: UpgradeRequest) -> StatusPage | None:
+        """The answer to an upgrade that cannot be passed on; None if it can be, or left out."""
+        if self.takes(request):
+            why = why_declined(request)
+            if why is not None:
+                declined(request, request.offer.tokens[0], why)
+                return no_room(why)
+        elif request.is_stream:
+            # RFC 9220 §3. A back end's page would be taken for a tunnel.
+            return StatusPage(501, "Not Implemented", "This protocol is not passed on.")
+        return None
+
+    def _asked_by(self, request: Request) -> Asked | StatusPage:
         """What a client has asked for; or the answer to what cannot be passed on."""
         rules = self._settings.rules
         fields = fields_of(request.requestHeaders)
-        mounted = split_mount(request.uri, len(request.prepath))
+        mounted = split_mount(request.uri, len(request.prepath or ()))
         if isinstance(mounted, BadTarget):
             return StatusPage(400, "Bad Request", f"This is {mounted.why}.")
         has_field = request.requestHeaders.hasHeader
@@ -204,11 +209,11 @@ class UpgradeProxy(Resource):
         most = self._settings.max_body
         if most is not None and isinstance(length, int) and length > most:
             return StatusPage(413, "Content Too Large", "The content is too large.")
-        is_ours = IUpgradeRequest.providedBy(request)
-        if has_field(b"expect") and not (is_ours and request.expects_continue):
+        ours = request if isinstance(request, UpgradeRequest) else None
+        if has_field(b"expect") and not (ours and ours.expects_continue):
             # Twisted has answered it already.
             fields = [field for field in fields if field[0].lower() != b"expect"]
-        offer = request.offer if is_ours else NO_OFFER
+        offer = ours.offer if ours else NO_OFFER
         return Asked(_client_of(request), mounted, fields, offer, length)
 
 
@@ -220,16 +225,16 @@ def _check_numbers(timeouts: Iterable[object], max_body: object) -> None:
         raise InvalidArgument(f"max_body is a number of bytes, or None, not {max_body!r}")
 
 
-def _client_of(request: Any) -> Client:
+def _client_of(request: Request) -> Client:
     host = getattr(request.getClientAddress(), "host", None)
     authority = request.getHeader(b"host")
     return Client(host, request.isSecure(), authority, request.clientproto)
 
 
-def _length_of(request: Any) -> Length:
+def _length_of(request: Request) -> Length:
     """How long a request's content is (RFC 9112 §6): what is still to come, or what is there."""
     headers = request.requestHeaders
-    if IUpgradeRequest.providedBy(request) and request.has_unread_content:
+    if isinstance(request, UpgradeRequest) and request.has_unread_content:
         # HTTP/2 has neither of the two if the length is not known.
         if headers.hasHeader(b"transfer-encoding") or not headers.hasHeader(b"content-length"):
             return CHUNKED
@@ -238,12 +243,13 @@ def _length_of(request: Any) -> Length:
     lengths = headers.getRawHeaders(b"content-length")
     if not lengths:
         # Over HTTP/2 nothing need say that there is a content.
-        return CHUNKED if IUpgradeRequest.providedBy(request) and request.has_unread_content else None
+        return CHUNKED if isinstance(request, UpgradeRequest) and request.has_unread_content else None
     return int(lengths[0])
 
 
-def _size_of(request: Any) -> int:
+def _size_of(request: Request) -> int:
     content = request.content
+    assert content is not None
     here = content.tell()
     size = int(content.seek(0, 2))
     content.seek(here)

@@ -4,10 +4,12 @@ What holds for all requests of a proxy, and what one of them asks for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
+
+    from twisted.internet.interfaces import IReactorTime
 
     from ..client.pool import UpgradePool
     from ..negotiation import Offer
@@ -22,8 +24,7 @@ __all__ = ["Asked", "Settings"]
 class Settings(NamedTuple):
     """What holds for all requests of a proxy."""
 
-    # Any: of a reactor, what endpoints use; Twisted has no one interface for it.
-    reactor: Any
+    reactor: IReactorTime
     pool: UpgradePool
     back_ends: BackEnds
     rules: Rules

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
@@ -15,6 +15,8 @@ from .. import _twisted
 
 if TYPE_CHECKING:
     from twisted.web.http import Request
+
+    from ..interfaces import IStreamTransport
 
 __all__ = ["GatheringChannel", "IGatheringChannel"]
 
@@ -46,7 +48,7 @@ class GatheringChannel(_twisted.AskingChannel):
     """
 
     # Set by makeConnection.
-    transport: Any
+    transport: IStreamTransport
     is_full = False
     # What is held; None while nothing is to be.
     _gathered: list[bytes] | None = None

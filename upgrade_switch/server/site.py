@@ -24,7 +24,9 @@ from ..interfaces import (
     ConnectAcceptor,
     Declined,
     IDetachable,
+    IDrainable,
     IPrefaced,
+    IStreamTransport,
     ISwitchObserver,
     IUpgradeRequest,
     IUpgradeSite,
@@ -143,7 +145,7 @@ class UpgradeSite(Site):
         self.switched = SwitchedConnections(self.reactor, limits, self.observers)
         self.deciding: set[Decision] = set()
         self.takes_http2_connect = _checked_http2_connect(http2_connect)
-        self.http2_connections: set[Any] = set()
+        self.http2_connections: set[IDrainable] = set()
         if connect is not None:
             check_connect(connect)
         self._connect = connect
@@ -165,14 +167,14 @@ class UpgradeSite(Site):
         self._given_prefaces = other._given_prefaces
         self._set_prefaces(self._given_prefaces)
 
-    def _set_prefaces(self, given: Mapping[bytes, Any]) -> None:
+    def _set_prefaces(self, given: Mapping[bytes, object]) -> None:
         known = {v.preface: v for v in self._upgrades.values if IPrefaced.providedBy(v) and v.preface}
         self._prefaces = self._table_of({**known, **given})
         # Inside TLS, ALPN says what the client speaks.
         plain = {preface: value for preface, value in given.items() if not IPrefaced.providedBy(value)}
         self._prefaces_inside_tls = self._table_of(plain)
 
-    def _table_of(self, prefaces: Mapping[bytes, Any]) -> PrefaceTable[IProtocolFactory] | None:
+    def _table_of(self, prefaces: Mapping[bytes, object]) -> PrefaceTable[IProtocolFactory] | None:
         factories = {}
         for preface, value in prefaces.items():
             factory = value.factory_for(self) if IPrefaced.providedBy(value) else value
@@ -273,7 +275,7 @@ class UpgradeSite(Site):
         secure = ISSLTransport.providedBy(transport)
         return self._prefaces_inside_tls if secure else self._prefaces
 
-    def target_of(self, factory: IProtocolFactory, transport: Any) -> IProtocol | None:
+    def target_of(self, factory: IProtocolFactory, transport: IStreamTransport) -> IProtocol | None:
         """
         The protocol for a connection that begins with a preface. None if it gets none: the site is
         full or going down, or the factory wants none or fails (which is logged).
@@ -281,7 +283,9 @@ class UpgradeSite(Site):
         target = self.target_behind_end(factory, transport)
         return None if self.switched.why_declined(transport, transport.getPeer()) else target
 
-    def target_behind_end(self, factory: IProtocolFactory, transport: Any) -> IProtocol | None:
+    def target_behind_end(
+        self, factory: IProtocolFactory, transport: IStreamTransport
+    ) -> IProtocol | None:
         """:meth:`target_of`, for a connection that is known to have ended."""
         if self.switched.why_no_room(transport, transport.getPeer()):
             return None

@@ -81,8 +81,7 @@ class StreamChannel(_twisted.RefusingChannel, Protocol):
     :ivar transport: the stream.
     """
 
-    # The stream.
-    transport: Any
+    transport: HTTP2Stream
     persistent = True
     #: The token that an extended CONNECT names (RFC 8441 §4).
     connect_protocol: UpgradeToken | None = None

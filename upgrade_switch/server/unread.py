@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..http2.stream import HTTP2Stream
     from ..http2.windows import Windows
+    from ..interfaces import IStreamTransport
 
 __all__ = ["AnsweringConnection", "UnreadAnswers"]
 
@@ -29,7 +30,7 @@ class AnsweringConnection(TypingProtocol):
     clock: IReactorTime
     windows: Windows
     streams: dict[int, HTTP2Stream]
-    transport: object
+    transport: IStreamTransport
 
     def reset(self, stream_id: int, code: ErrorCodes) -> None:
         """Reset a stream."""

@@ -19,7 +19,7 @@ from ..client.request import expect_answer
 from ..server.site import UpgradeSite
 from .wire import Wire
 
-__all__ = ["Answer", "Client", "Recording", "joined_headers"]
+__all__ = ["Answer", "Asked", "Client", "Recording", "joined_headers"]
 
 
 @implementer(IHalfCloseableProtocol)
@@ -59,6 +59,18 @@ class Answer(NamedTuple):
     headers: dict[str, str]
     """Names in lower case; several lines of one name are joined by commas."""
     body: bytes
+
+
+class Asked(NamedTuple):
+    """What a test asks for."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str] | None
+    body: bytes
+    trailing: bytes
+    token: str | None = None
+    """The one that is offered, if one is."""
 
 
 class Client(Protocol):
@@ -194,8 +206,7 @@ class Client(Protocol):
         by what the test does then (:meth:`advance`, or firing the Deferred of the acceptor and
         ``advance(0)``).
         """
-        fields = {"Connection": "Upgrade", "Upgrade": token, **(headers or {})}
-        self.send_request(method, path, fields, body, trailing)
+        self._ask(Asked(method, path, headers, body, trailing, token))
 
     def send_request(
         self,
@@ -208,10 +219,19 @@ class Client(Protocol):
         """
         As :meth:`request`, without waiting for the answer: ``answer`` is None until it has come.
         """
-        fields = {"Host": "localhost", **(headers or {})}
+        self._ask(Asked(method, path, headers, body, trailing))
+
+    def _ask(self, asked: Asked) -> None:
+        """Send a request; move everything."""
+        method, body = asked.method, asked.body
+        fields = {"Host": "localhost"}
+        if asked.token is not None:
+            fields |= {"Connection": "Upgrade", "Upgrade": asked.token}
+        fields.update(asked.headers or {})
         if body:
             fields["Content-Length"] = str(len(body))
-        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+        start_line = f"{method} {asked.path} HTTP/1.1"
+        lines = [start_line, *(f"{name}: {value}" for name, value in fields.items())]
         parser = self._parser
         if parser is not None and parser.our_state is h11.DONE:
             parser.start_next_cycle()
@@ -221,7 +241,7 @@ class Client(Protocol):
         self._events.clear()
         offers = any(name.lower() == "upgrade" for name in fields)
         self._parser, self._method = expect_answer(method, offers, parser), method
-        self.send("\r\n".join([*lines, "", ""]).encode("latin-1") + body + trailing)
+        self.send("\r\n".join([*lines, "", ""]).encode("latin-1") + body + asked.trailing)
 
     def _answer_at_once(self) -> Answer:
         if self.answer is None and self.is_closed:

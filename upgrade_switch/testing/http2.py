@@ -4,7 +4,6 @@ A client by hand of HTTP/2 (RFC 8441), for ``talk_to(resource, http2=True)``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from h2.errors import ErrorCodes
@@ -24,7 +23,7 @@ from ..errors import InvalidArgument
 from ..http2.fields import request_fields
 from ..http2.frames import FrameType
 from ..http2.machine import name_of, new_machine
-from .client import Answer, Client, joined_headers
+from .client import Answer, Asked, Client, joined_headers
 
 if TYPE_CHECKING:
     from ..server.site import UpgradeSite
@@ -190,53 +189,27 @@ class StreamClient(Client):
         if stream.has_ended and stream.peer_has_ended:
             stream.why_over = "both sides have ended it"
 
-    # What a test calls.
+    # What a test does.
 
-    def send_offer(
-        self,
-        token: str,
-        trailing: bytes = b"",
-        path: str = "/",
-        method: str = "GET",
-        headers: Mapping[str, str] | None = None,
-        body: bytes = b"",
-    ) -> None:
-        if method != "GET" or body:
+    def _ask(self, asked: Asked) -> None:
+        token = None if asked.token is None else asked.token.encode("latin-1")
+        if token is not None and (asked.method != "GET" or asked.body):
             raise InvalidArgument("an extended CONNECT is shown as a GET, and has no content")
-        self._open("CONNECT", path, headers, trailing, token)
-
-    def send_request(
-        self,
-        method: str = "GET",
-        path: str = "/",
-        headers: Mapping[str, str] | None = None,
-        body: bytes = b"",
-        trailing: bytes = b"",
-    ) -> None:
-        if trailing and method != "CONNECT":
+        is_connect = token is not None or asked.method == "CONNECT"
+        if asked.trailing and not is_connect:
             raise InvalidArgument("nothing can follow a request on its stream")
-        self._open(method, path, headers, body + trailing)
-
-    def _open(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str] | None,
-        data: bytes,
-        token: str | None = None,
-    ) -> None:
-        given = {name.lower(): value for name, value in (headers or {}).items()}
-        authority = given.pop("host", "localhost")
-        is_connect = method == "CONNECT"
+        given = {name.lower(): value for name, value in (asked.headers or {}).items()}
+        path, authority = asked.path, given.pop("host", "localhost")
         has_target = not is_connect or token is not None
         fields = request_fields(
-            method.encode("latin-1"),
+            b"CONNECT" if is_connect else asked.method.encode("latin-1"),
             b"http" if has_target else None,
             (authority if has_target else path).encode("latin-1"),
             path.encode("latin-1") if has_target else None,
             [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given.items()],
-            None if token is None else token.encode("latin-1"),
+            token,
         )
+        data = asked.body + asked.trailing
         if data and not is_connect:
             fields.append((b"content-length", b"%d" % len(data)))
         self.stream = self._h2.get_next_available_stream_id()

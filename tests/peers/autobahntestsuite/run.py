@@ -1,6 +1,7 @@
 """
 Run autobahntestsuite's cases against this package's server (``fuzzingclient``), over streams of HTTP/2
-too (``http2``), and its client (``fuzzingserver``)::
+too (``http2``), against its streams of messages (``messages``), and against its client
+(``fuzzingserver``)::
 
     python tests/peers/autobahntestsuite/run.py --wstest WSTEST [MODE...] [--cases 1.*]
 
@@ -48,6 +49,12 @@ ERRORS = "errors"
 
 GOOD = ("OK", "INFORMATIONAL")
 
+#: What else is right in a mode. The frames of ``messages`` are the websockets library's, which fails at
+#: once where the suite would like to have echoes of what came before, and which takes a Close frame in
+#: the middle of a message (7.1.5) for an error.
+GOOD_IN = {"messages": ("NON-STRICT",)}
+DIFFERENT = {("messages", "7.1.5"): ("FAILED", "WRONG CODE")}
+
 #: Seconds for all cases of one mode. They take about one minute.
 PATIENCE = 1200
 
@@ -64,7 +71,9 @@ def started(command: list[str], **kwargs: Any) -> Iterator[Any]:
             process.kill()
 
 
-def fuzzingclient(wstest: str, folder: Path, cases: list[str], bridge: bool = False) -> None:
+def fuzzingclient(
+    wstest: str, folder: Path, cases: list[str], bridge: bool = False, path: str = "echo"
+) -> None:
     """wstest is the client."""
     command = [sys.executable, str(HERE / "server.py")]
     with ExitStack() as running:
@@ -75,7 +84,7 @@ def fuzzingclient(wstest: str, folder: Path, cases: list[str], bridge: bool = Fa
         if bridge:
             command = [sys.executable, str(HERE / "bridge.py"), str(port)]
             port = int(running.enter_context(started(command, **options)).stdout.readline())
-        url = f"ws://127.0.0.1:{port}/echo"
+        url = f"ws://127.0.0.1:{port}/{path}"
         spec = {"servers": [{"agent": AGENT, "url": url}], "outdir": str(folder), "cases": cases}
         command = [wstest, "-m", "fuzzingclient", "-s", written(folder, spec)]
         subprocess.run(command, stdout=subprocess.DEVNULL, timeout=PATIENCE, check=True)
@@ -98,7 +107,17 @@ def http2(wstest: str, folder: Path, cases: list[str]) -> None:
     fuzzingclient(wstest, folder, cases, bridge=True)
 
 
-MODES = {"fuzzingclient": fuzzingclient, "http2": http2, "fuzzingserver": fuzzingserver}
+def messages(wstest: str, folder: Path, cases: list[str]) -> None:
+    """wstest is the client of a handler of messages."""
+    fuzzingclient(wstest, folder, cases, path="messages")
+
+
+MODES = {
+    "fuzzingclient": fuzzingclient,
+    "http2": http2,
+    "messages": messages,
+    "fuzzingserver": fuzzingserver,
+}
 
 
 def written(folder: Path, spec: dict[str, Any]) -> str:
@@ -127,13 +146,18 @@ def wait_for(server: Any, port: int) -> None:
             time.sleep(0.1)
 
 
-def wrong(folder: Path, cases: list[str]) -> list[str]:
+def wrong(mode: str, folder: Path, cases: list[str]) -> list[str]:
     """What is wrong with the cases in a report, and a line about all of them."""
     logged = (folder / ERRORS).read_text()
     index = folder / "index.json"
     report = json.loads(index.read_text())[AGENT] if index.exists() else {}
     results = {case: (result["behavior"], result["behaviorClose"]) for case, result in report.items()}
-    bad = [f"{case}: {', '.join(ends)}" for case, ends in results.items() if not set(ends) <= set(GOOD)]
+    good = {*GOOD, *GOOD_IN.get(mode, ())}
+    bad = [
+        f"{case}: {', '.join(ends)}"
+        for case, ends in results.items()
+        if not good.issuperset(ends) and ends != DIFFERENT.get((mode, case))
+    ]
     count = Counter(end for end, _close in results.values())
     print("  " + ", ".join(f"{number} {end}" for end, number in count.most_common()), flush=True)
     expected = sum(CASES.get(case, 1) for case in cases)
@@ -153,7 +177,7 @@ def main() -> int:
         print(f"wstest: {mode}:", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             MODES[mode](options.wstest, Path(folder), options.cases)
-            for line in wrong(Path(folder), options.cases):
+            for line in wrong(mode, Path(folder), options.cases):
                 failed = True
                 print("  " + line, flush=True)
     return int(failed)

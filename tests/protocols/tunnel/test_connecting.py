@@ -27,7 +27,7 @@ from zope.interface import implementer
 
 from tests.kit.farside import KINDS, Collector, Gate, Servers, switched
 from tests.kit.harness import KINDS as NEAR_KINDS
-from tests.kit.harness import Waiters, reactor, site_of, status, turns, upgrade_head
+from tests.kit.harness import Waiters, no_collector, reactor, site_of, status, turns, upgrade_head
 from upgrade_switch.protocols import tunnel
 from upgrade_switch.splice import Splice, SpliceEnd
 
@@ -229,19 +229,11 @@ async def test_nothing_is_left(listen: Listen, near: str) -> None:
     """When the client has left while the tunnel was connecting, reference counting alone frees it."""
     gate = Gate()
     listening = await listen(near, site_of({"ssh": tunnel(gate)}))
-    gc.collect()
-    gc.disable()
-    try:
-        client = await listening.connect(Collector())
-        client.send(upgrade_head(b"ssh"))
-        await gate.until(lambda gate: gate.asked == 1)
-        client.transport.abortConnection()
-        await gate.until(lambda gate: gate.cancelled == 1)
+    with no_collector():
+        await gate.sees_a_client_leave(listening)
         gate.forget()
         await turns()
         assert not [thing for thing in gc.get_objects() if isinstance(thing, Splice | SpliceEnd)]
-    finally:
-        gc.enable()
 
 
 @pytest.mark.parametrize("far", KINDS)

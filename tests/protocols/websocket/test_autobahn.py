@@ -1,14 +1,16 @@
 """
-What ``protocols/_websocket/_autobahn.py`` and ``_opened.py`` rely on in autobahn: each of these fails
-when autobahn changes it.
+What ``protocols/_websocket/_internals.py`` relies on in autobahn, and those that use it: each of these
+fails when autobahn changes it.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 import pytest
+from autobahn.twisted import websocket as adapters
 from autobahn.twisted.websocket import (
     WampWebSocketClientProtocol,
     WampWebSocketServerProtocol,
@@ -28,8 +30,10 @@ from twisted.python.failure import Failure
 from tests.kit.wscodec import BINARY, Frame, parse
 from tests.kit.wsframes import frame, handshake, websocket_site
 from upgrade_switch import UpgradeSite, fields
-from upgrade_switch.errors import UpgradeError
-from upgrade_switch.protocols._websocket import _autobahn
+from upgrade_switch._twisted.check import Need
+from upgrade_switch.errors import MissingExtra, UpgradeError
+from upgrade_switch.protocols._websocket import _autobahn, _internals
+from upgrade_switch.protocols._websocket._internals import AutobahnProtocol
 from upgrade_switch.protocols._websocket.server import HandshakeRequest
 
 # What a protocol has of its own handshake, and of nobody else's.
@@ -252,6 +256,26 @@ def test_names() -> None:
     assert inspect.signature(HandshakeRequest.__init__).parameters == told
 
 
+def test_missing_names() -> None:
+    """An autobahn without something that is needed is refused, and what it lacks is named."""
+    gone = (Need("autobahn.websocket.protocol", "WebSocketProtocol", ("_gone", "_sendAutoPing")),)
+    with pytest.raises(
+        MissingExtra, match=r"^autobahn [\d.]+ does not fit .* has no .*Protocol: _gone$"
+    ):
+        _internals.check(gone)
+
+
+def test_nothing_is_forgotten() -> None:
+    """Every private name of autobahn's that is used is looked for at import."""
+    words = re.compile(r"\b_[a-z]\w*", re.IGNORECASE)
+    theirs = {
+        word for module in (internals, adapters) for word in words.findall(inspect.getsource(module))
+    }
+    used = set(words.findall(inspect.getsource(_internals))) & theirs
+    looked_for = {name for need in _internals.NEEDED for name in (*need.owner.split("."), *need.names)}
+    assert {name for name in used if not name.startswith("__")} - looked_for == set()
+
+
 def unconnected(kind: Any, factory: Any) -> Any:
     """A protocol that has been configured, with what its adapter knows when a connection is made."""
     protocol = kind()
@@ -288,7 +312,7 @@ def test_connection_made(kind: Any, factory: Any, internal: Any) -> None:
     """A connection that is made leaves a protocol as autobahn's own way of making it does."""
     ours, theirs = unconnected(kind, factory), unconnected(kind, factory)
     vars(ours).pop("_transport_details")
-    ours._connectionMade()
+    AutobahnProtocol.connectionMade(ours)
     # Whether the factory counts it, which autobahn does without asking.
     assert vars(ours).pop("_is_counted", False) is ours.is_server
     internal._connectionMade(theirs)
@@ -297,7 +321,7 @@ def test_connection_made(kind: Any, factory: Any, internal: Any) -> None:
     assert type(ours.utf8validator) is type(theirs.utf8validator)
     assert ours.utf8validator is ours.utf8validator
     assert getattr(factory, "countConnections", 0) == 2 * factory.isServer
-    ours._connectionLost(Failure(ConnectionDone()))
+    AutobahnProtocol.connectionLost(ours, Failure(ConnectionDone()))
     internal._connectionLost(theirs, Failure(ConnectionDone()))
     assert kinds_of(ours) == kinds_of(theirs)
     # Ours is counted out later, whatever is raised on the way.

@@ -34,7 +34,7 @@ from tests.kit.wsframes import (
 )
 from upgrade_switch.errors import InvalidUpgrades
 from upgrade_switch.protocols import tls, websocket
-from upgrade_switch.protocols._websocket.origin import normal_origin
+from upgrade_switch.protocols._origin import normal_origin
 
 
 class Lenient(Echo):

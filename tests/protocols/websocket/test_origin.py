@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from upgrade_switch.errors import InvalidUpgrades
-from upgrade_switch.protocols._websocket.origin import AllowedOrigins, normal_origin
+from upgrade_switch.protocols._origin import AllowedOrigins, normal_origin
 
 
 @pytest.mark.parametrize(

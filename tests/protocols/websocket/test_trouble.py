@@ -21,7 +21,7 @@ from tests.kit.wscodec import CLOSE
 from tests.kit.wsframes import Echo, close_frame, frame, raw_client, websocket_factory, websocket_site
 from upgrade_switch import IDrainable
 from upgrade_switch.protocols import byte_stream
-from upgrade_switch.protocols._websocket.origin import is_same_origin, normal_origin
+from upgrade_switch.protocols._origin import is_same_origin, normal_origin
 
 LARGE = b"x" * 5_000_000
 

@@ -22,60 +22,19 @@ from zope.interface import implementer
 from ...client.connect import ConnectEndpoint
 from ...client.pool import UpgradePool
 from ...errors import NotSwitched, cause_of
-from ...fields import is_host, is_token
 from ...negotiation import Offer
 from ..certificates import ClientCertificate, default_trust, is_address
 from ..exits import explain
+from ..fields import encoded
 from ..reactor import ICommandReactor
 
-__all__ = ["Insecure", "agent_with", "basic", "encoded", "header", "why"]
+__all__ = ["Insecure", "agent_with", "basic", "why"]
 
 # What UDP through a proxy asks for (RFC 9298).
 _CONNECT_UDP = "connect-udp"
 
-# RFC 9110 §5.5.
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-
 # RFC 9110 §11.6.1: one line may have several challenges.
 _BASIC = re.compile(rb"(?:^|,)[ \t]*basic(?:[ \t,]|\Z)", re.IGNORECASE)
-
-# Fields of the connection (§7.6.1), and what frames a content, which Twisted sets.
-_RESERVED = {
-    "connection",
-    "content-length",
-    "expect",
-    "http2-settings",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-}
-
-
-def header(value: str, source: str | None = None) -> tuple[str, bytes]:
-    """
-    Parse the value of ``--header``.
-
-    :param value: ``Name: value``.
-    :param source: where it was read, if it does not stand on the command line: messages do not show it.
-    :return: the field's name and value.
-    :raises UsageError: if it is not a field, or one that users cannot set.
-    """
-    name, colon, content = value.partition(":")
-    if not colon or not is_token(name):
-        wanted = "needs 'Name: value'"
-        raise UsageError(f"{source} {wanted}" if source else f"--header {wanted}, not {value!r}")
-    place = f"{source}: {name}" if source else f"--header {name}"
-    if _CONTROL.search(content):
-        raise UsageError(f"{place}: control characters are not allowed")
-    if name.lower() in _RESERVED:
-        raise UsageError(f"{place}: this field cannot be set")
-    content = content.strip(" \t")
-    if name.lower() == "host" and not is_host(encoded(content)):
-        raise UsageError(f"{place}: not a host: {content!r}")
-    return name, encoded(content)
 
 
 def basic(name: str, password: str, source: str = "--user") -> bytes:
@@ -88,11 +47,6 @@ def basic(name: str, password: str, source: str = "--user") -> bytes:
     if re.search(r"[\x00-\x1f\x7f]", name + password):
         raise UsageError(f"{source}: control characters are not allowed")
     return b"Basic " + b64encode(encoded(f"{name}:{password}"))
-
-
-def encoded(text: str) -> bytes:
-    """A command-line argument in UTF-8; bytes that were not UTF-8 are passed on as they are."""
-    return text.encode("utf-8", "surrogateescape")
 
 
 @implementer(IPolicyForHTTPS)

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from select import POLLERR, poll
-from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -293,7 +292,7 @@ class _Local(ConnectingEnd, NearEnd):
         self.traffic.connections += 1
         super().connectionMade()
 
-    def connect(self) -> Deferred[Any]:
+    def connect(self) -> Deferred[IProtocol]:
         return self._factory.connect(self)
 
     def half_close_unsupported(self) -> None:

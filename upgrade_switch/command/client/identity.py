@@ -12,7 +12,7 @@ from twisted.internet.ssl import CertificateOptions
 from twisted.python.usage import UsageError
 
 from ..certificates import ClientCertificate
-from .secrets import secret_content
+from ..secrets import secret_content
 
 __all__ = ["client_certificate"]
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from twisted.python.usage import UsageError
 
 from ..options import read_toml
-from .secrets import warn_if_readable
+from ..secrets import warn_if_readable
 
 __all__ = ["command_lines", "with_defaults"]
 

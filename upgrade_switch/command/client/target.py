@@ -23,11 +23,10 @@ from ...errors import InvalidToken
 from ...fields import is_token
 from ...negotiation import UpgradeToken
 from ..certificates import ClientCertificate, default_trust, trust
+from ..fields import encoded, header
 from ..options import DEFAULT_HEARTBEAT, CommandOptions, needs_extra_for
 from ..reactor import ICommandReactor
-from .agent import Insecure, agent_with, basic, encoded, header, why
-from .identity import client_certificate
-from .secrets import (
+from ..secrets import (
     Secret,
     ask_password,
     field_lines,
@@ -35,6 +34,8 @@ from .secrets import (
     user_from_fd,
     user_from_file,
 )
+from .agent import Insecure, agent_with, basic, why
+from .identity import client_certificate
 from .via import proxy_for
 
 if TYPE_CHECKING:
@@ -115,8 +116,7 @@ def _content(value: str) -> bytes:
     """What ``--data`` says. It is read once: it may be a pipe, and ``--config`` have several tables."""
     if not value.startswith("@"):
         return encoded(value)
-    file = value[1:]
-    if file == "-":
+    if (file := value[1:]) == "-":
         raise UsageError("--data @-: standard input belongs to the connection")
     try:
         return Path(file).read_bytes()

@@ -22,7 +22,8 @@ def in_messages(acceptor: Acceptor | IProtocolFactory, options: ServeOptions) ->
     :raises UsageError: if the extra for WebSockets is not installed, or an origin is wrong.
     """
     with needs_extra_for("WebSockets need"):
-        from ...protocols._websocket import SAME_ORIGIN, byte_stream
+        from ...protocols._handshake import SAME_ORIGIN
+        from ...protocols._websocket import byte_stream
     try:
         return byte_stream(
             acceptor,

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from twisted.internet.defer import Deferred
@@ -14,6 +14,9 @@ from twisted.web.resource import IResource
 
 from ... import _twisted
 from .access_log import LoggedSite
+
+if TYPE_CHECKING:
+    from twisted.internet.abstract import FileDescriptor
 
 __all__ = ["RetiringSite"]
 
@@ -26,7 +29,7 @@ class RetiringSite(LoggedSite):
     def __init__(self, *args: object, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Those beneath TLS: the reactor's own. One that has ended goes with its last reference.
-        self._transports: WeakSet[Any] = WeakSet()
+        self._transports: WeakSet[FileDescriptor] = WeakSet()
         self._is_retiring = False
         self._seen = 0
 

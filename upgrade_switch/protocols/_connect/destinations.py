@@ -91,7 +91,7 @@ class Destinations:
         return f"Destinations({', '.join(map(repr, self._text))})"
 
     def addresses(
-        self, host: str, port: int, resolver: IHostnameResolver, transport: str = "TCP"
+        self, host: str, port: int, resolver: IHostnameResolver | None, transport: str = "TCP"
     ) -> Deferred[list[Address]]:
         """
         The addresses of a destination that are allowed. A name is looked up once: whoever connects,
@@ -99,7 +99,8 @@ class Destinations:
 
         :param host: a name or an address as a client wrote it; an IPv6 address may have brackets.
         :param port: the port.
-        :param resolver: looks names up; not asked for an address, nor for a name that cannot pass.
+        :param resolver: looks names up; not asked for an address, nor for a name that cannot pass. A
+            reactor in memory may have none.
         :param transport: ``"TCP"`` or ``"UDP"``, for the resolver.
         :return: fires with at least one address, in the resolver's order; fails with
             :class:`~upgrade_switch.errors.DestinationNotAllowed` if the name or the port is not
@@ -127,13 +128,14 @@ class Destinations:
         )
 
     def _look_up(
-        self, name: str, port: int, resolver: IHostnameResolver, transport: str
+        self, name: str, port: int, resolver: IHostnameResolver | None, transport: str
     ) -> Deferred[list[Address]]:
         if self._lookups >= _MOST_LOOKUPS:
             return fail(NameNotResolved("too many names are being looked up"))
         self._lookups += 1
         receiver = _Receiver(self._looked_up)
         try:
+            assert resolver is not None
             resolver.resolveHostName(receiver, name, portNumber=port, transportSemantics=transport)
         except Exception:
             self._looked_up()

@@ -5,13 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectError, ConnectionClosed
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IHostnameResolver,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from zope.interface import implementer
@@ -31,10 +36,9 @@ __all__ = ["check_arguments", "connect_to"]
 _Answer = IProtocol | IResource
 
 
-# Any: of a reactor, what endpoints, time-outs and look-ups use; Twisted has no one interface for it.
 def connect_to(
     destinations: Destinations,
-    reactor: Any,
+    reactor: IReactorTime,
     *,
     portal: Portal | None = None,
     timeout: float = 10,
@@ -99,7 +103,11 @@ class _Proxy:
     """What :func:`connect_to` makes."""
 
     def __init__(
-        self, destinations: Destinations, reactor: Any, portal: Portal | None, limits: TunnelLimits
+        self,
+        destinations: Destinations,
+        reactor: IReactorTime,
+        portal: Portal | None,
+        limits: TunnelLimits,
     ) -> None:
         self._destinations = destinations
         self._reactor = reactor
@@ -151,7 +159,7 @@ class _Destination:
     """
 
     def __init__(
-        self, destinations: Destinations, authority: bytes, reactor: Any, timeout: float
+        self, destinations: Destinations, authority: bytes, reactor: IReactorTime, timeout: float
     ) -> None:
         """
         :param authority: a host and a port, which ``fields.is_authority`` has checked.
@@ -161,15 +169,14 @@ class _Destination:
         self._destinations = destinations
         self._authority = authority.decode("ascii")
         self._reactor = reactor
-        self._deadline: float = reactor.seconds() + timeout
+        self._deadline = reactor.seconds() + timeout
 
     def __repr__(self) -> str:
         return printable(self._authority)
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         host, _, port = self._authority.rpartition(":")
-        # A reactor in memory may have none; an address needs none.
-        resolver: Any = getattr(self._reactor, "nameResolver", None)
+        resolver: IHostnameResolver | None = getattr(self._reactor, "nameResolver", None)
         addresses = self._destinations.addresses(host, int(port), resolver)
         return addresses.addCallback(self._try, int(port), protocolFactory)
 

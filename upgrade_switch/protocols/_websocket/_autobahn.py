@@ -1,15 +1,13 @@
 """
 What autobahn's public API does not have: a protocol that is open as soon as it is connected, since this
-package has done the handshake. Only this module, ``_opened.py`` and ``_received.py``, which it uses,
-name autobahn's internals; ``tests/protocols/websocket/test_autobahn.py`` fails when autobahn changes
-them.
+package has done the handshake. What is private in autobahn stands in ``_internals.py``.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from autobahn.twisted.websocket import (
     WebSocketClientProtocol,
@@ -17,21 +15,27 @@ from autobahn.twisted.websocket import (
 )
 from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION
 from autobahn.websocket.compress_base import PerMessageCompress, PerMessageCompressOffer
-from autobahn.websocket.protocol import WebSocketProtocol, _is_same_origin, _url_to_origin
+from autobahn.websocket.protocol import WebSocketProtocol
 from zope.interface import alsoProvides
 
 from ...errors import UpgradeError
 from ...interfaces import ICountsBytes, IDrainable
+from .._origin import normal_origin
+from ._internals import (
+    AutobahnProtocol,
+    Extensions,
+    HandshakeResult,
+    is_same_origin,
+    parse_extensions,
+    url_to_origin,
+)
 from ._opened import (
     CLOSE_TIMEOUT,
-    AutobahnProtocol,
-    HandshakeResult,
     OpensWhenConnected,
     TwistedAdapter,
     forget_protocol,
 )
 from .draining import AdaptsToDrainable, ClosesWhenDrained
-from .origin import normal_origin
 
 __all__ = [
     "CLOSE_TIMEOUT",
@@ -48,9 +52,6 @@ __all__ = [
     "open_when_connected",
     "parse_extensions",
 ]
-
-Extensions: TypeAlias = list[tuple[str, dict[str, list[str | bool]]]]
-"""The extensions in a Sec-WebSocket-Extensions field: their names and parameters."""
 
 _COMPRESSIONS: dict[str, dict[str, Any]] = PERMESSAGE_COMPRESSION_EXTENSION
 
@@ -146,12 +147,6 @@ def close_unopened(protocol: AutobahnProtocol) -> None:
     protocol.onClose(False, code, "the WebSocket was not opened")
 
 
-def parse_extensions(protocol: AutobahnProtocol, value: str) -> Extensions:
-    """Parse a Sec-WebSocket-Extensions field (RFC 6455 §9.1)."""
-    parsed: Extensions = protocol._parseExtensionsHeader(value)
-    return parsed
-
-
 def offered_compression(extensions: Extensions) -> list[PerMessageCompressOffer]:
     """
     The offers among a client's extensions that are for a compression that autobahn knows. If autobahn
@@ -223,11 +218,11 @@ def is_origin_allowed_by(protocol: AutobahnProtocol, origin: str) -> bool:
         if normal in _NO_PLACES and normal in factory.allowedOrigins:
             return True
     try:
-        parsed = _url_to_origin(origin)
+        parsed = url_to_origin(origin)
     except ValueError:
         return False
     if parsed == "null":
         return bool(protocol.allowNullOrigin)
     scheme = "https" if factory.isSecure else "http"
     port = factory.externalPort or factory.port
-    return bool(_is_same_origin(parsed, scheme, port, patterns))
+    return bool(is_same_origin(parsed, scheme, port, patterns))

@@ -6,14 +6,10 @@ Used through ``_autobahn.py``.
 
 from __future__ import annotations
 
-from collections import deque
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from autobahn.twisted.util import create_transport_details, peer2str
-from autobahn.wamp.types import TransportDetails
-from autobahn.websocket.compress_base import PerMessageCompress
-from autobahn.websocket.protocol import PreparedMessage, TrafficStats, WebSocketProtocol
+from autobahn.websocket.protocol import WebSocketProtocol
 from autobahn.websocket.utf8validator import Utf8Validator
 from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import ITCPTransport
@@ -25,9 +21,11 @@ from ... import _twisted
 from ...connection import abort_because
 from ...interfaces import ICountsBytes, IStreamTransport
 from ...sending import QuietTimeout, remaining
-from ._received import PROTOCOL, AutobahnProtocol, BoundsMessages, Pieces
+from ._internals import CONNECTING, AutobahnProtocol, BoundsMessages, HandshakeResult, enter_open_state
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from twisted.internet.interfaces import IDelayedCall
 
 __all__ = [
@@ -38,19 +36,6 @@ __all__ = [
     "TwistedAdapter",
     "forget_protocol",
 ]
-
-_CONNECTING = (WebSocketProtocol.STATE_CONNECTING, WebSocketProtocol.STATE_PROXY_CONNECTING)
-
-
-class HandshakeResult(NamedTuple):
-    """What a handshake has settled."""
-
-    subprotocol: str | None
-    compression: PerMessageCompress | None
-    """autobahn's permessage-compress, made from offer and answer; None without."""
-    attributes: dict[str, object]
-    """What autobahn's protocols keep of a handshake: ``http_headers``, ``websocket_version`` ..."""
-
 
 # Bytes that are read after the other side has broken the rules, until its Close frame has come. A
 # client whose message is too large has much of it on its way, and shall see why it was closed.
@@ -63,6 +48,9 @@ _BAD_GATEWAY, _TRY_AGAIN_LATER = 1014, 1013
 # Seconds until the connection is aborted, once it is being closed, if the other side takes nothing of
 # what is still to be written, or does not close when it has taken all.
 CLOSE_TIMEOUT = 60
+
+# So many pieces of a message are joined to one: each costs some fifty bytes, however short it is.
+_MOST_PIECES = 256
 
 # Seconds between two attempts to send a pong on a connection that is full.
 _PONG_INTERVAL = 0.1
@@ -78,21 +66,15 @@ class OpensWhenConnected(BoundsMessages):
     _handshake: HandshakeResult | None = None
     _backpressure: _twisted.WriteBackpressure | None = None
     _after_failure = 0
-    _is_counted = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Keeps a user's hook for subclasses from running for the classes that are made here."""
 
-    @cached_property
-    def _transport_details(self) -> TransportDetails:
-        """Made when they are asked for, since most connections never are."""
-        return _details(self.transport, self.is_server)
-
     def makeConnection(self, transport: IStreamTransport) -> None:
         super().makeConnection(transport)
         handshake, self._handshake = self._handshake, None
-        if handshake is not None and self.state in _CONNECTING:
-            _enter_open_state(self, handshake)
+        if handshake is not None and self.state in CONNECTING:
+            enter_open_state(self, handshake)
 
     def dataReceived(self, data: bytes) -> None:
         if self.failedByMe:
@@ -154,39 +136,6 @@ def forget_protocol(protocol: AutobahnProtocol) -> None:
     protocol.is_closed.addCallback(lambda _: None)
 
 
-# What autobahn's _connectionMade gives to every connection.
-_INITIAL_STATE = {
-    "_perMessageCompress": None,
-    "autoPingPending": None,
-    "autoPingPendingCall": None,
-    "autoPingPendingSent": None,
-    "autoPingPendingSeq": 0,
-    "autoPingTimeoutCall": None,
-    "closeHandshakeTimeoutCall": None,
-    "closedByMe": False,
-    "data": b"",
-    "droppedByMe": False,
-    "failedByMe": False,
-    "localCloseCode": None,
-    "localCloseReason": None,
-    "openHandshakeTimeoutCall": None,
-    "remoteCloseCode": None,
-    "remoteCloseReason": None,
-    "send_state": WebSocketProtocol.SEND_STATE_GROUND,
-    "state": WebSocketProtocol.STATE_CONNECTING,
-    "trackedTimings": None,
-    "triggered": False,
-    "wasClean": False,
-    "wasCloseHandshakeTimeout": False,
-    "wasMaxFramePayloadSizeExceeded": False,
-    "wasMaxMessagePayloadSizeExceeded": False,
-    "wasNotCleanReason": None,
-    "wasOpenHandshakeTimeout": False,
-    "wasServerConnectionDropTimeout": False,
-    "wasServingFlashSocketPolicyFile": False,
-}
-
-
 @implementer(ICountsBytes)
 class TwistedAdapter(AutobahnProtocol):
     """
@@ -202,36 +151,14 @@ class TwistedAdapter(AutobahnProtocol):
     _end_call: QuietTimeout | None = None
 
     def connectionMade(self) -> None:
-        # autobahn has given an empty one to every instance.
-        self.__dict__.pop("_transport_details", None)
         if not self.tcpNoDelay and ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(False)
-        self._connectionMade()
+        super().connectionMade()
 
     @cached_property
     def utf8validator(self) -> Utf8Validator:
         """Made when text comes, since on most connections none does."""
         return Utf8Validator()
-
-    def _connectionMade(self) -> None:
-        """
-        In place of autobahn's, which looks up some thirty options in the factory and formats them for
-        its log: that costs as much as the rest of the handshake together.
-        """
-        attributes = self.__dict__
-        attributes.update(_INITIAL_STATE)
-        attributes["trafficStats"] = TrafficStats()
-        attributes["send_queue"] = deque()
-        self.setTrackTimings(self.trackTimings)
-        if self.is_server:
-            self.factory.countConnections += 1
-            self._is_counted = True
-        else:
-            attributes["serverConnectionDropTimeoutCall"] = None
-
-    def _connectionLost(self, reason: Failure) -> None:
-        # Not autobahn's for servers, which counts connections.
-        PROTOCOL._connectionLost(self, reason)
 
     @property
     def bytes_in(self) -> int:
@@ -242,12 +169,6 @@ class TwistedAdapter(AutobahnProtocol):
     def bytes_out(self) -> int:
         """How many bytes the messages had that were sent."""
         return _counted(self, "outgoingOctetsAppLevel")
-
-    def sendPreparedMessage(self, preparedMsg: PreparedMessage) -> None:
-        if self._perMessageCompress is None or preparedMsg.doNotCompress:
-            # autobahn counts the frame only, not what is in it.
-            self.trafficStats.outgoingOctetsAppLevel += len(preparedMsg.payload)
-        super().sendPreparedMessage(preparedMsg)
 
     def onMessageBegin(self, isBinary: bool) -> None:
         super().onMessageBegin(isBinary)
@@ -266,11 +187,9 @@ class TwistedAdapter(AutobahnProtocol):
         self.remoteCloseCode = code
         return result
 
-    def _onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        if self._is_bad_gateway and code == _TRY_AGAIN_LATER:
-            # The connection has ended at the Close frame, before its code was put right.
-            code = _BAD_GATEWAY
-        super()._onClose(wasClean, code, reason)
+    def _true_close_code(self, code: int | None) -> int | None:
+        # The connection may end at the Close frame, before its code is put right.
+        return _BAD_GATEWAY if self._is_bad_gateway and code == _TRY_AGAIN_LATER else code
 
     def sendCloseFrame(self, *args: object, **kwargs: object) -> None:
         if self._is_bad_gateway and kwargs.get("code") == _TRY_AGAIN_LATER:
@@ -290,16 +209,13 @@ class TwistedAdapter(AutobahnProtocol):
                 self.onCloseHandshakeTimeout,
             )
 
-    def dataReceived(self, data: bytes) -> None:
-        self._dataReceived(data)
-
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         for name in ("_pong_call", "_end_call", "closeHandshakeTimeoutCall"):
             call = getattr(self, name, None)
             if call is not None:
                 setattr(self, name, None)
                 call.cancel()
-        self._connectionLost(reason)
+        super().connectionLost(reason)
         self.data = b""
         self.__dict__["control_frame_data"] = []
 
@@ -310,7 +226,7 @@ class TwistedAdapter(AutobahnProtocol):
     def _reads_again(self) -> None:
         """Reading begins again; to be overridden."""
 
-    def _closeConnection(self, abort: bool = False) -> None:
+    def _end_connection(self, abort: bool) -> None:
         if abort and not self.wasClean:
             if self.wasCloseHandshakeTimeout and not remaining(self.transport):
                 # The other side has everything, and may still be reading it: a reset would look as if
@@ -333,7 +249,7 @@ class TwistedAdapter(AutobahnProtocol):
         self._end_call = None
         abort_because(self.transport, TimeoutError(string="the other end did not close"))
 
-    def _onPing(self, payload: bytes) -> None:
+    def _ping_came(self, payload: bytes) -> None:
         if not _twisted.is_full(self.transport):
             self.onPing(payload)
             return
@@ -346,53 +262,30 @@ class TwistedAdapter(AutobahnProtocol):
         self._pong_call = None
         payload, self._late_pong = self._late_pong, None
         if payload is not None and self.state == WebSocketProtocol.STATE_OPEN:
-            self._onPing(payload)
-
-    def _onOpen(self) -> None:
-        if _twisted.tls_layer(self.transport) is not None:
-            # These are known only now, since the TLS handshake is over.
-            details = _details(self.transport, self.is_server)
-            self._transport_details.channel_id = details.channel_id
-            self._transport_details.peer_cert = details.peer_cert
-        self.onOpen()
-
-
-def _details(transport: IStreamTransport, is_server: bool) -> TransportDetails:
-    """What autobahn's protocols say about a transport."""
-    layer = _twisted.tls_layer(transport)
-    if layer is not None and layer.getHandle() is None:
-        # TLS has ended.
-        kind = TransportDetails.CHANNEL_TYPE_TLS
-        peer = peer2str(layer)
-        details = TransportDetails(channel_type=kind, peer=peer, is_server=is_server, is_secure=True)
-    else:
-        details = create_transport_details(layer or transport, is_server)
-    details.channel_framing = TransportDetails.CHANNEL_FRAMING_WEBSOCKET
-    return details
-
-
-def _enter_open_state(protocol: AutobahnProtocol, handshake: HandshakeResult) -> None:
-    """Do what autobahn's server does at the end of ``succeedHandshake``, and its client alike."""
-    protocol.__dict__.update(handshake.attributes)
-    protocol.websocket_protocol_in_use = handshake.subprotocol
-    compression = handshake.compression
-    protocol._perMessageCompress = compression
-    protocol.websocket_extensions_in_use = [] if compression is None else [compression]
-    protocol.state = WebSocketProtocol.STATE_OPEN
-    protocol.inside_message = False
-    protocol.current_frame = None
-    if protocol.autoPingInterval:
-        protocol.autoPingPendingCall = protocol.factory._batched_timer.call_later(
-            protocol.autoPingInterval, protocol._sendAutoPing
-        )
-    if protocol.trackedTimings:
-        protocol.trackedTimings.track("onOpen")
-    protocol._onOpen()
-    if not protocol.is_open.called:
-        protocol.is_open.callback(None)
+            self._ping_came(payload)
 
 
 def _counted(protocol: object, name: str) -> int:
     # autobahn begins to count when the connection is made.
     stats = getattr(protocol, "trafficStats", None)
     return 0 if stats is None else int(getattr(stats, name))
+
+
+class Pieces(list[bytes]):
+    """
+    The pieces of a message, or of a frame, until it is complete: a client that sends bytes one by one,
+    or empty fragments without end, does not fill the memory with their overhead.
+    """
+
+    _joined = 0
+
+    def append(self, piece: bytes) -> None:
+        if piece:
+            super().append(piece)
+            if len(self) - self._joined > _MOST_PIECES:
+                # Each byte is copied once: what has been joined stays as it is.
+                self[self._joined :] = [b"".join(self[self._joined :])]
+                self._joined += 1
+
+    def extend(self, pieces: Iterable[bytes]) -> None:
+        self.append(b"".join(pieces))

@@ -8,7 +8,7 @@ from autobahn.websocket.protocol import WebSocketProtocol
 from zope.interface import implementer
 
 from ...interfaces import IDrainable
-from ._opened import AutobahnProtocol
+from ._internals import AutobahnProtocol
 
 __all__ = ["AdaptsToDrainable", "ClosesWhenDrained", "say_going_away"]
 

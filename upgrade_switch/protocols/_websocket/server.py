@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 from urllib.parse import parse_qs
 
 from autobahn.twisted.util import peer2str
@@ -18,25 +18,30 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
-from ...errors import InvalidArgument, InvalidUpgrades, UpgradeError
+from ...errors import InvalidUpgrades, UpgradeError
 from ...fields import accept_key
 from ...interfaces import Acceptor, Answer
 from ...negotiation import UpgradeToken
 from ...server.pages import StatusPage, service_unavailable
 from ...server.request import UpgradeRequest
 from ...server.upgrades import build_or_decline
+from .._handshake import (
+    MAX_MESSAGE_SIZE,
+    SAME_ORIGIN,
+    HandshakeRefused,
+    OriginCheck,
+    check_origin,
+    check_request,
+    check_size,
+    origin_check,
+    refuse,
+    shown,
+)
 from . import _autobahn
-from .handshake import HandshakeRefused, check_request, shown
-from .origin import AllowedOrigins, is_same_origin
 
 __all__ = ["MAX_MESSAGE_SIZE", "SAME_ORIGIN", "HandshakeRequest", "websocket"]
 
 _log = Logger()
-
-MAX_MESSAGE_SIZE = 16 * 2**20
-
-SAME_ORIGIN = ("same origin",)
-"""For ``allowed_origins``: only pages of the host and port that the request is sent to."""
 
 
 def websocket(
@@ -77,20 +82,11 @@ def websocket(
     :raises InvalidUpgrades: if ``factory`` is not such a factory, or an origin is invalid.
     :raises InvalidArgument: if ``max_message_size`` is neither None nor a whole number above 0.
     """
-    if max_message_size is not None and (
-        isinstance(max_message_size, bool)
-        or not isinstance(max_message_size, int)
-        or max_message_size < 1
-    ):
-        raise InvalidArgument(f"max_message_size is None or a size in bytes, not {max_message_size!r}")
+    check_size(max_message_size)
     if isinstance(factory, type) or not getattr(factory, "isServer", False):
         raise InvalidUpgrades(f"not an autobahn.twisted WebSocketServerFactory: {factory!r}")
-    if allowed_origins is None:
-        return _Acceptor(factory, None, max_message_size)
-    if allowed_origins is SAME_ORIGIN:
-        return _Acceptor(factory, _is_from_same_site, max_message_size)
-    allowed = AllowedOrigins(allowed_origins)
-    return _Acceptor(factory, lambda origin, request: origin in allowed, max_message_size)
+    is_allowed = None if allowed_origins is None else origin_check(allowed_origins)
+    return _Acceptor(factory, is_allowed, max_message_size)
 
 
 class HandshakeRequest(ConnectionRequest):
@@ -117,20 +113,11 @@ class _Handshake(NamedTuple):
     headers: dict[str, str]
 
 
-# Whether an origin may open a WebSocket.
-_OriginCheck: TypeAlias = Callable[[str, UpgradeRequest], bool]
-
-
-def _is_from_same_site(origin: str, request: UpgradeRequest) -> bool:
-    (host,) = request.requestHeaders.getRawHeaders(b"host") or (b"",)
-    return is_same_origin(origin, host.decode("latin-1"))
-
-
 class _Acceptor:
     def __init__(
         self,
         factory: WebSocketServerFactory,
-        is_allowed: _OriginCheck | None,
+        is_allowed: OriginCheck | None,
         max_message_size: int | None,
     ) -> None:
         """
@@ -144,32 +131,19 @@ class _Acceptor:
         try:
             key, origin, subprotocols = check_request(request, token)
             if origin is not None and self._is_allowed is not None:
-                _check_origin(origin, self._is_allowed(origin, request))
+                check_origin(origin, self._is_allowed(origin, request))
             built = build_or_decline(self._factory, request)
             if IResource.providedBy(built):
                 return built
             protocol = _autobahn.configure(built, self._factory, self._max_message_size)
             if origin is not None and self._is_allowed is None:
-                _check_origin(origin, _autobahn.is_origin_allowed_by(protocol, origin))
+                check_origin(origin, _autobahn.is_origin_allowed_by(protocol, origin))
             _check_room(protocol)
             extensions = _extensions(request, protocol)
         except HandshakeRefused as refused:
-            return _refuse(request, refused)
+            return refuse(request, refused)
         handshake = _Handshake(key, origin, subprotocols, extensions, _headers(request))
         return _ask_protocol(request, protocol, handshake)
-
-
-def _refuse(request: UpgradeRequest, refused: HandshakeRefused) -> IResource:
-    """The answer to a handshake that is refused; the request gets to know why."""
-    if refused.detail:
-        request.decline_detail = refused.detail
-    return refused.answer
-
-
-def _check_origin(origin: str, is_allowed: bool) -> None:
-    if not is_allowed:
-        page = StatusPage(403, "Forbidden", "Not from this origin.")
-        raise HandshakeRefused(page, f"origin {shown(origin)} is not allowed")
 
 
 def _check_room(protocol: _autobahn.AutobahnProtocol) -> None:
@@ -267,7 +241,7 @@ def _answer_to_denial(
     reason.trap(ConnectionDeny, HandshakeRefused)
     denial = reason.value
     if isinstance(denial, HandshakeRefused):
-        return _refuse(request, denial)
+        return refuse(request, denial)
     assert isinstance(denial, ConnectionDeny)
     finished = request.notifyFinish().addBoth(lambda _: _autobahn.close_unopened(protocol))
     finished.addErrback(
@@ -309,7 +283,7 @@ def _accept(
         # Again, since others may have come while onConnect was deciding.
         _check_room(protocol)
     except HandshakeRefused as refused:
-        return _refuse(request, refused)
+        return refuse(request, refused)
     compression, extension = _autobahn.accept_compression(protocol, offers)
     add = request.responseHeaders.addRawHeader
     for source in (protocol.factory.headers, headers or {}):

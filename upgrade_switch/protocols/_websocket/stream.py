@@ -44,12 +44,12 @@ from ...negotiation import UpgradeToken
 from ...server.decision import not_an_answer
 from ...server.pages import service_unavailable
 from ...server.upgrades import acceptor_of
+from .._handshake import HandshakeRefused, subprotocol_names
+from .._heartbeat import check_heartbeat
 from ._autobahn import CLOSE_TIMEOUT
 from .client import connect_websocket
 from .draining import say_going_away
 from .frames import ByteStream
-from .handshake import HandshakeRefused, subprotocol_names
-from .heartbeat import check_heartbeat
 from .server import SAME_ORIGIN, HandshakeRequest, websocket
 
 __all__ = ["WebSocketEndpoint", "byte_stream"]

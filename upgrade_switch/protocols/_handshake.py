@@ -5,17 +5,31 @@ The opening handshake on the server's side (RFC 6455 §4.2): which requests are 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 from twisted.web.resource import IResource
 
-from ...errors import InvalidArgument
-from ...fields import is_token, printable
-from ...negotiation import UpgradeToken
-from ...server.pages import StatusPage
-from ...server.request import UpgradeRequest
+from ..errors import InvalidArgument
+from ..fields import is_token, printable
+from ..negotiation import UpgradeToken
+from ..server.pages import StatusPage
+from ..server.request import UpgradeRequest
+from ._origin import AllowedOrigins, is_same_origin
 
-__all__ = ["HandshakeRefused", "check_request", "shown", "subprotocol_names"]
+__all__ = [
+    "MAX_MESSAGE_SIZE",
+    "SAME_ORIGIN",
+    "HandshakeRefused",
+    "OriginCheck",
+    "check_origin",
+    "check_request",
+    "check_size",
+    "origin_check",
+    "refuse",
+    "shown",
+    "subprotocol_names",
+]
 
 # RFC 6455 §4.2.1: base64 that gives 16 bytes when it is decoded. Four bits of the last character are
 # not used, and may be set, as they are in the example key of §4.1.
@@ -25,6 +39,16 @@ _VERSION = b"13"
 
 # Characters of what a stranger has sent, in the reason of a refusal.
 _MOST_SHOWN = 200
+
+
+MAX_MESSAGE_SIZE = 16 * 2**20
+"""Bytes; the default of acceptors."""
+
+SAME_ORIGIN = ("same origin",)
+"""For ``allowed_origins``: only pages of the host and port that the request is sent to."""
+
+OriginCheck: TypeAlias = Callable[[str, UpgradeRequest], bool]
+"""Whether an origin may open a WebSocket."""
 
 
 class HandshakeRefused(Exception):
@@ -78,6 +102,51 @@ def check_request(
         raise _bad_request("A handshake has one Origin at most.")
     origin = origins[0].decode("latin-1") if origins else None
     return key, origin, _subprotocols(header(b"sec-websocket-protocol") or ())
+
+
+def refuse(request: UpgradeRequest, refused: HandshakeRefused) -> IResource:
+    """The answer to a handshake that is refused; the request gets to know why."""
+    if refused.detail:
+        request.decline_detail = refused.detail
+    return refused.answer
+
+
+def origin_check(allowed_origins: Iterable[str]) -> OriginCheck:
+    """
+    :param allowed_origins: as for :func:`~upgrade_switch.protocols.websocket`.
+    :return: what says whether a request's origin is among them.
+    :raises InvalidUpgrades: if an origin is invalid.
+    """
+    if allowed_origins is SAME_ORIGIN:
+        return _is_from_same_site
+    allowed = AllowedOrigins(allowed_origins)
+    return lambda origin, request: origin in allowed
+
+
+def _is_from_same_site(origin: str, request: UpgradeRequest) -> bool:
+    (host,) = request.requestHeaders.getRawHeaders(b"host") or (b"",)
+    return is_same_origin(origin, host.decode("latin-1"))
+
+
+def check_origin(origin: str, is_allowed: bool) -> None:
+    """
+    :raises HandshakeRefused: if it is not.
+    """
+    if not is_allowed:
+        page = StatusPage(403, "Forbidden", "Not from this origin.")
+        raise HandshakeRefused(page, f"origin {shown(origin)} is not allowed")
+
+
+def check_size(max_message_size: int | None) -> None:
+    """
+    :raises InvalidArgument: if it is neither None nor a number of bytes above 0.
+    """
+    if max_message_size is not None and (
+        isinstance(max_message_size, bool)
+        or not isinstance(max_message_size, int)
+        or max_message_size < 1
+    ):
+        raise InvalidArgument(f"max_message_size is None or a size in bytes, not {max_message_size!r}")
 
 
 def _bad_request(detail: str) -> HandshakeRefused:

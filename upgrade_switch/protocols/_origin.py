@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from ...errors import InvalidUpgrades
-from ...fields import is_host
+from ..errors import InvalidUpgrades
+from ..fields import is_host
 
 __all__ = ["AllowedOrigins", "is_same_origin", "normal_origin"]
 

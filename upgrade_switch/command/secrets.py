@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from twisted.python.usage import UsageError
 
-from ..exits import say
+from .exits import say
 
 __all__ = [
     "USER_VARIABLE",

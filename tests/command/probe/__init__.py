@@ -1,0 +1,1 @@
+"""``upgrade-switch probe``: what it asks, what it finds, and what strangers do to it."""

@@ -1,0 +1,1 @@
+"""``message_stream`` and its client: WebSockets as messages, for coroutines."""

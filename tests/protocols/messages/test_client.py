@@ -1,0 +1,200 @@
+"""
+``MessageEndpoint``: WebSockets as messages on a client, by ``ClientService`` too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.application.internet import ClientService
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectError
+from twisted.internet.error import TimeoutError as InternetTimeoutError
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+from twisted.web.http_headers import Headers
+
+from tests.kit.harness import Recorder, patient, reactor, site_of, turns
+from tests.kit.scripted import playing, trusting_agent
+from tests.kit.wscodec import PING, PONG, TEXT
+from tests.kit.wsstream import answer, close, frame
+from upgrade_switch import NotSwitched
+from upgrade_switch.errors import InvalidArgument, InvalidResponse, StreamClosed
+from upgrade_switch.protocols import MessageEndpoint, MessageFactory, MessageStream, message_stream
+
+
+class Streams:
+    """A handler that hands its streams to the test, and returns when they are closed."""
+
+    def __init__(self) -> None:
+        self.streams: list[MessageStream] = []
+        self._waiting: list[Deferred[MessageStream]] = []
+
+    async def __call__(self, stream: MessageStream) -> None:
+        self.streams.append(stream)
+        waiting, self._waiting = self._waiting, []
+        for deferred in waiting:
+            deferred.callback(stream)
+        await stream.wait_closed()
+
+    def next(self) -> Deferred[MessageStream]:
+        """The next one that opens."""
+        deferred: Deferred[MessageStream] = Deferred()
+        self._waiting.append(deferred)
+        return patient(deferred)
+
+
+async def echo(stream: MessageStream) -> None:
+    async for message in stream:
+        await stream.send(message)
+
+
+def endpoint_to(url: str, **kwargs: Any) -> MessageEndpoint:
+    kwargs.setdefault("agent", trusting_agent())
+    return MessageEndpoint(reactor, url.replace("http", "ws", 1), **kwargs)
+
+
+@pytest.mark.parametrize("compression", [False, True])
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+@pytest_twisted.ensureDeferred
+async def test_there_and_back(listen: Any, kind: str, compression: bool) -> None:
+    """Messages come back as they were, and the close code is the other side's, too."""
+    accept = message_stream(echo, subprotocols=["chat"], compression=compression)
+    listening = await listen(kind, site_of({"websocket": accept}))
+    endpoint = endpoint_to(listening.url + "/u", subprotocols=["chat"], compression=compression)
+    assert repr(endpoint).startswith("<MessageEndpoint http")
+    handler = Streams()
+    protocol: Any = await patient(endpoint.connect(MessageFactory(handler)))
+    stream = protocol.stream
+    assert (stream.subprotocol, stream.request) == ("chat", None)
+    for message in ("text", b"bytes", "é" * 100_000, b"\0" * 1_000_000, ""):
+        await patient(stream.send(message))
+        assert await patient(stream.receive()) == message
+    await patient(stream.close(3000, "done"))
+    assert (stream.close_code, stream.close_reason) == (3000, "done")
+
+
+@pytest_twisted.ensureDeferred
+async def test_client_service(listen: Any) -> None:
+    """A ClientService opens another one whenever the connection is lost, until it is stopped."""
+    served = Streams()
+    listening = await listen("tcp", site_of({"websocket": message_stream(served)}))
+    client = Streams()
+    service = ClientService(
+        endpoint_to(listening.url + "/u"), MessageFactory(client), retryPolicy=lambda attempt: 0
+    )
+    opened = client.next()
+    service.startService()
+    stream = await opened
+    for _ in range(2):
+        opened = client.next()
+        served.streams[-1].abort()
+        await patient(stream.wait_closed())
+        assert stream.close_code == 1006
+        stream = await opened
+    stopped = service.stopService()
+    await patient(stopped)
+    assert not stream.is_open
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_comes_with_the_answer() -> None:
+    """A message in the 101's segment is the first; pings are answered, and frames are masked."""
+    async with playing("tcp") as server:
+        handler = Streams()
+        opening = endpoint_to(server.url, agent=server.agent).connect(MessageFactory(handler))
+        peer, head = await server.asked()
+        peer.send(answer(head) + frame(TEXT, b"early") + frame(PING, b"?"))
+        protocol: Any = await patient(opening)
+        stream = protocol.stream
+        assert await patient(stream.receive()) == "early"
+        await peer.until(lambda: len(peer.data) >= 7)
+        assert peer.data[0] & 0x0F == PONG
+        assert peer.data[1] & 0x80
+        peer.send(close(1012))
+        with pytest.raises(StreamClosed, match="1012"):
+            await patient(stream.receive())
+        peer.transport.loseConnection()
+        await patient(stream.wait_closed())
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        (b"Sec-WebSocket-Protocol: other\r\n", "not offered"),
+        (b"Sec-WebSocket-Extensions: permessage-deflate\r\n", "not offered"),
+        (b"Sec-WebSocket-Extensions: ;\r\n", "not valid"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_wrong_answers(fields: bytes, match: str) -> None:
+    """A 101 that breaks the rules fails, and the connection ends."""
+    async with playing("tcp") as server:
+        opening = endpoint_to(server.url, agent=server.agent).connect(MessageFactory(echo))
+        peer, head = await server.asked()
+        peer.send(answer(head, fields))
+        with pytest.raises(InvalidResponse, match=match):
+            await patient(opening)
+        await peer.is_lost()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_key() -> None:
+    """The server has to know what was asked."""
+    async with playing("tcp") as server:
+        opening = endpoint_to(server.url, agent=server.agent).connect(MessageFactory(echo))
+        peer, _ = await server.asked()
+        peer.send(b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        with pytest.raises(InvalidResponse, match="Sec-WebSocket-Accept"):
+            await patient(opening)
+        await peer.is_lost()
+
+
+@pytest_twisted.ensureDeferred
+async def test_refused(listen: Any) -> None:
+    """A server that does not switch."""
+    listening = await listen("tcp", site_of({"echo": Factory()}))
+    with pytest.raises(NotSwitched):
+        await patient(endpoint_to(listening.url + "/u").connect(MessageFactory(echo)))
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_late() -> None:
+    """A server that does not answer in time; cancelling closes the connection, too."""
+    clock = Clock()
+    async with playing("tcp") as server:
+        endpoint = MessageEndpoint(clock, server.url, agent=server.agent, timeout=3)
+        opening = endpoint.connect(MessageFactory(echo))
+        peer, _ = await server.asked()
+        clock.advance(3)
+        with pytest.raises(InternetTimeoutError):
+            await opening
+        await peer.is_lost()
+        opening = endpoint.connect(MessageFactory(echo))
+        peer, _ = await server.asked()
+        opening.cancel()
+        with pytest.raises((CancelledError, ConnectError)):
+            await opening
+        await peer.is_lost()
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_factory(listen: Any) -> None:
+    """Only a MessageFactory can be connected."""
+    listening = await listen("tcp", site_of({"websocket": message_stream(echo)}))
+    with pytest.raises(InvalidArgument, match="connects a MessageFactory"):
+        await patient(endpoint_to(listening.url + "/u").connect(Factory.forProtocol(Recorder)))
+    await turns()
+
+
+def test_options() -> None:
+    """What cannot be meant is said at once."""
+    headers = Headers({b"Sec-WebSocket-Protocol": [b"x"]})
+    with pytest.raises(ValueError, match="the endpoint sets"):
+        MessageEndpoint(reactor, "ws://h/", headers)
+    with pytest.raises(ValueError, match="not a ws or wss URL"):
+        MessageEndpoint(reactor, "ftp://h/")
+    with pytest.raises(InvalidArgument, match="a handler is a coroutine function"):
+        MessageFactory(None)  # type: ignore[arg-type]

@@ -1,0 +1,78 @@
+"""
+``upgrade-switch probe --through``: whether a proxy can be reached, and reaches the probe's far side.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+
+from .discovery import NotReached
+from .farside import FarSide
+from .passage import Passage
+from .subject import Subject
+from .wire import Broken, Closed, Deadline, NotHTTP
+
+__all__ = ["reached"]
+
+# A proxy that asks whether its servers live may have to notice first that there is one now.
+_PATIENCE = 2
+
+
+@contextmanager
+def reached(proxy: Subject, host: str, port: int) -> Iterator[Passage]:
+    """
+    Serve a proxy's far side, and see that its requests get there.
+
+    :param host: where to listen; the proxy has to be told to forward to it.
+    :raises NotReached: if nothing can listen there, if the proxy cannot be reached, or if its requests
+        do not arrive.
+    """
+    try:
+        far_side = FarSide(host, port)
+    except OSError as error:
+        # socket.create_server has put more into strerror.
+        code = error.errno or 0
+        why = os.strerror(code) if code > 0 else error.strerror
+        raise NotReached(f"cannot listen on {host}:{port}: {why}") from None
+    with far_side:
+        known = {field.name: getattr(proxy, field.name) for field in fields(proxy)}
+        passage = Passage(**known, far_side=far_side)
+        _see_that_requests_arrive(passage)
+        yield passage
+
+
+def _see_that_requests_arrive(passage: Passage) -> None:
+    deadline = Deadline(_PATIENCE * passage.timeout)
+    while (answer := _answer(passage)) is not None:
+        if not deadline.left():
+            address = passage.far_side.address
+            raise NotReached(
+                f"nothing of a request to {passage.url} came to {address} ({answer}): the proxy has to "
+                f"be configured to forward to http://{address}"
+            )
+
+
+def _answer(passage: Passage) -> str | None:
+    """What a proxy answers to a request without forwarding it; None if it does forward it."""
+    with passage.for_a_check().begun() as own:
+        try:
+            near = own.open()
+        except Closed as fault:
+            raise NotReached(f"no proxy at {own.host}: {fault.came}") from None
+        with near:
+            try:
+                near.send(own.request())
+                far = own.may_arrive(near)
+                if far is None:
+                    return f"the proxy answers {near.head()}"
+                with far:
+                    far.answer("200 OK")
+                    near.response()
+            except NotHTTP as fault:
+                raise NotReached(f"no HTTP at {own.host}: {fault.came}") from None
+            except Broken as fault:
+                return fault.came
+    return None

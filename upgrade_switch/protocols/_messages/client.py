@@ -1,0 +1,208 @@
+"""
+:class:`MessageEndpoint`: opens WebSockets on a client, for ``ClientService`` and whatever takes an
+endpoint (RFC 6455 §4.1).
+"""
+
+from __future__ import annotations
+
+import os
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import NoProtocol
+from twisted.internet.interfaces import (
+    IAddress,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.internet.protocol import Factory
+from twisted.web.client import Agent
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IResponse
+from websockets.exceptions import InvalidHeader, NegotiationError
+from websockets.extensions import Extension
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
+from websockets.headers import build_extension, parse_extension
+from websockets.protocol import Side
+from zope.interface import implementer
+
+from ...client.endpoint import unwrap_cancelled
+from ...client.pool import UpgradePool, switched_connection
+from ...client.urls import http_url
+from ...errors import InvalidArgument, InvalidResponse, connect_timed_out
+from ...fields import accept_key
+from .._handshake import MAX_MESSAGE_SIZE, subprotocol_names
+from .protocol import Agreed, Handler, MessageProtocol
+from .server import HEARTBEAT, MAX_QUEUE, check_options
+
+__all__ = ["MessageEndpoint", "MessageFactory"]
+
+_SWITCHING = 101
+_SET_HERE = (b"sec-websocket-protocol", b"sec-websocket-extensions")
+
+
+class MessageFactory(Factory[MessageProtocol]):
+    """
+    What a :class:`MessageEndpoint` connects: each connection calls a handler, as on a server.
+    """
+
+    noisy = False
+
+    def __init__(self, handler: Handler) -> None:
+        """
+        :param handler: called with each :class:`MessageStream`, which closes when it is over.
+        :raises InvalidArgument: if it cannot be called.
+        """
+        if not callable(handler):
+            raise InvalidArgument(f"a handler is a coroutine function, not {handler!r}")
+        self.handler = handler
+
+    def buildProtocol(self, addr: IAddress | None) -> MessageProtocol:
+        return MessageProtocol(self.handler)
+
+
+@implementer(IStreamClientEndpoint)
+class MessageEndpoint:
+    """
+    A client endpoint that opens WebSockets. With Twisted's ``ClientService`` it connects again whenever
+    the connection is lost::
+
+        service = ClientService(
+            MessageEndpoint(reactor, "wss://example.com/feed"), MessageFactory(handler)
+        )
+        service.startService()
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        url: str | bytes,
+        headers: Headers | None = None,
+        agent: IAgent | None = None,
+        timeout: float | None = 30,
+        subprotocols: Iterable[str] = (),
+        heartbeat: float | None = HEARTBEAT,
+        max_message_size: int | None = MAX_MESSAGE_SIZE,
+        max_queue: int = MAX_QUEUE,
+        compression: bool = False,
+    ) -> None:
+        """
+        :param reactor: the clock; without an ``agent``, it also makes the connections.
+        :param url: ``ws`` or ``wss``, or ``http`` or ``https``.
+        :param headers: further fields of the handshake.
+        :param agent: any agent over an :class:`~upgrade_switch.UpgradePool`. None: a plain ``Agent``.
+        :param timeout: how many seconds connecting may take; None: no limit.
+        :param subprotocols: those that are offered, in this order.
+        :param heartbeat: as for :func:`byte_stream`.
+        :param max_message_size: as for :func:`message_stream`.
+        :param max_queue: as for :func:`message_stream`.
+        :param compression: whether compression is offered (RFC 7692).
+        :raises ValueError: if the URL is not one of these, or ``headers`` has a field that is set here.
+        :raises InvalidArgument: if a subprotocol is not a token, or a number is neither None nor above
+            0.
+        """
+        self._url = http_url(url, websocket=True)
+        self._headers = Headers() if headers is None else headers.copy()
+        for name in _SET_HERE:
+            if self._headers.hasHeader(name):
+                raise ValueError(f"the endpoint sets {name.decode()}")
+        self._options = check_options(heartbeat, max_message_size, max_queue)
+        self._subprotocols = subprotocol_names(subprotocols)
+        self._compression = compression
+        self._reactor = reactor
+        self._agent = agent
+        self._timeout = timeout
+
+    def __repr__(self) -> str:
+        # Without the query, which may hold a secret.
+        return f"<MessageEndpoint {self._url.decode('ascii').partition('?')[0]}>"
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """
+        Open a WebSocket.
+
+        :param protocolFactory: a :class:`MessageFactory`.
+        :return: fires with the protocol that owns the connection, and has the stream as its attribute
+            ``stream``; its handler is called in the reactor's next turn. Fails with
+            :class:`~upgrade_switch.NotSwitched`, which has the response, if the server refuses; with
+            :class:`~upgrade_switch.errors.InvalidResponse` if its answer breaks the rules; with
+            ``twisted.internet.error.TimeoutError``; or with what the agent fails with. Cancelling it
+            closes the connection. Fails with :class:`~upgrade_switch.errors.InvalidArgument` if it is
+            another factory.
+        """
+        opening: Deferred[IProtocol] = Deferred.fromCoroutine(self._open(protocolFactory))
+        if self._timeout is not None:
+            opening.addTimeout(self._timeout, self._reactor, connect_timed_out("no WebSocket"))
+        return opening.addErrback(unwrap_cancelled)
+
+    async def _open(self, factory: IProtocolFactory) -> IProtocol:
+        agent: IAgent = self._agent or Agent(self._reactor, pool=UpgradePool(self._reactor))
+        key = b64encode(os.urandom(16))
+        response = await agent.request(b"GET", self._url, self._fields(key))
+        connection = switched_connection(response)
+        try:
+            agreed = self._agreed(response, key)
+            protocol = factory.buildProtocol(connection.peer)
+            if protocol is None:
+                raise NoProtocol
+            # ClientService wraps it, and passes on what it is asked for.
+            agree = getattr(protocol, "agree", None)
+            if agree is None:
+                raise InvalidArgument(f"a MessageEndpoint connects a MessageFactory, not {factory!r}")
+            agree(agreed, self._options, self._reactor)
+        except BaseException:
+            connection.abort()
+            raise
+        connection.install(protocol)
+        return protocol
+
+    def _fields(self, key: bytes) -> Headers:
+        """The fields of a handshake (RFC 6455 §4.1)."""
+        fields = self._headers.copy()
+        fields.setRawHeaders(b"upgrade", [b"websocket"])
+        fields.setRawHeaders(b"sec-websocket-version", [b"13"])
+        fields.setRawHeaders(b"sec-websocket-key", [key])
+        if self._subprotocols:
+            names = ", ".join(self._subprotocols).encode("ascii")
+            fields.setRawHeaders(b"sec-websocket-protocol", [names])
+        if self._compression:
+            deflate = ClientPerMessageDeflateFactory()
+            offer = build_extension([(deflate.name, deflate.get_request_params())]).encode("ascii")
+            fields.setRawHeaders(b"sec-websocket-extensions", [offer])
+        return fields
+
+    def _agreed(self, response: IResponse, key: bytes) -> Agreed:
+        """
+        What a switch has settled (RFC 6455 §4.1, from "If the status code").
+
+        :raises InvalidResponse: if it breaks the rules.
+        """
+        header = response.headers.getRawHeaders
+        # Over HTTP/2, where a 200 switches, there is no key, and so no answer to it (RFC 8441 §5).
+        if response.code == _SWITCHING and header(b"sec-websocket-accept") != [accept_key(key)]:
+            raise InvalidResponse("a 101 without the Sec-WebSocket-Accept to this key")
+        # Some servers answer with an empty field where they choose none.
+        chosen = [value for value in header(b"sec-websocket-protocol") or () if value.strip(b" \t")]
+        subprotocol = chosen[0].decode("latin-1") if chosen else None
+        if len(chosen) > 1 or (chosen and subprotocol not in self._subprotocols):
+            raise InvalidResponse(f"the server chose the subprotocol {subprotocol!r}, not offered")
+        lines = header(b"sec-websocket-extensions") or ()
+        return Agreed(Side.CLIENT, subprotocol, self._extensions(b", ".join(lines)))
+
+    def _extensions(self, line: bytes) -> Sequence[Extension]:
+        """
+        :raises InvalidResponse: if the server chose what was not offered.
+        """
+        extensions: list[Extension] = []
+        try:
+            for name, params in parse_extension(line.decode("latin-1")) if line else []:
+                if not self._compression or name != ClientPerMessageDeflateFactory.name:
+                    raise InvalidResponse(f"the server chose the extension {name!r}, not offered")
+                deflate = ClientPerMessageDeflateFactory()
+                extensions.append(deflate.process_response_params(params, extensions))
+        except (InvalidHeader, NegotiationError) as error:
+            raise InvalidResponse(f"the server's extensions are not valid: {error}") from None
+        return extensions

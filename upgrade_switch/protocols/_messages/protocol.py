@@ -1,0 +1,314 @@
+"""
+:class:`MessageProtocol`: a WebSocket on a transport. The frames are the ``websockets`` library's; what
+waits, on either side, is bounded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import TimeoutError
+from twisted.internet.interfaces import IPushProducer, IReactorTime, ISSLTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from websockets.exceptions import ProtocolError
+from websockets.extensions import Extension
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import SEND_EOF, Side, State
+from websockets.protocol import Protocol as Frames
+from zope.interface import implementer
+
+from ... import _twisted
+from ...connection import abort_because
+from ...errors import InvalidArgument, StreamClosed
+from ...interfaces import IDrainable, IStreamTransport
+from ...sending import QuietTimeout
+from .._heartbeat import Heartbeat
+from .stream import Message, MessageStream
+
+if TYPE_CHECKING:
+    from ...server.request import UpgradeRequest
+
+__all__ = ["Agreed", "Handler", "MessageProtocol", "Options"]
+
+_log = Logger()
+
+Handler: TypeAlias = Callable[[MessageStream], object]
+"""A coroutine function, as a rule: it is called with each stream, which closes when it is over."""
+
+# Seconds that the other end has to close, once it has everything.
+_CLOSE_TIMEOUT: Final = 10
+
+
+class Options(NamedTuple):
+    """What holds for all streams of an acceptor or an endpoint."""
+
+    heartbeat: float | None
+    max_message_size: int | None
+    max_queue: int
+
+
+class Agreed(NamedTuple):
+    """What a handshake has settled."""
+
+    side: Side
+    subprotocol: str | None
+    extensions: Sequence[Extension]
+
+
+@implementer(IPushProducer, IDrainable)
+class MessageProtocol(Protocol):
+    """
+    Owns the connection of a WebSocket that is open, and calls its handler.
+
+    :ivar octets_sent: how many bytes have been written to the transport.
+    :ivar is_full: whether more waits to be sent than there should.
+    """
+
+    transport: IStreamTransport
+
+    def __init__(self, handler: Handler) -> None:
+        """
+        It gets its connection behind :meth:`agree`.
+
+        :param handler: called with the stream.
+        """
+        self._handler = handler
+        self._parts = bytearray()
+        self._is_text = False
+        self._is_reading = True
+        self._heartbeat: Heartbeat | None = None
+        self._closing: QuietTimeout | None = None
+        self.octets_sent = 0
+        self.is_full: bool = False
+
+    def agree(
+        self,
+        agreed: Agreed,
+        options: Options,
+        clock: IReactorTime,
+        request: UpgradeRequest | None = None,
+    ) -> None:
+        """
+        The handshake is over.
+
+        :param request: on a server, the one that opens it.
+        """
+        self._clock = clock
+        self._options = options
+        self._request = request
+        self._subprotocol = agreed.subprotocol
+        self._frames = Frames(agreed.side, state=State.OPEN, max_size=options.max_message_size)
+        self._frames.extensions = list(agreed.extensions)
+
+    # The connection.
+
+    def connectionMade(self) -> None:
+        self.stream = MessageStream(self, self.transport.getPeer(), self._subprotocol, self._request)
+        self.transport.registerProducer(self, True)
+        if self._options.heartbeat is not None:
+            self._heartbeat = Heartbeat(self._clock, self._options.heartbeat, self)
+        if self._frames.side is Side.SERVER:
+            self._call_handler()
+        else:
+            _twisted.keep_alive(self.transport)
+            # Not yet: a handler may stop its ClientService, which has to know of the connection first.
+            self._clock.callLater(0, self._call_handler)
+
+    def _call_handler(self) -> None:
+        handling: Deferred[object] = maybeDeferred(self._handler, self.stream)
+        handling.addCallbacks(self._handled, self._handler_failed)
+
+    def _handled(self, _: object) -> None:
+        if self.is_fully_open:
+            self.send_close(CloseCode.NORMAL_CLOSURE, "")
+
+    def _handler_failed(self, reason: Failure) -> None:
+        # A stream that is closed ends a handler that does not expect it.
+        if self.is_fully_open or not reason.check(StreamClosed):
+            _log.failure("{handler} failed", reason, handler=self._handler)
+        if self.is_fully_open:
+            self.send_close(CloseCode.INTERNAL_ERROR, "")
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.heard()
+        self._frames.receive_data(data)
+        for frame in self._frames.events_received():
+            assert isinstance(frame, Frame)
+            self._frame_received(frame)
+        self._flush()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._frames.receive_eof()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+        if self._closing is not None:
+            self._closing.cancel()
+        self.stream.connection_lost()
+
+    # What is received.
+
+    def _frame_received(self, frame: Frame) -> None:
+        if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
+            self._is_text = frame.opcode is Opcode.TEXT
+            if frame.fin:
+                self._message_received(frame.data)
+                return
+        elif frame.opcode is Opcode.CLOSE:
+            self.stream.ended()
+            return
+        elif frame.opcode is not Opcode.CONT:
+            return
+        # Joined at once: empty or tiny fragments cannot fill the memory with what holds them.
+        self._parts += frame.data
+        if frame.fin:
+            data, self._parts = self._parts, bytearray()
+            self._message_received(data)
+
+    def _message_received(self, data: bytes | bytearray | memoryview) -> None:
+        if self._frames.state is not State.OPEN and self._frames.close_rcvd is None:
+            # This side has closed, and does not care any more.
+            return
+        message: Message
+        if self._is_text:
+            try:
+                message = str(data, "utf-8")
+            except UnicodeDecodeError:
+                self._frames.fail(CloseCode.INVALID_DATA, "a text message is not UTF-8")
+                return
+        else:
+            message = bytes(data)
+        self.stream.message_received(message)
+        self._decide_reading()
+
+    def reads_on(self) -> None:
+        """The handler has taken a message."""
+        if not self._is_reading:
+            self._decide_reading()
+
+    def _decide_reading(self) -> None:
+        reads = not self.is_full and self.stream.waiting < self._options.max_queue
+        if reads is self._is_reading:
+            return
+        self._is_reading = reads
+        if not reads:
+            self.transport.pauseProducing()
+            return
+        if self._heartbeat is not None:
+            self._heartbeat.reads_again()
+        self.transport.resumeProducing()
+
+    # What is sent.
+
+    def send_message(self, message: Message) -> None:
+        """Send it. The stream is open."""
+        if isinstance(message, str):
+            self._frames.send_text(message.encode())
+        else:
+            self._frames.send_binary(message)
+        self._flush()
+
+    def sendPing(self) -> None:
+        self._frames.send_ping(b"")
+        self._flush()
+
+    def send_close(self, code: int, reason: str) -> None:
+        """
+        Close it, if it is open.
+
+        :raises InvalidArgument: if there is no such code, or the reason is too long.
+        """
+        if not self.is_fully_open:
+            return
+        try:
+            self._frames.send_close(code, reason)
+        except ProtocolError as error:
+            raise InvalidArgument(
+                f"a WebSocket cannot be closed with {code}, {reason!r}: {error}"
+            ) from None
+        self._flush()
+
+    def _flush(self) -> None:
+        pieces = self._frames.data_to_send()
+        if pieces:
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self.octets_sent += len(data)
+            if data:
+                self.transport.write(data)
+        if self._closing is None and self._frames.close_expected():
+            self._begin_closing()
+        if pieces and pieces[-1] == SEND_EOF:
+            self._end_sending()
+
+    def _begin_closing(self) -> None:
+        # What comes now is the end, or to be dropped; a connection that is not read has no end.
+        if not self._is_reading:
+            self._is_reading = True
+            self.transport.resumeProducing()
+        self._closing = QuietTimeout(self.transport, self._clock, _CLOSE_TIMEOUT, self._close_timed_out)
+
+    def _end_sending(self) -> None:
+        """Everything is said. (RFC 6455 §7.1.1: the server is the first to close the connection.)"""
+        # With a producer, TLS would wait for more.
+        self.transport.unregisterProducer()
+        half_close = getattr(self.transport, "loseWriteConnection", None)
+        if half_close is not None and not ISSLTransport.providedBy(self.transport):
+            # The other end may still be sending: if nothing read it, the kernel would answer with a
+            # reset, which would overtake the Close frame.
+            half_close()
+        else:
+            self.transport.loseConnection()
+
+    def _close_timed_out(self) -> None:
+        abort_because(self.transport, TimeoutError(string="the other end did not close"))
+
+    def pauseProducing(self) -> None:
+        self.is_full = True
+        self._decide_reading()
+
+    def resumeProducing(self) -> None:
+        self.is_full = False
+        self.stream.has_room()
+        self._decide_reading()
+
+    def stopProducing(self) -> None:
+        """The connection ends, and tells in another way."""
+
+    # The end.
+
+    @property
+    def is_fully_open(self) -> bool:
+        return self._frames.state is State.OPEN
+
+    @property
+    def is_reading_paused(self) -> bool:
+        return not self._is_reading
+
+    @property
+    def has_ended(self) -> bool:
+        return self._frames.close_rcvd is not None or self._frames.state is State.CLOSED
+
+    @property
+    def why_closed(self) -> tuple[int, str]:
+        frames = self._frames
+        # What the other end says counts; without a word of it, an end is one that was cut off.
+        if frames.close_rcvd is not None:
+            return frames.close_rcvd.code, frames.close_rcvd.reason
+        if frames.close_sent is not None and frames.state is not State.CLOSED:
+            return frames.close_sent.code, frames.close_sent.reason
+        return CloseCode.ABNORMAL_CLOSURE, ""
+
+    def drain(self) -> None:
+        self.send_close(CloseCode.GOING_AWAY, "the server is going down")
+
+    def give_up(self, seconds: float) -> None:
+        why = f"time-out: nothing has come for {seconds:g} seconds, nor a pong"
+        abort_because(self.transport, TimeoutError(string=why))
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        _twisted.abort(self.transport)

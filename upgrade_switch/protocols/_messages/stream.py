@@ -1,0 +1,240 @@
+"""
+:class:`MessageStream`: a WebSocket as its handler sees it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from ...errors import InvalidArgument, StreamClosed
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IAddress
+
+    from ...server.request import UpgradeRequest
+
+__all__ = ["Connection", "Message", "MessageStream", "broadcast"]
+
+Message: TypeAlias = str | bytes
+"""A text message, or a binary one."""
+
+_T = TypeVar("_T")
+
+# RFC 6455 §7.4.1: what is said on purpose, in peace. 1005 is no code at all.
+_CLEAN_CODES: Final = frozenset([1000, 1001, 1005])
+
+
+class Connection(Protocol):
+    """What a stream is read from and written to."""
+
+    @property
+    def is_fully_open(self) -> bool:
+        """Whether neither side has begun to close it."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more waits to be sent than there should."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no more will be received."""
+
+    @property
+    def why_closed(self) -> tuple[int, str]:
+        """The close code, and the text beside it, as far as they are known."""
+
+    def reads_on(self) -> None:
+        """The handler has taken a message."""
+
+    def send_message(self, message: Message) -> None:
+        """Send it. The stream is open."""
+
+    def send_close(self, code: int, reason: str) -> None:
+        """Close it, if it is open."""
+
+    def abort(self) -> None:
+        """End the connection at once."""
+
+
+class MessageStream:
+    """
+    A WebSocket. Iterate over what is received, and await what is sent::
+
+        async def echo(stream):
+            async for message in stream:
+                await stream.send(message)
+
+    :ivar request: the request that opened it, on a server: with its session, user and cookies. It is
+        finished. None on a client.
+    :ivar subprotocol: what was agreed on (RFC 6455 §1.9); None without one.
+    :ivar peer: the address of the other end.
+    :ivar close_code: why the other end has closed it (§7.4); None as long as it has not. 1006: the
+        connection ended without a word.
+    :ivar close_reason: the text beside the code; empty without one.
+    """
+
+    close_code: int | None = None
+    close_reason = ""
+
+    def __init__(
+        self,
+        connection: Connection,
+        peer: IAddress,
+        subprotocol: str | None,
+        request: UpgradeRequest | None,
+    ) -> None:
+        self._connection = connection
+        self.peer = peer
+        self.subprotocol = subprotocol
+        self.request = request
+        self._received: deque[Message] = deque()
+        self._readers: deque[Deferred[Message]] = deque()
+        self._senders: list[Deferred[None]] = []
+        self._closers: list[Deferred[None]] = []
+        self._is_over = False
+
+    def __repr__(self) -> str:
+        state = "open" if self.close_code is None else f"closed ({self.close_code})"
+        return f"<MessageStream {self.peer} {state}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages can be sent: neither side has begun to close it."""
+        return self._connection.is_fully_open
+
+    def __aiter__(self) -> MessageStream:
+        return self
+
+    async def __anext__(self) -> Message:
+        try:
+            return await self.receive()
+        except StreamClosed as closed:
+            if closed.code in _CLEAN_CODES:
+                raise StopAsyncIteration from None
+            raise
+
+    def receive(self) -> Deferred[Message]:
+        """
+        The next message.
+
+        :return: fires with a ``str``, or with ``bytes``; fails with
+            :class:`~upgrade_switch.errors.StreamClosed` when no more will come. Cancelling it loses no
+            message.
+        """
+        if self._received:
+            message = self._received.popleft()
+            self._connection.reads_on()
+            return succeed(message)
+        if self._connection.has_ended:
+            return fail(self._closed())
+        reader: Deferred[Message] = Deferred(self._readers.remove)
+        self._readers.append(reader)
+        return reader
+
+    def send(self, message: Message) -> Deferred[None]:
+        """
+        Send a message: at once, in the order of the calls, whether or not the result is awaited.
+
+        :param message: a ``str`` becomes a text message, ``bytes`` a binary one.
+        :return: fires when there is room for more, so that a reader who is slow does not fill the
+            memory; fails with :class:`~upgrade_switch.errors.StreamClosed` if the stream is closed, or
+            is while one waits. Cancelling it does not take the message back.
+        :raises InvalidArgument: if it is neither of these.
+        """
+        if not isinstance(message, str | bytes | bytearray | memoryview):
+            raise InvalidArgument(f"a message is a str or bytes, not {type(message).__name__}")
+        if not self.is_open:
+            return fail(self._closed())
+        self._connection.send_message(message)
+        if not self._connection.is_full:
+            return succeed(None)
+        sender: Deferred[None] = Deferred(self._senders.remove)
+        self._senders.append(sender)
+        return sender
+
+    def close(self, code: int = 1000, reason: str = "") -> Deferred[None]:
+        """
+        Close it, behind everything that was sent. Harmless when it is closed.
+
+        :param code: 1000 to 1014, except for those that are not sent, or 3000 to 4999 (RFC 6455 §7.4).
+        :param reason: at most 123 bytes in UTF-8.
+        :return: fires when the connection is over.
+        :raises InvalidArgument: if there is no such code, or the reason is too long.
+        """
+        self._connection.send_close(code, reason)
+        return self.wait_closed()
+
+    def wait_closed(self) -> Deferred[None]:
+        """
+        :return: fires when the connection is over.
+        """
+        if self._is_over:
+            return succeed(None)
+        closer: Deferred[None] = Deferred(self._closers.remove)
+        self._closers.append(closer)
+        return closer
+
+    def abort(self) -> None:
+        """End the connection at once; what waits to be sent is lost."""
+        self._connection.abort()
+
+    # What the protocol tells.
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait to be received."""
+        return len(self._received)
+
+    def message_received(self, message: Message) -> None:
+        """A message has come."""
+        if self._readers:
+            self._readers.popleft().callback(message)
+        else:
+            self._received.append(message)
+
+    def has_room(self) -> None:
+        """More can be sent."""
+        senders, self._senders = self._senders, []
+        _each(senders, lambda sender: sender.callback(None))
+
+    def ended(self) -> None:
+        """No more will be received."""
+        self.close_code, self.close_reason = self._connection.why_closed
+        readers, self._readers = self._readers, deque()
+        _each(readers, lambda reader: reader.errback(self._closed()))
+
+    def connection_lost(self) -> None:
+        """The connection is over."""
+        self._is_over = True
+        self.ended()
+        senders, self._senders = self._senders, []
+        closers, self._closers = self._closers, []
+        _each(senders, lambda sender: sender.errback(self._closed()))
+        _each(closers, lambda closer: closer.callback(None))
+
+    def _closed(self) -> StreamClosed:
+        return StreamClosed(*self._connection.why_closed)
+
+
+def _each(waiting: Iterable[Deferred[_T]], do: Callable[[Deferred[_T]], object]) -> None:
+    for deferred in waiting:
+        # Not those that somebody has cancelled while the others were served.
+        if not deferred.called:
+            do(deferred)
+
+
+def broadcast(streams: Iterable[MessageStream], message: Message) -> None:
+    """
+    Send a message to many, without waiting for any: those that are closed are skipped. A client that
+    does not read is ended by the site's ``max_unsent``, if it has one.
+
+    :param streams: they may change meanwhile.
+    :raises InvalidArgument: if the message is neither a ``str`` nor bytes.
+    """
+    for stream in tuple(streams):
+        if stream.is_open:
+            stream.send(message).addErrback(lambda reason: reason.trap(StreamClosed))
