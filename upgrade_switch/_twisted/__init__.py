@@ -12,7 +12,7 @@ check()
 
 from .endpoints import demand_certificates, endpoint_text, way_of  # noqa: E402 - behind the check
 from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
-from .ports import Adopting, accept_one_by_one, share_port  # noqa: E402 - behind the check
+from .ports import accept_one_by_one, adopting, share_port  # noqa: E402 - behind the check
 from .sockets import (  # noqa: E402 - behind the check
     KeepAlive,
     LastReading,
@@ -68,7 +68,6 @@ from .web import (  # noqa: E402 - behind the check
 )
 
 __all__ = [
-    "Adopting",
     "AskingChannel",
     "Closable",
     "KeepAlive",
@@ -82,6 +81,7 @@ __all__ = [
     "WriteBackpressure",
     "abort",
     "accept_one_by_one",
+    "adopting",
     "behind_login",
     "beneath",
     "bottom",

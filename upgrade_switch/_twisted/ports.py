@@ -4,35 +4,41 @@ How ports of Twisted's accept connections, and adopt sockets.
 
 from __future__ import annotations
 
-from socket import AF_UNIX
-from typing import Any
+from socket import AF_UNIX, AddressFamily
+from typing import Any, TypeVar, cast
 
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IListeningPort, IReactorSocket
+from twisted.internet.protocol import ServerFactory
 from twisted.internet.unix import Port
 from zope.interface import directlyProvides, providedBy
 
-__all__ = ["Adopting", "accept_one_by_one", "share_port"]
+__all__ = ["accept_one_by_one", "adopting", "share_port"]
 
 
-class Adopting:
+_Reactor = TypeVar("_Reactor")
+
+
+def adopting(reactor: _Reactor) -> _Reactor:
     """
     A reactor that leaves the UNIX sockets alone which it adopts. Twisted lets everybody use them
     (``chmod``), whatever whoever has made them has said, and fails if it may not do that: systemd's
     sockets belong to root.
-    """
 
-    def __init__(self, reactor: Any) -> None:
-        """
-        :param reactor: does everything else.
-        """
+    :param reactor: does everything else.
+    """
+    return cast(_Reactor, _Adopting(cast(IReactorSocket, reactor)))
+
+
+class _Adopting:
+    def __init__(self, reactor: IReactorSocket) -> None:
         self._reactor = reactor
         directlyProvides(self, providedBy(reactor))
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._reactor, name)
 
     def adoptStreamPort(
-        self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory
+        self, fileDescriptor: int, addressFamily: AddressFamily, factory: ServerFactory
     ) -> IListeningPort:
         if addressFamily != AF_UNIX:
             adopted: IListeningPort = self._reactor.adoptStreamPort(

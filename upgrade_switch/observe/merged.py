@@ -101,7 +101,7 @@ class Merged:
                 found.setdefault((each["path"], each["url"]), Counter()).update(counts)
         return found
 
-    def counted_of_back_ends(self) -> list[dict[str, Any]]:
+    def counted_of_back_ends(self) -> list[dict[str, object]]:
         """What has been counted of each back end, also of those that no process has any more."""
         found = self._past_of_back_ends()
         for path, each in self.back_ends():

@@ -243,8 +243,7 @@ class Forwarding(Factory):
         """
         options = self._options
         if options.udp_to is None:
-            opening: Any = _twisted.Adopting(reactor)
-        return server_endpoint(opening, options.local, LOCAL_WANTED)
+            return server_endpoint(_twisted.adopting(reactor), options.local, LOCAL_WANTED)
         protocol = UDPForwarding(reactor, self.traffic, options.open_udp(reactor), self.log)
         return UDPEndpoint(reactor, options.local, protocol)
 

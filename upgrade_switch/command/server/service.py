@@ -11,13 +11,12 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import LogLevel
 from twisted.python.usage import UsageError
 
-from ..._twisted import Adopting
+from ..._twisted import adopting
 from ..exits import SUCCESS, USAGE, say
 from ..listening import Server, begin_logging, url_of
 from ..reactor import ICommandReactor, installed_reactor
@@ -43,7 +42,6 @@ def build_server(reactor: ICommandReactor, options: ServeOptions) -> Server:
         _at_hangup(reactor, workers.reload)
         return workers
     served = Served(reactor, options)
-    opening: Any = Adopting(reactor)
 
     def listening() -> None:
         drop_privileges(options.run_as)
@@ -52,7 +50,7 @@ def build_server(reactor: ICommandReactor, options: ServeOptions) -> Server:
     server = Server(
         reactor,
         served.site,
-        endpoints_of(opening, options),
+        endpoints_of(adopting(reactor), options),
         url_of,
         served.end,
         listening,

@@ -157,8 +157,8 @@ class Worker:
     def _adopt(self, factory: IProtocolFactory, _: Opener) -> IListeningPort:
         """Listen on the next of the parent's sockets."""
         descriptor, family = self._ports.pop(0)
-        reactor = _twisted.Adopting(self._reactor)
-        port = reactor.adoptStreamPort(descriptor, family, factory)
+        reactor: Any = _twisted.adopting(self._reactor)
+        port: IListeningPort = reactor.adoptStreamPort(descriptor, family, factory)
         os.close(descriptor)
         _twisted.accept_one_by_one(port)
         return port

@@ -56,7 +56,7 @@ class Workers(Server):
             socket.
         """
         _check_inheritable(reactor, options)
-        opening: Any = ListeningReactor(_twisted.Adopting(reactor), _open)
+        opening: Any = ListeningReactor(_twisted.adopting(reactor), _open)
         super().__init__(
             reactor,
             Factory(),
