@@ -236,6 +236,9 @@ def test_twist() -> None:
         (["--workers", "9" * 5000], "a whole number from 1 to 1000, or auto"),
         (["--workers", "many"], "a whole number from 1 to 1000, or auto"),
         (["--workers", "2", "--listen", "stdio:"], "cannot inherit"),
+        (["--retire", "-1"], "--retire needs a number of seconds, not '-1'"),
+        (["--retire", "nan"], "--retire needs a number of seconds, not 'nan'"),
+        (["--retire", "later"], "--retire needs a number of seconds, not 'later'"),
         (["--workers", "1", "--listen", LOCAL, "--tunnel", "/a b nonsense:"], "not a client endpoint"),
     ],
 )
