@@ -282,7 +282,7 @@ def test_hanging_at_its_start(parent: Parent) -> None:
     parent.time_passes(3, [lives])
     assert hanging.is_killed
     hanging.ends()
-    assert parent.says() == ["a worker has died (no worker after 60 s); another one starts"]
+    assert parent.says() == ["a worker has died (it was not ready after 60 s); another one starts"]
 
 
 def test_hanging_after_its_retirement(parent: Parent) -> None:

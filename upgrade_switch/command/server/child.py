@@ -95,11 +95,6 @@ class Child(ProcessProtocol):
         self._caught_up = caught_up
         self._lines = Lines(lambda message: heard(self, message))
 
-    @property
-    def serves(self) -> bool:
-        """Whether it may have connections."""
-        return self.state in (ChildState.SERVING, ChildState.RETIRED)
-
     def start(self, reactor: Any, ports: Sequence[tuple[str, Any]]) -> None:
         """
         Start it, and have it make a server, which does not listen yet.

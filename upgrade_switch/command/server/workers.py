@@ -122,7 +122,7 @@ class Workers(Server):
 
     def _must_be_built(self, child: Child) -> None:
         if child.state is ChildState.STARTING and child in self._children:
-            child.kill(_TOO_LATE)
+            child.kill(f"it was not ready after {_SECONDS_TO_CHANGE} s")
 
     def _heard(self, child: Child, message: Message) -> None:
         child.unanswered = 0
