@@ -9,46 +9,21 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.application.internet import ClientService
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError
 from twisted.internet.error import TimeoutError as InternetTimeoutError
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
+from tests.kit.handlers import Streams, echo
 from tests.kit.harness import Recorder, patient, reactor, site_of, turns
 from tests.kit.scripted import playing, trusting_agent
 from tests.kit.wscodec import PING, PONG, TEXT
 from tests.kit.wsstream import answer, close, frame
 from upgrade_switch import NotSwitched
 from upgrade_switch.errors import InvalidArgument, InvalidResponse, StreamClosed
-from upgrade_switch.protocols import MessageEndpoint, MessageFactory, MessageStream, message_stream
-
-
-class Streams:
-    """A handler that hands its streams to the test, and returns when they are closed."""
-
-    def __init__(self) -> None:
-        self.streams: list[MessageStream] = []
-        self._waiting: list[Deferred[MessageStream]] = []
-
-    async def __call__(self, stream: MessageStream) -> None:
-        self.streams.append(stream)
-        waiting, self._waiting = self._waiting, []
-        for deferred in waiting:
-            deferred.callback(stream)
-        await stream.wait_closed()
-
-    def next(self) -> Deferred[MessageStream]:
-        """The next one that opens."""
-        deferred: Deferred[MessageStream] = Deferred()
-        self._waiting.append(deferred)
-        return patient(deferred)
-
-
-async def echo(stream: MessageStream) -> None:
-    async for message in stream:
-        await stream.send(message)
+from upgrade_switch.protocols import MessageEndpoint, MessageFactory, message_stream
 
 
 def endpoint_to(url: str, **kwargs: Any) -> MessageEndpoint:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import NoProtocol
@@ -22,10 +22,6 @@ from twisted.internet.protocol import Factory
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
-from websockets.exceptions import InvalidHeader, NegotiationError
-from websockets.extensions import Extension
-from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
-from websockets.headers import build_extension, parse_extension
 from websockets.protocol import Side
 from zope.interface import implementer
 
@@ -35,6 +31,7 @@ from ...client.urls import http_url
 from ...errors import InvalidArgument, InvalidResponse, connect_timed_out
 from ...fields import accept_key
 from .._handshake import MAX_MESSAGE_SIZE, subprotocol_names
+from . import compression
 from .protocol import Agreed, Handler, MessageProtocol
 from .server import HEARTBEAT, MAX_QUEUE, check_options
 
@@ -169,9 +166,7 @@ class MessageEndpoint:
             names = ", ".join(self._subprotocols).encode("ascii")
             fields.setRawHeaders(b"sec-websocket-protocol", [names])
         if self._compression:
-            deflate = ClientPerMessageDeflateFactory()
-            offer = build_extension([(deflate.name, deflate.get_request_params())]).encode("ascii")
-            fields.setRawHeaders(b"sec-websocket-extensions", [offer])
+            fields.setRawHeaders(b"sec-websocket-extensions", [compression.offer()])
         return fields
 
     def _agreed(self, response: IResponse, key: bytes) -> Agreed:
@@ -190,19 +185,5 @@ class MessageEndpoint:
         if len(chosen) > 1 or (chosen and subprotocol not in self._subprotocols):
             raise InvalidResponse(f"the server chose the subprotocol {subprotocol!r}, not offered")
         lines = header(b"sec-websocket-extensions") or ()
-        return Agreed(Side.CLIENT, subprotocol, self._extensions(b", ".join(lines)))
-
-    def _extensions(self, line: bytes) -> Sequence[Extension]:
-        """
-        :raises InvalidResponse: if the server chose what was not offered.
-        """
-        extensions: list[Extension] = []
-        try:
-            for name, params in parse_extension(line.decode("latin-1")) if line else []:
-                if not self._compression or name != ClientPerMessageDeflateFactory.name:
-                    raise InvalidResponse(f"the server chose the extension {name!r}, not offered")
-                deflate = ClientPerMessageDeflateFactory()
-                extensions.append(deflate.process_response_params(params, extensions))
-        except (InvalidHeader, NegotiationError) as error:
-            raise InvalidResponse(f"the server's extensions are not valid: {error}") from None
-        return extensions
+        extensions = compression.chosen(lines, self._compression)
+        return Agreed(Side.CLIENT, subprotocol, extensions)

@@ -24,7 +24,7 @@ from zope.interface import implementer
 from ... import _twisted
 from ...connection import abort_because
 from ...errors import InvalidArgument, StreamClosed
-from ...interfaces import IDrainable, IStreamTransport
+from ...interfaces import ICountsBytes, IDrainable, IStreamTransport
 from ...sending import QuietTimeout
 from .._heartbeat import Heartbeat
 from .stream import Message, MessageStream
@@ -59,11 +59,13 @@ class Agreed(NamedTuple):
     extensions: Sequence[Extension]
 
 
-@implementer(IPushProducer, IDrainable)
+@implementer(IPushProducer, IDrainable, ICountsBytes)
 class MessageProtocol(Protocol):
     """
     Owns the connection of a WebSocket that is open, and calls its handler.
 
+    :ivar bytes_in: how many bytes the messages had that were received.
+    :ivar bytes_out: how many bytes the messages had that were sent.
     :ivar octets_sent: how many bytes have been written to the transport.
     :ivar is_full: whether more waits to be sent than there should.
     """
@@ -82,6 +84,9 @@ class MessageProtocol(Protocol):
         self._is_reading = True
         self._heartbeat: Heartbeat | None = None
         self._closing: QuietTimeout | None = None
+        # Whether what still comes is not for the handler any more.
+        self._is_deaf = False
+        self.bytes_in = self.bytes_out = 0
         self.octets_sent = 0
         self.is_full: bool = False
 
@@ -146,9 +151,13 @@ class MessageProtocol(Protocol):
         self._frames.receive_eof()
         if self._heartbeat is not None:
             self._heartbeat.stop()
+            self._heartbeat = None
         if self._closing is not None:
             self._closing.cancel()
         self.stream.connection_lost()
+        # Both refer to the frames, and these to them.
+        self._frames.parser.close()
+        self._frames.parser_exc = None
 
     # What is received.
 
@@ -170,18 +179,19 @@ class MessageProtocol(Protocol):
             self._message_received(data)
 
     def _message_received(self, data: bytes | bytearray | memoryview) -> None:
-        if self._frames.state is not State.OPEN and self._frames.close_rcvd is None:
-            # This side has closed, and does not care any more.
+        if self._is_deaf:
             return
         message: Message
         if self._is_text:
             try:
                 message = str(data, "utf-8")
             except UnicodeDecodeError:
+                self._is_deaf = True
                 self._frames.fail(CloseCode.INVALID_DATA, "a text message is not UTF-8")
                 return
         else:
             message = bytes(data)
+        self.bytes_in += len(data)
         self.stream.message_received(message)
         self._decide_reading()
 
@@ -191,7 +201,10 @@ class MessageProtocol(Protocol):
             self._decide_reading()
 
     def _decide_reading(self) -> None:
-        reads = not self.is_full and self.stream.waiting < self._options.max_queue
+        # Once this side has closed, what comes is the end, or is dropped; and a connection that is not
+        # read has no end.
+        has_room = not self.is_full and self.stream.waiting < self._options.max_queue
+        reads = has_room or self._closing is not None
         if reads is self._is_reading:
             return
         self._is_reading = reads
@@ -207,9 +220,13 @@ class MessageProtocol(Protocol):
     def send_message(self, message: Message) -> None:
         """Send it. The stream is open."""
         if isinstance(message, str):
-            self._frames.send_text(message.encode())
+            message = message.encode()
+            self._frames.send_text(message)
         else:
+            # The length of a view is not that of its bytes.
+            message = bytes(message)
             self._frames.send_binary(message)
+        self.bytes_out += len(message)
         self._flush()
 
     def sendPing(self) -> None:
@@ -230,10 +247,14 @@ class MessageProtocol(Protocol):
             raise InvalidArgument(
                 f"a WebSocket cannot be closed with {code}, {reason!r}: {error}"
             ) from None
+        self._is_deaf = True
         self._flush()
 
     def _flush(self) -> None:
         pieces = self._frames.data_to_send()
+        if self._closing is not None and self.is_full:
+            # This side reads though the other does not: without the pongs, which would pile up.
+            pieces = [piece for piece in pieces if piece == SEND_EOF]
         if pieces:
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             self.octets_sent += len(data)
@@ -245,11 +266,8 @@ class MessageProtocol(Protocol):
             self._end_sending()
 
     def _begin_closing(self) -> None:
-        # What comes now is the end, or to be dropped; a connection that is not read has no end.
-        if not self._is_reading:
-            self._is_reading = True
-            self.transport.resumeProducing()
         self._closing = QuietTimeout(self.transport, self._clock, _CLOSE_TIMEOUT, self._close_timed_out)
+        self._decide_reading()
 
     def _end_sending(self) -> None:
         """Everything is said. (RFC 6455 §7.1.1: the server is the first to close the connection.)"""
