@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.application.internet import ClientService
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError
 from twisted.internet.error import TimeoutError as InternetTimeoutError
 from twisted.internet.protocol import Factory
@@ -19,11 +19,11 @@ from twisted.web.http_headers import Headers
 from tests.kit.handlers import Streams, echo
 from tests.kit.harness import Recorder, patient, reactor, site_of, turns
 from tests.kit.scripted import playing, trusting_agent
-from tests.kit.wscodec import PING, PONG, TEXT
+from tests.kit.wscodec import CLOSE, PING, PONG, TEXT
 from tests.kit.wsstream import answer, close, frame
 from upgrade_switch import NotSwitched
 from upgrade_switch.errors import InvalidArgument, InvalidResponse, StreamClosed
-from upgrade_switch.protocols import MessageEndpoint, MessageFactory, message_stream
+from upgrade_switch.protocols import MessageEndpoint, MessageFactory, MessageStream, message_stream
 
 
 def endpoint_to(url: str, **kwargs: Any) -> MessageEndpoint:
@@ -32,13 +32,17 @@ def endpoint_to(url: str, **kwargs: Any) -> MessageEndpoint:
 
 
 @pytest.mark.parametrize("compression", [False, True])
-@pytest.mark.parametrize("kind", ["tcp", "tls"])
+@pytest.mark.parametrize("kind", ["tcp", "tls", "http2"])
 @pytest_twisted.ensureDeferred
 async def test_there_and_back(listen: Any, kind: str, compression: bool) -> None:
     """Messages come back as they were, and the close code is the other side's, too."""
     accept = message_stream(echo, subprotocols=["chat"], compression=compression)
-    listening = await listen(kind, site_of({"websocket": accept}))
-    endpoint = endpoint_to(listening.url + "/u", subprotocols=["chat"], compression=compression)
+    is_http2 = kind == "http2"
+    site = site_of({"websocket": accept}, http2_connect=is_http2)
+    listening = await listen("tls" if is_http2 else kind, site)
+    agent = trusting_agent(http2=is_http2)
+    options = {"agent": agent, "subprotocols": ["chat"], "compression": compression}
+    endpoint = endpoint_to(listening.url + "/u", **options)
     assert repr(endpoint).startswith("<MessageEndpoint http")
     handler = Streams()
     protocol: Any = await patient(endpoint.connect(MessageFactory(handler)))
@@ -49,13 +53,19 @@ async def test_there_and_back(listen: Any, kind: str, compression: bool) -> None
         assert await patient(stream.receive()) == message
     await patient(stream.close(3000, "done"))
     assert (stream.close_code, stream.close_reason) == (3000, "done")
+    assert bool(listening.site.http2_connections) is is_http2
+    await patient(agent._pool.closeCachedConnections())
 
 
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
 @pytest_twisted.ensureDeferred
-async def test_client_service(listen: Any) -> None:
-    """A ClientService opens another one whenever the connection is lost, until it is stopped."""
+async def test_client_service(listen: Any, kind: str) -> None:
+    """
+    A ClientService opens another one whenever the connection is lost, until it is stopped: then it
+    closes the one that it has.
+    """
     served = Streams()
-    listening = await listen("tcp", site_of({"websocket": message_stream(served)}))
+    listening = await listen(kind, site_of({"websocket": message_stream(served)}))
     client = Streams()
     service = ClientService(
         endpoint_to(listening.url + "/u"), MessageFactory(client), retryPolicy=lambda attempt: 0
@@ -72,6 +82,63 @@ async def test_client_service(listen: Any) -> None:
     stopped = service.stopService()
     await patient(stopped)
     assert not stream.is_open
+    await patient(served.streams[-1].wait_closed())
+    assert served.streams[-1].close_code == stream.close_code == 1000
+
+
+@pytest_twisted.ensureDeferred
+async def test_client_service_without_end(listen: Any) -> None:
+    """A ClientService stops though its handler does not read, and sends."""
+    served = Streams()
+    listening = await listen("tls", site_of({"websocket": message_stream(served)}))
+    client = Streams()
+    service = ClientService(endpoint_to(listening.url + "/u", max_queue=1), MessageFactory(client))
+    opened = client.next()
+    service.startService()
+    stream = await opened
+    await served.streams[-1].send("unread")
+    await served.streams[-1].send("unread")
+    for _ in range(5):
+        stream.send(bytes(1 << 16))
+    await patient(service.stopService())
+    assert stream.close_code == 1000
+
+
+@pytest.mark.parametrize("when", ["before", "in the handshake", "in the handler"])
+@pytest_twisted.ensureDeferred
+async def test_stopped_at_any_time(when: str) -> None:
+    """A ClientService that is stopped before the connection, in the handshake or in the handler."""
+    stopped: list[Deferred[None]] = []
+    closed: list[int] = []
+
+    async def handler(stream: MessageStream) -> None:
+        stopped.append(service.stopService())
+        try:
+            await stream.receive()
+        except StreamClosed as error:
+            closed.append(error.code)
+            raise
+
+    async with playing("tcp") as server:
+        service = ClientService(
+            endpoint_to(server.url, agent=server.agent), MessageFactory(handler), lambda attempt: 0
+        )
+        service.startService()
+        if when == "before":
+            await patient(service.stopService())
+            return
+        peer, head = await server.asked()
+        if when == "in the handshake":
+            await patient(service.stopService())
+            await peer.is_lost()
+            return
+        peer.send(answer(head))
+        await peer.until(lambda: len(peer.data) >= 8)
+        assert peer.data[0] & 0x0F == CLOSE
+        peer.send(close())
+        peer.transport.loseConnection()
+        await patient(stopped[0])
+        assert closed == [1000]
 
 
 @pytest_twisted.ensureDeferred
