@@ -4,7 +4,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
+from weakref import ref
 
 import pytest
 import pytest_twisted
@@ -17,7 +21,7 @@ from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
 from tests.kit.handlers import Streams, echo
-from tests.kit.harness import Recorder, patient, reactor, site_of, turns
+from tests.kit.harness import Recorder, eventually, patient, reactor, site_of, turns
 from tests.kit.scripted import playing, trusting_agent
 from tests.kit.wscodec import CLOSE, PING, PONG, TEXT
 from tests.kit.wsstream import answer, close, frame
@@ -55,6 +59,89 @@ async def test_there_and_back(listen: Any, kind: str, compression: bool) -> None
     assert (stream.close_code, stream.close_reason) == (3000, "done")
     assert bool(listening.site.http2_connections) is is_http2
     await patient(agent._pool.closeCachedConnections())
+
+
+@asynccontextmanager
+async def connected_by(
+    kind: str, listen: Any, **kwargs: Any
+) -> AsyncIterator[tuple[MessageStream, MessageStream, Any]]:
+    """Both ends of a WebSocket, and the site."""
+    served, is_http2 = Streams(), kind == "http2"
+    accept = message_stream(served, **kwargs)
+    site = site_of({"websocket": accept}, http2_connect=is_http2)
+    listening = await listen("tls" if is_http2 else kind, site)
+    agent = trusting_agent(http2=is_http2)
+    opening = endpoint_to(listening.url + "/u", agent=agent, max_queue=1, **kwargs)
+    opened: Any = patient(opening.connect(MessageFactory(Streams())))
+    stream: MessageStream = (await opened).stream
+    del opened
+    await eventually(lambda: served.streams != [])
+    yield stream, served.streams[0], listening.site
+    await patient(agent._pool.closeCachedConnections())
+
+
+@pytest.mark.parametrize("compression", [False, True])
+@pytest.mark.parametrize("kind", ["tcp", "tls", "http2"])
+@pytest_twisted.ensureDeferred
+async def test_a_slow_reader(listen: Any, kind: str, compression: bool) -> None:
+    """What waits is bounded, and what was sent in front of the close is received, and its code."""
+    async with connected_by(kind, listen, compression=compression) as (client, server, site):
+        await turns()
+        message, sent = os.urandom(1 << 16), 0
+        while (sending := server.send(message)).called or not await still_waits(sending):
+            sent += 1
+        assert sent < 1000
+        closing = server.close(4000, "enough")
+        with pytest.raises(StreamClosed):
+            await server.send("late")
+        for _ in range(sent + 1):
+            assert await patient(client.receive()) == message
+        with pytest.raises(StreamClosed, match="4000 enough"):
+            await patient(client.receive())
+        await patient(closing)
+        await patient(client.wait_closed())
+        await patient(site.switched.when_empty())
+        assert (server.close_code, client.close_code) == (4000, 4000)
+
+
+async def still_waits(sending: Deferred[None]) -> bool:
+    """Whether something waits though the reactor has turned some times."""
+    for _ in range(20):
+        await turns()
+    return not sending.called
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+@pytest.mark.parametrize("kind", ["tcp", "tls", "http2"])
+@pytest_twisted.ensureDeferred
+async def test_reset_in_the_middle(listen: Any, kind: str, who: str) -> None:
+    """Both ends are told, whatever they wait for; nothing is left on the site."""
+    async with connected_by(kind, listen) as (client, server, site):
+        ends = (client, server) if who == "client" else (server, client)
+        waiting = [end.receive() for end in ends]
+        while (sending := server.send(bytes(1 << 16))).called:
+            pass
+        ends[0].abort()
+        for deferred in (*waiting, sending):
+            await patient(deferred.addBoth(lambda _: None))
+        for end in ends:
+            await patient(end.wait_closed())
+            assert end.close_code == 1006
+        await patient(site.switched.when_empty())
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls", "http2"])
+@pytest.mark.usefixtures("no_gc")
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_left(listen: Any, kind: str) -> None:
+    """The protocols of both ends are freed at the end, by counting alone."""
+    async with connected_by(kind, listen, compression=True) as (client, server, site):
+        watched = [ref(end._connection) for end in (client, server)]
+        watched += [ref(weak()._frames) for weak in watched]
+        await patient(client.close())
+        await patient(server.wait_closed())
+        await patient(site.switched.when_empty())
+        await eventually(lambda: not any(weak() for weak in watched))
 
 
 @pytest.mark.parametrize("kind", ["tcp", "tls"])

@@ -154,6 +154,8 @@ class MessageProtocol(Protocol):
             self._heartbeat = None
         if self._closing is not None:
             self._closing.cancel()
+        # A TLS layer would keep it.
+        self.transport.unregisterProducer()
         self.stream.connection_lost()
         # Both refer to the frames, and these to them.
         self._frames.parser.close()
