@@ -16,6 +16,7 @@ from .ports import accept_one_by_one, share_port  # noqa: E402 - behind the chec
 from .sockets import (  # noqa: E402 - behind the check
     KeepAlive,
     LastReading,
+    has_peer_ended,
     has_timed_out,
     keep_alive,
     send_small_parts,
@@ -94,6 +95,7 @@ __all__ = [
     "has_begun_line",
     "has_begun_with_tls",
     "has_closed_tls",
+    "has_peer_ended",
     "has_read_ahead",
     "has_timed_out",
     "is_closing",

@@ -4,6 +4,7 @@ What Twisted's transports do not tell about their sockets.
 
 from __future__ import annotations
 
+import select
 import socket
 from contextlib import suppress
 from fcntl import ioctl
@@ -20,6 +21,7 @@ from .transports import beneath, bottom, forget_watch, is_closing, unsent, watch
 __all__ = [
     "KeepAlive",
     "LastReading",
+    "has_peer_ended",
     "has_timed_out",
     "keep_alive",
     "send_small_parts",
@@ -130,6 +132,22 @@ def unacknowledged(transport: object) -> int:
             (queued,) = unpack("i", ioctl(handle.fileno(), TIOCOUTQ, bytes(4)))
             waiting += queued
     return waiting
+
+
+def has_peer_ended(transport: object) -> bool:
+    """
+    Whether the other end has closed, or reset, a connection that nobody reads: Twisted does not see it,
+    and there is more in front of it. Only Linux answers, and only for a socket.
+    """
+    handle = getattr(bottom(transport), "socket", None)
+    if handle is None or not hasattr(select, "POLLRDHUP"):
+        return False
+    # A socket may have been closed.
+    with suppress(OSError, ValueError):
+        poll = select.poll()
+        poll.register(handle, select.POLLRDHUP)
+        return bool(poll.poll(0))
+    return False
 
 
 class LastReading:

@@ -11,6 +11,7 @@ from weakref import ref
 
 import pytest
 import pytest_twisted
+from twisted.internet.task import Clock
 
 from tests.kit.handlers import Held, listening_with
 from tests.kit.harness import KINDS, eventually, patient, turns
@@ -100,6 +101,68 @@ async def test_senders_cancelled_by_another(listen: Any) -> None:
     senders[1].addErrback(lambda _: None)
     client.transport.resumeProducing()
     assert await patient(senders[2]) is None
+    await leave(held, client)
+
+
+@pytest.mark.parametrize("how", ["closes", "is lost"])
+@pytest.mark.parametrize("kind", ["tcp", "tls", "unix"])
+@pytest_twisted.ensureDeferred
+async def test_gone_behind_what_nobody_reads(listen: Any, kind: str, how: str) -> None:
+    """A handler that does not receive hears of the end, behind more than its queue takes."""
+    clock, held = Clock(), Held()
+    listening = await listening_with(listen, held, kind, max_queue=1, reactor=clock, heartbeat=None)
+    client = await switched(listening)
+    closed = held.stream.wait_closed()
+    client.send_frame(TEXT, b"1")
+    await eventually(lambda: held.stream.waiting == 1)
+    client.send_frame(TEXT, b"2")
+    if how == "closes":
+        client.send(close(masked=True))
+    await turns()
+    # Without waiting for the end of TLS.
+    _twisted.bottom(client.transport).loseConnection()
+    await client.is_lost()
+    clock.advance(9)
+    await turns()
+    assert not closed.called
+    clock.advance(1)
+    await patient(closed)
+    assert [await held.stream.receive() for _ in range(2)] == ["1", "2"]
+    assert held.stream.close_code == (1000 if how == "closes" else 1006)
+    held.go_on.callback(None)
+    await patient(listening.site.switched.when_empty())
+    assert "_look_for_end" not in str(clock.getDelayedCalls())
+
+
+@pytest_twisted.ensureDeferred
+async def test_still_there_behind_what_nobody_reads(listen: Any) -> None:
+    """A client that is still there waits until the handler receives, and one look follows another."""
+    clock, held = Clock(), Held()
+    client = await switched(await listening_with(listen, held, max_queue=1, reactor=clock))
+    client.send_frame(TEXT, b"1")
+    await eventually(lambda: held.stream.waiting == 1)
+    client.send_frame(TEXT, b"2")
+    for _ in range(30):
+        clock.advance(10)
+    await turns()
+    assert held.stream.waiting == 1
+    assert await held.stream.receive() == "1"
+    assert await patient(held.stream.receive()) == "2"
+    clock.advance(10)
+    await leave(held, client)
+
+
+@pytest_twisted.ensureDeferred
+async def test_few_large_messages(listen: Any) -> None:
+    """As many bytes wait as one message may have, however few messages these are."""
+    held, client = await open_with(listen, max_message_size=1000)
+    protocol: Any = held.stream._connection
+    for _ in range(2):
+        client.send_frame(TEXT, b"x" * 500)
+    await eventually(lambda: protocol.is_reading_paused)
+    assert held.stream.waiting == 2
+    await held.stream.receive()
+    assert not protocol.is_reading_paused
     await leave(held, client)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import TimeoutError
-from twisted.internet.interfaces import IPushProducer, IReactorTime, ISSLTransport
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -41,6 +41,9 @@ Handler: TypeAlias = Callable[[MessageStream], object]
 
 # Seconds that the other end has to close, once it has everything.
 _CLOSE_TIMEOUT: Final = 10
+
+# Seconds between two looks at a connection that is not read: whether the other end has gone.
+_LOOK_INTERVAL: Final = 10
 
 
 class Options(NamedTuple):
@@ -84,6 +87,8 @@ class MessageProtocol(Protocol):
         self._is_reading = True
         self._heartbeat: Heartbeat | None = None
         self._closing: QuietTimeout | None = None
+        self._look_call: IDelayedCall | None = None
+        self._has_peer_ended = False
         # Whether what still comes is not for the handler any more.
         self._is_deaf = False
         self.bytes_in = self.bytes_out = 0
@@ -154,6 +159,8 @@ class MessageProtocol(Protocol):
             self._heartbeat = None
         if self._closing is not None:
             self._closing.cancel()
+        if self._look_call is not None:
+            self._look_call.cancel()
         # A TLS layer would keep it.
         self.transport.unregisterProducer()
         self.stream.connection_lost()
@@ -205,17 +212,41 @@ class MessageProtocol(Protocol):
     def _decide_reading(self) -> None:
         # Once this side has closed, what comes is the end, or is dropped; and a connection that is not
         # read has no end.
-        has_room = not self.is_full and self.stream.waiting < self._options.max_queue
-        reads = has_room or self._closing is not None
+        reads = self._closing is not None or self._has_room()
         if reads is self._is_reading:
             return
         self._is_reading = reads
         if not reads:
             self.transport.pauseProducing()
+            if self._look_call is None:
+                self._look_call = self._clock.callLater(_LOOK_INTERVAL, self._look_for_end)
             return
         if self._heartbeat is not None:
             self._heartbeat.reads_again()
         self.transport.resumeProducing()
+
+    def _has_room(self) -> bool:
+        """Whether one more message may be received, and wait."""
+        most = self._options.max_message_size
+        if most is not None and self.stream.waiting_size >= most:
+            return False
+        if self._has_peer_ended:
+            # There is not much more, and behind it is the end.
+            return True
+        return not self.is_full and self.stream.waiting < self._options.max_queue
+
+    def _look_for_end(self) -> None:
+        """
+        A handler that does not receive is told of the end nevertheless, and a stranger's connection
+        does not stay for as long as the handler waits.
+        """
+        self._look_call = None
+        if self._is_reading:
+            return
+        self._has_peer_ended = _twisted.has_peer_ended(self.transport)
+        self._decide_reading()
+        if not self._is_reading:
+            self._look_call = self._clock.callLater(_LOOK_INTERVAL, self._look_for_end)
 
     # What is sent.
 

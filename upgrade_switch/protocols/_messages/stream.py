@@ -128,6 +128,7 @@ class MessageStream:
         self.subprotocol = subprotocol
         self.request = request
         self._received: deque[Message] = deque()
+        self.waiting_size = 0
         # Each is taken off before it fires: what it calls may cancel others, which are then not here.
         self._readers: deque[Deferred[Message]] = deque()
         self._senders: deque[Deferred[None]] = deque()
@@ -164,6 +165,7 @@ class MessageStream:
         """
         if self._received:
             message = self._received.popleft()
+            self.waiting_size -= len(message)
             self._connection.reads_on()
             return succeed(message)
         if self._connection.has_ended:
@@ -232,6 +234,7 @@ class MessageStream:
             self._readers.popleft().callback(message)
         else:
             self._received.append(message)
+            self.waiting_size += len(message)
 
     def has_room(self) -> None:
         """More can be sent."""
