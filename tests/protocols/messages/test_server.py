@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import CancelledError
-from twisted.internet.task import Clock
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock, deferLater
 from twisted.web.pages import forbidden
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame as LibraryFrame
 from websockets.frames import Opcode
 
 from tests.kit.handlers import Held, echo, listening_with
-from tests.kit.harness import eventually, field, patient, site_of, status, turns
+from tests.kit.harness import eventually, field, patient, reactor, site_of, status, turns
 from tests.kit.prefaced import every_kind, splits
 from tests.kit.wscodec import BINARY, CONTINUATION, MASK, PING, PONG, TEXT, Frame, build
 from tests.kit.wsstream import WebSocketByHand, close, frame, next_frame, switched
@@ -452,3 +452,110 @@ def test_options(options: dict[str, Any], error: type[Exception]) -> None:
     """What cannot be meant is said at once."""
     with pytest.raises(error):
         message_stream(**{"handler": echo, **options})
+
+
+@pytest_twisted.ensureDeferred
+async def test_kinds_of_handlers(serve: Any, errors: Any) -> None:
+    """A plain function is over when it returns, or when its Deferred fires; it may raise at once."""
+    waiting: Deferred[None] = Deferred()
+
+    def later(stream: MessageStream) -> Deferred[None]:
+        stream.send("here")
+        return waiting
+
+    def at_once(stream: MessageStream) -> None:
+        stream.send("here")
+
+    def wrong(stream: MessageStream) -> None:
+        stream.send("here")
+        raise ZeroDivisionError
+
+    for handler, code in ((at_once, 1000), (wrong, 1011), (later, 1000)):
+        client = await switched(await serve(handler))
+        assert await next_frame(client) == (TEXT, b"here", True)
+        if handler is later:
+            await turns()
+            assert client.data == b""
+            waiting.callback(None)
+        assert (await next_frame(client)).code == code
+        client.send(close(code, masked=True))
+        await client.is_lost()
+    assert [type(error) for error in errors.take(1)] == [ZeroDivisionError]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_handler_that_aborts(serve: Any) -> None:
+    """A stream may be closed, or end, before its handler has returned for the first time."""
+
+    def abort(stream: MessageStream) -> None:
+        stream.abort()
+        stream.abort()
+        stream.send("lost")
+        stream.close()
+
+    listening = await serve(abort)
+    client = await listening.connect(WebSocketByHand())
+    client.ask()
+    await client.is_lost()
+    await patient(listening.site.switched.when_empty())
+
+
+@pytest_twisted.ensureDeferred
+async def test_closing_twice(serve: Any) -> None:
+    """The first one counts, and each waits for the end; the handler's return adds nothing."""
+
+    async def close_twice(stream: MessageStream) -> None:
+        first = stream.close(4000)
+        await stream.close(4001)
+        assert first.called
+
+    client = await switched(await serve(close_twice))
+    assert (await next_frame(client)).code == 4000
+    client.send(close(4000, masked=True))
+    await client.is_lost()
+    assert client.data == b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_drain_of_one_that_sends(serve: Any) -> None:
+    """A handler that goes on sending is ended by what ``send`` raises, which is not logged."""
+    ends: list[StreamClosed] = []
+
+    async def feed(stream: MessageStream) -> None:
+        try:
+            while True:
+                await stream.send("tick")
+                await deferLater(reactor, 0)
+        except StreamClosed as closed:
+            ends.append(closed)
+            raise
+
+    listening = await serve(feed)
+    client = await switched(listening)
+    await next_frame(client)
+    draining = listening.site.drain(10)
+    while (found := await next_frame(client)).opcode == TEXT:
+        pass
+    assert found.code == 1001
+    client.send(close(1001, masked=True))
+    await patient(draining)
+    await eventually(lambda: len(ends) == 1)
+    assert ends[0].code == 1001
+
+
+@pytest_twisted.ensureDeferred
+async def test_cut_off_between_two(serve: Any) -> None:
+    """A client that is gone while the handler waits for something else: it hears of that next."""
+    held = Held()
+    listening = await serve(held)
+    client = await switched(listening)
+    client.send_frame(TEXT, b"last")
+    await eventually(lambda: held.stream.waiting == 1)
+    client.transport.abortConnection()
+    await patient(listening.site.switched.when_empty())
+    assert await held.stream.receive() == "last"
+    with pytest.raises(StreamClosed, match="1006"):
+        await held.stream.receive()
+    with pytest.raises(StreamClosed, match="1006"):
+        await held.stream.send("late")
+    held.go_on.callback(None)
