@@ -13,7 +13,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import Clock
 
-from tests.kit.handlers import Held, listening_with
+from tests.kit.handlers import Held, echo, listening_with
 from tests.kit.harness import KINDS, eventually, patient, turns
 from tests.kit.wscodec import BINARY, CLOSE, CONTINUATION, MASK, PING, TEXT, Frame, build
 from tests.kit.wsstream import close, frame, next_frame, switched
@@ -198,6 +198,41 @@ async def test_closed_while_full(listen: Any, kind: str) -> None:
     client.transport.loseConnection()
     await client.is_lost()
     held.go_on.callback(None)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest_twisted.ensureDeferred
+async def test_half_closed(listen: Any, kind: str) -> None:
+    """A client that ends its direction, behind a Close frame or not, gets all that it is sent."""
+    listening = await listening_with(listen, echo, kind)
+    client = await switched(listening)
+    client.send(frame(BINARY, bytes(1000), masked=True) * 50)
+    client.transport.loseWriteConnection()
+    assert [len((await next_frame(client)).payload) for _ in range(50)] == [1000] * 50
+    await client.is_lost()
+    client = await switched(listening)
+    client.send(close(4000, masked=True))
+    client.transport.loseWriteConnection()
+    assert (await next_frame(client)).code == 4000
+    await client.is_lost()
+    await patient(listening.site.switched.when_empty())
+
+
+@pytest_twisted.ensureDeferred
+async def test_half_closed_and_not_read(listen: Any) -> None:
+    """One that does so, and does not read, has the time that it has to close."""
+    clock, held = Clock(), Held()
+    client = await switched(await listening_with(listen, held, reactor=clock, heartbeat=None))
+    client.transport.pauseProducing()
+    # More than any kernel takes. Nothing is read meanwhile; but somebody looks whether there is an end.
+    sending = held.stream.send(bytes(1 << 25))
+    client.transport.loseWriteConnection()
+    for _ in range(30):
+        clock.advance(1)
+        await turns()
+    with pytest.raises(StreamClosed):
+        await patient(sending)
+    await leave(held, client)
 
 
 @pytest.mark.parametrize("kind", ["tcp", "tls"])

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import TimeoutError
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ISSLTransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+    ISSLTransport,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -62,7 +68,7 @@ class Agreed(NamedTuple):
     extensions: Sequence[Extension]
 
 
-@implementer(IPushProducer, IDrainable, ICountsBytes)
+@implementer(IHalfCloseableProtocol, IPushProducer, IDrainable, ICountsBytes)
 class MessageProtocol(Protocol):
     """
     Owns the connection of a WebSocket that is open, and calls its handler.
@@ -151,6 +157,18 @@ class MessageProtocol(Protocol):
             assert isinstance(frame, Frame)
             self._frame_received(frame)
         self._flush()
+
+    def readConnectionLost(self) -> None:
+        """The other end says no more. It still gets what waits for it, and the answer to its Close."""
+        self._frames.receive_eof()
+        self._flush()
+        self._begin_closing()
+        self.stream.ended()
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """This side has said everything."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._frames.receive_eof()
@@ -293,14 +311,16 @@ class MessageProtocol(Protocol):
             self.octets_sent += len(data)
             if data:
                 self.transport.write(data)
-        if self._closing is None and self._frames.close_expected():
+        if self._frames.close_expected():
             self._begin_closing()
         if pieces and pieces[-1] == SEND_EOF:
             self._end_sending()
 
     def _begin_closing(self) -> None:
-        self._closing = QuietTimeout(self.transport, self._clock, _CLOSE_TIMEOUT, self._close_timed_out)
-        self._decide_reading()
+        if self._closing is None:
+            why = self._close_timed_out
+            self._closing = QuietTimeout(self.transport, self._clock, _CLOSE_TIMEOUT, why)
+            self._decide_reading()
 
     def _end_sending(self) -> None:
         """Everything is said. (RFC 6455 §7.1.1: the server is the first to close the connection.)"""
