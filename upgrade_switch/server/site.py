@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, ISSLTransport
 from twisted.logger import Logger
 from twisted.web.guard import HTTPAuthSessionWrapper
-from twisted.web.resource import IResource, Resource
+from twisted.web.resource import IResource
 from twisted.web.server import Site
 from twisted.web.util import DeferredResource
 from zope.interface import implementer
@@ -34,14 +34,15 @@ from ..interfaces import (
 from ..negotiation import UpgradeToken
 from ..takeover import check_target
 from .channel import UpgradeChannel
-from .decision import decide
+from .decision import SiteUpgrade
+from .idle import IdleTimers
 from .limits import Limits, keep_alive_of
 from .pages import StatusPage
 from .preface import PrefaceTable
 from .request import UpgradeRequest
 from .resource import takes_upgrades
 from .switched import SwitchedConnections, say_goodbye
-from .upgrades import ConnectMatch, Match, UpgradeMatch, Upgrades, check_connect
+from .upgrades import ConnectMatch, UpgradeMatch, Upgrades, check_connect
 
 try:
     from .http2 import ServerConnection
@@ -90,7 +91,7 @@ class UpgradeSite(Site):
     :ivar observers: who is told of what happens to upgrades.
     """
 
-    requestFactory = UpgradeRequest
+    requestFactory = UpgradeRequest  # type: ignore[assignment]  # less general arguments
 
     _has_warned_of_tls = False
 
@@ -140,6 +141,7 @@ class UpgradeSite(Site):
         """
         super().__init__(resource, requestFactory, *args, **kwargs)
         self.accept_timeout, self.head_timeout = accept_timeout, head_timeout
+        self.idle_timers = IdleTimers(self.reactor)
         self.observers = _checked_observers(observers)
         limits = Limits(max_switched, max_per_address, max_unsent, keep_alive_of(tcp_keepalive))
         self.switched = SwitchedConnections(self.reactor, limits, self.observers)
@@ -152,8 +154,7 @@ class UpgradeSite(Site):
         # By identity: a factory need not be hashable, and may be equal to another one.
         self._started: dict[int, IProtocolFactory] = {}
         self._upgrades = Upgrades(upgrades or {})
-        self._given_prefaces = _checked_prefaces({} if prefaces is None else prefaces)
-        self._set_prefaces(self._given_prefaces)
+        self._set_prefaces(_checked_prefaces({} if prefaces is None else prefaces))
 
     def adopt(self, other: UpgradeSite) -> None:
         """
@@ -164,10 +165,10 @@ class UpgradeSite(Site):
         self.accept_timeout, self.head_timeout = other.accept_timeout, other.head_timeout
         self.takes_http2_connect = other.takes_http2_connect
         self.switched.limits = other.switched.limits
-        self._given_prefaces = other._given_prefaces
-        self._set_prefaces(self._given_prefaces)
+        self._set_prefaces(other._given_prefaces)
 
     def _set_prefaces(self, given: Mapping[bytes, object]) -> None:
+        self._given_prefaces = given
         known = {v.preface: v for v in self._upgrades.values if IPrefaced.providedBy(v) and v.preface}
         self._prefaces = self._table_of({**known, **given})
         # Inside TLS, ALPN says what the client speaks.
@@ -243,7 +244,7 @@ class UpgradeSite(Site):
             request.channel.transport, request.getClientAddress()
         ):
             return None
-        return _SiteUpgrade(match)
+        return SiteUpgrade(match)
 
     def answer_to_connect(self, request: IUpgradeRequest) -> IResource:
         """
@@ -254,7 +255,7 @@ class UpgradeSite(Site):
             return StatusPage(501, "Not Implemented", "This server does not take CONNECT.")
         if not is_authority(request.uri):
             return StatusPage(400, "Bad Request", "A CONNECT names a host and a port.")
-        return _SiteUpgrade(ConnectMatch(self._connect))
+        return SiteUpgrade(ConnectMatch(self._connect))
 
     def connected(self, transport: object) -> None:
         """
@@ -385,16 +386,3 @@ def _checked_observers(observers: Iterable[ISwitchObserver]) -> tuple[ISwitchObs
         if isinstance(observer, type) or not all(map(callable, told)):
             raise InvalidArgument(f"not an ISwitchObserver, as SwitchLog() is: {observer!r}")
     return checked
-
-
-class _SiteUpgrade(Resource):
-    """Stands in the place of the addressed resource where the site's own upgrades decide."""
-
-    isLeaf = True
-
-    def __init__(self, match: Match) -> None:
-        super().__init__()
-        self._match = match
-
-    def render(self, request: UpgradeRequest) -> int | bytes:
-        return decide(request, self._match)
