@@ -12,6 +12,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
+from tests.kit.foreign import needs
 from tests.kit.handlers import Streams, listening_with
 from tests.kit.harness import patient
 from tests.kit.peers import CLIENTS, COMPRESSING_CLIENTS, connected
@@ -20,6 +21,16 @@ from upgrade_switch.protocols import MessageStream
 MANY = random.Random(8).randbytes(1_000_000)
 TEXT = "ä€😀" * 100_000
 CLOSE_ME = "close"
+
+# What happens to a browser's WebSocket, in words.
+TALK = """
+    new Promise(resolve => {
+        const told = [], socket = new WebSocket("%s")
+        socket.onopen = () => { told.push(socket.extensions.split(";")[0]); socket.send("x") }
+        socket.onmessage = event => { if (told.push(event.data) === 3) socket.close(4000) }
+        socket.onclose = event => { told.push(event.code); resolve(told.join()) }
+    })
+"""
 
 clients = pytest.mark.parametrize("kind", CLIENTS)
 
@@ -105,3 +116,18 @@ async def test_server_closes(listen: Any, kind: Any) -> None:
     stream = await talking(listen, talk, kind)
     # Some repeat the server's, others are just fine.
     assert stream.close_code in (4002, 1000)
+
+
+@needs("chromium")
+@pytest_twisted.ensureDeferred
+async def test_a_browser(listen: Any, browser: Any) -> None:
+    """A page opens a WebSocket to its own site, compressed; to another site it is refused."""
+    own, other = Echo(), Echo()
+    sites = [await listening_with(listen, handler, compression=True) for handler in (own, other)]
+    window = await browser.window()
+    await window.go(f"{sites[0].url}/page")
+    told = [await window.run(TALK % f"{site.url}/u".replace("http", "ws", 1)) for site in sites]
+    assert told == ["permessage-deflate,welcome,x,4000", "1006"]
+    assert (len(own.streams), other.streams) == (1, [])
+    assert own.streams[0].close_code == 4000
+    assert sites[1].site.lines == [(403, b"/u")]

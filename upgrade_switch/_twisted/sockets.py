@@ -16,6 +16,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import ITCPTransport
 from twisted.python.failure import Failure
 
+from ..interfaces import IMultiplexedTransport
 from .transports import beneath, bottom, forget_watch, is_closing, unsent, watch_end, watcher
 
 __all__ = [
@@ -140,9 +141,12 @@ def unacknowledged(transport: object) -> int:
 def has_peer_ended(transport: object) -> bool:
     """
     Whether the other end has closed, or reset, a connection that nobody reads: Twisted does not see it,
-    and there is more in front of it. Only Linux answers, and only for a socket.
+    and there may be more in front of it. Of sockets, only Linux answers.
     """
-    handle = getattr(bottom(transport), "socket", None)
+    owner = bottom(transport)
+    if IMultiplexedTransport.providedBy(owner):
+        return bool(owner.end_came)
+    handle = getattr(owner, "socket", None)
     if handle is None or not hasattr(select, "POLLRDHUP"):
         return False
     # A socket may have been closed.

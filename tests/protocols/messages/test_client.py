@@ -111,6 +111,20 @@ async def still_waits(sending: Deferred[None]) -> bool:
     return not sending.called
 
 
+@pytest_twisted.ensureDeferred
+async def test_an_end_behind_what_nobody_reads(listen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a stream of HTTP/2, too, a handler that does not receive hears of the end."""
+    monkeypatch.setattr("upgrade_switch.protocols._messages.protocol._LOOK_INTERVAL", 0.01)
+    async with connected_by("http2", listen) as (client, server, site):
+        for _ in range(20):
+            client.send("unread")
+        connection: Any = client._connection
+        connection.transport.loseWriteConnection()
+        await patient(server.wait_closed())
+        assert (server.waiting, server.close_code) == (20, 1006)
+        await patient(site.switched.when_empty())
+
+
 @pytest.mark.parametrize("who", ["client", "server"])
 @pytest.mark.parametrize("kind", ["tcp", "tls", "http2"])
 @pytest_twisted.ensureDeferred
