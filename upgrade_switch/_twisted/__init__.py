@@ -18,6 +18,7 @@ from .requests import LeanRequest  # noqa: E402 - behind the check
 from .sockets import (  # noqa: E402 - behind the check
     KeepAlive,
     LastReading,
+    has_peer_ended,
     has_timed_out,
     keep_alive,
     send_small_parts,
@@ -103,6 +104,7 @@ __all__ = [
     "has_begun_line",
     "has_begun_with_tls",
     "has_closed_tls",
+    "has_peer_ended",
     "has_read_ahead",
     "has_timed_out",
     "is_closing",
