@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from zope.interface import provider
 
+from .. import _twisted
 from ..observe.log import SwitchLog
 from .exits import FAILED, SUCCESS, explain, say
 from .reactor import ICommandReactor
@@ -198,6 +199,11 @@ class Server(Service):
         self._reactor.run()
         return self._code
 
+    @property
+    def exit_code(self) -> int:
+        """How the process is to end, as far as is known by now."""
+        return self._code
+
     def _stop(self) -> Deferred[None]:
         # A second SIGINT ends the process at once, for a user who does not want to wait. A second
         # SIGTERM changes nothing, since timeout(1) sends two.
@@ -230,6 +236,7 @@ class Server(Service):
             raise SystemExit(self._code)
 
     def _listens(self, port: IListeningPort, description: str) -> None:
+        _twisted.listen_at_once(port)
         self.ports.append((description, port))
         self.announce(port)
         if len(self.ports) == len(self._endpoints):
