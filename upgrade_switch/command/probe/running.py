@@ -76,8 +76,8 @@ def run_checks(
 
 def _in_order(run: Callable[[Plan], Outcome], plans: Sequence[Plan], jobs: int) -> Iterator[Outcome]:
     """
-    Run them in threads that nobody waits for at the end, as those of an executor are: who interrupts
-    the probe does not want to wait until a server has answered.
+    Run them in threads. An executor's would be waited for at the end, and who interrupts the probe does
+    not want to wait until a server has answered.
     """
     futures: list[Future[Outcome]] = [Future() for _ in plans]
     waiting: SimpleQueue[tuple[Plan, Future[Outcome]]] = SimpleQueue()
