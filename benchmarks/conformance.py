@@ -21,7 +21,8 @@ from peers import PEERS, Peer, running
 PROBE = str(Path(sys.executable).with_name("upgrade-switch"))
 
 # Many of the checks that fail take all of their time. It is less than the 5 s after which Node, uvicorn
-# and hypercorn close an idle connection: that would hide that an answer is missing.
+# and hypercorn close an idle connection: else a lost upgrade, behind a GET that they have answered,
+# could be taken for an end that they are free to make.
 BOUNDS = ("--timeout", "4", "--jobs", "4", "--within", "1000")
 
 # Exit codes of the probe: something failed that an RFC demands, or nothing did.

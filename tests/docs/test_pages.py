@@ -58,7 +58,7 @@ KNOWN = {
     "howto/prefaces.md": {"python": 2},
     "howto/server.md": {"python": 5},
     "howto/probe-proxies.md": {"console": 1, "text": 1},
-    "howto/probe.md": {"console": 4, "json": 1},
+    "howto/probe.md": {"console": 4, "text": 1, "json": 1},
     "howto/proxies.md": {"python": 7},
     "howto/proxy.md": {"python": 4},
     "howto/systemd.md": {"ini": 2},

@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.kit.commands import run, serving
 from tests.kit.documented import read, sessions
+from tests.kit.faulty import SwitchesBeforeTheContent
 
 __all__ = ["read"]  # a fixture
 
@@ -29,3 +30,11 @@ def test_the_page(read: Any) -> None:
 
     assert timeless(done.stdout.decode()).strip() == timeless(asking.answer).strip()
     assert json.loads(reader.blocks("json")[0].text) in json.loads(checked.stdout)
+
+
+def test_the_failure(read: Any) -> None:
+    """The failure that the page shows is that of a server that is wrong in this one thing."""
+    with SwitchesBeforeTheContent() as server:
+        said = run("probe", "--conformance", "--jobs", "4", server.url, "echo").stdout.decode()
+    shown = read(PAGE).blocks("text")[0].text
+    assert " ".join(shown.split()) in " ".join(said.split())

@@ -31,6 +31,7 @@ __all__ = [
     "HastyServer",
     "NeverSwitches",
     "RefusesEarlyBytes",
+    "SwitchesBeforeTheContent",
     "SwitchesPlainRequests",
 ]
 
@@ -511,6 +512,16 @@ class KnowsNoExpectations(SwitchingServer):
     def read_content(self, client: Client, request: Request) -> None:
         fields = [(name, value) for name, value in request.fields if name != "expect"]
         super().read_content(client, Request("", "", "", fields))
+
+
+@fails("refused-pipelined")
+class LosesWhatFollowsARefusedUpgrade(SwitchingServer):
+    """What was read behind an upgrade that is refused is lost once that is answered."""
+
+    def read_content(self, client: Client, request: Request) -> None:
+        super().read_content(client, request)
+        if request.all("upgrade") and not any(map(self.knows, self.offered(request))):
+            client.buffer = b""
 
 
 @fails("pipelined", "pipelined-trailing-data", "refused-pipelined", silent=True)

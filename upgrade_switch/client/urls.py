@@ -56,7 +56,8 @@ def http_url(url: str | bytes, websocket: bool = False) -> bytes:
         raise ValueError(f"a WebSocket's URL has no fragment (RFC 6455 §3): {text!r}")
     host, port = _host_and_port(parts.netloc)
     path = parts.path or ("/" if parts.query else "")
-    _check_printable(path + parts.query)
+    _check_printable(path)
+    _check_printable(parts.query)
     query = f"?{parts.query}" if parts.query else ""
     netloc = _bracketed(host) if port is None else f"{_bracketed(host)}:{port}"
     return f"{schemes[parts.scheme]}://{netloc}{path}{query}".encode("ascii")

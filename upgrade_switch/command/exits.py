@@ -44,11 +44,12 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def unread_is_fine() -> Iterator[None]:
+def unread_is_fine(code: int = SUCCESS) -> Iterator[None]:
     """
     Print, in here, what nobody has to read to its end (``| head``).
 
-    :raises SystemExit: with code 0, where the reader has gone before all was written.
+    :raises SystemExit: with this code, where the reader has gone before all was written; after a
+        message, with :data:`FAILED`, where it cannot be written, as on a full disk.
     """
     try:
         try:
@@ -57,10 +58,13 @@ def unread_is_fine() -> Iterator[None]:
             # It is None if standard output was closed at the start.
             if sys.stdout is not None:
                 sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # Otherwise Python would write the rest when it exits, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(SUCCESS) from None
+        if not isinstance(error, BrokenPipeError):
+            say(f"cannot write the output: {error.strerror or error}")
+            raise SystemExit(FAILED) from None
+        raise SystemExit(code) from None
 
 
 def explain(reason: Failure) -> str:

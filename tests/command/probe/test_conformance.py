@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 from base64 import b64encode
 from pathlib import Path
 
@@ -12,6 +15,9 @@ import pytest
 
 from tests.kit.certificate import make_certificate
 from tests.kit.commands import run, serving
+from tests.kit.switching import SwitchingServer
+from upgrade_switch.command.main import main
+from upgrade_switch.command.probe.checks import GROUPS
 
 TOKENS = ("echo", "websocket")
 
@@ -87,3 +93,39 @@ def test_the_proxy(token: str) -> None:
     ):
         failed = conforms(token, f"{proxy.url}echo")
     assert failed.keys() == ({"half-close-behind-request"} if token == "echo" else set())
+
+
+def test_a_report(capfd: pytest.CaptureFixture[str]) -> None:
+    """A group that says nothing about a server is one line; with --verbose, all is shown."""
+    with SwitchingServer() as server:
+        command = ["probe", "--conformance", "--jobs", "8", server.url, "echo"]
+        assert main(command) == 0
+        brief, _ = capfd.readouterr()
+        assert main([*command, "--verbose"]) == 0
+        verbose, _ = capfd.readouterr()
+    (count,) = (len(group.checks) for group in GROUPS if group.only_websocket)
+    assert f"WebSocket: its handshake\n  -     {count} checks: it is for WebSocket\n" in brief
+    assert "websocket-close" not in brief
+    assert "  -     websocket-close " in verbose
+    for line in ("> Upgrade: probe-unknown", "< HTTP/1.1 101 Switching Protocols", "* half-close"):
+        assert f"          {line}" in verbose
+        assert line not in brief
+    assert brief.splitlines()[-1] == verbose.splitlines()[-1]
+    assert re.fullmatch("[0-9]+ passed, 0 failed, [0-9]+ skipped", brief.splitlines()[-1])
+
+
+def test_progress_on_a_terminal() -> None:
+    """A line that counts the checks, and is cleared at the end; nothing of it on standard output."""
+    terminal, theirs = pty.openpty()
+    shown = b""
+    try:
+        with SwitchingServer() as server:
+            command = ("probe", "--conformance", "--json", "--jobs", "8", server.url, "echo")
+            done = run(*command, stderr=theirs)
+        shown = os.read(terminal, 65536)
+    finally:
+        os.close(terminal)
+        os.close(theirs)
+    count = len(json.loads(done.stdout))
+    assert re.search(rf"\r{count // 2} of {count} checks\x1b\[K\r".encode(), shown)
+    assert shown.endswith(b"\r\x1b[K")

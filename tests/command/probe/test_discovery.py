@@ -8,20 +8,16 @@ import json
 import os
 import pty
 import re
-import resource
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.kit.certificate import make_certificate
 from tests.kit.commands import LOCAL, Process, fails, listening, read_until, run, serving
-from upgrade_switch.command.main import main
-
-SHORT = ("--timeout", "0.2")
-"""For servers that do not answer in time."""
+from tests.kit.strangers import endless, says, talking
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +98,12 @@ def test_lines(servers: tuple[str, str]) -> None:
 
 
 def test_fields() -> None:
-    """Each request has the given fields; a server may name more tokens than are tried."""
+    """Each request has the given fields; of the tokens that a server names, few are tried."""
     heads: list[bytes] = []
 
     def talk(client: socket.socket) -> None:
         heads.append(read_until(client, b"\r\n\r\n"))
-        names = b", ".join(b"t%d" % number for number in range(100))
+        names = b", ".join([b"x" * 65, *(b"t%d" % number for number in range(100))])
         client.sendall(b"HTTP/1.1 426 X\r\nUpgrade: %s\r\nContent-Length: 0\r\n\r\n" % names)
 
     with listening(talk, connections=12) as port:
@@ -117,92 +113,10 @@ def test_fields() -> None:
     assert {head.split()[0] for head in heads} == {b"GET", b"OPTIONS"}
 
 
-def silent(client: socket.socket) -> None:
-    """Reads, and never answers."""
-    while client.recv(65536):
-        pass
-
-
-def closing(client: socket.socket) -> None:
-    """Closes at the first request."""
-    read_until(client, b"\r\n\r\n")
-
-
-def says(data: bytes) -> Callable[[socket.socket], None]:
-    """Sends something, whatever comes."""
-
-    def talk(client: socket.socket) -> None:
-        client.sendall(data)
-        silent(client)
-
-    return talk
-
-
-def endless(begin: bytes, forever: bytes) -> Callable[[socket.socket], None]:
-    """Sends without end, until nobody reads."""
-
-    def talk(client: socket.socket) -> None:
-        client.sendall(begin)
-        try:
-            while True:
-                client.sendall(forever)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
-
-    return talk
-
-
-LONG_FIELD = b"x" * 65536
-
-
-@pytest.mark.parametrize(
-    ("talk", "line"),
-    [
-        (silent, "no HTTP server at HOST: nothing more within 0.2 s"),
-        (closing, "no HTTP server at HOST: the end of the connection"),
-        (says(b"SSH-2.0-OpenSSH_9.2\r\n"), "HOST speaks SSH, not HTTP"),
-        (says(b"\x15\x03\x01\x00\x02\x02\x46"), "HOST speaks TLS: the URL has to begin with https"),
-        (says(b"HTTP/1.1 200 OK\r\nX"), "no HTTP server at HOST: nothing more within 0.2 s"),
-        (
-            endless(b"HTTP/1.1 200 OK\r\nA: ", LONG_FIELD),
-            "no HTTP server at HOST: no HTTP response: 'HTTP/1.1 200 OK.*\\(Receive buffer too long\\)",
-        ),
-        (endless(b"", b"\0" * 65536), "no HTTP server at HOST: no HTTP response: .*"),
-    ],
-)
-def test_no_http(talk: Callable[[socket.socket], None], line: str) -> None:
-    """What does not speak HTTP gets one line, and exit code 3."""
-    with listening(talk) as port:
-        said = fails(3, "probe", *SHORT, f"http://127.0.0.1:{port}/")
-    assert re.fullmatch(f"probe: {line}".replace("HOST", f"127.0.0.1:{port}"), said, re.DOTALL), said
-
-
-def test_a_long_head_is_not_kept() -> None:
-    """A head of 2 GB is given up early: memory is bounded."""
-    sent = 0
-
-    def talk(client: socket.socket) -> None:
-        nonlocal sent
-        client.sendall(b"HTTP/1.1 200 OK\r\n")
-        try:
-            while sent < 2 << 30:
-                client.sendall(b"A: " + LONG_FIELD + b"\r\n")
-                sent += len(LONG_FIELD)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with listening(talk) as port:
-        assert main(["probe", f"http://127.0.0.1:{port}/"]) == 3
-    # What the kernel takes beside what is read.
-    assert sent < 64 << 20
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32768
-
-
 def test_an_answer_without_end() -> None:
     """Only its head is read."""
     talk = endless(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 1000)
-    with listening(talk, connections=4) as port:
+    with talking(talk) as port:
         answers = found(f"http://127.0.0.1:{port}/")
     assert answers == {"websocket": "200 OK", "h2c": "200 OK"}
 
@@ -219,7 +133,7 @@ def test_nobody_there() -> None:
 
 def test_tls_where_there_is_none() -> None:
     """A URL with https of a server that answers a ClientHello in HTTP."""
-    with listening(says(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")) as port:
+    with talking(says(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")) as port:
         line = fails(3, "probe", "--insecure", f"https://127.0.0.1:{port}/")
     assert line == f"probe: 127.0.0.1:{port} does not speak TLS: the URL has to begin with http"
 
@@ -252,6 +166,10 @@ def test_a_certificate_that_nobody_trusts(servers: tuple[str, str]) -> None:
         (("--within", "x", "http://h/"), "--within needs a number of seconds above 0, not 'x'"),
         (("--jobs", "65", "http://h/"), "--jobs needs a number from 1 to 64, not '65'"),
         (("--slow", "9", "http://h/"), "--slow needs --conformance or --through"),
+        (
+            ("--slow", "9", "--within", "9", "--conformance", "http://h/"),
+            "--slow needs more time than --within gives: raise it, too",
+        ),
         (("--verbose", "http://h/"), "--verbose needs --conformance or --through"),
         (("--conformance", "http://h/", "a", "b"), "--conformance and --through check one TOKEN"),
         (("--insecure", "http://h/"), "--ca and --insecure are for https and wss URLs only"),
@@ -270,7 +188,7 @@ def test_progress_on_a_terminal() -> None:
     """A line that is cleared at the end; standard output has the answers only."""
     terminal, theirs = pty.openpty()
     try:
-        with listening(says(b"HTTP/1.1 200 OK\r\n\r\n"), connections=4) as port:
+        with talking(says(b"HTTP/1.1 200 OK\r\n\r\n")) as port:
             done = run("probe", f"http://127.0.0.1:{port}/", stderr=theirs)
         shown = os.read(terminal, 4096)
     finally:

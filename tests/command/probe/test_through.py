@@ -273,7 +273,7 @@ def test_no_proxy() -> None:
         assert line.startswith(f"probe: no proxy at 127.0.0.1:{ports['proxy']}: no connection to ")
         with listening(says_ssh) as port:
             line = fails(3, "probe", "--through", f"http://127.0.0.1:{port}/", *listen)
-            assert line.startswith(f"probe: no HTTP at 127.0.0.1:{port}: ")
+            assert line == f"probe: 127.0.0.1:{port} speaks SSH, not HTTP"
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         line = fails(3, "probe", "--through", "http://127.0.0.1/", "--listen", address)

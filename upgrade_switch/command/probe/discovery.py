@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,12 +14,13 @@ from ...errors import InvalidToken
 from ...fields import printable
 from ...negotiation import UpgradeToken
 from .subject import HTTP11, Subject
-from .wire import SWITCHING, Broken, NotHTTP, Wire
+from .wire import SWITCHING, Broken, Deadline, NotHTTP, Response, Wire
 
-__all__ = ["Answer", "NotReached", "discover"]
+__all__ = ["Answer", "NotReached", "answer_of", "discover", "what_is_there"]
 
-# A server may name any number of tokens.
+# A server may name any number of tokens, of any length.
 _MOST_NAMED = 8
+_LONGEST_NAMED = 64
 
 # RFC 9113 §3.4, §4.1, §6.5; RFC 8441 §3.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -42,52 +44,76 @@ class Answer:
     milliseconds: float
 
 
-def discover(server: Subject, tokens: Sequence[str]) -> Iterator[Answer]:
+def discover(server: Subject, tokens: Sequence[str], bound: Deadline) -> Iterator[Answer]:
     """
     Ask a server what it switches to, with a handful of requests.
 
     :param tokens: those to try, beside those that the server names, ``websocket`` and ``h2c``.
+    :param bound: when all of it has to be over; what is left then is not asked.
     :raises NotReached: if there is no HTTP server.
     """
-    named = _named(server)
+    named = _named_tokens(server, bound)
     # RFC 9113 §3.3: over TLS, HTTP/2 is chosen by ALPN.
     usual = ["websocket"] if server.is_secure else ["websocket", "h2c"]
     for token in dict.fromkeys([*tokens, *named, *usual]):
-        yield _timed(token, partial(_asked_for, replace(server, token=token)))
+        yield _timed(token, partial(_asked_for, replace(server, token=token), bound))
     if server.is_secure:
-        yield _timed("CONNECT over HTTP/2", partial(_extended_connect, server))
+        yield _timed("CONNECT over HTTP/2", partial(_extended_connect, server, bound))
 
 
-def _named(server: Subject) -> list[str]:
+def answer_of(server: Subject, bound: Deadline, method: str = "GET") -> Response:
+    """
+    The head of the answer to a request without Upgrade.
+
+    :raises NotReached: if there is no HTTP server.
+    """
+    try:
+        own = _in_time(server, bound)
+        with own.open() as wire:
+            wire.send(own.request("Connection: close", method=method))
+            return wire.head()
+    except Broken as fault:
+        raise NotReached(what_is_there(fault, server)) from None
+
+
+def _named_tokens(server: Subject, bound: Deadline) -> list[str]:
     """The tokens that a server names in its answers to GET and OPTIONS (RFC 9110 §7.8)."""
-    named: list[str] = []
-    for method in ("GET", "OPTIONS"):
-        own = server.for_a_check()
-        try:
-            with own.open() as wire:
-                wire.send(own.request("Connection: close", method=method))
-                response = wire.head()
-        except Broken as fault:
-            if method == "GET":
-                raise NotReached(_what_is_there(fault, server)) from None
-            continue
-        named += [token for token in response.elements(b"upgrade") if _is_token(token)]
+    answers = [answer_of(server, bound)]
+    with suppress(Broken, NotReached):
+        answers.append(answer_of(server, bound, "OPTIONS"))
+    named = [token for answer in answers for token in answer.elements(b"upgrade") if _is_token(token)]
     return list(dict.fromkeys(named))[:_MOST_NAMED]
 
 
-def _what_is_there(fault: Broken, server: Subject) -> str:
+def _in_time(server: Subject, bound: Deadline) -> Subject:
+    """
+    :raises Broken: if the time for all is over.
+    """
+    if not bound.left():
+        raise Broken("not asked: the time for all was over", "more time")
+    return server.for_a_check(bound.left())
+
+
+def what_is_there(fault: Broken, server: Subject, called: str = "HTTP server") -> str:
+    """
+    What there is instead of HTTP, in one line.
+
+    :param called: what should be there.
+    """
     if isinstance(fault, NotHTTP):
         if fault.data.startswith(b"SSH-"):
             return f"{server.host} speaks SSH, not HTTP"
         # RFC 8446 §5.1: an alert, or a handshake.
         if fault.data[:2] in (b"\x15\x03", b"\x16\x03"):
             return f"{server.host} speaks TLS: the URL has to begin with https"
-    if "WRONG_VERSION_NUMBER" in fault.came:
+    if "wrong version number" in fault.came:
         return f"{server.host} does not speak TLS: the URL has to begin with http"
-    return f"no HTTP server at {server.host}: {fault.came}"
+    return f"no {called} at {server.host}: {fault.came}"
 
 
 def _is_token(text: str) -> bool:
+    if len(text) > _LONGEST_NAMED:
+        return False
     try:
         UpgradeToken.parse(text)
     except InvalidToken:
@@ -104,19 +130,19 @@ def _timed(token: str, ask: Callable[[], tuple[str, bool]]) -> Answer:
     return Answer(token, printable(answer), switched, (time.monotonic() - begin) * 1000)
 
 
-def _asked_for(server: Subject) -> tuple[str, bool]:
-    own = server.for_a_check()
+def _asked_for(server: Subject, bound: Deadline) -> tuple[str, bool]:
+    own = _in_time(server, bound)
     with own.open() as wire:
         wire.send(own.upgrade())
         response = wire.head()
     if response.status != SWITCHING:
         return str(response), False
-    return f"{response} to {', '.join(response.elements(b'upgrade'))}", True
+    return f"{response} to {response.listed(b'upgrade')}", True
 
 
-def _extended_connect(server: Subject) -> tuple[str, bool]:
+def _extended_connect(server: Subject, bound: Deadline) -> tuple[str, bool]:
     """Whether upgrades may be asked for on the streams of HTTP/2 (RFC 8441 §3)."""
-    own = server.for_a_check()
+    own = _in_time(server, bound)
     with own.open(alpn=("h2", *HTTP11)) as wire:
         if wire.alpn != "h2":
             return "no HTTP/2", False

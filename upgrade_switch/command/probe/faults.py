@@ -4,7 +4,14 @@ What a server can do wrong, as the checks are told of it.
 
 from __future__ import annotations
 
-__all__ = ["Broken", "Closed", "NotHTTP", "Silent"]
+from ...fields import printable
+
+__all__ = ["Broken", "Closed", "NotHTTP", "Silent", "brief"]
+
+
+def brief(text: str, most: int = 100) -> str:
+    """What a server says, for a person: safe for a terminal, and not all of it if it is long."""
+    return printable(text if len(text) <= most else f"{text[:most]}...")
 
 
 class Broken(Exception):

@@ -72,9 +72,27 @@ class ProbeOptions(CommandOptions):
         "upgrade-switch probe --through http://127.0.0.1:8080/ --listen 127.0.0.1:9000",
     )
     optParameters = [  # noqa: RUF012 - twisted.python.usage wants a list
-        ["timeout", None, 5.0, "Seconds that each check has.", _seconds("timeout")],
-        ["within", None, 300.0, "Seconds that all of them have together.", _seconds("within")],
-        ["jobs", None, 1, "With --conformance or --through: how many checks are run at once.", _jobs],
+        [
+            "timeout",
+            None,
+            5.0,
+            "Seconds for each check; if it needs several connections, for each of them.",
+            _seconds("timeout"),
+        ],
+        [
+            "within",
+            None,
+            300.0,
+            "Seconds for all of it; what has not come to its end by then is skipped.",
+            _seconds("within"),
+        ],
+        [
+            "jobs",
+            None,
+            1,
+            "With --conformance or --through: how many checks are run at once (1 to 64).",
+            _jobs,
+        ],
         [
             "slow",
             None,
@@ -150,6 +168,8 @@ class ProbeOptions(CommandOptions):
         for option in ("slow", "verbose"):
             if self[option] and not does_check:
                 raise UsageError(f"--{option} needs --conformance or --through")
+        if self["slow"] and self["slow"] >= self["within"]:
+            raise UsageError("--slow needs more time than --within gives: raise it, too")
         if self["ca"] and self["insecure"]:
             raise UsageError("--ca and --insecure cannot be combined")
         if (self["ca"] or self["insecure"]) and not self.url.startswith("https:"):

@@ -11,12 +11,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import inf
 from queue import Empty, SimpleQueue
+from typing import Self
 
 from ...fields import accept_key
 from .conversation import Bytes, Conversation, Messages
 from .farside import Arrival, Far, FarSide, Head
 from .subject import Subject
-from .wire import SWITCHING, Broken, Closed, Deadline, NotHTTP, Silent, Transcript, Wire
+from .wire import SWITCHING, Broken, Closed, NotHTTP, Silent, Wire
 
 __all__ = ["CLIENT", "FAR_SIDE", "Passage"]
 
@@ -38,13 +39,8 @@ class Passage(Subject):
     number: str = ""
     """What the check's requests bear."""
 
-    def for_a_check(self, left: float = inf) -> Passage:
-        return replace(
-            self,
-            deadline=Deadline(min(self.timeout, left)),
-            transcript=Transcript(),
-            number=f"probe-{os.urandom(6).hex()}",
-        )
+    def for_a_check(self, left: float = inf) -> Self:
+        return replace(super().for_a_check(left), number=f"probe-{os.urandom(6).hex()}")
 
     @contextmanager
     def begun(self) -> Iterator[Passage]:

@@ -4,20 +4,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 from twisted.python.usage import UsageError
 
 from ..exits import SUCCESS, USAGE, say, unread_is_fine
 from .checks import GROUPS, through
-from .checks.check import Group
-from .discovery import NotReached, discover
+from .discovery import NotReached, answer_of, discover
 from .options import ProbeOptions
 from .progress import ProgressLine
 from .report import answers_as_json, as_json, as_table, is_bad, line_of
-from .running import Outcome, run_checks
+from .running import TIME_OVER, Outcome, run_checks
 from .subject import Subject
 from .through import reached
+from .wire import Deadline
 
 __all__ = ["run_probe"]
 
@@ -48,37 +50,44 @@ def run_probe(options: ProbeOptions) -> int:
 
 
 def _probe(options: ProbeOptions, server: Subject) -> int:
-    with ProgressLine() as line:
-        line.show("asking what the server switches to")
-        if options["through"] is not None:
-            with reached(server, *options["listen"]) as passage:
-                outcomes = _checked(options, through.GROUPS, passage, line)
-            return _reported(options, outcomes)
-        answers = list(discover(server, options.tokens))
-        outcomes = _checked(options, GROUPS, server, line) if options["conformance"] else []
-    if not options["conformance"]:
+    bound = Deadline(options["within"])
+    if not options["conformance"] and options["through"] is None:
+        with ProgressLine() as line:
+            line.show("asking what the server switches to")
+            answers = list(discover(server, options.tokens, bound))
         _print(answers_as_json(answers) if options["json"] else "\n".join(map(line_of, answers)))
         return SUCCESS
-    return _reported(options, outcomes)
-
-
-def _reported(options: ProbeOptions, outcomes: list[Outcome]) -> int:
+    with ProgressLine() as line:
+        line.show("asking whether the server is there")
+        outcomes = list(_outcomes(options, server, bound, line))
+    code = FAULTY if is_bad(outcomes) else SUCCESS
     table = as_table(outcomes, bool(options["verbose"]))
-    _print(as_json(outcomes) if options["json"] else "\n".join(table))
-    return FAULTY if is_bad(outcomes) else SUCCESS
+    _print(as_json(outcomes) if options["json"] else "\n".join(table), code)
+    if late := sum(outcome.detail == TIME_OVER for outcome in outcomes):
+        say(f"probe: skipped {late} of {len(outcomes)} checks: {TIME_OVER} (--within)")
+    return code
 
 
-def _print(text: str) -> None:
-    with unread_is_fine():
-        print(text)
+def _print(text: str, code: int = SUCCESS) -> None:
+    # The section sign is not in every encoding.
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    with unread_is_fine(code):
+        print(text.encode(encoding, "replace").decode(encoding))
 
 
-def _checked(
-    options: ProbeOptions, groups: Sequence[Group], server: Subject, line: ProgressLine
-) -> list[Outcome]:
-    total = sum(len(group.checks) for group in groups)
-    outcomes: list[Outcome] = []
-    for outcome in run_checks(groups, server, options["within"], options["jobs"]):
-        outcomes.append(outcome)
-        line.show(f"{len(outcomes)} of {total} checks")
-    return outcomes
+def _outcomes(
+    options: ProbeOptions, server: Subject, bound: Deadline, line: ProgressLine
+) -> Iterator[Outcome]:
+    with ExitStack() as stack:
+        groups = GROUPS
+        if options["through"] is not None:
+            host, port = options["listen"]
+            server = stack.enter_context(reached(server, host, port, bound.left()))
+            groups = through.GROUPS
+        else:
+            answer_of(server, bound)
+        total = sum(len(group.checks) for group in groups)
+        outcomes = run_checks(groups, server, bound.left(), options["jobs"])
+        for number, outcome in enumerate(outcomes, 1):
+            yield outcome
+            line.show(f"{number} of {total} checks")

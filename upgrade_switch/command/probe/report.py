@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -14,9 +13,6 @@ from .discovery import Answer
 from .running import Outcome
 
 __all__ = ["answers_as_json", "as_json", "as_table", "is_bad", "line_of"]
-
-# What was sent, what came, what was expected.
-_PARTS = re.compile("; (?=came: |expected: )")
 
 _MARKS = {"pass": "pass", "fail": "FAIL", "skipped": "-"}
 
@@ -55,21 +51,31 @@ def as_json(outcomes: Sequence[Outcome]) -> str:
 def as_table(outcomes: Sequence[Outcome], verbose: bool) -> Iterator[str]:
     """
     :param verbose: whether the bytes of each check are shown.
-    :return: lines: a table by group, what failed with a sentence each, and the sums.
+    :return: lines: a table by group, what failed with a sentence each, and the sums. A group that was
+        skipped as a whole is one line, unless the bytes are shown.
     """
     width = max((len(outcome.check.name) for outcome in outcomes), default=0)
     for title, of_group in groupby(outcomes, key=lambda outcome: outcome.group):
         yield from ("", title)
-        for outcome in of_group:
-            check = outcome.check
-            mark = _MARKS[outcome.result]
-            yield f"  {mark:4}  {check.name:{width}}  {check.level:6}  {check.section}"
-            if outcome.detail:
-                yield from (f"          {printable(part)}" for part in _PARTS.split(outcome.detail))
-            if verbose:
-                yield from (f"          {line}" for line in outcome.transcript.lines())
+        alike = [*of_group]
+        reasons = {outcome.detail if outcome.result == "skipped" else None for outcome in alike}
+        reason = reasons.pop()
+        if reason is not None and not reasons and not verbose:
+            yield f"  {_MARKS['skipped']:4}  {len(alike)} checks: {printable(reason)}"
+            continue
+        for outcome in alike:
+            yield from _lines(outcome, width, verbose)
     yield ""
     yield _sums(outcomes)
+
+
+def _lines(outcome: Outcome, width: int, verbose: bool) -> Iterator[str]:
+    check = outcome.check
+    mark = _MARKS[outcome.result]
+    yield f"  {mark:4}  {check.name:{width}}  {check.level:6}  {check.section}"
+    yield from (f"          {printable(part)}" for part in outcome.told)
+    if verbose:
+        yield from (f"          {line}" for line in outcome.transcript.lines())
 
 
 def _sums(outcomes: Sequence[Outcome]) -> str:

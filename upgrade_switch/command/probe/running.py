@@ -4,16 +4,31 @@ How checks are run: one at a time or several, each with a time of its own, and a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Literal
 
 from .checks.check import Check, Group, Skipped
+from .faults import Broken, brief
 from .subject import Subject
-from .wire import Broken, Deadline, Transcript
+from .wire import Deadline, Transcript
 
-__all__ = ["Outcome", "run_checks"]
+__all__ = ["TIME_OVER", "Outcome", "run_checks"]
+
+TIME_OVER = "the time for all checks was over"
+"""Why a check was skipped that began too late, or was at work at the end of the time for all."""
+
+# The time-out of a socket may be over a little early.
+_ALMOST = 0.05
+
+# What of a fault is told: a server may say much.
+_LONGEST_PART = 600
+
+Plan = tuple[Group, Check]
 
 
 @dataclass(frozen=True)
@@ -23,9 +38,14 @@ class Outcome:
     group: str
     check: Check
     result: Literal["pass", "fail", "skipped"]
-    detail: str
-    """What went wrong, or why it was skipped; empty if it passed."""
+    told: Sequence[str]
+    """What was sent, what came and what was expected, or why it was skipped; nothing if it passed."""
     transcript: Transcript
+
+    @property
+    def detail(self) -> str:
+        """The same in one line."""
+        return "; ".join(self.told)
 
 
 def run_checks(
@@ -38,7 +58,7 @@ def run_checks(
     Run all checks. Those that need it are skipped where the plainest upgrade does not work, which is
     tried once, in front of all.
 
-    :param bound: the seconds after which those that have not begun are skipped.
+    :param bound: the seconds after which those are skipped that have not come to an end.
     :param jobs: how many are run at once.
     :return: their outcomes, in the order of the groups.
     """
@@ -47,16 +67,41 @@ def run_checks(
     needed = any(check.needs_upgrade for _, check in planned)
     switches = not needed or _switches(subject.for_a_check(bound))
 
-    def run(plan: tuple[Group, Check]) -> Outcome:
+    def run(plan: Plan) -> Outcome:
         group, check = plan
         return _run(group, check, subject, deadline.left(), switches or not check.needs_upgrade)
 
-    executor = ThreadPoolExecutor(jobs)
+    yield from _in_order(run, planned, jobs)
+
+
+def _in_order(run: Callable[[Plan], Outcome], plans: Sequence[Plan], jobs: int) -> Iterator[Outcome]:
+    """
+    Run them in threads. An executor's would be waited for at the end, and who interrupts the probe does
+    not want to wait until a server has answered.
+    """
+    futures: list[Future[Outcome]] = [Future() for _ in plans]
+    waiting: SimpleQueue[tuple[Plan, Future[Outcome]]] = SimpleQueue()
+    for planned in zip(plans, futures, strict=True):
+        waiting.put(planned)
+
+    def work() -> None:
+        with suppress(Empty):
+            while True:
+                plan, future = waiting.get_nowait()
+                try:
+                    future.set_result(run(plan))
+                except Exception as error:
+                    future.set_exception(error)
+
+    for _ in range(jobs):
+        Thread(target=work, daemon=True).start()
     try:
-        yield from executor.map(run, planned)
+        for future in futures:
+            yield future.result()
     finally:
-        # Somebody may not want to wait for the rest.
-        executor.shutdown(cancel_futures=True)
+        with suppress(Empty):
+            while True:
+                waiting.get_nowait()
 
 
 def _switches(subject: Subject) -> bool:
@@ -70,16 +115,20 @@ def _switches(subject: Subject) -> bool:
 def _run(group: Group, check: Check, subject: Subject, left: float, is_fit: bool) -> Outcome:
     own = subject.for_a_check(left)
     result: Literal["pass", "fail", "skipped"] = "pass"
-    detail = ""
+    told: tuple[str, ...] = ()
     try:
         if not left:
-            raise Skipped("the time for all checks was over")
+            raise Skipped(TIME_OVER)
         if not is_fit:
             raise Skipped("the plain upgrade does not work")
         check.passes(own)
     except Skipped as reason:
-        result, detail = "skipped", str(reason)
+        result, told = "skipped", (str(reason),)
     except Broken as fault:
-        result = "fail"
-        detail = f"sent: {check.sent.rstrip('.')}; came: {fault.came}; expected: {fault.expected}"
-    return Outcome(group.title, check, result, detail, own.transcript)
+        if own.bound.left() < _ALMOST:
+            result, told = "skipped", (TIME_OVER,)
+        else:
+            came, expected = (brief(text, _LONGEST_PART) for text in (fault.came, fault.expected))
+            result = "fail"
+            told = (f"sent: {check.sent.rstrip('.')}", f"came: {came}", f"expected: {expected}")
+    return Outcome(group.title, check, result, told, own.transcript)

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ...fields import printable
+from .faults import brief
+from .frames import CLOSE, FINAL, PING, PONG, frame, next_frame
 from .wire import Broken, Closed, Wire, shown
 
-__all__ = ["CLOSE", "PING", "PONG", "Echo", "Pings", "Speech", "client_frame", "next_frame"]
+__all__ = ["Echo", "Pings", "Speech"]
 
 # RFC 6455 §5.5: a control frame has no more.
 _MOST_PING = 125
-_MASK = b"mask"
-CLOSE, PING, PONG = 0x8, 0x9, 0xA
-"""Opcodes."""
 
 
 class Speech(Protocol):
@@ -58,7 +56,7 @@ class Pings:
 
     def saying(self, data: bytes) -> bytes:
         parts = [data[start : start + _MOST_PING] for start in range(0, len(data), _MOST_PING)]
-        return b"".join(client_frame(PING, part) for part in parts)
+        return b"".join(frame(part, True, FINAL | PING) for part in parts)
 
     def hear(self, wire: Wire, data: bytes) -> None:
         # §5.5.3: only the last of several pings has to be answered. One that lost a byte would have
@@ -69,7 +67,7 @@ class Pings:
             opcode, content = next_frame(wire, expected)
             if opcode == CLOSE:
                 code = int.from_bytes(content[:2], "big")
-                reason = printable(content[2:].decode("utf-8", "replace"))
+                reason = brief(content[2:].decode("utf-8", "replace"))
                 raise Closed(f"a close frame ({code} {reason})".replace(" )", ")"), expected)
             if opcode == PONG and content == last:
                 return
@@ -78,31 +76,3 @@ class Pings:
 def _difference(came: bytes, data: bytes) -> str:
     at = next(index for index, (a, b) in enumerate(zip(came, data, strict=False)) if a != b)
     return f"{shown(came[at:])} where {shown(data[at:])} was sent (behind {at} right bytes)"
-
-
-def client_frame(opcode: int, content: bytes, *, is_masked: bool = True) -> bytes:
-    """
-    A control frame of a client.
-
-    :param content: at most 125 bytes.
-    :param is_masked: as RFC 6455 §5.1 demands it.
-    """
-    if not is_masked:
-        return bytes([0x80 | opcode, len(content)]) + content
-    masked = bytes(byte ^ _MASK[index % 4] for index, byte in enumerate(content))
-    return bytes([0x80 | opcode, 0x80 | len(content)]) + _MASK + masked
-
-
-def next_frame(wire: Wire, expected: str) -> tuple[int, bytes]:
-    """
-    The opcode and the content of the next frame, which is not masked (RFC 6455 §5.1).
-
-    :raises Broken: if something else comes, or nothing.
-    """
-    first, second = wire.exactly(2, expected)
-    size = second & 0x7F
-    if size > _MOST_PING:
-        size = int.from_bytes(wire.exactly(2 if size == 126 else 8, expected), "big")
-    if second & 0x80 or size > 1 << 20 or first & 0x70:
-        raise Broken(f"what is no frame of a server ({shown(bytes([first, second]))})", expected)
-    return first & 0x0F, wire.exactly(size, expected)

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
+from typing import Self
 from urllib.parse import urlsplit
 
 from .speech import Echo, Pings, Speech
@@ -46,7 +47,7 @@ class Subject:
     """When all checks have to be over."""
     transcript: Transcript = field(default_factory=Transcript)
 
-    def for_a_check(self, left: float = inf) -> Subject:
+    def for_a_check(self, left: float = inf) -> Self:
         """
         The same server, with its time beginning now.
 
@@ -55,7 +56,7 @@ class Subject:
         own = Deadline(min(self.timeout, left))
         return replace(self, deadline=own, bound=Deadline(left), transcript=Transcript())
 
-    def again(self) -> Subject:
+    def again(self) -> Self:
         """The same server, with its time beginning anew, for checks that need many connections."""
         return replace(self, deadline=Deadline(min(self.timeout, self.bound.left())))
 
@@ -226,6 +227,10 @@ class Subject:
 def _why(error: OSError | UnicodeError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return f"TLS: {error.reason.replace('_', ' ').lower()}"
     return str(getattr(error, "strerror", None) or error)
 
 

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from math import inf
 
-from .discovery import NotReached
+from .discovery import NotReached, what_is_there
 from .farside import FarSide
 from .passage import Passage
 from .subject import Subject
@@ -17,16 +19,19 @@ from .wire import Broken, Closed, Deadline, NotHTTP
 
 __all__ = ["reached"]
 
-# A proxy that asks whether its servers live may have to notice first that there is one now.
+# A proxy that asks whether its servers live may have to notice first that there is one now: how many
+# time-outs it has for that, and the seconds between two requests.
 _PATIENCE = 2
+_PAUSE = 0.1
 
 
 @contextmanager
-def reached(proxy: Subject, host: str, port: int) -> Iterator[Passage]:
+def reached(proxy: Subject, host: str, port: int, left: float = inf) -> Iterator[Passage]:
     """
     Serve a proxy's far side, and see that its requests get there.
 
     :param host: where to listen; the proxy has to be told to forward to it.
+    :param left: the seconds that there are for it.
     :raises NotReached: if nothing can listen there, if the proxy cannot be reached, or if its requests
         do not arrive.
     """
@@ -40,28 +45,29 @@ def reached(proxy: Subject, host: str, port: int) -> Iterator[Passage]:
     with far_side:
         known = {field.name: getattr(proxy, field.name) for field in fields(proxy)}
         passage = Passage(**known, far_side=far_side)
-        _see_that_requests_arrive(passage)
+        _see_that_requests_arrive(passage, Deadline(left))
         yield passage
 
 
-def _see_that_requests_arrive(passage: Passage) -> None:
-    deadline = Deadline(_PATIENCE * passage.timeout)
-    while (answer := _answer(passage)) is not None:
+def _see_that_requests_arrive(passage: Passage, bound: Deadline) -> None:
+    deadline = bound.shorter(_PATIENCE * passage.timeout)
+    while (answer := _answer(passage, bound)) is not None:
         if not deadline.left():
             address = passage.far_side.address
             raise NotReached(
                 f"nothing of a request to {passage.url} came to {address} ({answer}): the proxy has to "
                 f"be configured to forward to http://{address}"
             )
+        time.sleep(_PAUSE)
 
 
-def _answer(passage: Passage) -> str | None:
+def _answer(passage: Passage, bound: Deadline) -> str | None:
     """What a proxy answers to a request without forwarding it; None if it does forward it."""
-    with passage.for_a_check().begun() as own:
+    with passage.for_a_check(bound.left()).begun() as own:
         try:
             near = own.open()
         except Closed as fault:
-            raise NotReached(f"no proxy at {own.host}: {fault.came}") from None
+            raise NotReached(what_is_there(fault, own, "proxy")) from None
         with near:
             try:
                 near.send(own.request())
@@ -72,7 +78,7 @@ def _answer(passage: Passage) -> str | None:
                     far.answer("200 OK")
                     near.response()
             except NotHTTP as fault:
-                raise NotReached(f"no HTTP at {own.host}: {fault.came}") from None
+                raise NotReached(what_is_there(fault, own, "proxy")) from None
             except Broken as fault:
                 return fault.came
     return None

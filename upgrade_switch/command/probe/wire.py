@@ -17,7 +17,7 @@ from types import TracebackType
 import h11
 
 from ...fields import elements, printable
-from .faults import Broken, Closed, NotHTTP, Silent
+from .faults import Broken, Closed, NotHTTP, Silent, brief
 
 __all__ = [
     "SWITCHING",
@@ -104,8 +104,12 @@ class Response:
         """The elements of a field whose value is a list, over all its lines."""
         return list(elements(self.all(name)))
 
+    def listed(self, name: bytes) -> str:
+        """The elements of a field, for a message."""
+        return brief(", ".join(self.elements(name)))
+
     def __str__(self) -> str:
-        return printable(f"{self.status} {self.phrase}".strip())
+        return brief(f"{self.status} {self.phrase}".strip())
 
 
 class Wire:
@@ -327,7 +331,8 @@ class Wire:
                 return Response(event.status_code, reason, fields, version=version)
 
     def _event(self, reader: h11.Connection, expected: str) -> h11.Event:
-        begun = b""
+        # A part of this response may have come with an interim one in front of it.
+        begun = reader.trailing_data[0][:_LONGEST_SHOWN]
         try:
             while (event := reader.next_event()) is h11.NEED_DATA:
                 data = self.receive(expected)
@@ -340,7 +345,9 @@ class Wire:
                         raise NotHTTP(f"no HTTP response: {shown(begun)}", expected, begun)
                 reader.receive_data(data)
         except h11.RemoteProtocolError as error:
-            raise NotHTTP(f"no HTTP response: {shown(begun)} ({error})", expected, begun) from None
+            raise NotHTTP(
+                f"no HTTP response: {shown(begun)} ({brief(str(error))})", expected, begun
+            ) from None
         assert isinstance(event, h11.Event)
         return event
 

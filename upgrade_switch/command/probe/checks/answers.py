@@ -37,12 +37,13 @@ def upgrade_of_101(server: Subject) -> None:
 @GROUP.check("101-offered-token", Level.MUST, "RFC 9110 §7.8")
 def offered_token_of_101(server: Subject) -> None:
     """An upgrade to one token."""
-    named = _switched(server).elements(b"upgrade")
+    response = _switched(server)
+    named = response.elements(b"upgrade")
     if not named:
         raise Skipped("the 101 names no token")
     # Where layers are switched, the first is the one that was asked for (RFC 9110 §7.8).
     if named[0].lower() != server.token.lower():
-        raise Broken(f"a 101 to {', '.join(named)}", f"one to {server.token}")
+        raise Broken(f"a 101 to {response.listed(b'upgrade')}", f"one to {server.token}")
 
 
 @GROUP.check("101-connection", Level.MUST, "RFC 9110 §7.8")
@@ -112,7 +113,7 @@ def _options(response: Response) -> list[str]:
 
 def _names_upgrade(response: Response) -> None:
     if "upgrade" not in _options(response):
-        given = ", ".join(response.elements(b"connection"))
+        given = response.listed(b"connection")
         came = f"Connection: {given}" if given else "no Connection"
         raise Broken(f"{response} with Upgrade and {came}", "Connection: Upgrade")
 

@@ -85,6 +85,9 @@ def upgrade_versions(server: Subject) -> None:
     server.switches(offer=[f"{UNKNOWN}/2.0, {UNKNOWN}/1, {server.token}"])
 
 
+# A server may ignore any Upgrade, and so prefer HTTP where a list offers something that it does not
+# know: that is why the checks above are at PEERS. But empty elements offer nothing, so that this is the
+# plain upgrade, with which the server does switch, and only what reads the list makes a difference.
 @GROUP.check("upgrade-empty-elements", Level.MUST, "RFC 9110 §5.6.1.2")
 def upgrade_empty_elements(server: Subject) -> None:
     """Upgrade: a list with empty elements and tabs, in which a known token stands."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from ..subject import Subject
-from ..wire import Broken, Deadline, Wire, shown
+from ..wire import Broken, Wire, shown
 from .check import Group, Level, Skipped
-from .steps import heard, lines_of, only_with_an_echo, switched_early
+from .steps import heard, idle_seconds, lines_of, only_with_an_echo, switched_early
 
 __all__ = ["GROUP"]
 
@@ -114,11 +114,10 @@ def reset_behind_101(server: Subject) -> None:
 @GROUP.check("idle", Level.PEERS, "RFC 9110 §7.8")
 def idle(server: Subject) -> None:
     """An upgrade; then nothing for as long as --slow says; then something to be sent back."""
-    if server.idle is None:
-        raise Skipped("it is run with --slow")
+    seconds = idle_seconds(server)
     with server.open() as wire:
         wire.send(server.upgrade())
         server.switched(wire)
-        time.sleep(server.idle)
-        wire.deadline = Deadline(server.timeout)
+        time.sleep(seconds)
+        wire.deadline = server.again().deadline
         server.talks(wire)

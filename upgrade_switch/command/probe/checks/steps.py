@@ -14,6 +14,7 @@ __all__ = [
     "chunked",
     "does_not_switch",
     "heard",
+    "idle_seconds",
     "is_answered",
     "lines_of",
     "only_with_an_echo",
@@ -35,6 +36,19 @@ def only_with_an_echo(server: Subject) -> None:
     """
     if server.is_websocket:
         raise Skipped("it is for targets that echo")
+
+
+def idle_seconds(subject: Subject) -> float:
+    """
+    For checks that leave a connection alone: how long.
+
+    :raises Skipped: if nobody has said it, or not so much time is left.
+    """
+    if subject.idle is None:
+        raise Skipped("it is run with --slow")
+    if subject.idle >= subject.bound.left():
+        raise Skipped(f"{subject.idle:g} s of --slow are more than is left of the time for all checks")
+    return subject.idle
 
 
 def lines_of(size: int) -> bytes:
@@ -130,7 +144,7 @@ def does_not_switch(server: Subject, request: bytes) -> Response:
         wire.send(request)
         response = wire.head(expected=expected)
     if response.status == SWITCHING:
-        raise Broken(f"{response} to {', '.join(response.elements(b'upgrade'))}", expected)
+        raise Broken(f"{response} to {response.listed(b'upgrade')}", expected)
     return response
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 
-from ..speech import CLOSE, PING, PONG, client_frame, next_frame
+from ..faults import brief
+from ..frames import CLOSE, FINAL, PING, PONG, frame, next_frame
 from ..subject import Subject
 from ..wire import SWITCHING, Broken, Closed, Response, Wire, shown
 from .check import Group, Level, Skipped
@@ -19,6 +20,9 @@ _EXAMPLE_KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 _EXAMPLE_ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERSION = "Sec-WebSocket-Version: 13"
+
+# RFC 6455 §7.4.1.
+_NORMAL = (1000).to_bytes(2, "big")
 
 
 def _handshake(server: Subject, *lines: str, method: str = "GET") -> bytes:
@@ -114,9 +118,9 @@ def versions_named(server: Subject) -> None:
 
 
 def _names_13(response: Response) -> None:
-    named = response.elements(b"sec-websocket-version")
-    if "13" not in named:
-        came = f"Sec-WebSocket-Version: {', '.join(named)}" if named else "no Sec-WebSocket-Version"
+    if "13" not in response.elements(b"sec-websocket-version"):
+        named = response.listed(b"sec-websocket-version")
+        came = f"Sec-WebSocket-Version: {named}" if named else "no Sec-WebSocket-Version"
         raise Broken(f"{response} with {came}", "one that names 13")
 
 
@@ -168,7 +172,9 @@ def unknown_protocol(server: Subject) -> None:
     response = _answer(server, _handshake(server, _EXAMPLE, _VERSION, field))
     values = [value.decode("latin-1") for value in response.all(b"sec-websocket-protocol")]
     if response.status == SWITCHING and (len(values) > 1 or not set(values) <= set(offered)):
-        raise Broken(f"Sec-WebSocket-Protocol: {', '.join(values)}", "none, or one of those offered")
+        raise Broken(
+            f"Sec-WebSocket-Protocol: {brief(', '.join(values))}", "none, or one of those offered"
+        )
 
 
 @GROUP.check("websocket-unknown-extension", Level.MUST, "RFC 6455 §9.1")
@@ -199,7 +205,7 @@ def unmasked_frame(server: Subject) -> None:
     with server.open() as wire:
         wire.send(server.upgrade())
         server.switched(wire)
-        wire.send(client_frame(PING, b"unmasked", is_masked=False))
+        wire.send(frame(b"unmasked", False, FINAL | PING))
         expected = "the connection to be closed"
         opcode = _until_close(wire, expected)
         if opcode == PONG:
@@ -223,7 +229,7 @@ def close(server: Subject) -> None:
     with server.open() as wire:
         wire.send(server.upgrade())
         server.switched(wire)
-        wire.send(client_frame(CLOSE, (1000).to_bytes(2, "big")))
+        wire.send(frame(_NORMAL, True, FINAL | CLOSE))
         while next_frame(wire, expected)[0] != CLOSE:
             pass
 
@@ -234,5 +240,5 @@ def close_ends(server: Subject) -> None:
     with server.open() as wire:
         wire.send(server.upgrade())
         server.switched(wire)
-        wire.send(client_frame(CLOSE, (1000).to_bytes(2, "big")))
+        wire.send(frame(_NORMAL, True, FINAL | CLOSE))
         wire.rest("the end of the connection")

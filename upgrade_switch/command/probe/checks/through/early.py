@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ...conversation import CLOSE, CONTINUATION, FINAL, PING, TEXT, closing, frame
+from ...conversation import closing
 from ...farside import Far
+from ...frames import CLOSE, CONTINUATION, FINAL, PING, TEXT, frame
 from ...passage import CLIENT, FAR_SIDE, Passage
 from ...wire import Broken, Wire
 from ..check import Group, Level, Skipped

@@ -6,8 +6,9 @@ import time
 from contextlib import suppress
 
 from ...passage import CLIENT, FAR_SIDE, Passage
-from ...wire import Broken, Closed, Deadline, Silent, Wire
+from ...wire import Broken, Closed, Silent, Wire
 from ..check import Group, Level, Skipped
+from ..steps import idle_seconds
 from .passing import through
 
 __all__ = ["GROUP"]
@@ -117,11 +118,10 @@ def reset_of_the_far_side_is_one(proxy: Passage) -> None:
 @through(GROUP, "idle", Level.PEERS, "RFC 9110 §7.8")
 def idle(proxy: Passage) -> None:
     """Nothing, for as long as --slow says, and then 16 bytes each way."""
-    if proxy.idle is None:
-        raise Skipped("it is run with --slow")
+    seconds = idle_seconds(proxy)
     with proxy.tunnel() as (near, far):
-        time.sleep(proxy.idle)
-        near.deadline = far.deadline = Deadline(proxy.timeout)
+        time.sleep(seconds)
+        near.deadline = far.deadline = proxy.again().deadline
         near.send(proxy.up(_SAID))
         proxy.far_hears(far, _SAID)
         far.send(proxy.down(_SAID))

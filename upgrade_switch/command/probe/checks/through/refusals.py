@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...passage import Passage
-from ...wire import Broken, Closed, NotHTTP, Response, Silent, Wire
+from ...wire import Broken, Closed, NotHTTP, Response, Silent, Wire, shown
 from ..check import Group, Level, Skipped
 from .passing import through
 
@@ -55,7 +55,8 @@ def connection_of_426(proxy: Passage) -> None:
         response = near.response()
     named, options = response.elements(b"upgrade"), response.elements(b"connection")
     if named and "upgrade" not in map(str.lower, options):
-        came = f"{response} with Upgrade: {', '.join(named)} and Connection: {', '.join(options)}"
+        connection = response.listed(b"connection")
+        came = f"{response} with Upgrade: {response.listed(b'upgrade')} and Connection: {connection}"
         raise Broken(came, "Connection: upgrade beside Upgrade")
 
 
@@ -139,7 +140,7 @@ def cut_off(proxy: Passage) -> None:
         except (Closed, NotHTTP):
             return
     if response.status < 500:
-        raise Broken(f"{response}, whole, with {response.content!r}", expected)
+        raise Broken(f"{response}, whole, with {shown(response.content)}", expected)
 
 
 def _refused(proxy: Passage, near: Wire, status: str) -> Response:
