@@ -239,7 +239,7 @@ class SwitchedConnection:
         """The transport's reason, or what is known better. To be asked while the socket is open."""
         if self.why_aborted is not None:
             return Failure(self.why_aborted)
-        if reason.check(ConnectionLost) and _twisted.has_timed_out(self._transport):
+        if isinstance(reason.value, ConnectionLost) and _twisted.has_timed_out(self._transport):
             return Failure(TimeoutError(string="the other end's TCP did not answer any more"))
         return reason
 

@@ -354,6 +354,7 @@ class IUpgradeSite(Interface):
     accept_timeout: float | None = Attribute("How many seconds an acceptor may take.")
     head_timeout: float | None = Attribute("How many seconds a request's head may take to arrive.")
     timeOut: float | None = Attribute("How many seconds a connection may be idle between requests.")
+    idle_timers: Any = Attribute("Its connections' time-outs (``server.idle``).")
     requestFactory: Callable[..., Any] = Attribute("What makes the requests of its connections.")
     switched: Any = Attribute("The connections that are switched (``server.switched``).")
     takes_http2_connect: bool = Attribute("Whether streams of HTTP/2 may switch (RFC 8441).")

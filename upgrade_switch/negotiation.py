@@ -126,9 +126,8 @@ class Offer:
         return cls.parse(upgrade)
 
     @classmethod
-    def parse(cls, lines: Iterable[bytes]) -> Offer:
+    def parse(cls, lines: Sequence[bytes]) -> Offer:
         """The tokens of all lines of an Upgrade field; never raises."""
-        lines = tuple(lines)
         if len(lines) == 1 and len(lines[0]) <= _LONGEST_REMEMBERED:
             return _offer_of_line(lines[0])
         return cls._parse(lines)
@@ -237,3 +236,8 @@ class TokenTable(Generic[V]):
                 if key in self._values:
                     yield token, self._values[key]
                     break
+
+    def find(self, token: UpgradeToken) -> V | None:
+        """What a token leads to; None if it is not known here."""
+        found = self._values.get(token.key)
+        return self._values.get((token.key[0], None)) if found is None else found

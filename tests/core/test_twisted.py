@@ -186,6 +186,34 @@ def begun(data: bytes) -> Any:
 CHUNKED = b"PUT /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
 
 
+def test_lean_request() -> None:
+    """It has what Twisted's requests have, and as they have it, whether it was asked for or not."""
+    channel = begun(b"")
+    theirs, ours = server.Request(channel, False), _twisted.LeanRequest(channel, False)
+    for request in (theirs, ours):
+        _twisted.raw_fields(request.requestHeaders).update({b"Cookie": [b"b=c; d"]})
+        request.gotLength(0)
+    theirs.parseCookies()
+    on_demand = {"received_cookies", "content"}
+    parsing = {"_parsePOSTFormSubmission"}
+    assert vars(theirs).keys() | parsing == vars(ours).keys() | on_demand
+    assert ours.getCookie(b"b") == theirs.getCookie(b"b") == b"c"
+    assert ours.content is not None
+    assert ours.content.read() == b""
+    simple = vars(theirs).keys() - {"content"}
+    assert {name: vars(theirs)[name] for name in simple} == {name: vars(ours)[name] for name in simple}
+    ours.connectionLost(Failure(ConnectionDone()))
+    assert ours.content is not None
+    assert ours.content.closed
+
+
+def test_content_of_a_request_that_is_over() -> None:
+    """A request that is over has no content, as with Twisted's own."""
+    request = _twisted.LeanRequest(begun(b""), False)
+    request.connectionLost(Failure(ConnectionDone()))
+    assert request.content is None
+
+
 def test_content_of_a_channel() -> None:
     """``_transferDecoder`` takes the content, raises if that is wrong, and holds the channel."""
     channel = begun(CHUNKED + b"\r\n")

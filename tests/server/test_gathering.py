@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
@@ -54,24 +55,13 @@ class Asked:
 
     def __init__(self, data: bytes = GET) -> None:
         resource = Held()
-        proxy: Any = UpgradeSite(resource).buildProtocol(None)
-        proxy.callLater = lambda *_: _Never()
+        proxy: Any = UpgradeSite(resource, reactor=Clock()).buildProtocol(None)
         self.transport = Pieces()
         proxy.makeConnection(self.transport)
         proxy.dataReceived(data)
         (self.request,) = resource.requests
         self.channel: Any = self.request.channel
         assert IGatheringChannel.providedBy(self.channel)
-
-
-class _Never:
-    """A delayed call."""
-
-    def cancel(self) -> None:
-        """It is."""
-
-    def reset(self, seconds: float) -> None:
-        """It is not called, either."""
 
 
 def test_flushed() -> None:
@@ -91,6 +81,43 @@ def test_flushed() -> None:
     assert asked.transport.pieces[1:] == [b"lo"]
     asked.channel.flush()
     assert len(asked.transport.pieces) == 2
+
+
+def test_first_of_the_body() -> None:
+    """Without being held, a head and the first of the body are one piece; the rest is not held."""
+    asked = Asked()
+    asked.request.setHeader(b"content-length", b"5")
+    asked.request.write(b"he")
+    asked.request.write(b"llo")
+    head, rest = asked.transport.pieces
+    assert head.endswith(b"\r\n\r\nhe")
+    assert rest == b"llo"
+
+
+def test_head_alone() -> None:
+    """A head without any of the body is not held until there is some."""
+    asked = Asked()
+    asked.request.write(b"")
+    assert len(asked.transport.pieces) == 1
+
+
+def test_large_body() -> None:
+    """A large body is not copied to be sent with its head."""
+    asked = Asked()
+    body = bytes(2**16 + 1)
+    asked.request.setHeader(b"content-length", b"%d" % len(body))
+    asked.request.write(body)
+    assert asked.transport.pieces[1] is body
+
+
+def test_failing() -> None:
+    """What fails to be written leaves nothing held."""
+    asked = Asked()
+    asked.request.responseHeaders = None
+    with pytest.raises(AttributeError):
+        asked.request.write(b"hello")
+    asked.channel.write(b"more")
+    assert asked.transport.pieces == [b"more"]
 
 
 def test_finished() -> None:

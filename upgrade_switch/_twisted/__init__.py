@@ -13,6 +13,7 @@ check()
 from .endpoints import demand_certificates, endpoint_text, way_of  # noqa: E402 - behind the check
 from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
 from .ports import accept_one_by_one, share_port  # noqa: E402 - behind the check
+from .requests import LeanRequest  # noqa: E402 - behind the check
 from .sockets import (  # noqa: E402 - behind the check
     KeepAlive,
     LastReading,
@@ -52,6 +53,8 @@ from .web import (  # noqa: E402 - behind the check
     UnaskedSwitchFactory,
     UnaskedSwitchPool,
     behind_login,
+    by_name,
+    canonical,
     client_request,
     detach_flow_control,
     feed_content,
@@ -60,11 +63,12 @@ from .web import (  # noqa: E402 - behind the check
     has_begun_line,
     has_read_ahead,
     method_of,
+    raw_fields,
     replace_fields,
     request_line_of,
     set_encoder,
-    set_fields,
     set_request_line,
+    take_read_ahead,
 )
 
 __all__ = [
@@ -72,6 +76,7 @@ __all__ = [
     "Closable",
     "KeepAlive",
     "LastReading",
+    "LeanRequest",
     "ParseError",
     "PauseWatch",
     "RefusingChannel",
@@ -84,6 +89,8 @@ __all__ = [
     "behind_login",
     "beneath",
     "bottom",
+    "by_name",
+    "canonical",
     "client_request",
     "demand_certificates",
     "detach_flow_control",
@@ -101,18 +108,19 @@ __all__ = [
     "is_half_closeable",
     "keep_alive",
     "method_of",
+    "raw_fields",
     "rename_log_prefix",
     "replace_fields",
     "report_end",
     "request_line_of",
     "send_small_parts",
     "set_encoder",
-    "set_fields",
     "set_keep_alive",
     "set_request_line",
     "share_port",
     "slot_of",
     "start_tls",
+    "take_read_ahead",
     "tls_layer",
     "unacknowledged",
     "unsent",

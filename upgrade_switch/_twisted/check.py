@@ -86,6 +86,7 @@ NEEDED = (
     Need("twisted.web.http_headers", "Headers", ("_rawHeaders",)),
     Need("twisted.web._auth.wrapper", "HTTPAuthSessionWrapper._loginSucceeded"),
     Need("twisted.web.resource", "_IEncodingResource"),
+    Need("twisted.python.components", "Componentized", ("_adapterCache",)),
     Need("twisted.web.server", "Request.finish", ("_encoder",)),
     Need("twisted.web._newclient", "HTTP11ClientProtocol.request", ("HTTPClientParser", "_parser")),
     Need("twisted.web._newclient", "HTTPClientParser.allHeadersReceived"),

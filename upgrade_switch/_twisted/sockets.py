@@ -52,13 +52,17 @@ def set_keep_alive(
     """
     if not ITCPTransport.providedBy(transport):
         return
-    # UNIX sockets of older Twisteds say that they are TCP's; a socket may have been closed.
-    with suppress(OSError):
-        transport.setTcpKeepAlive(True)
-        handle = getattr(beneath(transport), "socket", None)
+    handle = getattr(beneath(transport), "socket", None)
+    try:
         if handle is not None:
-            for option, value in zip(_KEEP_ALIVE_OPTIONS, (idle, interval, probes), strict=True):
-                handle.setsockopt(socket.IPPROTO_TCP, option, value)
+            handle.setsockopt(_TCP, _KEEP_ALIVE_IDLE, idle)
+            handle.setsockopt(_TCP, socket.TCP_KEEPINTVL, interval)
+            handle.setsockopt(_TCP, socket.TCP_KEEPCNT, probes)
+        # Last: the kernel sets its timer once.
+        transport.setTcpKeepAlive(True)
+    except OSError:
+        # UNIX sockets of older Twisteds say that they are TCP's; a socket may have been closed.
+        return
 
 
 def keep_alive(transport: object) -> None:
@@ -71,12 +75,11 @@ def keep_alive(transport: object) -> None:
             set_keep_alive(transport)
 
 
-# macOS calls the first one otherwise.
-_KEEP_ALIVE_OPTIONS = (
-    getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", 0)),
-    socket.TCP_KEEPINTVL,
-    socket.TCP_KEEPCNT,
-)
+# int: members of an enumeration are slower to convert.
+_TCP = int(socket.IPPROTO_TCP)
+
+# macOS calls it otherwise.
+_KEEP_ALIVE_IDLE = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", 0))
 
 
 # Retransmissions without an answer that are more than a hiccup.

@@ -31,6 +31,8 @@ __all__ = [
     "UnaskedSwitchFactory",
     "UnaskedSwitchPool",
     "behind_login",
+    "by_name",
+    "canonical",
     "client_request",
     "detach_flow_control",
     "feed_content",
@@ -39,11 +41,12 @@ __all__ = [
     "has_begun_line",
     "has_read_ahead",
     "method_of",
+    "raw_fields",
     "replace_fields",
     "request_line_of",
     "set_encoder",
-    "set_fields",
     "set_request_line",
+    "take_read_ahead",
 ]
 
 
@@ -159,35 +162,51 @@ def has_read_ahead(channel: HTTPChannel) -> bool:
     return bool(channel._buffer or any(channel._dataBuffer))
 
 
+def raw_fields(headers: Headers) -> dict[bytes, list[bytes]]:
+    """
+    The fields of a message by their names, as Twisted spells them: ``Host``, ``Www-Authenticate``. It
+    costs a tenth of ``getRawHeaders``, which normalises a name each time. What is changed here is
+    changed in the headers; the values have no CR and LF.
+    """
+    return headers._rawHeaders
+
+
+def take_read_ahead(channel: HTTPChannel) -> bytes:
+    """Take what :func:`has_read_ahead` asks about. Only the line buffer can be emptied in public."""
+    waiting, channel._dataBuffer = channel._dataBuffer, []
+    read_ahead: bytes = b"".join(waiting) + channel.clearLineBuffer()
+    return read_ahead
+
+
 @lru_cache(1000)
-def _canonical(name: bytes) -> bytes:
+def canonical(name: bytes) -> bytes:
+    """A field's name as Twisted's ``Headers`` spell it."""
     headers = Headers()
     headers.addRawHeader(name, b"")
     ((canonical, _),) = headers.getAllRawHeaders()
     return canonical
 
 
-def set_fields(headers: Headers, fields: Iterable[tuple[bytes, bytes]]) -> None:
+def by_name(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
     """
-    Add the fields of a message that is known to be valid to headers. ``addRawHeader`` would look for CR
-    and LF in each value, and normalise each name anew.
+    The values of each name, as :func:`raw_fields` has them, of a message that is known to be valid.
+    ``addRawHeader`` would look for CR and LF in each value, and normalise each name anew.
     """
-    values = headers._rawHeaders
+    values: dict[bytes, list[bytes]] = {}
     for name, value in fields:
-        values.setdefault(_canonical(name), []).append(value)
+        values.setdefault(canonical(name), []).append(value)
+    return values
 
 
 def replace_fields(
     headers: Headers, fields: Iterable[tuple[bytes, bytes]], besides: bytes | None = None
 ) -> None:
     """
-    The same, in place of what is there of the same names.
+    Set the fields of a message that is known to be valid, in place of what is there of the same names.
 
     :param besides: the name of a field that is added to what is there.
     """
-    replacing: dict[bytes, list[bytes]] = {}
-    for name, value in fields:
-        replacing.setdefault(_canonical(name), []).append(value)
+    replacing = by_name(fields)
     values = headers._rawHeaders
     if besides is not None and besides in values and besides in replacing:
         replacing[besides] = [*values[besides], *replacing[besides]]

@@ -159,7 +159,7 @@ def switched_token(head: Head, offer: Offer, lenient: bool) -> UpgradeToken:
     lines = [value for name, value in head.headers if name == b"connection"]
     if not lenient and "upgrade" not in connection_options(lines):
         raise InvalidResponse("a 101 without Connection: upgrade")
-    named = Offer.parse(value for name, value in head.headers if name == b"upgrade")
+    named = Offer.parse([value for name, value in head.headers if name == b"upgrade"])
     if not named:
         raise InvalidResponse("a 101 that does not name its protocol")
     token = named.tokens[0]

@@ -9,15 +9,14 @@ A connection that begins with one of the site's prefaces never becomes HTTP: as 
 bytes may become one they wait here, and ``HTTPChannel`` has not seen any. A preface that is a whole
 line is looked for between two requests as well (the flag line).
 
-The natural end of a request is the way out. ``Request.finish`` ends in ``HTTPChannel.requestDone``,
-which restores the idle timeout and gives every byte that has been read but not parsed to
-``setLineMode(extra)``, to be parsed as the next request. While a channel is being left, that call
-puts the bytes aside instead, and :meth:`UpgradeChannel.detach` takes the rest off the transport.
+The natural end of a request is the way out. ``Request.finish`` ends in ``requestDone``, which restores
+the idle timeout, and parses every byte that has been read as the next request. While a channel is
+being left, it puts the bytes aside instead, and :meth:`UpgradeChannel.detach` takes the rest off the
+transport.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +81,7 @@ class UpgradeChannel(ReceivingChannel):
     # What belongs to the target, once the channel is being left.
     _trailing = b""
     _host: IAddress | None = None
+    _peer: IAddress | None = None
 
     def connectionMade(self) -> None:
         self.site.connected(self.transport)
@@ -203,7 +203,7 @@ class UpgradeChannel(ReceivingChannel):
         """
         Read requests, in one go where it can be done (``head.py``).
 
-        What is behind a request is put where :meth:`setLineMode` finds it if the request switches.
+        What is behind a request is put where :meth:`requestDone` finds it if the request switches.
         """
         self._reading = True
         try:
@@ -234,8 +234,12 @@ class UpgradeChannel(ReceivingChannel):
         finally:
             self._reading = False
 
-    def _begin(self, method: bytes, target: bytes, fields: Iterable[tuple[bytes, bytes]]) -> Request:
-        """Have a request, of which the head has come; what ``HTTPChannel`` does, line by line."""
+    def _begin(self, method: bytes, target: bytes, fields: dict[bytes, list[bytes]]) -> Request:
+        """
+        Have a request, of which the head has come; what ``HTTPChannel`` does, line by line.
+
+        :param fields: the values of each name, which is spelled as in ``Headers``.
+        """
         factory: Any = self.requestFactory
         if INonQueuedRequestFactory.providedBy(factory):
             request: Request = factory(self)
@@ -243,8 +247,7 @@ class UpgradeChannel(ReceivingChannel):
             request = factory(self, len(self.requests))
         self.requests.append(request)
         _twisted.set_request_line(self, method, target, b"HTTP/1.1")
-        _twisted.set_fields(request.requestHeaders, fields)
-        request.parseCookies()
+        _twisted.raw_fields(request.requestHeaders).update(fields)
         self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         return request
 
@@ -254,16 +257,22 @@ class UpgradeChannel(ReceivingChannel):
         """
         # A preface is the first bytes of a connection, which have come already.
         self._become_http()
-        request = self._begin(carried.method, carried.target, carried.fields)
+        request = self._begin(carried.method, carried.target, _twisted.by_name(carried.fields))
         request.gotLength(0)
         request.content = carried.content
         self.allContentReceived()
 
+    # Each request of Twisted's asks, and the transport asks the kernel, and makes an address anew.
+
     def getHost(self) -> IAddress:
-        # Each request of Twisted's asks, and the transport asks the kernel.
         if self._host is None:
             self._host = self.transport.getHost()
         return self._host
+
+    def getPeer(self) -> IAddress:
+        if self._peer is None:
+            self._peer = self.transport.getPeer()
+        return self._peer
 
     def isSecure(self) -> bool:
         # The same as Twisted's, which adapts.
@@ -292,21 +301,16 @@ class UpgradeChannel(ReceivingChannel):
         self.stop_head_timer()
         if head is None:
             self.setTimeout(None)
+            _twisted.detach_flow_control(self)
         self.state = ChannelState.LEAVING
         if head is not None:
-            self._finish_request(head)
-        _twisted.detach_flow_control(self)
+            self._write_head(head)
+            request: Request = self.requests[0]
+            request.finish()
         self.transport.unregisterProducer()
         self.state = ChannelState.LEFT
         trailing, self._trailing = self._trailing, b""
         return trailing
-
-    def _finish_request(self, head: SwitchHead) -> None:
-        self._write_head(head)
-        # Else requestDone closes the connection: a client may say "close, Upgrade".
-        self.persistent = True
-        request: Request = self.requests[0]
-        request.finish()
 
     def _write_head(self, head: SwitchHead) -> None:
         """Write a head that ends HTTP (RFC 9110 §15.2.2, §9.3.6)."""
@@ -314,16 +318,12 @@ class UpgradeChannel(ReceivingChannel):
         lines += [name + b": " + value for name, value in head.fields]
         _twisted.write_at_once(self.transport, written_head(lines))
 
-    def setTimeout(self, period: float | None) -> float | None:
-        if self.state is ChannelState.LEAVING:
-            # requestDone would start the idle timer for a next request, which does not come.
-            return None
-        before: float | None = super().setTimeout(period)
-        return before
-
-    def setLineMode(self, extra: bytes = b"") -> None:
-        if self.state is ChannelState.LEAVING:
-            self._trailing = extra + self.clearLineBuffer() + self._behind
-            self._behind = b""
-        else:
-            super().setLineMode(extra)
+    def requestDone(self, request: Request) -> None:
+        if self.state is not ChannelState.LEAVING:
+            super().requestDone(request)
+            return
+        # What has been read behind it is no next request. The idle timer goes on standing still, and
+        # flow control is left alone as it is during a request (_twisted.detach_flow_control).
+        self.requests.clear()
+        self._trailing = _twisted.take_read_ahead(self) + self._behind
+        self._behind = b""

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from twisted.internet.protocol import connectionDone
@@ -38,6 +38,11 @@ class IGatheringChannel(Interface):
     def flush() -> None:
         """Send what is held, if there is anything."""
 
+    def write_together(write: Callable[[bytes], None], data: bytes) -> None:  # noqa: N805
+        """
+        Call a function with some data, and send all that it writes, unless that is held anyway.
+        """
+
 
 @implementer(IGatheringChannel)
 class GatheringChannel(_twisted.AskingChannel):
@@ -60,6 +65,15 @@ class GatheringChannel(_twisted.AskingChannel):
     def resumeProducing(self) -> None:
         self.is_full = False
         super().resumeProducing()
+
+    def write_together(self, write: Callable[[bytes], None], data: bytes) -> None:
+        is_held = self._gathered is not None
+        self.gather()
+        try:
+            write(data)
+        finally:
+            if not is_held:
+                self.flush()
 
     def gather(self) -> bool:
         if self._gathered is None and not self.is_full:

@@ -12,18 +12,16 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from .. import _twisted
+
 __all__ = ["Head", "read_head"]
 
-# RFC 9112 §3, §5, without obsolete folding, and without control characters in values.
+# RFC 9112 §3, §5, without obsolete folding, and without control characters in values. Names are short,
+# since they are remembered.
 _HEAD = re.compile(
     rb"(?!CONNECT )([A-Z]+) ([!-~]+) HTTP/1\.1\r\n"
-    rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n)+)\r\n"
+    rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}:[\t -~\x80-\xff]*\r\n)+)\r\n"
 )
-
-_FIELD = re.compile(rb"([^:]+):[\t ]*([^\r]*)\r\n")
-
-# Fields that say that there is more to do than to read a head, and its content.
-_MORE = frozenset({b"transfer-encoding", b"expect"})
 
 _LENGTH = re.compile(rb"[0-9]{1,18}\Z")
 
@@ -33,7 +31,8 @@ class Head(NamedTuple):
 
     method: bytes
     target: bytes
-    fields: list[tuple[bytes, bytes]]
+    fields: dict[bytes, list[bytes]]
+    """The values of each name, which is spelled as in Twisted's ``Headers``."""
     size: int
     """How many bytes it is long."""
     length: int
@@ -51,17 +50,22 @@ def read_head(data: bytes, most_bytes: int, most_fields: int) -> Head | None:
     match = _HEAD.match(data)
     if match is None or match.end() > most_bytes:
         return None
-    method, target, lines = match.groups()
-    fields = _FIELD.findall(lines)
-    if b" \r" in lines or b"\t\r" in lines:
-        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
-    names = [name.lower() for name, _ in fields]
-    if len(fields) > most_fields or not _MORE.isdisjoint(names):
+    method, target, block = match.groups()
+    lines = block.split(b"\r\n")
+    # The last one is what follows the last line break: nothing.
+    lines.pop()
+    if len(lines) > most_fields:
         return None
-    lengths = names.count(b"content-length")
-    if not lengths:
+    fields: dict[bytes, list[bytes]] = {}
+    for line in lines:
+        name, _, value = line.partition(b":")
+        fields.setdefault(_twisted.canonical(name), []).append(value.strip(b" \t"))
+    if b"Transfer-Encoding" in fields or b"Expect" in fields:
+        # There is more to do than to read a head, and its content.
+        return None
+    lengths = fields.get(b"Content-Length")
+    if lengths is None:
         return Head(method, target, fields, match.end(), 0)
-    length = fields[names.index(b"content-length")][1]
-    if lengths > 1 or not _LENGTH.match(length):
+    if len(lengths) > 1 or not _LENGTH.match(lengths[0]):
         return None
-    return Head(method, target, fields, match.end(), int(length))
+    return Head(method, target, fields, match.end(), int(lengths[0]))

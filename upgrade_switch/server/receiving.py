@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
@@ -28,6 +27,7 @@ from .. import _twisted
 from ..errors import InvalidContent
 from ..fields import connection_options, written_head
 from .content import Demand, IContentSource
+from .idle import TimedChannel
 from .strict import StrictChannel
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class ReceivingChannel(StrictChannel):
     def resetTimeout(self) -> None:
         if self._incoming is Incoming.STREAMED:
             # It may be slow, as long as it goes on.
-            HTTPChannel.resetTimeout(self)
+            TimedChannel.resetTimeout(self)
         elif self._incoming is not Incoming.CLOSING:
             super().resetTimeout()
 
@@ -218,11 +218,12 @@ class ReceivingChannel(StrictChannel):
 
     def requestDone(self, request: Request) -> None:
         """A request is finished, perhaps before its content."""
-        self.flush()
         stream = self._stream
         if self._incoming is not Incoming.STREAMED or stream is None:
             super().requestDone(request)
-        elif self.persistent and (stream.rest or 0) <= MOST_DROPPED:
+            return
+        self.flush()
+        if self.persistent and (stream.rest or 0) <= MOST_DROPPED:
             self._incoming = Incoming.DROPPED
             self.setTimeout(self._idle)
             self.transport.resumeProducing()

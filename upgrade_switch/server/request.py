@@ -6,6 +6,7 @@ can switch.
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
@@ -39,6 +40,7 @@ from ..interfaces import (
 )
 from ..negotiation import NO_OFFER, Offer, UpgradeToken
 from ..takeover import check_target
+from .gathering import IGatheringChannel
 from .pages import StatusPage
 from .streaming import StreamingRequest, http_date
 from .switched import Asked, certificate_subject
@@ -57,6 +59,9 @@ _NOT_IN_A_SWITCH = _FRAMING | {b"Connection", b"Upgrade"}
 
 # The codes of an answer that may go on for as long as the connection does: 204 and 205 have no content.
 _ENDLESS = frozenset(range(200, 300)) - {204, 205}
+
+# How many bytes of a body are sent together with the head: to join them takes a copy.
+_MOST_TOGETHER = 2**16
 
 _SWITCHING = b"Switching Protocols"
 
@@ -82,6 +87,13 @@ _CANNOT_SWITCH: dict[Declined, tuple[type[SwitchRefused], str]] = {
 }
 
 
+@lru_cache(100)
+def _head_of_101(named: str, phrase: bytes) -> SwitchHead:
+    """A 101 that says what the connection switches to; much the same for everybody."""
+    fields = (b"Upgrade", named.encode("ascii")), (b"Connection", b"Upgrade")
+    return SwitchHead(SWITCHING_PROTOCOLS, phrase, fields)
+
+
 @implementer(IUpgradeRequest)
 class UpgradeRequest(StreamingRequest):
     """
@@ -105,17 +117,17 @@ class UpgradeRequest(StreamingRequest):
             # The request has not been read to its end: nothing is known yet.
             return NO_OFFER
         if self._offer is None:
-            header = self.requestHeaders.getRawHeaders
+            fields = _twisted.raw_fields(self.requestHeaders)
             # RFC 8441 §4: an extended CONNECT names its one token elsewhere.
             named = getattr(getattr(self, "channel", None), "connect_protocol", None)
             offer = (
                 Offer((named,))
                 if named
                 else Offer.of_request(
-                    self.method, self.clientproto, header(b"upgrade"), header(b"connection")
+                    self.method, self.clientproto, fields.get(b"Upgrade"), fields.get(b"Connection")
                 )
             )
-            if offer and not self.is_detachable:
+            if offer.tokens and not self.is_detachable:
                 offer = Offer((), "this connection belongs to no UpgradeSite")
             self._offer = offer
         return self._offer
@@ -289,10 +301,10 @@ class UpgradeRequest(StreamingRequest):
         if self.clientproto == b"HTTP/2":
             # RFC 8441 §5; RFC 9113 §8.6.
             return self._switch(offered, target, SwitchHead(OK, b"OK", ()))
-        layers = target.layers if ILayered.providedBy(target) else ()
-        named = ", ".join((str(offered), *layers)).encode("ascii")
-        fields = ((b"Upgrade", named), (b"Connection", b"Upgrade"))
-        return self._switch(offered, target, SwitchHead(SWITCHING_PROTOCOLS, phrase, fields))
+        named = str(offered)
+        if ILayered.providedBy(target):
+            named = ", ".join((named, *target.layers))
+        return self._switch(offered, target, _head_of_101(named, phrase))
 
     def _switch(
         self,
@@ -309,20 +321,18 @@ class UpgradeRequest(StreamingRequest):
         if channel is None:
             return Declined.LEFT
         switched = self.site.switched
-        address = self.getClientAddress()
-        why: Declined | None = switched.why_declined(channel.transport, address)
+        transport, address = channel.transport, self.getClientAddress()
+        why: Declined | None = switched.why_declined(transport, address)
         if why is not None:
             return why
         # It may raise NotDetachable: here, where nothing has been done yet.
         slot = channel.slot()
+        user = self.authenticated_user or certificate_subject(transport)
+        asked = Asked(token, self.path, address, user)
         connection: SwitchedConnection = switched.switch(
-            channel, slot, self._completed(head, without), self._asked(token), target
+            channel, slot, self._completed(head, without), asked, target
         )
         return connection
-
-    def _asked(self, token: UpgradeToken | None) -> Asked:
-        user = self.authenticated_user or certificate_subject(self.channel.transport)
-        return Asked(token, self.path, self.getClientAddress(), user)
 
     def _completed(self, head: SwitchHead, without: Collection[bytes]) -> SwitchHead:
         """
@@ -333,19 +343,27 @@ class UpgradeRequest(StreamingRequest):
         _twisted.forget_encoder(self)
         self.code, self.code_message = head.code, head.phrase
         self.startedWriting = 1
-        fields = [
-            (name, value)
-            for name, values in self.responseHeaders.getAllRawHeaders()
-            if name not in without
-            for value in values
-        ]
-        fields.extend((b"Set-Cookie", cookie) for cookie in self.cookies)
-        return head._replace(fields=[*fields, *head.fields])
+        fields: list[tuple[bytes, bytes]] = []
+        for name, values in _twisted.raw_fields(self.responseHeaders).items():
+            if name not in without:
+                fields += [(name, value) for value in values]
+        if self.cookies:
+            fields += [(b"Set-Cookie", cookie) for cookie in self.cookies]
+        return SwitchHead(head.code, head.phrase, [*fields, *head.fields])
 
     # After the switch, nothing of HTTP gets onto the wire.
 
     def write(self, data: bytes) -> None:
-        if not self._switched:
+        if self._switched:
+            return
+        if (
+            0 < len(data) <= _MOST_TOGETHER
+            and not self.startedWriting
+            and IGatheringChannel.providedBy(self.channel)
+        ):
+            # The head, and what there is of the body.
+            self.channel.write_together(super().write, data)
+        else:
             super().write(data)
 
     def finish(self) -> None:
@@ -366,6 +384,8 @@ class UpgradeRequest(StreamingRequest):
         return b"twisted.web.server.Request"
 
     def getStateToCopyFor(self, issuer: object) -> dict[str, object]:
+        # Made now, if nobody has asked for them.
+        _ = self.received_cookies, self.content
         state: dict[str, object] = super().getStateToCopyFor(issuer)
         for name in _NOT_COPIED:
             state.pop(name, None)

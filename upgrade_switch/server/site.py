@@ -35,6 +35,7 @@ from ..negotiation import UpgradeToken
 from ..takeover import check_target
 from .channel import UpgradeChannel
 from .decision import decide
+from .idle import IdleTimers
 from .limits import Limits, keep_alive_of
 from .pages import StatusPage
 from .preface import PrefaceTable
@@ -90,7 +91,7 @@ class UpgradeSite(Site):
     :ivar observers: who is told of what happens to upgrades.
     """
 
-    requestFactory = UpgradeRequest
+    requestFactory = UpgradeRequest  # type: ignore[assignment]  # less general arguments
 
     _has_warned_of_tls = False
 
@@ -140,6 +141,7 @@ class UpgradeSite(Site):
         """
         super().__init__(resource, requestFactory, *args, **kwargs)
         self.accept_timeout, self.head_timeout = accept_timeout, head_timeout
+        self.idle_timers = IdleTimers(self.reactor)
         self.observers = _checked_observers(observers)
         limits = Limits(max_switched, max_per_address, max_unsent, keep_alive_of(tcp_keepalive))
         self.switched = SwitchedConnections(self.reactor, limits, self.observers)
@@ -152,8 +154,7 @@ class UpgradeSite(Site):
         # By identity: a factory need not be hashable, and may be equal to another one.
         self._started: dict[int, IProtocolFactory] = {}
         self._upgrades = Upgrades(upgrades or {})
-        self._given_prefaces = _checked_prefaces({} if prefaces is None else prefaces)
-        self._set_prefaces(self._given_prefaces)
+        self._set_prefaces(_checked_prefaces({} if prefaces is None else prefaces))
 
     def adopt(self, other: UpgradeSite) -> None:
         """
@@ -164,10 +165,10 @@ class UpgradeSite(Site):
         self.accept_timeout, self.head_timeout = other.accept_timeout, other.head_timeout
         self.takes_http2_connect = other.takes_http2_connect
         self.switched.limits = other.switched.limits
-        self._given_prefaces = other._given_prefaces
-        self._set_prefaces(self._given_prefaces)
+        self._set_prefaces(other._given_prefaces)
 
     def _set_prefaces(self, given: Mapping[bytes, object]) -> None:
+        self._given_prefaces = given
         known = {v.preface: v for v in self._upgrades.values if IPrefaced.providedBy(v) and v.preface}
         self._prefaces = self._table_of({**known, **given})
         # Inside TLS, ALPN says what the client speaks.

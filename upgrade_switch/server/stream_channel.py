@@ -113,8 +113,8 @@ class StreamChannel(_twisted.RefusingChannel, Protocol):
         else:
             request = factory(self, False)
         self._request = request
-        _twisted.set_fields(request.requestHeaders, [(b"host", head.authority), *head.fields])
-        request.parseCookies()
+        fields = [(b"host", head.authority), *head.fields]
+        _twisted.raw_fields(request.requestHeaders).update(_twisted.by_name(fields))
         self.transport.rest = 0 if ends else head.content_length
         request.gotLength(0 if ends else head.content_length)
         if carried is not None:

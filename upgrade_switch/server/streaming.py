@@ -57,7 +57,7 @@ class _Found(NamedTuple):
     args: dict[bytes, list[bytes]]
 
 
-class StreamingRequest(Request):
+class StreamingRequest(_twisted.LeanRequest):
     """
     The part of :class:`~upgrade_switch.UpgradeRequest` that deals with heads and contents.
     """
@@ -110,9 +110,7 @@ class StreamingRequest(Request):
         if self._bad_request is not None or method == b"CONNECT" or target == b"*":
             # The tree has no part in the answer.
             return
-        self.method, self.uri, self.clientproto = method, target, version
-        self.path, _, query = target.partition(b"?")
-        self.args = parse_qs(query, True) if query else {}
+        self._set_target(method, target, version)
         self._begin_answer()
         sent_path = self.path
         resource: IResource | Failure
@@ -127,10 +125,15 @@ class StreamingRequest(Request):
             resource, is_direct, sent_path, self.method, self.uri, self.path, self.args
         )
 
+    def _set_target(self, method: bytes, target: bytes, version: bytes) -> None:
+        self.method, self.uri, self.clientproto = method, target, version
+        self.path, _, query = target.partition(b"?")
+        self.args = parse_qs(query, True) if query else {}
+
     def _begin_answer(self) -> None:
         """Prepare to look a resource up, and to answer, as ``Request.process`` does."""
-        said = (b"Server", server_version), (b"Date", http_date())
-        _twisted.replace_fields(self.responseHeaders, said)
+        fields = _twisted.raw_fields(self.responseHeaders)
+        fields[b"Server"], fields[b"Date"] = [server_version], [http_date()]
         segments = self.path[1:].split(b"/")
         if b"%" in self.path:
             segments = list(map(unquote_to_bytes, segments))
@@ -153,15 +156,15 @@ class StreamingRequest(Request):
 
     def _what_is_wrong(self, version: bytes) -> str | None:
         """Which rule for every request this one breaks; None if it breaks none."""
-        header = self.requestHeaders.getRawHeaders
-        hosts = header(b"host") or ()
+        fields = _twisted.raw_fields(self.requestHeaders)
+        hosts = fields.get(b"Host", ())
         if version == b"HTTP/1.1" and (len(hosts) != 1 or not is_host(hosts[0])):
             # RFC 9112 §3.2.
             return "A request has one valid Host."
-        for name in (b"authorization", b"proxy-authorization"):
+        for name in (b"Authorization", b"Proxy-Authorization"):
             # A proxy in front may look at another one of several than twisted.web does.
-            if len(header(name) or ()) > 1:
-                return f"A request has one {name.decode().title()} at most."
+            if name in fields and len(fields[name]) > 1:
+                return f"A request has one {name.decode()} at most."
         return None
 
     def _origin_form(self, method: bytes, target: bytes) -> bytes:
@@ -189,8 +192,14 @@ class StreamingRequest(Request):
         """
         if self._is_streamed and self._content_stream is not None:
             self._content_stream.ended()
+            return
+        target = self._accept_head(command, path, version)
+        if "content" in self.__dict__:
+            super().requestReceived(command, target, version)
         else:
-            super().requestReceived(command, self._accept_head(command, path, version), version)
+            # There is none, and so no form's arguments in it.
+            self._set_target(command, target, version)
+            self.process()
 
     def process(self) -> None:
         found, self._found = self._found, None

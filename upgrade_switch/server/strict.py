@@ -13,13 +13,11 @@ from twisted.web.http_headers import Headers
 
 from .. import _twisted
 from ..fields import connection_options, written_head
-from .gathering import GatheringChannel
+from .idle import TimedChannel
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IProducer
     from twisted.web.http import Request
-
-    from ..interfaces import IUpgradeSite
 
 __all__ = ["StrictChannel"]
 
@@ -31,14 +29,11 @@ _MOST_LENGTH_DIGITS = 18
 _LEAST_PROGRESS = 1024
 
 
-class StrictChannel(GatheringChannel):
+class StrictChannel(TimedChannel):
     """
     Twisted's HTTP/1.1 server protocol, stricter about heads: their framing, their length, the time that
     they take, and what they must not contain.
     """
-
-    # Set by twisted.web's factories.
-    site: IUpgradeSite
 
     # Whether the connection is closed behind the request at hand, whatever that says.
     _is_last_request = False
@@ -128,7 +123,7 @@ class StrictChannel(GatheringChannel):
         Connection lines says ``close`` (RFC 9112 §9.3). Twisted reads the first line only, and
         splits it at spaces.
         """
-        lines = request.requestHeaders.getRawHeaders(b"connection") or ()
+        lines = _twisted.raw_fields(request.requestHeaders).get(b"Connection", ())
         says_close = self._is_last_request or "close" in connection_options(lines)
         if version == b"HTTP/1.1" and not says_close:
             return True
@@ -159,8 +154,7 @@ class StrictChannel(GatheringChannel):
         they come from (RFC 9110 §5.5): Twisted lets them through in the phrase, and NUL anywhere.
         """
         lines = [b"%b %b %b" % (version, code, reason)]
-        lines += [
-            name + b": " + value for name, values in headers.getAllRawHeaders() for value in values
-        ]
+        for name, values in _twisted.raw_fields(headers).items():
+            lines += [name + b": " + value for value in values]
         # In one piece: Twisted writes each name, colon, value and line break by itself.
         self.write(written_head(lines))

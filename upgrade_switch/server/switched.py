@@ -109,19 +109,16 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         """
         if self.draining:
             return Declined.DRAINING
-        why = self._why_full(address)
-        switched_before = why and isinstance(_twisted.watcher(transport), SwitchedConnection)
-        return None if switched_before else why
-
-    def _why_full(self, address: IAddress | None) -> Declined | None:
-        limits = self.limits
+        limits, why = self.limits, None
         if limits.max_switched is not None and len(self._members) >= limits.max_switched:
-            return Declined.FULL
-        if limits.max_per_address is not None:
+            why = Declined.FULL
+        elif limits.max_per_address is not None:
             party = party_of(address)
             if party is not None and self._count_of(party) >= limits.max_per_address:
-                return Declined.ADDRESS_FULL
-        return None
+                why = Declined.ADDRESS_FULL
+        if why is not None and isinstance(_twisted.watcher(transport), SwitchedConnection):
+            return None
+        return why
 
     def _count_of(self, party: Party) -> int:
         return self._parties[party] + (self.elsewhere.get(str(party), 0) if self.elsewhere else 0)
@@ -168,7 +165,8 @@ class SwitchedConnections(Collection[SwitchedConnection]):
             # HTTP's timer is gone: TCP finds a peer that has died.
             _twisted.set_keep_alive(transport, *self.limits.keep_alive)
         connection.target = target
-        notify(self._observers, "switched", connection)
+        if self._observers:
+            notify(self._observers, "switched", connection)
         hand_over(transport, slot, target, trailing)
         if self.draining:
             # Since the switch began: nobody else will tell it.

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import signature
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -95,13 +96,16 @@ class Upgrades:
 
     def knows(self, token: UpgradeToken) -> bool:
         """Whether a token is known here, or is one that nobody can take (``h2``)."""
-        return token.key[0] == "h2" or next(self._table.known([token]), None) is not None
+        return token.key[0] == "h2" or self._table.find(token) is not None
 
     def match(self, request: IUpgradeRequest) -> UpgradeMatch | None:
         """The first token of a request's offer that is known here, and not ignored."""
         # Each is asked once, however often a stranger repeats its token.
         ignoring: set[int] = set()
-        for token, entry in self._table.known(request.offer):
+        for token in request.offer.tokens:
+            entry = self._table.find(token)
+            if entry is None:
+                continue
             if token.key[0] in _OF_THE_CONNECTION and _is_out_of_place(request, token):
                 continue
             ignores = entry.ignores
@@ -119,12 +123,14 @@ def acceptor_of(value: IProtocolFactory | Acceptor) -> Acceptor:
     """The acceptor that a value of a mapping of upgrades is, or that a factory there stands for."""
     if not IProtocolFactory.providedBy(value):
         return value
-    return lambda request, token: build_or_decline(value, request)
+    return partial(build_or_decline, value)
 
 
-def build_or_decline(factory: IProtocolFactory, request: UpgradeRequest) -> Answer:
+def build_or_decline(
+    factory: IProtocolFactory, request: UpgradeRequest, token: UpgradeToken | None = None
+) -> Answer:
     """
-    Have a factory build a protocol for a request's client.
+    Have a factory build a protocol for a request's client, whatever the token is.
 
     :return: the protocol; or a 503 if the factory takes no connection now.
     """

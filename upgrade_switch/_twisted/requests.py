@@ -1,0 +1,60 @@
+"""
+What is private in ``twisted.web.server.Request``.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import IO, Any
+
+from twisted.web.http_headers import Headers
+from twisted.web.server import Request
+
+__all__ = ["LeanRequest"]
+
+
+class LeanRequest(Request):
+    """
+    A ``Request`` that makes some of its parts when they are asked for: most requests have no content,
+    and nobody looks at their cookies.
+
+    There is no public way: Twisted makes them, and parses the cookies, for each request.
+    """
+
+    def __init__(self, channel: Any, queued: object = False, **others: bool | None) -> None:
+        """
+        :param others: ``parsePOSTFormSubmission``, as newer Twisteds take it.
+        """
+        # What the three classes above set here, without what is made on demand; a test compares.
+        self.channel = channel
+        self.transport = channel.transport
+        self.client, self.host = channel.getPeer(), channel.getHost()
+        self.requestHeaders, self.responseHeaders = Headers(), Headers()
+        self.cookies, self.notifications = [], []
+        self.queued = queued
+        self._adapterCache: dict[object, object] = {}
+        parses_forms = others.get("parsePOSTFormSubmission")
+        if parses_forms is None:
+            # Older Twisteds always do.
+            parses_forms = getattr(channel.site, "_parsePOSTFormSubmission", True)
+        self._parsePOSTFormSubmission = parses_forms
+
+    @cached_property
+    def received_cookies(self) -> dict[bytes, bytes]:  # type: ignore[override]
+        # parseCookies adds to what is there.
+        cookies = self.__dict__["received_cookies"] = {}
+        self.parseCookies()
+        return cookies
+
+    @cached_property
+    def content(self) -> IO[bytes] | None:  # type: ignore[override]
+        """The content; empty if there is none. None as soon as the request is over."""
+        if getattr(self, "channel", None) is None:
+            return None
+        Request.gotLength(self, 0)
+        content: IO[bytes] = self.__dict__["content"]
+        return content
+
+    def gotLength(self, length: int | None) -> None:
+        if length != 0:
+            super().gotLength(length)

@@ -1,0 +1,122 @@
+"""
+:class:`IdleTimers`: the idle time-outs of a site's connections; and :class:`TimedChannel`, an
+``HTTPChannel`` that has its own among them.
+
+Nearly every time-out is called off, by each request and by each connection's end. To have the reactor
+make a call for each of them, and to cancel it, costs as much as to read a head. Connections that wait
+equally long are due in the order in which they have begun to wait, so one call does for all of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from .gathering import GatheringChannel
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from ..interfaces import IUpgradeSite
+
+__all__ = ["IdleQueue", "IdleTimers", "TimedChannel"]
+
+_log = Logger()
+
+
+class IdleTimers:
+    """The time-outs of a site's connections."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        """
+        :param clock: what time is measured by.
+        """
+        self._clock = clock
+        self._queues: dict[float, IdleQueue] = {}
+
+    def after(self, seconds: float) -> IdleQueue:
+        """Those of the connections that wait for so long. A site has one or two such numbers."""
+        queue = self._queues.get(seconds)
+        if queue is None:
+            queue = self._queues[seconds] = IdleQueue(self._clock, seconds)
+        return queue
+
+
+class IdleQueue:
+    """Time-outs that are all equally long."""
+
+    def __init__(self, clock: IReactorTime, seconds: float) -> None:
+        """
+        :param seconds: how long.
+        """
+        self._clock = clock
+        self._seconds = seconds
+        # When each is due; the first one first.
+        self._due: dict[TimedChannel, float] = {}
+        self._call: IDelayedCall | None = None
+
+    def begin(self, channel: TimedChannel) -> None:
+        """Time begins to pass for a channel, perhaps anew."""
+        self._due.pop(channel, None)
+        self._due[channel] = self._clock.seconds() + self._seconds
+        if self._call is None:
+            self._call = self._clock.callLater(self._seconds, self._look)
+
+    def end(self, channel: TimedChannel) -> None:
+        """No time passes any more for a channel, for which it did."""
+        del self._due[channel]
+        if not self._due and self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _look(self) -> None:
+        """Tell those that are due, and come back when the next one is."""
+        self._call = None
+        now = self._clock.seconds()
+        while self._due:
+            channel, due = next(iter(self._due.items()))
+            if due > now:
+                if self._call is not None:
+                    # Somebody who was told has begun anew.
+                    self._call.cancel()
+                self._call = self._clock.callLater(due - now, self._look)
+                break
+            try:
+                channel.timed_out()
+            except Exception:
+                _log.failure("a time-out failed")
+
+
+class TimedChannel(GatheringChannel):
+    """
+    Twisted's HTTP/1.1 server protocol, whose time-out (``TimeoutMixin``'s) is one among its site's.
+    """
+
+    # Set by twisted.web's factories.
+    site: IUpgradeSite
+
+    # Set while time passes.
+    _queue: IdleQueue | None = None
+
+    def setTimeout(self, period: float | None) -> float | None:
+        before: float | None = self.timeOut
+        self.timeOut = period  # type: ignore[assignment]  # Twisted says int, and takes both
+        if self._queue is not None:
+            self._queue.end(self)
+            self._queue = None
+        if period is not None:
+            self._queue = self.site.idle_timers.after(period)
+            self._queue.begin(self)
+        return before
+
+    def resetTimeout(self) -> None:
+        if self._queue is not None:
+            self._queue.begin(self)
+
+    def timed_out(self) -> None:
+        """The time is over."""
+        if self._queue is not None:
+            self._queue.end(self)
+            self._queue = None
+        self.timeoutConnection()
