@@ -55,6 +55,11 @@ class LeanRequest(Request):
         content: IO[bytes] = self.__dict__["content"]
         return content
 
+    @property
+    def has_content(self) -> bool:
+        """Whether there may be a content; to look at one that is empty would make it."""
+        return "content" in self.__dict__
+
     def gotLength(self, length: int | None) -> None:
         if length != 0:
             super().gotLength(length)

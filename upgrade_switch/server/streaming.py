@@ -194,7 +194,7 @@ class StreamingRequest(_twisted.LeanRequest):
             self._content_stream.ended()
             return
         target = self._accept_head(command, path, version)
-        if "content" in self.__dict__:
+        if self.has_content:
             super().requestReceived(command, target, version)
         else:
             # There is none, and so no form's arguments in it.
