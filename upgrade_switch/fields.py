@@ -169,6 +169,20 @@ def options_without(lines: Iterable[bytes], dropped: Collection[str]) -> list[st
     return [option for option in elements(lines) if option.lower() not in dropped]
 
 
+def names_of(fields: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, ...]:
+    """
+    The names of a message's fields. Whoever sends several messages uses the same names in them, so what
+    can be said of all names together is found out once, and remembered.
+    """
+    return tuple([name for name, _ in fields])
+
+
+@lru_cache(_MOST_REMEMBERED)
+def lower_names(names: tuple[bytes, ...]) -> frozenset[bytes]:
+    """The names in lower case."""
+    return frozenset(map(bytes.lower, names))
+
+
 def one_line(value: bytes) -> bytes:
     """A field's value with a space in place of each CR, LF and NUL (RFC 9110 §5.5)."""
     return value.translate(_SPACED)
