@@ -76,7 +76,7 @@ class Passage:
         self._upload: Upload | None = None
         if asked.length:
             self._upload = Upload(settings.max_body, self._too_long, self._moves, self._stalled)
-        self._deadline = Deadline(settings.reactor, self._timed_out)
+        self._deadline = Deadline(settings.timers, self._timed_out)
         self._key = settings.back_ends.key_of(asked.client.address, asked.fields)
         self._tried: list[BackEnd] = []
         self._attempt: Attempt | None = None

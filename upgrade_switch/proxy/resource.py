@@ -19,6 +19,7 @@ from ..errors import InvalidArgument
 from ..interfaces import IBackEnd, IStreamsContent, ITakesUpgrades, IUpgradeRequest
 from ..negotiation import NO_OFFER
 from ..server.decision import declined, no_room
+from ..server.idle import IdleTimers
 from ..server.pages import StatusPage
 from ..server.request import UpgradeRequest
 from .answering import why_declined
@@ -123,6 +124,7 @@ class UpgradeProxy(Resource):
         self._back_ends = BackEnds(url, reactor, sticky, policy)
         self._settings = Settings(
             reactor,
+            IdleTimers(reactor),
             pool,
             self._back_ends,
             Rules(Tokens(tokens), Trusted(trusted), preserve_host, strip_authorization, lenient),
