@@ -35,7 +35,7 @@ from .forwarded import (
     one_hop_less,
     via,
 )
-from .names import LOOKED_AT, NEVER_IN_ANSWERS, if_there, named_by_connection, which_pass
+from .names import LOOKED_AT, NEVER_IN_ANSWERS, named_by_connection, which_pass
 
 if TYPE_CHECKING:
     from twisted.web.http_headers import Headers
@@ -157,7 +157,16 @@ def request_fields(
     :param offer: what the client offers to switch to; empty if its request is not eligible.
     """
     asked = rules.tokens.among(offer) if offer else ()
-    kept = _passing(fields, client, rules, length)
+    names = names_of(fields)
+    there = lower_names(names)
+    passes = which_pass(
+        names,
+        named_by_connection(fields) if b"connection" in there else frozenset(),
+        client.address in rules.trusted,
+        _may_expect(client, length),
+        not rules.strip_authorization,
+    )
+    kept = list(compress(fields, passes))
     if client.is_http2:
         kept = _with_one_cookie(kept)
     if method in (b"OPTIONS", b"TRACE"):
@@ -167,23 +176,11 @@ def request_fields(
         *kept,
         *_framing(length),
         *forwarded_fields(fields, client, rules.trusted),
-        via(if_there(fields, b"via"), client.version, rules.pseudonym),
+        via(fields if b"via" in there else (), client.version, rules.pseudonym),
         *_offering(asked, fields),
     ]
     lines = written_fields(passed)
     return RequestFields(passed if lines is not None else clean_fields(passed), asked, lines)
-
-
-def _passing(fields: Sequence[Field], client: Client, rules: Rules, length: Length) -> list[Field]:
-    """The fields of a request that are for the back end (RFC 9110 §7.6.1)."""
-    passes = which_pass(
-        names_of(fields),
-        named_by_connection(if_there(fields, b"connection")),
-        client.address in rules.trusted,
-        _may_expect(client, length),
-        not rules.strip_authorization,
-    )
-    return list(compress(fields, passes))
 
 
 def _host(client: Client, rules: Rules, authority: bytes) -> bytes:

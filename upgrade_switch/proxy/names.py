@@ -7,13 +7,13 @@ a message is remembered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 
-from ..fields import connection_options, lower_names, names_of
+from ..fields import connection_options
 from .forwarded import Field, describes_client, lines_of, plain_name
 
-__all__ = ["LOOKED_AT", "NEVER_IN_ANSWERS", "if_there", "named_by_connection", "which_pass"]
+__all__ = ["LOOKED_AT", "NEVER_IN_ANSWERS", "named_by_connection", "which_pass"]
 
 # RFC 9110 §7.6.1, §7.8, §10.1.4, §11.7; RFC 9112 §6.1, Appendix C.2.2 (Proxy-Connection); RFC 7540
 # §3.2.1. Whatever Connection says, they are about one connection.
@@ -48,15 +48,6 @@ _MOST_REMEMBERED = 256
 _OURS_TO_SAY = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
 
 
-def if_there(fields: Sequence[Field], name: bytes) -> Sequence[Field]:
-    """
-    Fields in which one is looked for: none if it is not among them.
-
-    :param name: in lower case.
-    """
-    return fields if name in lower_names(names_of(fields)) else ()
-
-
 def named_by_connection(fields: Iterable[Field]) -> frozenset[bytes]:
     """The names of the fields that Connection names, in lower case (RFC 9110 §7.6.1)."""
     return _encoded(connection_options(lines_of(fields, b"connection")))
@@ -76,7 +67,7 @@ def which_pass(
     may_authorize: bool,
 ) -> tuple[bool, ...]:
     """
-    For each name of a request's fields, whether the field passes.
+    For each name of a request's fields, whether the field is for the back end (RFC 9110 §7.6.1).
 
     :param named: those that Connection names.
     :param is_trusted: whether the client may say on whose behalf it asks.
