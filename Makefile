@@ -5,6 +5,8 @@ INSTALLED := $(VENV)/.installed
 # The router that joins the chat's nodes; it brings 140 packages, which are to meet none of the others.
 CROSSBAR_VENV := .venv-crossbar
 CROSSBAR := $(CROSSBAR_VENV)/bin/crossbar
+# What this project is compared with.
+PEERS_VENV := .venv-peers
 OLDEST_VENV := .venv-oldest
 NEWEST_VENV := .venv-newest-python
 # Several processes, as many as tests/conftest.py says: each has its own reactor, and takes whole modules, in
@@ -35,7 +37,7 @@ FUZZ_ARGS ?= --seconds 600 --keep
 
 .PHONY: serve cluster crossbar node docker test test-fast test-oldest test-newest-python test-asyncio \
 	mutants lint types docs man \
-	format benchmark fuzz clean
+	format benchmark conformance fuzz clean
 
 serve: $(INSTALLED)
 	PYTHONPATH=examples $(VENV)/bin/upgrade-switch serve --class '/chat chat.Chat'
@@ -110,13 +112,20 @@ benchmark: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/workers.py
 	$(VENV)/bin/python benchmarks/growth.py
 
+# What the probe finds of this project and of others, into docs/topics/conformance.md. Go, nginx and haproxy
+# (and Node, without npm) are left out where they are not installed. CONFORMANCE_ARGS='--only ours,node'
+# chooses.
+conformance: $(PEERS_VENV)/.installed
+	PATH="$$(echo $(CURDIR)/$(PEERS_VENV)/node/node_modules/node-*/bin):$$PATH" \
+		$(PEERS_VENV)/bin/python benchmarks/conformance.py $(CONFORMANCE_ARGS)
+
 # Ten minutes for each of the fuzzers' targets; what is new goes into the corpus.
 fuzz: $(INSTALLED)
 	$(VENV)/bin/pip install --quiet --editable '.[fuzz]'
 	$(VENV)/bin/python fuzz/run.py $(FUZZ_ARGS)
 
 clean:
-	rm -rf $(VENV) $(CROSSBAR_VENV) $(OLDEST_VENV) $(NEWEST_VENV) build dist docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(CROSSBAR_VENV) $(PEERS_VENV) $(OLDEST_VENV) $(NEWEST_VENV) build dist docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # pip would compile on one core, and what hardly anybody imports, too.
 $(INSTALLED): pyproject.toml
@@ -136,6 +145,15 @@ $(NEWEST_VENV)/.installed: pyproject.toml
 	"$$(.ci/newest-python)" -m venv --clear $(NEWEST_VENV)
 	$(NEWEST_VENV)/bin/pip install --quiet --upgrade pip
 	$(NEWEST_VENV)/bin/pip install --quiet --editable '.[test]'
+	touch $@
+
+$(PEERS_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/pip install --quiet --upgrade pip
+	$(PEERS_VENV)/bin/pip install --quiet --editable '.[peers]'
+	# The newest Node, where there is any.
+	! command -v npm >/dev/null || npm install --silent --no-audit --no-fund --prefix $(PEERS_VENV)/node \
+		"node-$$(node -p 'process.platform + "-" + process.arch')"
 	touch $@
 
 $(CROSSBAR_VENV)/.installed:

@@ -18,7 +18,7 @@ Every exception that this package defines, in one tree::
     │   ├── Draining                          the site is going down
     │   └── NotDetachable                     the transport's bytes cannot be redirected
     ├── UnsupportedTwisted  (ImportError)     Twisted lacks something that this package needs
-    ├── MissingExtra        (ImportError)     an extra of this package is not installed
+    ├── MissingExtra        (ImportError)     what an extra brings is missing, or does not fit
     ├── AlreadyInstalled                      SwitchedConnection.install, a second time
     ├── NotRead      (ConnectionAborted)      a client left more unread than max_unsent
     ├── AlreadyStreamed                       Request.stream_content, a second time
@@ -136,7 +136,7 @@ class UnsupportedTwisted(UpgradeError, ImportError):
 class MissingExtra(UpgradeError, ImportError):
     """
     Raised when a module needs a package that only an extra of this package installs, and that
-    package is missing, or lacks something. The message says what to install.
+    package is missing, or lacks something. The message says what to install, or what is lacking.
     """
 
 

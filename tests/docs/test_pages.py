@@ -71,6 +71,7 @@ KNOWN = {
     "index.md": {"console": 1},
     "operating.md": {"python": 4, "console": 6, "toml": 2},
     "reference/command.md": {"console": 1},
+    "topics/conformance.md": {"console": 1},
     "topics/security.md": {"python": 1},
     "topics/architecture.md": {"text": 1},
     "tutorial.md": {"console": 12, "http": 2, "python": 7},

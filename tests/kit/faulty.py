@@ -433,6 +433,18 @@ class ComparesURLAndHost(SwitchingServer):
             raise Refusal(400)
 
 
+@fails("split-request", maybe=["trailing-data-split-at-seam"])
+class NeedsWholeHeads(SwitchingServer):
+    """A head that does not come whole is an error."""
+
+    def exchange(self, client: Client) -> bool:
+        client.buffer = client.read()
+        if client.buffer and b"\r\n\r\n" not in client.buffer:
+            self.refuse(client, "GET", Refusal(400), closes=True)
+            return False
+        return super().exchange(client)
+
+
 @fails("empty-line-in-front")
 class TripsOverEmptyLines(SwitchingServer):
     """An empty line in front of a request is an error."""
@@ -507,6 +519,16 @@ class LosesPipelinedRequests(SwitchingServer):
 
     def refuse(self, client: Client, method: str, refusal: Refusal, *, closes: bool) -> None:
         client.buffer = b""
+        super().refuse(client, method, refusal, closes=closes)
+
+
+@fails("pipelined-answered")
+class HangsUpOnPipelining(SwitchingServer):
+    """Another request behind one that is refused is a reason to hang up."""
+
+    def refuse(self, client: Client, method: str, refusal: Refusal, *, closes: bool) -> None:
+        if client.buffer:
+            raise Left
         super().refuse(client, method, refusal, closes=closes)
 
 
@@ -749,11 +771,14 @@ class ForgetfulServer(SwitchingServer):
     """What comes in segments of its own while this server decides is lost. It decides slowly."""
 
     patience = 0.5
+    word = 16
+    """As many bytes as the checks say."""
 
     def read_content(self, client: Client, request: Request) -> None:
         super().read_content(client, request)
-        if not client.buffer and select([client.socket], [], [], self.patience)[0]:
-            client.read()
+        came = len(client.buffer)
+        while came < self.word and select([client.socket], [], [], self.patience)[0]:
+            came += len(client.socket.recv(65536)) or self.word
 
 
 class HastyServer(SwitchingServer):
@@ -902,6 +927,23 @@ class HasOneExtension(Adding):
     """The 101 has an extension that nobody has offered."""
 
     field, value = "Sec-WebSocket-Extensions", "permessage-deflate"
+
+
+@fails(
+    "websocket-split-frame",
+    maybe=["much-both-ways", "trailing-data-100-kb", "trailing-data-split-at-seam", *LATER],
+    silent=True,
+)
+class NeedsWholeFrames(WebSocketServer):
+    """What is read of a frame that has not come whole is thrown away."""
+
+    def answer_frame(self, client: Client) -> bool:
+        client.buffer = data = client.read()
+        masked = data[1:2] >= b"\x80"
+        if data and (len(data) < 2 or len(data) < 2 + 4 * masked + (data[1] & 0x7F)):
+            client.buffer = b""
+            return True
+        return super().answer_frame(client)
 
 
 @fails("websocket-unmasked-frame")

@@ -327,18 +327,25 @@ class WebSocketServer(SwitchingServer):
         return base64.b64encode(hashlib.sha1((key + _GUID).encode()).digest()).decode()
 
     def takes_over(self, client: Client) -> None:
-        """Answer pings, and a Close frame."""
-        while True:
-            first, second = client.exactly(2)
-            self.check_mask(second)
-            mask = client.exactly(4) if second & 0x80 else bytes(4)
-            masked = client.exactly(second & 0x7F)
-            content = bytes(byte ^ mask[index % 4] for index, byte in enumerate(masked))
-            if first & 0xF == 0x9:
-                client.send(bytes([0x8A, len(content)]) + content)
-            if first & 0xF == 0x8:
-                self.answer_close(client, content)
-                return
+        while self.answer_frame(client):
+            pass
+
+    def answer_frame(self, client: Client) -> bool:
+        """
+        Answer a ping, or a Close frame.
+
+        :return: whether there may be more frames.
+        """
+        first, second = client.exactly(2)
+        self.check_mask(second)
+        mask = client.exactly(4) if second & 0x80 else bytes(4)
+        masked = client.exactly(second & 0x7F)
+        content = bytes(byte ^ mask[index % 4] for index, byte in enumerate(masked))
+        if first & 0xF == 0x9:
+            client.send(bytes([0x8A, len(content)]) + content)
+        if first & 0xF == 0x8:
+            self.answer_close(client, content)
+        return first & 0xF != 0x8
 
     def check_mask(self, second: int) -> None:
         """

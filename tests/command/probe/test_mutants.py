@@ -37,8 +37,8 @@ PATIENT = 30.0
 SHORT = 0.1
 """Seconds for a check that gets none."""
 
-#: What these find comes and goes with the size of the server's reads.
-BY_CHANCE = {"reset-behind-request", "single-bytes", "websocket-split-frame"}
+#: What this finds comes and goes with the time at which a server reads.
+BY_CHANCE = {"reset-behind-request"}
 
 
 def outcomes_of(

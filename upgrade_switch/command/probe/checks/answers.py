@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..subject import Subject
 from ..wire import Broken, Response, shown
 from .check import Group, Level, Skipped
-from .steps import UNKNOWN
+from .steps import UNKNOWN, does_not_switch
 
 __all__ = ["GROUP"]
 
@@ -74,7 +74,7 @@ def no_transfer_encoding_in_101(server: Subject) -> None:
 def upgrade_of_426(server: Subject) -> None:
     """A GET without Upgrade, and one with an unknown token, until one is answered with a 426."""
     for request in _refusable(server):
-        response = _refused(server, request)
+        response = does_not_switch(server, request)
         if response.status == 426:
             if not response.elements(b"upgrade"):
                 raise Broken("a 426 without Upgrade", "Upgrade with what is required")
@@ -86,7 +86,7 @@ def upgrade_of_426(server: Subject) -> None:
 def connection_of_refusals(server: Subject) -> None:
     """A GET without Upgrade, and one with an unknown token, until an answer has Upgrade."""
     for request in _refusable(server):
-        response = _refused(server, request)
+        response = does_not_switch(server, request)
         if response.all(b"upgrade"):
             _names_upgrade(response)
             return
@@ -104,12 +104,6 @@ def _refusable(server: Subject) -> tuple[bytes, bytes]:
         server.request(),
         server.request("Connection: Upgrade", f"Upgrade: {UNKNOWN}"),
     )
-
-
-def _refused(server: Subject, request: bytes) -> Response:
-    with server.open() as wire:
-        wire.send(request)
-        return server.refused(wire)
 
 
 def _options(response: Response) -> list[str]:

@@ -69,10 +69,10 @@ class Group:
     """Checks of one kind, in the order in which they are run."""
 
     title: str
+    checks: list[Check] = field(default_factory=list)
     needs_upgrade: bool = False
     """Whether its checks need a server with which the plainest upgrade works, by default."""
     only_websocket: bool = False
-    checks: list[Check] = field(default_factory=list)
 
     def check(
         self,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from urllib.parse import urlsplit
 
 from ..subject import Subject
-from ..wire import SWITCHING, Broken, Closed
+from ..wire import SWITCHING, Broken, Closed, Response, Wire
 from .check import Group, Level, Skipped
 from .steps import (
     UNKNOWN,
@@ -71,12 +72,12 @@ def _absolute(server: Subject) -> str:
     return f"{urlsplit(server.url).scheme}://{server.host}{server.path}"
 
 
-@GROUP.check("single-bytes", Level.MUST, "RFC 9112 §2.2")
-def single_bytes(server: Subject) -> None:
-    """An upgrade in segments of a byte each."""
+@GROUP.check("split-request", Level.MUST, "RFC 9112 §2.2")
+def split_request(server: Subject) -> None:
+    """An upgrade in many segments, which end behind the first byte, and between each CR and its LF."""
     request = server.upgrade()
     with server.open() as wire:
-        wire.send(*(request[at : at + 1] for at in range(len(request))))
+        wire.send_apart(request[:1], *re.split(b"(?<=\r)", request[1:]))
         server.switched(wire)
         server.talks(wire)
 
@@ -157,12 +158,20 @@ def second_request(server: Subject) -> None:
         server.talks(wire)
 
 
+@GROUP.check("pipelined-answered", Level.PEERS, "RFC 9112 §9.3.2")
+def pipelined_answered(server: Subject) -> None:
+    """A GET and a HEAD in one segment: the first has to be answered, whatever becomes of the other."""
+    with server.open() as wire:
+        wire.send(server.request() + server.request(method="HEAD"))
+        wire.head(expected="an answer to the first request")
+
+
 @GROUP.check("pipelined", Level.MUST, "RFC 9112 §9.3.2")
 def pipelined(server: Subject) -> None:
     """A GET and an upgrade in one segment."""
     with server.open() as wire:
         wire.send(server.request() + server.upgrade())
-        with stays_open(server.refused(wire)):
+        with stays_open(_first_answer(server, wire)):
             server.switched(wire)
         server.talks(wire)
 
@@ -172,7 +181,7 @@ def pipelined_trailing_data(server: Subject) -> None:
     """In one segment: a GET, an upgrade, and 16 bytes of the new protocol."""
     with server.open() as wire:
         wire.send(server.request() + server.upgrade() + server.say(_SAID))
-        with stays_open(server.refused(wire)):
+        with stays_open(_first_answer(server, wire)):
             switched_early(server, wire)
         heard(server, wire, _SAID)
 
@@ -192,7 +201,7 @@ def refused_pipelined(server: Subject) -> None:
     """In one segment: an upgrade to an unknown token, and a HEAD."""
     with server.open() as wire:
         wire.send(server.upgrade(offer=[UNKNOWN]) + server.request(method="HEAD"))
-        with stays_open(server.refused(wire)):
+        with stays_open(_first_answer(server, wire)):
             wire.response("HEAD", "an answer to the second request")
 
 
@@ -237,11 +246,15 @@ def unknown_token_with_chunks(server: Subject) -> None:
 def _switches_behind(server: Subject, request: bytes) -> None:
     with server.open() as wire:
         wire.send(request)
-        try:
-            refusal = server.refused(wire)
-        except Closed:
-            raise Skipped("the server closes the connection without an answer") from None
-        with stays_open(refusal):
+        with stays_open(_first_answer(server, wire)):
             wire.send(server.upgrade())
             server.switched(wire)
         server.talks(wire)
+
+
+def _first_answer(server: Subject, wire: Wire) -> Response:
+    """The answer to a request that does not switch, unless the server closes the connection instead."""
+    try:
+        return server.refused(wire)
+    except Closed:
+        raise Skipped("the server closes the connection without an answer") from None

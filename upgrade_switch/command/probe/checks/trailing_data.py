@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..subject import Subject
-from .check import Group, Level
+from ..wire import Broken
+from .check import Group, Level, Skipped
 from .steps import (
     chunked,
     heard,
@@ -53,10 +54,15 @@ def split_at_the_seam(server: Subject) -> None:
     """
     request, said = server.upgrade(), server.say(_SAID)
     everything = request + said
+    # Where that is refused, nothing can be said of cuts; else none of them may make a difference.
+    _keeps(server, everything)
     for offset in range(-6, min(6, len(said)) + 1):
         cut = len(request) + offset
         with trying(f"cut {offset:+} bytes from the end of the request"):
-            _keeps(server.again(), everything[:cut], everything[cut:])
+            try:
+                _keeps(server.again(), everything[:cut], everything[cut:])
+            except Skipped as refused:
+                raise Broken(str(refused), "what came without a cut: a 101") from None
 
 
 @GROUP.check("trailing-data-while-deciding", Level.MUST, _SECTION, websocket=Level.PEERS)
