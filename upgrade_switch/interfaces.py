@@ -273,7 +273,7 @@ class SwitchHead(NamedTuple):
 
     code: int
     phrase: bytes
-    fields: Sequence[tuple[bytes, bytes]]
+    fields: tuple[tuple[bytes, bytes], ...]
     """Names, in their canonical spelling, and values."""
 
 

@@ -192,7 +192,7 @@ def test_lean_request() -> None:
     theirs, ours = server.Request(channel, False), _twisted.LeanRequest(channel, False)
     for request in (theirs, ours):
         _twisted.raw_fields(request.requestHeaders).update({b"Cookie": [b"b=c; d"]})
-        request.gotLength(0)
+    theirs.gotLength(0)
     theirs.parseCookies()
     on_demand = {"received_cookies", "content"}
     parsing = {"_parsePOSTFormSubmission"}
@@ -208,7 +208,7 @@ def test_lean_request() -> None:
 
 
 def test_content_of_a_request_that_is_over() -> None:
-    """A request that is over has no content, as with Twisted's own."""
+    """A request that is over has no content, unless somebody has asked for it before."""
     request = _twisted.LeanRequest(begun(b""), False)
     request.connectionLost(Failure(ConnectionDone()))
     assert request.content is None

@@ -59,7 +59,3 @@ class LeanRequest(Request):
     def has_content(self) -> bool:
         """Whether there may be a content; to look at one that is empty would make it."""
         return "content" in self.__dict__
-
-    def gotLength(self, length: int | None) -> None:
-        if length != 0:
-            super().gotLength(length)

@@ -58,7 +58,7 @@ def set_keep_alive(
             handle.setsockopt(_TCP, _KEEP_ALIVE_IDLE, idle)
             handle.setsockopt(_TCP, socket.TCP_KEEPINTVL, interval)
             handle.setsockopt(_TCP, socket.TCP_KEEPCNT, probes)
-        # Last: the kernel sets its timer once.
+        # Last: so the kernel sets its timer once.
         transport.setTcpKeepAlive(True)
     except OSError:
         # UNIX sockets of older Twisteds say that they are TCP's; a socket may have been closed.

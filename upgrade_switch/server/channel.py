@@ -18,6 +18,7 @@ transport.
 from __future__ import annotations
 
 from enum import Enum, auto
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import ISSLTransport
@@ -207,12 +208,7 @@ class UpgradeChannel(ReceivingChannel):
         """
         self._reading = True
         try:
-            while (
-                data
-                and self.line_mode
-                and not self.requests
-                and not _twisted.is_closing(self.transport)
-            ):
+            while data and self.line_mode and not self.requests:
                 if self._prefaces is not None and data.startswith(self._prefaces.lines):
                     break
                 head = read_head(data, self.totalHeadersSize, self.maxHeaders)
@@ -229,6 +225,8 @@ class UpgradeChannel(ReceivingChannel):
                 self._begin(head.method, head.target, head.fields)
                 self.receive_whole(data[head.size : end])
                 data, self._behind = self._behind, b""
+                if data and _twisted.is_closing(self.transport):
+                    break
             if data and not _twisted.is_closing(self.transport):
                 super().dataReceived(data)
         finally:
@@ -314,9 +312,7 @@ class UpgradeChannel(ReceivingChannel):
 
     def _write_head(self, head: SwitchHead) -> None:
         """Write a head that ends HTTP (RFC 9110 §15.2.2, §9.3.6)."""
-        lines = [b"HTTP/1.1 %d %b" % (head.code, head.phrase)]
-        lines += [name + b": " + value for name, value in head.fields]
-        _twisted.write_at_once(self.transport, written_head(lines))
+        _twisted.write_at_once(self.transport, _written(head))
 
     def requestDone(self, request: Request) -> None:
         if self.state is not ChannelState.LEAVING:
@@ -327,3 +323,11 @@ class UpgradeChannel(ReceivingChannel):
         self.requests.clear()
         self._trailing = _twisted.take_read_ahead(self) + self._behind
         self._behind = b""
+
+
+@lru_cache(100)
+def _written(head: SwitchHead) -> bytes:
+    """A head as it is sent. Within a second, many are the same."""
+    lines = [b"HTTP/1.1 %d %b" % (head.code, head.phrase)]
+    lines += [name + b": " + value for name, value in head.fields]
+    return written_head(lines)

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.resource import IResource
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
 from ..errors import UpgradeError
@@ -28,7 +28,7 @@ from .upgrades import Match
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-__all__ = ["Decision", "decide", "declined", "no_room", "not_an_answer"]
+__all__ = ["Decision", "SiteUpgrade", "decide", "declined", "no_room", "not_an_answer"]
 
 _log = Logger()
 
@@ -62,6 +62,19 @@ def decide(request: UpgradeRequest, match: Match) -> int | bytes:
         if why is not None:
             declined(request, match.token, why, site)
     return NOT_DONE_YET
+
+
+class SiteUpgrade(Resource):
+    """Stands in the place of the addressed resource where the site's own upgrades decide."""
+
+    isLeaf = True
+
+    def __init__(self, match: Match) -> None:
+        super().__init__()
+        self._match = match
+
+    def render(self, request: UpgradeRequest) -> int | bytes:
+        return decide(request, self._match)
 
 
 def _settle(request: UpgradeRequest, match: Match, result: object) -> Declined | None:

@@ -344,13 +344,15 @@ class UpgradeRequest(StreamingRequest):
         _twisted.forget_encoder(self)
         self.code, self.code_message = head.code, head.phrase
         self.startedWriting = 1
-        fields: list[tuple[bytes, bytes]] = []
-        for name, values in _twisted.raw_fields(self.responseHeaders).items():
-            if name not in without:
-                fields += [(name, value) for value in values]
+        fields = [
+            (name, value)
+            for name, values in _twisted.raw_fields(self.responseHeaders).items()
+            if name not in without
+            for value in values
+        ]
         if self.cookies:
             fields += [(b"Set-Cookie", cookie) for cookie in self.cookies]
-        return SwitchHead(head.code, head.phrase, [*fields, *head.fields])
+        return SwitchHead(head.code, head.phrase, (*fields, *head.fields))
 
     # After the switch, nothing of HTTP gets onto the wire.
 

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, ISSLTransport
 from twisted.logger import Logger
 from twisted.web.guard import HTTPAuthSessionWrapper
-from twisted.web.resource import IResource, Resource
+from twisted.web.resource import IResource
 from twisted.web.server import Site
 from twisted.web.util import DeferredResource
 from zope.interface import implementer
@@ -34,7 +34,7 @@ from ..interfaces import (
 from ..negotiation import UpgradeToken
 from ..takeover import check_target
 from .channel import UpgradeChannel
-from .decision import decide
+from .decision import SiteUpgrade
 from .idle import IdleTimers
 from .limits import Limits, keep_alive_of
 from .pages import StatusPage
@@ -42,7 +42,7 @@ from .preface import PrefaceTable
 from .request import UpgradeRequest
 from .resource import takes_upgrades
 from .switched import SwitchedConnections, say_goodbye
-from .upgrades import ConnectMatch, Match, UpgradeMatch, Upgrades, check_connect
+from .upgrades import ConnectMatch, UpgradeMatch, Upgrades, check_connect
 
 try:
     from .http2 import ServerConnection
@@ -243,7 +243,7 @@ class UpgradeSite(Site):
             request.channel.transport, request.getClientAddress()
         ):
             return None
-        return _SiteUpgrade(match)
+        return SiteUpgrade(match)
 
     def answer_to_connect(self, request: IUpgradeRequest) -> IResource:
         """
@@ -254,7 +254,7 @@ class UpgradeSite(Site):
             return StatusPage(501, "Not Implemented", "This server does not take CONNECT.")
         if not is_authority(request.uri):
             return StatusPage(400, "Bad Request", "A CONNECT names a host and a port.")
-        return _SiteUpgrade(ConnectMatch(self._connect))
+        return SiteUpgrade(ConnectMatch(self._connect))
 
     def connected(self, transport: object) -> None:
         """
@@ -385,16 +385,3 @@ def _checked_observers(observers: Iterable[ISwitchObserver]) -> tuple[ISwitchObs
         if isinstance(observer, type) or not all(map(callable, told)):
             raise InvalidArgument(f"not an ISwitchObserver, as SwitchLog() is: {observer!r}")
     return checked
-
-
-class _SiteUpgrade(Resource):
-    """Stands in the place of the addressed resource where the site's own upgrades decide."""
-
-    isLeaf = True
-
-    def __init__(self, match: Match) -> None:
-        super().__init__()
-        self._match = match
-
-    def render(self, request: UpgradeRequest) -> int | bytes:
-        return decide(request, self._match)

@@ -83,8 +83,10 @@ class StreamingRequest(_twisted.LeanRequest):
 
         :param length: of the content; None if that is not known.
         """
+        if length == 0:
+            return
         source = self.channel
-        if length != 0 and IContentSource.providedBy(source):
+        if IContentSource.providedBy(source):
             self.content = BytesIO()
             self._look_at_head(*source.request_line())
             found = self._found

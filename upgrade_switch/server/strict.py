@@ -123,9 +123,9 @@ class StrictChannel(TimedChannel):
         Connection lines says ``close`` (RFC 9112 §9.3). Twisted reads the first line only, and
         splits it at spaces.
         """
-        lines = _twisted.raw_fields(request.requestHeaders).get(b"Connection", ())
-        says_close = self._is_last_request or "close" in connection_options(lines)
-        if version == b"HTTP/1.1" and not says_close:
+        lines = _twisted.raw_fields(request.requestHeaders).get(b"Connection")
+        says_close = lines is not None and "close" in connection_options(lines)
+        if version == b"HTTP/1.1" and not (says_close or self._is_last_request):
             return True
         if version == b"HTTP/1.1":
             request.responseHeaders.setRawHeaders(b"connection", [b"close"])
@@ -154,7 +154,7 @@ class StrictChannel(TimedChannel):
         they come from (RFC 9110 §5.5): Twisted lets them through in the phrase, and NUL anywhere.
         """
         lines = [b"%b %b %b" % (version, code, reason)]
-        for name, values in _twisted.raw_fields(headers).items():
-            lines += [name + b": " + value for value in values]
+        fields = _twisted.raw_fields(headers)
+        lines += [name + b": " + value for name, values in fields.items() for value in values]
         # In one piece: Twisted writes each name, colon, value and line break by itself.
         self.write(written_head(lines))

@@ -188,7 +188,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         connection = SwitchedConnection(transport, asked.token, asked.path, self._clock.seconds())
         connection.user = asked.user
         connection.on_end(self)
-        party = party_of(asked.address) if self.limits.max_per_address is not None else None
+        party = None if self.limits.max_per_address is None else party_of(asked.address)
         self._members[connection] = party
         if party is not None:
             self._parties[party] += 1
