@@ -26,7 +26,7 @@ ON_ASYNCIO := tests/core/test_takeover.py tests/core/test_handover.py tests/core
 	tests/core/test_splice*.py tests/server/test_*takeover.py tests/server/test_take_over*.py \
 	tests/server/test_ports.py tests/protocols/tunnel tests/http2/test_takeover.py tests/command \
 	$(patsubst %,--ignore=tests/command/%,test_installs.py test_load.py test_completion.py test_manpage.py \
-	test_extras.py test_front_page_browser.py)
+	test_extras.py test_front_page_browser.py test_systemd_itself.py)
 ON_OTHERS := $(ON_ALL_CORES) $(LEFT_OUT:%='--ignore-glob=tests/%')
 
 # What is compiled is kept, also where the environment says otherwise, as in many containers: else each of

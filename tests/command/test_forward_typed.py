@@ -81,12 +81,15 @@ def test_port(host: str) -> None:
                 assert client.recv(5) == b"hello"
 
 
-@pytest.mark.parametrize("local", ["tcp:0", "tcp:0:interface=0.0.0.0", "tcp:0:interface=\\:\\:"])
+@pytest.mark.parametrize(
+    "local",
+    ["tcp:0", "tcp:0:interface=0.0.0.0", "tcp:0:interface=\\:\\:", "[::ffff:0.0.0.0]:0"],
+)
 def test_every_interface(local: str) -> None:
     """A port on every interface is said to be one, in one line."""
     with forwarding(local, "ws://127.0.0.1/", lines=1) as process:
         pass
-    assert process.address[0] in ("0.0.0.0", "[::]")
+    assert process.address[0] in ("0.0.0.0", "[::]", "[::ffff:0.0.0.0]")
 
 
 def test_line_of_the_warning() -> None:
@@ -159,9 +162,14 @@ def test_wrong_options_anywhere(arguments: list[str], named: str) -> None:
 
 
 def test_tables(tmp_path: Path) -> None:
-    """Each table is a port of its own, with options of its own; the command line adds to all."""
-    config = tmp_path / "forwards.toml"
-    config.touch(0o600)
+    """
+    Each table is a port of its own, with options of its own; the command line adds to all, but what is
+    to prove who the user is goes to no other server than the one that it is for.
+    """
+    config, user = tmp_path / "forwards.toml", tmp_path / "user"
+    for file in (config, user):
+        file.touch(0o600)
+    user.write_text("c:d")
     heads = []
 
     def note(client: socket.socket) -> None:
@@ -185,25 +193,33 @@ url = "http://127.0.0.1:{other}/two"
 token = "echo"
 forgive-truncation = true
 eof = "close"
+
+[[forward]]
+listen = 0
+url = "http://127.0.0.1:{port}/"
+token = "three"
 """)
-        words = ["--config", str(config), "--header", "X-C: 3"]
+        words = ["--config", str(config), "--header", "X-C: 3", "--user-file", str(user)]
         with Process("forward", *words, stdin=None, stdout=None) as process:
             addresses = []
-            for _ in range(2):
+            for _ in range(3):
                 host, _, here = process.says().removeprefix("listening on ").rpartition(":")
                 addresses.append((host, int(here)))
-            # The refusal aborts it.
-            with socket.create_connection(addresses[0]) as client, suppress(ConnectionResetError):
-                assert client.recv(1) == b""
-            with socket.create_connection(addresses[1]) as client:
+            for refused in (addresses[0], addresses[2]):
+                # The refusal aborts it.
+                with socket.create_connection(refused) as client, suppress(ConnectionResetError):
+                    assert client.recv(1) == b""
+            with socket.create_connection(addresses[1], PATIENCE) as client:
                 client.sendall(b"hello")
-                assert client.recv(5) == b"hello"
+                assert read_until(client, b"hello") == b"hello"
             process.terminate()
             code, _, said = process.ends()
     assert code == 0
     assert b"http://127.0.0.1" in said
     for line in ("X-A: 1", "X-B: 2", "X-C: 3", "Authorization: Basic YTpi", "Upgrade: one"):
         assert f"\r\n{line}\r\n" in heads[0], heads
+    assert "Yzpk" not in heads[0]
+    assert "\r\nAuthorization: Basic Yzpk\r\n" in heads[1]
 
 
 def test_tables_share_what_is_read_once(tmp_path: Path) -> None:

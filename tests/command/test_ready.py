@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.commands import LOCAL, fails, read_until, serving
+from tests.kit.commands import LOCAL, fails, read_all, read_until, serving
 from tests.kit.harness import status
 from tests.kit.operating import connected, get, operated, upgraded
 
@@ -25,7 +25,7 @@ def asked(client: socket.socket) -> int:
 
 @pytest.mark.parametrize("kind", ["serve", "twist"])
 def test_ready_until_it_drains(kind: str) -> None:
-    """200 while the server takes connections; 503 while it drains, on connections that were open."""
+    """200 while the server takes connections; 503, and the end, on an open one when it drains."""
     options = ["--drain", "60", "--ready", "/ready"]
     with operated(kind, *options) as server, connected(server.url) as checking:
         code, answer = get(server.url, "/ready")
@@ -36,6 +36,8 @@ def test_ready_until_it_drains(kind: str) -> None:
             while (code := asked(checking)) == 200:
                 pass
             assert code == 503
+            # As it has said.
+            assert read_all(checking) == b""
         server.finishes()
 
 

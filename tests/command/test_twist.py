@@ -131,6 +131,15 @@ def test_bad_value(command: list[str], arguments: list[str], tmp_path: Path) -> 
     assert arguments[1].split()[-1] in done.stderr
 
 
+@pytest.mark.parametrize("command", [[TWIST], [TWISTD, "-n", "--pidfile="]])
+def test_bad_value_for_workers(command: list[str], tmp_path: Path) -> None:
+    """What only a worker finds wrong ends the server with exit code 2, too."""
+    options = ["--listen", LOCAL, "--workers", "1", "--tunnel", "/x x nothing:1"]
+    done = finished(*command, "upgrade-switch", *options, cwd=tmp_path)
+    assert done.returncode == 2, done
+    assert "serve: not a client endpoint string" in done.stdout + done.stderr
+
+
 def test_log_format_in_the_file(tmp_path: Path) -> None:
     """A configuration that has a log's format is not twist's, either."""
     (tmp_path / "config").write_text('log-format = "json"\n')

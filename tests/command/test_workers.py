@@ -11,7 +11,6 @@ import re
 import signal
 import socket
 import ssl
-import threading
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 from tests.kit.certificate import make_certificate
 from tests.kit.commands import COMMAND, LOCAL, PATIENCE, fails, read_all, read_until
 from tests.kit.harness import status, upgrade_head
+from tests.kit.load import PacedLoad
 from tests.kit.operating import TWIST, Operated, body_of, connected, get
 from tests.kit.programs import Program, one_line
 from tests.kit.workers import WHO, by_each, serves, wait_for_end, workers, write_module
@@ -70,53 +70,11 @@ def test_dying(tmp_path: Path) -> None:
         assert code == 0
 
 
-class Load:
-    """Clients that ask all the time: with new connections, and on one that is kept while it may be."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._ends = threading.Event()
-        self.asked = Counter[int]()
-        self.failed: list[object] = []
-        self._threads = [threading.Thread(target=self._ask, args=(keep,)) for keep in (False, True)]
-        for thread in self._threads:
-            thread.start()
-
-    def _ask(self, keep: bool) -> None:
-        try:
-            while not self._ends.is_set():
-                self._ask_on_one(keep)
-        except Exception as error:
-            self.failed.append(error)
-
-    def _ask_on_one(self, keep: bool) -> None:
-        host, port = self._url[7:-1].split(":")
-        field = b"" if keep else b"Connection: close\r\n"
-        with socket.create_connection((host, int(port)), PATIENCE) as client:
-            goes_on = True
-            while goes_on and not self._ends.is_set():
-                client.sendall(b"GET /who HTTP/1.1\r\nHost: a\r\n" + field + b"\r\n")
-                head, _, body = read_until(client, b"\r\n\r\n").partition(b"\r\n\r\n")
-                assert status(head) == 200
-                length = int(re.findall(rb"(?i)content-length: (\d+)", head)[0])
-                while len(body) < length:
-                    body += client.recv(100)
-                self.asked[int(body)] += 1
-                goes_on = b"onnection: close" not in head
-
-    def ends(self) -> None:
-        """Nothing was refused or lost."""
-        self._ends.set()
-        for thread in self._threads:
-            thread.join()
-        assert not self.failed
-
-
 def test_reloading(tmp_path: Path) -> None:
     """
-    SIGHUP with 200 switched connections, and clients that ask all the time: new workers serve with the
-    options and the certificate of now, nobody is refused or lost, and the old ones end with their last
-    connection. With a broken file, or with options that only a worker finds wrong, nothing changes.
+    SIGHUP in the middle of 200 switched connections and 1,000 requests a second: new workers serve with
+    the options and the certificate of now, nobody is refused or lost, and the old ones end with their
+    last connection. With a broken file, or options that only a worker finds wrong, nothing changes.
     """
     config, pem = tmp_path / "config.toml", tmp_path / "both.pem"
     config.write_text("")
@@ -124,30 +82,35 @@ def test_reloading(tmp_path: Path) -> None:
     listen = ["--listen", f"ssl:0:privateKey={pem}:interface=127.0.0.1"]
     with ExitStack() as stack, workers("--config", str(config), "--drain", "0", *listen) as server:
         tls = stack.enter_context(connected(server.says().removeprefix("listening on ")))
-        load = Load(server.url)
         before = by_each(stack, server.url, 200)
         everybody = [client for clients in before.values() for client in clients]
+        assert len(everybody) >= 200
+        load = PacedLoad(server.url, [client.socket for client in everybody])
+        load.goes_on()
         for wrong in ("what = 1", 'tunnel = ["/a b nonsense:"]'):
             config.write_text(wrong)
             server.send_signal(signal.SIGHUP)
             assert server.says().startswith("not reloaded, all is as it was: ")
-            assert serves(server.url, lambda _: True) in before
+            load.goes_on()
+            assert load.asked.keys() == before.keys()
         config.write_text('ready = "/ready"')
         certificate, key = make_certificate()
         pem.write_bytes(certificate + key)
         server.send_signal(signal.SIGHUP)
         assert server.says() == "has reloaded its options"
+        load.goes_on()
         # What the old ones have accepted by then is answered; from then on, the new ones accept.
         after = by_each(stack, server.url, 20)
         assert get(server.url, "/ready")[0] == 200
         load.ends()
+        assert (load.lost, load.cut) == ([], 0)
         assert all(client.echoes() for client in everybody)
         assert ssl.get_server_certificate(tls.getpeername()) == certificate.decode()
         tls.sendall(b"GET /who HTTP/1.1\r\nHost: a\r\n\r\n")
         assert b"onnection: close\r\n" in read_all(tls)
         tls.close()
         assert not before.keys() & after.keys()
-        assert before.keys() < load.asked.keys()
+        assert before.keys() | after.keys() == load.asked.keys()
         for client in everybody:
             client.close()
         for pid in before:
@@ -273,6 +236,9 @@ def test_twist() -> None:
         (["--workers", "9" * 5000], "a whole number from 1 to 1000, or auto"),
         (["--workers", "many"], "a whole number from 1 to 1000, or auto"),
         (["--workers", "2", "--listen", "stdio:"], "cannot inherit"),
+        (["--retire", "-1"], "--retire needs a number of seconds, not '-1'"),
+        (["--retire", "nan"], "--retire needs a number of seconds, not 'nan'"),
+        (["--retire", "later"], "--retire needs a number of seconds, not 'later'"),
         (["--workers", "1", "--listen", LOCAL, "--tunnel", "/a b nonsense:"], "not a client endpoint"),
     ],
 )

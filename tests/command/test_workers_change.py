@@ -5,10 +5,8 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
-import socket
-import threading
+import stat
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
@@ -18,8 +16,9 @@ import pytest
 
 from tests.kit.commands import PATIENCE, read_all, read_until
 from tests.kit.harness import status, upgrade_head
+from tests.kit.load import KEPT, MOST, PacedLoad
 from tests.kit.operating import connected
-from tests.kit.workers import by_each, serves, wait_for_end, workers, write_module
+from tests.kit.workers import by_each, page_on, serves, wait_for_end, workers, write_module
 
 
 @pytest.fixture(autouse=True)
@@ -29,44 +28,29 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_dying_under_load() -> None:
     """
-    A worker that is killed while requests are under way takes with it what it had accepted. Requests
-    that others have accepted are answered, and what they have switched lives.
+    A worker that is killed in the middle of 1,000 requests a second takes with it what it had accepted,
+    and nothing else: what others have switched lives, and so do connections that they serve. Whoever
+    comes from then on is answered.
     """
     with ExitStack() as stack, workers("--drain", "0") as server:
-        killed, other = by_each(stack, server.url, 20).values()
-        # A connection of each worker's that is kept.
-        kept: dict[int, socket.socket] = {}
-        while len(kept) < 2:
-            client = stack.enter_context(connected(server.url))
-            kept[page_on(client)] = client
-        asking = kept[other[0].pid]
-        asked = threading.Event()
-        ends = threading.Event()
-        answers: list[object] = []
-
-        def ask() -> None:
-            try:
-                while not ends.is_set():
-                    answers.append(page_on(asking))
-                    asked.set()
-            except Exception as error:
-                answers.append(error)
-                asked.set()
-
-        thread = threading.Thread(target=ask)
-        thread.start()
-        assert asked.wait(PATIENCE)
+        killed, other = by_each(stack, server.url, 40).values()
+        load = PacedLoad(server.url, [client.socket for client in (*killed, *other)])
+        load.goes_on()
         os.kill(killed[0].pid, signal.SIGKILL)
         assert "SIGKILL" in server.says()
-        assert all(client.echoes() for client in other)
+        died = time.monotonic()
+        load.goes_on()
         # New ones come to whoever is there.
         pids = {killed[0].pid, other[0].pid}
         serves(server.url, lambda pid: pid not in pids)
-        ends.set()
-        thread.join()
-        assert set(answers) == {other[0].pid}
-        assert all(read_all(client.socket) == b"" for client in killed)
+        load.goes_on()
+        load.ends()
+        assert load.cut == len(killed)
         assert all(client.echoes() for client in other)
+        assert other[0].pid not in {pid for _, pid in load.lost}
+        # Of those that asked with a connection of their own, it is not known who had accepted them.
+        assert all(sent < died for sent, _ in load.lost)
+        assert len(load.lost) <= MOST + KEPT
         server.terminate()
         assert server.everything()[0] == 0
 
@@ -125,15 +109,69 @@ def pipes(pid: int) -> int:
     return descriptors(pid)["pipe"]
 
 
-def page_on(client: socket.socket) -> int:
-    """Ask on a connection that stays who serves it."""
-    client.sendall(b"GET /who HTTP/1.1\r\nHost: a\r\n\r\n")
-    head, _, body = read_until(client, b"\r\n\r\n").partition(b"\r\n\r\n")
-    assert status(head) == 200
-    length = int(re.findall(rb"(?i)content-length: (\d+)", head)[0])
-    while len(body) < length:
-        body += client.recv(100)
-    return int(body)
+def test_mode_of_a_socket(tmp_path: Path) -> None:
+    """A UNIX socket keeps the mode that it was given, with workers, too, and after a reload."""
+    path = tmp_path / "socket"
+    with workers("--listen", f"unix:{path}:mode=600") as server:
+        assert server.says() == f"listening on {path}"
+        modes = []
+        for _ in range(2):
+            serves(str(path), lambda _: True)
+            modes.append(stat.S_IMODE(path.stat().st_mode))
+            server.send_signal(signal.SIGHUP)
+            assert server.says() == "has reloaded its options"
+        assert modes == [0o600, 0o600]
+        server.terminate()
+        assert server.everything()[0] == 0
+
+
+def test_access_log_of_those_before(tmp_path: Path) -> None:
+    """
+    Whoever rotates logs moves the file, and sends SIGHUP: old workers, too, write into the new one from
+    then on, at each reload.
+    """
+    log, moved = tmp_path / "access.log", [tmp_path / f"access.log.{number}" for number in (1, 2)]
+    with ExitStack() as stack, workers("--access-log", str(log), "--drain", "0") as server:
+        clients = [stack.enter_context(connected(server.url)) for _ in moved]
+        for client in clients:
+            page_on(client)
+        for path, client in zip(moved, clients, strict=True):
+            log.rename(path)
+            server.send_signal(signal.SIGHUP)
+            assert server.says() == "has reloaded its options"
+            client.sendall(b"GET /old HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert status(read_all(client)) == 404
+            assert [one.read_text().count("/old") for one in (path, log)] == [0, 1]
+            # Else it could be found in the file that is moved next.
+            log.write_text("")
+        server.terminate()
+        assert server.everything() == (0, b"", b"")
+
+
+def test_retiring_for_so_long(tmp_path: Path) -> None:
+    """
+    With ``--retire``, an old worker shuts down when the time is up, whoever is still there; what the
+    new file says counts. The new workers' connections go on.
+    """
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    with ExitStack() as stack, workers("--drain", "0", "--config", str(config)) as server:
+        oldest = by_each(stack, server.url, 4)
+        server.send_signal(signal.SIGHUP)
+        assert server.says() == "has reloaded its options"
+        old = by_each(stack, server.url, 4)
+        config.write_text("retire = 0.01")
+        server.send_signal(signal.SIGHUP)
+        assert server.says() == "has reloaded its options"
+        for pid, clients in old.items():
+            assert all(read_all(client.socket) == b"" for client in clients)
+            wait_for_end(pid)
+        new = by_each(stack, server.url, 4)
+        # They were promised any time.
+        assert all(client.echoes() for clients in oldest.values() for client in clients)
+        assert all(client.echoes() for clients in new.values() for client in clients)
+        server.terminate()
+        assert server.everything() == (0, b"", b"")
 
 
 def test_limits_of_those_before() -> None:

@@ -87,6 +87,8 @@ FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {
     ),
     "DATA behind the end": (connects(lambda stream: data(stream, b"x"), end=True), 1),
     "windows too large": (connects(lambda stream: window_update(stream, 2**31 - 1)), 1),
+    "windows of nothing": (connects(lambda stream: window_update(stream, 0)), 1),
+    "windows of nothing, behind the end": (once(headers(1), window_update(1, 0)), 1),
     "PRIORITY of no size": (connects(lambda stream: frame(PRIORITY, stream, b"")), 1),
     "trailers in a tunnel": (connects(lambda stream: headers(stream, [(b"a", b"b")])), 1),
     "DATA on a stream that was reset": (once(headers(1, BAD, end=False), data(1, b"x")), 100),

@@ -66,6 +66,7 @@ BEHIND = {
     "HEADERS": headers(1, POST, end=False),
     "trailers": headers(1, [(b"x-sum", b"1")]),
     "WINDOW_UPDATE": window_update(1, 2**31 - 1),
+    "WINDOW_UPDATE of nothing": window_update(1, 0),
     "PRIORITY": frame(PRIORITY, 1, bytes(4) + b"\x10"),
     "RST_STREAM": rst(1),
 }

@@ -207,6 +207,11 @@ RULES: dict[str, tuple[tuple[str, int], bytes]] = {
     "6.8 size": (conn(SIZE), frame(GOAWAY, 0, bytes(7))),
     # §6.9: WINDOW_UPDATE.
     "6.9 nothing": (conn(PROTOCOL), window_update(0, 0)),
+    "6.9 nothing on a stream": (stream(PROTOCOL), POSTED + window_update(3, 0)),
+    "6.9 nothing but the reserved bit": (stream(PROTOCOL), POSTED + window_update(3, 2**31)),
+    "6.9 nothing on a stream that is over": (OK, window_update(1, 0)),
+    "6.9 nothing on a stream that is idle": (conn(PROTOCOL), window_update(3, 0)),
+    "6.9 size on a stream": (conn(SIZE), POSTED + frame(WINDOW_UPDATE, 3, bytes(3))),
     "6.9 size": (conn(SIZE), frame(WINDOW_UPDATE, 0, bytes(3))),
     "6.9 reserved bit": (OK, frame(WINDOW_UPDATE, 0, (2**31 + 1).to_bytes(4, "big"))),
     "6.9.1 too large": (conn(FLOW), window_update(0, 2**31 - 1)),
@@ -381,7 +386,7 @@ def kept(**kwargs: Any) -> RawClient:
         (stream(FLOW), window_update(3, 2**31 - 1)),
         (OK, frame(PRIORITY, 3, b"\0\0\0\0\x10")),
         (OK, rst(3)),
-        (conn(PROTOCOL), window_update(3, 0)),
+        (stream(PROTOCOL), window_update(3, 0)),
     ],
     ids=[
         "DATA",

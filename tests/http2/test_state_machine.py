@@ -372,8 +372,10 @@ class Streams(RuleBasedStateMachine):
         assert not self.client.is_over
         # Nothing is kept back of what the client may send on all streams together.
         windows = self.client.connection.windows
-        held = sum(stream._held_size for stream in self.client.connection.streams.values())
-        assert windows._room + windows._read + held == CONNECTION_WINDOW
+        open_streams = self.client.connection.streams.values()
+        unread = sum(stream.width - stream.room for stream in open_streams)
+        assert windows._room + windows._read + unread == CONNECTION_WINDOW
+        assert all(s.width - s.room == s.read + s._held_size for s in open_streams)
         open_now = [s for s in self.streams if s.is_switched and s.target.reason is None]
         # With the connection itself.
         assert len(self.client.site.switched) == len(open_now) + 1

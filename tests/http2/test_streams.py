@@ -12,9 +12,17 @@ import pytest_twisted
 from h2.errors import ErrorCodes
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import (
+    IConsumer,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    ISSLTransport,
+    ITCPTransport,
+    ITransport,
+)
 from twisted.web.resource import Resource
 from zope.interface import implementer
+from zope.interface.verify import verifyObject
 
 from tests.kit.asking import ByHand
 from tests.kit.h2client import StillClock, client_by, h2c_site
@@ -76,6 +84,29 @@ async def test_switch(serve: Any, way: str) -> None:
     assert target.transport.getPeer().port == client.transport.getHost().port
     assert (await client.ask(b"/page"))[0] == 200
     assert client.site.lines[-2:] == [(200, b"/u"), (200, b"/page")]
+
+
+@ways
+@pytest_twisted.ensureDeferred
+async def test_transport(serve: Any, way: str) -> None:
+    """A stream is a transport in all that Twisted means by that, as its connection is."""
+    factory, built = factory_of(EchoTarget)
+    client = await serve({"echo": factory}, way)
+    assert (await client.head_of(client.begin_connect(b"echo")))[0] == 200
+    stream = built[0].transport
+    for interface in (ITransport, IConsumer, IPushProducer, ITCPTransport):
+        assert verifyObject(interface, stream)
+    ours, theirs = client.transport.getHost(), client.transport.getPeer()
+    assert (stream.getPeer(), stream.getHost()) == (ours, theirs)
+    for enabled in (True, False):
+        stream.setTcpNoDelay(enabled)
+        stream.setTcpKeepAlive(enabled)
+        assert [bool(stream.getTcpNoDelay()), bool(stream.getTcpKeepAlive())] == [enabled] * 2
+    if way == "alpn":
+        assert verifyObject(ISSLTransport, stream)
+        assert (stream.negotiatedProtocol, stream.getPeerCertificate()) == (b"h2", None)
+    with pytest.raises(TypeError):
+        stream.write("not bytes")
 
 
 @ways

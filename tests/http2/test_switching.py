@@ -382,3 +382,27 @@ def test_unread_answers_cost_others_nothing() -> None:
     assert sum(each.given for each in endless) == given
     assert given < 100 * 2**17
     client.leave()
+
+
+# What a stream takes.
+
+
+def test_stream_is_small() -> None:
+    """
+    Python keeps instances small if those of their class have at most 30 attributes in all; with one
+    more, an idle stream took half as much memory again.
+    """
+    factory, targets = factory_of(EchoTarget)
+    client = client_of(UpgradeResource({"echo": factory}))
+    client.send(*(headers(number, CONNECT, end=False) for number in (1, 3, 5)), headers(7))
+    streams = [target.transport for target in targets]
+    switched = {name for stream in streams for name in vars(stream)}
+    streams[0].registerProducer(Recorder(), True)
+    client.send(data(1, b"x"), data(3, end=True))
+    streams[0].unregisterProducer()
+    streams[0].loseConnection()
+    streams[2].abortConnection()
+    client.site.reactor.advance(60)
+    assert all(stream.disconnected for stream in streams)
+    assert len(switched.union(*map(vars, streams))) <= 30
+    client.leave()

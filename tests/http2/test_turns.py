@@ -5,25 +5,34 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
 from typing import Any
 from weakref import ref
 
 import pytest
 from twisted.internet.task import Clock
 
+import upgrade_switch
 from tests.kit.asking import ByHand
 from tests.kit.h2client import h2c_site
 from tests.kit.h2raw import (
+    CONNECT,
     DATA,
     GET,
     HEADERS,
     RawClient,
     Unread,
+    data,
     headers,
     rst,
     settings,
     window_update,
 )
+from tests.kit.harness import EchoTarget, factory_of
+from upgrade_switch import UpgradeResource
+
+PACKAGE = str(Path(upgrade_switch.__file__).parent)
 
 LARGE = tuple((name, b"/large" if name == b":path" else value) for name, value in GET)
 
@@ -84,13 +93,20 @@ def test_one_frame_is_not_everything() -> None:
     client.leave()
 
 
-def calls_of(act: Callable[[], object]) -> int:
-    """How many functions are called."""
+def calls_of(act: Callable[[], object], ours: bool = False) -> int:
+    """
+    How many functions are called.
+
+    :param ours: whether only those of the package count.
+    """
     count = 0
 
-    def profile(frame: object, event: str, argument: object) -> None:
+    def profile(frame: FrameType, event: str, argument: object) -> None:
         nonlocal count
-        count += event in ("call", "c_call")
+        if not ours:
+            count += event in ("call", "c_call")
+        elif event == "call":
+            count += frame.f_code.co_filename.startswith(PACKAGE)
 
     before = sys.getprofile()
     sys.setprofile(profile)
@@ -112,6 +128,16 @@ def test_cost_of_a_small_window(window: int) -> None:
         return calls_of(lambda: client.send(*[window_update(0, 1024)] * 20))
 
     assert cost(300) < cost(3) * 1.5
+
+
+def test_cost_of_an_echo() -> None:
+    """For some bytes to a target, and back, few functions of ours are called: each costs some of it."""
+    site = h2c_site(http2_connect=True, reactor=Clock())
+    site.resource.putChild(b"u", UpgradeResource({"echo": factory_of(EchoTarget)[0]}))
+    client = Unread(site, reads=True)
+    client.send(headers(1, CONNECT, end=False), data(1, b"x"), data(1, b"x"))
+    assert calls_of(lambda: client.connection.dataReceived(data(1, b"x")), ours=True) <= 18
+    assert client.transport.value().endswith(b"x")
 
 
 def test_steady_requests_let_others_through() -> None:

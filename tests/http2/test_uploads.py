@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -44,6 +45,24 @@ def opened(client: RawClient, stream: int) -> int:
     """By how much the window of a stream has been opened."""
     found = [f for f in client.take() if f.kind == WINDOW_UPDATE and f.stream == stream]
     return sum(int.from_bytes(f.payload, "big") for f in found)
+
+
+@pytest.mark.parametrize("size", [1000, 1_000_000])
+def test_where_it_is_kept(size: int) -> None:
+    """A small content is kept in memory, and a large one in a file; trailers are dropped."""
+    seen: list[Any] = []
+
+    def render(request: Any) -> bytes:
+        seen.append((isinstance(request.content, BytesIO), request.getHeader(b"x-sum")))
+        return count(request)
+
+    client = client_of()
+    client.site.resource.putChild(b"count", ByHand(render))
+    client.send(headers(1, post((b"content-length", b"%d" % size)), end=False))
+    client.send(*(data(1, bytes(size // 100)) for _ in range(100)), headers(1, [(b"x-sum", b"1")]))
+    assert seen == [(size == 1000, None)]
+    assert b"".join(f.payload for f in client.take() if f.kind == DATA) == b"%d" % size
+    client.leave()
 
 
 @pytest.mark.parametrize("length", [True, False])

@@ -32,6 +32,7 @@ from tests.kit.h2raw import (
 )
 from tests.kit.harness import EchoTarget, Recorder, factory_of
 from upgrade_switch import UpgradeResource
+from upgrade_switch.http2.machine import CONNECTION_WINDOW, MOST_STREAMS
 from upgrade_switch.server.http2 import ServerConnection
 
 WINDOW = 2**16 - 1
@@ -119,6 +120,29 @@ def test_all_streams_together() -> None:
         )
         total += sum(size for number, size in increments(client) if not number)
     assert 400 * 2**16 * 3 / 4 < total <= 400 * 2**16
+
+
+def test_streams_that_hold_all_they_may() -> None:
+    """However many targets read nothing, the connection's window is not in the way of the others."""
+    site = h2c_site(http2_connect=True, reactor=Clock())
+    site.resource.putChild(b"u", UpgradeResource({"echo": factory_of(Reader)[0]}))
+    site.resource.putChild(b"v", UpgradeResource({"echo": factory_of(Recorder)[0]}))
+    client = RawClient(site)
+    left = CONNECTION_WINDOW
+    last, size = 2 * MOST_STREAMS - 1, 2**14
+    for stream in range(1, last, 2):
+        sent = [bytes(size)] * 3 + [bytes(WINDOW - 3 * size)]
+        client.send(headers(stream, CONNECT, end=False))
+        client.send(*(data(stream, piece) for piece in sent))
+        left -= WINDOW
+    assert increments(client) == []
+    to_v = [(name, b"/v" if name == b":path" else value) for name, value in CONNECT]
+    client.send(headers(last, to_v, end=False))
+    for _ in range(1000):
+        assert left >= size
+        client.send(data(last, bytes(size)))
+        left += sum(more for stream, more in increments(client) if not stream) - size
+    client.leave()
 
 
 @pytest.mark.parametrize("size", [1, 1000])

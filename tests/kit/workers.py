@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import os
+import re
 import select
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.kit.commands import LOCAL, PATIENCE, Process, read_until
+from tests.kit.harness import status
 from tests.kit.operating import body_of, get, upgraded
 
 MODULE = """
@@ -68,14 +71,25 @@ class Switched:
         self.socket.close()
 
 
-def by_each(stack: ExitStack, url: str, count: int) -> dict[int, list[Switched]]:
-    """So many clients at least, and of two processes."""
+def by_each(stack: ExitStack, url: str, count: int, processes: int = 2) -> dict[int, list[Switched]]:
+    """So many clients at least, and of so many processes."""
     clients: dict[int, list[Switched]] = {}
-    while len(clients) < 2 or sum(map(len, clients.values())) < count:
+    while len(clients) < processes or sum(map(len, clients.values())) < count:
         client = Switched(url)
         stack.callback(client.close)
         clients.setdefault(client.pid, []).append(client)
     return clients
+
+
+def page_on(client: socket.socket) -> int:
+    """Ask on a connection that stays who serves it."""
+    client.sendall(b"GET /who HTTP/1.1\r\nHost: a\r\n\r\n")
+    head, _, body = read_until(client, b"\r\n\r\n").partition(b"\r\n\r\n")
+    assert status(head) == 200
+    length = int(re.findall(rb"(?i)content-length: (\d+)", head)[0])
+    while len(body) < length:
+        body += client.recv(100)
+    return int(body)
 
 
 def serves(url: str, is_wanted: Callable[[int], bool]) -> int:

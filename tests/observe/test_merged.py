@@ -114,6 +114,24 @@ def test_back_ends() -> None:
     }
 
 
+def test_past_of_back_ends() -> None:
+    """
+    What a process has counted of a back end stays; its state and latency go, and so does a back end
+    that no other process has.
+    """
+    seen = {"path": "/a", "url": "http://b", "requests": 2, "upgrades": 1, "errors": 3, "active": 1}
+    gone, lives = Process(0).snapshot(), Process(0).snapshot()
+    gone["back_ends"] = [{**seen, "state": "down", "latency": 9.0}]
+    gone["back_ends"] += [{**gone["back_ends"][0], "url": "http://c"}]
+    lives["back_ends"] = [{**seen, "state": "up", "latency": 1.0}]
+    before = json.loads(json.dumps(past([past([gone]), gone])))
+    (shown,) = Merged([before, lives]).as_json()["back_ends"]
+    counted = {"requests": 6, "upgrades": 3, "errors": 9}
+    assert shown == {**seen, **counted, "state": "up", "latency": 1.0}
+    # It is back.
+    assert len(Merged([before, gone]).as_json()["back_ends"]) == 2
+
+
 @pytest.mark.parametrize("path", ["/status/json", "/status/metrics"])
 def test_pages_wait(path: str) -> None:
     """The answer comes when all has been gathered; a client that has left by then is forgotten."""

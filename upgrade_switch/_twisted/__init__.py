@@ -12,7 +12,7 @@ check()
 
 from .endpoints import demand_certificates, endpoint_text, way_of  # noqa: E402 - behind the check
 from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
-from .ports import accept_one_by_one, share_port  # noqa: E402 - behind the check
+from .ports import accept_one_by_one, adopting, share_port  # noqa: E402 - behind the check
 from .requests import LeanRequest  # noqa: E402 - behind the check
 from .sockets import (  # noqa: E402 - behind the check
     KeepAlive,
@@ -86,6 +86,7 @@ __all__ = [
     "WriteBackpressure",
     "abort",
     "accept_one_by_one",
+    "adopting",
     "behind_login",
     "beneath",
     "bottom",

@@ -117,7 +117,7 @@ class ClientConnection(HTTP2Connection):
         # Not in turns: the numbers of streams have to go up.
         self.machine.send_headers(stream_id, connect_fields(request, token))
         answer = exchange.answer
-        if not (self._is_reading or self.is_closed):
+        if not (self.turns.is_held or self.is_closed):
             self.turns.flush(unasked=True)
         return answer
 

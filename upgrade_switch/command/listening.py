@@ -198,6 +198,11 @@ class Server(Service):
         self._reactor.run()
         return self._code
 
+    @property
+    def exit_code(self) -> int:
+        """How the process is to end, as far as is known by now."""
+        return self._code
+
     def _stop(self) -> Deferred[None]:
         # A second SIGINT ends the process at once, for a user who does not want to wait. A second
         # SIGTERM changes nothing, since timeout(1) sends two.

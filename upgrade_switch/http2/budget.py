@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .frames import Flag, FrameType, padding_of
+from .frames import FrameType
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -27,35 +27,39 @@ _A_SECOND = 100
 _WORTH_A_FRAME = 1024
 _WORTH_AN_UPDATE = 256
 
-_DATA, _END_STREAM = int(FrameType.DATA), int(Flag.END_STREAM)
-
 _ALWAYS_COSTS = frozenset(
     [FrameType.RST_STREAM, FrameType.SETTINGS, FrameType.PING, FrameType.CONTINUATION]
 )
 
 
 class Budget:
-    """What one connection may still send of it."""
+    """
+    What one connection may still send of it.
+
+    :ivar spent: how much it has sent. As long as that is nothing, which is the rule, nothing can be
+        earned either, and nobody has to ask.
+    """
 
     def __init__(self, clock: IReactorTime) -> None:
+        self.spent: float = 0
         self._clock = clock
-        self._left: float = _MOST
         self._since = clock.seconds()
 
     def allows(self, frame: bytes) -> bool:
-        """Whether a frame that has come is still within the budget."""
+        """Whether a frame that has come, and has no data, is still within the budget."""
         kind = frame[3]
-        if kind == _DATA:
-            costs = not frame[4] & _END_STREAM and len(frame) == 9 + padding_of(frame)
-            if len(frame) > _WORTH_A_FRAME and self._left < _MOST:
-                self._left += 1
-        elif kind == FrameType.HEADERS:
+        if kind == FrameType.HEADERS:
             costs = False
         elif kind == FrameType.WINDOW_UPDATE:
             costs = int.from_bytes(frame[9:13], "big") < _WORTH_AN_UPDATE
         else:
             costs = kind in _ALWAYS_COSTS or kind > FrameType.CONTINUATION
         return not costs or self.spend()
+
+    def received(self, size: int) -> None:
+        """So many bytes have come, in one frame."""
+        if size > _WORTH_A_FRAME:
+            self._earn(1)
 
     def sent(self, size: int, waiting: int) -> None:
         """
@@ -64,16 +68,18 @@ class Budget:
         :param size: how many, in one frame.
         :param waiting: how many of the stream had to wait, since its window has no room for them.
         """
-        if self._left < _MOST and (size > _WORTH_A_FRAME or not waiting):
+        if size > _WORTH_A_FRAME or not waiting:
             # The other side may open two windows again: the stream's, and the connection's.
-            self._left += 2
+            self._earn(2)
+
+    def _earn(self, count: float) -> None:
+        self.spent = max(self.spent - count, 0)
 
     def spend(self) -> bool:
         """Something that costs has been done; gives whether it is still within the budget."""
-        self._left -= 1
-        if self._left >= 0:
-            return True
-        now = self._clock.seconds()
-        self._left = min(self._left + (now - self._since) * _A_SECOND, _MOST)
-        self._since = now
-        return self._left >= 0
+        self.spent += 1
+        if self.spent > _MOST:
+            now = self._clock.seconds()
+            self._earn((now - self._since) * _A_SECOND)
+            self._since = now
+        return self.spent <= _MOST

@@ -7,7 +7,7 @@ what it says and what it knows agree. Four things are kept from it:
 - Header blocks. They are put together and decoded here (``reader.py``); h2 gets a stand-in for each: a
   message that breaks a rule for fields (RFC 9113 §8.2, §8.3) is to cost its stream, and h2 ends the
   connection.
-- Data, and the windows for it (``windows.py``).
+- Data, and the windows for it (``incoming.py``, ``windows.py``).
 - GOAWAY. To h2 a connection is over with the first one, sent or received; to RFC 9113 §6.8, streams go
   on.
 - Priorities, which RFC 9113 §5.3.2 deprecates.
@@ -36,13 +36,14 @@ from .due import Due
 from .ending import ConnectionState, Lingering, Resets, close_in_time
 from .events import HANDLERS
 from .frames import LAST_STREAM, Flag, FrameType, goaway_frame, raw_frame
+from .incoming import read_data, read_window_update
 from .machine import CONNECTION_WINDOW, STREAM_WINDOW, name_of, new_machine
 from .outgoing import Direction
-from .reader import BrokenRule, FrameReader, Message, is_priority, read_goaway
+from .reader import BrokenRule, Frame, FrameReader, Message, is_priority, read_goaway
 from .stream import HTTP2Stream
 from .transports import TCPStream, TLSStream
 from .turns import Turns
-from .windows import Windows, read_data, read_window_update
+from .windows import Windows
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IReactorTime
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
 __all__ = ["HTTP2Connection"]
 
 _CLOSED = ConnectionState.CLOSED
-_DATA = int(FrameType.DATA)
 _END_STREAM, _END_HEADERS = int(Flag.END_STREAM), int(Flag.END_HEADERS)
 
 
@@ -75,6 +75,9 @@ class HTTP2Connection(Protocol):
     #: The block that h2 is given in place of a message's fields.
     stand_in: ClassVar[bytes] = b""
 
+    #: How many bytes of the other side's preface have not come (RFC 9113 §3.4).
+    preface_left = 0
+
     def __init__(
         self, clock: IReactorTime, *, is_client: bool, settings: dict[SettingCodes, int]
     ) -> None:
@@ -91,8 +94,6 @@ class HTTP2Connection(Protocol):
         self._due = Due()
         self.windows = Windows()
         self.turns = Turns(self.machine, self.reader, self.windows)
-        # While frames are being read, what is sent waits for the end.
-        self._is_reading = False
         self._lingering = Lingering(clock)
         self._make_stream: Callable[..., HTTP2Stream] = HTTP2Stream
         self._closing: QuietTimeout | None = None
@@ -171,10 +172,14 @@ class HTTP2Connection(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self.state is _CLOSED:
             return
-        self._is_reading = True
+        # What is sent waits until all has been read.
+        self.turns.is_held = True
         try:
-            self._read(data)
-            self._due.run(self.streams)
+            if self.preface_left:
+                data = self._read_preface(data)
+            self.reader.read(data, self)
+            if self._due.waiting:
+                self._due.run(self.streams)
             if self.turns.is_full and self.turns.is_overfull:
                 raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
         except BrokenRule as broken:
@@ -183,34 +188,38 @@ class HTTP2Connection(Protocol):
             # h2 has a GOAWAY to send, which says why.
             self._close(Failure(ConnectionLost("the other end has broken a rule of HTTP/2's")))
         finally:
-            self._is_reading = False
-        self._send()
+            self.turns.is_held = False
+        self.turns.send()
 
-    def _read(self, data: bytes) -> None:
-        for read in self.reader.read(data):
-            if isinstance(read, Message):
-                self._read_message(read)
-            elif read.kind == _DATA:
-                read_data(self, read)
-            elif read.kind == FrameType.WINDOW_UPDATE:
-                read_window_update(self, read)
-            elif read.kind == FrameType.GOAWAY:
-                self.told_goodbye(*read_goaway(read))
-            elif read.kind == FrameType.PRIORITY:
-                if not is_priority(read):
-                    self.refuse(read.stream_id, ErrorCodes.FRAME_SIZE_ERROR)
-            elif read.kind == FrameType.RST_STREAM and self.machine.is_idle(read.stream_id):
-                # RFC 9113 §6.4, which h2 does not see to.
-                raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
-            else:
-                self.handle(self.machine.receive_data(read.raw))
-            if self.state is _CLOSED:
-                break
+    def _read_preface(self, data: bytes) -> bytes:
+        preface, rest = data[: self.preface_left], data[self.preface_left :]
+        self.preface_left -= len(preface)
+        self.machine.receive_data(preface)
+        return rest
+
+    # What the reader has read (reader.FrameReceiver).
+
+    data_came = read_data
+
+    def frame_came(self, frame: Frame) -> None:
+        kind, stream_id = frame.kind, frame.stream_id
+        if kind == FrameType.WINDOW_UPDATE:
+            read_window_update(self, frame)
+        elif kind == FrameType.GOAWAY:
+            self.told_goodbye(*read_goaway(frame))
+        elif kind == FrameType.PRIORITY:
+            if not is_priority(frame):
+                self.refuse(stream_id, ErrorCodes.FRAME_SIZE_ERROR)
+        elif kind == FrameType.RST_STREAM and self.machine.is_idle(stream_id):
+            # RFC 9113 §6.4, which h2 does not see to.
+            raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
+        else:
+            self.handle(self.machine.receive_data(frame.raw))
 
     def when_read(self, stream: HTTP2Stream, act: Callable[[], object]) -> None:
         """Have something done when all that has come has been read (``due.py``)."""
         self._due.add(stream, act)
-        if not self._is_reading:
+        if not self.turns.is_held:
             self._due.run(self.streams)
 
     def handle(self, events: Iterable[Event]) -> None:
@@ -220,7 +229,7 @@ class HTTP2Connection(Protocol):
             if handle is not None:
                 handle(self, event)
 
-    def _read_message(self, message: Message) -> None:
+    def message_came(self, message: Message) -> None:
         stream_id = message.stream_id
         stream = self.streams.get(stream_id)
         if stream is not None:
@@ -259,21 +268,9 @@ class HTTP2Connection(Protocol):
         stream.window = self.machine.remote_settings.initial_window_size
         return stream
 
-    def schedule(self, stream: HTTP2Stream) -> None:
-        self.turns.add(stream)
-        if not self._is_reading:
-            self._send()
-
-    def schedule_all(self) -> None:
-        """Let all streams send that have something."""
-        for stream in [stream for stream in self.streams.values() if stream.has_output]:
-            self.schedule(stream)
-
-    def consumed(self, stream: HTTP2Stream | None, size: int, at_once: bool = False) -> None:
-        frames = self.windows.consumed(stream, size, at_once)
-        if frames and not self.is_closed:
-            self.turns.put(frames)
-            self._flush_unless_reading()
+    def reopen(self, stream: HTTP2Stream, is_large: bool) -> None:
+        if stream.stream_id in self.streams:
+            self._put(self.windows.reopen(stream, is_large))
 
     def cancel(self, stream: HTTP2Stream) -> None:
         self.reset(stream.stream_id, ErrorCodes.CANCEL)
@@ -311,8 +308,8 @@ class HTTP2Connection(Protocol):
 
     def blame(self) -> None:
         """
-        What has been read was good for nothing but a reset, which costs some of the budget (it is
-        CVE-2025-8671 to have streams reset without an end).
+        What has been read was good for nothing, or for nothing but a reset, which costs some of the
+        budget (it is CVE-2025-8671 to have streams reset without an end).
         """
         if not self.reader.budget.spend():
             raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
@@ -321,9 +318,10 @@ class HTTP2Connection(Protocol):
         """A stream is over: neither side sends on it any more."""
         self._lingering.discard(stream)
         self.turns.discard(stream)
-        self.windows.forget(stream)
-        if self.streams.pop(stream.stream_id, None) is not None and not self.streams:
-            self.emptied()
+        if self.streams.pop(stream.stream_id, None) is not None:
+            self._put(self.windows.forget(stream))
+            if not self.streams:
+                self.emptied()
 
     # Sending.
 
@@ -332,7 +330,6 @@ class HTTP2Connection(Protocol):
 
     def resumeProducing(self) -> None:
         self.turns.go_on()
-        self._send()
 
     def stopProducing(self) -> None:
         """The transport has ended, and says so to its protocol, too."""
@@ -341,12 +338,13 @@ class HTTP2Connection(Protocol):
         """Give the transport what h2 has to send."""
         self.turns.flush()
 
-    def _send(self) -> None:
-        if not (self._is_reading or self.state is _CLOSED):
-            self.turns.send()
+    def _put(self, frames: bytes) -> None:
+        if frames and not self.is_closed:
+            self.turns.put(frames)
+            self._flush_unless_reading()
 
     def _flush_unless_reading(self) -> None:
-        if not (self._is_reading or self.is_closed):
+        if not (self.turns.is_held or self.is_closed):
             self.flush()
 
     # The end.
@@ -381,7 +379,8 @@ class HTTP2Connection(Protocol):
         self._lingering.clear()
         if reason.check(ConnectionDone):
             reason = Failure(ConnectionLost("the connection has ended before the stream"))
-        self.turns.clear()
+        self.turns.close()
+        self.reader.is_closed = True
         self._due.clear()
         streams, self.streams = self.streams, {}
         for stream in streams.values():

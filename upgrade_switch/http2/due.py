@@ -17,14 +17,16 @@ class Due:
     """
     What is to be done for streams that are not over by then: for a request that is reset right behind
     it, nothing is done (CVE-2023-44487).
+
+    :ivar waiting: what is to be done.
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[HTTP2Stream, Callable[[], object]]] = []
+        self.waiting: list[tuple[HTTP2Stream, Callable[[], object]]] = []
 
     def add(self, stream: HTTP2Stream, act: Callable[[], object]) -> None:
         """Have something done for a stream."""
-        self._waiting.append((stream, act))
+        self.waiting.append((stream, act))
 
     def run(self, streams: Container[int]) -> None:
         """
@@ -32,12 +34,12 @@ class Due:
 
         :param streams: the numbers of those that are not over.
         """
-        while self._waiting:
-            waiting, self._waiting = self._waiting, []
+        while self.waiting:
+            waiting, self.waiting = self.waiting, []
             for stream, act in waiting:
                 if stream.stream_id in streams:
                     act()
 
     def clear(self) -> None:
         """Nothing is to be done any more."""
-        self._waiting.clear()
+        self.waiting.clear()

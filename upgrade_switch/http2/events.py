@@ -4,7 +4,7 @@ What the h2 library says has happened on a connection, and what that means for i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as TypingProtocol
@@ -20,20 +20,26 @@ from h2.exceptions import H2Error
 from h2.settings import SettingCodes
 
 if TYPE_CHECKING:
+    from h2.errors import ErrorCodes
+
     from .ending import Resets
     from .machine import Machine
+    from .reader import FrameReader
     from .stream import HTTP2Stream
+    from .turns import Turns
     from .windows import Windows
 
 __all__ = ["HANDLERS", "StreamsConnection"]
 
 
 class StreamsConnection(TypingProtocol):
-    """A connection, as these events need it."""
+    """A connection, as what comes on its streams needs it."""
 
     machine: Machine
+    reader: FrameReader
     windows: Windows
     streams: dict[int, HTTP2Stream]
+    turns: Turns
     resets: Resets
 
     def stream_ended(self, stream: HTTP2Stream) -> None:
@@ -45,14 +51,17 @@ class StreamsConnection(TypingProtocol):
     def settings_came(self) -> None:
         """The other side has sent settings."""
 
+    def handle(self, events: Iterable[Event]) -> None:
+        """Do what follows from what h2 says."""
+
     def forget(self, stream: HTTP2Stream) -> None:
         """A stream is over."""
 
-    def blame(self) -> None:
-        """What has just been read was good for nothing but a reset."""
+    def refuse(self, stream_id: int, code: ErrorCodes) -> None:
+        """Reset a stream on which the other side has broken a rule."""
 
-    def schedule_all(self) -> None:
-        """Let all streams send that have something."""
+    def blame(self) -> None:
+        """What has just been read was good for nothing, or for nothing but a reset."""
 
 
 def _data_received(connection: StreamsConnection, event: DataReceived) -> None:
@@ -93,7 +102,8 @@ def _settings_changed(connection: StreamsConnection, event: RemoteSettingsChange
         difference = window.new_value - (window.original_value or 0)
         connection.windows.resize(connection.streams.values(), difference)
     connection.settings_came()
-    connection.schedule_all()
+    for stream in [stream for stream in connection.streams.values() if stream.has_output]:
+        connection.turns.add(stream)
 
 
 #: What is done about each event; nothing about others. Any: each handler takes its own.

@@ -8,15 +8,14 @@ from enum import IntEnum, IntFlag
 from struct import Struct
 
 __all__ = [
+    "HEAD",
     "LAST_STREAM",
     "Flag",
     "FrameType",
-    "data_of",
-    "frame_head",
     "goaway_frame",
     "header_block_of",
     "increment_of",
-    "padding_of",
+    "padded_data_of",
     "raw_frame",
     "window_frame",
 ]
@@ -54,29 +53,18 @@ class Flag(IntFlag):
 _PADDED, _PRIORITY = int(Flag.PADDED), int(Flag.PRIORITY)
 _WINDOW_UPDATE = int(FrameType.WINDOW_UPDATE)
 
-# The length has three bytes.
-_HEAD = Struct(">HBBBL")
+#: What stands in front of each payload: length (which has three bytes), kind, flags, stream.
+HEAD = Struct(">HBBBL")
 
 
 def raw_frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
     """A frame."""
-    return frame_head(kind, flags, stream_id, len(payload)) + payload
+    length = len(payload)
+    return HEAD.pack(length >> 8, length & 0xFF, kind, flags, stream_id) + payload
 
 
-def frame_head(kind: int, flags: int, stream_id: int, length: int) -> bytes:
-    """What stands in front of a frame's payload."""
-    return _HEAD.pack(length >> 8, length & 0xFF, kind, flags, stream_id)
-
-
-def padding_of(frame: bytes) -> int:
-    """How many bytes of a DATA frame's payload are padding, its length included."""
-    return frame[9] + 1 if frame[4] & _PADDED and len(frame) > 9 else 0
-
-
-def data_of(frame: bytes) -> bytes | None:
-    """A DATA frame's data; None if there is more padding than payload (RFC 9113 §6.1)."""
-    if not frame[4] & _PADDED:
-        return frame[9:]
+def padded_data_of(frame: bytes) -> bytes | None:
+    """The data of a DATA frame with padding; None if that is more than the payload (RFC 9113 §6.1)."""
     end = len(frame) - frame[9] if len(frame) > 9 else 0
     return frame[10:end] if end >= 10 else None
 
@@ -103,9 +91,9 @@ def goaway_frame(last_stream: int, code: int) -> bytes:
     return raw_frame(FrameType.GOAWAY, 0, 0, payload)
 
 
-def increment_of(frame: bytes) -> int:
-    """By how much a WINDOW_UPDATE frame opens a window; 0 if it is malformed (RFC 9113 §6.9)."""
-    return int.from_bytes(frame[9:], "big") & LAST_STREAM if len(frame) == 13 else 0
+def increment_of(frame: bytes) -> int | None:
+    """How much more a WINDOW_UPDATE frame allows; None if it has the wrong size (RFC 9113 §6.9)."""
+    return int.from_bytes(frame[9:], "big") & LAST_STREAM if len(frame) == 13 else None
 
 
 def window_frame(stream_id: int, increment: int) -> bytes:

@@ -16,8 +16,10 @@ __all__ = [
     "CONNECTION_WINDOW",
     "MOST_STREAMS",
     "MOST_WIDE",
+    "MUCH",
     "STREAM_WINDOW",
     "WIDE_WINDOW",
+    "WORTH_A_FRAME",
     "Machine",
     "name_of",
     "new_machine",
@@ -33,6 +35,12 @@ MOST_STREAMS = 320
 STREAM_WINDOW = 2**16 - 1
 WIDE_WINDOW = 2**20
 MOST_WIDE = 4
+
+#: Bytes of a stream that have been read, and are worth the frame that allows as many again.
+WORTH_A_FRAME = STREAM_WINDOW // 4
+
+#: Bytes of a DATA frame that nobody sends who has little to send.
+MUCH = 2**13
 
 #: The connection's own is as wide as theirs together, so that some that are not read stop no others.
 CONNECTION_WINDOW = MOST_STREAMS * STREAM_WINDOW + MOST_WIDE * WIDE_WINDOW

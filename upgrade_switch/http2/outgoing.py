@@ -5,16 +5,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Protocol as TypingProtocol
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IProducer, IReactorTime
 
     from .lists import Field
 
-__all__ = ["Direction", "Outgoing", "Producing"]
+__all__ = ["Direction", "Outgoing", "Producing", "Queue", "SendingOwner"]
 
 
 class Direction(Enum):
@@ -39,6 +40,23 @@ class Producing(Enum):
     """A pull producer is asked for more when everything has been sent."""
     PULLING = auto()
     """It is being asked right now."""
+
+
+class Queue(TypingProtocol):
+    """Where streams wait until they may send."""
+
+    def add(self, stream: Outgoing) -> None:
+        """A stream has something to send."""
+
+
+class SendingOwner(TypingProtocol):
+    """The connection that a stream belongs to, as far as it sends."""
+
+    clock: IReactorTime
+
+    @property
+    def turns(self) -> Queue:
+        """Where its streams wait."""
 
 
 class Outgoing:
@@ -66,13 +84,14 @@ class Outgoing:
     producer: IProducer | None = None
     _producing = Producing.NOTHING
 
-    def __init__(self, stream_id: int, clock: IReactorTime) -> None:
+    _owner: SendingOwner
+
+    def __init__(self, stream_id: int) -> None:
         self.stream_id = stream_id
         self.sending = Direction.OPEN
         self.unsent = 0
         self.window = self.carried = 0
         self.is_scheduled = False
-        self._clock = clock
         self.heads: list[Sequence[Field]] = []
         self._queue: deque[bytes] = deque()
         # How much of the first in the queue has been taken.
@@ -84,28 +103,37 @@ class Outgoing:
         """Call a producer, or a protocol, which may fail."""
         raise NotImplementedError
 
+    def written_late(self) -> None:
+        """A producer has written, though the stream has been told to close."""
+        raise NotImplementedError
+
     def end_sent(self) -> None:
         """The end of this side's direction has been sent."""
         raise NotImplementedError
 
-    def schedule(self) -> None:
-        """There is something to send."""
-        raise NotImplementedError
-
     # What is to be sent.
 
-    def add(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Send bytes behind all that waits."""
+        if isinstance(data, str):
+            raise TypeError("Data must not be string")
+        if not data or self.disconnected or self.sending is Direction.ENDED:
+            return
         self._queue.append(data)
         self.unsent += len(data)
-        self.schedule()
+        self._owner.turns.add(self)
         if self.producer is not None:
             self._pause_if_full()
+        if self.disconnecting:
+            self.written_late()
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        self.write(b"".join(iovec))
 
     def add_head(self, fields: Sequence[Field]) -> None:
         """Send fields in front of all bytes."""
         self.heads.append(fields)
-        self.schedule()
+        self._owner.turns.add(self)
 
     def drop_unsent(self) -> None:
         """What waits is not sent any more."""
@@ -143,6 +171,10 @@ class Outgoing:
 
         :param most: how many bytes it may be at most.
         """
+        if len(self._queue) == 1 and self.unsent <= most and not self._taken:
+            # As a rule.
+            self.unsent = 0
+            return self._queue.popleft()
         pieces = []
         while most and self._queue:
             piece = self._queue[0]
@@ -194,7 +226,7 @@ class Outgoing:
     def unregisterProducer(self) -> None:
         self.producer, self._producing = None, Producing.NOTHING
         if not self.disconnected and self.sending is Direction.ENDING:
-            self.schedule()
+            self._owner.turns.add(self)
 
     def stop_producer(self) -> None:
         """Nobody wants any more of it."""
@@ -220,4 +252,4 @@ class Outgoing:
         if self._producing is Producing.PULLING:
             self._producing = Producing.PULLED
             if not self._queue:
-                self._clock.callLater(0, self._pull)
+                self._owner.clock.callLater(0, self._pull)

@@ -5,17 +5,16 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
+from typing import Protocol as TypingProtocol
 
 from h2.errors import ErrorCodes
 from hpack import Decoder
 from hpack.exceptions import HPACKError, OversizedHeaderListError
 
 from .budget import Budget
-from .frames import LAST_STREAM, Flag, FrameType, header_block_of
+from .frames import HEAD, LAST_STREAM, Flag, FrameType, header_block_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from twisted.internet.interfaces import IReactorTime
 
     from .lists import Field
@@ -25,6 +24,7 @@ __all__ = [
     "BrokenRule",
     "Frame",
     "FrameReader",
+    "FrameReceiver",
     "Message",
     "is_priority",
     "read_goaway",
@@ -43,8 +43,8 @@ _LONGEST_BLOCK = 2**16
 _INDEXED = 0x80
 _LONGEST_KNOWN, _MOST_KNOWN = 64, 16
 
-# The longest frame that is taken (RFC 9113 §4.2): what all must take.
-_LONGEST_FRAME = 2**14
+# The longest frame that is taken, with its head (RFC 9113 §4.2): what all must take.
+_LONGEST_FRAME = 9 + 2**14
 
 _ACK, _END_HEADERS, _END_STREAM = int(Flag.ACK), int(Flag.END_HEADERS), int(Flag.END_STREAM)
 _DATA, _HEADERS, _SETTINGS = int(FrameType.DATA), int(FrameType.HEADERS), int(FrameType.SETTINGS)
@@ -64,7 +64,7 @@ class BrokenRule(Exception):
 
 
 class Frame(NamedTuple):
-    """A frame that is no part of a header block."""
+    """A frame that is neither DATA nor part of a header block."""
 
     kind: int
     flags: int
@@ -115,6 +115,23 @@ class _Block(NamedTuple):
     begun: bytes
 
 
+class FrameReceiver(TypingProtocol):
+    """What gets all that has been read."""
+
+    def data_came(self, stream_id: int, flags: int, raw: bytes) -> None:
+        """
+        A DATA frame, which most are.
+
+        :param raw: all of it, its head included.
+        """
+
+    def frame_came(self, frame: Frame) -> None:
+        """Another frame."""
+
+    def message_came(self, message: Message) -> None:
+        """A whole list of fields."""
+
+
 class FrameReader:
     """
     Cuts what comes into frames, and puts header blocks together. It sees to the order of frames, to
@@ -122,12 +139,15 @@ class FrameReader:
 
     :ivar has_begun: whether anything has come.
     :ivar count: how many frames and messages have been read.
+    :ivar is_closed: whether nothing more is to be read.
+    :ivar is_in_head: whether what has come ends in the middle of something other than content.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         self.budget = Budget(clock)
         self.has_begun = False
         self.count = 0
+        self.is_closed = self.is_in_head = False
         self._decoder = Decoder()
         self._decoder.max_header_list_size = _LONGEST_DECODED
         self._buffer = b""
@@ -135,39 +155,37 @@ class FrameReader:
         self._known: dict[bytes, list[Field]] = {}
         self._block: _Block | None = None
 
-    @property
-    def is_in_head(self) -> bool:
-        """Whether what has come ends in the middle of something other than content."""
-        if self._block is not None:
-            return True
-        return bool(self._buffer) and (len(self._buffer) < 4 or self._buffer[3] != _DATA)
-
-    def read(self, data: bytes) -> Iterator[Frame | Message]:
+    def read(self, data: bytes, receiver: FrameReceiver) -> None:
         """
-        Read what has come. What is not taken out of the iterator is not read.
+        Read what has come.
 
-        :raises BrokenRule: while it is iterated over.
+        :param receiver: gets it, one by one.
+        :raises BrokenRule: if the other side has broken a rule; so may the receiver.
         """
         if self._buffer:
             data = self._buffer + data
-        self._buffer, position = b"", 0
-        while len(data) - position >= 9:
-            length = int.from_bytes(data[position : position + 3], "big")
-            if length > _LONGEST_FRAME:
+        position, size = 0, len(data)
+        while size - position >= 9 and not self.is_closed:
+            high, low, kind, flags, stream_id = HEAD.unpack_from(data, position)
+            end = position + 9 + (high << 8) + low
+            if end - position > _LONGEST_FRAME:
                 raise BrokenRule(ErrorCodes.FRAME_SIZE_ERROR)
-            end = position + 9 + length
-            if len(data) < end:
+            if end > size:
                 break
-            read = self._read_frame(data[position:end])
+            raw = data[position:end]
             position = end
-            if read is not None:
+            stream_id &= LAST_STREAM
+            if kind == _DATA and self.has_begun and self._block is None:
                 self.count += 1
-                yield read
-        self._buffer = data[position:]
+                receiver.data_came(stream_id, flags, raw)
+            else:
+                self._read_other(Frame(kind, flags, stream_id, raw), receiver)
+        self._buffer = rest = data[position:]
+        is_in_frame = bool(rest) and (len(rest) < 4 or rest[3] != _DATA)
+        self.is_in_head = is_in_frame or self._block is not None
 
-    def _read_frame(self, raw: bytes) -> Frame | Message | None:
-        kind, flags = raw[3], raw[4]
-        stream_id = int.from_bytes(raw[5:9], "big") & LAST_STREAM
+    def _read_other(self, frame: Frame, receiver: FrameReceiver) -> None:
+        kind, flags, stream_id, raw = frame
         if not self.has_begun:
             # RFC 9113 §3.4.
             self.has_begun = True
@@ -185,26 +203,30 @@ class FrameReader:
         if kind == _WINDOW_UPDATE and len(raw) == 13:
             # RFC 9113 §6.9: the first bit is ignored, which h2 does not do.
             raw = raw[:9] + (int.from_bytes(raw[9:], "big") & LAST_STREAM).to_bytes(4, "big")
+            frame = frame._replace(raw=raw)
         if not self.budget.allows(raw):
             raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
-        if block is not None:
-            return self._continue(block, flags, raw)
-        if kind != _HEADERS:
-            return Frame(kind, flags, stream_id, raw)
-        begun = header_block_of(raw)
-        if begun is None or not stream_id:
-            raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
-        return self._continue(_Block(stream_id, flags, begun), flags, raw[:9])
-
-    def _continue(self, block: _Block, flags: int, raw: bytes) -> Message | None:
-        """Add what a frame has of a block, and read the block if that was the last of it."""
-        block = block._replace(begun=block.begun + raw[9:])
+        if kind != _HEADERS and block is None:
+            self.count += 1
+            receiver.frame_came(frame)
+            return
+        if block is None:
+            begun = header_block_of(raw)
+            if begun is None or not stream_id:
+                raise BrokenRule(ErrorCodes.PROTOCOL_ERROR)
+            block = _Block(stream_id, flags, begun)
+        else:
+            block = block._replace(begun=block.begun + raw[9:])
         if len(block.begun) > _LONGEST_BLOCK:
             raise BrokenRule(ErrorCodes.ENHANCE_YOUR_CALM)
-        if not flags & _END_HEADERS:
+        if flags & _END_HEADERS:
+            self._block = None
+            self.count += 1
+            receiver.message_came(self._read_block(block))
+        else:
             self._block = block
-            return None
-        self._block = None
+
+    def _read_block(self, block: _Block) -> Message:
         try:
             fields = self._decode(block.begun)
         except OversizedHeaderListError:

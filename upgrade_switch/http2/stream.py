@@ -15,20 +15,20 @@ side has not read yet. RFC 9113 §5.1 calls the combinations "open", "half-close
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as TypingProtocol
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol, IReactorTime
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..interfaces import IMultiplexedTransport, IStreamTransport
 from ..sending import SendingWatch
-from .machine import STREAM_WINDOW
-from .outgoing import Direction, Outgoing
+from .machine import MUCH, STREAM_WINDOW, WORTH_A_FRAME
+from .outgoing import Direction, Outgoing, SendingOwner
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
@@ -40,11 +40,10 @@ __all__ = ["HTTP2Stream", "StreamOwner"]
 _log = Logger()
 
 
-class StreamOwner(TypingProtocol):
+class StreamOwner(SendingOwner, TypingProtocol):
     """The connection that a stream belongs to, as the stream needs it."""
 
     transport: IStreamTransport
-    clock: IReactorTime
 
     @property
     def peer(self) -> IAddress:
@@ -54,14 +53,11 @@ class StreamOwner(TypingProtocol):
     def host(self) -> IAddress:
         """The address of this side."""
 
-    def schedule(self, stream: HTTP2Stream) -> None:
-        """The stream has something to send."""
-
-    def consumed(self, stream: HTTP2Stream, size: int, at_once: bool = False) -> None:
+    def reopen(self, stream: HTTP2Stream, is_large: bool) -> None:
         """
-        So many bytes need no room any more: the other side may send as many.
+        Some bytes have been read: the other side may send as many, when they are worth a frame.
 
-        :param at_once: whether they have been read as soon as they came.
+        :param is_large: whether what has come last was much, and has been read as soon as it came.
         """
 
     def cancel(self, stream: HTTP2Stream) -> None:
@@ -90,8 +86,8 @@ class HTTP2Stream(Outgoing):
     :ivar protocol: what owns it.
     :ivar receiving: how far the direction is that the other side sends in.
     :ivar end_came: whether the other side has ended that direction, though it may not all be read.
-    :ivar room: how many bytes may come (``windows.py``).
-    :ivar is_wide: whether these are more than with most.
+    :ivar width: how many bytes may come (``windows.py``) that have not been read.
+    :ivar room: how many may still come.
     :ivar read: how many have been read, while the other side has not been told.
     :ivar rest: how many bytes are to come; None if that has not been said (RFC 9113 §8.1.1).
     :ivar linger: how many seconds the other side may take to end its direction, once this side is
@@ -100,6 +96,7 @@ class HTTP2Stream(Outgoing):
     :ivar outlasts: whether what has come, its end too, is still read when the connection has ended.
     """
 
+    _owner: StreamOwner
     _aborting = False
 
     linger: float = 0
@@ -108,12 +105,11 @@ class HTTP2Stream(Outgoing):
     _may_close = False
 
     def __init__(self, owner: StreamOwner, stream_id: int) -> None:
-        super().__init__(stream_id, owner.clock)
+        super().__init__(stream_id)
         self.protocol: Any = None
         self.rest: int | None = None
         self.end_came = False
-        self.room = STREAM_WINDOW
-        self.is_wide = False
+        self.width = self.room = STREAM_WINDOW
         self.read = 0
         self.receiving = Direction.OPEN
         self._owner = owner
@@ -153,18 +149,6 @@ class HTTP2Stream(Outgoing):
     def getHost(self) -> Any:
         return self._owner.host
 
-    def write(self, data: bytes) -> None:
-        if isinstance(data, str):
-            raise TypeError("Data must not be string")
-        if not data or self.disconnected or self._aborting or self.sending is Direction.ENDED:
-            return
-        self.add(data)
-        if self.disconnecting:
-            self._watch_draining()
-
-    def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        self.write(b"".join(iovec))
-
     def send_head(self, fields: Sequence[Field]) -> None:
         """
         Send fields in front of everything that is written (RFC 9113 §8.1): the head of a message, or an
@@ -177,7 +161,7 @@ class HTTP2Stream(Outgoing):
         """End this side's direction, when everything has been sent (END_STREAM)."""
         if self.sending is Direction.OPEN and not self.is_closing:
             self.sending = Direction.ENDING
-            self.schedule()
+            self._owner.turns.add(self)
 
     def loseConnection(self) -> None:
         """
@@ -187,19 +171,19 @@ class HTTP2Stream(Outgoing):
         if self.is_closing:
             return
         self.disconnecting = True
-        self._drop_held()
+        self.take_held()
         if self.sending is Direction.ENDED:
-            self._clock.callLater(0, self.finish, Failure(ConnectionDone()))
+            self._owner.clock.callLater(0, self.finish, Failure(ConnectionDone()))
             return
         self.sending = Direction.ENDING
         self._watch_draining()
-        self.schedule()
+        self._owner.turns.add(self)
 
     def _watch_draining(self) -> None:
         """Nobody else gives a stream up that closes, and of which the other side takes nothing."""
         is_watched = self._draining is not None and self._draining.active
         if self.unsent and self.linger and not (is_watched or self.is_aborting):
-            self._draining = SendingWatch(self, self._clock, _nothing, self.abortConnection)
+            self._draining = SendingWatch(self, self._owner.clock, _nothing, self.abortConnection)
 
     def abortConnection(self) -> None:
         """Reset the stream at once; what waits to be sent is lost."""
@@ -208,9 +192,9 @@ class HTTP2Stream(Outgoing):
         self._aborting = True
         self.sending = Direction.ENDED
         self.drop_unsent()
-        self._drop_held()
+        self.take_held()
         self._owner.cancel(self)
-        self._clock.callLater(0, self.finish, Failure(ConnectionAborted()))
+        self._owner.clock.callLater(0, self.finish, Failure(ConnectionAborted()))
 
     def pauseProducing(self) -> None:
         self._is_paused = True
@@ -220,22 +204,22 @@ class HTTP2Stream(Outgoing):
         if (self._held_size or self.receiving is Direction.ENDING) and not self._is_delivering:
             # Not now: whoever resumes may be in the middle of something.
             self._is_delivering = True
-            self._clock.callLater(0, self._deliver)
+            self._owner.clock.callLater(0, self._deliver)
 
     def stopProducing(self) -> None:
         self.loseConnection()
 
     # What the connection does: sending (Outgoing).
 
-    def schedule(self) -> None:
-        self._owner.schedule(self)
+    def written_late(self) -> None:
+        self._watch_draining()
 
     def end_sent(self) -> None:
         self.sending = Direction.ENDED
         if self.linger:
             # Not now: it is sent in the middle of loseConnection, perhaps, which no transport answers
             # at once.
-            self._clock.callLater(0, self._tell_end_sent)
+            self._owner.clock.callLater(0, self._tell_end_sent)
         else:
             self._tell_end_sent()
 
@@ -269,14 +253,25 @@ class HTTP2Stream(Outgoing):
         :param size: how much of the window they have used, padding included.
         """
         if self.disconnecting or self.disconnected or self._aborting:
-            self._owner.consumed(self, size)
+            self._count_read(size)
         elif self._is_paused or self._held_size:
             self._held += data
             self._held_size += size
         else:
             if data:
-                self.call(self.protocol.dataReceived, data)
-            self._owner.consumed(self, size, not self._is_paused)
+                receive = self.protocol.dataReceived
+                try:
+                    receive(data)
+                except Exception:
+                    self._failed(receive)
+            self.read += size
+            if self.read >= WORTH_A_FRAME or size >= MUCH:
+                self._owner.reopen(self, size >= MUCH and not self._is_paused)
+
+    def _count_read(self, size: int) -> None:
+        self.read += size
+        if self.read >= WORTH_A_FRAME:
+            self._owner.reopen(self, False)
 
     def peer_ended(self) -> None:
         """The other side has ended its direction."""
@@ -289,11 +284,8 @@ class HTTP2Stream(Outgoing):
         held, size = bytes(self._held), self._held_size
         if size:
             self._held, self._held_size = bytearray(), 0
-            self._owner.consumed(self, size)
+            self._count_read(size)
         return held
-
-    def _drop_held(self) -> None:
-        self.take_held()
 
     def _deliver(self) -> None:
         self._is_delivering = False
@@ -304,7 +296,7 @@ class HTTP2Stream(Outgoing):
             self._held, self._held_size = bytearray(), 0
             if held:
                 self.call(self.protocol.dataReceived, held)
-            self._owner.consumed(self, size)
+            self._count_read(size)
         if self.receiving is Direction.ENDING and not (self._is_paused or self._held_size):
             self._tell_end()
 
@@ -366,7 +358,7 @@ class HTTP2Stream(Outgoing):
         if self._last_reason is not None and reason.check(ConnectionDone):
             reason = self._last_reason
         self.drop_unsent()
-        self._drop_held()
+        self.take_held()
         draining, self._draining = self._draining, None
         if draining is not None:
             draining.cancel()
@@ -385,9 +377,12 @@ class HTTP2Stream(Outgoing):
         try:
             method(*arguments)
         except Exception:
-            _log.failure("{method} failed on a stream", method=method)
-            if not self.disconnected:
-                self.abortConnection()
+            self._failed(method)
+
+    def _failed(self, method: object) -> None:
+        _log.failure("{method} failed on a stream", method=method)
+        if not self.disconnected:
+            self.abortConnection()
 
 
 def _nothing() -> None:

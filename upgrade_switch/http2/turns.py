@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from .frames import Flag, FrameType, frame_head
+from .frames import HEAD, Flag, FrameType
+from .outgoing import Direction
 
 if TYPE_CHECKING:
     from h2.connection import H2Connection
@@ -44,6 +45,7 @@ class Turns:
 
     :ivar transport: what they are written to, as soon as the connection is made.
     :ivar is_full: whether the transport takes no more now.
+    :ivar is_held: whether what is to be sent waits, since frames are being read.
     """
 
     # Any: whatever is beneath a connection.
@@ -55,7 +57,7 @@ class Turns:
         :param reader: knows whether the other side has begun, and has the budget.
         :param windows: the connection's.
         """
-        self.is_full = False
+        self.is_full = self.is_held = False
         # Bytes of frames that cannot wait, such as answers to PING, since the transport is full.
         self._in_excess = 0
         self._machine = machine
@@ -67,7 +69,7 @@ class Turns:
         self._ready: OrderedDict[Outgoing, None] = OrderedDict()
         self._with_bytes: OrderedDict[Outgoing, None] = OrderedDict()
         self._left_before_settings = _MOST_BEFORE_SETTINGS
-        self._is_sending = False
+        self._is_sending = self._is_closed = False
 
     def add(self, stream: Outgoing) -> None:
         """A stream has something to send, which it may have a window for."""
@@ -75,6 +77,8 @@ class Turns:
             stream.is_scheduled = True
             queue = self._with_bytes if stream.unsent and not stream.heads else self._ready
             queue[stream] = None
+        if not (self.is_held or self._is_sending):
+            self.send()
 
     def discard(self, stream: Outgoing) -> None:
         """A stream has nothing to send any more."""
@@ -82,17 +86,24 @@ class Turns:
             self._ready.pop(stream, None)
             self._with_bytes.pop(stream, None)
 
-    def clear(self) -> None:
+    def close(self) -> None:
         """Nobody sends any more; what is left to send has been written."""
+        self._is_closed = True
         self._ready.clear()
         self._with_bytes.clear()
 
-    def put(self, *pieces: bytes) -> None:
-        """Send frames, or pieces of frames, behind what h2 has to send."""
+    def put(self, frames: bytes) -> None:
+        """Send frames, if there are any, behind what h2 has to send."""
+        if frames:
+            self._collect()
+            self._made.append(frames)
+
+    def _collect(self) -> int:
+        """Take what h2 has to send; gives how many bytes."""
         data = self._machine.data_to_send()
         if data:
             self._made.append(data)
-        self._made += pieces
+        return len(data)
 
     def flush(self, unasked: bool = False) -> None:
         """
@@ -100,11 +111,13 @@ class Turns:
 
         :param unasked: whether this side sends it by itself, and the other side has not made it.
         """
-        data = self._machine.data_to_send()
+        self._collect()
+        self._write(unasked)
+
+    def _write(self, unasked: bool = False) -> None:
         if self._made:
-            data = b"".join([*self._made, data])
+            data = b"".join(self._made)
             self._made.clear()
-        if data:
             if self.is_full and not unasked:
                 self._in_excess += len(data)
             self.transport.write(data)
@@ -113,6 +126,7 @@ class Turns:
         """The transport takes more again."""
         self.is_full = False
         self._in_excess = 0
+        self.send()
 
     @property
     def is_overfull(self) -> bool:
@@ -121,9 +135,10 @@ class Turns:
 
     def send(self) -> None:
         """Let streams have their turns, until the transport is full or nothing can be sent."""
-        if self._is_sending:
+        if self.is_held or self._is_sending or self._is_closed:
             return
         self._is_sending = True
+        self._collect()
         try:
             waiting = 0
             while not self.is_full:
@@ -138,61 +153,76 @@ class Turns:
                     waiting += self._send_from(stream)
                 if waiting > _AT_ONCE:
                     waiting = 0
-                    self.flush()
+                    self._write()
         finally:
             self._is_sending = False
-        self.flush()
+        self._write()
 
     def _send_from(self, stream: Outgoing) -> int:
-        """Send one frame of a stream, and the heads in front of it; gives how many bytes."""
-        machine, stream_id = self._machine, stream.stream_id
+        """Send the heads of a stream, and one frame behind them; gives how many bytes."""
+        size = self._send_heads(stream) if stream.heads else 0
+        if not stream.unsent:
+            self._send_end(stream)
+        elif self._windows.left <= 0 or (size and self._with_bytes):
+            # Others wait already.
+            self.add(stream)
+        else:
+            size += self._send_data(stream)
+        return size
+
+    def _send_heads(self, stream: Outgoing) -> int:
         heads = stream.take_heads()
         for fields in heads:
             ends = stream.is_at_end and fields is heads[-1]
-            machine.send_headers(stream_id, fields, end_stream=ends)
+            self._machine.send_headers(stream.stream_id, fields, end_stream=ends)
             if ends:
                 stream.end_sent()
-                return len(fields)
-        if not stream.unsent:
-            if stream.is_at_end:
-                machine.end_stream(stream_id)
-                stream.end_sent()
-                return 0
-            # A producer that is asked for more writes when the head is out.
+        return self._collect()
+
+    def _send_end(self, stream: Outgoing) -> None:
+        """Send the end, where there are no bytes; or let a producer go on that has waited for heads."""
+        if stream.is_at_end:
+            self._machine.end_stream(stream.stream_id)
+            self._collect()
+            stream.end_sent()
+        elif stream.sending is not Direction.ENDED:
             stream.sent()
-            return len(heads)
-        if self._windows.left <= 0 or (heads and self._with_bytes):
-            # Others wait already.
-            self.add(stream)
-            return len(heads)
-        window = self._windows.of(stream)
+
+    def _send_data(self, stream: Outgoing) -> int:
+        """Send a frame, and the end if nothing is behind it."""
+        windows, budget = self._windows, self._reader.budget
+        most = min(stream.window, windows.left, self._machine.max_outbound_frame_size, _AT_ONCE)
         if not self._reader.has_begun:
-            window = self._window_before_settings(window, stream)
-        if window <= 0:
-            return len(heads)
-        data = stream.take(min(window, machine.max_outbound_frame_size, _AT_ONCE))
-        ends = stream.is_at_end
-        self._send_data(stream, data, ends)
-        self._reader.budget.sent(len(data), stream.unsent)
+            most = self._most_before_settings(most, stream)
+        if most <= 0:
+            return 0
+        data = stream.take(most)
+        size = len(data)
+        windows.sent(stream, size)
+        ends = stream.sending is Direction.ENDING and stream.is_at_end
+        if ends:
+            self._end_with_data(stream)
+        flags = _END_STREAM if ends else 0
+        self._made += (HEAD.pack(size >> 8, size & 0xFF, _DATA, flags, stream.stream_id), data)
+        if budget.spent:
+            budget.sent(size, stream.unsent)
         if ends:
             stream.end_sent()
-            return len(data)
+            return size
         if stream.producer is not None:
             stream.sent()
         if stream.unsent and stream.window > 0:
             self.add(stream)
-        return len(data)
+        return size
 
-    def _send_data(self, stream: Outgoing, data: bytes, ends: bool) -> None:
-        self._windows.sent(stream, len(data))
-        self.put(frame_head(_DATA, _END_STREAM if ends else 0, stream.stream_id, len(data)), data)
-        if ends:
-            # What h2 sends for that has gone with the data.
-            self._machine.end_stream(stream.stream_id)
-            self._machine.clear_outbound_data_buffer()
+    def _end_with_data(self, stream: Outgoing) -> None:
+        """h2 learns of an end that goes with data, and which it must not send by itself."""
+        self._collect()
+        self._machine.end_stream(stream.stream_id)
+        self._machine.clear_outbound_data_buffer()
 
-    def _window_before_settings(self, window: int, stream: Outgoing) -> int:
-        """How much of a window may be used before the other side has begun."""
-        allowed = min(window, self._left_before_settings)
+    def _most_before_settings(self, most: int, stream: Outgoing) -> int:
+        """How much may be sent before the other side has begun."""
+        allowed = min(most, self._left_before_settings)
         self._left_before_settings -= min(allowed, stream.unsent)
         return allowed

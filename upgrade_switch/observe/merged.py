@@ -20,6 +20,7 @@ DIED = "process died"
 """Why connections have ended whose process has died."""
 
 _STATES = ("up", "ejected", "down")
+_COUNTED_OF_BACK_ENDS = ("requests", "upgrades", "errors")
 
 
 @implementer(IBackEnd)
@@ -71,11 +72,12 @@ class Merged:
         for snapshot in self._snapshots:
             for each in snapshot.get("back_ends", ()):
                 found.setdefault((each["path"], each["url"]), []).append(each)
+        past = self._past_of_back_ends()
         for (path, url), seen in found.items():
             counts = _sum(
-                {name: each[name] for name in ("active", "requests", "upgrades", "errors")}
-                for each in seen
+                {name: each[name] for name in ("active", *_COUNTED_OF_BACK_ENDS)} for each in seen
             )
+            counts.update(past.get((path, url), {}))
             latencies = [each["latency"] for each in seen if each["latency"] is not None]
             yield (
                 path,
@@ -89,6 +91,24 @@ class Merged:
                     sum(latencies) / len(latencies) if latencies else None,
                 ),
             )
+
+    def _past_of_back_ends(self) -> dict[tuple[str, str], Counter[str]]:
+        """What processes that have ended have counted of each back end."""
+        found: dict[tuple[str, str], Counter[str]] = {}
+        for snapshot in self._snapshots:
+            for each in snapshot.get("past_of_back_ends", ()):
+                counts = {name: each[name] for name in _COUNTED_OF_BACK_ENDS}
+                found.setdefault((each["path"], each["url"]), Counter()).update(counts)
+        return found
+
+    def counted_of_back_ends(self) -> list[dict[str, object]]:
+        """What has been counted of each back end, also of those that no process has any more."""
+        found = self._past_of_back_ends()
+        for path, each in self.back_ends():
+            found[path, each.url] = Counter(
+                {name: getattr(each, name) for name in _COUNTED_OF_BACK_ENDS}
+            )
+        return [{"path": path, "url": url, **counts} for (path, url), counts in found.items()]
 
     def as_json(self) -> dict[str, Any]:
         """The same as that of a ``Status``."""
@@ -124,7 +144,8 @@ def past(snapshots: Sequence[Snapshot]) -> Snapshot:
     # The CPU time was used; memory and descriptors are free again.
     process = {name: merged.process[name] for name in _COUNTED if name in merged.process}
     shown = {**merged.as_json(), "totals": totals, "switched": [], "back_ends": []}
-    return {**shown, "live": {}, "process": process}
+    back_ends = merged.counted_of_back_ends()
+    return {**shown, "past_of_back_ends": back_ends, "live": {}, "process": process}
 
 
 _COUNTED = ("process_cpu_seconds",)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeAlias
+from urllib.parse import quote
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
@@ -47,8 +48,9 @@ def tunnel_by_name(
 
     The name is the one segment of the path behind the resource, or the parameter ``token`` of the query
     if there is none: with an ``UpgradeResource`` at ``/vnc``, ``/vnc/name`` and ``/vnc?token=name``. A
-    name that ``lookup`` does not know, or a request without one, is answered with 404. Since a name may
-    be written in both ways, whatever guards the path of one name does not guard the name.
+    name that ``lookup`` does not know, or a request without one, is answered with 404. Logs and status
+    pages show ``/vnc/name`` for both. Since a name may be written in both ways, whatever guards the
+    path of one name does not guard the name.
 
     :param lookup: called with the name (a string, percent-decoded, not empty); it results in a client
         endpoint, or in None if there is none of that name. It may return a Deferred or be a coroutine
@@ -72,6 +74,8 @@ def tunnel_by_name(
             raise ClientGone("the client has left while its target was looked up")
         if endpoint is None:
             return _unknown(request, f"no target is called {_shown(name)}")
+        # Logs and status pages show the path, not the query: for them, both spellings are one.
+        request.path = _path_of(request, name)
         through = tunnel(
             endpoint,
             timeout,
@@ -103,6 +107,13 @@ def _name_in(request: UpgradeRequest) -> str | None:
         return segments[0].decode("utf-8")
     except UnicodeDecodeError:
         return None
+
+
+def _path_of(request: UpgradeRequest, name: str) -> bytes:
+    """The path that has the name in it, with which the request might have come."""
+    if request.postpath not in (None, [], [b""]):
+        return request.path
+    return request.path.rstrip(b"/") + b"/" + quote(name, safe="").encode("ascii")
 
 
 def _unknown(request: UpgradeRequest, why: str) -> IResource:

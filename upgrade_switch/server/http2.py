@@ -61,6 +61,7 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
     """
 
     stand_in = _STAND_IN
+    preface_left = _PREFACE_LENGTH
 
     def __init__(
         self,
@@ -80,7 +81,6 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
         self.timeOut: Any = site.timeOut
         self._settings = settings
         self._carried = carried
-        self._preface_left = _PREFACE_LENGTH
         self._head_timer: IDelayedCall | None = None
         self._unread = UnreadAnswers(self.timeOut)
         self._is_draining = self._has_announced_end = False
@@ -104,14 +104,6 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
             if stream is not None:
                 stream.end_came = True
                 stream.peer_ended()
-
-    def _read(self, data: bytes) -> None:
-        if self._preface_left:
-            begun = data[: self._preface_left]
-            self.machine.receive_data(begun)
-            self._preface_left -= len(begun)
-            data = data[len(begun) :]
-        super()._read(data)
 
     # Streams.
 
@@ -188,10 +180,14 @@ class ServerConnection(HTTP2Connection, TimeoutMixin):
     def dataReceived(self, data: bytes) -> None:
         before = self.reader.count
         super().dataReceived(data)
-        seconds, is_in_head = self.site.head_timeout, self.reader.is_in_head and not self.is_closed
-        if self._head_timer is not None and (not is_in_head or self.reader.count != before):
+        if self._head_timer is not None and (not self.reader.is_in_head or self.reader.count != before):
             self._stop_head_timer()
-        if is_in_head and self._head_timer is None and seconds is not None:
+        if self.reader.is_in_head and self._head_timer is None:
+            self._start_head_timer()
+
+    def _start_head_timer(self) -> None:
+        seconds = self.site.head_timeout
+        if seconds is not None and not self.is_closed:
             self._head_timer = self.clock.callLater(seconds, self._head_took_too_long)
 
     def _stop_head_timer(self) -> None:

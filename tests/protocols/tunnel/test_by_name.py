@@ -43,13 +43,16 @@ async def test_there_and_back(listen: Listen, serve: Servers, path: bytes, kind:
         return plain(name)
 
     lookup = {"plain": plain, "Deferred": lambda name: succeed(plain(name)), "coroutine": later}[kind]
-    listening = await listen("tcp", site_of({"t": tunnel_by_name(lookup)}))
+    site = site_of({"t": tunnel_by_name(lookup)})
+    listening = await listen("tcp", site)
     client = await listening.connect(Collector())
     client.send(upgrade_head(b"t", path=path) + b"hello")
     await switched(client)
     there = await server.site.next()
     await there.has(5)
     assert (there.data, asked) == (b"hello", ["näme"])
+    # Logs and status pages have the name, however it was spelled.
+    assert [connection.path for connection in site.switched] == [b"/u/n%C3%A4me"]
 
 
 NO_NAMES = [

@@ -37,7 +37,7 @@ from .local import LOCAL_WANTED, local_endpoint_string, warn_if_open
 from .progress import STDERR, FarEnd, NearEnd, ProgressLine, Traffic
 from .quiet import Quiet
 from .retrying import RetryingEndpoint
-from .tables import command_lines
+from .tables import command_lines, with_defaults
 from .target import SAFE_METHODS, TargetOptions, parse_target
 from .udp import UDPEndpoint, UDPForwarding, UDPTarget, parse_udp_target, udp_template
 
@@ -94,7 +94,7 @@ class ForwardOptions(TargetOptions):
         """
         FILE: listen on several ports, as a TOML file says. It has a table [[forward]] for each, with
         listen, url, token, and options by their long names: header = ["X-A: 1"], insecure = true. The
-        command line adds to each table, and overrides it.
+        command line adds to each table, and overrides it; but a table's own user stays.
         """
         self.config = file
 
@@ -140,9 +140,8 @@ class ForwardOptions(TargetOptions):
         forwards = []
         for number, line in enumerate(lines, 1):
             options = ForwardOptions()
-            at = line.index("--")
             try:
-                options.parseOptions([*line[:at], *ours, *line[at:]])
+                options.parseOptions(with_defaults(line, ours))
             except UsageError as error:
                 raise UsageError(f"[[forward]] {number}: {error}") from None
             forwards.append(options)
@@ -244,7 +243,7 @@ class Forwarding(Factory):
         """
         options = self._options
         if options.udp_to is None:
-            return server_endpoint(reactor, options.local, LOCAL_WANTED)
+            return server_endpoint(_twisted.adopting(reactor), options.local, LOCAL_WANTED)
         protocol = UDPForwarding(reactor, self.traffic, options.open_udp(reactor), self.log)
         return UDPEndpoint(reactor, options.local, protocol)
 

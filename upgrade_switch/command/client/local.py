@@ -5,6 +5,7 @@ Where ``forward`` listens, as a person types it: a port, a host and a port, or a
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.endpoints import quoteStringArgument
@@ -24,7 +25,6 @@ _PORT = re.compile(r"[0-9]{1,9}\Z")
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+)):([0-9]{1,9})\Z")
 
 _LOOPBACK = "127.0.0.1"
-_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - to be told from others
 _MOST_PORT = 65535
 
 
@@ -57,8 +57,15 @@ def _checked(port: str) -> int:
 def warn_if_open(port: IListeningPort) -> None:
     """Say so if a port takes connections from everywhere: the user's credentials stand behind it."""
     address = port.getHost()
-    if isinstance(address, IPv4Address | IPv6Address) and address.host in _EVERYWHERE:
+    if isinstance(address, IPv4Address | IPv6Address) and _is_everywhere(address.host):
         say(
             f"warning: {address_of(port)} is on every interface: whoever reaches this machine can use "
             f"the connection, as you; 'forward {address.port} ...' listens on {_LOOPBACK} only"
         )
+
+
+def _is_everywhere(host: str) -> bool:
+    address = ip_address(host)
+    # ::ffff:0.0.0.0 is the same of IPv4, to a socket of IPv6.
+    mapped = getattr(address, "ipv4_mapped", None)
+    return address.is_unspecified or (mapped is not None and mapped.is_unspecified)

@@ -6,19 +6,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from twisted.python.usage import UsageError
 
 from ..options import read_toml
 from ..secrets import warn_if_readable
 
-__all__ = ["command_lines"]
+__all__ = ["command_lines", "with_defaults"]
 
 _ARGUMENTS = ("listen", "url", "token")
 
 # What has a password in it, as a rule.
 _PASSWORD = re.compile(r"--user=[^:]*:|--header=(?:proxy-)?authorization:", re.IGNORECASE)
+
+_CREDENTIALS = re.compile(r"--user(-file|-fd)?=|--header=authorization:", re.IGNORECASE)
 
 # They are for a person in front of a terminal.
 _NOT_IN_TABLES = ("config", "help", "version")
@@ -42,6 +44,17 @@ def command_lines(file: str, flags: Collection[str], values: Collection[str]) ->
     if any(_PASSWORD.match(word) for line in lines for word in line):
         warn_if_readable(f"--config {file}", os.stat(file).st_mode)
     return lines
+
+
+def with_defaults(line: Sequence[str], given: Sequence[str]) -> list[str]:
+    """
+    The arguments that a table stands for, with the options of the command line, which add to it and
+    override it. But a table that has a user of its own keeps it: a password is for one server.
+    """
+    at = line.index("--")
+    if any(_CREDENTIALS.match(word) for word in line[:at]):
+        given = [word for word in given if not _CREDENTIALS.match(word)]
+    return [*line[:at], *given, *line[at:]]
 
 
 def _line(

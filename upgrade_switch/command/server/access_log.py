@@ -56,6 +56,11 @@ class LoggedSite(UpgradeSite):
         if self._access_log is not None:
             self.logFile = AccessLog(self._access_log)
 
+    def reopen_log(self) -> None:
+        """Go on in the file that has the access log's path now: somebody may have moved it."""
+        if isinstance(self.logFile, AccessLog):
+            self.logFile.reopen()
+
     def adopt(self, other: UpgradeSite) -> None:
         """Open the log anew, too: somebody may have moved the file."""
         assert isinstance(other, LoggedSite)
@@ -90,6 +95,20 @@ class AccessLog:
             self._fails = True
         else:
             self._fails = False
+
+    def reopen(self) -> None:
+        """Go on in the file that has the path now; in that of before if it cannot be opened."""
+        if self._path == _STDOUT:
+            return
+        try:
+            opened = FileIO(self._path, "ab")
+        except OSError as error:
+            _log.warn("cannot open {path} anew: {why}", path=self._path, why=error.strerror)
+            return
+        self._room.unregister(self._file)
+        self._room.register(opened, POLLOUT)
+        before, self._file = self._file, opened
+        before.close()
 
     def close(self) -> None:
         self._file.close()

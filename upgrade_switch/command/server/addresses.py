@@ -17,14 +17,9 @@ class Addresses:
         self._of: dict[Hashable, dict[str, int]] = {}
         self._in_all: Counter[str] = Counter()
 
-    def join(self, worker: Hashable) -> dict[str, int]:
-        """
-        A worker comes.
-
-        :return: what the others have.
-        """
+    def join(self, worker: Hashable) -> None:
+        """A worker comes."""
         self._of[worker] = {}
-        return dict(self._in_all)
 
     def report(self, worker: Hashable, changed: Mapping[str, int]) -> None:
         """A worker has so many now, of these addresses."""
@@ -51,5 +46,10 @@ class Addresses:
 
     def elsewhere(self, worker: Hashable, addresses: Iterable[str]) -> dict[str, int]:
         """What the others have of these addresses, as a worker sees it, that may not have come yet."""
-        of_it = self._of.get(worker, {})
+        of_it = self._of[worker]
         return {address: self._in_all[address] - of_it.get(address, 0) for address in addresses}
+
+    def of_others(self, worker: Hashable) -> dict[str, int]:
+        """What the others have, of each address that they have."""
+        counts = self.elsewhere(worker, self._in_all)
+        return {address: count for address, count in counts.items() if count}

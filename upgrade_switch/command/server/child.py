@@ -13,8 +13,10 @@ from enum import Enum, auto
 from typing import Any
 
 from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from .options import ServeOptions
 from .systemd import VARIABLES
@@ -55,12 +57,15 @@ class ChildState(Enum):
     """It is not needed, and has been killed."""
 
 
+@implementer(IPushProducer)
 class Child(ProcessProtocol):
     """
     A process that serves.
 
     :ivar why: what is wrong with its options, if it has said so.
     :ivar used: how many connections it has switched.
+    :ivar unanswered: how often it has been asked whether it is there since it last said so.
+    :ivar is_behind: whether it has not read yet what it was told; what can wait is to wait.
     """
 
     transport: Any
@@ -70,10 +75,12 @@ class Child(ProcessProtocol):
         generation: Generation,
         heard: Callable[[Child, Message], None],
         ended: Callable[[Child, str], None],
+        caught_up: Callable[[Child], None],
     ) -> None:
         """
         :param heard: called with what it says.
         :param ended: called when it has ended, with how.
+        :param caught_up: called when it is behind no more.
         """
         self.generation = generation
         self.state = ChildState.STARTING
@@ -81,13 +88,12 @@ class Child(ProcessProtocol):
         self.used = 0
         self.number = 0
         self.began = 0.0
+        self.unanswered = 0
+        self.is_behind = False
+        self._why_killed = ""
         self._ended = ended
+        self._caught_up = caught_up
         self._lines = Lines(lambda message: heard(self, message))
-
-    @property
-    def serves(self) -> bool:
-        """Whether it may have connections."""
-        return self.state in (ChildState.SERVING, ChildState.RETIRED)
 
     def start(self, reactor: Any, ports: Sequence[tuple[str, Any]]) -> None:
         """
@@ -113,6 +119,8 @@ class Child(ProcessProtocol):
             environment,
             childFDs={**descriptors, **control, **given},
         )
+        # A worker that has been stopped reads nothing, and what waits for it must not grow for ever.
+        self.transport.pipes[FROM_PARENT].registerProducer(self, True)
         options = self.generation.options
         self.say(
             "serve",
@@ -137,10 +145,14 @@ class Child(ProcessProtocol):
         self.state = ChildState.SERVING
         self.say("listen")
 
-    def retire(self) -> None:
-        """Have it end with its last connection."""
+    def retire(self, seconds: float | None) -> None:
+        """
+        Have it end with its last connection.
+
+        :param seconds: after how many it ends in any case; None: it has any time.
+        """
         self.state = ChildState.RETIRED
-        self.say("retire")
+        self.say("retire", seconds=seconds)
 
     def stop(self) -> None:
         """Have it drain, and end."""
@@ -154,16 +166,32 @@ class Child(ProcessProtocol):
         self.state = ChildState.DROPPED
         self.kill()
 
-    def kill(self) -> None:
+    def kill(self, why: str = "") -> None:
+        """
+        :param why: how it has ended, for those who are told; "": of a signal.
+        """
+        self._why_killed = why
         with suppress(ProcessExitedAlready):
             self.transport.signalProcess("KILL")
+
+    def pauseProducing(self) -> None:
+        self.is_behind = True
+
+    def resumeProducing(self) -> None:
+        self.is_behind = False
+        self._caught_up(self)
+
+    def stopProducing(self) -> None:
+        """It has ended, as is said elsewhere."""
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         self._lines.feed(data)
 
     def processEnded(self, reason: Failure) -> None:
         value: Any = reason.value
-        if value.signal is not None:
+        if self._why_killed:
+            how = self._why_killed
+        elif value.signal is not None:
             how = signal.Signals(value.signal).name
         else:
             how = f"exit code {value.exitCode or 0}"

@@ -36,6 +36,7 @@ _ONCE: dict[str, type | UnionType] = {
     "run-as": str,
     "workers": _NUMBER,
     "drain": _NUMBER,
+    "retire": _NUMBER,
     "log-format": str,
     "access-log": str,
     "client-ca": str,

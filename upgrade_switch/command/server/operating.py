@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from math import inf
 from pwd import struct_passwd
 from typing import Self
 
@@ -18,7 +19,7 @@ from ..options import CommandOptions
 from .paths import is_path
 from .privileges import user_called
 
-__all__ = ["OperatingOptions"]
+__all__ = ["OperatingOptions", "seconds_of"]
 
 # A slip of the finger must not fill the machine with processes.
 _MOST_WORKERS = 1000
@@ -40,6 +41,7 @@ class OperatingOptions(CommandOptions):
         self.ready: str | None = None
         self.run_as: struct_passwd | None = None
         self.workers: int | None = None
+        self.retire: float | None = None
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         self.arguments = list(sys.argv[1:] if options is None else options)
@@ -72,11 +74,19 @@ class OperatingOptions(CommandOptions):
         """
         self.run_as = user_called(name)
 
+    def opt_retire(self, seconds: str) -> None:
+        """
+        SECONDS: with --workers, how long the connections of old workers may go on after SIGHUP; then
+        these workers shut down, as at SIGTERM. [default: any time]
+        """
+        self.retire = seconds_of("retire", seconds)
+
     def opt_workers(self, number: str) -> None:
         """
         NUMBER: serve with so many processes, which share the ports, the limits and the status page;
-        auto is one for each core. One that dies is replaced. At SIGHUP, new ones start with the options
-        of then, and the old ones end with their last connection. [default: this process alone]
+        auto is one for each core. One that dies, or hangs, is replaced. At SIGHUP, new ones start with
+        the options of then, and the old ones end with their last connection. [default: this process
+        alone]
         """
         if number == "auto":
             self.workers = len(os.sched_getaffinity(0))
@@ -86,3 +96,18 @@ class OperatingOptions(CommandOptions):
             raise UsageError(
                 f"--workers must be a whole number from 1 to {_MOST_WORKERS}, or auto, not {number!r}"
             )
+
+
+def seconds_of(option: str, text: str) -> float:
+    """
+    The number of seconds that stands behind an option.
+
+    :raises UsageError: if it is none, or negative.
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = inf
+    if not 0 <= seconds < inf:
+        raise UsageError(f"--{option} needs a number of seconds, not {text!r}")
+    return seconds

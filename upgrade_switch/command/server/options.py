@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import re
-from math import inf
 
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import IUsernamePassword
@@ -19,7 +18,7 @@ from ..listening import LOG_FORMATS
 from .auth import checker_of
 from .config import REPEATED, Value, read_config
 from .limits import LimitOptions
-from .operating import OperatingOptions
+from .operating import OperatingOptions, seconds_of
 from .paths import is_path
 from .proxy import ProxyOption, proxy_of_table, proxy_of_words
 from .tunnels import TunnelOption, tunnel_of_words
@@ -247,12 +246,7 @@ class ServeOptions(LimitOptions, OperatingOptions, AuthOptionMixin):
         SECONDS: how long switched connections may go on when the server shuts down, before they are
         aborted. [default: 5]
         """
-        try:
-            self.drain = float(seconds)
-        except ValueError:
-            self.drain = inf
-        if not 0 <= self.drain < inf:
-            raise UsageError(f"--drain needs a number of seconds, not {seconds!r}")
+        self.drain = seconds_of("drain", seconds)
 
     def opt_log_format(self, name: str) -> None:
         """

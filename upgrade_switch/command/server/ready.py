@@ -26,7 +26,10 @@ class _Ready(Resource):
         if not site.draining:
             return b"ready\n"
         request.setResponseCode(503)
-        request.setHeader(b"connection", b"close")
+        if request.clientproto != b"HTTP/2":
+            request.setHeader(b"connection", b"close")
+            # The field alone would leave it to the client.
+            request.channel.persistent = False
         return b"draining\n"
 
 

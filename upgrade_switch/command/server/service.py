@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -14,7 +16,8 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.logger import LogLevel
 from twisted.python.usage import UsageError
 
-from ..exits import USAGE, say
+from ..._twisted import adopting
+from ..exits import SUCCESS, USAGE, say
 from ..listening import Server, begin_logging, url_of
 from ..reactor import ICommandReactor, installed_reactor
 from .options import ServeOptions
@@ -47,7 +50,7 @@ def build_server(reactor: ICommandReactor, options: ServeOptions) -> Server:
     server = Server(
         reactor,
         served.site,
-        endpoints_of(reactor, options),
+        endpoints_of(adopting(reactor), options),
         url_of,
         served.end,
         listening,
@@ -118,11 +121,27 @@ def makeService(options: Options) -> Server:
     # After the reactor has set its own handlers, which it does when it starts.
     reactor.callWhenRunning(signal.signal, signal.SIGTERM, partial(_end, reactor))
     try:
-        return build_server(reactor, options)
+        server = build_server(reactor, options)
     except UsageError as error:
         # twist prints such an error only while it parses options.
         say(str(error))
         raise SystemExit(USAGE) from None
+    reactor.addSystemEventTrigger("after", "shutdown", _exit_as, server)
+    return server
+
+
+def _exit_as(server: Server) -> None:
+    """Have the process end with the server's exit code: of its own, twist ends with 0."""
+    if server.exit_code != SUCCESS:
+        atexit.register(_exit, server.exit_code)
+
+
+def _exit(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    # Nothing else that is called at the exit can change the code.
+    os._exit(code)
 
 
 def _end(reactor: ICommandReactor, number: int, _: object) -> None:

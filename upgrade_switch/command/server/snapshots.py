@@ -23,7 +23,7 @@ class Snapshots:
 
     def __init__(self, clock: IReactorTime, children: Callable[[], Iterable[Child]]) -> None:
         """
-        :param children: who can be asked.
+        :param children: who can be asked. Those who are behind are not.
         """
         self._clock = clock
         self._children = children
@@ -38,7 +38,7 @@ class Snapshots:
         self._asking.append(child)
         if self._timer is None:
             self._timer = self._clock.callLater(_LONGEST_WAIT, self._answer)
-            self._awaited = set(self._children())
+            self._awaited = {each for each in self._children() if not each.is_behind}
             for each in self._awaited:
                 each.say("look")
 

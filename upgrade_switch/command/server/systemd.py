@@ -22,13 +22,17 @@ VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 class Notifier:
-    """Tells systemd how the service is. If nobody has asked for that, it does nothing."""
+    """
+    Tells systemd how the service is. If nobody has asked for that, it does nothing.
+
+    :ivar watchdog: after how many seconds of silence systemd takes the service for dead; 0: never.
+    """
 
     def __init__(self, clock: IReactorTime, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
         # An address that begins with @ is an abstract one.
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self._seconds_between = _watchdog(environment) / 2
+        self.watchdog = _watchdog(environment)
         self._alive = LoopingCall(self._send, "WATCHDOG=1")
         self._alive.clock = clock
 
@@ -44,8 +48,8 @@ class Notifier:
     def ready(self) -> None:
         """The service is there, or there again."""
         self._send("READY=1")
-        if self._seconds_between and not self._alive.running:
-            self._alive.start(self._seconds_between)
+        if self.watchdog and not self._alive.running:
+            self._alive.start(self.watchdog / 2)
 
     def reloading(self) -> None:
         """The service reads its options again; :meth:`ready` follows, whatever comes of it."""

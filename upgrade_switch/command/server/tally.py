@@ -77,8 +77,14 @@ class Tally:
         self._retires = True
         self._may_come = may_come
 
-    def note_others(self, parties: Mapping[str, int]) -> None:
-        """So many connections of these addresses are switched by other workers."""
+    def note_others(self, parties: Mapping[str, int], anew: bool = False) -> None:
+        """
+        So many connections of these addresses are switched by other workers.
+
+        :param anew: and none of any other address.
+        """
+        if anew:
+            self._connections.elsewhere.clear()
         for party, count in parties.items():
             if count:
                 self._connections.elsewhere[party] = count

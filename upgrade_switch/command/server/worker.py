@@ -157,7 +157,7 @@ class Worker:
     def _adopt(self, factory: IProtocolFactory, _: Opener) -> IListeningPort:
         """Listen on the next of the parent's sockets."""
         descriptor, family = self._ports.pop(0)
-        reactor: Any = self._reactor
+        reactor: Any = _twisted.adopting(self._reactor)
         port: IListeningPort = reactor.adoptStreamPort(descriptor, family, factory)
         os.close(descriptor)
         _twisted.accept_one_by_one(port)
@@ -173,7 +173,7 @@ class Worker:
 
     def _hear_elsewhere(self, message: Message) -> None:
         """So many connections of these addresses others have switched."""
-        self._tally.note_others(message["parties"])
+        self._tally.note_others(message["parties"], message["anew"])
 
     def _hear_look(self, _: Message) -> None:
         self._status.tell()
@@ -181,12 +181,26 @@ class Worker:
     def _hear_gathered(self, message: Message) -> None:
         self._status.gathered(message["snapshots"])
 
-    def _hear_retire(self, _: Message) -> None:
-        """Others are there: close the ports, and end with the last connection."""
+    def _hear_beat(self, _: Message) -> None:
+        """The parent wants to know whether this worker hangs."""
+        self._say({"say": "beat"})
+
+    def _hear_reopen(self, _: Message) -> None:
+        self._served.site.reopen_log()
+        self._say({"say": "done"})
+
+    def _hear_retire(self, message: Message) -> None:
+        """
+        Others are there: close the ports, and end with the last connection, or drain when the time is
+        up that there is for it.
+        """
         assert self._server is not None
         assert isinstance(self._served.site, RetiringSite)
         site = self._served.site
         self._tally.retire(site.count)
+        site.reopen_log()
+        if message["seconds"] is not None:
+            self._reactor.callLater(message["seconds"], self.end)
         # It goes on, with its access log, when the ports are closed.
         site.doStart()
         closed = self._server.close_ports()

@@ -9,6 +9,7 @@ connects waits there until some worker accepts.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -23,12 +24,12 @@ from ... import _twisted
 from ..exits import SUCCESS, USAGE, say
 from ..listening import Server, is_inherited, url_of
 from ..reactor import ICommandReactor
-from .addresses import Addresses
 from .child import Child, ChildState, Generation
+from .heartbeat import Heartbeat
 from .options import ServeOptions
 from .ports import ListeningReactor, Opener, RecordingReactor
 from .served import DEFAULT_DRAIN, endpoints_of
-from .shares import Shares
+from .sharing import Sharing
 from .snapshots import Snapshots
 from .systemd import Notifier
 from .talk import Message
@@ -43,6 +44,7 @@ _SECONDS_TO_END = 10
 # A worker that hangs holds up a reload for no longer than that: once while the new ones start, and once
 # while they take over.
 _SECONDS_TO_CHANGE = 60
+_TOO_LATE = f"no worker after {_SECONDS_TO_CHANGE} s"
 
 
 class Workers(Server):
@@ -54,7 +56,7 @@ class Workers(Server):
             socket.
         """
         _check_inheritable(reactor, options)
-        opening: Any = ListeningReactor(reactor, _open)
+        opening: Any = ListeningReactor(_twisted.adopting(reactor), _open)
         super().__init__(
             reactor,
             Factory(),
@@ -68,17 +70,19 @@ class Workers(Server):
         self._generation = self._next = Generation(options)
         self._children: dict[Child, None] = {}
         self._calls: set[IDelayedCall] = set()
+        self._late: IDelayedCall | None = None
         self._none_left: Deferred[None] | None = None
-        # Those who have been told to listen, or to do so no more, and have not done it yet.
+        # Those who have been told to listen, to do so no more, or to open their log anew, and have not
+        # done it yet.
         self._awaited: set[Child] = set()
         self._is_announced = self._has_begun = self._is_asked_again = False
-        self._addresses = Addresses()
-        self._snapshots = Snapshots(
-            reactor, lambda: [child for child in self._children if child.serves]
+        self._snapshots = Snapshots(reactor, lambda: self._in(ChildState.SERVING, ChildState.RETIRED))
+        self._sharing = Sharing(options.max_switched or None)
+        self._heartbeat = Heartbeat(
+            reactor,
+            lambda: self._in(ChildState.BUILT, ChildState.SERVING, ChildState.RETIRED),
+            notifier.watchdog,
         )
-        self._most: int | None = None
-        self._shares: Shares | None = None
-        self._set_most(options)
 
     def announce(self, port: IListeningPort) -> None:
         # Else as soon as somebody serves there; but what is said later is in twist's log.
@@ -90,28 +94,38 @@ class Workers(Server):
 
     def _start(self) -> None:
         generation = self._next
-        for _ in range(generation.options.workers or 1):
+        at_once = generation.options.workers or 1
+        if self._has_begun:
+            # To start takes a core for half a second, which those who are served meanwhile need, too.
+            at_once = min(at_once, max(1, len(os.sched_getaffinity(0)) // 2))
+        for _ in range(at_once):
             # There may be no room for another process, and so no reload.
             if generation is self._next:
                 self._spawn(generation)
 
     def _spawn(self, generation: Generation) -> None:
-        child = Child(generation, self._heard, self._ended)
+        child = Child(generation, self._heard, self._ended, self._sharing.tell_all)
         try:
             child.start(self._reactor, self.ports)
         except OSError as error:
             self._missing(child, error.strerror or str(error))
         else:
             self._children[child] = None
+            if generation.serves:
+                self._later(_SECONDS_TO_CHANGE, lambda: self._must_be_built(child))
+
+    def _in(self, *states: ChildState) -> list[Child]:
+        return [child for child in self._children if child.state in states]
 
     def _of(self, generation: Generation, *states: ChildState) -> list[Child]:
-        return [
-            child
-            for child in self._children
-            if child.generation is generation and child.state in states
-        ]
+        return [child for child in self._in(*states) if child.generation is generation]
+
+    def _must_be_built(self, child: Child) -> None:
+        if child.state is ChildState.STARTING and child in self._children:
+            child.kill(f"it was not ready after {_SECONDS_TO_CHANGE} s")
 
     def _heard(self, child: Child, message: Message) -> None:
+        child.unanswered = 0
         if message["say"] == "wrong":
             child.why = message["why"]
             child.kill()
@@ -120,7 +134,7 @@ class Workers(Server):
         elif message["say"] == "built":
             self._built(child)
         elif message["say"] == "used":
-            self._has_used(child, message)
+            self._sharing.report(child, message)
         elif message["say"] == "ask":
             self._snapshots.ask(child)
         elif message["say"] == "snapshot":
@@ -132,43 +146,53 @@ class Workers(Server):
     def _built(self, child: Child) -> None:
         child.state = ChildState.BUILT
         generation = child.generation
-        others = self._addresses.join(child)
-        if others:
-            child.say("elsewhere", parties=others)
-        if self._shares is not None:
-            self._shares.join(child, child.grant)
+        self._sharing.join(child)
         if generation.serves:
             child.listen()
-        elif len(self._of(generation, ChildState.BUILT)) == (generation.options.workers or 1):
+            return
+        wanted = generation.options.workers or 1
+        built = len(self._of(generation, ChildState.BUILT))
+        if built == wanted:
             self._change_to(generation)
+        elif self._has_begun:
+            self._be_in_time(generation)
+            if built + len(self._of(generation, ChildState.STARTING)) < wanted:
+                self._spawn(generation)
 
     def _change_to(self, generation: Generation) -> None:
         """These workers serve from now on, in place of those that did."""
         before = list(self._children)
         self._generation = generation
         generation.serves = True
-        self._set_most(generation.options)
+        self._sharing.set_most(generation.options.max_switched or None, generation)
         self._cancel_calls()
-        self._later(_SECONDS_TO_CHANGE, lambda: self._is_late(generation))
+        self._be_in_time(generation)
         for child in self._of(generation, ChildState.BUILT):
             child.listen()
             self._awaited.add(child)
         for child in before:
             if child.generation is not generation:
-                self._retire(child)
+                self._retire(child, generation.options.retire)
 
     def _done(self, child: Child) -> None:
-        """A worker listens, or does so no more. When all do as they should, it is said."""
+        """A worker has done what it was told. When all have, it is said."""
         if child not in self._awaited:
             return
         self._awaited.remove(child)
         if not self._awaited and self._none_left is None:
             self._has_changed()
 
+    def _be_in_time(self, generation: Generation) -> None:
+        """Wait no longer than for a while for what these workers do next."""
+        if self._late is not None and self._late.active():
+            self._late.cancel()
+            self._calls.discard(self._late)
+        self._late = self._later(_SECONDS_TO_CHANGE, lambda: self._is_late(generation))
+
     def _is_late(self, generation: Generation) -> None:
         """Somebody does not answer: it is not waited for any more."""
         if not generation.serves:
-            self._give_up(generation, f"no worker after {_SECONDS_TO_CHANGE} s")
+            self._give_up(generation, _TOO_LATE)
         elif self._awaited:
             self._awaited.clear()
             self._has_changed()
@@ -185,17 +209,21 @@ class Workers(Server):
             say(f"has reloaded its options{moved if is_elsewhere else ''}")
         self._settled()
 
-    def _retire(self, child: Child) -> None:
+    def _retire(self, child: Child, seconds: float | None) -> None:
         if child.state is ChildState.SERVING:
-            child.retire()
-            self._awaited.add(child)
-            if self._shares is not None:
-                self._shares.retire(child)
-        elif child.state is not ChildState.RETIRED:
+            child.retire(seconds)
+            self._sharing.retire(child)
+        elif child.state is ChildState.RETIRED:
+            # It may last for long, and its access log may have been moved since.
+            child.say("reopen")
+        else:
             child.drop()
+            return
+        self._awaited.add(child)
 
     def _settled(self) -> None:
         self._notifier.ready()
+        self._heartbeat.start()
         if self._is_asked_again:
             self._is_asked_again = False
             self.reload()
@@ -205,9 +233,7 @@ class Workers(Server):
     def _ended(self, child: Child, how: str) -> None:
         self._children.pop(child, None)
         self._done(child)
-        if self._shares is not None:
-            self._shares.leave(child)
-        self._tell_others(child, self._addresses.leave(child))
+        self._sharing.leave(child)
         self._snapshots.leave(child)
         if self._none_left is not None:
             if not self._children:
@@ -246,13 +272,14 @@ class Workers(Server):
         # 2.0, since mypy takes a power of 2 for anything.
         return min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(generation.deaths - 1, 10))
 
-    def _later(self, delay: float, do: Callable[[], None]) -> None:
+    def _later(self, delay: float, do: Callable[[], None]) -> IDelayedCall:
         def run() -> None:
             self._calls.discard(call)
             do()
 
         call = self._reactor.callLater(delay, run)
         self._calls.add(call)
+        return call
 
     def _cancel_calls(self) -> None:
         for call in self._calls:
@@ -276,7 +303,7 @@ class Workers(Server):
             return
         options.workers = options.workers or self._generation.options.workers
         self._next = generation = Generation(options)
-        self._later(_SECONDS_TO_CHANGE, lambda: self._is_late(generation))
+        self._be_in_time(generation)
         self._start()
 
     def _give_up(self, generation: Generation, why: str) -> None:
@@ -295,6 +322,7 @@ class Workers(Server):
 
     def _end_all(self) -> Deferred[None]:
         self._cancel_calls()
+        self._heartbeat.stop()
         if not self._children:
             return succeed(None)
         self._none_left = Deferred()
@@ -308,33 +336,6 @@ class Workers(Server):
     def _kill_all(self) -> None:
         for child in self._children:
             child.kill()
-
-    # What they share.
-
-    def _set_most(self, options: ServeOptions) -> None:
-        """Share ``max_switched`` as these options have it."""
-        most = options.max_switched or None
-        if most == self._most:
-            return
-        self._most = most
-        self._shares = None if most is None else Shares(most)
-        for child in self._children:
-            if self._shares is not None and child.state is not ChildState.STARTING:
-                retires = child.generation is not self._generation
-                self._shares.join(child, child.grant, child.used, retires=retires)
-
-    def _has_used(self, child: Child, message: Message) -> None:
-        child.used = message["used"]
-        if self._shares is not None and message["number"] == child.number:
-            self._shares.report(child, child.used, message["granted"], message["declined"])
-        if message["parties"]:
-            self._addresses.report(child, message["parties"])
-            self._tell_others(child, list(message["parties"]))
-
-    def _tell_others(self, child: Child, addresses: list[str]) -> None:
-        for other in self._children:
-            if addresses and other is not child and other.state is not ChildState.STARTING:
-                other.say("elsewhere", parties=self._addresses.elsewhere(other, addresses))
 
 
 def _open(_: IProtocolFactory, opener: Opener) -> IListeningPort:
