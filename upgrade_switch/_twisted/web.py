@@ -19,6 +19,7 @@ from twisted.web.resource import IResource, _IEncodingResource
 from twisted.web.server import Request
 
 from ..errors import InvalidResponse
+from ..fields import MOST_LISTS_OF_NAMES
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
@@ -201,7 +202,7 @@ def by_name(fields: Sequence[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
     return values
 
 
-@lru_cache(200)
+@lru_cache(MOST_LISTS_OF_NAMES)
 def _canonical_names(names: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """Whoever sends several messages uses the same names in them."""
     return tuple(map(canonical, names))

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import h11
 
 from ..errors import InvalidArgument
-from ..fields import names_of
+from ..fields import MOST_LISTS_OF_NAMES, names_of
 from .exchange_interfaces import ExchangeHead, Fields, PlainFields, framings
 from .request import Head
 
@@ -126,7 +126,7 @@ def written_fields(fields: Fields) -> bytes | None:
     return lines if is_plain else None
 
 
-@lru_cache(_MOST_REMEMBERED)
+@lru_cache(MOST_LISTS_OF_NAMES)
 def _for_h11(names: tuple[bytes, ...]) -> tuple[bool, ...] | None:
     """
     :return: for each name, whether h11 looks at that field; None unless all of them are tokens.

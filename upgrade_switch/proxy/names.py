@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
-from ..fields import connection_options
+from ..fields import MOST_LISTS_OF_NAMES, connection_options
 from .forwarded import Field, describes_client, lines_of, plain_name
 
 __all__ = ["LOOKED_AT", "NEVER_IN_ANSWERS", "named_by_connection", "which_pass"]
@@ -41,9 +41,6 @@ NEVER_IN_ANSWERS = _HOP_BY_HOP | {b"via"}
 # What is looked at in an answer.
 LOOKED_AT = NEVER_IN_ANSWERS | {b"content-length"}
 
-# The bound keeps strangers from filling the memory.
-_MOST_REMEMBERED = 256
-
 # What forwarded_fields sets: a trusted client's own lines are in it.
 _OURS_TO_SAY = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
 
@@ -53,12 +50,12 @@ def named_by_connection(fields: Iterable[Field]) -> frozenset[bytes]:
     return _encoded(connection_options(lines_of(fields, b"connection")))
 
 
-@lru_cache(_MOST_REMEMBERED)
+@lru_cache(MOST_LISTS_OF_NAMES)
 def _encoded(options: frozenset[str]) -> frozenset[bytes]:
     return frozenset(option.encode("latin-1") for option in options)
 
 
-@lru_cache(_MOST_REMEMBERED)
+@lru_cache(MOST_LISTS_OF_NAMES)
 def which_pass(
     names: tuple[bytes, ...],
     named: frozenset[bytes],
