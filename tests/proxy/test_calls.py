@@ -21,8 +21,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tests.kit.calls import MORE, Count, Driven, Site, check
 from tests.kit.harness import reactor
-from tests.server.test_calls import MORE, Count, Driven, Site, check
 from upgrade_switch import UpgradePool
 from upgrade_switch.proxy import UpgradeProxy
 
