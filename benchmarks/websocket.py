@@ -5,6 +5,8 @@ What a WebSocket's handshake costs, and its messages, beside autobahn alone.
 - ``messages``: ``message_stream(handler)`` of an ``UpgradeSite``;
 - ``ours``: autobahn's factory, as ``websocket(factory)`` of an ``UpgradeSite``.
 
+An ``UpgradeService`` listens with each of the sites.
+
 Servers, load and figures are as in ``switching.py``.
 """
 
@@ -59,7 +61,7 @@ ECHOED = len(MESSAGE) - len(MASK)
 
 FIGURES = {
     "CPU a handshake, µs": (Target("autobahn", "<=", 0.7), Target("messages")),
-    "128-byte echoes a second": (Target("autobahn", ">=", 0.95), Target("messages")),
+    "128-byte echoes a CPU second": (Target("autobahn", ">=", 1.1), Target("messages")),
     "busy with handshakes, %": (),
     "busy with echoes, %": (),
 }
@@ -138,8 +140,8 @@ def measure(servers: Sequence[Server], size: Size, values: Values) -> None:
         values["busy with handshakes, %"][server.kind].append(load.busy)
     for server in servers:
         load = echo_many(server, opened, MESSAGE, size.echoes, ECHOED)
-        a_second = size.echoes * ECHOING / load.seconds
-        values["128-byte echoes a second"][server.kind].append(a_second)
+        a_second = size.echoes * ECHOING / load.cpu
+        values["128-byte echoes a CPU second"][server.kind].append(a_second)
         values["busy with echoes, %"][server.kind].append(load.busy)
 
 
@@ -150,7 +152,7 @@ def main() -> None:
     parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(factory_of(options.serve))
+        serve(factory_of(options.serve), options.serve != "autobahn")
         return
     core = prepare()
     size = Size(options.rounds or 15)

@@ -1,19 +1,19 @@
 """
 HTTP Upgrade for Twisted: one port, many protocols, and no byte lost between them.
+
+The names of the two sides are imported when they are asked for (PEP 562): most programs need one.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from ._version import __version__
-from .client.connect import ConnectEndpoint
-from .client.endpoint import UpgradeEndpoint
-from .client.pool import UpgradePool, switched_connection
 from .connection import SwitchedConnection
 from .errors import NotSwitched
 from .interfaces import IDrainable
 from .negotiation import Offer, UpgradeToken
-from .server.request import UpgradeRequest
-from .server.resource import UpgradeResource, upgrade_required
-from .server.service import UpgradeService
-from .server.site import UpgradeSite
+
+# At once, since its module has the same name, which would stand in its place otherwise.
 from .splice import splice
 
 __all__ = [
@@ -34,3 +34,37 @@ __all__ = [
     "switched_connection",
     "upgrade_required",
 ]
+
+if TYPE_CHECKING:
+    from .client.connect import ConnectEndpoint
+    from .client.endpoint import UpgradeEndpoint
+    from .client.pool import UpgradePool, switched_connection
+    from .server.request import UpgradeRequest
+    from .server.resource import UpgradeResource, upgrade_required
+    from .server.service import UpgradeService
+    from .server.site import UpgradeSite
+
+_MODULES = {
+    "ConnectEndpoint": "client.connect",
+    "UpgradeEndpoint": "client.endpoint",
+    "UpgradePool": "client.pool",
+    "switched_connection": "client.pool",
+    "UpgradeRequest": "server.request",
+    "UpgradeResource": "server.resource",
+    "upgrade_required": "server.resource",
+    "UpgradeService": "server.service",
+    "UpgradeSite": "server.site",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    # From now on, Python finds it without asking this function.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -224,6 +224,7 @@ class IMultiplexedTransport(IStreamTransport):
     shared: IStreamTransport = Attribute("The transport of the connection.")
     unsent: int = Attribute("How many bytes of this stream wait to be sent.")
     is_full: bool = Attribute("Whether more bytes wait than the stream's buffer is for.")
+    end_came: bool = Attribute("Whether the other end sends no more, though not all of it may be read.")
 
     def loseWriteConnection() -> None:
         """End this side's direction, when everything has been sent."""

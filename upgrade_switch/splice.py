@@ -28,12 +28,7 @@ from .interfaces import ICountsBytes, IStreamTransport
 from .sending import SendingWatch, is_clean_end, reset_when_sent
 from .takeover import hand_over
 
-__all__ = [
-    "Splice",
-    "SpliceEnd",
-    "check_idle_timeout",
-    "splice",
-]
+__all__ = ["Splice", "SpliceEnd", "check_idle_timeout", "splice"]
 
 
 # Bytes that may well have been sent, and not acknowledged, at any time.
@@ -250,6 +245,7 @@ class SpliceEnd(Protocol):
     splice: Splice
     other: SpliceEnd
     transport: IStreamTransport
+    _arrivals: _twisted.Arrivals
 
     def __init__(self) -> None:
         self.lost = False
@@ -276,6 +272,7 @@ class SpliceEnd(Protocol):
             return
         # Later, the transport no longer knows its TLS layer.
         self._tls = _twisted.tls_layer(self.transport)
+        self._arrivals = _twisted.Arrivals(self.transport)
         if self.keep_alive:
             _twisted.keep_alive(self.transport)
         other = self.other
@@ -302,9 +299,12 @@ class SpliceEnd(Protocol):
         if early:
             self._write(b"".join(early))
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, at_once: bool = False) -> None:
         self.bytes_out += len(data)
-        self.transport.write(data)
+        if at_once:
+            _twisted.write_at_once(self.transport, data)
+        else:
+            self.transport.write(data)
 
     @property
     def waiting(self) -> int:
@@ -317,8 +317,10 @@ class SpliceEnd(Protocol):
             return
         self.bytes_in += len(data)
         self.splice.moved()
+        # What comes behind it in the same turn goes out in one piece, in the next.
+        is_first = self._arrivals.is_first(len(data))
         if self.other._open:
-            self.other._write(data)
+            self.other._write(data, is_first)
         elif not self.other.lost:
             self._received_early.append(data)
 

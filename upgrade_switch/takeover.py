@@ -58,6 +58,7 @@ def hand_over(transport: IStreamTransport, slot: _twisted.Slot, target: IProtoco
     :param data: the trailing data: bytes that were read before and belong to the target.
     """
     slot.set(target)
+    _twisted.let_send_at_once(transport)
     getattr(transport, "resumeProducing", _nothing)()
     beneath = _twisted.bottom(transport)
     layer = getattr(beneath, "protocol", None)

@@ -46,8 +46,11 @@ __all__ = ["PATIENCE", "Waiters", "eventually", "patient", "reactor", "shown", "
 
 T = TypeVar("T")
 
+#: Behind a kind: the port is one whose switched connections send at once.
+AT_ONCE = " at once"
+
 #: Every kind of connection with a socket beneath it.
-SOCKETS = ("tcp", "tls", "unix", "proxy")
+SOCKETS = ("tcp", "tls", "unix", "proxy", f"tcp{AT_ONCE}", f"unix{AT_ONCE}")
 
 #: Every kind of connection that a takeover must work on.
 KINDS = (*SOCKETS, "memory")
@@ -264,11 +267,12 @@ class Listening:
     """A site on a port of one of the :data:`KINDS`, and its clients."""
 
     def __init__(self, kind: str, site: Any) -> None:
-        self.kind = kind
+        self.kind = kind.removesuffix(AT_ONCE)
+        self._sends_at_once = kind != self.kind
         self.site = site
         self.port: Any = None
         self.clients: list[Any] = []
-        self._folder = tempfile.TemporaryDirectory() if kind == "unix" else None
+        self._folder = tempfile.TemporaryDirectory() if self.kind == "unix" else None
 
     async def start(self) -> Listening:
         endpoint: Any = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
@@ -287,6 +291,8 @@ class Listening:
         elif self.kind.startswith("ssl:"):
             endpoint = serverFromString(reactor, self.kind)
         self.port = await endpoint.listen(self.site)
+        if self._sends_at_once:
+            _twisted.listen_at_once(self.port)
         return self
 
     @property

@@ -194,10 +194,10 @@ async def playing(kind: str = "tcp", persistent: bool = True) -> AsyncIterator[S
         await server.stop()
 
 
-def trusting_agent() -> Agent:
-    """An agent over an UpgradePool that trusts the tests' authority."""
+def trusting_agent(**kwargs: Any) -> Agent:
+    """An agent over an UpgradePool, which has the arguments, that trusts the tests' authority."""
     policy = BrowserLikePolicyForHTTPS(trustRootFromCertificates([AUTHORITY]))
-    return Agent(reactor, policy, pool=UpgradePool(reactor))
+    return Agent(reactor, policy, pool=UpgradePool(reactor, **kwargs))
 
 
 def endpoint_to(listening: Listening, **kwargs: Any) -> UpgradeEndpoint:

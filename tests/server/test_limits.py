@@ -137,7 +137,7 @@ async def test_max_per_address(listen: Any, kind: str) -> None:
         client.send(HEAD)
         assert status(await client.head()) == 101
     clients[2].send(HEAD)
-    if kind == "unix":
+    if kind.startswith("unix"):
         assert status(await clients[2].head()) == 101
         return
     head, _ = await clients[2].response()

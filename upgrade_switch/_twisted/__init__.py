@@ -10,6 +10,7 @@ from .check import check
 # First: the imports below would fail with less helpful messages.
 check()
 
+from .at_once import Arrivals, let_send_at_once, listen_at_once, write_at_once  # noqa: E402 - behind the check
 from .endpoints import demand_certificates, endpoint_text, way_of  # noqa: E402 - behind the check
 from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
 from .ports import accept_one_by_one, adopting, share_port  # noqa: E402 - behind the check
@@ -17,6 +18,7 @@ from .requests import LeanRequest  # noqa: E402 - behind the check
 from .sockets import (  # noqa: E402 - behind the check
     KeepAlive,
     LastReading,
+    has_peer_ended,
     has_timed_out,
     keep_alive,
     send_small_parts,
@@ -44,7 +46,6 @@ from .transports import (  # noqa: E402 - behind the check
     wait_for_room,
     watch_end,
     watcher,
-    write_at_once,
 )
 from .web import (  # noqa: E402 - behind the check
     AskingChannel,
@@ -72,6 +73,7 @@ from .web import (  # noqa: E402 - behind the check
 )
 
 __all__ = [
+    "Arrivals",
     "AskingChannel",
     "Closable",
     "KeepAlive",
@@ -102,12 +104,15 @@ __all__ = [
     "has_begun_line",
     "has_begun_with_tls",
     "has_closed_tls",
+    "has_peer_ended",
     "has_read_ahead",
     "has_timed_out",
     "is_closing",
     "is_full",
     "is_half_closeable",
     "keep_alive",
+    "let_send_at_once",
+    "listen_at_once",
     "method_of",
     "raw_fields",
     "rename_log_prefix",

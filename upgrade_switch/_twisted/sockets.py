@@ -4,6 +4,7 @@ What Twisted's transports do not tell about their sockets.
 
 from __future__ import annotations
 
+import select
 import socket
 from contextlib import suppress
 from fcntl import ioctl
@@ -15,11 +16,13 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import ITCPTransport
 from twisted.python.failure import Failure
 
+from ..interfaces import IMultiplexedTransport
 from .transports import beneath, bottom, forget_watch, is_closing, unsent, watch_end, watcher
 
 __all__ = [
     "KeepAlive",
     "LastReading",
+    "has_peer_ended",
     "has_timed_out",
     "keep_alive",
     "send_small_parts",
@@ -133,6 +136,25 @@ def unacknowledged(transport: object) -> int:
             (queued,) = unpack("i", ioctl(handle.fileno(), TIOCOUTQ, bytes(4)))
             waiting += queued
     return waiting
+
+
+def has_peer_ended(transport: object) -> bool:
+    """
+    Whether the other end has closed, or reset, a connection that nobody reads: Twisted does not see it,
+    and there may be more in front of it. Of sockets, only Linux answers.
+    """
+    owner = bottom(transport)
+    if IMultiplexedTransport.providedBy(owner):
+        return bool(owner.end_came)
+    handle = getattr(owner, "socket", None)
+    if handle is None or not hasattr(select, "POLLRDHUP"):
+        return False
+    # A socket may have been closed.
+    with suppress(OSError, ValueError):
+        poll = select.poll()
+        poll.register(handle, select.POLLRDHUP)
+        return bool(poll.poll(0))
+    return False
 
 
 class LastReading:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol, TypeGuard
 from weakref import ref
 
 from twisted.internet import interfaces
-from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -40,7 +39,6 @@ __all__ = [
     "wait_for_room",
     "watch_end",
     "watcher",
-    "write_at_once",
 ]
 
 
@@ -266,25 +264,6 @@ def is_half_closeable(transport: object) -> TypeGuard[interfaces.ITCPTransport]:
         and not interfaces.ISSLTransport.providedBy(transport)
         and hasattr(transport, "loseWriteConnection")
     )
-
-
-def write_at_once(transport: IStreamTransport, data: bytes) -> None:
-    """
-    Write; on a bare socket with nothing in its buffer, send right now what the kernel takes. Twisted
-    sends in the reactor's next turn, which costs that turn and two system calls. What the kernel does
-    not take, and every error, is left to the transport.
-    """
-    if (
-        isinstance(transport, Connection)
-        and not transport.TLS
-        and transport.connected
-        and not (transport.dataBuffer or transport._tempDataBuffer or transport.disconnecting)
-    ):
-        sent = transport.writeSomeData(data)
-        if isinstance(sent, int):
-            data = data[sent:]
-    if data:
-        transport.write(data)
 
 
 def abort(transport: Closable) -> None:

@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 from zope.interface import provider
 
+from .. import _twisted
 from ..observe.log import SwitchLog
 from .exits import FAILED, SUCCESS, explain, say
 from .reactor import ICommandReactor
@@ -235,6 +236,7 @@ class Server(Service):
             raise SystemExit(self._code)
 
     def _listens(self, port: IListeningPort, description: str) -> None:
+        _twisted.listen_at_once(port)
         self.ports.append((description, port))
         self.announce(port)
         if len(self.ports) == len(self._endpoints):

@@ -1,5 +1,6 @@
 """
-``upgrade-switch``: the options that all subcommands share, and the way to them.
+``upgrade-switch``: the options that all subcommands share, and the way to them. What a subcommand needs
+is imported when that is known: ``connect`` is started for each connection of an ssh client.
 """
 
 from __future__ import annotations
@@ -9,19 +10,36 @@ from collections.abc import Sequence
 
 from twisted.python.usage import UsageError
 
-from .client.connect import ConnectOptions, run_connect
-from .client.forward import ForwardOptions, run_forward
-from .completion import SHELLS, completion
 from .exits import SUCCESS, USAGE, say, unread_is_fine
 from .options import CommandOptions
-from .probe.options import ProbeOptions
-from .probe.probing import run_probe
-from .server.options import ServeOptions
-from .server.service import run_serve
 
 __all__ = ["MainOptions", "main"]
 
 _COMMANDS = "serve, connect, forward, probe"
+
+
+def _serve_options() -> CommandOptions:
+    from .server.options import ServeOptions
+
+    return ServeOptions()
+
+
+def _connect_options() -> CommandOptions:
+    from .client.connect import ConnectOptions
+
+    return ConnectOptions()
+
+
+def _forward_options() -> CommandOptions:
+    from .client.forward import ForwardOptions
+
+    return ForwardOptions()
+
+
+def _probe_options() -> CommandOptions:
+    from .probe.options import ProbeOptions
+
+    return ProbeOptions()
 
 
 class MainOptions(CommandOptions):
@@ -34,20 +52,20 @@ class MainOptions(CommandOptions):
         "3 the server did not switch."
     )
     subCommands = [  # noqa: RUF012 - twisted.python.usage wants a list
-        ["serve", None, ServeOptions, "Serve HTTP, and switch connections to other protocols."],
+        ["serve", None, _serve_options, "Serve HTTP, and switch connections to other protocols."],
         [
             "connect",
             None,
-            ConnectOptions,
+            _connect_options,
             "Connect standard input and output to a server through an upgrade.",
         ],
         [
             "forward",
             None,
-            ForwardOptions,
+            _forward_options,
             "Listen locally, and carry each connection to a server through an upgrade.",
         ],
-        ["probe", None, ProbeOptions, "Ask a server what it switches to, and check how it does."],
+        ["probe", None, _probe_options, "Ask a server what it switches to, and check how it does."],
     ]
 
     def opt_completion(self, shell: str) -> None:
@@ -55,6 +73,8 @@ class MainOptions(CommandOptions):
         SHELL: print a script that completes commands and options in bash or zsh:
         source <(upgrade-switch --completion bash)
         """
+        from .completion import SHELLS, completion
+
         if shell not in SHELLS:
             raise UsageError(f"--completion must be one of {', '.join(SHELLS)}, not {shell!r}")
         print(completion(shell, self), end="")
@@ -89,11 +109,42 @@ def main(argv: Sequence[str] | None = None) -> int:
             message += f"; available: {_COMMANDS}"
         say(f"{command}: {message}" if command else message)
         return USAGE
-    if isinstance(options.subOptions, ServeOptions):
-        return run_serve(options.subOptions)
-    if isinstance(options.subOptions, ForwardOptions):
-        return run_forward(options.subOptions)
-    if isinstance(options.subOptions, ProbeOptions):
-        return run_probe(options.subOptions)
-    assert isinstance(options.subOptions, ConnectOptions)
-    return run_connect(options.subOptions)
+    return _RUN[str(options.subCommand)](options.subOptions)
+
+
+def _run_serve(options: object) -> int:
+    from .server.options import ServeOptions
+    from .server.service import run_serve
+
+    assert isinstance(options, ServeOptions)
+    return run_serve(options)
+
+
+def _run_connect(options: object) -> int:
+    from .client.connect import ConnectOptions, run_connect
+
+    assert isinstance(options, ConnectOptions)
+    return run_connect(options)
+
+
+def _run_forward(options: object) -> int:
+    from .client.forward import ForwardOptions, run_forward
+
+    assert isinstance(options, ForwardOptions)
+    return run_forward(options)
+
+
+def _run_probe(options: object) -> int:
+    from .probe.options import ProbeOptions
+    from .probe.probing import run_probe
+
+    assert isinstance(options, ProbeOptions)
+    return run_probe(options)
+
+
+_RUN = {
+    "serve": _run_serve,
+    "connect": _run_connect,
+    "forward": _run_forward,
+    "probe": _run_probe,
+}

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import getopt
 import sys
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -87,6 +86,9 @@ def read_toml(path: str) -> dict[str, object]:
 
     :raises UsageError: if it cannot be read, or is none.
     """
+    # Only now, since most commands read none.
+    import tomllib
+
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)

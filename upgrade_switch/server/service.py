@@ -6,17 +6,35 @@ from __future__ import annotations
 
 from twisted.application.internet import StreamServerEndpointService
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from zope.interface import implementer
 
+from .. import _twisted
 from ..errors import InvalidArgument
 from .site import UpgradeSite
 
 __all__ = ["UpgradeService"]
 
 
+@implementer(IStreamServerEndpoint)
+class _AtOnce:
+    """An endpoint whose connections, when they have switched, send at once."""
+
+    def __init__(self, endpoint: IStreamServerEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        return self._endpoint.listen(protocolFactory).addCallback(_twisted.listen_at_once)
+
+
 class UpgradeService(StreamServerEndpointService):
     """
     An ``IService`` that listens with an ``UpgradeSite``; stopping it stops listening, then drains.
+
+    Its connections send at once when they have switched: what a target writes goes to the kernel in
+    ``write``, not in the reactor's next turn, as long as nothing waits to be sent before it. That holds
+    for TCP and UNIX sockets without TLS, and for the first write in each turn. Whatever a transport of
+    Twisted's promises, it still does.
     """
 
     def __init__(
@@ -33,7 +51,7 @@ class UpgradeService(StreamServerEndpointService):
             raise InvalidArgument(f"not a server endpoint (serverFromString makes one): {endpoint!r}")
         if not callable(getattr(site, "drain", None)):
             raise InvalidArgument(f"not an UpgradeSite: {site!r}")
-        super().__init__(endpoint, site)
+        super().__init__(_AtOnce(endpoint), site)
         self._site = site
         self._drain_timeout = drain_timeout
 

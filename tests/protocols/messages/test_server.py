@@ -5,18 +5,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.web.pages import forbidden
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame as LibraryFrame
 from websockets.frames import Opcode
 
-from tests.kit.harness import field, patient, site_of, status, turns
+from tests.kit.handlers import Held, echo, listening_with
+from tests.kit.harness import eventually, field, patient, reactor, site_of, status, turns
 from tests.kit.prefaced import every_kind, splits
 from tests.kit.wscodec import BINARY, CONTINUATION, MASK, PING, PONG, TEXT, Frame, build
 from tests.kit.wsstream import WebSocketByHand, close, frame, next_frame, switched
@@ -24,44 +26,17 @@ from upgrade_switch.errors import InvalidArgument, InvalidUpgrades, StreamClosed
 from upgrade_switch.protocols import MessageStream, broadcast, message_stream
 
 
-async def echo(stream: MessageStream) -> None:
-    async for message in stream:
-        await stream.send(message)
-
-
-class Held:
-    """A handler that hands its stream to the test, and goes on when the test says so."""
-
-    def __init__(self) -> None:
-        self.streams: list[MessageStream] = []
-        self.go_on: Deferred[Any] = Deferred()
-
-    async def __call__(self, stream: MessageStream) -> None:
-        self.streams.append(stream)
-        await self.go_on
-
-    @property
-    def stream(self) -> MessageStream:
-        return self.streams[-1]
-
-
 @pytest.fixture
 def serve(listen: Any) -> Any:
     """``await serve(handler, kind)``: a listening site with a handler at ``/u``."""
-
-    async def start(handler: Any = echo, kind: str = "tcp", **kwargs: Any) -> Any:
-        clock = kwargs.pop("reactor", None)
-        options = {"reactor": clock} if clock is not None else {}
-        return await listen(kind, site_of({"websocket": message_stream(handler, **kwargs)}, **options))
-
-    return start
+    return partial(listening_with, listen)
 
 
 @every_kind
 @pytest_twisted.ensureDeferred
 async def test_there_and_back(serve: Any, kind: str) -> None:
     """Text and binary messages come back as they were; what came with the request is the first."""
-    listening = await serve(kind=kind)
+    listening = await serve(echo, kind)
     client = await switched(listening, behind=frame(TEXT, "é".encode(), masked=True))
     assert await next_frame(client) == (TEXT, "é".encode(), True)
     client.send_frame(BINARY, b"\0\xff")
@@ -80,7 +55,7 @@ async def test_every_split(serve: Any) -> None:
         + frame(PING, b"?", masked=True)
         + frame(CONTINUATION, b"wo", masked=True)
     )
-    listening = await serve()
+    listening = await serve(echo)
     for pieces in splits(data):
         client = await switched(listening)
         for piece in pieces:
@@ -158,7 +133,7 @@ async def test_a_handler_that_expects_no_end(serve: Any) -> None:
     client = await switched(listening)
     client.transport.abortConnection()
     await client.is_lost()
-    await until(lambda: len(ends) == 2)
+    await eventually(lambda: len(ends) == 2)
     assert [(end.code, str(end)) for end in ends] == [
         (4000, "the WebSocket is closed (4000)"),
         (1006, "the WebSocket is closed (1006)"),
@@ -186,7 +161,7 @@ async def test_iteration(serve: Any) -> None:
     client = await switched(listening)
     client.send(close(1002, masked=True))
     await client.is_lost()
-    await until(lambda: len(results) == 3)
+    await eventually(lambda: len(results) == 3)
     assert results[:2] == [1000, 1001]
     assert isinstance(results[2], StreamClosed)
 
@@ -204,21 +179,12 @@ async def test_receive(serve: Any) -> None:
     with pytest.raises(CancelledError):
         await second
     client.send_frame(TEXT, b"3")
-    await until(lambda: held.stream.waiting == 1)
+    await eventually(lambda: held.stream.waiting == 1)
     assert await held.stream.receive() == "3"
     held.go_on.callback(None)
     await next_frame(client)
     client.send(close(masked=True))
     await client.is_lost()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Until something is so."""
-    for _ in range(10_000):
-        if condition():
-            return
-        await turns()
-    pytest.fail("it does not happen")
 
 
 @pytest_twisted.ensureDeferred
@@ -228,7 +194,7 @@ async def test_a_queue_with_a_limit(serve: Any) -> None:
     client = await switched(await serve(held, max_queue=3))
     for number in range(3):
         client.send_frame(TEXT, b"%d" % number)
-    await until(lambda: held.stream.waiting == 3)
+    await eventually(lambda: held.stream.waiting == 3)
     protocol: Any = held.stream._connection
     assert protocol.is_reading_paused
     client.send_frame(TEXT, b"3")
@@ -259,7 +225,7 @@ async def test_a_client_that_does_not_read(serve: Any, kind: str) -> None:
         await turns()
     assert 0 < len(sent) < 390
     client.transport.resumeProducing()
-    await until(lambda: len(sent) == 400)
+    await eventually(lambda: len(sent) == 400)
     client.transport.abortConnection()
     await client.is_lost()
 
@@ -343,7 +309,7 @@ async def test_a_client_that_does_not_close(serve: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_broken_frames(serve: Any, bad: bytes, code: int, kind: str) -> None:
     """What breaks the rules is told, and ends the connection."""
-    client = await switched(await serve(kind=kind, max_message_size=100))
+    client = await switched(await serve(echo, kind, max_message_size=100))
     client.send(bad)
     assert (await next_frame(client)).code == code
     client.transport.loseConnection()
@@ -354,7 +320,7 @@ async def test_broken_frames(serve: Any, bad: bytes, code: int, kind: str) -> No
 async def test_compression(serve: Any) -> None:
     """Where the client offers it, messages are compressed, and a bomb is no larger than a message."""
     offer = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
-    client = await switched(await serve(compression=True, max_message_size=1000), offer)
+    client = await switched(await serve(echo, compression=True, max_message_size=1000), offer)
     assert field(client.answer, b"sec-websocket-extensions").startswith(b"permessage-deflate")
     deflate = PerMessageDeflate(False, False, 15, 15)
 
@@ -374,7 +340,7 @@ async def test_compression(serve: Any) -> None:
 async def test_without_compression(serve: Any) -> None:
     """What is not asked for, or breaks the grammar, is not answered."""
     for fields in (b"Sec-WebSocket-Extensions: x-other\r\n", b"Sec-WebSocket-Extensions: ;;\r\n", b""):
-        client = await switched(await serve(compression=True), fields)
+        client = await switched(await serve(echo, compression=True), fields)
         assert b"sec-websocket-extensions" not in client.answer.lower()
         client.transport.abortConnection()
         await client.is_lost()
@@ -402,7 +368,7 @@ async def test_heartbeat(serve: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_drain(serve: Any) -> None:
     """When the site goes down, the stream closes with 1001, and iteration ends."""
-    listening = await serve()
+    listening = await serve(echo)
     client = await switched(listening)
     draining = listening.site.drain(10)
     assert (await next_frame(client)).code == 1001
@@ -435,7 +401,7 @@ async def test_broadcast(serve: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_refused(serve: Any, fields: bytes, code: int) -> None:
     """A handshake that is not valid, or not from here, is answered in HTTP."""
-    listening = await serve()
+    listening = await serve(echo)
     client = await listening.connect(WebSocketByHand())
     client.ask(fields)
     assert status(await client.head()) == code
@@ -486,3 +452,110 @@ def test_options(options: dict[str, Any], error: type[Exception]) -> None:
     """What cannot be meant is said at once."""
     with pytest.raises(error):
         message_stream(**{"handler": echo, **options})
+
+
+@pytest_twisted.ensureDeferred
+async def test_kinds_of_handlers(serve: Any, errors: Any) -> None:
+    """A plain function is over when it returns, or when its Deferred fires; it may raise at once."""
+    waiting: Deferred[None] = Deferred()
+
+    def later(stream: MessageStream) -> Deferred[None]:
+        stream.send("here")
+        return waiting
+
+    def at_once(stream: MessageStream) -> None:
+        stream.send("here")
+
+    def wrong(stream: MessageStream) -> None:
+        stream.send("here")
+        raise ZeroDivisionError
+
+    for handler, code in ((at_once, 1000), (wrong, 1011), (later, 1000)):
+        client = await switched(await serve(handler))
+        assert await next_frame(client) == (TEXT, b"here", True)
+        if handler is later:
+            await turns()
+            assert client.data == b""
+            waiting.callback(None)
+        assert (await next_frame(client)).code == code
+        client.send(close(code, masked=True))
+        await client.is_lost()
+    assert [type(error) for error in errors.take(1)] == [ZeroDivisionError]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_handler_that_aborts(serve: Any) -> None:
+    """A stream may be closed, or end, before its handler has returned for the first time."""
+
+    def abort(stream: MessageStream) -> None:
+        stream.abort()
+        stream.abort()
+        stream.send("lost")
+        stream.close()
+
+    listening = await serve(abort)
+    client = await listening.connect(WebSocketByHand())
+    client.ask()
+    await client.is_lost()
+    await patient(listening.site.switched.when_empty())
+
+
+@pytest_twisted.ensureDeferred
+async def test_closing_twice(serve: Any) -> None:
+    """The first one counts, and each waits for the end; the handler's return adds nothing."""
+
+    async def close_twice(stream: MessageStream) -> None:
+        first = stream.close(4000)
+        await stream.close(4001)
+        assert first.called
+
+    client = await switched(await serve(close_twice))
+    assert (await next_frame(client)).code == 4000
+    client.send(close(4000, masked=True))
+    await client.is_lost()
+    assert client.data == b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_drain_of_one_that_sends(serve: Any) -> None:
+    """A handler that goes on sending is ended by what ``send`` raises, which is not logged."""
+    ends: list[StreamClosed] = []
+
+    async def feed(stream: MessageStream) -> None:
+        try:
+            while True:
+                await stream.send("tick")
+                await deferLater(reactor, 0)
+        except StreamClosed as closed:
+            ends.append(closed)
+            raise
+
+    listening = await serve(feed)
+    client = await switched(listening)
+    await next_frame(client)
+    draining = listening.site.drain(10)
+    while (found := await next_frame(client)).opcode == TEXT:
+        pass
+    assert found.code == 1001
+    client.send(close(1001, masked=True))
+    await patient(draining)
+    await eventually(lambda: len(ends) == 1)
+    assert ends[0].code == 1001
+
+
+@pytest_twisted.ensureDeferred
+async def test_cut_off_between_two(serve: Any) -> None:
+    """A client that is gone while the handler waits for something else: it hears of that next."""
+    held = Held()
+    listening = await serve(held)
+    client = await switched(listening)
+    client.send_frame(TEXT, b"last")
+    await eventually(lambda: held.stream.waiting == 1)
+    client.transport.abortConnection()
+    await patient(listening.site.switched.when_empty())
+    assert await held.stream.receive() == "last"
+    with pytest.raises(StreamClosed, match="1006"):
+        await held.stream.receive()
+    with pytest.raises(StreamClosed, match="1006"):
+        await held.stream.send("late")
+    held.go_on.callback(None)

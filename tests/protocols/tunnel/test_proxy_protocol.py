@@ -38,7 +38,7 @@ TOLD = (
 
 def expected(kind: str, client: Any) -> bytes:
     """The header for a client of the harness."""
-    if kind == "unix":
+    if kind.startswith("unix"):
         return LOCAL
     if kind == "proxy":
         return TOLD

@@ -158,6 +158,21 @@ def test_the_same_options(name: str) -> None:
     end(ours, theirs)
 
 
+@pytest.mark.parametrize("how", [{}, {"fragmentSize": 7}])
+def test_the_same_is_sent(how: dict[str, Any]) -> None:
+    """A protocol that we open sends what one that autobahn opens does, and counts it alike."""
+    factory = factory_with(OPTIONS["none"])
+    found = []
+    for protocol in (opened_here(factory), opened_by_autobahn(factory)):
+        protocol.transport.clear()
+        protocol.sendMessage(b"twenty bytes of data", True, **how)
+        protocol.sendPing(b"ping")
+        stats = protocol.trafficStats.__json__()
+        found.append((protocol.transport.value(), {k: v for k, v in stats.items() if "outgoing" in k}))
+        end(protocol)
+    assert found[0] == found[1]
+
+
 def test_options_of_the_class() -> None:
     """An option that a class has of its own, or an instance, goes before its factory's."""
 
@@ -243,6 +258,8 @@ def test_names() -> None:
         "reasonUtf8",
         "isReply",
     }
+    sent = inspect.signature(WebSocketProtocol.sendData).parameters
+    assert sent.keys() == {"self", "data", "sync", "chopsize"}
     assert WebSocketProtocol.CLOSE_STATUS_CODE_GOING_AWAY == 1001
     assert callable(WebSocketServerFactory()._batched_timer.call_later)
     for kind in (WebSocketServerProtocol, WebSocketClientProtocol):

@@ -24,7 +24,6 @@ from ..exits import FAILED, REFUSED, SUCCESS, USAGE, explain, say
 from ..reactor import ICommandReactor, installed_reactor
 from .progress import STDERR, FarEnd, NearEnd, ProgressLine, Traffic, has_progress
 from .quiet import Quiet, holds_more
-from .refusal import text_of
 from .target import TargetOptions, parse_target
 
 __all__ = ["ConnectOptions", "run_connect"]
@@ -141,6 +140,9 @@ class _Connect:
         if isinstance(reason.value, NotSwitched):
             self.code = REFUSED
             if reason.value.response.code == 403:
+                # Only now: it reads HTML.
+                from .refusal import text_of
+
                 text = text_of(reason.value.response, self._reactor)
         return text.addCallback(lambda text: self._say(f"{why}: {text}" if text else why))
 

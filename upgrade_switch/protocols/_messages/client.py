@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import NoProtocol
@@ -17,15 +17,14 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IReactorTime,
     IStreamClientEndpoint,
+    ITransport,
 )
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
 from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
-from websockets.exceptions import InvalidHeader, NegotiationError
-from websockets.extensions import Extension
-from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
-from websockets.headers import build_extension, parse_extension
+from websockets.frames import CloseCode
 from websockets.protocol import Side
 from zope.interface import implementer
 
@@ -35,6 +34,7 @@ from ...client.urls import http_url
 from ...errors import InvalidArgument, InvalidResponse, connect_timed_out
 from ...fields import accept_key
 from .._handshake import MAX_MESSAGE_SIZE, subprotocol_names
+from . import compression
 from .protocol import Agreed, Handler, MessageProtocol
 from .server import HEARTBEAT, MAX_QUEUE, check_options
 
@@ -44,7 +44,71 @@ _SWITCHING = 101
 _SET_HERE = (b"sec-websocket-protocol", b"sec-websocket-extensions")
 
 
-class MessageFactory(Factory[MessageProtocol]):
+@implementer(ITransport)
+class _Closable:
+    """
+    The transport that a :class:`_Client` sees: whoever ends it, as a ``ClientService`` does that stops,
+    closes the WebSocket.
+    """
+
+    def __init__(self, opened: MessageProtocol) -> None:
+        self.opened = opened
+
+    def loseConnection(self) -> None:
+        self.opened.send_close(CloseCode.NORMAL_CLOSURE, "")
+
+    def abortConnection(self) -> None:
+        self.opened.abort()
+
+    def getPeer(self) -> IAddress:
+        return self.opened.transport.getPeer()
+
+    def getHost(self) -> IAddress:
+        return self.opened.transport.getHost()
+
+    def write(self, data: bytes) -> None:
+        raise InvalidArgument("a WebSocket is sent messages, not bytes")
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        self.write(b"")
+
+
+class _Client(Protocol):
+    """
+    What a factory builds, and whoever connects gets.
+
+    :ivar stream: the WebSocket, once it is connected.
+    """
+
+    transport: _Closable
+
+    def __init__(self, handler: Handler) -> None:
+        self.message_handler = handler
+
+    def connectionMade(self) -> None:
+        self.stream = self.transport.opened.stream
+
+
+class _Opened(MessageProtocol):
+    """Owns a client's connection, and tells its :class:`_Client`, or what wraps that, of its end."""
+
+    def __init__(self, handler: Handler, client: IProtocol) -> None:
+        super().__init__(handler)
+        self._client: IProtocol | None = client
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        if self._client is not None:
+            self._client.makeConnection(_Closable(self))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        client, self._client = self._client, None
+        if client is not None:
+            client.connectionLost(reason)
+
+
+class MessageFactory(Factory[_Client]):
     """
     What a :class:`MessageEndpoint` connects: each connection calls a handler, as on a server.
     """
@@ -60,8 +124,8 @@ class MessageFactory(Factory[MessageProtocol]):
             raise InvalidArgument(f"a handler is a coroutine function, not {handler!r}")
         self.handler = handler
 
-    def buildProtocol(self, addr: IAddress | None) -> MessageProtocol:
-        return MessageProtocol(self.handler)
+    def buildProtocol(self, addr: IAddress | None) -> _Client:
+        return _Client(self.handler)
 
 
 @implementer(IStreamClientEndpoint)
@@ -125,8 +189,9 @@ class MessageEndpoint:
         Open a WebSocket.
 
         :param protocolFactory: a :class:`MessageFactory`.
-        :return: fires with the protocol that owns the connection, and has the stream as its attribute
-            ``stream``; its handler is called in the reactor's next turn. Fails with
+        :return: fires with a protocol that has the stream as its attribute ``stream``, and whose
+            transport's ``loseConnection`` closes it with 1000 (so does a ``ClientService`` that is
+            stopped); its handler is called in the reactor's next turn. Fails with
             :class:`~upgrade_switch.NotSwitched`, which has the response, if the server refuses; with
             :class:`~upgrade_switch.errors.InvalidResponse` if its answer breaks the rules; with
             ``twisted.internet.error.TimeoutError``; or with what the agent fails with. Cancelling it
@@ -145,19 +210,20 @@ class MessageEndpoint:
         connection = switched_connection(response)
         try:
             agreed = self._agreed(response, key)
-            protocol = factory.buildProtocol(connection.peer)
-            if protocol is None:
+            client = factory.buildProtocol(connection.peer)
+            if client is None:
                 raise NoProtocol
             # ClientService wraps it, and passes on what it is asked for.
-            agree = getattr(protocol, "agree", None)
-            if agree is None:
+            handler = getattr(client, "message_handler", None)
+            if handler is None:
                 raise InvalidArgument(f"a MessageEndpoint connects a MessageFactory, not {factory!r}")
-            agree(agreed, self._options, self._reactor)
         except BaseException:
             connection.abort()
             raise
-        connection.install(protocol)
-        return protocol
+        opened = _Opened(handler, client)
+        opened.agree(agreed, self._options, self._reactor)
+        connection.install(opened)
+        return client
 
     def _fields(self, key: bytes) -> Headers:
         """The fields of a handshake (RFC 6455 §4.1)."""
@@ -169,9 +235,7 @@ class MessageEndpoint:
             names = ", ".join(self._subprotocols).encode("ascii")
             fields.setRawHeaders(b"sec-websocket-protocol", [names])
         if self._compression:
-            deflate = ClientPerMessageDeflateFactory()
-            offer = build_extension([(deflate.name, deflate.get_request_params())]).encode("ascii")
-            fields.setRawHeaders(b"sec-websocket-extensions", [offer])
+            fields.setRawHeaders(b"sec-websocket-extensions", [compression.offer()])
         return fields
 
     def _agreed(self, response: IResponse, key: bytes) -> Agreed:
@@ -190,19 +254,5 @@ class MessageEndpoint:
         if len(chosen) > 1 or (chosen and subprotocol not in self._subprotocols):
             raise InvalidResponse(f"the server chose the subprotocol {subprotocol!r}, not offered")
         lines = header(b"sec-websocket-extensions") or ()
-        return Agreed(Side.CLIENT, subprotocol, self._extensions(b", ".join(lines)))
-
-    def _extensions(self, line: bytes) -> Sequence[Extension]:
-        """
-        :raises InvalidResponse: if the server chose what was not offered.
-        """
-        extensions: list[Extension] = []
-        try:
-            for name, params in parse_extension(line.decode("latin-1")) if line else []:
-                if not self._compression or name != ClientPerMessageDeflateFactory.name:
-                    raise InvalidResponse(f"the server chose the extension {name!r}, not offered")
-                deflate = ClientPerMessageDeflateFactory()
-                extensions.append(deflate.process_response_params(params, extensions))
-        except (InvalidHeader, NegotiationError) as error:
-            raise InvalidResponse(f"the server's extensions are not valid: {error}") from None
-        return extensions
+        extensions = compression.chosen(lines, self._compression)
+        return Agreed(Side.CLIENT, subprotocol, extensions)

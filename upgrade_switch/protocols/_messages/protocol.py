@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import TimeoutError
-from twisted.internet.interfaces import IPushProducer, IReactorTime, ISSLTransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+    ISSLTransport,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -24,7 +30,7 @@ from zope.interface import implementer
 from ... import _twisted
 from ...connection import abort_because
 from ...errors import InvalidArgument, StreamClosed
-from ...interfaces import IDrainable, IStreamTransport
+from ...interfaces import ICountsBytes, IDrainable, IStreamTransport
 from ...sending import QuietTimeout
 from .._heartbeat import Heartbeat
 from .stream import Message, MessageStream
@@ -41,6 +47,9 @@ Handler: TypeAlias = Callable[[MessageStream], object]
 
 # Seconds that the other end has to close, once it has everything.
 _CLOSE_TIMEOUT: Final = 10
+
+# Seconds between two looks at a connection that is not read: whether the other end has gone.
+_LOOK_INTERVAL: Final = 10
 
 
 class Options(NamedTuple):
@@ -59,11 +68,13 @@ class Agreed(NamedTuple):
     extensions: Sequence[Extension]
 
 
-@implementer(IPushProducer, IDrainable)
+@implementer(IHalfCloseableProtocol, IPushProducer, IDrainable, ICountsBytes)
 class MessageProtocol(Protocol):
     """
     Owns the connection of a WebSocket that is open, and calls its handler.
 
+    :ivar bytes_in: how many bytes the messages had that were received.
+    :ivar bytes_out: how many bytes the messages had that were sent.
     :ivar octets_sent: how many bytes have been written to the transport.
     :ivar is_full: whether more waits to be sent than there should.
     """
@@ -82,6 +93,11 @@ class MessageProtocol(Protocol):
         self._is_reading = True
         self._heartbeat: Heartbeat | None = None
         self._closing: QuietTimeout | None = None
+        self._look_call: IDelayedCall | None = None
+        self._has_peer_ended = False
+        # Whether what still comes is not for the handler any more.
+        self._is_deaf = False
+        self.bytes_in = self.bytes_out = 0
         self.octets_sent = 0
         self.is_full: bool = False
 
@@ -142,13 +158,33 @@ class MessageProtocol(Protocol):
             self._frame_received(frame)
         self._flush()
 
+    def readConnectionLost(self) -> None:
+        """The other end says no more. It still gets what waits for it, and the answer to its Close."""
+        self._frames.receive_eof()
+        self._flush()
+        self._begin_closing()
+        self.stream.ended()
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """This side has said everything."""
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._frames.receive_eof()
         if self._heartbeat is not None:
             self._heartbeat.stop()
+            self._heartbeat = None
         if self._closing is not None:
             self._closing.cancel()
+        if self._look_call is not None:
+            self._look_call.cancel()
+        # A TLS layer would keep it.
+        self.transport.unregisterProducer()
         self.stream.connection_lost()
+        # Both refer to the frames, and these to them.
+        self._frames.parser.close()
+        self._frames.parser_exc = None
 
     # What is received.
 
@@ -170,18 +206,19 @@ class MessageProtocol(Protocol):
             self._message_received(data)
 
     def _message_received(self, data: bytes | bytearray | memoryview) -> None:
-        if self._frames.state is not State.OPEN and self._frames.close_rcvd is None:
-            # This side has closed, and does not care any more.
+        if self._is_deaf:
             return
         message: Message
         if self._is_text:
             try:
                 message = str(data, "utf-8")
             except UnicodeDecodeError:
+                self._is_deaf = True
                 self._frames.fail(CloseCode.INVALID_DATA, "a text message is not UTF-8")
                 return
         else:
             message = bytes(data)
+        self.bytes_in += len(data)
         self.stream.message_received(message)
         self._decide_reading()
 
@@ -191,25 +228,56 @@ class MessageProtocol(Protocol):
             self._decide_reading()
 
     def _decide_reading(self) -> None:
-        reads = not self.is_full and self.stream.waiting < self._options.max_queue
+        # Once this side has closed, what comes is the end, or is dropped; and a connection that is not
+        # read has no end.
+        reads = self._closing is not None or self._has_room()
         if reads is self._is_reading:
             return
         self._is_reading = reads
         if not reads:
             self.transport.pauseProducing()
+            if self._look_call is None:
+                self._look_call = self._clock.callLater(_LOOK_INTERVAL, self._look_for_end)
             return
         if self._heartbeat is not None:
             self._heartbeat.reads_again()
         self.transport.resumeProducing()
+
+    def _has_room(self) -> bool:
+        """Whether one more message may be received, and wait."""
+        most = self._options.max_message_size
+        if most is not None and self.stream.waiting_size >= most:
+            return False
+        if self._has_peer_ended:
+            # There is not much more, and behind it is the end.
+            return True
+        return not self.is_full and self.stream.waiting < self._options.max_queue
+
+    def _look_for_end(self) -> None:
+        """
+        A handler that does not receive is told of the end nevertheless, and a stranger's connection
+        does not stay for as long as the handler waits.
+        """
+        self._look_call = None
+        if self._is_reading:
+            return
+        self._has_peer_ended = _twisted.has_peer_ended(self.transport)
+        self._decide_reading()
+        if not self._is_reading:
+            self._look_call = self._clock.callLater(_LOOK_INTERVAL, self._look_for_end)
 
     # What is sent.
 
     def send_message(self, message: Message) -> None:
         """Send it. The stream is open."""
         if isinstance(message, str):
-            self._frames.send_text(message.encode())
+            message = message.encode()
+            self._frames.send_text(message)
         else:
+            # The length of a view is not that of its bytes.
+            message = bytes(message)
             self._frames.send_binary(message)
+        self.bytes_out += len(message)
         self._flush()
 
     def sendPing(self) -> None:
@@ -230,26 +298,29 @@ class MessageProtocol(Protocol):
             raise InvalidArgument(
                 f"a WebSocket cannot be closed with {code}, {reason!r}: {error}"
             ) from None
+        self._is_deaf = True
         self._flush()
 
     def _flush(self) -> None:
         pieces = self._frames.data_to_send()
+        if self._closing is not None and self.is_full:
+            # This side reads though the other does not: without the pongs, which would pile up.
+            pieces = [piece for piece in pieces if piece == SEND_EOF]
         if pieces:
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             self.octets_sent += len(data)
             if data:
                 self.transport.write(data)
-        if self._closing is None and self._frames.close_expected():
+        if self._frames.close_expected():
             self._begin_closing()
         if pieces and pieces[-1] == SEND_EOF:
             self._end_sending()
 
     def _begin_closing(self) -> None:
-        # What comes now is the end, or to be dropped; a connection that is not read has no end.
-        if not self._is_reading:
-            self._is_reading = True
-            self.transport.resumeProducing()
-        self._closing = QuietTimeout(self.transport, self._clock, _CLOSE_TIMEOUT, self._close_timed_out)
+        if self._closing is None:
+            why = self._close_timed_out
+            self._closing = QuietTimeout(self.transport, self._clock, _CLOSE_TIMEOUT, why)
+            self._decide_reading()
 
     def _end_sending(self) -> None:
         """Everything is said. (RFC 6455 §7.1.1: the server is the first to close the connection.)"""

@@ -7,10 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from websockets.exceptions import InvalidHeader, NegotiationError
 from websockets.extensions import Extension
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
-from websockets.headers import build_extension, parse_extension
 from websockets.protocol import Side
 
 from ...errors import InvalidArgument
@@ -31,6 +28,7 @@ from .._handshake import (
     subprotocol_names,
 )
 from .._heartbeat import check_heartbeat
+from . import compression
 from .protocol import Agreed, Handler, MessageProtocol, Options
 
 __all__ = ["HEARTBEAT", "MAX_QUEUE", "check_options", "message_stream"]
@@ -40,8 +38,6 @@ HEARTBEAT = 30
 
 MAX_QUEUE = 16
 """Messages."""
-
-_DEFLATE = ServerPerMessageDeflateFactory.name
 
 
 def check_options(heartbeat: float | None, max_message_size: int | None, max_queue: int) -> Options:
@@ -87,9 +83,11 @@ def message_stream(
         them is answered; if there is none, the WebSocket opens without one.
     :param heartbeat: as for :func:`byte_stream`.
     :param max_message_size: as for :func:`websocket`.
-    :param max_queue: at so many messages that wait for the handler, nothing is read.
+    :param max_queue: at so many messages that wait for the handler, nothing is read; nor if these have
+        as many bytes together as one message may have. (The connection's end, behind what is not read,
+        is noticed after ten seconds.)
     :param compression: whether messages are compressed where the client offers it (RFC 7692), which
-        costs some 300 KiB of memory for each connection.
+        costs some 50 KiB of memory for each connection.
     :return: the acceptor.
     :raises InvalidUpgrades: if an origin is invalid.
     :raises InvalidArgument: if ``handler`` cannot be called, a subprotocol is not a token, or a number
@@ -123,8 +121,14 @@ class _Acceptor:
             return refuse(request, refused)
         # In the client's order.
         subprotocol = next((name for name in offered if name in self.subprotocols), None)
-        extensions = _agree_on_compression(request) if self.compression else []
         set_header = request.responseHeaders.setRawHeaders
+        extensions: list[Extension] = []
+        if self.compression:
+            lines = request.requestHeaders.getRawHeaders(b"sec-websocket-extensions") or ()
+            answer = compression.answer(lines)
+            if answer is not None:
+                set_header(b"Sec-WebSocket-Extensions", [answer[0]])
+                extensions.append(answer[1])
         if key is not None:
             set_header(b"Sec-WebSocket-Accept", [accept_key(key)])
         if subprotocol is not None:
@@ -133,24 +137,3 @@ class _Acceptor:
         agreed = Agreed(Side.SERVER, subprotocol, extensions)
         protocol.agree(agreed, self.options, request.site.reactor, request)
         return protocol
-
-
-def _agree_on_compression(request: UpgradeRequest) -> Sequence[Extension]:
-    """The first of the client's offers that will do (RFC 7692 §5), which is put into the answer."""
-    lines = request.requestHeaders.getRawHeaders(b"sec-websocket-extensions") or ()
-    try:
-        # RFC 6455 §9.1: all lines together are one list.
-        offers = parse_extension(b", ".join(lines).decode("latin-1")) if lines else []
-    except InvalidHeader:
-        return []
-    for name, params in offers:
-        if name != _DEFLATE:
-            continue
-        try:
-            answer, extension = ServerPerMessageDeflateFactory().process_request_params(params, [])
-        except NegotiationError:
-            continue
-        line = build_extension([(name, answer)]).encode("ascii")
-        request.responseHeaders.setRawHeaders(b"Sec-WebSocket-Extensions", [line])
-        return [extension]
-    return []

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
 
 from ...errors import InvalidArgument, StreamClosed
 
@@ -60,6 +61,41 @@ class Connection(Protocol):
         """End the connection at once."""
 
 
+class _Over:
+    """A connection that is over. (The stream lets go of the real one, and of what that holds.)"""
+
+    is_fully_open = False
+    is_full = False
+    has_ended = True
+
+    def __init__(self, code: int, reason: str) -> None:
+        self.why_closed = (code, reason)
+
+    def reads_on(self) -> None:
+        """There is nothing more to read."""
+
+    def send_message(self, message: Message) -> None:
+        """Nobody gets it."""
+
+    def send_close(self, code: int, reason: str) -> None:
+        """It is closed."""
+
+    def abort(self) -> None:
+        """It has ended."""
+
+
+class _Waiting(Deferred[_T]):
+    """
+    What one waits for on a stream. If nobody looks at it, no error is logged when it fails because the
+    stream is closed: the other end decides when that is, and could fill the log.
+    """
+
+    def __del__(self) -> None:
+        result = getattr(self, "result", None)
+        if isinstance(result, Failure) and result.check(StreamClosed):
+            self.addErrback(lambda _: None)
+
+
 class MessageStream:
     """
     A WebSocket. Iterate over what is received, and await what is sent::
@@ -92,9 +128,11 @@ class MessageStream:
         self.subprotocol = subprotocol
         self.request = request
         self._received: deque[Message] = deque()
+        self.waiting_size = 0
+        # Each is taken off before it fires: what it calls may cancel others, which are then not here.
         self._readers: deque[Deferred[Message]] = deque()
-        self._senders: list[Deferred[None]] = []
-        self._closers: list[Deferred[None]] = []
+        self._senders: deque[Deferred[None]] = deque()
+        self._closers: deque[Deferred[None]] = deque()
         self._is_over = False
 
     def __repr__(self) -> str:
@@ -127,11 +165,12 @@ class MessageStream:
         """
         if self._received:
             message = self._received.popleft()
+            self.waiting_size -= len(message)
             self._connection.reads_on()
             return succeed(message)
         if self._connection.has_ended:
-            return fail(self._closed())
-        reader: Deferred[Message] = Deferred(self._readers.remove)
+            return self._failed()
+        reader: Deferred[Message] = _Waiting(self._readers.remove)
         self._readers.append(reader)
         return reader
 
@@ -148,11 +187,11 @@ class MessageStream:
         if not isinstance(message, str | bytes | bytearray | memoryview):
             raise InvalidArgument(f"a message is a str or bytes, not {type(message).__name__}")
         if not self.is_open:
-            return fail(self._closed())
+            return self._failed()
         self._connection.send_message(message)
         if not self._connection.is_full:
             return succeed(None)
-        sender: Deferred[None] = Deferred(self._senders.remove)
+        sender: Deferred[None] = _Waiting(self._senders.remove)
         self._senders.append(sender)
         return sender
 
@@ -195,36 +234,36 @@ class MessageStream:
             self._readers.popleft().callback(message)
         else:
             self._received.append(message)
+            self.waiting_size += len(message)
 
     def has_room(self) -> None:
         """More can be sent."""
-        senders, self._senders = self._senders, []
-        _each(senders, lambda sender: sender.callback(None))
+        while self._senders and not self._connection.is_full:
+            self._senders.popleft().callback(None)
 
     def ended(self) -> None:
         """No more will be received."""
         self.close_code, self.close_reason = self._connection.why_closed
-        readers, self._readers = self._readers, deque()
-        _each(readers, lambda reader: reader.errback(self._closed()))
+        while self._readers:
+            self._readers.popleft().errback(self._closed())
 
     def connection_lost(self) -> None:
         """The connection is over."""
         self._is_over = True
+        self._connection = _Over(*self._connection.why_closed)
         self.ended()
-        senders, self._senders = self._senders, []
-        closers, self._closers = self._closers, []
-        _each(senders, lambda sender: sender.errback(self._closed()))
-        _each(closers, lambda closer: closer.callback(None))
+        while self._senders:
+            self._senders.popleft().errback(self._closed())
+        while self._closers:
+            self._closers.popleft().callback(None)
 
     def _closed(self) -> StreamClosed:
         return StreamClosed(*self._connection.why_closed)
 
-
-def _each(waiting: Iterable[Deferred[_T]], do: Callable[[Deferred[_T]], object]) -> None:
-    for deferred in waiting:
-        # Not those that somebody has cancelled while the others were served.
-        if not deferred.called:
-            do(deferred)
+    def _failed(self) -> Deferred[_T]:
+        failed: Deferred[_T] = _Waiting()
+        failed.errback(self._closed())
+        return failed
 
 
 def broadcast(streams: Iterable[MessageStream], message: Message) -> None:
@@ -237,4 +276,4 @@ def broadcast(streams: Iterable[MessageStream], message: Message) -> None:
     """
     for stream in tuple(streams):
         if stream.is_open:
-            stream.send(message).addErrback(lambda reason: reason.trap(StreamClosed))
+            stream.send(message)

@@ -1,0 +1,145 @@
+"""Which ports have switched connections that send at once."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import (
+    AdoptedStreamServerEndpoint,
+    TCP4ClientEndpoint,
+    UNIXClientEndpoint,
+    serverFromString,
+    wrapClientTLS,
+)
+from twisted.internet.ssl import optionsForClientTLS, trustRootFromCertificates
+
+from tests.kit.certificate import AUTHORITY, CERTIFICATE_PEM, KEY_PEM
+from tests.kit.harness import (
+    PROXY_LINE,
+    Recorder,
+    connected,
+    factory_of,
+    patient,
+    reactor,
+    site_of,
+    status,
+    upgrade_head,
+)
+from upgrade_switch import UpgradeService, _twisted
+from upgrade_switch.command.listening import Server, url_of
+
+#: The kinds of ports, and whether a switched connection of theirs sends at once.
+KINDS = {"tcp": True, "unix": True, "haproxy": True, "inherited": True, "ssl": False}
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+class Endpoint:
+    """An endpoint that remembers its port."""
+
+    port: Any
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self._handle: socket.socket | None = None
+        if kind == "inherited":
+            self._handle = socket.create_server(("127.0.0.1", 0))
+            self._handle.setblocking(False)
+            number = self._handle.fileno()
+            self._endpoint: Any = AdoptedStreamServerEndpoint(reactor, number, socket.AF_INET)
+            # It closes the descriptor, which is its own.
+            self._handle.detach()
+            return
+        pem = folder / "both.pem"
+        pem.write_bytes(KEY_PEM + CERTIFICATE_PEM)
+        descriptions = {
+            "tcp": "tcp:0:interface=127.0.0.1",
+            "unix": f"unix:{folder}/socket",
+            "haproxy": "haproxy:tcp:0:interface=127.0.0.1",
+            "ssl": f"ssl:0:interface=127.0.0.1:privateKey={pem}",
+        }
+        self._endpoint = serverFromString(reactor, descriptions[kind])
+
+    def listen(self, factory: Any) -> Deferred[Any]:
+        def remember(port: Any) -> Any:
+            self.port = port
+            return port
+
+        listening: Deferred[Any] = self._endpoint.listen(factory)
+        return listening.addCallback(remember)
+
+
+async def switched(kind: str, port: Any) -> Any:
+    """A client that has switched."""
+    host = port.getHost()
+    endpoint: Any
+    if kind == "unix":
+        endpoint = UNIXClientEndpoint(reactor, host.name)
+    else:
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", host.port)
+    if kind == "ssl":
+        trust = optionsForClientTLS("localhost", trustRootFromCertificates([AUTHORITY]))
+        endpoint = wrapClientTLS(trust, endpoint)
+    client = await connected(endpoint, Recorder())
+    client.send((PROXY_LINE if kind == "haproxy" else b"") + upgrade_head())
+    assert status(await client.head()) == 101
+    return client
+
+
+async def sends_at_once(kind: str, target: Any, client: Any) -> bool:
+    """Whether what a target writes is sent within ``write``."""
+    beneath = _twisted.bottom(target.transport)
+    target.transport.write(b"hello")
+    # TLS joins small writes until the reactor's turn.
+    result: bool = beneath._sends_at_once if kind == "ssl" else beneath not in reactor.getWriters()
+    await client.receives(b"hello")
+    client.transport.loseConnection()
+    await target.is_lost()
+    return result
+
+
+@every_kind
+@pytest_twisted.ensureDeferred
+async def test_service(kind: str, tmp_path: Path) -> None:
+    """Those of an UpgradeService do, but for TLS."""
+    factory, targets = factory_of(Recorder)
+    endpoint = Endpoint(kind, tmp_path)
+    service = UpgradeService(endpoint, site_of({"echo": factory}))
+    service.startService()
+    try:
+        client = await switched(kind, endpoint.port)
+        assert await sends_at_once(kind, targets[0], client) == KINDS[kind]
+    finally:
+        await patient(service.stopService())
+
+
+@every_kind
+@pytest_twisted.ensureDeferred
+async def test_command(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So do those of ``serve``, whose workers adopt their sockets."""
+    factory, targets = factory_of(Recorder)
+    endpoint: Any = Endpoint(kind, tmp_path)
+    server = Server(reactor, site_of({"echo": factory}), [(kind, endpoint)], url_of)
+    server.startService()
+    try:
+        client = await switched(kind, endpoint.port)
+        assert await sends_at_once(kind, targets[0], client) == KINDS[kind]
+    finally:
+        await patient(server.stopService())
+    assert "listening on" in capsys.readouterr().err
+
+
+@pytest_twisted.ensureDeferred
+async def test_plain_endpoint(tmp_path: Path) -> None:
+    """Those of a site that listens in another way do not."""
+    factory, targets = factory_of(Recorder)
+    port = await Endpoint("tcp", tmp_path).listen(site_of({"echo": factory}))
+    try:
+        client = await switched("tcp", port)
+        assert not await sends_at_once("tcp", targets[0], client)
+    finally:
+        await port.stopListening()

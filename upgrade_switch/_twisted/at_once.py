@@ -1,0 +1,217 @@
+"""
+Sending at once, and receiving much at a time. Twisted's ``write`` leaves everything to the reactor's
+next turn, which costs that turn and two system calls.
+
+Nothing that a transport promises changes: what the kernel does not take waits in the transport's
+buffer, and so does everything behind it; an error is told in a later turn, by ``connectionLost``.
+
+There is no public way to know whether something waits in the buffer. That a port has another class of
+transports is what its attribute ``transport`` is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from errno import EAGAIN, ENOBUFS, EPIPE
+from typing import Any, TypeVar
+from weakref import ref
+
+from twisted.internet import tcp, unix
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+
+from ..interfaces import IStreamTransport
+from .sockets import send_small_parts
+from .transports import bottom, has_begun_with_tls
+
+__all__ = ["Arrivals", "let_send_at_once", "listen_at_once", "write_at_once"]
+
+P = TypeVar("P", bound=IListeningPort)
+
+# How much a transport reads at a time: as Twisted has it, and while there is much.
+_USUAL = tcp.Connection.bufferSize
+_MUCH = 256 * 1024
+
+
+class Arrivals:
+    """
+    What comes from a transport. A bare socket delivers all that the reactor reads in a turn in one
+    piece; TLS, and frames of messages, in as many as they are.
+    """
+
+    def __init__(self, transport: object) -> None:
+        """
+        :param transport: if it has an attribute ``carrier``, that is the one it is read from.
+        """
+        self._owner = bottom(getattr(transport, "carrier", transport))
+        self._is_bare = self._owner is transport and isinstance(transport, tcp.Connection)
+        self._reads = 0
+
+    def is_first(self, count: int) -> bool:
+        """
+        To be asked once for each piece.
+
+        :param count: how many bytes it has.
+        :return: whether it is the first of what is read in a turn; False where that is not known.
+        """
+        owner = self._owner
+        if self._is_bare and not owner.TLS:
+            _fit_reading(owner, count)
+            return True
+        reads: int = getattr(owner, "reads", 0)
+        is_new, self._reads = reads != self._reads, reads
+        return is_new
+
+
+def _fit_reading(connection: tcp.Connection, received: int) -> None:
+    """
+    Have a socket read more at a time while as much is there as it reads, and as usual when there is
+    less: a read of much takes a buffer to match, for small messages, too.
+    """
+    if received >= _USUAL:
+        if received == connection.bufferSize:
+            connection.bufferSize = _MUCH
+    elif connection.bufferSize != _USUAL:
+        connection.bufferSize = _USUAL
+
+
+def write_at_once(transport: IStreamTransport, data: bytes) -> None:
+    """
+    Write; on a bare socket with nothing in its buffer, send right now what the kernel takes. What the
+    kernel does not take, and every error, is left to the transport.
+    """
+    sent = _send(transport, data) if isinstance(transport, tcp.Connection) else 0
+    if sent < len(data):
+        transport.write(data[sent:])
+
+
+def _send(connection: tcp.Connection, data: bytes) -> int:
+    """
+    Send what the kernel takes, unless something is in front of it, or TLS between, or a producer is to
+    be asked for more when the buffer is empty.
+
+    :return: how many bytes that was.
+    """
+    if (
+        connection._tempDataBuffer
+        or connection.dataBuffer
+        or connection.TLS
+        or not connection.connected
+        or connection.disconnecting
+        or connection._writeDisconnecting
+        or connection._aborting
+        or (connection.producer is not None and not connection.streamingProducer)
+        or connection.producerPaused
+        # Descriptors that wait for bytes to go with: UNIX sockets only.
+        or getattr(connection, "_sendmsgQueue", None)
+        # Which is refused.
+        or not isinstance(data, bytes)
+        # It would be copied, and the kernel takes no more than a part.
+        or len(data) > _MUCH
+        or not data
+    ):
+        return 0
+    try:
+        return connection.socket.send(data)
+    except OSError as error:
+        if error.errno not in (EAGAIN, ENOBUFS, EPIPE):
+            _remember_error(connection)
+        return 0
+
+
+def _remember_error(connection: tcp.Connection) -> None:
+    """
+    The kernel tells an error once. Whoever reads next finds an end, which would pass for a clean one.
+    """
+    owner = ref(connection)
+
+    def read() -> object:
+        reading = owner()
+        assert reading is not None
+        why = type(reading).doRead(reading)
+        return CONNECTION_LOST if why is CONNECTION_DONE else why
+
+    connection.doRead = read  # type: ignore[method-assign,assignment]
+
+
+class _AtOnce(tcp.Server):
+    """
+    A transport that sends at once, from :meth:`send_at_once` on: the first write after it has read
+    or written something. What is written after that waits for the reactor's turn, so that many small
+    writes do not become as many small packets.
+
+    :ivar reads: how often it has read.
+    """
+
+    reads = 0
+    _sends_at_once = False
+    _is_first = False
+
+    def send_at_once(self) -> None:
+        """What is written from now on goes out at once, if it can."""
+        self._sends_at_once = self._is_first = True
+        # Else the kernel holds a turn's second part back until the first has been acknowledged. Later
+        # Twisteds have seen to that while it was HTTP.
+        send_small_parts(self)
+
+    def write(self, data: bytes) -> None:
+        if self._is_first:
+            self._is_first = False
+            sent = _send(self, data)
+            if sent:
+                if sent == len(data):
+                    return
+                data = data[sent:]
+        super().write(data)
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        parts = tuple(iovec)
+        # What is not bytes is refused by Twisted's.
+        if self._is_first and all(isinstance(part, bytes) for part in parts):
+            self.write(b"".join(parts))
+        else:
+            super().writeSequence(parts)
+
+    def doRead(self) -> Any:
+        self.reads += 1
+        self._is_first = self._sends_at_once
+        return super().doRead()
+
+    def doWrite(self) -> Any:
+        self._is_first = self._sends_at_once
+        return super().doWrite()
+
+
+class _TCPServer(_AtOnce):
+    """TCP's."""
+
+
+class _UNIXServer(_AtOnce, unix.Server):
+    """UNIX sockets'."""
+
+
+_CLASSES: dict[type, type] = {tcp.Server: _TCPServer, unix.Server: _UNIXServer}
+
+
+def listen_at_once(port: P) -> P:
+    """
+    Have the connections of a port send at once, when they are allowed to (:func:`let_send_at_once`);
+    until then they write as all do.
+
+    :param port: any port; those that are not Twisted's for TCP and UNIX sockets stay as they are, and
+        those whose transports somebody has chosen.
+    :return: the port.
+    """
+    if isinstance(port, tcp.Port):
+        port.transport = _CLASSES.get(port.transport, port.transport)
+    return port
+
+
+def let_send_at_once(transport: object) -> None:
+    """
+    Have what is written from now on sent at once; nothing if the transport is not one of those, or if
+    there is TLS, which joins small writes itself.
+    """
+    owner = bottom(transport)
+    if isinstance(owner, _AtOnce) and not has_begun_with_tls(transport):
+        owner.send_at_once()
