@@ -16,12 +16,15 @@ from hashlib import sha1
 from ipaddress import AddressValueError, IPv6Address
 
 __all__ = [
+    "MOST_LISTS_OF_NAMES",
     "accept_key",
     "connection_options",
     "elements",
     "is_authority",
     "is_host",
     "is_token",
+    "lower_names",
+    "names_of",
     "one_line",
     "options_without",
     "printable",
@@ -45,6 +48,9 @@ _SPACED = bytes.maketrans(b"\r\n\0", b"   ")
 # the memory.
 _LONGEST_REMEMBERED = 128
 _MOST_REMEMBERED = 256
+
+#: How many lists of names are remembered with what was found out about them: a hostile one has 30 KB.
+MOST_LISTS_OF_NAMES = 100
 
 # Those of 65535, and some zeros in front.
 _MOST_PORT_DIGITS = 9
@@ -167,6 +173,20 @@ def options_without(lines: Iterable[bytes], dropped: Collection[str]) -> list[st
     :param dropped: the options to leave out, in lower case.
     """
     return [option for option in elements(lines) if option.lower() not in dropped]
+
+
+def names_of(fields: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, ...]:
+    """
+    The names of a message's fields. Whoever sends several messages uses the same names in them, so what
+    can be said of all names together is found out once, and remembered.
+    """
+    return tuple([name for name, _ in fields])
+
+
+@lru_cache(MOST_LISTS_OF_NAMES)
+def lower_names(names: tuple[bytes, ...]) -> frozenset[bytes]:
+    """The names in lower case."""
+    return frozenset(map(bytes.lower, names))
 
 
 def one_line(value: bytes) -> bytes:

@@ -54,3 +54,8 @@ class LeanRequest(Request):
         Request.gotLength(self, 0)
         content: IO[bytes] = self.__dict__["content"]
         return content
+
+    @property
+    def has_content(self) -> bool:
+        """Whether there may be a content; to look at one that is empty would make it."""
+        return "content" in self.__dict__

@@ -4,7 +4,7 @@ What is private in ``twisted.web``'s HTTP/1.1, server and client.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from twisted.web.resource import IResource, _IEncodingResource
 from twisted.web.server import Request
 
 from ..errors import InvalidResponse
+from ..fields import MOST_LISTS_OF_NAMES
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
@@ -187,19 +188,28 @@ def canonical(name: bytes) -> bytes:
     return canonical
 
 
-def by_name(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
+def by_name(fields: Sequence[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
     """
     The values of each name, as :func:`raw_fields` has them, of a message that is known to be valid.
     ``addRawHeader`` would look for CR and LF in each value, and normalise each name anew.
     """
-    values: dict[bytes, list[bytes]] = {}
-    for name, value in fields:
-        values.setdefault(canonical(name), []).append(value)
+    names = _canonical_names(tuple([name for name, _ in fields]))
+    values = dict(zip(names, [[value] for _, value in fields], strict=True))
+    if len(values) < len(names):
+        values = {name: [] for name in names}
+        for name, (_, value) in zip(names, fields, strict=True):
+            values[name].append(value)
     return values
 
 
+@lru_cache(MOST_LISTS_OF_NAMES)
+def _canonical_names(names: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Whoever sends several messages uses the same names in them."""
+    return tuple(map(canonical, names))
+
+
 def replace_fields(
-    headers: Headers, fields: Iterable[tuple[bytes, bytes]], besides: bytes | None = None
+    headers: Headers, fields: Sequence[tuple[bytes, bytes]], besides: bytes | None = None
 ) -> None:
     """
     Set the fields of a message that is known to be valid, in place of what is there of the same names.

@@ -276,7 +276,7 @@ class Exchange:
 
     def _read_next(self) -> bool:
         """
-        :return: whether there was something to tell.
+        :return: whether there was something to tell, and more may be.
         """
         try:
             event = self._next_event()
@@ -291,7 +291,7 @@ class Exchange:
             return False
         if event is not None:
             self._tell(event)
-            return True
+            return self._state is not State.OVER
         if self._lost is not None and self._state is not State.OVER:
             self._fail((ResponseFailed if self.has_received else ResponseNeverReceived)([self._lost]))
         return False

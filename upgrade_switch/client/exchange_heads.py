@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import compress
 from typing import NamedTuple
 
 import h11
 
 from ..errors import InvalidArgument
-from .exchange_interfaces import ExchangeHead, Fields, framings
+from ..fields import MOST_LISTS_OF_NAMES, names_of
+from .exchange_interfaces import ExchangeHead, Fields, PlainFields, framings
 from .request import Head
 
-__all__ = ["AnswerHead", "RequestHead", "request_head", "shadow_of", "told"]
+__all__ = ["AnswerHead", "RequestHead", "request_head", "shadow_of", "told", "written_fields"]
 
 # What h11 looks at in a head, and what we ask it about.
 _FOR_H11 = frozenset(
@@ -30,9 +32,10 @@ _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"[\t -~\x80-\xff]*+"
 
 _REQUEST_LINE = re.compile(_TOKEN + rb" [!-~]++\Z")
-# Several, with a line feed between two: no white space at either end of a value.
+# Several, with a line feed between two.
 _NAMES = re.compile(rb"%b(?:\n%b)*+\Z" % (_TOKEN, _TOKEN))
-_VALUES = re.compile(rb"(?![ \t])%b(?<![ \t])(?:\n(?![ \t])%b(?<![ \t]))*+\Z" % (_VALUE, _VALUE))
+# No white space at either end of a value.
+_LINES = re.compile(rb"(?:[^:]++: (?:(?![ \t\r])%b(?<![ \t]))?+\r\n)++\Z" % _VALUE)
 
 _ANSWER = re.compile(
     rb"HTTP/(1\.[01]) ([0-9]{3}) (%b)\r\n((?:%b:%b\r\n)*+)\r\n\Z" % (_VALUE, _TOKEN, _VALUE)
@@ -78,7 +81,7 @@ def request_head(head: ExchangeHead) -> RequestHead:
     if data is None:
         request = RequestHead(head.method, tuple(head.fields), None, None, head.target)
     else:
-        fields = tuple([each for each in head.fields if each[0].lower() in _FOR_H11])
+        fields = tuple(compress(head.fields, _for_h11(names_of(head.fields)) or ()))
         request = RequestHead(head.method, fields, data, _counted(head.method, fields))
     if request.length is None:
         # It raises what has to be raised; that of a counted one is only made if it is needed.
@@ -101,22 +104,36 @@ def _counted(method: bytes, fields: Fields) -> int | None:
 
 def _written(head: ExchangeHead) -> bytes | None:
     """A head as it is sent, if all of its fields are plain, and Host comes first."""
-    method, target, fields = head
+    method, target, fields, lines = head
     line = method + b" " + target
-    names = b"\n".join([name for name, _ in fields])
-    values = b"\n".join([value for _, value in fields])
-    is_plain = (
-        fields
-        and fields[0][0].lower() == b"host"
-        and names.count(b"\n") == values.count(b"\n") == len(fields) - 1
-        and _REQUEST_LINE.match(line)
-        and _NAMES.match(names)
-        and _VALUES.match(values)
-    )
-    if not is_plain:
+    if lines is None:
+        lines = written_fields(fields)
+    if lines is None or fields[0][0].lower() != b"host" or not _REQUEST_LINE.match(line):
         return None
-    lines = [line + b" HTTP/1.1", *[name + b": " + value for name, value in fields], b"", b""]
-    return b"\r\n".join(lines)
+    return b"%b HTTP/1.1\r\n%b\r\n" % (line, lines)
+
+
+def written_fields(fields: Fields) -> bytes | None:
+    """
+    :return: fields as they are sent, one on each line; None unless there are some, and all are plain.
+    """
+    lines = b"".join([name + b": " + value + b"\r\n" for name, value in fields])
+    is_plain = (
+        lines.count(b"\n") == len(fields)
+        and _LINES.match(lines)
+        and _for_h11(names_of(fields)) is not None
+    )
+    return lines if is_plain else None
+
+
+@lru_cache(MOST_LISTS_OF_NAMES)
+def _for_h11(names: tuple[bytes, ...]) -> tuple[bool, ...] | None:
+    """
+    :return: for each name, whether h11 looks at that field; None unless all of them are tokens.
+    """
+    if b"\n" in b"".join(names) or not _NAMES.match(b"\n".join(names)):
+        return None
+    return tuple(name.lower() in _FOR_H11 for name in names)
 
 
 @lru_cache(_MOST_REMEMBERED)
@@ -181,10 +198,10 @@ def shadow_of(head: bytes) -> Shadow | None:
     if match is None:
         return None
     version, code, phrase, lines = match.groups()
-    fields = _FIELD.findall(lines)
+    fields = PlainFields(_FIELD.findall(lines))
     if b" \r" in lines or b"\t\r" in lines:
-        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
-    looked_at = [each for each in fields if each[0].lower() in _FOR_H11]
+        fields = PlainFields((name, value.rstrip(b" \t")) for name, value in fields)
+    looked_at = list(compress(fields, _for_h11(names_of(fields)) or ()))
     length = None
     if version == b"1.1" and len(looked_at) == 1 and _FINAL.match(code):
         ((name, value),) = looked_at

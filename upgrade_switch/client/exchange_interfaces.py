@@ -11,11 +11,13 @@ from twisted.python.failure import Failure
 from zope.interface import Interface
 
 from ..connection import SwitchedConnection
+from ..fields import lower_names, names_of
 
 __all__ = [
     "ExchangeHead",
     "Fields",
     "IExchangeListener",
+    "PlainFields",
     "framings",
 ]
 
@@ -23,6 +25,13 @@ Fields: TypeAlias = Sequence[tuple[bytes, bytes]]
 """Names and values."""
 
 _FRAMINGS = {b"content-length", b"transfer-encoding"}
+
+
+class PlainFields(list[tuple[bytes, bytes]]):
+    """
+    Fields that are known to be valid as they stand: the names are tokens, and the values have neither
+    control characters nor white space at their ends.
+    """
 
 
 class ExchangeHead(NamedTuple):
@@ -36,6 +45,8 @@ class ExchangeHead(NamedTuple):
     ``Transfer-Encoding: chunked``; with neither, there is no body), Connection and Upgrade among them.
     Host is sent first; else order and spelling stay.
     """
+    lines: bytes | None = None
+    """The same as they are sent, if ``exchange_heads.written_fields`` has been asked already."""
 
 
 class IExchangeListener(Interface):
@@ -114,4 +125,4 @@ def framings(fields: Fields) -> set[bytes]:
     The names of the fields, in lower case, that say where a body ends: none, Content-Length or
     Transfer-Encoding, of which a message has one at most (RFC 9112 §6.3).
     """
-    return _FRAMINGS.intersection([name.lower() for name, _ in fields])
+    return _FRAMINGS.intersection(lower_names(names_of(fields)))

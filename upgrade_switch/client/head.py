@@ -23,6 +23,9 @@ __all__ = ["HeadReader"]
 _STATUS_LINE = re.compile(rb"HTTP/[0-9]\.[0-9] [0-9]{3}[ \r\n]")
 _SAMPLE = b"HTTP/1.1 200\n"
 
+# A complete head, all of whose lines end in CRLF.
+_PLAIN = re.compile(rb"HTTP/[0-9]\.[0-9] [0-9]{3} [^\r\n]*+\r\n(?:[^\r\n]++\r\n)*+\r\n")
+
 # RFC 8446 §5.1: records with an alert, or with a ServerHello. No HTTP begins with these bytes.
 _TLS_RECORDS = b"\x15\x16"
 
@@ -60,9 +63,11 @@ class HeadReader:
         :raises InvalidResponse: as soon as it cannot become a head: it does not begin as a status line
             does, one of its lines is longer than 16 KiB, or the whole is longer than it may be.
         """
+        plain = None if self._searched else _PLAIN.match(self._buffer)
+        # None of its lines is longer than the whole.
+        if plain is not None and plain.end() <= min(self._longest, _LONGEST_LINE):
+            return self._take(plain.end())
         self._check_status_line()
-        if not self._searched and (plain := self._plain_length()):
-            return self._take(plain)
         while (end := self._buffer.find(b"\n", self._searched)) >= 0:
             self._check_lengths(end - self._line, end + 1)
             is_empty = bytes(self._buffer[self._line : end]) in (b"", b"\r")
@@ -72,14 +77,6 @@ class HeadReader:
         self._searched = len(self._buffer)
         self._check_lengths(self._searched - self._line, self._searched)
         return None
-
-    def _plain_length(self) -> int:
-        """How long the head is, if it is short and complete, and each line ends in CRLF; else 0."""
-        length = self._buffer.find(b"\r\n\r\n") + 4
-        if not 4 <= length <= min(self._longest, _LONGEST_LINE):
-            return 0
-        breaks = self._buffer.count(b"\n", 0, length)
-        return length if breaks == self._buffer.count(b"\r\n", 0, length) else 0
 
     def take_rest(self) -> bytes:
         """

@@ -23,6 +23,7 @@ from .deadline import Deadline
 from .forwarded import Field
 
 if TYPE_CHECKING:
+    from twisted.python.failure import Failure
     from twisted.web.server import Request
 
     from ..client.exchange import Exchange
@@ -40,6 +41,7 @@ __all__ = [
     "joined",
     "set_fields",
     "tell_declined",
+    "when_left",
     "why_declined",
 ]
 
@@ -71,6 +73,14 @@ def set_fields(request: Request, fields: Sequence[Field]) -> None:
     # Whether the client's connection stays open is the site's matter, and it may have said so.
     _twisted.replace_fields(headers, fields, besides=b"Connection")
     request.defaultContentType = None
+
+
+def when_left(request: Request, told: Callable[[Failure], object]) -> None:
+    """Have a function called if the client leaves before its request is finished."""
+    if isinstance(request, UpgradeRequest):
+        request.when_left(told)
+    else:
+        request.notifyFinish().addErrback(told)
 
 
 def awaits_continue(request: Request) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from ..server.idle import IdleQueue, IdleTimers
 
 __all__ = ["Deadline"]
 
@@ -19,14 +19,16 @@ class Deadline:
     with the next :meth:`start`, too.
     """
 
-    def __init__(self, clock: IReactorTime, passed: Callable[[], object]) -> None:
+    def __init__(self, timers: IdleTimers, passed: Callable[[], object]) -> None:
         """
+        :param timers: those of the proxy, since nearly every deadline is called off.
         :param passed: called when the time is over.
         """
-        self._clock = clock
+        self._timers = timers
         self._passed = passed
         self._seconds = 0.0
-        self._call: IDelayedCall | None = None
+        # Set while time passes.
+        self._queue: IdleQueue | None = None
 
     def start(self, seconds: float) -> None:
         """
@@ -34,28 +36,26 @@ class Deadline:
 
         :param seconds: 0: any time.
         """
-        self._seconds = seconds
-        if self._call is not None and seconds:
-            self._call.reset(seconds)
-            return
         self.pause()
+        self._seconds = seconds
         self.resume()
 
     def restart(self) -> None:
         """Have the same time again from now on, if there is a time-out and it is not paused."""
-        if self._call is not None:
-            self._call.reset(self._seconds)
+        if self._queue is not None:
+            self._queue.begin(self)
 
     def pause(self) -> None:
         """Have any time, until it is resumed or started."""
-        call, self._call = self._call, None
-        if call is not None:
-            call.cancel()
+        queue, self._queue = self._queue, None
+        if queue is not None:
+            queue.end(self)
 
     def resume(self) -> None:
         """Have the whole time again, if there is a time-out."""
-        if self._call is None and self._seconds:
-            self._call = self._clock.callLater(self._seconds, self._over)
+        if self._queue is None and self._seconds:
+            self._queue = self._timers.after(self._seconds)
+            self._queue.begin(self)
 
     def stop(self) -> None:
         """There is no time-out any more; harmless when there is none."""
@@ -67,8 +67,9 @@ class Deadline:
         self.stop()
         self._passed = _nothing
 
-    def _over(self) -> None:
-        self._call = None
+    def timed_out(self) -> None:
+        """The time is over."""
+        self.pause()
         self._passed()
 
 

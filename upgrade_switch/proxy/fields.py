@@ -15,11 +15,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from itertools import compress
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
+from ..client.exchange_heads import written_fields
+from ..client.exchange_interfaces import PlainFields
 from ..errors import InvalidArgument
-from ..fields import connection_options, is_host
+from ..fields import connection_options, is_host, lower_names, names_of
 from ..negotiation import NO_OFFER, Offer, TokenTable, UpgradeToken
 from .forwarded import (
     Client,
@@ -27,14 +29,13 @@ from .forwarded import (
     Trusted,
     clean,
     clean_fields,
-    describes_client,
     forwarded_fields,
     lines_of,
     new_pseudonym,
     one_hop_less,
-    plain_name,
     via,
 )
+from .names import LOOKED_AT, NEVER_IN_ANSWERS, named_by_connection, which_pass
 
 if TYPE_CHECKING:
     from twisted.web.http_headers import Headers
@@ -55,35 +56,6 @@ Length: TypeAlias = int | Literal["chunked"] | None
 """The body of a message: how many bytes, or ``CHUNKED`` if nobody knows; None: it has none."""
 
 CHUNKED: Literal["chunked"] = "chunked"
-
-# RFC 9110 §7.6.1, §7.8, §10.1.4, §11.7; RFC 9112 §6.1, Appendix C.2.2 (Proxy-Connection); RFC 7540
-# §3.2.1. Whatever Connection says, they are about one connection.
-_HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"http2-settings",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
-
-# What this proxy sets in a request itself. "Proxy" is no field of HTTP, but CGI makes HTTP_PROXY of it,
-# by which programs look for their own proxy (CVE-2016-5385).
-_NEVER_IN_REQUESTS = _HOP_BY_HOP | {b"content-length", b"host", b"proxy", b"via"}
-
-_NEVER_IN_ANSWERS = _HOP_BY_HOP | {b"via"}
-# What is looked at in an answer.
-_LOOKED_AT = _NEVER_IN_ANSWERS | {b"content-length"}
-
-# Names of fields that are looked at once. The bound keeps strangers from filling the memory.
-_MOST_REMEMBERED = 1000
 
 _LENGTH = re.compile(rb"[0-9]{1,18}\Z")
 
@@ -138,6 +110,8 @@ class RequestFields(NamedTuple):
     fields: list[Field]
     asked: tuple[UpgradeToken, ...]
     """What it is asked to switch to; empty for plain HTTP."""
+    lines: bytes | None
+    """The fields as they are sent, if there was nothing to clean."""
 
 
 class AnswerFields(NamedTuple):
@@ -183,65 +157,30 @@ def request_fields(
     :param offer: what the client offers to switch to; empty if its request is not eligible.
     """
     asked = rules.tokens.among(offer) if offer else ()
-    kept = _passing(fields, client, rules, length)
+    names = names_of(fields)
+    there = lower_names(names)
+    passes = which_pass(
+        names,
+        named_by_connection(fields) if b"connection" in there else frozenset(),
+        client.address in rules.trusted,
+        _may_expect(client, length),
+        not rules.strip_authorization,
+    )
+    kept = list(compress(fields, passes))
     if client.is_http2:
         kept = _with_one_cookie(kept)
     if method in (b"OPTIONS", b"TRACE"):
         kept = [one_hop_less(name, clean(value)) for name, value in kept]
-    passed = clean_fields(
-        [
-            (b"Host", _host(client, rules, authority)),
-            *kept,
-            *_framing(length),
-            *forwarded_fields(fields, client, rules.trusted),
-            via(fields, client.version, rules.pseudonym),
-            *_offering(asked, fields),
-        ]
-    )
-    return RequestFields(passed, asked)
-
-
-def _passing(fields: Sequence[Field], client: Client, rules: Rules, length: Length) -> list[Field]:
-    """The fields of a request that are for the back end (RFC 9110 §7.6.1)."""
-    # Connection cannot name what tells the back end who asks: a proxy in front, which is trusted, may
-    # pass on a Connection that its client has written.
-    dropped = {name for name in _named(fields) if not describes_client(plain_name(name))}
-    if rules.strip_authorization:
-        dropped.add(b"authorization")
-    if not _may_expect(client, length):
-        dropped.add(b"expect")
-    is_trusted = client.address in rules.trusted
-    kept: list[Field] = []
-    for name, value in fields:
-        lower, passes = _passes(name, is_trusted)
-        if passes and lower not in dropped:
-            kept.append((name, value))
-    return kept
-
-
-@lru_cache(_MOST_REMEMBERED)
-def _passes(name: bytes, is_trusted: bool) -> tuple[bytes, bool]:
-    """
-    A name of a request's field in lower case, and whether the field passes if Connection does not name
-    it.
-
-    :param is_trusted: whether the client may say on whose behalf it asks.
-    """
-    plain = plain_name(name)
-    passes = plain not in _NEVER_IN_REQUESTS and (
-        not describes_client(plain) or (is_trusted and plain not in _OURS_TO_SAY)
-    )
-    return name.lower(), passes
-
-
-# What forwarded_fields sets: a trusted client's own lines are in it.
-_OURS_TO_SAY = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
-
-
-def _named(fields: Iterable[Field]) -> frozenset[bytes]:
-    """The names of the fields that Connection names, in lower case (RFC 9110 §7.6.1)."""
-    options = connection_options(lines_of(fields, b"connection"))
-    return frozenset(option.encode("latin-1") for option in options)
+    passed = [
+        (b"Host", _host(client, rules, authority)),
+        *kept,
+        *_framing(length),
+        *forwarded_fields(fields, client, rules.trusted),
+        via(fields if b"via" in there else (), client.version, rules.pseudonym),
+        *_offering(asked, fields),
+    ]
+    lines = written_fields(passed)
+    return RequestFields(passed if lines is not None else clean_fields(passed), asked, lines)
 
 
 def _host(client: Client, rules: Rules, authority: bytes) -> bytes:
@@ -314,7 +253,7 @@ def answer_fields(
     :param version: in which version of HTTP.
     :param asked: what it was asked to switch to.
     """
-    looked_at = _LOOKED_AT.intersection([name.lower() for name, _ in fields])
+    looked_at = LOOKED_AT & lower_names(names_of(fields))
     lengths = lines_of(fields, b"content-length") if b"content-length" in looked_at else []
     length = None if b"transfer-encoding" in looked_at else _length_of(lengths, code)
     if isinstance(length, BadAnswer):
@@ -328,7 +267,7 @@ def answer_fields(
     is_plain = not looked_at or (len(looked_at) == 1 and lengths == [length])
     kept = fields if is_plain else _kept(fields, looked_at, length)
     own = via(fields if b"via" in looked_at else (), version, rules.pseudonym)
-    kept = clean_fields([*kept, own])
+    kept = [*kept, own] if isinstance(fields, PlainFields) else clean_fields([*kept, own])
     # RFC 9113 §8.2.2: HTTP/2 has neither.
     kept += [] if client.is_http2 or not upgrade else _upgrade_fields(upgrade)
     return AnswerFields(kept, upgrade[0] if code == _SWITCHING_PROTOCOLS else None)
@@ -341,10 +280,10 @@ def _kept(fields: Sequence[Field], looked_at: Collection[bytes], length: bytes |
     :param looked_at: the names of those that are not kept as they are, perhaps.
     :param length: the one Content-Length that the client gets.
     """
-    dropped = _NEVER_IN_ANSWERS
+    dropped = NEVER_IN_ANSWERS
     if b"connection" in looked_at:
         # The length of a body is no matter of one connection, whatever Connection says.
-        dropped |= _named(fields) - {b"content-length"}
+        dropped |= named_by_connection(fields) - {b"content-length"}
     kept: list[Field] = []
     for name, value in fields:
         lower = name.lower()
@@ -368,6 +307,8 @@ def _length_of(lines: Sequence[bytes], code: int) -> bytes | BadAnswer | None:
     """
     if not lines or code < 200 or code == 204:
         return None
+    if len(lines) == 1 and _LENGTH.match(lines[0]):
+        return lines[0]
     lengths = {length.strip(b" \t") for length in b",".join(lines).split(b",")}
     length = lengths.pop()
     if lengths or not _LENGTH.match(length):

@@ -312,7 +312,7 @@ def via(fields: Iterable[Field], version: bytes, pseudonym: bytes) -> Field:
     :param pseudonym: what this proxy calls itself.
     """
     own = version.removeprefix(b"HTTP/") + b" " + pseudonym
-    return b"Via", b", ".join([*_values(fields, b"via"), own])
+    return b"Via", b", ".join([*_values(fields, b"via"), own]) if fields else own
 
 
 def went_through(fields: Iterable[Field], pseudonym: bytes) -> bool:

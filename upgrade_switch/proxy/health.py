@@ -109,7 +109,7 @@ class _Check:
         self._settings = settings
         self._path = path
         self._at_work = at_work
-        self._deadline = Deadline(settings.reactor, self._timed_out)
+        self._deadline = Deadline(settings.timers, self._timed_out)
         self._exchange: Exchange | None = None
         self._is_over = False
 

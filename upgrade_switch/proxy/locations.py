@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from ..fields import lower_names, names_of
 from .forwarded import Field
 
 __all__ = ["View", "answer_places", "cookie_for_client", "has_places", "location_for_client"]
@@ -71,7 +72,7 @@ def answer_places(
 
 def has_places(fields: Iterable[Field], *, locations: bool, cookies: bool) -> bool:
     """Whether :func:`answer_places` would look at any of an answer's fields."""
-    return not _PLACES[locations, cookies].keys().isdisjoint([name.lower() for name, _ in fields])
+    return not _PLACES[locations, cookies].keys().isdisjoint(lower_names(names_of(fields)))
 
 
 def location_for_client(value: bytes, view: View) -> bytes:

@@ -32,6 +32,7 @@ from .answering import (
     joined,
     set_fields,
     tell_declined,
+    when_left,
     why_declined,
 )
 from .deadline import Deadline
@@ -76,7 +77,7 @@ class Passage:
         self._upload: Upload | None = None
         if asked.length:
             self._upload = Upload(settings.max_body, self._too_long, self._moves, self._stalled)
-        self._deadline = Deadline(settings.reactor, self._timed_out)
+        self._deadline = Deadline(settings.timers, self._timed_out)
         self._key = settings.back_ends.key_of(asked.client.address, asked.fields)
         self._tried: list[BackEnd] = []
         self._attempt: Attempt | None = None
@@ -91,7 +92,7 @@ class Passage:
 
     def begin(self) -> None:
         """Send the request to a back end."""
-        self._request.notifyFinish().addErrback(self._client_left)
+        when_left(self._request, self._client_left)
         self._choose()
 
     # Connecting.
@@ -352,10 +353,9 @@ class Passage:
 
     def _stops_midway(self, reason: Failure) -> None:
         """Half of an answer must not look like the whole."""
-        attempt = self._attempt
-        assert attempt is not None
-        attempt.failed()
-        half_an_answer(attempt.back_end, reason, self._settings.back_ends.now())
+        assert self._attempt is not None
+        self._attempt.failed()
+        half_an_answer(self._attempt.back_end, reason, self._settings.back_ends.now())
         self._cut_off()
 
     def _client_is_stuck(self) -> None:

@@ -13,11 +13,13 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
+from .. import _twisted
 from ..client.pool import UpgradePool
 from ..errors import InvalidArgument
 from ..interfaces import IBackEnd, IStreamsContent, ITakesUpgrades, IUpgradeRequest
 from ..negotiation import NO_OFFER
 from ..server.decision import declined, no_room
+from ..server.idle import IdleTimers
 from ..server.pages import StatusPage
 from ..server.request import UpgradeRequest
 from .answering import why_declined
@@ -122,6 +124,7 @@ class UpgradeProxy(Resource):
         self._back_ends = BackEnds(url, reactor, sticky, policy)
         self._settings = Settings(
             reactor,
+            IdleTimers(reactor),
             pool,
             self._back_ends,
             Rules(Tokens(tokens), Trusted(trusted), preserve_host, strip_authorization, lenient),
@@ -200,8 +203,8 @@ class UpgradeProxy(Resource):
         mounted = split_mount(request.uri, len(request.prepath or ()))
         if isinstance(mounted, BadTarget):
             return StatusPage(400, "Bad Request", f"This is {mounted.why}.")
-        has_field = request.requestHeaders.hasHeader
-        if has_field(b"via") and went_through(fields, rules.pseudonym):
+        names = _twisted.raw_fields(request.requestHeaders)
+        if b"Via" in names and went_through(fields, rules.pseudonym):
             return StatusPage(508, "Loop Detected", "This request has been here before.")
         if hops_left(request.method, fields) == 0:
             return StatusPage(200, "OK", "This request goes no further.")
@@ -210,7 +213,7 @@ class UpgradeProxy(Resource):
         if most is not None and isinstance(length, int) and length > most:
             return StatusPage(413, "Content Too Large", "The content is too large.")
         ours = request if isinstance(request, UpgradeRequest) else None
-        if has_field(b"expect") and not (ours and ours.expects_continue):
+        if b"Expect" in names and not (ours and ours.expects_continue):
             # Twisted has answered it already.
             fields = [field for field in fields if field[0].lower() != b"expect"]
         offer = ours.offer if ours else NO_OFFER
@@ -233,18 +236,15 @@ def _client_of(request: Request) -> Client:
 
 def _length_of(request: Request) -> Length:
     """How long a request's content is (RFC 9112 §6): what is still to come, or what is there."""
-    headers = request.requestHeaders
-    if isinstance(request, UpgradeRequest) and request.has_unread_content:
-        # HTTP/2 has neither of the two if the length is not known.
-        if headers.hasHeader(b"transfer-encoding") or not headers.hasHeader(b"content-length"):
-            return CHUNKED
-    elif not headers.hasHeader(b"content-length"):
-        return _size_of(request) or None
-    lengths = headers.getRawHeaders(b"content-length")
-    if not lengths:
-        # Over HTTP/2 nothing need say that there is a content.
-        return CHUNKED if isinstance(request, UpgradeRequest) and request.has_unread_content else None
-    return int(lengths[0])
+    fields = _twisted.raw_fields(request.requestHeaders)
+    lengths = fields.get(b"Content-Length")
+    if isinstance(request, UpgradeRequest):
+        if request.has_unread_content:
+            # Over HTTP/2 nothing need say that there is a content.
+            return CHUNKED if not lengths or b"Transfer-Encoding" in fields else int(lengths[0])
+        if not request.has_content:
+            return int(lengths[0]) if lengths else None
+    return int(lengths[0]) if lengths else _size_of(request) or None
 
 
 def _size_of(request: Request) -> int:

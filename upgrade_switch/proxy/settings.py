@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ..client.pool import UpgradePool
     from ..negotiation import Offer
+    from ..server.idle import IdleTimers
     from .backends import BackEnds
     from .fields import Length, Rules
     from .forwarded import Client, Field
@@ -25,6 +26,8 @@ class Settings(NamedTuple):
     """What holds for all requests of a proxy."""
 
     reactor: IReactorTime
+    timers: IdleTimers
+    """The time-outs of all requests."""
     pool: UpgradePool
     back_ends: BackEnds
     rules: Rules

@@ -35,7 +35,7 @@ class Translation:
         :param target: the request's target, for the back end.
         """
         self._settings = settings
-        fields, self.tokens = request_fields(
+        fields, self.tokens, lines = request_fields(
             asked.fields,
             asked.client,
             settings.rules,
@@ -47,8 +47,8 @@ class Translation:
         self._key: HandshakeKey | None = None
         if asked.client.is_http2 and any(token.key[0] == "websocket" for token in self.tokens):
             self._key = HandshakeKey()
-            fields = self._key.added_to(fields)
-        self.head = ExchangeHead(method, target, fields)
+            fields, lines = self._key.added_to(fields), None
+        self.head = ExchangeHead(method, target, fields, lines)
         self._asked = asked
         self._back_end = back_end
 

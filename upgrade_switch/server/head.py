@@ -23,6 +23,9 @@ _HEAD = re.compile(
     rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}:[\t -~\x80-\xff]*\r\n)+)\r\n"
 )
 
+# A line of what that matches.
+_FIELD = re.compile(rb"([^:]+):[\t ]*([^\r]*)\r\n")
+
 _LENGTH = re.compile(rb"[0-9]{1,18}\Z")
 
 
@@ -51,15 +54,12 @@ def read_head(data: bytes, most_bytes: int, most_fields: int) -> Head | None:
     if match is None or match.end() > most_bytes:
         return None
     method, target, block = match.groups()
-    lines = block.split(b"\r\n")
-    # The last one is what follows the last line break: nothing.
-    lines.pop()
+    lines = _FIELD.findall(block)
     if len(lines) > most_fields:
         return None
-    fields: dict[bytes, list[bytes]] = {}
-    for line in lines:
-        name, _, value = line.partition(b":")
-        fields.setdefault(_twisted.canonical(name), []).append(value.strip(b" \t"))
+    if b" \r" in block or b"\t\r" in block:
+        lines = [(name, value.rstrip(b" \t")) for name, value in lines]
+    fields = _twisted.by_name(lines)
     if b"Transfer-Encoding" in fields or b"Expect" in fields:
         # There is more to do than to read a head, and its content.
         return None

@@ -10,6 +10,7 @@ equally long are due in the order in which they have begun to wait, so one call 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from typing import Protocol as TypingProtocol
 
 from twisted.logger import Logger
 
@@ -25,8 +26,15 @@ __all__ = ["IdleQueue", "IdleTimers", "TimedChannel"]
 _log = Logger()
 
 
+class Waiting(TypingProtocol):
+    """Whoever has a time-out."""
+
+    def timed_out(self) -> None:
+        """The time is over: ends itself, or begins anew."""
+
+
 class IdleTimers:
-    """The time-outs of a site's connections."""
+    """The time-outs of a site's connections, or of a proxy's requests."""
 
     def __init__(self, clock: IReactorTime) -> None:
         """
@@ -36,7 +44,7 @@ class IdleTimers:
         self._queues: dict[float, IdleQueue] = {}
 
     def after(self, seconds: float) -> IdleQueue:
-        """Those of the connections that wait for so long. A site has one or two such numbers."""
+        """Those that are so long. A site or a proxy has one or two such numbers."""
         queue = self._queues.get(seconds)
         if queue is None:
             queue = self._queues[seconds] = IdleQueue(self._clock, seconds)
@@ -53,19 +61,19 @@ class IdleQueue:
         self._clock = clock
         self._seconds = seconds
         # When each is due; the first one first.
-        self._due: dict[TimedChannel, float] = {}
+        self._due: dict[Waiting, float] = {}
         self._call: IDelayedCall | None = None
 
-    def begin(self, channel: TimedChannel) -> None:
-        """Time begins to pass for a channel, perhaps anew."""
-        self._due.pop(channel, None)
-        self._due[channel] = self._clock.seconds() + self._seconds
+    def begin(self, waiting: Waiting) -> None:
+        """Time begins to pass for somebody, perhaps anew."""
+        self._due.pop(waiting, None)
+        self._due[waiting] = self._clock.seconds() + self._seconds
         if self._call is None:
             self._call = self._clock.callLater(self._seconds, self._look)
 
-    def end(self, channel: TimedChannel) -> None:
-        """No time passes any more for a channel, for which it did."""
-        del self._due[channel]
+    def end(self, waiting: Waiting) -> None:
+        """No time passes any more for somebody, for whom it did."""
+        del self._due[waiting]
         if not self._due and self._call is not None:
             self._call.cancel()
             self._call = None
@@ -75,7 +83,7 @@ class IdleQueue:
         self._call = None
         now = self._clock.seconds()
         while self._due:
-            channel, due = next(iter(self._due.items()))
+            waiting, due = next(iter(self._due.items()))
             if due > now:
                 if self._call is not None:
                     # Somebody who was told has begun anew.
@@ -83,7 +91,7 @@ class IdleQueue:
                 self._call = self._clock.callLater(due - now, self._look)
                 break
             try:
-                channel.timed_out()
+                waiting.timed_out()
             except Exception:
                 _log.failure("a time-out failed")
 

@@ -74,6 +74,7 @@ _NOT_COPIED = (
     "_found",
     "_is_streamed",
     "_target",
+    "_told_if_left",
 )
 
 _CANNOT_SWITCH: dict[Declined, tuple[type[SwitchRefused], str]] = {

@@ -49,8 +49,7 @@ try:
 except ModuleNotFoundError as missing:
     if (missing.name or "").partition(".")[0] not in ("h2", "hpack"):
         raise
-    # The extra http2 is not installed.
-    ServerConnection = None  # type: ignore[assignment, misc]
+    ServerConnection = None  # type: ignore[assignment, misc]  # the extra http2 is not installed
 
 if TYPE_CHECKING:
     from .decision import Decision

@@ -10,7 +10,7 @@ for its whole content, as all requests of Twisted's do, and then uses what was f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from io import SEEK_END, BytesIO
 from tempfile import SpooledTemporaryFile
@@ -72,6 +72,7 @@ class StreamingRequest(_twisted.LeanRequest):
     _is_streamed = False
     _content_stream: ContentStream | None = None
     _as_sent: tuple[bytes, Headers] | None = None
+    _told_if_left: Callable[[Failure], object] | None = None
 
     # The head.
 
@@ -196,7 +197,7 @@ class StreamingRequest(_twisted.LeanRequest):
             self._content_stream.ended()
             return
         target = self._accept_head(command, path, version)
-        if "content" in self.__dict__:
+        if self.has_content:
             super().requestReceived(command, target, version)
         else:
             # There is none, and so no form's arguments in it.
@@ -333,13 +334,24 @@ class StreamingRequest(_twisted.LeanRequest):
 
     # The end.
 
+    def when_left(self, told: Callable[[Failure], object]) -> None:
+        """
+        Have a function called, with the reason, if the client leaves before the request is finished. It
+        is the only one; ``notifyFinish``, which is for any number, makes a Deferred for each request.
+        """
+        self._told_if_left = told
+
     def finish(self) -> None:
         super().finish()
+        self._told_if_left = None
         if self._content_stream is not None:
             self._content_stream.give_up()
 
     def connectionLost(self, reason: Failure) -> None:
         super().connectionLost(reason)
+        told, self._told_if_left = self._told_if_left, None
+        if told is not None:
+            told(reason)
         found, self._found = self._found, None
         if found is not None and isinstance(found.resource, DeferredResource):
             # Nobody renders it any more.

@@ -1,0 +1,88 @@
+"""
+What the names of a message's fields tell, whatever their values are: which fields pass.
+
+Whoever sends several messages uses the same names in them. So what is found out about all the names of
+a message is remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from ..fields import MOST_LISTS_OF_NAMES, connection_options
+from .forwarded import Field, describes_client, lines_of, plain_name
+
+__all__ = ["LOOKED_AT", "NEVER_IN_ANSWERS", "named_by_connection", "which_pass"]
+
+# RFC 9110 §7.6.1, §7.8, §10.1.4, §11.7; RFC 9112 §6.1, Appendix C.2.2 (Proxy-Connection); RFC 7540
+# §3.2.1. Whatever Connection says, they are about one connection.
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+# What this proxy sets in a request itself. "Proxy" is no field of HTTP, but CGI makes HTTP_PROXY of it,
+# by which programs look for their own proxy (CVE-2016-5385).
+_NEVER_IN_REQUESTS = _HOP_BY_HOP | {b"content-length", b"host", b"proxy", b"via"}
+
+NEVER_IN_ANSWERS = _HOP_BY_HOP | {b"via"}
+# What is looked at in an answer.
+LOOKED_AT = NEVER_IN_ANSWERS | {b"content-length"}
+
+# What forwarded_fields sets: a trusted client's own lines are in it.
+_OURS_TO_SAY = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
+
+
+def named_by_connection(fields: Iterable[Field]) -> frozenset[bytes]:
+    """The names of the fields that Connection names, in lower case (RFC 9110 §7.6.1)."""
+    return _encoded(connection_options(lines_of(fields, b"connection")))
+
+
+@lru_cache(MOST_LISTS_OF_NAMES)
+def _encoded(options: frozenset[str]) -> frozenset[bytes]:
+    return frozenset(option.encode("latin-1") for option in options)
+
+
+@lru_cache(MOST_LISTS_OF_NAMES)
+def which_pass(
+    names: tuple[bytes, ...],
+    named: frozenset[bytes],
+    is_trusted: bool,
+    may_expect: bool,
+    may_authorize: bool,
+) -> tuple[bool, ...]:
+    """
+    For each name of a request's fields, whether the field is for the back end (RFC 9110 §7.6.1).
+
+    :param named: those that Connection names.
+    :param is_trusted: whether the client may say on whose behalf it asks.
+    :param may_expect: whether Expect passes; and the following, Authorization.
+    """
+    # Connection cannot name what tells the back end who asks: a proxy in front, which is trusted, may
+    # pass on a Connection that its client has written.
+    dropped = {name for name in named if not describes_client(plain_name(name))}
+    if not may_authorize:
+        dropped.add(b"authorization")
+    if not may_expect:
+        dropped.add(b"expect")
+    return tuple(_passes(name, is_trusted) and name.lower() not in dropped for name in names)
+
+
+def _passes(name: bytes, is_trusted: bool) -> bool:
+    """Whether a request's field passes if Connection does not name it."""
+    plain = plain_name(name)
+    return plain not in _NEVER_IN_REQUESTS and (
+        not describes_client(plain) or (is_trusted and plain not in _OURS_TO_SAY)
+    )
