@@ -320,7 +320,9 @@ class SpliceEnd(Protocol):
         # What comes behind it in the same turn goes out in one piece, in the next.
         is_first = self._arrivals.is_first(len(data))
         if self.other._open:
-            self.other._write(data, is_first)
+            # Where nothing has come from the other side yet, it may just have been connected: then
+            # Twisted writes once more in this turn, and if that fails, what waits there is never read.
+            self.other._write(data, is_first and self.other.bytes_in > 0)
         elif not self.other.lost:
             self._received_early.append(data)
 

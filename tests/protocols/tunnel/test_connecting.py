@@ -282,3 +282,34 @@ async def test_site_is_less_patient(listen: Listen, serve: Servers) -> None:
     assert status(head) == 503
     assert gate.cancelled == 1
     await far_is_closed(server, gate)
+
+
+@implementer(IStreamClientEndpoint)
+class Hasty:
+    """An endpoint whose server has said hello, and is gone, before the connection is noticed."""
+
+    def __init__(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._server.settimeout(5)
+        self._endpoint = TCP4ClientEndpoint(reactor, *self._server.getsockname())
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        connecting: Deferred[Any] = self._endpoint.connect(factory)
+        # The reactor begins to connect in a call of its own, which comes first.
+        reactor.callLater(0, self._answer)
+        return connecting
+
+    def _answer(self) -> None:
+        with self._server, self._server.accept()[0] as there:
+            there.sendall(b"hello")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_does_not_listen(listen: Listen) -> None:
+    """What a server says before it closes arrives, though what it is sent resets the connection."""
+    listening = await listen("tcp", site_of({"ssh": tunnel(Hasty())}))
+    client = await listening.connect(Collector())
+    client.send(upgrade_head(b"ssh") + b"hi")
+    await switched(client)
+    await client.until(lambda: client.data == b"hello" or client.reason is not None)
+    assert client.data == b"hello"
