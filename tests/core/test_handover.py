@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 
 from tests.kit.harness import (
     CUT_KINDS,
-    KINDS,
+    EVERY_KIND,
     EchoTarget,
     Listening,
     reactor,
@@ -177,7 +177,7 @@ def _arrived(listening: Listening, answering: Answering, behind: int, count: int
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", [100_000, 1_000_000])
 @pytest.mark.parametrize("body_kind", BODIES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest.mark.usefixtures("no_gc")
 @pytest_twisted.ensureDeferred
 async def test_much_trailing_data(kind: str, body_kind: str, size: int, mode: str) -> None:
@@ -200,7 +200,7 @@ async def test_much_trailing_data(kind: str, body_kind: str, size: int, mode: st
 
 @pytest.mark.parametrize("mode", MODES[1:])
 @pytest.mark.parametrize("body_kind", BODIES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest.mark.usefixtures("no_gc")
 @pytest_twisted.ensureDeferred
 async def test_trailing_data_while_deciding(kind: str, body_kind: str, mode: str) -> None:

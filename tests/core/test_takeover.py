@@ -23,8 +23,8 @@ from zope.interface import implementer
 
 from tests.kit.certificate import AUTHORITY, SERVER
 from tests.kit.harness import (
-    KINDS,
-    SOCKETS,
+    EVERY_KIND,
+    EVERY_SOCKET,
     EchoTarget,
     Flood,
     HalfCloseRecorder,
@@ -71,7 +71,7 @@ async def switch(listening: Any, make: Callable[[], Any], trailing: bytes = b"")
 # 1. Every trailing byte, once, in order, after connectionMade.
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest_twisted.ensureDeferred
 async def test_paused_in_connection_made(kind: str, listen: Any) -> None:
     """A target that pauses in connectionMade gets nothing until it resumes, then all in order."""
@@ -120,7 +120,7 @@ async def test_paused_in_connection_made_between_records(listen: Any) -> None:
     assert target.data == b"behind"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest_twisted.ensureDeferred
 async def test_paused_and_resumed_in_connection_made(kind: str, listen: Any) -> None:
     """A target that pauses and resumes within connectionMade gets its bytes after it."""
@@ -137,7 +137,7 @@ async def test_paused_and_resumed_in_connection_made(kind: str, listen: Any) -> 
     assert targets[0].events == ["made", b"trailing"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest_twisted.ensureDeferred
 async def test_lost_while_paused(kind: str, listen: Any) -> None:
     """A target whose connection ends while it pauses hears of the end, once, and gets no bytes."""
@@ -180,7 +180,7 @@ async def test_nothing_is_left_of_who_pauses(kind: str, listen: Any) -> None:
     assert watched[0]() is None
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest_twisted.ensureDeferred
 async def test_portforward(kind: str, listen: Any) -> None:
     """Twisted's own portforward, which pauses until it is connected, loses nothing as a target."""
@@ -199,7 +199,7 @@ async def test_portforward(kind: str, listen: Any) -> None:
 
 
 @pytest.mark.parametrize("end", ["loseConnection", "abortConnection"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest_twisted.ensureDeferred
 async def test_closed_in_connection_made(kind: str, end: str, listen: Any) -> None:
     """A target that closes or aborts in connectionMade gets no bytes, and connectionLost once."""
@@ -218,7 +218,7 @@ async def test_closed_in_connection_made(kind: str, end: str, listen: Any) -> No
 # 2. No timer of HTTP's; not its producer; the transport reads.
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest_twisted.ensureDeferred
 async def test_no_timer(kind: str, listen: Any) -> None:
     """A switched connection outlives HTTP's idle timeout."""
@@ -233,7 +233,7 @@ async def test_no_timer(kind: str, listen: Any) -> None:
     assert targets[0].data == b"still here"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest_twisted.ensureDeferred
 async def test_target_may_produce(kind: str, listen: Any) -> None:
     """A target can register a producer of its own, which the transport then pauses and resumes."""
@@ -260,7 +260,7 @@ async def test_target_may_produce(kind: str, listen: Any) -> None:
     assert flood < 20_000_000
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest_twisted.ensureDeferred
 async def test_target_that_never_reads(kind: str, listen: Any) -> None:
     """A client that never stops cannot fill the memory of a target that never reads."""
@@ -280,7 +280,7 @@ async def test_target_that_never_reads(kind: str, listen: Any) -> None:
 # 3. connectionLost exactly once; HTTPChannel's never.
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest_twisted.ensureDeferred
 async def test_connection_lost_once(kind: str, listen: Any) -> None:
     """The end is told to the target, once, and not to the channel."""
@@ -427,7 +427,7 @@ def _client_hello() -> bytes:
     return outgoing.read()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest_twisted.ensureDeferred
 async def test_second_takeover(kind: str, listen: Any) -> None:
     """A target can be taken over from in its turn; the connection stays one entry until its end."""
@@ -449,7 +449,7 @@ async def test_second_takeover(kind: str, listen: Any) -> None:
     assert len(listening.site.switched) == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest_twisted.ensureDeferred
 async def test_taken_over_in_connection_made(kind: str, listen: Any) -> None:
     """Who takes over in connectionMade gets the trailing data."""
@@ -466,7 +466,7 @@ async def test_taken_over_in_connection_made(kind: str, listen: Any) -> None:
     assert second.events == ["made", b"trailing"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest_twisted.ensureDeferred
 async def test_nested_switch(kind: str, listen: Any) -> None:
     """
@@ -499,7 +499,7 @@ class Named(EchoTarget):
         return "my-protocol"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest_twisted.ensureDeferred
 async def test_log_prefix(kind: str, listen: Any) -> None:
     """What the reactor logs for a switched connection names the target."""
@@ -515,7 +515,7 @@ async def test_log_prefix(kind: str, listen: Any) -> None:
 
 
 @pytest.mark.parametrize("at", ["made", "data"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest_twisted.ensureDeferred
 async def test_target_that_raises(kind: str, at: str, listen: Any, errors: Any) -> None:
     """What a target raises is logged once, ends its connection, and never becomes a 500."""
@@ -533,7 +533,7 @@ async def test_target_that_raises(kind: str, at: str, listen: Any, errors: Any) 
     assert isinstance(error, RuntimeError)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest_twisted.ensureDeferred
 async def test_target_that_raises_in_connection_lost(kind: str, listen: Any, errors: Any) -> None:
     """What a target raises in connectionLost is logged, and its entry is gone nevertheless."""
@@ -548,7 +548,7 @@ async def test_target_that_raises_in_connection_lost(kind: str, listen: Any, err
 
 
 @pytest.mark.parametrize("render", ["returns", "raises", "writes"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest_twisted.ensureDeferred
 async def test_render_after_the_switch(kind: str, render: str, listen: Any, errors: Any) -> None:
     """Nothing that a render method does after switch_to reaches the wire, or harms the connection."""
@@ -579,7 +579,7 @@ async def test_render_after_the_switch(kind: str, render: str, listen: Any, erro
 
 
 @pytest.mark.parametrize("end", ["fin", "rst", "abort", "close"])
-@pytest.mark.parametrize("kind", SOCKETS)
+@pytest.mark.parametrize("kind", EVERY_SOCKET)
 @pytest_twisted.ensureDeferred
 async def test_every_end_is_noticed(kind: str, end: str, listen: Any) -> None:
     """However a connection ends, its entry goes, and its target hears of it once."""

@@ -49,11 +49,15 @@ T = TypeVar("T")
 #: Behind a kind: the port is one whose switched connections send at once.
 AT_ONCE = " at once"
 
-#: Every kind of connection with a socket beneath it.
-SOCKETS = ("tcp", "tls", "unix", "proxy", f"tcp{AT_ONCE}", f"unix{AT_ONCE}")
+#: The kinds of connections with a socket beneath them.
+SOCKETS = ("tcp", "tls", "unix", "proxy")
 
-#: Every kind of connection that a takeover must work on.
+#: The kinds of connections that everything must work on.
 KINDS = (*SOCKETS, "memory")
+
+#: With those that send at once: what is handed over, and joined, must work on them, too.
+EVERY_SOCKET = (*SOCKETS, f"tcp{AT_ONCE}", f"unix{AT_ONCE}")
+EVERY_KIND = (*EVERY_SOCKET, "memory")
 
 #: The same, where bytes are cut at each place: what a UNIX socket has read goes the way of TCP's.
 CUT_KINDS = ("tcp", "tls", "proxy", "memory")

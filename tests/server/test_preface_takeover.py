@@ -14,7 +14,15 @@ from twisted.web.resource import Resource
 
 from tests.kit.asking import PAGE, Broken, client_of, echoes, is_http
 from tests.kit.certificate import AUTHORITY, SERVER
-from tests.kit.harness import EchoTarget, HalfCloseRecorder, Recorder, factory_of, site_of, turns
+from tests.kit.harness import (
+    EVERY_KIND,
+    EchoTarget,
+    HalfCloseRecorder,
+    Recorder,
+    factory_of,
+    site_of,
+    turns,
+)
 from tests.kit.prefaced import (
     FLAG,
     REST,
@@ -22,7 +30,6 @@ from tests.kit.prefaced import (
     channel_is_gone,
     client_at,
     eventually,
-    every_kind,
     every_place,
     is_closed,
     leave,
@@ -34,6 +41,8 @@ from tests.kit.prefaced import (
     timers,
 )
 from upgrade_switch import _twisted
+
+every_kind = pytest.mark.parametrize("kind", EVERY_KIND)
 
 # The takeover.
 

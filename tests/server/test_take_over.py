@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from tests.kit.asking import ByHand, echoes_after, fields_of
 from tests.kit.harness import (
-    KINDS,
+    EVERY_KIND,
     EchoTarget,
     HalfCloseRecorder,
     Recorder,
@@ -98,7 +98,7 @@ class Streaming(TakingOver):
 
 @pytest.mark.parametrize(
     ("kind", "request_"),
-    [*((kind, "length") for kind in KINDS), *(("memory", request) for request in REQUESTS)],
+    [*((kind, "length") for kind in EVERY_KIND), *(("memory", request) for request in REQUESTS)],
 )
 @pytest.mark.parametrize("later", [False, True])
 @pytest_twisted.ensureDeferred

@@ -25,7 +25,7 @@ from tests.kit.farside import (
     passes_end_on,
     switched,
 )
-from tests.kit.harness import KINDS as NEAR_KINDS
+from tests.kit.harness import EVERY_KIND as NEAR_KINDS
 from tests.kit.harness import reactor, site_of, turns, upgrade_head
 from upgrade_switch import _twisted
 from upgrade_switch.errors import InvalidUpgrades
