@@ -196,6 +196,10 @@ async def far_is_closed(server: Any, gate: Gate) -> None:
     there = await server.site.next()
     await there.sees_end()
     assert there.data == b""
+    # A half-closed connection that nobody reads or writes is nobody's, and would be garbage.
+    if there.reason is None:
+        there.transport.loseConnection()
+        await there.is_lost()
 
 
 LEAVING = ("loseConnection", "abortConnection", "loseWriteConnection")
