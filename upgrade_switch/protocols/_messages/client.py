@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from base64 import b64encode
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import NoProtocol
@@ -108,7 +109,14 @@ class _Opened(MessageProtocol):
             client.connectionLost(reason)
 
 
-class MessageFactory(Factory[_Client]):
+if TYPE_CHECKING:
+    _Factory = Factory[_Client]
+else:
+    # Older Twisteds' is not generic.
+    _Factory = Factory
+
+
+class MessageFactory(_Factory):
     """
     What a :class:`MessageEndpoint` connects: each connection calls a handler, as on a server.
     """
