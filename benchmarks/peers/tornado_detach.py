@@ -1,4 +1,4 @@
-"""Tornado: a handler that detaches its stream, for a token of one's own."""
+"""Tornado: a handler that detaches its stream, for a token that the application chooses."""
 
 import asyncio
 import sys

@@ -248,7 +248,7 @@ class ChangesPings(Honest):
     tokens = ("websocket",)
 
     def relayed(self, data: bytes) -> bytes:
-        # From the server, behind the beginning of a text: a ping becomes a frame of an unknown kind.
+        # A ping that the server sends after the start of a text message becomes a frame of unknown type.
         return data.replace(b"one\x89\0", b"one\x83\0")
 
 

@@ -1,5 +1,6 @@
 """
-``upgrade-switch probe URL``: what a server switches to; and servers that are none of HTTP's.
+``upgrade-switch probe URL``: what a server switches to, and what it says of servers that do not
+speak HTTP.
 """
 
 from __future__ import annotations

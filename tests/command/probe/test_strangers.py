@@ -1,5 +1,5 @@
 """
-What servers do to the probe that mean it no good, or that are none of HTTP's: one line, or a report
+What hostile servers do to the probe, and those that do not speak HTTP: one line, or a report
 that a terminal can show; the exit code; and bounds for time and memory.
 """
 
