@@ -350,7 +350,7 @@ async def test_reset(kind: str, listen: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_failed_then_ended(kind: str, number: int, reason: type, listen: Any) -> None:
     """
-    After an error that the kernel reports only once, the end does not count as clean. EPIPE is told each time:
+    After an error that the kernel reports once, the end is not clean. EPIPE is told each time:
     whether the other end has ended its direction before is what reading says.
     """
     client, target = await switched(listen, kind)
@@ -673,7 +673,7 @@ async def test_read_as_much(kind: str, listen: Any) -> None:
 
 
 def test_ports() -> None:
-    """A port keeps transports that somebody has chosen, and a port that is not Twisted's keeps its own."""
+    """A port keeps transports that somebody has chosen; other ports keep their own."""
     from twisted.internet import tcp
 
     class Chosen(tcp.Server):
