@@ -30,6 +30,10 @@ from .takeover import hand_over
 
 __all__ = ["Splice", "SpliceEnd", "check_idle_timeout", "splice"]
 
+# A read that brings so many bytes has left some, as a rule; and only those that follow so many go
+# through a pipe.
+_MUCH, _WORTH_A_PIPE = 64 * 1024, 256 * 1024
+
 
 def splice(
     a: IStreamTransport | SwitchedConnection,
@@ -271,16 +275,27 @@ class SpliceEnd(Protocol):
         if self.lost:
             # Standard input may go on after standard output has been lost.
             return
-        self.bytes_in += len(data)
-        self.splice.moved()
+        self.received(len(data))
         # What comes behind it in the same turn goes out in one piece, in the next.
         is_first = self._arrivals.is_first(len(data))
         if self.other._open:
             # Where nothing has come from the other side yet, it may just have been connected: then
             # Twisted writes once more in this turn, and if that fails, what waits there is never read.
             self.other._write(data, is_first and self.other.bytes_in > 0)
+            if len(data) >= _MUCH and self.bytes_in >= _WORTH_A_PIPE:
+                _twisted.read_through_pipe(self.transport, self.other.transport, self)
         elif not self.other.lost:
             self._received_early.append(data)
+
+    def piped(self, count: int) -> None:
+        """Bytes have come, and have been written to the other end, without ``dataReceived``."""
+        self.received(count)
+        self.other.bytes_out += count
+
+    def received(self, count: int) -> None:
+        """So many bytes have come. To be overridden by an end that counts them for somebody."""
+        self.bytes_in += count
+        self.splice.moved()
 
     def readConnectionLost(self) -> None:
         self._has_finished = True

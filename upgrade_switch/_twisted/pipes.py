@@ -1,0 +1,187 @@
+"""
+Much from one socket to another by way of a pipe (Linux's ``splice``), without copying it.
+
+What comes in a turn goes from the source's socket into the pipe, and from there to the sink's. What the
+sink's kernel does not take waits in the sink's buffer then, where it would wait without a pipe, too. So
+the pipe is empty at the end of each turn: nobody else needs to know of it, and none is kept. To open
+one takes about 9 µs, a small part of what it saves.
+
+There is no public way to give a transport another way of reading, nor to know what waits in its buffer.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from fcntl import F_SETPIPE_SZ, fcntl
+from typing import Protocol, cast
+from weakref import ref
+
+from twisted.internet import tcp
+from twisted.internet.interfaces import IPushProducer
+
+from ..interfaces import IStreamTransport
+from .at_once import can_send, note_error
+
+__all__ = ["read_through_pipe"]
+
+# How much goes through the pipe at a time, which is the most that may have to wait in the sink's buffer
+# then; and how much in a turn, after which other connections have theirs.
+_PIECE = 256 * 1024
+_TURN = 1024 * 1024
+
+# A turn that brings less than Twisted reads at a time is not worth a pipe.
+_LITTLE = tcp.Connection.bufferSize
+
+# The most that anybody may have. A pipe holds so many pages, or packets, however little is in each.
+_PIPE_SIZE = 1024 * 1024
+
+
+class Piping(Protocol):
+    """The protocol of a source."""
+
+    def piped(self, count: int) -> None:
+        """So many bytes have been read from the source, and written to the sink."""
+
+
+def read_through_pipe(source: IStreamTransport, sink: IStreamTransport, protocol: Piping) -> None:
+    """
+    Have what comes from a socket go to another through a pipe, as long as it is much. What is little,
+    ends and errors are read as ever.
+
+    Nothing is done where that is not possible or does not pay: if there is no ``splice``, if there is
+    TLS or anything else in between, and if the source is a UNIX socket. (From these, it takes longer,
+    and descriptors that come with the bytes would be closed without a word.)
+
+    :param source: where it comes from.
+    :param sink: where it goes to; its producer pauses the source.
+    :param protocol: the protocol of the source.
+    """
+    if (
+        hasattr(os, "splice")
+        and isinstance(source, tcp.Connection)
+        and isinstance(sink, tcp.Connection)
+        and source.socket.family in (socket.AF_INET, socket.AF_INET6)
+        # Somebody else may have given it one already.
+        and "doRead" not in vars(source)
+    ):
+        source.doRead = _PipedReading(source, sink, protocol)  # type: ignore[method-assign,assignment]
+
+
+class _PipedReading:
+    """A source's ``doRead``. It keeps nothing alive: the source refers to it."""
+
+    __slots__ = ("_protocol", "_sink", "_source")
+
+    def __init__(self, source: tcp.Connection, sink: tcp.Connection, protocol: Piping) -> None:
+        self._source = ref(source)
+        self._sink = ref(sink)
+        self._protocol = ref(protocol)
+
+    def __call__(self) -> object:
+        source, sink, protocol = self._source(), self._sink(), self._protocol()
+        assert source is not None
+        # After startTLS, or a takeover, it is another one.
+        current: object = source.protocol
+        count = 0
+        if sink is not None and protocol is not None and current is protocol:
+            if _hold_back(sink):
+                return None
+            if can_send(sink):
+                count = _move(source, sink)
+                protocol.piped(count)
+        if count < _LITTLE and vars(source).get("doRead") is self:
+            del source.doRead
+        return None if count else source.doRead()
+
+
+def _hold_back(sink: tcp.Connection) -> bool:
+    """
+    If something waits in a sink's buffer, pause the producer until it has been sent.
+
+    :return: whether that has been done.
+    """
+    if (
+        not (sink.dataBuffer or sink._tempDataBuffer)
+        or not sink.connected
+        or sink.producer is None
+        or not sink.streamingProducer
+    ):
+        return False
+    sink.producerPaused = True
+    cast(IPushProducer, sink.producer).pauseProducing()
+    return True
+
+
+def _move(source: tcp.Connection, sink: tcp.Connection) -> int:
+    """
+    Move what a source has to a sink, as much as there is for a turn; no more if the sink has to wait.
+
+    :return: how many bytes the source had. If there is an error, it is told when the source, or the
+        sink, reads next.
+    """
+    pipe = _open()
+    if pipe is None:
+        return 0
+    end, beginning = pipe
+    moved = 0
+    try:
+        while moved < _TURN:
+            count = _fill(beginning, source)
+            moved += count
+            if not count or not _empty(end, count, sink):
+                break
+    finally:
+        os.close(end)
+        os.close(beginning)
+    return moved
+
+
+def _open() -> tuple[int, int] | None:
+    """
+    :return: a pipe's end and beginning; None where too many descriptors are open, or too much memory
+        is taken by pipes.
+    """
+    try:
+        end, beginning = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl(beginning, F_SETPIPE_SZ, _PIPE_SIZE)
+    except OSError:
+        os.close(end)
+        os.close(beginning)
+        return None
+    return end, beginning
+
+
+def _fill(beginning: int, source: tcp.Connection) -> int:
+    """
+    :return: how many bytes have gone from a source into the empty pipe: 0 where there are none, be it
+        for now or because of an end or an error.
+    """
+    try:
+        return os.splice(source.fileno(), beginning, _PIECE, flags=os.SPLICE_F_NONBLOCK)
+    except OSError as error:
+        note_error(source, error)
+        return 0
+
+
+def _empty(end: int, count: int, sink: tcp.Connection) -> bool:
+    """
+    Have a sink take what is in the pipe.
+
+    :return: whether its kernel has taken all of it; else the rest is in its buffer.
+    """
+    try:
+        while count:
+            count -= os.splice(end, sink.fileno(), count, flags=os.SPLICE_F_NONBLOCK)
+    except OSError as error:
+        note_error(sink, error)
+        while count:
+            rest = os.read(end, count)
+            count -= len(rest)
+            sink.write(rest)
+        _hold_back(sink)
+        return False
+    return True
