@@ -18,6 +18,7 @@ from typing import Protocol, cast
 from weakref import ref
 
 from twisted.internet import tcp
+from twisted.internet.endpoints import _WrappingProtocol
 from twisted.internet.interfaces import IPushProducer
 
 from ..interfaces import IStreamTransport
@@ -81,10 +82,9 @@ class _PipedReading:
     def __call__(self) -> object:
         source, sink, protocol = self._source(), self._sink(), self._protocol()
         assert source is not None
-        # After startTLS, or a takeover, it is another one.
-        current: object = source.protocol
         count = 0
-        if sink is not None and protocol is not None and current is protocol:
+        # After startTLS, or a takeover, the source has another protocol.
+        if sink is not None and protocol is not None and _protocol_of(source) is protocol:
             if _hold_back(sink):
                 return None
             if can_send(sink):
@@ -93,6 +93,14 @@ class _PipedReading:
         if count < _LITTLE and vars(source).get("doRead") is self:
             del source.doRead
         return None if count else source.doRead()
+
+
+def _protocol_of(source: tcp.Connection) -> object:
+    """Who gets what a source has read, as it is: client endpoints put a protocol of theirs between."""
+    protocol: object = source.protocol
+    while isinstance(protocol, _WrappingProtocol):
+        protocol = protocol._wrappedProtocol
+    return protocol
 
 
 def _hold_back(sink: tcp.Connection) -> bool:
