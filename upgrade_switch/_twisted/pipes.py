@@ -31,8 +31,8 @@ __all__ = ["read_through_pipe"]
 _PIECE = 256 * 1024
 _TURN = 1024 * 1024
 
-# A turn that brings less than Twisted reads at a time is not worth a pipe.
-_LITTLE = tcp.Connection.bufferSize
+# A turn that brings less than this is cheaper without a pipe.
+_LITTLE = 32 * 1024
 
 # The most that anybody may have. A pipe holds so many pages, or packets, however little is in each.
 _PIPE_SIZE = 1024 * 1024
