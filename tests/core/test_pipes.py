@@ -9,7 +9,6 @@ import errno
 import os
 import random
 import socket
-import stat
 from collections.abc import Callable
 from typing import Any
 from weakref import ref
@@ -31,6 +30,7 @@ from tests.kit.farside import (
     settled,
 )
 from tests.kit.harness import reactor, turns
+from tests.kit.splicing import Splicing
 from tests.kit.waiting import eventually
 from upgrade_switch import _twisted
 from upgrade_switch._twisted import pipes
@@ -53,32 +53,6 @@ over_tcp = pytest.mark.parametrize(("near", "far", "backwards"), OVER_TCP)
 
 #: As much as a sink's buffer may have to take: a piece, behind what is not much.
 MOST = (256 + 64) * 1024
-
-
-class Splicing:
-    """
-    ``os.splice``, which remembers what it has done, and fails when it is told to.
-
-    :ivar read: how many bytes have come out of sockets; ``written``: gone into them.
-    :ivar errors: numbers of errors, by whether it is to read.
-    """
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.read = self.written = 0
-        self.errors: dict[bool, list[int]] = {True: [], False: []}
-        self._splice = os.splice
-        monkeypatch.setattr(os, "splice", self)
-
-    def __call__(self, source: int, sink: int, count: int, **options: Any) -> int:
-        reads = stat.S_ISSOCK(os.fstat(source).st_mode)
-        if self.errors[reads]:
-            raise OSError(self.errors[reads].pop(0), "on purpose")
-        done: int = self._splice(source, sink, count, **options)
-        if reads:
-            self.read += done
-        else:
-            self.written += done
-        return done
 
 
 @pytest.fixture
