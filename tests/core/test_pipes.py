@@ -18,6 +18,7 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 
 from tests.kit.farside import (
     LARGE,
@@ -34,6 +35,7 @@ from tests.kit.splicing import Splicing
 from tests.kit.waiting import eventually
 from upgrade_switch import _twisted
 from upgrade_switch._twisted import pipes
+from upgrade_switch.splice import Splice, SpliceEnd
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "splice"), reason="there is no splice")
 
@@ -509,28 +511,19 @@ async def test_error_of_the_sink(
 # What moves.
 
 
-@every_direction
-@pytest_twisted.ensureDeferred
-async def test_idle(chain: Chains, near: str, far: str, backwards: bool) -> None:
+def test_idle() -> None:
     """What goes through a pipe is not idle; when it has stopped, it is."""
     clock = Clock()
-    joined = await chain(near, far, make=ClosingCollector, spliced=False)
-    joined.splice(idle_timeout=10, reactor=clock)
-    await joined.greet()
-    flow = await Piped(joined, backwards).start()
+    near, far = SpliceEnd(), SpliceEnd()
+    joined = Splice(near, far, reactor=clock)
+    transports = [StringTransport(), StringTransport()]
+    for end, transport in zip((near, far), transports, strict=True):
+        end.makeConnection(transport)
+    joined.limit_idleness(clock, 10)
     clock.advance(9)
-    told: list[int] = []
-    receive, flow.end.dataReceived = flow.end.dataReceived, lambda data: told.append(len(data))
-    before = flow.end.bytes_in
-    flow.slow.transport.resumeProducing()
-    await eventually(lambda: flow.end.bytes_in > before)
-    flow.slow.transport.pauseProducing()
-    assert told == []
-    flow.end.dataReceived = receive
-    clock.advance(9)
-    await turns()
-    assert not joined.done.called
-    await flow.arrives()
-    clock.pump([5, 5, 5, 5])
-    await joined.done
-    await flow.slow.is_lost()
+    near.piped(5)
+    assert (near.bytes_in, far.bytes_out) == (5, 5)
+    clock.advance(9.5)
+    assert not any(transport.disconnecting for transport in transports)
+    clock.advance(1)
+    assert all(transport.disconnecting for transport in transports)
