@@ -31,8 +31,9 @@ __all__ = ["read_through_pipe"]
 _PIECE = 256 * 1024
 _TURN = 1024 * 1024
 
-# A turn that brings less than this is cheaper without a pipe.
-_LITTLE = 32 * 1024
+# A turn that brings less than this, which one packet can have, is not worth a pipe. What goes through it
+# are the pages that the bytes have come in: with little in each, they would fill memory uncounted.
+_LITTLE = 60 * 1024
 
 # The most that anybody may have. A pipe holds so many pages, or packets, however little is in each.
 _PIPE_SIZE = 1024 * 1024
@@ -62,6 +63,8 @@ def read_through_pipe(source: IStreamTransport, sink: IStreamTransport, protocol
         hasattr(os, "splice")
         and isinstance(source, tcp.Connection)
         and isinstance(sink, tcp.Connection)
+        # Else it has no socket any more.
+        and source.connected
         and source.socket.family in (socket.AF_INET, socket.AF_INET6)
         # Somebody else may have given it one already.
         and "doRead" not in vars(source)
@@ -137,7 +140,8 @@ def _move(source: tcp.Connection, sink: tcp.Connection) -> int:
         while moved < _TURN:
             count = _fill(beginning, source)
             moved += count
-            if not count or not _empty(end, count, sink):
+            # With less than it may have been, there was no more.
+            if not _empty(end, count, sink) or count < _PIECE:
                 break
     finally:
         os.close(end)
@@ -181,15 +185,23 @@ def _empty(end: int, count: int, sink: tcp.Connection) -> bool:
 
     :return: whether its kernel has taken all of it; else the rest is in its buffer.
     """
-    try:
-        while count:
-            count -= os.splice(end, sink.fileno(), count, flags=os.SPLICE_F_NONBLOCK)
-    except OSError as error:
-        note_error(sink, error)
-        while count:
-            rest = os.read(end, count)
-            count -= len(rest)
-            sink.write(rest)
-        _hold_back(sink)
-        return False
+    while count:
+        try:
+            sent = os.splice(end, sink.fileno(), count, flags=os.SPLICE_F_NONBLOCK)
+        except OSError as error:
+            note_error(sink, error)
+            sent = 0
+        if not sent:
+            _keep(end, count, sink)
+            return False
+        count -= sent
     return True
+
+
+def _keep(end: int, count: int, sink: tcp.Connection) -> None:
+    """Put what is in the pipe into a sink's buffer."""
+    while count:
+        rest = os.read(end, count)
+        count -= len(rest)
+        sink.write(rest)
+    _hold_back(sink)
