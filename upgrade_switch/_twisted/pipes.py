@@ -31,8 +31,8 @@ __all__ = ["read_through_pipe"]
 _PIECE = 256 * 1024
 _TURN = 1024 * 1024
 
-# A turn that brings less than this, which one packet can have, is not worth a pipe. What goes through it
-# are the pages that the bytes have come in: with little in each, they would fill memory uncounted.
+# A turn that brings less than this, which one packet can have, is not worth a pipe. What goes through
+# it are the pages that the bytes have come in: with little in each, they would fill memory uncounted.
 _LITTLE = 60 * 1024
 
 # The most that anybody may have. A pipe holds so many pages, or packets, however little is in each.
