@@ -10,6 +10,7 @@ import os
 import random
 import socket
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from weakref import ref
 
@@ -222,7 +223,11 @@ def no_room(*_: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "name", "instead"), [(os, "pipe2", no_pipe), (pipes, "fcntl", no_room)]
+    ("where", "name", "instead"),
+    [
+        (os, "pipe2", no_pipe),
+        (pipes, "fcntl", SimpleNamespace(fcntl=no_room, F_SETPIPE_SZ=0)),
+    ],
 )
 @pytest_twisted.ensureDeferred
 async def test_there_is_none(
@@ -231,7 +236,7 @@ async def test_there_is_none(
     monkeypatch: pytest.MonkeyPatch,
     where: Any,
     name: str,
-    instead: Callable[..., None],
+    instead: Any,
 ) -> None:
     """If no pipe can be had, or no large one, all goes without; as soon as one can be, with one."""
     joined = await chain("tcp", "tcp")

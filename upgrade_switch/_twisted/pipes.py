@@ -11,9 +11,9 @@ There is no public way to give a transport another way of reading, nor to know w
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
-from fcntl import F_SETPIPE_SZ, fcntl
 from typing import Protocol, cast
 from weakref import ref
 
@@ -92,6 +92,7 @@ class _PipedReading:
                 return None
             if can_send(sink):
                 count = _move(source, sink)
+            if count:
                 protocol.piped(count)
         if count < _LITTLE and vars(source).get("doRead") is self:
             del source.doRead
@@ -159,7 +160,7 @@ def _open() -> tuple[int, int] | None:
     except OSError:
         return None
     try:
-        fcntl(beginning, F_SETPIPE_SZ, _PIPE_SIZE)
+        fcntl.fcntl(beginning, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
     except OSError:
         os.close(end)
         os.close(beginning)
