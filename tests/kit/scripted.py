@@ -52,16 +52,18 @@ class Peers(Factory):
     What is connected to a :class:`Scripted`.
 
     :ivar built: all connections there have been, in their order.
+    :ivar peer: what the server's sides of the next ones are.
     """
 
     noisy = False
+    peer: type[Peer] = Peer
 
     def __init__(self) -> None:
         self.built: list[Peer] = []
         self.waiters = Waiters()
 
     def buildProtocol(self, addr: object) -> Peer:
-        peer = Peer()
+        peer = self.peer()
         peer.factory = self
         self.built.append(peer)
         return peer
