@@ -159,8 +159,9 @@ class UpgradeChannel(ReceivingChannel):
         connection ends. A client that has said something behind its request wants it to arrive; one
         that has not has left, most likely.
         """
-        is_told = self.outlives_half_close and self.has_trailing_data()
-        return self if is_told and interface is IHalfCloseableProtocol else None
+        if interface is not IHalfCloseableProtocol or not self.outlives_half_close:
+            return None
+        return self if self.has_trailing_data() else None
 
     def readConnectionLost(self) -> None:
         """
