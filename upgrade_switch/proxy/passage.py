@@ -78,7 +78,7 @@ class Passage:
         if asked.length:
             self._upload = Upload(settings.max_body, self._too_long, self._moves, self._stalled)
         self._deadline = Deadline(settings.timers, self._timed_out)
-        self._key = settings.back_ends.key_of(asked.client.address, asked.fields)
+        self._key = settings.back_ends.key_of(asked.client, asked.fields, settings.rules.trusted)
         self._tried: list[BackEnd] = []
         self._attempt: Attempt | None = None
         self._connecting: Deferred[ExchangeClient] | None = None
