@@ -21,7 +21,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IAgentEndpointFactory, IBodyProduce
 from zope.interface import implementer
 
 from tests.kit.certificate import AUTHORITY
-from tests.kit.harness import Listening, Recorder, Waiters, patient, reactor, turns
+from tests.kit.harness import HalfCloseRecorder, Listening, Recorder, Waiters, patient, reactor, turns
 from upgrade_switch import UpgradeEndpoint, UpgradePool, _twisted
 
 #: Every kind of connection that a client may have.
@@ -45,6 +45,10 @@ class Peer(Recorder):
             with suppress(OSError):
                 socket.setTcpNoDelay(True)
         self.factory.waiters.look()
+
+
+class HalfClosePeer(HalfCloseRecorder, Peer):
+    """One that goes on when its client has finished sending."""
 
 
 class Peers(Factory):

@@ -12,7 +12,7 @@ from tests.kit.backed import ASK, GET, OK, SWITCH, post
 from tests.kit.backed_live import KINDS, PAIRS
 from tests.kit.farside import Collector
 from tests.kit.harness import Flood, HalfCloseRecorder, eventually, reactor, turns
-from tests.kit.scripted import Peer
+from tests.kit.scripted import HalfClosePeer, Peer
 from upgrade_switch import _twisted
 
 every_pair = pytest.mark.parametrize(("near", "far"), PAIRS)
@@ -26,10 +26,6 @@ class Counter(HalfCloseRecorder):
 
     def dataReceived(self, data: bytes) -> None:
         super().dataReceived(data if b"\r\n\r\n" not in self.data else b"")
-
-
-class HalfClosePeer(HalfCloseRecorder, Peer):
-    """A server that goes on when its client has finished sending."""
 
 
 class CountingPeer(Peer):
