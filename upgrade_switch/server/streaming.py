@@ -334,6 +334,11 @@ class StreamingRequest(_twisted.LeanRequest):
 
     # The end.
 
+    def render(self, resource: IResource) -> None:
+        # A client may leave while its resource is looked for (DeferredResource): nobody can answer it.
+        if getattr(self, "channel", self) is not None:
+            super().render(resource)
+
     def when_left(self, told: Callable[[Failure], object]) -> None:
         """
         Have a function called, with the reason, if the client leaves before the request is finished. It
