@@ -172,7 +172,7 @@ async def test_splice_ends(live: Any, near: str, far: str) -> None:
             del client.data[:]
             first, second = (peer, client) if backwards else (client, peer)
             first.send(b"x" * 300_000)
-            await second.until(lambda second=second: len(second.data) >= 300_000)
+            await second.until(lambda second=second: second.amount >= 300_000)
             end(first, how)
             if how == "close":
                 await second.until(

@@ -240,7 +240,7 @@ async def test_answer_that_is_read_slowly(listen: Any, kind: str) -> None:
     client.send(b"PUT /u HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000\r\n\r\n" + bytes(1000))
     step = 2**20
     for size in range(step, len(answer), step):
-        await client.until(lambda size=size: len(client.data) >= size)
+        await client.until(lambda size=size: client.amount >= size)
         client.transport.pauseProducing()
         clock.advance(5)
         await turns()
