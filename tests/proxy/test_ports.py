@@ -169,7 +169,7 @@ async def test_splice_ends(live: Any, near: str, far: str) -> None:
             peer, _ = await running.server.asked()
             peer.send(SWITCH)
             await client.until(lambda client=client: b"\r\n\r\n" in client.data)
-            del client.data[:]
+            client.data = b""
             first, second = (peer, client) if backwards else (client, peer)
             first.send(b"x" * 300_000)
             await second.until(lambda second=second: second.amount >= 300_000)
