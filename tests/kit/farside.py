@@ -274,7 +274,7 @@ class Chain:
         await self.left.has(1)
         await self.right.has(1)
         for end in (self.left, self.right):
-            end.data.clear()
+            end.data = b""
             end.events.clear()
 
     async def stop(self) -> None:
