@@ -12,6 +12,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
+from tests.kit.asking import ByHand
 from tests.kit.harness import EchoTarget, no_collector, site_of, upgrade_head
 from tests.kit.streamed import (
     HOST,
@@ -240,6 +241,24 @@ def test_client_leaves_before_it_is_wanted() -> None:
     resource.requests[0].stream_content(taking).addErrback(resource.fail)
     assert resource.failures[0].check(ConnectionDone)
     assert taking.producer is None
+
+
+def test_from_the_file_when_the_client_leaves() -> None:
+    """Where it is told that the client has left, a resource may ask for the content, and learns why."""
+    failures: list[Any] = []
+
+    def render(request: Any) -> int:
+        assert request.content.read() == b"abc"
+        left = request.notifyFinish()
+        left.addErrback(lambda _: request.stream_content(Taking()))
+        left.addErrback(failures.append)
+        return NOT_DONE_YET
+
+    client = Joined(site_of(ByHand(render), reactor=Clock())).send(put(b"abc"))
+    client.wire.client.loseConnection()
+    client.wire.pump()
+    (failure,) = failures
+    assert failure.check(ConnectionDone)
 
 
 BROKEN = [b"x\r\n", b"3\r\nabcd\r\n", b"-1\r\n", b"3;\x01\r\n", b"1" * 2000]

@@ -5,6 +5,7 @@ What is private in ``twisted.web.server.Request``.
 from __future__ import annotations
 
 from functools import cached_property
+from io import BytesIO
 from typing import IO, Any
 
 from twisted.web.http_headers import Headers
@@ -48,9 +49,18 @@ class LeanRequest(Request):
 
     @cached_property
     def content(self) -> IO[bytes] | None:  # type: ignore[override]
-        """The content; empty if there is none. None as soon as the request is over."""
-        if getattr(self, "channel", None) is None:
+        """
+        The content: empty if the request has none, closed once the client has left, and None once the
+        request is finished.
+        """
+        if "channel" not in self.__dict__:
+            # ``finish`` deletes it,
             return None
+        if self.channel is None:
+            # and ``connectionLost`` sets it to None.
+            closed = BytesIO()
+            closed.close()
+            return closed
         Request.gotLength(self, 0)
         content: IO[bytes] = self.__dict__["content"]
         return content

@@ -348,6 +348,10 @@ class StreamingRequest(_twisted.LeanRequest):
             self._content_stream.give_up()
 
     def connectionLost(self, reason: Failure) -> None:
+        if self._content_stream is None:
+            # First: whoever is told now, and asks for the content, learns why there is none.
+            self._content_stream = ContentStream()
+            self._content_stream.failed(reason)
         super().connectionLost(reason)
         told, self._told_if_left = self._told_if_left, None
         if told is not None:
@@ -356,8 +360,6 @@ class StreamingRequest(_twisted.LeanRequest):
         if found is not None and isinstance(found.resource, DeferredResource):
             # Nobody renders it any more.
             found.resource.d.addErrback(lambda _: None)
-        if self._content_stream is None:
-            self._content_stream = ContentStream()
         self._content_stream.failed(reason)
 
 
