@@ -20,7 +20,7 @@ ROOT = Path(upgrade_switch.__file__).parent
 
 #: From the bottom to the top: a room imports those in lines above its own, and itself.
 FLOORS = (
-    {"fields", "_version"},
+    {"fields", "_version", "_lazy"},
     {"errors"},
     {"_extras"},
     {"negotiation"},
@@ -50,7 +50,15 @@ KNOWN = {
 PURE = {"upgrade_switch.fields", "upgrade_switch.http2.fields", "upgrade_switch.http2.lists"}
 #: Rooms whose parts do not know one another, but for those that are named.
 APART = {
-    "protocols": {"_tunnel", "_connect", "_handshake", "_heartbeat", "_origin", "_proxy_header"},
+    "protocols": {
+        "_tunnel",
+        "_connect",
+        "_client_handshake",
+        "_handshake",
+        "_heartbeat",
+        "_origin",
+        "_proxy_header",
+    },
     "command": {"certificates", "exits", "fields", "listening", "options", "reactor", "secrets"},
 }
 #: These exist to put others together.

@@ -32,8 +32,8 @@ from zope.interface import implementer
 from ...client.endpoint import unwrap_cancelled
 from ...client.pool import UpgradePool, switched_connection
 from ...client.urls import http_url
-from ...errors import InvalidArgument, InvalidResponse, connect_timed_out
-from ...fields import accept_key
+from ...errors import InvalidArgument, connect_timed_out
+from .._client_handshake import chosen_subprotocol
 from .._handshake import MAX_MESSAGE_SIZE, subprotocol_names
 from . import compression
 from .protocol import Agreed, Handler, MessageProtocol
@@ -41,7 +41,6 @@ from .server import HEARTBEAT, MAX_QUEUE, check_options
 
 __all__ = ["MessageEndpoint", "MessageFactory"]
 
-_SWITCHING = 101
 _SET_HERE = (b"sec-websocket-protocol", b"sec-websocket-extensions")
 
 
@@ -90,7 +89,7 @@ class _Client(Protocol):
         self.stream = self.transport.opened.stream
 
 
-class _Opened(MessageProtocol):
+class _ClientMessageProtocol(MessageProtocol):
     """Owns a client's connection, and tells its :class:`_Client`, or what wraps that, of its end."""
 
     def __init__(self, handler: Handler, client: IProtocol) -> None:
@@ -228,7 +227,7 @@ class MessageEndpoint:
         except BaseException:
             connection.abort()
             raise
-        opened = _Opened(handler, client)
+        opened = _ClientMessageProtocol(handler, client)
         opened.agree(agreed, self._options, self._reactor)
         connection.install(opened)
         return client
@@ -248,19 +247,11 @@ class MessageEndpoint:
 
     def _agreed(self, response: IResponse, key: bytes) -> Agreed:
         """
-        What a switch has settled (RFC 6455 §4.1, from "If the status code").
+        What a switch has settled (RFC 6455 §4.1).
 
         :raises InvalidResponse: if it breaks the rules.
         """
-        header = response.headers.getRawHeaders
-        # Over HTTP/2, where a 200 switches, there is no key, and so no answer to it (RFC 8441 §5).
-        if response.code == _SWITCHING and header(b"sec-websocket-accept") != [accept_key(key)]:
-            raise InvalidResponse("a 101 without the Sec-WebSocket-Accept to this key")
-        # Some servers answer with an empty field where they choose none.
-        chosen = [value for value in header(b"sec-websocket-protocol") or () if value.strip(b" \t")]
-        subprotocol = chosen[0].decode("latin-1") if chosen else None
-        if len(chosen) > 1 or (chosen and subprotocol not in self._subprotocols):
-            raise InvalidResponse(f"the server chose the subprotocol {subprotocol!r}, not offered")
-        lines = header(b"sec-websocket-extensions") or ()
+        subprotocol = chosen_subprotocol(response, key, self._subprotocols)
+        lines = response.headers.getRawHeaders(b"sec-websocket-extensions") or ()
         extensions = compression.chosen(lines, self._compression)
         return Agreed(Side.CLIENT, subprotocol, extensions)
