@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from types import TracebackType
 from typing import NamedTuple
 
 import h11
@@ -106,12 +105,7 @@ class FarSide:
         self._accepting.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         # Closing alone would not wake the thread that accepts.
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -233,16 +227,11 @@ class Far(Wire):
     def __enter__(self) -> Far:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._is_answered and not self.request.is_last and kind is None:
+    def __exit__(self, *raised: object) -> None:
+        if self._is_answered and not self.request.is_last and not any(raised):
             self._again(self._socket, self._received)
         else:
-            super().__exit__(kind, error, traceback)
+            super().__exit__(*raised)
 
     def answer(self, status: str, *lines: str, content: bytes = b"") -> None:
         """

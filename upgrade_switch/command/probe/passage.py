@@ -147,18 +147,32 @@ class Passage(Subject):
         return "\r\n".join([*every, "", ""]).encode("latin-1")
 
     @contextmanager
+    def asked(
+        self, *lines: str, connection: Sequence[str] = ("Upgrade",)
+    ) -> Iterator[tuple[Wire, Far]]:
+        """
+        A request for the token that has arrived, and is to be answered: the client's end of the
+        connection and the far one.
+
+        :param lines: these and the values of the Connection lines are as for :meth:`upgrade`.
+        :raises Broken: if it does not arrive, or no longer asks for the token.
+        """
+        with self.open() as near:
+            near.send(self.upgrade(*lines, connection=connection))
+            with self.upgrade_arrives(near) as far:
+                yield near, far
+
+    @contextmanager
     def tunnel(self) -> Iterator[tuple[Wire, Far]]:
         """
         A connection that is switched already: the client's end and the far one.
 
         :raises Broken: if the proxy does not switch.
         """
-        with self.open() as near:
-            near.send(self.upgrade())
-            with self.upgrade_arrives(near) as far:
-                far.send(self.switching(far.request))
-                self.switched(near)
-                yield near, far
+        with self.asked() as (near, far):
+            far.send(self.switching(far.request))
+            self.switched(near)
+            yield near, far
 
     def switches(
         self,

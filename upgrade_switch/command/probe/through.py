@@ -21,7 +21,7 @@ __all__ = ["reached"]
 
 # A proxy that asks whether its servers live may have to notice first that there is one now: how many
 # time-outs it has for that, and the seconds between two requests.
-_PATIENCE = 2
+_TIMEOUTS_UNTIL_UP = 2
 _PAUSE = 0.1
 
 
@@ -50,7 +50,7 @@ def reached(proxy: Subject, host: str, port: int, left: float = inf) -> Iterator
 
 
 def _see_that_requests_arrive(passage: Passage, bound: Deadline) -> None:
-    deadline = bound.shorter(_PATIENCE * passage.timeout)
+    deadline = bound.shorter(_TIMEOUTS_UNTIL_UP * passage.timeout)
     while (answer := _answer(passage, bound)) is not None:
         if not deadline.left():
             address = passage.far_side.address
