@@ -26,7 +26,7 @@ __all__ = ["IdleQueue", "IdleTimers", "TimedChannel"]
 _log = Logger()
 
 
-class Waiting(TypingProtocol):
+class HasTimeout(TypingProtocol):
     """Whoever has a time-out."""
 
     def timed_out(self) -> None:
@@ -61,17 +61,17 @@ class IdleQueue:
         self._clock = clock
         self._seconds = seconds
         # When each is due; the first one first.
-        self._due: dict[Waiting, float] = {}
+        self._due: dict[HasTimeout, float] = {}
         self._call: IDelayedCall | None = None
 
-    def begin(self, waiting: Waiting) -> None:
+    def begin(self, waiting: HasTimeout) -> None:
         """Time begins to pass for somebody, perhaps anew."""
         self._due.pop(waiting, None)
         self._due[waiting] = self._clock.seconds() + self._seconds
         if self._call is None:
             self._call = self._clock.callLater(self._seconds, self._look)
 
-    def end(self, waiting: Waiting) -> None:
+    def end(self, waiting: HasTimeout) -> None:
         """No time passes any more for somebody, for whom it did."""
         del self._due[waiting]
         if not self._due and self._call is not None:

@@ -42,7 +42,7 @@ class SharedStatus(Status):
         for each in waiting:
             each.callback(merged)
 
-    def tell(self, kind: str = "snapshot") -> None:
+    def send(self, kind: str = "snapshot") -> None:
         """Tell the parent what has been counted here."""
         self._say({"say": kind, "snapshot": self.snapshot(_process())})
 

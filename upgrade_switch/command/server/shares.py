@@ -84,18 +84,18 @@ class Shares:
     def _balance(self) -> None:
         for share in self._shares.values():
             if share.leaves and share.granted > share.used:
-                self._tell(share, 0)
+                self._announce(share, 0)
         staying = [share for share in self._shares.values() if not share.leaves]
         goals = self._goals(staying)
         for share, goal in goals.items():
             if goal < share.granted:
-                self._tell(share, goal)
+                self._announce(share, goal)
         for share, goal in goals.items():
             # What others have to give back first is handed out when they have.
             reachable = min(goal, share.granted + self._most - self.granted())
             if reachable > share.granted:
                 share.has_declined = False
-                self._tell(share, reachable)
+                self._announce(share, reachable)
 
     def _goals(self, staying: list[_Share]) -> dict[_Share, int]:
         """
@@ -118,7 +118,7 @@ class Shares:
         return {share: share.used + (share in goals) for share in staying}
 
     @staticmethod
-    def _tell(share: _Share, granted: int) -> None:
+    def _announce(share: _Share, granted: int) -> None:
         if share.wanted is None:
             share.wanted = granted
             share.granted = max(share.granted, granted)

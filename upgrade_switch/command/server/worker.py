@@ -109,7 +109,7 @@ class Worker:
         if self._server is None:
             return None
         self._tally.retire()
-        drained = self._server.stopService().addCallback(lambda _: self._status.tell("ending"))
+        drained = self._server.stopService().addCallback(lambda _: self._status.send("ending"))
         # Else the process would end before the parent has heard of it.
         return drained.addCallback(lambda _: self._farewell)
 
@@ -176,7 +176,7 @@ class Worker:
         self._tally.note_others(message["parties"], message["anew"])
 
     def _hear_look(self, _: Message) -> None:
-        self._status.tell()
+        self._status.send()
 
     def _hear_gathered(self, message: Message) -> None:
         self._status.gathered(message["snapshots"])

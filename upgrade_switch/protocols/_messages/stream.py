@@ -84,7 +84,7 @@ class _Over:
         """It has ended."""
 
 
-class _Waiting(Deferred[_T]):
+class _UnloggedDeferred(Deferred[_T]):
     """
     What one waits for on a stream. If nobody looks at it, no error is logged when it fails because the
     stream is closed: the other end decides when that is, and could fill the log.
@@ -170,7 +170,7 @@ class MessageStream:
             return succeed(message)
         if self._connection.has_ended:
             return self._failed()
-        reader: Deferred[Message] = _Waiting(self._readers.remove)
+        reader: Deferred[Message] = _UnloggedDeferred(self._readers.remove)
         self._readers.append(reader)
         return reader
 
@@ -191,7 +191,7 @@ class MessageStream:
         self._connection.send_message(message)
         if not self._connection.is_full:
             return succeed(None)
-        sender: Deferred[None] = _Waiting(self._senders.remove)
+        sender: Deferred[None] = _UnloggedDeferred(self._senders.remove)
         self._senders.append(sender)
         return sender
 
@@ -261,7 +261,7 @@ class MessageStream:
         return StreamClosed(*self._connection.why_closed)
 
     def _failed(self) -> Deferred[_T]:
-        failed: Deferred[_T] = _Waiting()
+        failed: Deferred[_T] = _UnloggedDeferred()
         failed.errback(self._closed())
         return failed
 
