@@ -42,6 +42,9 @@ class Producing(Enum):
     """It is being asked right now."""
 
 
+_PULL_PRODUCER = (Producing.PULLED, Producing.PULLING)
+
+
 class Queue(TypingProtocol):
     """Where streams wait until they may send."""
 
@@ -156,7 +159,10 @@ class Outgoing:
         """Whether nothing but the end of the direction is left to send."""
         if self._queue or self.sending is not Direction.ENDING:
             return False
-        return self.producer is None or not self.disconnecting
+        # As with Twisted's transports: closing waits for any producer, a half-close for one that is
+        # asked for more until it unregisters itself.
+        waits = self.disconnecting or self._producing in _PULL_PRODUCER
+        return self.producer is None or not waits
 
     # The stream's turn.
 
