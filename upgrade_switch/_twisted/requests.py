@@ -41,14 +41,14 @@ class LeanRequest(Request):
         self._parsePOSTFormSubmission = parses_forms
 
     @cached_property
-    def received_cookies(self) -> dict[bytes, bytes]:  # type: ignore[override]
+    def received_cookies(self) -> dict[bytes, bytes]:  # type: ignore[override]  # Twisted sets it in __init__
         # parseCookies adds to what is there.
         cookies = self.__dict__["received_cookies"] = {}
         self.parseCookies()
         return cookies
 
     @cached_property
-    def content(self) -> IO[bytes] | None:  # type: ignore[override]
+    def content(self) -> IO[bytes] | None:  # type: ignore[override]  # so with this one
         """
         The content: empty if the request has none, closed once the client has left, and None once the
         request is finished.
