@@ -311,5 +311,5 @@ def test_wrong_config(tmp_path: Path) -> None:
     """A file that is not there, and arguments beside it, are usage errors."""
     config = str(tmp_path / "none.toml")
     assert "No such file" in fails(2, "forward", "--config", config)
-    assert "stand in the file" in fails(2, "forward", "--config", config, LOCAL, "ws://h/")
+    assert "the file has ENDPOINT" in fails(2, "forward", "--config", config, LOCAL, "ws://h/")
     assert "ENDPOINT, URL and TOKEN" in fails(2, "forward")

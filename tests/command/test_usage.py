@@ -368,7 +368,7 @@ def test_streams_after_a_signal(url: str) -> None:
     ("arguments", "said"),
     [
         (["serv"], "; available: serve, connect, forward"),
-        (["serve", "8080"], "unexpected argument '8080': there are options only"),
+        (["serve", "8080"], "unexpected argument '8080': serve takes only options"),
         (["serve", "--listen", "8080"], "not a server endpoint string (such as tcp:8080): '8080'"),
         (
             ["serve", "--tunnel", "/x x 22"],

@@ -48,7 +48,7 @@ class LeanRequest(Request):
         return cookies
 
     @cached_property
-    def content(self) -> IO[bytes] | None:  # type: ignore[override]  # so with this one
+    def content(self) -> IO[bytes] | None:  # type: ignore[override]  # as above
         """
         The content: empty if the request has none, closed once the client has left, and None once the
         request is finished.
