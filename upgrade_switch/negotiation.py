@@ -223,7 +223,7 @@ class TokenTable(Generic[V]):
                 raise InvalidUpgrades(f"a token is a str, not {key!r}")
             token = UpgradeToken.parse(key)
             if token.key in self._values:
-                raise InvalidUpgrades(f"{key!r} is here twice: names compare without case")
+                raise InvalidUpgrades(f"{key!r} is given twice: names compare without regard to case")
             self._values[token.key] = value
 
     def known(self, offer: Iterable[UpgradeToken]) -> Iterator[tuple[UpgradeToken, V]]:

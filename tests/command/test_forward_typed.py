@@ -261,7 +261,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "empty": ("", "needs a table [[forward]]"),
     "no list": ("[forward]\n" + GOOD, "needs a table [[forward]]"),
     "no table": ("forward = [1]\n", "needs a table [[forward]]"),
-    "outside": ("listen = 0\n[[forward]]\n" + GOOD, "'listen' is outside of a table"),
+    "outside": ("listen = 0\n[[forward]]\n" + GOOD, "'listen' is outside of a [[forward]] table"),
     "no listen": ('[[forward]]\nurl = "http://h/"\n', "[[forward]] 1 needs listen"),
     "no url": ("[[forward]]\nlisten = 0\n", "[[forward]] 1 needs url"),
     "second": (f"[[forward]]\n{GOOD}[[forward]]\nlisten = 0\n", "[[forward]] 2 needs url"),

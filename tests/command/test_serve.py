@@ -229,7 +229,7 @@ def test_tunnel_to_nowhere() -> None:
     assert done.returncode == 3
     assert b"502" in done.stderr
     line, declined = server.log
-    assert " was not switched to x at /x: answered: " in declined
+    assert " was not switched to x at /x: answered (" in declined
     assert line.startswith("the tunnel at /x cannot connect to 127.0.0.1:")
     assert "Connection was refused" in line
 

@@ -100,8 +100,8 @@ class SwitchLog:
 _SECONDS_BETWEEN_DECLINES = 60
 _MOST_DETAIL = 200
 
-_DECLINED = "{peer} was not switched to {token} at {path}: {why}: {detail}"
-_DECLINED_CONNECT = "{peer} was not connected to {path}: {why}: {detail}"
+_DECLINED = "{peer} was not switched to {token} at {path}: {why} ({detail})"
+_DECLINED_CONNECT = "{peer} was not connected to {path}: {why} ({detail})"
 _FLOODED = "{peer} asked for too much over HTTP/2, and its connection was ended"
 _MORE = " ({left_out} more of this kind since the last line)"
 

@@ -158,7 +158,7 @@ def _first_settings(wire: Wire) -> dict[int, int]:
     head = wire.exactly(9, expected)
     size = int.from_bytes(head[:3], "big")
     if head[3] != _SETTINGS or size > _LONGEST_FRAME:
-        raise Broken("something else than SETTINGS", expected)
+        raise Broken("something other than SETTINGS", expected)
     content = wire.exactly(size, expected)
     pairs = [content[start : start + 6] for start in range(0, size, 6)]
     return {int.from_bytes(pair[:2], "big"): int.from_bytes(pair[2:], "big") for pair in pairs}

@@ -264,7 +264,8 @@ class Far(Wire):
                         raise Closed(f"{shown(body)} and the end of the connection", expected)
                     reader.receive_data(data)
         except h11.RemoteProtocolError as error:
-            raise Broken(f"at the far side, what is no request ({error})", expected) from None
+            came = f"at the far side, something that is not a request ({error})"
+            raise Broken(came, expected) from None
         self._received = reader.trailing_data[0] + self._received
         return body
 

@@ -55,8 +55,8 @@ def _see_that_requests_arrive(passage: Passage, bound: Deadline) -> None:
         if not deadline.left():
             address = passage.far_side.address
             raise NotReached(
-                f"nothing of a request to {passage.url} came to {address} ({answer}): the proxy has to "
-                f"be configured to forward to http://{address}"
+                f"no request to {passage.url} has arrived at {address} ({answer}): configure the proxy "
+                f"to forward to http://{address}"
             )
         time.sleep(_PAUSE)
 

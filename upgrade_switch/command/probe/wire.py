@@ -150,7 +150,7 @@ class Wire:
                 self._socket.settimeout(self.deadline.left() or 1e-9)
                 self._socket.sendall(data)
             except TimeoutError:
-                raise Silent("the server stopped reading", "it to read on") from None
+                raise Silent("the server stopped reading", "it to go on reading") from None
             except OSError:
                 return
 
@@ -195,7 +195,7 @@ class Wire:
             data, self._received = self._received, b""
             return data
         if not self.deadline.left():
-            raise Silent(f"no end of it within {self.deadline.seconds:g} s", expected)
+            raise Silent(f"it did not end within {self.deadline.seconds:g} s", expected)
         try:
             # 0 would make the socket non-blocking.
             self._socket.settimeout(self.deadline.left() or 1e-9)

@@ -315,7 +315,7 @@ class Workers(Server):
             self._not_reloaded(why)
 
     def _not_reloaded(self, why: str) -> None:
-        say(f"not reloaded, all is as it was: {why}")
+        say(f"not reloaded, nothing changed: {why}")
         self._settled()
 
     # SIGTERM.

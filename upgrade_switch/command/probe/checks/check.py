@@ -60,7 +60,7 @@ class Check:
         :raises Skipped: if the check says nothing about this server.
         """
         if self.only_websocket and not subject.is_websocket:
-            raise Skipped("it is for WebSocket")
+            raise Skipped("it is only for WebSocket")
         self.run(subject)
 
 

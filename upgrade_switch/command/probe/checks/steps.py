@@ -35,7 +35,7 @@ def only_with_an_echo(server: Subject) -> None:
     :raises Skipped: for WebSocket.
     """
     if server.is_websocket:
-        raise Skipped("it is for targets that echo")
+        raise Skipped("it is only for targets that echo")
 
 
 def idle_seconds(subject: Subject) -> float:
@@ -45,9 +45,9 @@ def idle_seconds(subject: Subject) -> float:
     :raises Skipped: if nobody has said it, or not so much time is left.
     """
     if subject.idle is None:
-        raise Skipped("it is run with --slow")
+        raise Skipped("it needs --slow")
     if subject.idle >= subject.bound.left():
-        raise Skipped(f"{subject.idle:g} s of --slow are more than is left of the time for all checks")
+        raise Skipped(f"--slow {subject.idle:g} takes longer than the time that is left for all checks")
     return subject.idle
 
 
@@ -117,9 +117,9 @@ def switched_with_content(server: Subject, wire: Wire) -> None:
     try:
         response = wire.response(expected=f"101 Switching Protocols to {server.token}")
     except Closed:
-        raise Skipped("the server closes the connection at a request with content") from None
+        raise Skipped("the server closes the connection when a request has content") from None
     if response.status != SWITCHING:
-        raise Skipped(f"the server does not switch behind content: {response}")
+        raise Skipped(f"the server does not switch after content: {response}")
 
 
 def heard(server: Subject, wire: Wire, said: bytes) -> None:
