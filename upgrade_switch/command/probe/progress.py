@@ -1,4 +1,4 @@
-"""The line on a terminal that says which check is run; each has up to five seconds."""
+"""The line on a terminal that says which check is running; each may take five seconds."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from .wire import Broken, Closed, Deadline, NotHTTP
 
 __all__ = ["reached"]
 
-# A proxy that asks whether its servers live may have to notice first that there is one now: how many
-# time-outs it has for that, and the seconds between two requests.
+# A proxy with health checks may have to notice first that there is a server now: how many time-outs it
+# has for that, and the seconds between two requests.
 _TIMEOUTS_UNTIL_UP = 2
 _PAUSE = 0.1
 
@@ -28,7 +28,7 @@ _PAUSE = 0.1
 @contextmanager
 def reached(proxy: Subject, host: str, port: int, left: float = inf) -> Iterator[Passage]:
     """
-    Serve a proxy's far side, and see that its requests get there.
+    Serve a proxy's far side, and check that its requests arrive there.
 
     :param host: where to listen; the proxy has to be told to forward to it.
     :param left: the seconds that there are for it.
@@ -62,7 +62,7 @@ def _see_that_requests_arrive(passage: Passage, bound: Deadline) -> None:
 
 
 def _answer(passage: Passage, bound: Deadline) -> str | None:
-    """What a proxy answers to a request without forwarding it; None if it does forward it."""
+    """What the proxy answers to a request that it does not forward; None if it forwards it."""
     with passage.for_a_check(bound.left()).begun() as own:
         try:
             near = own.open()

@@ -47,8 +47,8 @@ _SET_HERE = (b"sec-websocket-protocol", b"sec-websocket-extensions")
 @implementer(ITransport)
 class _Closable:
     """
-    The transport that a :class:`_Client` sees: whoever ends it, as a ``ClientService`` does that stops,
-    closes the WebSocket.
+    The transport that a :class:`_Client` sees. To end it, as a ``ClientService`` does when it is
+    stopped, closes the WebSocket.
     """
 
     def __init__(self, opened: MessageProtocol) -> None:
@@ -75,7 +75,7 @@ class _Closable:
 
 class _Client(Protocol):
     """
-    What a factory builds, and whoever connects gets.
+    What a factory builds, and what connecting results in.
 
     :ivar stream: the WebSocket, once it is connected.
     """
@@ -90,7 +90,7 @@ class _Client(Protocol):
 
 
 class _ClientMessageProtocol(MessageProtocol):
-    """Owns a client's connection, and tells its :class:`_Client`, or what wraps that, of its end."""
+    """Owns a client's connection, and tells its :class:`_Client`, or what wraps that, when it ends."""
 
     def __init__(self, handler: Handler, client: IProtocol) -> None:
         super().__init__(handler)
@@ -124,7 +124,7 @@ class MessageFactory(_Factory):
 
     def __init__(self, handler: Handler) -> None:
         """
-        :param handler: called with each :class:`MessageStream`, which closes when it is over.
+        :param handler: called with each :class:`MessageStream`, which is closed when it has finished.
         :raises InvalidArgument: if it cannot be called.
         """
         if not callable(handler):
@@ -171,7 +171,7 @@ class MessageEndpoint:
         :param max_message_size: as for :func:`message_stream`.
         :param max_queue: as for :func:`message_stream`.
         :param compression: whether compression is offered (RFC 7692).
-        :raises ValueError: if the URL is not one of these, or ``headers`` has a field that is set here.
+        :raises ValueError: if it is no such URL, or ``headers`` has a field that is set here.
         :raises InvalidArgument: if a subprotocol is not a token, or a number is neither None nor above
             0.
         """
@@ -220,7 +220,7 @@ class MessageEndpoint:
             client = factory.buildProtocol(connection.peer)
             if client is None:
                 raise NoProtocol
-            # ClientService wraps it, and passes on what it is asked for.
+            # ClientService wraps it, and passes attributes on.
             handler = getattr(client, "message_handler", None)
             if handler is None:
                 raise InvalidArgument(f"a MessageEndpoint connects a MessageFactory, not {factory!r}")
