@@ -120,7 +120,7 @@ class Offer:
         if version != b"HTTP/1.1":
             return cls((), f"Upgrade is HTTP/1.1's, this is {version.decode('latin-1')}")
         if method == b"CONNECT":
-            return cls((), "CONNECT switches by itself")
+            return cls((), "CONNECT does not use Upgrade")
         if "upgrade" not in connection_options(connection or ()):
             return cls((), "Connection does not name upgrade")
         return cls.parse(upgrade)

@@ -103,7 +103,7 @@ def test_there_and_back(token: str, told: Any) -> None:
 
 
 def test_half_close() -> None:
-    """With a token of one's own, half-closes go through in both directions."""
+    """With a token of your own, half-closes go through in both directions."""
 
     def talk(client: socket.socket) -> None:
         switch(client)

@@ -197,7 +197,7 @@ def test_bad_client_endpoint(endpoint: str) -> None:
 
 @pytest.mark.parametrize("value", ["", "/x", "/x x", "x x tcp:127.0.0.1:1", "x"])
 def test_bad_tunnel(value: str) -> None:
-    """A ``--tunnel`` that lacks a part, or whose path is none: exit code 2."""
+    """A ``--tunnel`` that lacks a part, or whose path is not a path: exit code 2."""
     fails(2, "serve", "--listen", LOCAL, "--tunnel", value)
 
 

@@ -148,7 +148,7 @@ def test_foreign_pages() -> None:
 
 
 def test_text() -> None:
-    """A text message is none of the tunnel's: the server closes with 1003."""
+    """A tunnel takes no text messages: the server closes with 1003."""
     with tunnelling() as server, connect(server.websocket) as client:
         read(client, 12)
         client.send("hello")

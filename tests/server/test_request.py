@@ -46,7 +46,7 @@ from upgrade_switch import (
 
 @pytest_twisted.ensureDeferred
 async def test_in_render(serve: Any) -> None:
-    """As the design has it: 426 for who does not offer, a switch for who does."""
+    """A client that does not offer the token gets 426; one that does is switched."""
 
     def render(request: Any) -> Any:
         if "echo" not in request.offer:
@@ -129,7 +129,7 @@ async def test_offer_stays(serve: Any) -> None:
 
 
 class Veto(UpgradeRequest):
-    """A request of one's own: knows the offer before it is processed, and vetoes."""
+    """A subclass of the request knows the offer before it is processed, and vetoes."""
 
     seen: Any = None
 

@@ -382,7 +382,7 @@ class Spooled(Resource):
 @pytest.mark.parametrize("consumer", ["eager", "pausing"])
 @pytest.mark.parametrize("whole", [PAGE.replace(b"page", b"u"), put(bytes(500_000)), chunked(b"abc")])
 def test_from_the_file(consumer: str, whole: bytes) -> None:
-    """A content that has been collected is streamed in pieces, with back-pressure; so is none."""
+    """Content that has been collected is streamed in pieces, with backpressure; so is an empty one."""
     clock = Clock()
     sizes: list[int] = []
     pause = pausing(clock)

@@ -168,7 +168,7 @@ class BackEnd:
         if scheme == "unix":
             return UNIXClientEndpoint(reactor, host, timeout=timeout)
         endpoint: IStreamClientEndpoint
-        # HostnameEndpoint would ask a thread for what is no name.
+        # HostnameEndpoint would use a thread to look up what is not a name.
         if isIPAddress(host):
             endpoint = TCP4ClientEndpoint(reactor, host, port, timeout=timeout)
         elif isIPv6Address(host):

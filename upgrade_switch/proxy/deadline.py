@@ -58,7 +58,7 @@ class Deadline:
             self._queue.begin(self)
 
     def stop(self) -> None:
-        """There is no time-out any more; harmless when there is none."""
+        """End the time-out; harmless if there is none."""
         self._seconds = 0.0
         self.pause()
 

@@ -51,7 +51,7 @@ def connect_websocket(
         messages that are received, ``maxMessagePayloadSize`` counts the bytes after decompression.
     :param headers: further fields of the request.
     :param agent: any agent over an :class:`~upgrade_switch.UpgradePool`, for cookies, authentication, a
-        proxy, redirects, or a CA of one's own. None: a plain ``Agent`` over ``pool``.
+        proxy, redirects, or a private CA. None: a plain ``Agent`` over ``pool``.
     :param timeout: how many seconds it may take, from this call until the WebSocket is open; 0: any
         number. None: as many as the option ``openHandshakeTimeout`` says, which is 5 unless it is set.
     :return: fires with the factory's protocol when it is open; the protocol owns the connection. Fails
