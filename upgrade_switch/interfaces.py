@@ -296,7 +296,7 @@ class IDetachable(Interface):
         """
         Where the transport keeps the protocol that it gives its bytes to (``_twisted.Slot``).
 
-        :raises NotDetachable: if nobody knows, or if something else is there.
+        :raises NotDetachable: if that cannot be found out, or if something else is there.
         """
 
     def detach(head: SwitchHead | None) -> bytes:

@@ -94,7 +94,7 @@ class Status:
         Show the back ends of a reverse proxy, too.
 
         :param mount: the path of the proxy, such as ``"/app"``.
-        :param source: what returns them, whenever somebody looks.
+        :param source: called for them whenever the page is shown.
         """
         self._proxies[mount] = source
 

@@ -1,7 +1,7 @@
 """
 :class:`BackEnd`: a server behind a reverse proxy: where it is, and how it does.
 
-No I/O, but for the endpoint that somebody else connects.
+No I/O, except for the endpoint that others connect.
 """
 
 from __future__ import annotations

@@ -74,4 +74,4 @@ class Deadline:
 
 
 def _nothing() -> None:
-    """What is called when nobody is to be called."""
+    """Called in place of a callback that is no longer wanted."""

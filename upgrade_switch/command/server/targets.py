@@ -143,7 +143,7 @@ class TargetsFile:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    # A named pipe would wait for somebody at its other end.
+    # Opening a named pipe would wait for its other end.
     return os.open(path, flags | os.O_NONBLOCK)
 
 

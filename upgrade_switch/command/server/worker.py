@@ -56,7 +56,7 @@ class _Control(Protocol):
 
 
 class _Inherited(Server):
-    """A server whose ports are the parent's, who has said where they are."""
+    """A server with the ports of the parent, which has said where they are."""
 
     def announce(self, port: IListeningPort) -> None:
         pass
