@@ -15,6 +15,9 @@ from zope.interface import implementer
 from tests.kit.asking import ByHand
 from tests.kit.harness import EchoTarget, no_collector, site_of, upgrade_head
 from tests.kit.streamed import (
+    BODY,
+    CHUNKED,
+    EITHER,
     HOST,
     PAGE,
     Joined,
@@ -29,16 +32,6 @@ from tests.kit.streamed import (
 from upgrade_switch.errors import AlreadyStreamed, ContentUnread, InvalidContent
 from upgrade_switch.interfaces import IStreamsContent
 
-BODY = bytes(range(256)) + b"\r\n\r\n" + PAGE
-
-CHUNKED = chunked(BODY[:1], BODY[1:200], BODY[200:], trailers=b"X-Sum: 1\r\n")
-
-
-def both(**kwargs: Any) -> list[bytes]:
-    """Two requests, and what follows them."""
-    return [put(BODY), CHUNKED]
-
-
 # The content.
 
 
@@ -50,7 +43,7 @@ def test_every_split(consumer: str) -> None:
     """
     clock = Clock()
     with no_collector():
-        for whole in both():
+        for whole in EITHER:
             whole += put(b"second") + PAGE
             for at in range(1, len(whole)):
                 resource = Uploads(pausing(clock)) if consumer == "pausing" else Uploads()
@@ -212,7 +205,7 @@ def test_client_leaves() -> None:
     """A client that leaves in the middle fails the Deferred and notifyFinish, with the same reason."""
     with no_collector():
         for end, error in (("loseConnection", ConnectionDone), ("abortConnection", Exception)):
-            for whole in both():
+            for whole in EITHER:
                 site, resource = uploading(Uploads())
                 client = Joined(site).send(whole[:150])
                 gone: list[Any] = []
