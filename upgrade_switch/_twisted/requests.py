@@ -67,5 +67,5 @@ class LeanRequest(Request):
 
     @property
     def has_content(self) -> bool:
-        """Whether there may be a content; to look at one that is empty would make it."""
+        """Whether there may be content. (To look at ``content`` itself would make an empty one.)"""
         return "content" in self.__dict__

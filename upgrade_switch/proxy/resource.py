@@ -45,10 +45,10 @@ class UpgradeProxy(Resource):
     A reverse proxy (RFC 9110 §3.7) in front of one HTTP/1.1 server or several. It may stand anywhere in
     a site's tree: what is below its place goes on, as the client has sent it.
 
-    Answers and contents are passed on as they arrive, in bounded memory. Upgrades to the given tokens
-    pass, too: if the back end answers 101, the client gets it, and the two connections are spliced
-    (:func:`~upgrade_switch.splice`). Offers of other tokens are left out, and the rest of the request
-    goes on. On a site that is not an ``UpgradeSite`` no upgrade passes.
+    Requests' contents and answers are passed on as they arrive, in bounded memory. Upgrades to the
+    given tokens pass, too: if the back end answers 101, the client gets it, and the two connections are
+    spliced (:func:`~upgrade_switch.splice`). Offers of other tokens are left out, and the rest of the
+    request goes on. On a site that is not an ``UpgradeSite`` no upgrade passes.
 
     Trailer fields are dropped. A client that takes nothing of an answer for a minute is cut off.
 
@@ -240,7 +240,7 @@ def _length_of(request: Request) -> Length:
     lengths = fields.get(b"Content-Length")
     if isinstance(request, UpgradeRequest):
         if request.has_unread_content:
-            # Over HTTP/2 nothing need say that there is a content.
+            # Over HTTP/2, there may be content although no field says so.
             return CHUNKED if not lengths or b"Transfer-Encoding" in fields else int(lengths[0])
         if not request.has_content:
             return int(lengths[0]) if lengths else None

@@ -59,7 +59,7 @@ class _Found(NamedTuple):
 
 class StreamingRequest(_twisted.LeanRequest):
     """
-    The part of :class:`~upgrade_switch.UpgradeRequest` that deals with heads and contents.
+    The part of :class:`~upgrade_switch.UpgradeRequest` that deals with heads and content.
     """
 
     # Any: an HTTP/1.1 channel, or whatever a stream of HTTP/2 has in its place.
@@ -78,8 +78,8 @@ class StreamingRequest(_twisted.LeanRequest):
 
     def gotLength(self, length: int | None) -> None:
         """
-        Look the resource up, if a content is to follow. (Without one, it is looked up when the request
-        is processed.)
+        Look the resource up, if content is to follow. (Without one, it is looked up when the request is
+        processed.)
 
         :param length: of the content; None if that is not known.
         """

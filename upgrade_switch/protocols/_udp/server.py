@@ -72,9 +72,9 @@ def connect_udp(
     §3.1). The end of the connection closes the socket.
 
     The answers without a flow are those of :func:`connect_to`, with ``Proxy-Status``; 400 for a bad
-    host, port or path, a method other than GET, or fields of a content; 503 if no more sockets can be
-    opened. The connection is closed behind them, since RFC 9298 §5 once let clients send before they
-    are answered (RFC 9931).
+    host, port or path, a method other than GET, or fields that describe content; 503 if no more sockets
+    can be opened. The connection is closed behind them, since RFC 9298 §5 once let clients send before
+    they are answered (RFC 9931).
 
     :param destinations: what is allowed.
     :param reactor: looks names up, watches the sockets, and is the clock.
@@ -132,7 +132,9 @@ class _UDPProxy:
             detail = "The path is /HOST/PORT/, and the method GET (RFC 9298)."
             return StatusPage(400, "Bad Request", detail)
         if any(map(request.requestHeaders.hasHeader, FORBIDDEN_FIELDS)):
-            request.decline_detail = "a field of a content, which a request for connect-udp has not"
+            request.decline_detail = (
+                "a field that describes content, which connect-udp requests do not have"
+            )
             return StatusPage(400, "Bad Request", "Capsules follow, and no content (RFC 9297).")
         try:
             socket = await self._open(*target)
