@@ -159,10 +159,11 @@ class Outgoing:
         """Whether nothing but the end of the direction is left to send."""
         if self._queue or self.sending is not Direction.ENDING:
             return False
+        if self.producer is None:
+            return True
         # As with Twisted's transports: closing waits for any producer, a half-close for one that is
         # asked for more until it unregisters itself.
-        waits = self.disconnecting or self._producing in _PULL_PRODUCER
-        return self.producer is None or not waits
+        return not (self.disconnecting or self._producing in _PULL_PRODUCER)
 
     # The stream's turn.
 
