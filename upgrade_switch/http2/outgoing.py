@@ -158,7 +158,8 @@ class Outgoing:
             return False
         if self.producer is None:
             return True
-        # As with Twisted's transports: who is to be asked for more has not come to an end.
+        # As with Twisted's transports: closing waits for any producer, a half-close for one that is
+        # asked for more.
         return self._producing is Producing.PUSHING and not self.disconnecting
 
     # The stream's turn.
