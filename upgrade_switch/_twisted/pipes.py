@@ -1,10 +1,10 @@
 """
-Much from one socket to another by way of a pipe (Linux's ``splice``), without copying it.
+Bulk from one socket to another through a pipe (Linux's ``splice``), without copying it.
 
-What comes in a turn goes from the source's socket into the pipe, and from there to the sink's. What the
-sink's kernel does not take waits in the sink's buffer then, where it would wait without a pipe, too. So
-the pipe is empty at the end of each turn: nobody else needs to know of it, and none is kept. To open
-one takes about 9 µs, a small part of what it saves.
+In each turn of the reactor, what has arrived goes from the source's socket into the pipe, and from there
+to the sink's socket. What the sink's kernel does not take is put into the sink's buffer, where it would
+wait without a pipe, too. So the pipe is empty at the end of a turn: nothing else needs to know of it,
+and none is kept. Opening one takes about 9 µs, a small part of what it saves.
 
 There is no public way to give a transport another way of reading, nor to know what waits in its buffer.
 """
@@ -48,15 +48,15 @@ class Piping(Protocol):
 
 def read_through_pipe(source: IStreamTransport, sink: IStreamTransport, protocol: Piping) -> None:
     """
-    Have what comes from a socket go to another through a pipe, as long as it is much. What is little,
-    ends and errors are read as ever.
+    Have what arrives at one socket go to another through a pipe, for as long as much arrives. When
+    little arrives, and at an end or an error, the source reads as usual again.
 
-    Nothing is done where that is not possible or does not pay: if there is no ``splice``, if there is
-    TLS or anything else in between, and if the source is a UNIX socket. (From these, it takes longer,
-    and descriptors that come with the bytes would be closed without a word.)
+    Nothing is done where this is not possible or does not pay: without ``os.splice``, with TLS or
+    anything else in between, and if the source is a UNIX socket. (From those it takes longer, and
+    descriptors that are sent along would be closed without a log message.)
 
-    :param source: where it comes from.
-    :param sink: where it goes to; its producer pauses the source.
+    :param source: where the bytes come from.
+    :param sink: where they go; its producer pauses the source.
     :param protocol: the protocol of the source.
     """
     if (
