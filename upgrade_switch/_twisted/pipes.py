@@ -1,10 +1,10 @@
 """
 Bulk from one socket to another through a pipe (Linux's ``splice``), without copying it.
 
-In each turn of the reactor, what has arrived goes from the source's socket into the pipe, and from there
-to the sink's socket. What the sink's kernel does not take is put into the sink's buffer, where it would
-wait without a pipe, too. So the pipe is empty at the end of a turn: nothing else needs to know of it,
-and none is kept. Opening one takes about 9 µs, a small part of what it saves.
+In each turn of the reactor, what has arrived goes from the source's socket into the pipe, and from
+there to the sink's socket. What the sink's kernel does not take is put into the sink's buffer, where it
+would wait without a pipe, too. So the pipe is empty at the end of a turn: nothing else needs to know of
+it, and none is kept. Opening one takes about 9 µs, a small part of what it saves.
 
 There is no public way to give a transport another way of reading, nor to know what waits in its buffer.
 """
@@ -26,16 +26,16 @@ from .at_once import can_send, note_error
 
 __all__ = ["read_through_pipe"]
 
-# How much goes through the pipe at a time, which is the most that may have to wait in the sink's buffer
-# then; and how much in a turn, after which other connections have theirs.
+# How much goes through the pipe at a time, which is the most that may have to wait in the sink's buffer;
+# and how much in a turn, before other connections have theirs.
 _PIECE = 256 * 1024
 _TURN = 1024 * 1024
 
-# A turn that brings less than this, which one packet can have, is not worth a pipe. What goes through
-# it are the pages that the bytes have come in: with little in each, they would fill memory uncounted.
+# A turn that brings less than this is not worth a pipe. (One packet on loopback has a little more.) What
+# goes through are the pages that hold the bytes: with little in each, they would fill memory uncounted.
 _LITTLE = 60 * 1024
 
-# The most that anybody may have. A pipe holds so many pages, or packets, however little is in each.
+# The most that any user may have. The limit is a number of pages, or packets, however little is in each.
 _PIPE_SIZE = 1024 * 1024
 
 
@@ -69,7 +69,8 @@ def read_through_pipe(source: IStreamTransport, sink: IStreamTransport, protocol
         # Somebody else may have given it one already.
         and "doRead" not in vars(source)
     ):
-        source.doRead = _PipedReading(source, sink, protocol)  # type: ignore[method-assign,assignment]
+        reading = _PipedReading(source, sink, protocol)
+        source.doRead = reading  # type: ignore[method-assign,assignment]  # of this object alone
 
 
 class _PipedReading:
