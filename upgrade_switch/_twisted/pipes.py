@@ -26,16 +26,17 @@ from .at_once import can_send, note_error
 
 __all__ = ["read_through_pipe"]
 
-# How much goes through the pipe at a time, which is the most that may have to wait in the sink's buffer;
-# and how much in a turn, before other connections have theirs.
+# How much goes through the pipe at a time, which is the most that may have to wait in the sink's
+# buffer; and how much in a turn, before other connections have theirs.
 _PIECE = 256 * 1024
 _TURN = 1024 * 1024
 
-# A turn that brings less than this is not worth a pipe. (One packet on loopback has a little more.) What
-# goes through are the pages that hold the bytes: with little in each, they would fill memory uncounted.
+# A turn that brings less than this is not worth a pipe. (One packet on loopback has a little more.)
+# What goes through are the pages that hold the bytes: with little in each, they would fill memory
+# uncounted.
 _LITTLE = 60 * 1024
 
-# The most that any user may have. The limit is a number of pages, or packets, however little is in each.
+# The most that any user may have. It is a limit of pages, or packets, however little is in each.
 _PIPE_SIZE = 1024 * 1024
 
 
