@@ -318,6 +318,19 @@ async def test_written_by_others(chain: Chains, near: str, far: str, backwards: 
     assert flow.slow.data == flow.sent[:before] + b"in between" + flow.sent[before:]
 
 
+@every_direction
+@pytest_twisted.ensureDeferred
+async def test_nothing_overtakes(chain: Chains, near: str, far: str, backwards: bool) -> None:
+    """While something waits in the sink's buffer, nothing is moved, though the kernel has room."""
+    flow = await piped(chain, near, far, backwards)
+    before = flow.end.bytes_in
+    flow.slow.data += flow.slow.transport.socket.recv(10_000_000)
+    # The reactor does not know of it yet, and might ask the source first.
+    assert flow.source.doRead() is None
+    assert flow.end.bytes_in == before
+    await flow.arrives()
+
+
 # Ends.
 
 
