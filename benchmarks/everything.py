@@ -1,10 +1,9 @@
 """
-``make benchmark``: runs all of the benchmarks, one after the other, and writes what they have found into
-``results.json``, ``RESULTS.md`` and ``speed.svg``.
+``make benchmark``: runs all of the benchmarks, one after the other, and writes what they have found
+into ``results.json``, ``RESULTS.md`` and ``speed.svg``.
 
-What is missing on this machine is left out, and that is said. After each of the programs the results are
-written, so that they hold what has been done when somebody interrupts it; what this run has not come to
-stays as it was.
+What is missing on this machine is left out, and that is said. The results are written after each of
+the programs, so that they hold what has been done when somebody interrupts it.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ def draw(results: Results) -> None:
 
 
 def as_text(results: Results) -> str:
-    """JSON with a line for the values of each server, so that a change of one shows as that of a line."""
+    """JSON with a line for the values of each server, so that what has changed can be seen."""
     rounded = json.loads(json.dumps(results), parse_float=lambda text: float(f"{float(text):.5g}"))
     text = json.dumps(rounded, indent=1, ensure_ascii=False)
     lines: list[str] = []

@@ -136,8 +136,8 @@ class Comparison:
             if server.kind not in self.missing:
                 try:
                     measure(server)
-                except (RuntimeError, OSError) as error:
-                    self.leave_out(server.kind, str(error))
+                except (RuntimeError, OSError, ValueError) as error:
+                    self.leave_out(server.kind, str(error) or type(error).__name__)
 
     def section(self, goals: Sequence[Goal] = ()) -> Section:
         """All of it, and what became of the goals."""

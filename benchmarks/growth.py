@@ -78,7 +78,7 @@ class Asked(Server):
         super().__init__(kind, self.ask(b"port"), process.pid)
 
     def ask(self, question: bytes) -> int:
-        """``collect``: collects garbage; ``drain``: nanoseconds of CPU that it took to drain the site."""
+        """``collect``: collects garbage; ``drain``: drains the site, in so many nanoseconds of CPU."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(question + b"\n")

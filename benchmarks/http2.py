@@ -303,13 +303,14 @@ def measure_streams(comparison: Comparison, server: Server, size: Size) -> None:
     def add(table: str, seconds: float) -> None:
         comparison.add(table, CPU, OURS, seconds * 1e6)
 
-    comparison.add(MEMORY, KIB, OURS, memory_of_streams(server) / 1024)
+    memory = memory_of_streams(server)
     add(SWITCHED_CONNECTION, echo_on_connections(server, size.echoes // CONNECTIONS))
     add(STREAM, echo_on_streams(server, CONNECTIONS, 1, size.echoes // CONNECTIONS))
     add(STREAMS, echo_on_streams(server, 1, ON_ONE, size.echoes // ON_ONE))
     alone, beside = get_beside_idle(server, size.gets)
     add(GET_ALONE, alone)
     add(GET_BESIDE, beside)
+    comparison.add(MEMORY, KIB, OURS, memory / 1024)
 
 
 @contextmanager

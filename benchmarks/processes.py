@@ -97,7 +97,7 @@ class Server:
 
     @property
     def cpu(self) -> float:
-        """How many seconds of CPU time it has taken so far, in all of its threads, user's and system's."""
+        """How many seconds of CPU time it has taken so far, user's and system's, in all threads."""
         # The clock of another process: clock_getcpuclockid(3).
         return time.clock_gettime(~self.pid << 3 | 2)
 

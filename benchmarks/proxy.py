@@ -87,8 +87,8 @@ class Loop:
         self._callees[connection.fileno()] = callee
 
     def remove(self, connection: socket.socket) -> None:
-        del self._callees[connection.fileno()]
-        self._poll.unregister(connection)
+        if self._callees.pop(connection.fileno(), None) is not None:
+            self._poll.unregister(connection)
         connection.close()
 
     def turn(self) -> None:
@@ -244,18 +244,20 @@ class Load:
         :param begin: begins it, after which the callees go on by themselves.
         :param warm_up: how many are to be done before it counts.
         """
-        begin()
-        self._run(seconds / 3)
-        # Compilers at run time need to have seen some.
-        self._run(SECONDS_TO_WARM_UP, until=warm_up)
-        done, cpu, now, own = self.done, self._proxy.cpu, time.perf_counter(), time.process_time()
-        self._run(seconds)
-        done, cpu = self.done - done, self._proxy.cpu - cpu
-        took, own = time.perf_counter() - now, time.process_time() - own
-        for connection in self._connections:
-            drop(connection)
-            self._loop.remove(connection)
-        self._connections.clear()
+        try:
+            begin()
+            self._run(seconds / 3)
+            # Compilers at run time need to have seen some.
+            self._run(SECONDS_TO_WARM_UP, until=warm_up)
+            done, cpu, now, own = self.done, self._proxy.cpu, time.perf_counter(), time.process_time()
+            self._run(seconds)
+            done, cpu = self.done - done, self._proxy.cpu - cpu
+            took, own = time.perf_counter() - now, time.process_time() - own
+        finally:
+            for connection in self._connections:
+                drop(connection)
+                self._loop.remove(connection)
+            self._connections.clear()
         return Spent(cpu / done, done / took, cpu / took * 100, own / took * 100)
 
     def _run(self, seconds: float, until: int | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from statistics import median
 from typing import NamedTuple, TypedDict
 from xml.sax.saxutils import escape
@@ -76,10 +77,10 @@ def page_of(results: Results) -> str:
     lines = [
         "# Results",
         "",
-        "`make benchmark` writes this page, [`results.json`](results.json) and [`speed.svg`](speed.svg).",
-        "[README.md](README.md) says what is measured. Each figure is the median of all rounds; in",
-        "brackets are the smallest and the largest one. CPU is the time that the server's process has had,",
-        "user's and system's.",
+        "`make benchmark` writes this page, [its data](results.json) and [a picture](speed.svg);",
+        "[README.md](README.md) says what is measured. Each figure is the median of all rounds, and in",
+        "brackets are the smallest and the largest one. CPU is the time that the server's process has",
+        "had, user's and system's.",
         "",
         f"{results['date']}, {results['system']}.",
     ]
@@ -102,7 +103,7 @@ def _who(section: Section) -> Iterator[str]:
 def tables_of(section: Section) -> Iterator[str]:
     """A section's tables, in Markdown that can be read as it is."""
     has_limit = False
-    for title, columns in section["tables"].items():
+    for title, columns in _joined(section["tables"]):
         kinds = [
             kind for kind in section["servers"] if any(kind in found for found in columns.values())
         ]
@@ -130,6 +131,24 @@ def tables_of(section: Section) -> Iterator[str]:
         ]
         yield ""
         yield from _table(["median of the rounds' ratios", "of", "is", "target", ""], rows)
+
+
+def _joined(tables: Mapping[str, Columns]) -> Iterator[tuple[str, Columns]]:
+    """The tables; those that have one and the same column each, for the same servers, become one."""
+
+    def alike(item: tuple[str, Columns]) -> object:
+        (column, values), *others = item[1].items()
+        return item[0] if others else (column, *sorted(values))
+
+    for _, group in groupby(tables.items(), alike):
+        (title, columns), *others = group
+        if others:
+            yield (
+                next(iter(columns)),
+                {each: next(iter(found.values())) for each, found in [(title, columns), *others]},
+            )
+        else:
+            yield title, columns
 
 
 def _load_was_the_limit(columns: Columns, kind: str) -> bool:
