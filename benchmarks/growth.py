@@ -21,10 +21,10 @@ from importlib import import_module
 from typing import Any
 
 from figures import Comparison, Goal, options_of, publish
-from load import idle, switch_many
+from load import idle
 from processes import HOST, Server, check, on_core, prepare, raise_limit
 from servers import Echo
-from switching import ORDINARY, SHORT, WARM_UP, dialogue
+from switching import ORDINARY, SHORT, dialogue
 from twisted.internet.protocol import Factory
 from twisted.internet.stdio import StandardIO
 from twisted.logger import globalLogBeginner
@@ -168,7 +168,6 @@ def ask_for_status(server: Server) -> float:
 def grow(comparison: Comparison, server: Asked, steps: Sequence[int]) -> None:
     """Add connections in steps, look at each, and then end many at once, and all."""
     kind, said = server.kind, dialogue(server.kind, SHORT)
-    switch_many(server, said, WARM_UP)
     with ExitStack() as stack:
         held = 0
         for step in steps:

@@ -151,12 +151,10 @@ class Served:
         self._loop.remove(self._connection)
 
     def _received(self, size: int) -> None:
-        if not self._head and not self._buffer[0]:
-            # No HTTP at all.
-            self._is_echo = True
         if self._left:
             self._content(size)
-        elif self._is_echo:
+        elif self._is_echo or (not self._head and not self._buffer[0]):
+            # Switched, or no HTTP at all.
             self._connection.send(self._buffer[:size])
         else:
             self._head += self._buffer[:size]

@@ -213,7 +213,7 @@ _GROUPS = {
     ),
 }
 # In pixels: two columns of bars, behind the names.
-_LEFT, _BAR, _SPACE, _ROW, _TOP, _GAP, _BOTTOM = 190, 190, 80, 22, 62, 34, 30
+_LEFT, _BAR, _SPACE, _ROW, _TOP, _GAP, _BOTTOM = 216, 184, 80, 22, 62, 34, 30
 _WIDTH = _LEFT + 2 * (_BAR + _SPACE)
 
 _STYLE = """\
