@@ -72,11 +72,12 @@ def write(results: Results) -> None:
     order = [name for name in PROGRAMS if name in results["sections"]]
     results["sections"] = {name: results["sections"][name] for name in order}
     DATA.write_text(as_text(results))
-    draw(results)
+    draw()
 
 
-def draw(results: Results) -> None:
-    """Write the page and the picture anew."""
+def draw() -> None:
+    """Write the page and the picture anew, from what the data's file says."""
+    results: Results = json.loads(DATA.read_text())
     PAGE.write_text(page_of(results))
     PICTURE.write_text(picture_of(results))
 
@@ -115,7 +116,7 @@ def main() -> None:
     if DATA.exists():
         results = json.loads(DATA.read_text())
     if options.draw:
-        draw(results)
+        draw()
         return
     if not options.only:
         results["sections"] = {}

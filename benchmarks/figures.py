@@ -142,6 +142,8 @@ class Comparison:
     def section(self, goals: Sequence[Goal] = ()) -> Section:
         """All of it, and what became of the goals."""
         verdicts = [found for goal in goals if (found := self._verdict(goal))]
+        # What says most comes first, whatever has been measured first.
+        tables = sorted(self._tables.items(), key=lambda item: len(item[1]) == 1)
         return {
             "title": self.title,
             "rounds": self.rounds,
@@ -149,7 +151,7 @@ class Comparison:
                 kind: title for kind, title in self.servers.items() if kind not in self.missing
             },
             "missing": self.missing,
-            "tables": self._tables,
+            "tables": dict(tables),
             "goals": verdicts,
         }
 
