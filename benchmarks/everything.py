@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from load import is_compiled
+from processes import end_in_order
 from report import Results, page_of, picture_of
 
 HERE = Path(__file__).parent
@@ -57,7 +58,7 @@ def run(names: Sequence[str], options: argparse.Namespace, results: Results, int
         if options.quick:
             command.append("--quick")
         print(f"\n{name}", flush=True)
-        subprocess.run(command)
+        run_program(command)
         if found.exists():
             results["sections"][name] = json.loads(found.read_text())
             write(results)
@@ -65,6 +66,17 @@ def run(names: Sequence[str], options: argparse.Namespace, results: Results, int
             failed.append(name)
         print(f"\n{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
     return failed
+
+
+def run_program(command: Sequence[str]) -> None:
+    """Run it; when this process is interrupted, wait until it has ended its servers."""
+    with subprocess.Popen(command) as process:
+        try:
+            process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
 
 
 def write(results: Results) -> None:
@@ -123,11 +135,9 @@ def main() -> None:
     results["system"] = system()
     results["date"] = datetime.date.today().isoformat()
     results["is_quick"] = options.quick
-    try:
-        with TemporaryDirectory() as folder:
-            failed = run(names, options, results, Path(folder))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    end_in_order()
+    with TemporaryDirectory() as folder:
+        failed = run(names, options, results, Path(folder))
     if failed:
         sys.exit(f"These have failed: {', '.join(failed)}")
 

@@ -45,7 +45,7 @@ class Dialogue(NamedTuple):
 class Done(NamedTuple):
     """What became of a load; all times are in seconds."""
 
-    count: int
+    times: int
     seconds: float
     cpu: float
     """The server's."""
@@ -56,11 +56,11 @@ class Done(NamedTuple):
     @property
     def each(self) -> float:
         """The server's CPU time for each."""
-        return self.cpu / self.count
+        return self.cpu / self.times
 
     @property
     def rate(self) -> float:
-        return self.count / self.seconds
+        return self.times / self.seconds
 
     @property
     def busy(self) -> float:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import resource
 import select
+import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,6 +26,7 @@ __all__ = [
     "Server",
     "Wrong",
     "check",
+    "end_in_order",
     "listening",
     "on_core",
     "prepare",
@@ -59,12 +62,26 @@ def raise_limit() -> int:
     return most
 
 
+def end_in_order() -> None:
+    """At SIGINT and SIGTERM, end without a traceback, and what this process has started with it."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def end(number: int, frame: object) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for each in signals:
+        signal.signal(each, end)
+
+
 def prepare() -> int:
     """
     Make this process the load.
 
     :return: the core that is the servers'.
     """
+    end_in_order()
     raise_limit()
     server_core, *others = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, others[:1] or {server_core})

@@ -153,7 +153,9 @@ def _joined(tables: Mapping[str, Columns]) -> Iterator[tuple[str, Columns]]:
 
 def _load_was_the_limit(columns: Columns, kind: str) -> bool:
     load, server = columns.get(LOAD, {}).get(kind), columns.get(BUSY, {}).get(kind)
-    return bool(load and server) and median(load) >= max(_ALL_BUSY, median(server))
+    if not load or not server:
+        return False
+    return median(load) >= max(_ALL_BUSY, median(server))
 
 
 def _cell(columns: Columns, column: str, kind: str, is_limited: bool) -> str:

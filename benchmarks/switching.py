@@ -76,7 +76,7 @@ class Size(NamedTuple):
     switches: int = 1500
     small: int = 1500
     large: int = 250
-    idle: int = 3000
+    idle: int = 2000
 
 
 def dialogue(kind: str, message: bytes, request: bytes = ORDINARY) -> Dialogue:

@@ -59,10 +59,10 @@ GOALS = (
 class Size(NamedTuple):
     """How much is done: of each thing, by each server, in each round."""
 
-    handshakes: int = 1500
+    handshakes: int = 1000
     small: int = 1500
     large: int = 100
-    idle: int = 2000
+    idle: int = 1500
 
 
 def message(length: int) -> Dialogue:
@@ -120,7 +120,7 @@ def hold(comparison: Comparison, server: Server, count: int) -> None:
 def main() -> None:
     options = options_of("What a WebSocket costs, beside other servers.", 15, 3)
     core = prepare()
-    size = Size(640, 300, 30, 500) if options.is_quick else Size()
+    size = Size(500, 300, 30, 500) if options.is_quick else Size()
     comparison, peers = chosen("WebSocket", SERVERS, options)
     for servers in peer_rounds(comparison, peers, core):
         measure(comparison, servers, size)

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from figures import Comparison, Goal, options_of, publish
-from processes import HOST, check, waited
+from processes import HOST, check, end_in_order, waited
 
 COMMAND = str(Path(sys.executable).with_name("upgrade-switch"))
 OPTIONS = ("--listen", f"tcp:0:interface={HOST}", "--log-format", "none", "--ready", "/ready")
@@ -164,6 +164,7 @@ GOALS = (
 
 def main() -> None:
     options = options_of("What more workers bring.", 9, 2)
+    end_in_order()
     seconds = 1.0 if options.is_quick else 2.0
     cores = sorted(os.sched_getaffinity(0))
     check(len(cores) > 1)

@@ -198,11 +198,11 @@ def test_load(load: Any, server: Any, head: bytes) -> None:
     said = load.Dialogue(head, bytes(1000), 1000)
     done = load.switch_many(at, said, 20, parallel=3)
     assert (server.connections, server.echoed) == (20, 20_000)
-    assert done.count == 20
+    assert done.times == 20
     assert 0 < done.p50 <= done.p99 <= done.seconds
     assert min(done.cpu, done.load_cpu) > 0
     # Each of the three has been through it once when the echoes begin.
-    assert load.echo_many(at, said, 3, 7).count == 21
+    assert load.echo_many(at, said, 3, 7).times == 21
     assert (server.connections, server.echoed) == (23, 44_000)
     with load.idle(at, said, 5):
         assert (server.connections, server.echoed) == (28, 49_000)
@@ -211,7 +211,7 @@ def test_load(load: Any, server: Any, head: bytes) -> None:
 def test_load_without_a_message(load: Any, server: Any) -> None:
     """Without a message, a switch ends at the 101."""
     at = importlib.import_module("processes").Server("x", server.server_address[1], os.getpid())
-    assert load.switch_many(at, load.Dialogue(HEAD, b"", 0), 10).count == 10
+    assert load.switch_many(at, load.Dialogue(HEAD, b"", 0), 10).times == 10
     assert server.echoed == 0
 
 
