@@ -24,6 +24,7 @@ __all__ = [
     "Comparison",
     "Goal",
     "Options",
+    "called",
     "chosen",
     "options_of",
     "peer_rounds",
@@ -176,6 +177,11 @@ class Comparison:
         }
 
 
+def called(peer: Peer) -> str:
+    """What a server is called in texts."""
+    return f"{peer.title} ({peer.runs or peer.packages[0]} {peer.version()})"
+
+
 def turns(kinds: Sequence[str], number: int) -> list[str]:
     """Whose turn is first changes with each round."""
     first = number % len(kinds) if kinds else 0
@@ -190,8 +196,7 @@ def chosen(title: str, peers: Sequence[Peer], options: Options) -> tuple[Compari
     for peer in wanted:
         why = peer.why_missing()
         if why is None:
-            of = peer.runs or peer.packages[0]
-            comparison.servers[peer.name] = f"{peer.title} ({of} {peer.version()})"
+            comparison.servers[peer.name] = called(peer)
             found.append(peer)
         else:
             comparison.leave_out(peer.name, why)

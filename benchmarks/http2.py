@@ -19,9 +19,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from figures import Comparison, Goal, options_of, publish, turns
+from figures import Comparison, Goal, chosen, options_of, publish, turns
 from hpack import Encoder
-from http2_servers import KINDS, OURS, running, why_missing
+from http2_servers import KINDS, OURS, running
 from processes import HOST, Server, check, prepare
 from secured import make_certificate, secured
 from switching import ORDINARY
@@ -336,17 +336,13 @@ def measure_all(comparison: Comparison, size: Size, core: int) -> None:
 
 def main() -> None:
     options = options_of("What HTTP/2 costs, beside other servers.", 9, 2)
-    if shutil.which("h2load") is None:
-        sys.exit("h2load is needed: apt install nghttp2-client")
-    comparison = Comparison("HTTP/2", KINDS, options.rounds)
-    for kind in KINDS:
-        if options.only and kind not in options.only:
-            del comparison.servers[kind]
-        elif why := why_missing(kind):
-            comparison.leave_out(kind, why)
-            del comparison.servers[kind]
+    comparison, _ = chosen("HTTP/2", [*KINDS.values()], options)
     size = Size(gets=1000, downloads=30, echoes=2000) if options.is_quick else Size()
-    measure_all(comparison, size, prepare())
+    if shutil.which("h2load") is None:
+        for kind in comparison.servers:
+            comparison.leave_out(kind, "there is no h2load (apt install nghttp2-client)")
+    else:
+        measure_all(comparison, size, prepare())
     publish(comparison.section(GOALS), options)
 
 

@@ -5,15 +5,14 @@ answers ``/`` with a short page and ``/big`` with a megabyte, and writes no acce
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from peers import Peer
 from processes import HOST, Server, listening
 from servers import Echo
 from twisted.internet.protocol import Factory
@@ -25,15 +24,18 @@ from twisted.web.static import Data
 
 from upgrade_switch import UpgradeResource, UpgradeSite
 
-__all__ = ["KINDS", "MEGABYTE", "OURS", "running", "why_missing"]
+__all__ = ["KINDS", "MEGABYTE", "OURS", "running"]
 
 # What ours is called in the table.
 OURS = "ours"
 KINDS = {
-    "twisted": "twisted.web's own HTTP/2",
-    "hypercorn": "hypercorn",
-    "node": "Node's http2",
-    OURS: "UpgradeSite",
+    peer.name: peer
+    for peer in (
+        Peer("twisted", "twisted.web's own HTTP/2", "", (), ["Twisted", "h2"]),
+        Peer("hypercorn", "hypercorn", "", (), ["hypercorn"]),
+        Peer("node", "Node's http2", "", (), runs="node"),
+        Peer(OURS, "UpgradeSite", "", (), ["upgrade_switch", "h2"]),
+    )
 }
 
 PAGE = b"<!DOCTYPE html><title>A page</title><p>" + b"Some words. " * 8
@@ -50,15 +52,6 @@ const server = require('http2').createSecureServer({key: pem, cert: pem}, (reque
 });
 server.listen(+port, '%(host)s');
 """
-
-
-def why_missing(kind: str) -> str | None:
-    """Why a server cannot be started here; None if it can."""
-    if kind == "node" and shutil.which("node") is None:
-        return "there is no node"
-    if kind == "hypercorn" and find_spec("hypercorn") is None:
-        return "pip install hypercorn"
-    return None
 
 
 @contextmanager

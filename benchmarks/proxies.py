@@ -17,6 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from figures import called
+from peers import Peer
 from peers.fronting import PATH
 from processes import HOST, Server, listening
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
@@ -30,7 +32,7 @@ from upgrade_switch import UpgradeResource, UpgradeService, UpgradeSite
 from upgrade_switch.protocols import tunnel
 from upgrade_switch.proxy import UpgradeProxy
 
-__all__ = ["OURS", "PROGRAMS", "running", "why_missing"]
+__all__ = ["OURS", "PROGRAMS", "running", "title_of", "why_missing"]
 
 # What ours is called in the table.
 OURS = "ours"
@@ -155,19 +157,27 @@ class _Program(NamedTuple):
     command: Callable[[_Place], Sequence[str]]
     needs: str | None = None
     """The program that has to be on the path for this proxy to be compared."""
+    package: str = "upgrade_switch"
+    """Whose version is its own, if it is not the program's."""
 
 
 PROGRAMS = {
     OURS: _Program("UpgradeProxy", _script(OURS)),
     "tunnel": _Program("tunnel on an UpgradeSite", _script("tunnel")),
-    "raw": _Program("twisted.protocols.portforward, without HTTP", _script("raw")),
-    "twisted": _Program("twisted.web's ReverseProxyResource", _script("twisted")),
+    "raw": _Program("twisted.protocols.portforward, without HTTP", _script("raw"), package="Twisted"),
+    "twisted": _Program("twisted.web's ReverseProxyResource", _script("twisted"), package="Twisted"),
     "node": _Program("Node http-proxy", _node, "node"),
     "go": _Program("Go httputil.ReverseProxy", _go, "go"),
     "haproxy": _Program("haproxy", _haproxy, "haproxy"),
     "nginx": _Program("nginx", _nginx, "nginx"),
 }
 """All of them, by their names in the table; ``tunnel`` is this project's tunnel."""
+
+
+def title_of(name: str) -> str:
+    """What a proxy is called in texts."""
+    program = PROGRAMS[name]
+    return called(Peer(name, program.title, "", (), [program.package], program.needs))
 
 
 def why_missing(name: str) -> str | None:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from figures import CPU, Comparison, Goal, options_of, publish, turns
 from processes import HOST, STUCK, Server, check, prepare
-from proxies import OURS, PROGRAMS, running, why_missing
+from proxies import OURS, PROGRAMS, running, title_of, why_missing
 from report import BUSY, LOAD, RATE
 
 PARALLEL = 32
@@ -468,7 +468,7 @@ def main() -> None:
     for name in names:
         why = why_missing(name)
         if why is None:
-            comparison.servers[name] = PROGRAMS[name].title
+            comparison.servers[name] = title_of(name)
         else:
             comparison.leave_out(name, why)
     works = options.extra.work.split(",") if options.extra.work else list(WORK)

@@ -109,12 +109,17 @@ def tables_of(section: Section) -> Iterator[str]:
         ]
         limited = {kind for kind in kinds if _load_was_the_limit(columns, kind)}
         has_limit = has_limit or bool(limited)
+        head = [title, *columns]
         rows = [
             [f"`{kind}`", *(_cell(columns, column, kind, kind in limited) for column in columns)]
             for kind in kinds
         ]
+        if len(rows) == 1 and len(columns) > 2:
+            (row,) = rows
+            head = [title, row[0]]
+            rows = [list(pair) for pair in zip(columns, row[1:], strict=True)]
         yield ""
-        yield from _table([title, *columns], rows)
+        yield from _table(head, rows)
     if has_limit:
         yield ""
         yield "† The load was busy all the time, and may have been the limit: the server can do more."
