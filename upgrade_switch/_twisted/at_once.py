@@ -160,7 +160,8 @@ class _AtOnce(tcp.Server):
     """
     A transport that sends at once, from :meth:`send_at_once` on: the first write after it has read
     or written something. What is written after that waits for the reactor's turn, so that many small
-    writes do not become as many small packets.
+    writes do not become as many small packets. Beneath TLS each write is sent: what is written there
+    has been joined by the layer above, which gives a turn's records one after the other.
 
     :ivar reads: how often it has read.
     """
@@ -168,17 +169,23 @@ class _AtOnce(tcp.Server):
     reads = 0
     _sends_at_once = False
     _is_first = False
+    _sends_each = False
 
-    def send_at_once(self) -> None:
-        """What is written from now on goes out at once, if it can."""
+    def send_at_once(self, is_joined: bool) -> None:
+        """
+        What is written from now on goes out at once, if it can.
+
+        :param is_joined: whether small writes are joined above.
+        """
         self._sends_at_once = self._is_first = True
+        self._sends_each = is_joined
         # Else the kernel holds a turn's second part back until the first has been acknowledged. Later
         # Twisteds have seen to that while it was HTTP.
         send_small_parts(self)
 
     def write(self, data: bytes) -> None:
         if self._is_first:
-            self._is_first = False
+            self._is_first = self._sends_each
             sent = _send(self, data)
             if sent:
                 if sent == len(data):
@@ -231,9 +238,8 @@ def listen_at_once(port: P) -> P:
 
 def let_send_at_once(transport: object) -> None:
     """
-    Have what is written from now on sent at once; nothing if the transport is not one of those, or if
-    there is TLS, which joins small writes itself.
+    Have what is written from now on sent at once; nothing if the transport is not one of those.
     """
     owner = bottom(transport)
-    if isinstance(owner, _AtOnce) and not has_begun_with_tls(transport):
-        owner.send_at_once()
+    if isinstance(owner, _AtOnce):
+        owner.send_at_once(has_begun_with_tls(transport))
