@@ -29,7 +29,7 @@ FLOORS = (
     {"sending"},
     {"takeover"},
     {"connection"},
-    {"splice", "http2", "observe"},
+    {"splicing", "http2", "observe"},
     {"connecting"},
     {"server", "client"},
     {"protocols", "proxy"},
@@ -51,7 +51,16 @@ PURE = {"upgrade_switch.fields", "upgrade_switch.http2.fields", "upgrade_switch.
 #: Rooms whose parts do not know one another, but for those that are named.
 APART = {
     "protocols": {"_tunnel", "_connect", "_handshake", "_heartbeat", "_origin", "_proxy_header"},
-    "command": {"certificates", "exits", "fields", "listening", "options", "reactor", "secrets"},
+    "command": {
+        "certificates",
+        "collector",
+        "exits",
+        "fields",
+        "listening",
+        "options",
+        "reactor",
+        "secrets",
+    },
 }
 #: These exist to put others together.
 ENTRANCES = {"upgrade_switch", "upgrade_switch.command.main", "upgrade_switch.protocols"}
