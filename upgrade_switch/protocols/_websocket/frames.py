@@ -234,6 +234,8 @@ class ByteStream(BeatingProtocol):
 
     def onOpen(self) -> None:
         self._start_beating(self.clock, self.factory.heartbeat)
+        # What has come is the answer to the handshake.
+        self._is_first = self._sends_at_once
         self._frames = (HalfClosingTransport if self._half_closes else FrameTransport)(self)
         if self.inner is not None:
             self.inner.makeConnection(self._frames)
