@@ -1,8 +1,11 @@
 """
 What a WebSocket's handshake costs, and its messages, beside autobahn alone.
 
+- ``raw``: a Twisted protocol on a port, without HTTP and without frames;
+- ``aiohttp``: its ``WebSocketResponse``; it is left out where aiohttp is not installed;
 - ``autobahn``: its ``WebSocketServerFactory``, listening on a port;
 - ``messages``: ``message_stream(handler)`` of an ``UpgradeSite``;
+- ``stream``: ``byte_stream(factory)`` of an ``UpgradeSite``, with ``raw``'s protocol;
 - ``ours``: autobahn's factory, as ``websocket(factory)`` of an ``UpgradeSite``.
 
 An ``UpgradeService`` listens with each of the sites.
@@ -13,9 +16,14 @@ Servers, load and figures are as in ``switching.py``.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import socket
+import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
@@ -23,6 +31,8 @@ from switching import (
     ECHOING,
     HOST,
     PARALLEL,
+    SHORT,
+    SMALL,
     WARM_UP,
     Load,
     Server,
@@ -32,15 +42,19 @@ from switching import (
     echo_many,
     prepare,
     report,
+    resident,
     rounds,
     serve,
 )
+from switching import Echo as ByteEcho
+from twisted.internet.protocol import Factory
 from twisted.web.resource import Resource
 
 from upgrade_switch import UpgradeResource, UpgradeSite
-from upgrade_switch.protocols import MessageStream, message_stream, websocket
+from upgrade_switch.protocols import MessageStream, byte_stream, message_stream, websocket
 
-KINDS = ("autobahn", "messages", "ours")
+AIOHTTP = ("aiohttp",) if find_spec("aiohttp") else ()
+KINDS = ("raw", *AIOHTTP, "autobahn", "messages", "stream", "ours")
 
 # Chromium's request.
 REQUEST = (
@@ -61,7 +75,10 @@ ECHOED = len(MESSAGE) - len(MASK)
 
 FIGURES = {
     "CPU a handshake, µs": (Target("autobahn", "<=", 0.7), Target("messages")),
-    "128-byte echoes a CPU second": (Target("autobahn", ">=", 1.1), Target("messages")),
+    "128-byte echoes a CPU second": (
+        Target("autobahn", ">=", 1.1),
+        *map(Target, ("messages", "stream", "raw", *AIOHTTP)),
+    ),
     "busy with handshakes, %": (),
     "busy with echoes, %": (),
 }
@@ -82,30 +99,72 @@ async def echo(stream: MessageStream) -> None:
 
 def factory_of(kind: str) -> Any:
     """What a server listens with; the site writes no access log, which autobahn does not have."""
+    plain: Factory[Any] = Factory.forProtocol(ByteEcho)
+    if kind == "raw":
+        return plain
     factory = WebSocketServerFactory()
     factory.protocol = Echo
     if kind == "autobahn":
         return factory
     root = Resource()
-    accept = message_stream(echo) if kind == "messages" else websocket(factory)
+    accept = {
+        "messages": lambda: message_stream(echo),
+        "stream": lambda: byte_stream(plain),
+        "ours": lambda: websocket(factory),
+    }[kind]()
     root.putChild(b"echo", UpgradeResource({"websocket": accept}))
     site = UpgradeSite(root)
     site.log = lambda request: None  # type: ignore[method-assign]
     return site
 
 
+async def serve_aiohttp() -> None:
+    """Be aiohttp's server, until standard input ends."""
+    from aiohttp import WSMsgType, web
+
+    async def echoing(request: web.Request) -> web.WebSocketResponse:
+        answer = web.WebSocketResponse(compress=False)
+        await answer.prepare(request)
+        async for message in answer:
+            if message.type is WSMsgType.BINARY:
+                await answer.send_bytes(message.data)
+        return answer
+
+    app = web.Application()
+    app.add_routes([web.get("/echo", echoing)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, HOST, 0).start()
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    answers = {
+        b"port": lambda: runner.addresses[0][1],
+        b"cpu": time.process_time_ns,
+        b"memory": resident,
+    }
+    while line := await reader.readline():
+        print(answers[line.strip()](), flush=True)
+
+
 def begin(server: Server) -> socket.socket:
-    """Connect, and ask."""
+    """Connect, and ask; with ``raw``, say something."""
     connection = socket.create_connection((HOST, server.port))
-    connection.sendall(REQUEST)
+    connection.sendall(SHORT if server.kind == "raw" else REQUEST)
     return connection
+
+
+def check_answer(server: Server, connection: socket.socket) -> None:
+    """Get what has been asked for."""
+    answer = connection.recv(4096)
+    check(answer == SHORT if server.kind == "raw" else answer.startswith(ANSWER))
 
 
 def opened(server: Server) -> socket.socket:
     """A WebSocket."""
     connection = begin(server)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    check(connection.recv(4096).startswith(ANSWER))
+    check_answer(server, connection)
     return connection
 
 
@@ -115,7 +174,7 @@ def open_many(server: Server, count: int) -> Load:
     for _ in range(count // PARALLEL):
         connections = [begin(server) for _ in range(PARALLEL)]
         for connection in connections:
-            check(connection.recv(4096).startswith(ANSWER))
+            check_answer(server, connection)
             connection.close()
     load.end()
     return load
@@ -139,7 +198,8 @@ def measure(servers: Sequence[Server], size: Size, values: Values) -> None:
         values["CPU a handshake, µs"][server.kind].append(load.cpu / size.handshakes * 1e6)
         values["busy with handshakes, %"][server.kind].append(load.busy)
     for server in servers:
-        load = echo_many(server, opened, MESSAGE, size.echoes, ECHOED)
+        message, comes = (SMALL, len(SMALL)) if server.kind == "raw" else (MESSAGE, ECHOED)
+        load = echo_many(server, opened, message, size.echoes, comes)
         a_second = size.echoes * ECHOING / load.cpu
         values["128-byte echoes a CPU second"][server.kind].append(a_second)
         values["busy with echoes, %"][server.kind].append(load.busy)
@@ -151,8 +211,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small rounds: a look, no result")
     parser.add_argument("--serve", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.serve == "aiohttp":
+        with suppress(KeyboardInterrupt):
+            asyncio.run(serve_aiohttp())
+        return
     if options.serve:
-        serve(factory_of(options.serve), options.serve != "autobahn")
+        serve(factory_of(options.serve), options.serve not in ("raw", "autobahn"))
         return
     core = prepare()
     size = Size(options.rounds or 15)

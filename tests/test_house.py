@@ -63,7 +63,7 @@ APART = {
     },
 }
 #: These exist to put others together.
-ENTRANCES = {"upgrade_switch", "upgrade_switch.command.main", "upgrade_switch.protocols"}
+ENTRANCES = {"upgrade_switch", "upgrade_switch.command.subcommands", "upgrade_switch.protocols"}
 
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
 

@@ -113,7 +113,7 @@ def test_forward() -> None:
 def test_help(arguments: list[str]) -> None:
     """What needs no network imports nothing of it."""
     imported = imported_by(*arguments)
-    assert "upgrade_switch.command.main" in imported
+    assert "upgrade_switch.command.subcommands" in imported
     assert [name for name in NOT_FOR_HELP if name in imported] == []
 
 

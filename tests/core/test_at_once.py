@@ -315,10 +315,14 @@ async def test_write_at_once(kind: str, listen: Any) -> None:
     await target.until(lambda: len(target.data) == 3 + len(HEAD) + len(BODY))
     assert not is_waiting(client.transport)
     handle.next = [4]
-    for parts in ((HEAD, BODY), (b"waits ", b"behind"), (b" it",), ()):
+    for parts in ((HEAD, BODY), (b"waits ", b"behind"), (b" it",), (b"",)):
         _twisted.write_at_once(client.transport, *parts)
     await target.receives(b"waits behind it")
     assert target.data == b"one" + (HEAD + BODY) * 2 + b"waits behind it"
+    # A part of it would be copied.
+    handle = Socket(client.transport)
+    _twisted.write_at_once(client.transport, HEAD, bytes(MOST))
+    assert not handle.sent
 
 
 @pytest.mark.parametrize("kind", ["tls", "memory"])

@@ -93,34 +93,33 @@ def _fit_reading(connection: tcp.Connection, received: int) -> None:
         connection.bufferSize = _USUAL
 
 
-def write_at_once(transport: IStreamTransport, *parts: bytes) -> None:
+def write_at_once(transport: IStreamTransport, data: bytes, *behind: bytes) -> None:
     """
     Write; on a bare socket with nothing in its buffer, send right now what the kernel takes. What the
     kernel does not take, and every error, is left to the transport.
 
     :param transport: if its class has a method of the same name, that is called: it is carried by
         another one.
-    :param parts: large ones are not joined.
+    :param behind: further parts, which are not joined.
     """
     # Of the class: wrappers, such as TLS, pass what they do not have on to what they wrap.
     of_carried = getattr(type(transport), "write_at_once", None)
     if of_carried is not None:
-        of_carried(transport, b"".join(parts))
+        of_carried(transport, b"".join((data, *behind)))
         return
-    left: Sequence[bytes] = parts
-    if isinstance(transport, tcp.Connection):
-        left = _left(parts, _send(transport, parts))
-    if len(left) == 1:
-        transport.write(left[0])
-    elif left:
-        transport.writeSequence(left)
+    sent = _send(transport, data, behind) if isinstance(transport, tcp.Connection) else 0
+    if behind:
+        transport.writeSequence(_left((data, *behind), sent))
+    elif sent < len(data):
+        transport.write(data[sent:])
 
 
-def _send(connection: tcp.Connection, parts: Sequence[bytes]) -> int:
+def _send(connection: tcp.Connection, data: bytes, behind: Sequence[bytes] = ()) -> int:
     """
     Send what the kernel takes, unless something is in front of it, or TLS between, or a producer is to
     be asked for more when the buffer is empty.
 
+    :param behind: further parts: bytes, a few.
     :return: how many bytes that was.
     """
     if (
@@ -135,20 +134,18 @@ def _send(connection: tcp.Connection, parts: Sequence[bytes]) -> int:
         or connection.producerPaused
         # Descriptors that wait for bytes to go with: UNIX sockets only.
         or getattr(connection, "_sendmsgQueue", None)
+        # Which is refused.
+        or not isinstance(data, bytes)
+        # It would be copied, and the kernel takes no more than a part.
+        or len(data) > _MOST
+        or (behind and len(data) + sum(map(len, behind)) > _MOST)
+        or not data
     ):
         return 0
-    size = 0
-    for part in parts:
-        if not isinstance(part, bytes):
-            # Which is refused.
-            return 0
-        size += len(part)
-    if not 0 < size <= _MOST or len(parts) > _MOST_PARTS:
-        return 0
     try:
-        if len(parts) == 1:
-            return connection.socket.send(parts[0])
-        return connection.socket.sendmsg(parts)
+        if behind:
+            return connection.socket.sendmsg((data, *behind))
+        return connection.socket.send(data)
     except OSError as error:
         if error.errno not in (EAGAIN, ENOBUFS, EPIPE):
             _remember_error(connection)
@@ -204,7 +201,7 @@ class _AtOnce(tcp.Server):
     def write(self, data: bytes) -> None:
         if self._is_first:
             self._is_first = False
-            sent = _send(self, (data,))
+            sent = _send(self, data)
             if sent:
                 if sent == len(data):
                     return
@@ -213,14 +210,14 @@ class _AtOnce(tcp.Server):
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         parts: Sequence[bytes] = tuple(iovec)
-        if self._is_first:
-            # What is not bytes is refused by Twisted's.
-            sizes = [len(part) for part in parts if isinstance(part, bytes)]
-            if len(sizes) == len(parts) and (sum(sizes) < _JOINED or len(parts) > _MOST_PARTS):
+        # What is not bytes is refused by Twisted's.
+        if self._is_first and all(isinstance(part, bytes) for part in parts):
+            size = sum(map(len, parts))
+            if size < _JOINED or len(parts) > _MOST_PARTS:
                 self.write(b"".join(parts))
                 return
             self._is_first = False
-            parts = _left(parts, _send(self, parts))
+            parts = _left(parts, _send(self, parts[0], parts[1:]))
         super().writeSequence(parts)
 
     def doRead(self) -> Any:

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Here, and not on import: a program that only imports this, such as ``twist``, has a collector.
     wait_with_collecting()
     try:
-        from .main import main as run
+        from .subcommands import run
 
         return run(argv)
     finally:
