@@ -5,9 +5,9 @@ All names are imported when they are asked for (PEP 562): most programs need a f
 ``upgrade-switch`` nothing before it knows what it is to do.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._lazy import lazy_names
 from ._version import __version__
 
 __all__ = [
@@ -59,23 +59,13 @@ _MODULES = {
     "UpgradeSite": "server.site",
     "UpgradeToken": "negotiation",
     "splice": "splicing",
+    # Modules, which have names for users.
+    "errors": "errors",
+    "interfaces": "interfaces",
+    "observe": "observe",
+    "protocols": "protocols",
+    "proxy": "proxy",
+    "testing": "testing",
 }
 
-
-# Those that have names for users.
-_PUBLIC_MODULES = frozenset({"errors", "interfaces", "observe", "protocols", "proxy", "testing"})
-
-
-def __getattr__(name: str) -> object:
-    if name in _PUBLIC_MODULES:
-        return import_module(f".{name}", __name__)
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
-    # From now on, Python finds it without asking this function.
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_PUBLIC_MODULES})
+__getattr__, __dir__ = lazy_names(globals(), _MODULES)

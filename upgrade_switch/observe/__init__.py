@@ -6,9 +6,9 @@ The page is imported when it is asked for (PEP 562): it needs ``twisted.web``'s 
 that only writes a log does without.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .._lazy import lazy_names
 from ..interfaces import Declined, ISwitchObserver
 from .events import IFloodObserver, why_ended
 from .log import SwitchLog
@@ -27,17 +27,4 @@ __all__ = [
     "why_ended",
 ]
 
-_MODULES = {"Status": "status", "StatusResource": "page"}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
-    # From now on, Python finds it without asking this function.
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(globals(), {"Status": "status", "StatusResource": "page"})
