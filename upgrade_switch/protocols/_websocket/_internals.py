@@ -159,6 +159,7 @@ class AutobahnProtocol(_ADAPTER, _PROTOCOL):
 
     transport: IStreamTransport
     closeHandshakeTimeoutCall: IDelayedCall | QuietTimeout | None
+    message_data: list[bytes] | None
     # Whether the other end did not answer a ping.
     _has_timed_out = False
     # Whether the factory's connections are one more.
@@ -212,7 +213,7 @@ class AutobahnProtocol(_ADAPTER, _PROTOCOL):
         # What autobahn's does, which besides makes two Deferreds to tell of the message who listens to
         # the signal "message": nobody.
         if not self.failedByMe:
-            self._onMessage(b"".join(self.message_data), self.message_is_binary)
+            self._onMessage(b"".join(self.message_data or ()), self.message_is_binary)
         self.message_data = None
 
     def onAutoPingTimeout(self) -> None:
