@@ -107,10 +107,12 @@ benchmark: $(INSTALLED)
 	$(VENV)/bin/pip install --quiet --editable '.[benchmark]'
 	$(VENV)/bin/python benchmarks/switching.py
 	$(VENV)/bin/python benchmarks/websocket.py
+	$(VENV)/bin/python benchmarks/websocket_tunnel.py
 	$(VENV)/bin/python benchmarks/proxy.py
 	$(VENV)/bin/python benchmarks/http2.py
 	$(VENV)/bin/python benchmarks/workers.py
 	$(VENV)/bin/python benchmarks/growth.py
+	$(VENV)/bin/python benchmarks/start.py
 
 # What the probe finds of this project and of others, into docs/topics/conformance.md. Go, nginx and haproxy
 # (and Node, without npm) are left out where they are not installed. CONFORMANCE_ARGS='--only ours,node'
