@@ -154,6 +154,11 @@ def _messages() -> UpgradeSite:
     return UpgradeSite(_tree({"websocket": protocols.message_stream(echo)}))
 
 
+def _stream() -> UpgradeSite:
+    protocols = import_module("upgrade_switch.protocols")
+    return UpgradeSite(_tree({"websocket": protocols.byte_stream(_echo())}))
+
+
 def _talk() -> Factory[Any]:
     return Factory.forProtocol(Talk)
 
@@ -171,13 +176,14 @@ _KINDS: dict[str, tuple[Callable[[], Factory[Any]], bool]] = {
     "guard": (_guard, True),
     "autobahn": (_autobahn, False),
     "messages": (_messages, True),
+    "stream": (_stream, True),
     "ours": (_websocket, True),
     "talk": (_talk, False),
     "switched-talk": (_switched_talk, True),
 }
 
 
-_NEEDS = {"ours": ["autobahn"], "messages": ["websockets"]}
+_NEEDS = {"ours": ["autobahn"], "stream": ["autobahn"], "messages": ["websockets"]}
 
 
 def peer_of(kind: str, title: str, package: str = "upgrade_switch") -> Peer:

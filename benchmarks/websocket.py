@@ -3,6 +3,7 @@ What a WebSocket's handshake costs, and its messages.
 
 - ``autobahn``: its ``WebSocketServerFactory``, listening on a port;
 - ``messages``: ``message_stream(handler)`` of an ``UpgradeSite``;
+- ``stream``: ``byte_stream(factory)`` of an ``UpgradeSite``;
 - ``ours``: autobahn's factory, as ``websocket(factory)`` of an ``UpgradeSite``;
 - ``aiohttp``, ``websockets``, ``uvicorn``, ``tornado-websocket``: the programs of ``peers/``.
 
@@ -40,6 +41,7 @@ HANDSHAKE = "a handshake"
 SERVERS = (
     peer_of("autobahn", "autobahn alone", "autobahn"),
     peer_of("messages", "UpgradeSite, message_stream"),
+    peer_of("stream", "UpgradeSite, byte_stream"),
     peer_of("ours", "UpgradeSite, websocket with autobahn's factory"),
     *(peer for peer in PEERS if peer.name in ("aiohttp", "websockets", "uvicorn", "tornado-websocket")),
 )

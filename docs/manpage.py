@@ -9,7 +9,7 @@ import re
 
 from upgrade_switch import __version__
 from upgrade_switch.command.completion import commands_of, options_of
-from upgrade_switch.command.main import MainOptions
+from upgrade_switch.command.subcommands import MainOptions
 
 EXIT_CODES = {
     0: "Success.",

@@ -17,14 +17,16 @@ def lazy_names(
     Functions for a package: ``__getattr__, __dir__ = lazy_names(globals(), {"Name": "module"})``.
 
     :param namespace: the package's globals, which get each name the first time that it is asked for.
-    :param modules: where each name is defined: a module, relative to the package.
+    :param modules: where each name is defined: a module, relative to the package. A module's own name
+        is that of the module.
     """
     package = str(namespace["__name__"])
 
     def get(name: str) -> object:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value: object = getattr(import_module(f".{modules[name]}", package), name)
+        module = import_module(f".{modules[name]}", package)
+        value: object = module if modules[name] == name else getattr(module, name)
         # From now on, Python finds it without asking this function.
         namespace[name] = value
         return value

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.python.failure import Failure
 
-from .splice import SpliceEnd
+from .splicing import SpliceEnd
 
 __all__ = ["ClientEnd", "ConnectingEnd", "ServerEnd", "SingleUseFactory"]
 

@@ -15,7 +15,7 @@ from tests.kit.commands import PATIENCE, fails, run
 from tests.kit.foreign import needs
 from tests.kit.programs import Program
 from upgrade_switch.command.completion import commands_of, options_of
-from upgrade_switch.command.main import MainOptions
+from upgrade_switch.command.subcommands import MainOptions
 
 
 def script(shell: str) -> str:

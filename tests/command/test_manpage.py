@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.kit.commands import PATIENCE
 from tests.kit.foreign import needs
 from upgrade_switch.command.completion import commands_of, options_of
-from upgrade_switch.command.main import MainOptions
+from upgrade_switch.command.subcommands import MainOptions
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 

@@ -493,7 +493,7 @@ def test_log() -> None:
         "from upgrade_switch.command.listening import begin_logging\n"
         "begin_logging(LogLevel.warn)\n"
         "Logger('upgrade_switch.proxy.health').info('up again')\n"
-        "Logger('upgrade_switch.splice').info('nothing new')\n"
+        "Logger('upgrade_switch.splicing').info('nothing new')\n"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, check=True, timeout=PATIENCE, capture_output=True)

@@ -19,6 +19,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Protocol
+from twisted.internet.testing import StringTransport
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
@@ -47,6 +49,9 @@ both = pytest.mark.parametrize("kind", [*AT_ONCE, *AS_EVER])
 
 LIMIT = 256 * 1024
 
+#: The most that is sent at once: as much, with the head of a frame.
+MOST = LIMIT + 16
+
 #: What Twisted reads at a time.
 USUAL = 64 * 1024
 
@@ -56,12 +61,14 @@ class Socket:
     A transport's socket, which remembers what is sent, and fails when it is told to.
 
     :ivar sent: what each call has sent.
+    :ivar gathered: how many of these calls were given several parts.
     :ivar next: what the next calls do: an error's number, or how many bytes they take.
     """
 
     def __init__(self, transport: Any) -> None:
         self._socket = transport.socket
         self.sent: list[bytes] = []
+        self.gathered = 0
         self.next: list[int] = []
         transport.socket = self
 
@@ -78,6 +85,11 @@ class Socket:
         if count:
             self.sent.append(bytes(data)[:count])
         return count
+
+    def sendmsg(self, parts: Any) -> int:
+        assert len(parts) > 1
+        self.gathered += 1
+        return self.send(b"".join(parts))
 
 
 async def switched(
@@ -254,6 +266,87 @@ async def test_partly(kind: str, first: int, listen: Any) -> None:
     assert not is_waiting(target.transport)
 
 
+HEAD, BODY = bytes(range(10)), random.Random(7).randbytes(100_000)
+
+
+@at_once
+@pytest.mark.parametrize("first", [0, 3, 10, 11, 50_000, errno.EAGAIN, None])
+@pytest_twisted.ensureDeferred
+async def test_large_parts(kind: str, first: int | None, listen: Any) -> None:
+    """Large parts are given to the kernel side by side; what it does not take of any of them waits."""
+    client, target = await switched(listen, kind)
+    handle = Socket(target.transport)
+    handle.next = [] if first is None else [first]
+    with received_by(client):
+        target.transport.writeSequence([HEAD, BODY])
+        assert handle.gathered == 1
+        assert is_waiting(target.transport) == (b"".join(handle.sent) != HEAD + BODY)
+    target.transport.writeSequence([b"more", BODY])
+    target.transport.write(b"end")
+    await client.receives(b"end")
+    assert client.data == HEAD + BODY + b"more" + BODY + b"end"
+    assert b"".join(handle.sent) == client.data
+    # What waits goes out as ever.
+    assert handle.gathered == 1
+
+
+@at_once
+@pytest_twisted.ensureDeferred
+async def test_many_parts(kind: str, listen: Any) -> None:
+    """More parts than the kernel takes side by side are joined."""
+    client, target = await switched(listen, kind)
+    handle = Socket(target.transport)
+    with received_by(client):
+        target.transport.writeSequence([bytes(50)] * 2000)
+        assert handle.gathered == 0
+        assert handle.sent
+    await client.until(lambda: len(client.data) == 100_000)
+
+
+@at_once
+@pytest_twisted.ensureDeferred
+async def test_write_at_once(kind: str, listen: Any) -> None:
+    """``write_at_once`` sends parts side by side, on a client's transport too, in their order."""
+    client, target = await switched(listen, kind)
+    handle = Socket(client.transport)
+    _twisted.write_at_once(client.transport, b"one")
+    _twisted.write_at_once(client.transport, HEAD, BODY)
+    assert handle.gathered == 1
+    await target.until(lambda: len(target.data) == 3 + len(HEAD) + len(BODY))
+    assert not is_waiting(client.transport)
+    handle.next = [4]
+    for parts in ((HEAD, BODY), (b"waits ", b"behind"), (b" it",), (b"",)):
+        _twisted.write_at_once(client.transport, *parts)
+    await target.receives(b"waits behind it")
+    assert target.data == b"one" + (HEAD + BODY) * 2 + b"waits behind it"
+    # A part of it would be copied.
+    handle = Socket(client.transport)
+    _twisted.write_at_once(client.transport, HEAD, bytes(MOST))
+    assert not handle.sent
+
+
+@pytest.mark.parametrize("kind", ["tls", "memory"])
+@pytest_twisted.ensureDeferred
+async def test_write_at_once_elsewhere(kind: str, listen: Any) -> None:
+    """On other transports it writes, through TLS too where that stands on something that is carried."""
+    client, target = await switched(listen, kind)
+    _twisted.write_at_once(target.transport, HEAD, BODY)
+    _twisted.write_at_once(target.transport, b"end")
+    await client.receives(b"end")
+    assert client.data == HEAD + BODY + b"end"
+
+    class Carried(StringTransport):
+        def write_at_once(self, data: bytes) -> None:
+            self.write(b"<%b>" % data)
+
+    carried = Carried()
+    _twisted.write_at_once(carried, b"one", b" piece")
+    wrapper: Any = ProtocolWrapper(WrappingFactory(factory_of(Protocol)[0]), Protocol())
+    wrapper.makeConnection(carried)
+    _twisted.write_at_once(wrapper, b" wrapped")
+    assert carried.value() == b"<one piece> wrapped"
+
+
 @at_once
 @pytest_twisted.ensureDeferred
 async def test_full(kind: str, listen: Any) -> None:
@@ -284,7 +377,7 @@ async def test_large(kind: str, listen: Any) -> None:
     """What is larger than the kernel takes at a time is not copied to send a part of it at once."""
     client, target = await switched(listen, kind)
     handle = Socket(target.transport)
-    large = bytes(LIMIT + 1)
+    large = bytes(MOST + 1)
     target.transport.write(large)
     assert target.transport._tempDataBuffer == [large]
     assert not handle.sent
@@ -293,9 +386,9 @@ async def test_large(kind: str, listen: Any) -> None:
     client.send(b"next")
     await target.receives(b"next")
     handle.next = [1000]
-    target.transport.write(bytes(LIMIT))
+    target.transport.write(bytes(MOST))
     assert handle.sent[-1] == bytes(1000)
-    await client.until(lambda: client.amount == 2 * LIMIT + 1)
+    await client.until(lambda: client.amount == 2 * MOST + 1)
 
 
 @both
@@ -654,6 +747,19 @@ async def test_first_of_a_read(kind: str, listen: Any) -> None:
     client.send(b"more")
     await target.receives(b"more")
     assert arrivals.is_first(1) == (kind in AT_ONCE)
+    assert not arrivals.is_first(1)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+@pytest_twisted.ensureDeferred
+async def test_first_of_what_is_counted_above(kind: str, listen: Any) -> None:
+    """What does not count its turns may carry something that does, unless TLS cuts its bytes up."""
+    _, target = await switched(listen, kind)
+    carried = SimpleNamespace(carrier=target.transport, reads=0)
+    arrivals = _twisted.Arrivals(carried)
+    assert not arrivals.is_first(1)
+    carried.reads += 1
+    assert arrivals.is_first(1) == (kind == "tcp")
     assert not arrivals.is_first(1)
 
 

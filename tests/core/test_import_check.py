@@ -49,9 +49,12 @@ class Finder(PathFinder):
 sys.meta_path.insert(0, Finder)
 """
 
+#: Names are imported when they are asked for: all of both sides, and what endpoints are named by.
+EVERYTHING = "from upgrade_switch import *; from upgrade_switch.protocols import tunnel"
+
 CAUGHT = """
 try:
-    import {module}
+    {imports}
 except ImportError as error:
     from upgrade_switch.errors import UnsupportedTwisted, UpgradeError
     assert isinstance(error, UnsupportedTwisted), repr(error)
@@ -80,7 +83,8 @@ def run(code, *arguments):
         os.close(writing)
     said = [open(reading).read() for reading, _ in ends]
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), *said
-_, names, _ = run("import sys, upgrade_switch; print(*sys.modules)")
+EVERYTHING = "from upgrade_switch import *; from upgrade_switch.protocols import tunnel"
+_, names, _ = run(f"import sys; {EVERYTHING}; print(*sys.modules)")
 for name in names.split():
     if name.partition(".")[0] not in ("__main__", "twisted", "upgrade_switch"):
         with suppress(ImportError):  # some are not imported by their names
@@ -124,7 +128,7 @@ def said_by() -> Iterator[SaidBy]:
 def test_names(need: Need, said_by: SaidBy) -> None:
     """Each name that is not there any more is named, with the versions."""
     said = said_by(
-        RENAME + CAUGHT.format(module="upgrade_switch"),
+        RENAME + CAUGHT.format(imports=EVERYTHING),
         need.module,
         " ".join(need.names or [need.owner.rpartition(".")[2]]),
     )
@@ -142,21 +146,21 @@ def test_names(need: Need, said_by: SaidBy) -> None:
 )
 def test_private_owners(need: Need, said_by: SaidBy) -> None:
     """So is a private class or method that is not there any more."""
-    code = RENAME + CAUGHT.format(module="upgrade_switch")
+    code = RENAME + CAUGHT.format(imports=EVERYTHING)
     said = said_by(code, need.module, need.owner.rpartition(".")[2])
     assert f"no {need.module}.{need.owner}" in said
 
 
 def test_module(said_by: SaidBy) -> None:
     """So is a module that is not there any more."""
-    code = RENAME + CAUGHT.format(module="upgrade_switch")
+    code = RENAME + CAUGHT.format(imports=EVERYTHING)
     said = said_by(code, "twisted.internet._newtls", "")
     assert said.endswith("this one has no twisted.internet._newtls")
 
 
 def test_dependency_of_twisted() -> None:
     """A module of Twisted's that is there, but cannot be imported, is not said to be missing."""
-    code = RENAME + "try: import upgrade_switch\nexcept ImportError as error: print(error.name)"
+    code = RENAME + f"try: {EVERYTHING}\nexcept ImportError as error: print(error.name)"
     done = subprocess.run(
         [*PYTHON, code, "OpenSSL", ""], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
@@ -165,13 +169,13 @@ def test_dependency_of_twisted() -> None:
 
 def test_newer(said_by: SaidBy) -> None:
     """A Twisted that is newer than any that has been tested is taken as it is."""
-    code = "import twisted; twisted.__version__ = '99.10.0rc1'; import upgrade_switch"
+    code = f"import twisted; twisted.__version__ = '99.10.0rc1'; {EVERYTHING}"
     assert said_by(code) == ""
 
 
 def test_older(said_by: SaidBy) -> None:
     """A Twisted that is too old is refused, whatever it has."""
-    code = "import twisted; twisted.__version__ = '24.3.0'" + CAUGHT.format(module="upgrade_switch")
+    code = "import twisted; twisted.__version__ = '24.3.0'" + CAUGHT.format(imports=EVERYTHING)
     assert said_by(code) == (
         "Twisted 24.3.0 is too old for upgrade_switch, "
         "which is tested with Twisted {}.{} to {}.{}".format(*OLDEST, *NEWEST)
@@ -181,7 +185,7 @@ def test_older(said_by: SaidBy) -> None:
 def test_nothing_is_forgotten() -> None:
     """Every private name that the folder's modules use, and do not make themselves, is looked for."""
     looked_for = {name for need in NEEDED for name in (*need.names, *need.owner.split("."))}
-    for name in ("at_once.py", "pipes.py", "transports.py", "web.py"):
+    for name in ("at_once.py", "endpoints.py", "pipes.py", "transports.py", "web.py", "web_client.py"):
         tree = ast.parse((FOLDER / name).read_text())
         own: set[str] = set()
         used: set[str] = set()

@@ -35,7 +35,7 @@ from tests.kit.farside import (
     settled,
 )
 from tests.kit.harness import turns
-from upgrade_switch.splice import SpliceEnd
+from upgrade_switch.splicing import SpliceEnd
 
 #: Where a FIN can be told from the end.
 HALF_CLOSING = [pair for pair in PAIRS if "tls" not in pair]

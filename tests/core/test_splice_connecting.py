@@ -11,7 +11,7 @@ from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
 
 from upgrade_switch.connecting import ConnectingEnd, ServerEnd, SingleUseFactory
-from upgrade_switch.splice import Splice
+from upgrade_switch.splicing import Splice
 
 
 class Near(ConnectingEnd):

@@ -36,7 +36,7 @@ from tests.kit.harness import (
     upgrade_head,
 )
 from upgrade_switch import NotSwitched
-from upgrade_switch.command.main import MainOptions
+from upgrade_switch.command.subcommands import MainOptions
 from upgrade_switch.protocols import WebSocketEndpoint
 
 __all__ = ["read"]  # a fixture

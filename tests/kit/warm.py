@@ -144,8 +144,8 @@ def _preload() -> None:
     )
     from twisted.plugin import getPlugins
 
-    import upgrade_switch.command.main
     import upgrade_switch.command.server.service
+    import upgrade_switch.command.subcommands
     import upgrade_switch.protocols._h2c
     import upgrade_switch.protocols._websocket
 

@@ -11,7 +11,7 @@ transports is what its attribute ``transport`` is for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from errno import EAGAIN, EINVAL, ENOBUFS, ENOSYS, ENOTCONN, EPERM, EPIPE
 from typing import Any, TypeVar
 from weakref import ref
@@ -39,6 +39,16 @@ P = TypeVar("P", bound=IListeningPort)
 _USUAL = tcp.Connection.bufferSize
 _MUCH = 256 * 1024
 
+# The most that is sent at once: as much as is read, with a frame's head in front. The kernel takes no
+# more than a part of what is larger, and the rest would be copied.
+_MOST = _MUCH + 16
+
+# Parts that are smaller together are joined: that costs less than to give the kernel several.
+_JOINED = 16 * 1024
+
+# The kernel takes no more at a time; so many large ones are seldom.
+_MOST_PARTS = 64
+
 
 class Arrivals:
     """
@@ -48,10 +58,18 @@ class Arrivals:
 
     def __init__(self, transport: object) -> None:
         """
-        :param transport: if it has an attribute ``carrier``, that is the one it is read from.
+        :param transport: if it has an attribute ``carrier``, that is the one it is read from; then it
+            may have an attribute ``reads``, which says how often that was.
         """
-        self._owner = bottom(getattr(transport, "carrier", transport))
-        self._is_bare = self._owner is transport and isinstance(transport, tcp.Connection)
+        carrier = getattr(transport, "carrier", transport)
+        owner = self._owner = bottom(carrier)
+        self._is_bare = owner is transport and isinstance(owner, tcp.Connection)
+        self._counts: object = owner
+        if not isinstance(owner, _AtOnce):
+            # Twisted's own do not count. What they carry may: it gets all that is read in a turn in
+            # one piece, if there is no TLS between.
+            is_told = carrier is owner and isinstance(owner, tcp.Connection) and not owner.TLS
+            self._counts = transport if is_told else None
         self._reads = 0
 
     def is_first(self, count: int) -> bool:
@@ -65,7 +83,7 @@ class Arrivals:
         if self._is_bare and not owner.TLS:
             _fit_reading(owner, count)
             return True
-        reads: int = getattr(owner, "reads", 0)
+        reads: int = getattr(self._counts, "reads", 0)
         is_new, self._reads = reads != self._reads, reads
         return is_new
 
@@ -82,20 +100,32 @@ def _fit_reading(connection: tcp.Connection, received: int) -> None:
         connection.bufferSize = _USUAL
 
 
-def write_at_once(transport: IStreamTransport, data: bytes) -> None:
+def write_at_once(transport: IStreamTransport, data: bytes, *behind: bytes) -> None:
     """
     Write; on a bare socket with nothing in its buffer, send right now what the kernel takes. What the
     kernel does not take, and every error, is left to the transport.
+
+    :param transport: if its class has a method of the same name, that is called: it is carried by
+        another one.
+    :param behind: further parts, which are not joined.
     """
-    sent = _send(transport, data) if isinstance(transport, tcp.Connection) else 0
-    if sent < len(data):
+    # Of the class: wrappers, such as TLS, pass what they do not have on to what they wrap.
+    of_carried = getattr(type(transport), "write_at_once", None)
+    if of_carried is not None:
+        of_carried(transport, b"".join((data, *behind)))
+        return
+    sent = _send(transport, data, behind) if isinstance(transport, tcp.Connection) else 0
+    if behind:
+        transport.writeSequence(_left((data, *behind), sent))
+    elif sent < len(data):
         transport.write(data[sent:])
 
 
-def _send(connection: tcp.Connection, data: bytes) -> int:
+def _send(connection: tcp.Connection, data: bytes, behind: Sequence[bytes] = ()) -> int:
     """
     Send what the kernel takes, if that can be (:func:`can_send`).
 
+    :param behind: further parts: bytes, a few.
     :return: how many bytes that was.
     """
     if (
@@ -103,11 +133,14 @@ def _send(connection: tcp.Connection, data: bytes) -> int:
         # Which is refused.
         or not isinstance(data, bytes)
         # It would be copied, and the kernel takes no more than a part.
-        or len(data) > _MUCH
+        or len(data) > _MOST
+        or (behind and len(data) + sum(map(len, behind)) > _MOST)
         or not data
     ):
         return 0
     try:
+        if behind:
+            return connection.socket.sendmsg((data, *behind))
         return connection.socket.send(data)
     except OSError as error:
         note_error(connection, error)
@@ -132,6 +165,17 @@ def can_send(connection: tcp.Connection) -> bool:
         # Descriptors that wait for bytes to go with: UNIX sockets only.
         or getattr(connection, "_sendmsgQueue", None)
     )
+
+
+def _left(parts: Sequence[bytes], sent: int) -> Sequence[bytes]:
+    """What is left of parts when so many bytes of them have been sent."""
+    if not sent:
+        return parts
+    for number, part in enumerate(parts):
+        if sent < len(part):
+            return (part[sent:], *parts[number + 1 :])
+        sent -= len(part)
+    return ()
 
 
 # It is told again, or says nothing of the connection.
@@ -194,12 +238,16 @@ class _AtOnce(tcp.Server):
         super().write(data)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        parts = tuple(iovec)
+        parts: Sequence[bytes] = tuple(iovec)
         # What is not bytes is refused by Twisted's.
         if self._is_first and all(isinstance(part, bytes) for part in parts):
-            self.write(b"".join(parts))
-        else:
-            super().writeSequence(parts)
+            size = sum(map(len, parts))
+            if size < _JOINED or len(parts) > _MOST_PARTS:
+                self.write(b"".join(parts))
+                return
+            self._is_first = False
+            parts = _left(parts, _send(self, parts[0], parts[1:]))
+        super().writeSequence(parts)
 
     def doRead(self) -> Any:
         self.reads += 1

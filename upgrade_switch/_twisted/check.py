@@ -1,7 +1,7 @@
 """
 Whether Twisted still has the private names that the modules in this folder use.
 
-Only names and attributes are looked at, which costs next to nothing at import;
+Only names and attributes are looked at, which costs next to nothing beside importing them;
 ``tests/core/test_twisted.py`` looks at what they do.
 """
 
@@ -16,7 +16,18 @@ import twisted
 
 from ..errors import UnsupportedTwisted
 
-__all__ = ["NEEDED", "NEWEST", "OLDEST", "Need", "check", "missing"]
+__all__ = [
+    "CLIENT",
+    "ENDPOINTS",
+    "NEEDED",
+    "NEWEST",
+    "OLDEST",
+    "SERVER",
+    "TRANSPORTS",
+    "Need",
+    "check",
+    "missing",
+]
 
 #: The oldest Twisted with which the package works. Before it, ``HTTPChannel`` kept bytes that wait
 #: behind a body in a place where they cannot be found in time.
@@ -36,7 +47,9 @@ class Need(NamedTuple):
     names: tuple[str, ...] = ()
 
 
-NEEDED = (
+# What each part of this folder needs. Those that not every program uses are looked at, like the modules
+# that they are about, when they are used: importing all of twisted.web takes longer than anything else.
+TRANSPORTS = (
     Need("twisted.internet._newtls", "ConnectionMixin", ("TLS",)),
     Need("twisted.internet.tcp", "Connection", ("_aborting", "logstr")),
     Need("twisted.internet.tcp", "Connection.abortConnection", ("_aborting",)),
@@ -67,6 +80,14 @@ NEEDED = (
     Need("twisted.protocols.tls", "TLSMemoryBIOProtocol", ("_aborted", "_appSendBuffer")),
     Need("twisted.protocols.tls", "BufferingTLSTransport.__init__", ("_aggregator",)),
     Need("twisted.protocols.tls", "_AggregateSmallWrites.write", ("_buffer",)),
+    Need("twisted.protocols.policies", "ProtocolWrapper", ("disconnecting", "wrappedProtocol")),
+    Need(
+        "twisted.protocols.tls",
+        "TLSMemoryBIOProtocol._checkHandshakeStatus",
+        ("handshakeCompleted", "wrappedProtocol"),
+    ),
+)
+ENDPOINTS = (
     Need("twisted.internet.endpoints", "TCP4ClientEndpoint", ("_host", "_port")),
     Need("twisted.internet.endpoints", "TCP6ClientEndpoint", ("_host", "_port")),
     Need("twisted.internet.endpoints", "SSL4ClientEndpoint", ("_host", "_port")),
@@ -74,12 +95,8 @@ NEEDED = (
     Need("twisted.internet.endpoints", "SSL4ServerEndpoint", ("_sslContextFactory",)),
     Need("twisted.internet.endpoints", "_WrapperEndpoint", ("_wrappedEndpoint",)),
     Need("twisted.internet.endpoints", "_WrappingProtocol", ("_wrappedProtocol",)),
-    Need("twisted.protocols.policies", "ProtocolWrapper", ("disconnecting", "wrappedProtocol")),
-    Need(
-        "twisted.protocols.tls",
-        "TLSMemoryBIOProtocol._checkHandshakeStatus",
-        ("handshakeCompleted", "wrappedProtocol"),
-    ),
+)
+SERVER = (
     Need("twisted.web.http", "HTTPChannel.allContentReceived", ("_command", "_path", "_version")),
     Need("twisted.web.http", "HTTPChannel.allHeadersReceived", ("_send100Continue", "_version")),
     Need("twisted.web.http", "HTTPChannel.lineReceived", ("_command", "_path", "_version")),
@@ -95,6 +112,8 @@ NEEDED = (
     Need("twisted.web.resource", "_IEncodingResource"),
     Need("twisted.python.components", "Componentized", ("_adapterCache",)),
     Need("twisted.web.server", "Request.finish", ("_encoder",)),
+)
+CLIENT = (
     Need("twisted.web._newclient", "HTTP11ClientProtocol.request", ("HTTPClientParser", "_parser")),
     Need("twisted.web._newclient", "HTTPClientParser.allHeadersReceived"),
     Need("twisted.web._newclient", "Request.writeTo"),
@@ -102,14 +121,15 @@ NEEDED = (
     Need("twisted.web.client", "HTTPConnectionPool", ("_factory",)),
     Need("twisted.web.client", "_HTTP11ClientFactory", ("_quiescentCallback",)),
 )
+NEEDED = (*TRANSPORTS, *ENDPOINTS, *SERVER, *CLIENT)
 
 
 _TESTED = "which is tested with Twisted {}.{} to {}.{}".format(*OLDEST, *NEWEST)
 
 
-def check(needs: Iterable[Need] = NEEDED) -> None:
+def check(needs: Iterable[Need]) -> None:
     """
-    Look for everything that is needed of Twisted.
+    Look for what is needed of Twisted.
 
     :raises UnsupportedTwisted: this Twisted is older than :data:`OLDEST`, or some of it is not there.
     """

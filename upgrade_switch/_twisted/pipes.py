@@ -18,7 +18,6 @@ from typing import Protocol, cast
 from weakref import ref
 
 from twisted.internet import tcp
-from twisted.internet.endpoints import _WrappingProtocol
 from twisted.internet.interfaces import IPushProducer
 
 from ..interfaces import IStreamTransport
@@ -103,6 +102,9 @@ class _PipedReading:
 
 def _protocol_of(source: tcp.Connection) -> object:
     """Who gets what a source has read, as it is: client endpoints put a protocol of theirs between."""
+    # Not at the top: what has no bulk starts without endpoints.
+    from twisted.internet.endpoints import _WrappingProtocol
+
     protocol: object = source.protocol
     while isinstance(protocol, _WrappingProtocol):
         protocol = protocol._wrappedProtocol

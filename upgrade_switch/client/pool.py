@@ -21,13 +21,13 @@ from twisted.web.iweb import IResponse
 from .. import _twisted
 from .._extras import needs_extra
 from ..errors import InvalidResponse, NotSwitched, cause_of
-from .exchange_client import ExchangeClient, ExchangeFactory
 from .idle import IdleConnections
 from .response import UpgradeResponse
 from .switching import SwitchingClient, SwitchingFactory
 
 if TYPE_CHECKING:
     from ..connection import SwitchedConnection
+    from .exchange_client import ExchangeClient
     from .request import ClientRequest
     from .shared import SharedConnections
 
@@ -113,6 +113,9 @@ class UpgradePool(_twisted.UnaskedSwitchPool):
         client = None if fresh else self._idle.take(key)
         if client is not None:
             return succeed(client)
+        # Only now: it is the proxy's, and much; upgrades do without.
+        from .exchange_client import ExchangeFactory
+
         factory = ExchangeFactory(self.clock, self._idle, key, self.lenient)
         return endpoint.connect(factory).addCallback(_exchange_client)
 
@@ -172,6 +175,8 @@ def _ask(client: IProtocol, request: ClientRequest) -> Deferred[IResponse]:
 
 
 def _exchange_client(client: IProtocol) -> ExchangeClient:
+    from .exchange_client import ExchangeClient
+
     assert isinstance(client, ExchangeClient)
     return client
 

@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseNeverReceived
 
 from .. import _twisted
+from .._twisted import way_of
 from ..negotiation import Offer, UpgradeToken
 from .failures import cut_off, explained, has_refused_alpn
 from .http2 import ClientConnection
@@ -98,7 +99,7 @@ class SharedConnections:
         return Deferred.fromCoroutine(self._send(server, endpoint, request, token))
 
     def _server(self, key: Hashable, endpoint: IStreamClientEndpoint) -> _Server:
-        where = (key, _twisted.way_of(endpoint))
+        where = (key, way_of(endpoint))
         server = self._servers.pop(where, None) or _Server(self._pool)
         # The one that was used last is the last.
         self._servers[where] = server

@@ -8,11 +8,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
-from twisted.python.failure import Failure
-
-from ..errors import cause_of
 from ..fields import printable
+
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
 
 __all__ = ["FAILED", "REFUSED", "SUCCESS", "USAGE", "explain", "say", "unread_is_fine"]
 
@@ -69,5 +70,8 @@ def unread_is_fine(code: int = SUCCESS) -> Iterator[None]:
 
 def explain(reason: Failure) -> str:
     """What went wrong, in words: the message of the innermost error, or else its class's name."""
+    # Only now: ``--version`` and ``--help`` do without Twisted's network, and so does a wrong option.
+    from ..errors import cause_of
+
     cause = cause_of(reason)
     return str(cause) or type(cause).__name__

@@ -9,6 +9,8 @@ from typing import cast
 
 from twisted.internet.interfaces import IReactorCore, IReactorFromThreads, IReactorTime
 
+from .collector import collect_again
+
 __all__ = ["ICommandReactor", "installed_reactor"]
 
 
@@ -20,4 +22,6 @@ def installed_reactor() -> ICommandReactor:
     """The process's reactor. Installs the default one unless one is installed already."""
     from twisted.internet import reactor
 
-    return cast(ICommandReactor, reactor)
+    installed = cast(ICommandReactor, reactor)
+    installed.callWhenRunning(collect_again)
+    return installed

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from ._targets import tunnel_by_name
     from ._tls import TLSUpgradePool, tls, tls_required
     from ._tunnel import TunnelFactory, tunnel
-    from ._udp import connect_udp, open_udp
+    from ._udp.client import open_udp
+    from ._udp.server import connect_udp
     from ._websocket import (
         WebSocketEndpoint,
         byte_stream,
@@ -64,8 +65,8 @@ _MODULES = {
     "tls_required": "_tls",
     "TunnelFactory": "_tunnel",
     "tunnel": "_tunnel",
-    "connect_udp": "_udp",
-    "open_udp": "_udp",
+    "connect_udp": "_udp.server",
+    "open_udp": "_udp.client",
     "SAME_ORIGIN": "_handshake",
     "WebSocketEndpoint": "_websocket",
     "byte_stream": "_websocket",

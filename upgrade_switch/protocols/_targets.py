@@ -17,7 +17,7 @@ from ..errors import ClientGone, InvalidUpgrades
 from ..fields import printable
 from ..server.pages import StatusPage
 from ..server.request import UpgradeRequest
-from ..splice import check_idle_timeout
+from ..splicing import check_idle_timeout
 from ._tunnel import tunnel
 
 __all__ = ["Lookup", "tunnel_by_name"]

@@ -19,13 +19,14 @@ from twisted.web.client import ResponseFailed
 from twisted.web.resource import IResource
 
 from .. import _twisted
+from .._twisted import endpoint_text
 from ..connecting import ConnectingEnd, ServerEnd, SingleUseFactory
 from ..errors import InvalidUpgrades, connect_timed_out
 from ..fields import printable
 from ..observe.events import path_text
 from ..server.pages import StatusPage
 from ..server.request import UpgradeRequest
-from ..splice import Splice, SpliceEnd, check_idle_timeout
+from ..splicing import Splice, SpliceEnd, check_idle_timeout
 from ._proxy_header import proxy_header
 
 __all__ = ["TunnelFactory", "TunnelLimits", "open_tunnel", "tunnel"]
@@ -119,7 +120,7 @@ def open_tunnel(
 
     def not_connected(reason: Failure) -> IProtocol | IResource:
         request.decline_detail = (
-            f"cannot connect to {_one_line(_twisted.endpoint_text(endpoint))}: "
+            f"cannot connect to {_one_line(endpoint_text(endpoint))}: "
             f"{_one_line(reason.getErrorMessage())}"
         )
         return answer(reason)
@@ -187,7 +188,7 @@ class TunnelFactory(Factory):
         """Log that there is no connection."""
         _log.warn(
             "a tunnel cannot connect to {endpoint}: {why}",
-            endpoint=_one_line(_twisted.endpoint_text(self._endpoint)),
+            endpoint=_one_line(endpoint_text(self._endpoint)),
             why=_one_line(reason.getErrorMessage()),
         )
 
@@ -281,7 +282,7 @@ def _answer_without_connection(
     _log.warn(
         "the tunnel at {path} cannot connect to {endpoint}: {why}",
         path=_one_line(path),
-        endpoint=_one_line(_twisted.endpoint_text(endpoint)),
+        endpoint=_one_line(endpoint_text(endpoint)),
         why=_one_line(reason.getErrorMessage()),
     )
     if timed_out:

@@ -18,7 +18,7 @@ from ..sending import STUCK_AFTER, QuietTimeout, SendingWatch, reset_when_sent
 from ..server.decision import declined
 from ..server.gathering import IGatheringChannel
 from ..server.request import UpgradeRequest
-from ..splice import Splice
+from ..splicing import Splice
 from .deadline import Deadline
 from .forwarded import Field
 

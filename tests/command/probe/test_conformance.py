@@ -16,7 +16,7 @@ import pytest
 from tests.kit.certificate import make_certificate
 from tests.kit.commands import run, serving
 from tests.kit.switching import SwitchingServer
-from upgrade_switch.command.main import main
+from upgrade_switch.command import main
 from upgrade_switch.command.probe.checks import GROUPS
 
 TOKENS = ("echo", "websocket")

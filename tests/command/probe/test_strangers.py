@@ -34,7 +34,7 @@ from tests.kit.strangers import (
     talking,
 )
 from tests.kit.switching import SwitchingServer
-from upgrade_switch.command.main import main
+from upgrade_switch.command import main
 from upgrade_switch.command.probe.checks import GROUPS
 from upgrade_switch.command.probe.checks.check import Group
 from upgrade_switch.command.probe.running import run_checks

@@ -28,7 +28,7 @@ from upgrade_switch import UpgradeSite
 from upgrade_switch.errors import InvalidArgument, InvalidUpgrades
 from upgrade_switch.observe import Declined, SwitchLog
 from upgrade_switch.protocols import Destinations, connect_to
-from upgrade_switch.splice import Splice, SpliceEnd
+from upgrade_switch.splicing import Splice, SpliceEnd
 from upgrade_switch.testing import talk_to
 
 Listen = Callable[..., Any]

@@ -32,7 +32,7 @@ from tests.kit.splicing import Splicing
 from upgrade_switch import _twisted
 from upgrade_switch.errors import InvalidUpgrades
 from upgrade_switch.protocols import TunnelFactory, tunnel
-from upgrade_switch.splice import SpliceEnd
+from upgrade_switch.splicing import SpliceEnd
 
 half_closing_pairs = pytest.mark.parametrize(
     ("near", "far"), [pair for pair in PAIRS if "tls" not in pair]

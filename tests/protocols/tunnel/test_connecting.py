@@ -29,7 +29,7 @@ from tests.kit.farside import KINDS, Collector, Gate, Servers, switched
 from tests.kit.harness import KINDS as NEAR_KINDS
 from tests.kit.harness import Waiters, no_collector, reactor, site_of, status, turns, upgrade_head
 from upgrade_switch.protocols import tunnel
-from upgrade_switch.splice import Splice, SpliceEnd
+from upgrade_switch.splicing import Splice, SpliceEnd
 
 Listen = Callable[..., Any]
 

@@ -27,7 +27,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransportWithDisconnection
 from twisted.python.failure import Failure
 
-from tests.kit.wscodec import BINARY, Frame, parse
+from tests.kit.wscodec import BINARY, MASK, TEXT, Frame, build, parse
 from tests.kit.wsframes import frame, handshake, websocket_site
 from upgrade_switch import UpgradeSite, fields
 from upgrade_switch._twisted.check import Need
@@ -171,6 +171,25 @@ def test_the_same_is_sent(how: dict[str, Any]) -> None:
         found.append((protocol.transport.value(), {k: v for k, v in stats.items() if "outgoing" in k}))
         end(protocol)
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("opened", [opened_by_autobahn, opened_here])
+def test_listeners(opened: Any) -> None:
+    """Who listens to the signal "message" is told of each, behind ``onMessage``; nobody need listen."""
+    protocol = opened(factory_with({}))
+    heard: list[Any] = []
+    protocol.onMessage = lambda *message: heard.append(message)
+    for payload in (b"one", b"two"):
+        protocol.dataReceived(build(Frame(BINARY, payload), MASK))
+        assert heard.pop() == (payload, True)
+        assert protocol.message_data is None
+    protocol.on("message", lambda payload, is_binary: heard.append({payload: is_binary}))
+    protocol.dataReceived(build(Frame(TEXT, b"three"), MASK))
+    assert heard == [(b"three", False), {b"three": False}]
+    protocol.off("message")
+    protocol.dataReceived(build(Frame(TEXT, b"four"), MASK))
+    assert heard[2:] == [(b"four", False)]
+    end(protocol)
 
 
 def test_options_of_the_class() -> None:

@@ -19,7 +19,7 @@ from twisted.python.usage import UsageError
 from ...connecting import SingleUseFactory
 from ...errors import NotSwitched
 from ...sending import remaining
-from ...splice import Splice
+from ...splicing import Splice
 from ..exits import FAILED, REFUSED, SUCCESS, USAGE, explain, say
 from ..reactor import ICommandReactor, installed_reactor
 from .progress import STDERR, FarEnd, NearEnd, ProgressLine, Traffic, has_progress

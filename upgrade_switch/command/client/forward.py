@@ -27,9 +27,9 @@ from ... import _twisted
 from ...client.pool import UpgradePool
 from ...connecting import ConnectingEnd, ServerEnd, SingleUseFactory
 from ...fields import printable
-from ...protocols._udp import open_udp
+from ...protocols._udp.client import open_udp
 from ...sending import remaining
-from ...splice import Splice, SpliceEnd
+from ...splicing import Splice, SpliceEnd
 from ..exits import USAGE, explain, say
 from ..listening import Server, address_of, begin_logging, server_endpoint
 from ..reactor import ICommandReactor, installed_reactor

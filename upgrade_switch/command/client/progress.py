@@ -11,7 +11,7 @@ from stat import S_ISREG
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 
-from ...splice import SpliceEnd
+from ...splicing import SpliceEnd
 
 __all__ = ["STDERR", "FarEnd", "NearEnd", "ProgressLine", "Traffic", "has_progress"]
 

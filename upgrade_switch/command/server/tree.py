@@ -24,8 +24,8 @@ from ...observe.page import StatusResource
 from ...observe.status import Status
 from ...protocols._connect import Destinations, connect_to
 from ...protocols._tunnel import TunnelFactory
-from ...protocols._udp import connect_udp
 from ...protocols._udp.idle import IDLE_TIMEOUT
+from ...protocols._udp.server import connect_udp
 from ...server.resource import UpgradeResource
 from ..options import needs_extra_for
 from ..reactor import ICommandReactor

@@ -24,7 +24,7 @@ from zope.interface import implementer
 from ...errors import ClientGone, InvalidArgument, connect_timed_out
 from ...fields import printable
 from ...server.request import UpgradeRequest
-from ...splice import SpliceEnd, check_idle_timeout
+from ...splicing import SpliceEnd, check_idle_timeout
 from .._tunnel import TunnelLimits, open_tunnel
 from .addresses import Address
 from .destinations import Destinations

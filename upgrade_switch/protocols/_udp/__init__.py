@@ -1,9 +1,4 @@
 """
-UDP through HTTP (RFC 9298), in capsules (RFC 9297): :func:`connect_udp` for a server,
-:func:`open_udp` for a client.
+UDP through HTTP (RFC 9298), in capsules (RFC 9297): ``server`` has ``connect_udp``, ``client`` has
+``open_udp``. Neither is imported here: a program that has one of them needs nothing of the other.
 """
-
-from .client import open_udp
-from .server import connect_udp
-
-__all__ = ["connect_udp", "open_udp"]

@@ -9,7 +9,7 @@ from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from ...splice import check_idle_timeout
+from ...splicing import check_idle_timeout
 
 __all__ = ["IDLE_TIMEOUT", "IdleTimer"]
 

@@ -72,6 +72,8 @@ NEEDED = (
     # How messages are received.
     Need(_PROTOCOLS, "WebSocketProtocol.onFrameData", ("_isMessageCompressed", "_perMessageCompress")),
     Need(_PROTOCOLS, "WebSocketProtocol", ("_invalid_payload", "_max_message_size_exceeded")),
+    Need(_PROTOCOLS, "WebSocketProtocol.onMessageEnd", ("_onMessage", "fire", "message_data")),
+    Need("autobahn.util", "ObservableMixin.fire", ("_listeners",)),
 )
 
 
@@ -157,6 +159,7 @@ class AutobahnProtocol(_ADAPTER, _PROTOCOL):
 
     transport: IStreamTransport
     closeHandshakeTimeoutCall: IDelayedCall | QuietTimeout | None
+    message_data: list[bytes] | None
     # Whether the other end did not answer a ping.
     _has_timed_out = False
     # Whether the factory's connections are one more.
@@ -202,6 +205,16 @@ class AutobahnProtocol(_ADAPTER, _PROTOCOL):
         # costs a fifth of an echo.
         self.transport.write(data)
         self.trafficStats.outgoingOctetsWireLevel += len(data)
+
+    def onMessageEnd(self) -> None:
+        if self._listeners is not None or self.trackedTimings:
+            super().onMessageEnd()
+            return
+        # What autobahn's does, which besides makes two Deferreds to tell of the message who listens to
+        # the signal "message": nobody.
+        if not self.failedByMe:
+            self._onMessage(b"".join(self.message_data or ()), self.message_is_binary)
+        self.message_data = None
 
     def onAutoPingTimeout(self) -> None:
         self._has_timed_out = True

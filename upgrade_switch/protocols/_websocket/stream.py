@@ -176,6 +176,7 @@ def byte_stream(
 class _ClientStream(ByteStream, _CLIENT_PROTOCOL):
     factory: _ClientFactory
     failure: Failure | None = None
+    _sends_at_once = True
 
     def onConnect(self, response: ConnectionResponse) -> None:
         self._half_closes = response.headers.get(_HALF_CLOSE.decode().lower()) == _YES.decode()

@@ -13,7 +13,7 @@ from twisted.python.usage import UsageError
 from .exits import SUCCESS, USAGE, say, unread_is_fine
 from .options import CommandOptions
 
-__all__ = ["MainOptions", "main"]
+__all__ = ["MainOptions", "run"]
 
 _COMMANDS = "serve, connect, forward, probe"
 
@@ -96,7 +96,7 @@ def _parse(options: MainOptions, arguments: Sequence[str]) -> None:
         options.parseOptions(arguments)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def run(argv: Sequence[str] | None = None) -> int:
     """
     Run the command.
 
