@@ -48,7 +48,7 @@ from .transports import (  # noqa: E402 - behind the check
     watcher,
 )
 from .web import (  # noqa: E402 - behind the check
-    AskingChannel,
+    LateChannel,
     ParseError,
     RefusingChannel,
     UnaskedSwitchFactory,
@@ -69,15 +69,16 @@ from .web import (  # noqa: E402 - behind the check
     request_line_of,
     set_encoder,
     set_request_line,
+    stop_reading_lines,
     take_read_ahead,
 )
 
 __all__ = [
     "Arrivals",
-    "AskingChannel",
     "Closable",
     "KeepAlive",
     "LastReading",
+    "LateChannel",
     "LeanRequest",
     "ParseError",
     "PauseWatch",
@@ -126,6 +127,7 @@ __all__ = [
     "share_port",
     "slot_of",
     "start_tls",
+    "stop_reading_lines",
     "take_read_ahead",
     "tls_layer",
     "unacknowledged",

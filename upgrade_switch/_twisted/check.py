@@ -85,6 +85,7 @@ NEEDED = (
     Need("twisted.web.http", "HTTPChannel.pauseProducing", ("_handlingRequest",)),
     Need("twisted.web.http", "HTTPChannel.resumeProducing", ("_handlingRequest",)),
     Need("twisted.web.http", "HTTPChannel.requestDone", ("persistent", "setLineMode")),
+    Need("twisted.web.http", "HTTPChannel.connectionMade", ("_NoPushProducer", "_networkProducer")),
     Need("twisted.web.http", "HTTPChannel.rawDataReceived", ("_dataBuffer", "_transferDecoder")),
     Need("twisted.web.http", "_MalformedChunkedDataError"),
     Need("twisted.protocols.basic", "LineReceiver.clearLineBuffer", ("_buffer",)),

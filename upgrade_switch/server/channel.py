@@ -79,17 +79,21 @@ class UpgradeChannel(ReceivingChannel):
     # Whether read_head is at work; and what is behind the request that it has read.
     _reading = False
     _behind = b""
+    # Whether HTTPChannel has read lines that it has to forget behind the next request.
+    _has_read_lines = False
     # What belongs to the target, once the channel is being left.
     _trailing = b""
     _host: IAddress | None = None
     _peer: IAddress | None = None
 
     def connectionMade(self) -> None:
-        self.site.connected(self.transport)
-        self._prefaces = self.site.prefaces_on(self.transport)
+        # HTTPChannel's has nothing more that a connection needs which switches (LateChannel).
+        site, transport = self.site, self.transport
+        site.connected(transport)
+        self._prefaces = site.prefaces_on(transport)
         if self._prefaces is not None:
             self.state = ChannelState.PREFACE
-        super().connectionMade()
+        self.setTimeout(self.timeOut)
 
     def dataReceived(self, data: bytes) -> None:
         if self.successor is not None:
@@ -172,6 +176,7 @@ class UpgradeChannel(ReceivingChannel):
     def lineReceived(self, line: bytes) -> None:
         if _twisted.is_closing(self.transport):
             return
+        self._has_read_lines = True
         prefaces = self._prefaces
         if prefaces is not None and not self.requests and self.persistent:
             # A request's first line, or a flag line.
@@ -217,13 +222,20 @@ class UpgradeChannel(ReceivingChannel):
                 end = head.size + head.length
                 if end > len(data):
                     self.resetTimeout()
-                    self._begin(head.method, head.target, head.fields)
+                    self._begin_with_content(head.method, head.target, head.fields)
                     self.receive_later()
                     data = data[head.size :]
                     break
                 self._behind = data[end:]
-                self._begin(head.method, head.target, head.fields)
-                self.receive_whole(data[head.size : end])
+                if head.length or self._has_read_lines:
+                    self._has_read_lines = False
+                    self._begin_with_content(head.method, head.target, head.fields)
+                    self.receive_whole(data[head.size : end])
+                else:
+                    request = self._begin(head.fields)
+                    request.gotLength(0)
+                    _twisted.stop_reading_lines(self)
+                    request.requestReceived(head.method, head.target, b"HTTP/1.1")
                 data, self._behind = self._behind, b""
                 if data and _twisted.is_closing(self.transport):
                     break
@@ -232,7 +244,15 @@ class UpgradeChannel(ReceivingChannel):
         finally:
             self._reading = False
 
-    def _begin(self, method: bytes, target: bytes, fields: dict[bytes, list[bytes]]) -> Request:
+    def _begin_with_content(
+        self, method: bytes, target: bytes, fields: dict[bytes, list[bytes]]
+    ) -> Request:
+        """Have a request of which ``HTTPChannel`` reads the content, or sees its end."""
+        request = self._begin(fields)
+        _twisted.set_request_line(self, method, target, b"HTTP/1.1")
+        return request
+
+    def _begin(self, fields: dict[bytes, list[bytes]]) -> Request:
         """
         Have a request, of which the head has come; what ``HTTPChannel`` does, line by line.
 
@@ -244,7 +264,6 @@ class UpgradeChannel(ReceivingChannel):
         else:
             request = factory(self, len(self.requests))
         self.requests.append(request)
-        _twisted.set_request_line(self, method, target, b"HTTP/1.1")
         _twisted.raw_fields(request.requestHeaders).update(fields)
         self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         return request
@@ -255,7 +274,7 @@ class UpgradeChannel(ReceivingChannel):
         """
         # A preface is the first bytes of a connection, which have come already.
         self._become_http()
-        request = self._begin(carried.method, carried.target, _twisted.by_name(carried.fields))
+        request = self._begin_with_content(carried.method, carried.target, _twisted.by_name(carried.fields))
         request.gotLength(0)
         request.content = carried.content
         self.allContentReceived()
@@ -305,7 +324,8 @@ class UpgradeChannel(ReceivingChannel):
             self._write_head(head)
             request: Request = self.requests[0]
             request.finish()
-        self.transport.unregisterProducer()
+        if self.is_producer:
+            self.transport.unregisterProducer()
         self.state = ChannelState.LEFT
         trailing, self._trailing = self._trailing, b""
         return trailing

@@ -8,7 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, ISSLTransport
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IProtocol,
+    IProtocolFactory,
+    ISSLTransport,
+)
 from twisted.logger import Logger
 from twisted.web.guard import HTTPAuthSessionWrapper
 from twisted.web.resource import IResource
@@ -186,6 +192,14 @@ class UpgradeSite(Site):
     def protocol(self) -> IProtocol:  # type: ignore[override]  # a callable, as in HTTPFactory
         return UpgradeChannel()
 
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol:
+        """What the classes above do, in one call."""
+        channel: Any = self.protocol()
+        channel.factory = channel.site = self
+        channel.callLater, channel.timeOut = self.reactor.callLater, self.timeOut
+        channel.requestFactory = self.requestFactory
+        return channel
+
     def acceptableProtocols(self) -> list[bytes]:
         """What ALPN may choose (``IProtocolNegotiationFactory``)."""
         return [b"http/1.1"] if ServerConnection is None else [b"h2", b"http/1.1"]
@@ -261,7 +275,7 @@ class UpgradeSite(Site):
         Look at a new connection: a site that both listens with TLS and upgrades to it is open to the
         Opossum attack. That is seen only now, since listening is the endpoint's business.
         """
-        if self._has_warned_of_tls or "tls" not in self._upgrades.protocols:
+        if "tls" not in self._upgrades.protocols or self._has_warned_of_tls:
             return
         if _twisted.has_begun_with_tls(transport):
             self._has_warned_of_tls = True
@@ -272,6 +286,8 @@ class UpgradeSite(Site):
 
     def prefaces_on(self, transport: object) -> PrefaceTable[IProtocolFactory] | None:
         """What a connection may begin with in place of a request; None if there is nothing."""
+        if self._prefaces is None and self._prefaces_inside_tls is None:
+            return None
         secure = ISSLTransport.providedBy(transport)
         return self._prefaces_inside_tls if secure else self._prefaces
 
