@@ -14,7 +14,7 @@ from .at_once import Arrivals, let_send_at_once, listen_at_once, write_at_once  
 from .endpoints import demand_certificates, endpoint_text, way_of  # noqa: E402 - behind the check
 from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
 from .ports import accept_one_by_one, adopting, share_port  # noqa: E402 - behind the check
-from .requests import LeanRequest  # noqa: E402 - behind the check
+from .requests import LeanRequest, headers_of  # noqa: E402 - behind the check
 from .sockets import (  # noqa: E402 - behind the check
     KeepAlive,
     LastReading,
@@ -108,6 +108,7 @@ __all__ = [
     "has_peer_ended",
     "has_read_ahead",
     "has_timed_out",
+    "headers_of",
     "is_closing",
     "is_full",
     "is_half_closeable",

@@ -213,5 +213,5 @@ def let_send_at_once(transport: object) -> None:
     there is TLS, which joins small writes itself.
     """
     owner = bottom(transport)
-    if isinstance(owner, _AtOnce) and not has_begun_with_tls(transport):
+    if isinstance(owner, _AtOnce) and (owner is transport or not has_begun_with_tls(transport)):
         owner.send_at_once()

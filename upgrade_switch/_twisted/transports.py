@@ -5,10 +5,12 @@ What is private in Twisted's transports, and what is assigned on live ones.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeGuard
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeGuard
 from weakref import ref
 
 from twisted.internet import interfaces
+from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -48,7 +50,8 @@ class Closable(Protocol):
     def loseConnection(self) -> None: ...
 
 
-class Slot(NamedTuple):
+@dataclass(slots=True)
+class Slot:
     """Where a transport keeps the protocol that it gives its bytes to."""
 
     owner: object
@@ -110,6 +113,8 @@ def is_closing(transport: object) -> bool:
     ``disconnecting``: Twisted remembers it in the private ``_aborting``. After ``startTLS`` only the
     TLS layer knows of ``loseConnection``.
     """
+    if isinstance(transport, Connection) and not transport.TLS:
+        return bool(transport.disconnecting or transport.disconnected or transport._aborting)
     if (
         getattr(transport, "disconnecting", False)
         or getattr(transport, "disconnected", False)

@@ -236,6 +236,9 @@ class UpgradeChannel(ReceivingChannel):
                     request.gotLength(0)
                     _twisted.stop_reading_lines(self)
                     request.requestReceived(head.method, head.target, b"HTTP/1.1")
+                    if self.requests:
+                        # The socket may be closed when it is asked for.
+                        _ = request.host
                 data, self._behind = self._behind, b""
                 if data and _twisted.is_closing(self.transport):
                     break
@@ -256,7 +259,7 @@ class UpgradeChannel(ReceivingChannel):
         """
         Have a request, of which the head has come; what ``HTTPChannel`` does, line by line.
 
-        :param fields: the values of each name, which is spelled as in ``Headers``.
+        :param fields: the values of each name, which is spelled as in ``Headers``; it becomes theirs.
         """
         factory: Any = self.requestFactory
         if INonQueuedRequestFactory.providedBy(factory):
@@ -264,7 +267,7 @@ class UpgradeChannel(ReceivingChannel):
         else:
             request = factory(self, len(self.requests))
         self.requests.append(request)
-        _twisted.raw_fields(request.requestHeaders).update(fields)
+        request.requestHeaders = _twisted.headers_of(fields)
         self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         return request
 
@@ -274,7 +277,9 @@ class UpgradeChannel(ReceivingChannel):
         """
         # A preface is the first bytes of a connection, which have come already.
         self._become_http()
-        request = self._begin_with_content(carried.method, carried.target, _twisted.by_name(carried.fields))
+        request = self._begin_with_content(
+            carried.method, carried.target, _twisted.by_name(carried.fields)
+        )
         request.gotLength(0)
         request.content = carried.content
         self.allContentReceived()
@@ -315,7 +320,8 @@ class UpgradeChannel(ReceivingChannel):
         :param head: the answer to the one request on this channel; None for a preface.
         :return: the trailing data: all that was read and is not HTTP's.
         """
-        self.stop_head_timer()
+        if self._head_timer is not None:
+            self.stop_head_timer()
         if head is None:
             self.setTimeout(None)
             _twisted.detach_flow_control(self)

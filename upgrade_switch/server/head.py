@@ -19,7 +19,7 @@ __all__ = ["Head", "read_head"]
 # RFC 9112 §3.
 _REQUEST_LINE = re.compile(rb"(?!CONNECT )([A-Z]+) ([!-~]+) HTTP/1\.1\r\n")
 
-# RFC 9112 §5, without obsolete folding. What it takes for a name may be anything, and is looked at then.
+# RFC 9112 §5, without obsolete folding. What stands for a name may be anything.
 _FIELD = re.compile(rb"([^:]*):[\t ]*([^\r]*)\r\n")
 
 # RFC 9110 §5.6.2. They are short, since they are remembered.

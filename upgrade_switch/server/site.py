@@ -17,7 +17,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.logger import Logger
 from twisted.web.guard import HTTPAuthSessionWrapper
-from twisted.web.resource import IResource
+from twisted.web.resource import IResource, getChildForRequest
 from twisted.web.server import Site
 from twisted.web.util import DeferredResource
 from zope.interface import implementer
@@ -219,7 +219,9 @@ class UpgradeSite(Site):
 
     def getResourceFor(self, request: Any) -> IResource:
         if not self._upgrades.names or not request.offer:
-            found: IResource = super().getResourceFor(request)
+            # What Site's does, with a copy that costs less.
+            request.site, request.sitepath = self, request.prepath.copy()
+            found: IResource = getChildForRequest(self.resource, request)
             return found
         # On the way to the resource, others may change the request (VHostMonsterResource).
         request.keep_as_sent()

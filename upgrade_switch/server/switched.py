@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime, ISSLTransport
@@ -44,7 +45,8 @@ _NO_LIMITS = Limits()
 _SECONDS_BETWEEN_LOOKS = 1
 
 
-class Asked(NamedTuple):
+@dataclass(slots=True)
+class Asked:
     """What a client that switches has asked for."""
 
     token: UpgradeToken | None = None
