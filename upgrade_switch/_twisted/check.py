@@ -80,6 +80,7 @@ NEEDED = (
         ("handshakeCompleted", "wrappedProtocol"),
     ),
     Need("twisted.web.http", "HTTPChannel.allContentReceived", ("_command", "_path", "_version")),
+    Need("twisted.web.http", "HTTPChannel.allContentReceived", ("_handlingRequest", "_savedTimeOut")),
     Need("twisted.web.http", "HTTPChannel.allHeadersReceived", ("_send100Continue", "_version")),
     Need("twisted.web.http", "HTTPChannel.lineReceived", ("_command", "_path", "_version")),
     Need("twisted.web.http", "HTTPChannel.pauseProducing", ("_handlingRequest",)),

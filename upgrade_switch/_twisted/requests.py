@@ -105,5 +105,5 @@ class LeanRequest(Request):
     def _cleanup(self) -> None:
         if "content" not in self.__dict__:
             # Else it would be made, to be closed.
-            self.content = None  # type: ignore[assignment]
+            self.content = None
         super()._cleanup()

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeGuard
 from weakref import ref
 
 from twisted.internet import interfaces
+from twisted.internet.protocol import Protocol as BareProtocol
 from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -29,6 +30,7 @@ __all__ = [
     "bottom",
     "forget_watch",
     "has_begun_with_tls",
+    "is_bare",
     "is_closing",
     "is_full",
     "is_half_closeable",
@@ -113,7 +115,7 @@ def is_closing(transport: object) -> bool:
     ``disconnecting``: Twisted remembers it in the private ``_aborting``. After ``startTLS`` only the
     TLS layer knows of ``loseConnection``.
     """
-    if isinstance(transport, Connection) and not transport.TLS:
+    if is_bare(transport):
         return bool(transport.disconnecting or transport.disconnected or transport._aborting)
     if (
         getattr(transport, "disconnecting", False)
@@ -165,7 +167,7 @@ def has_begun_with_tls(transport: object) -> bool:
 
 def tls_layer(transport: object) -> TLSMemoryBIOProtocol | None:
     """The TLS layer of a transport, wherever it stands; None where there is none."""
-    if not interfaces.ISSLTransport.providedBy(transport):
+    if is_bare(transport) or not interfaces.ISSLTransport.providedBy(transport):
         return None
     while isinstance(transport, ProtocolWrapper):
         if isinstance(transport, TLSMemoryBIOProtocol):
@@ -290,7 +292,7 @@ def rename_log_prefix(transport: object, protocol: object) -> None:
     if logstr is None:
         return
     prefix = type(protocol).__name__
-    if interfaces.ILoggingContext.providedBy(protocol):
+    if isinstance(protocol, BareProtocol) or interfaces.ILoggingContext.providedBy(protocol):
         prefix = protocol.logPrefix()
     owner.logstr = f"{prefix},{logstr.partition(',')[2]}"
 
@@ -329,6 +331,14 @@ def report_end(transport: object, protocol: Any, reason: Failure) -> None:
 def forget_watch(transport: object) -> None:
     """Take the watch off a transport that goes on; a transport in memory has to have its own method."""
     bottom(transport).__dict__.pop("connectionLost", None)
+
+
+def is_bare(transport: object) -> TypeGuard[Connection]:
+    """
+    Whether a transport is one of the reactor's sockets, with neither a wrapper nor TLS. To ask that costs
+    a tenth of asking for ``ISSLTransport``.
+    """
+    return isinstance(transport, Connection) and not transport.TLS
 
 
 class PauseWatch:

@@ -95,11 +95,11 @@ class LateChannel(AskingChannel):
     """
 
     @cached_property
-    def _networkProducer(self) -> Any:
+    def _networkProducer(self) -> Any:  # type: ignore[override]  # Twisted sets it
         transport = self.transport
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
-        producer = IPushProducer(transport, _NoPushProducer())
+        producer: Any = IPushProducer(transport, _NoPushProducer())
         producer.registerProducer(self, True)
         return producer
 
@@ -115,7 +115,7 @@ class LateChannel(AskingChannel):
     def loseConnection(self) -> None:
         if self.is_producer:
             super().loseConnection()
-        else:
+        elif self.transport is not None:
             self.transport.loseConnection()
 
 

@@ -21,6 +21,7 @@ from enum import Enum, auto
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
@@ -71,6 +72,8 @@ class UpgradeChannel(ReceivingChannel):
     state = ChannelState.HTTP
     #: Who owns the connection once it has been left, if the transport itself cannot say.
     successor: Any = None
+    #: The address that the site was given when the channel was built.
+    accepted: IAddress | None = None
     #: Whether ALPN need not be asked which HTTP is spoken.
     knows_protocol = False
     # The site's prefaces, if it has some; and the first bytes, until it is known what they are.
@@ -293,12 +296,17 @@ class UpgradeChannel(ReceivingChannel):
 
     def getPeer(self) -> IAddress:
         if self._peer is None:
-            self._peer = self.transport.getPeer()
+            # A port knows it of the socket that it has accepted, where there is nothing between.
+            accepted, transport = self.accepted, self.transport
+            if isinstance(accepted, IPv4Address) and _twisted.is_bare(transport):
+                self._peer = accepted
+            else:
+                self._peer = transport.getPeer()
         return self._peer
 
     def isSecure(self) -> bool:
         # The same as Twisted's, which adapts.
-        return ISSLTransport.providedBy(self.transport)
+        return not _twisted.is_bare(self.transport) and ISSLTransport.providedBy(self.transport)
 
     def has_trailing_data(self) -> bool:
         # What has been read behind a head is content, if there is some.

@@ -21,6 +21,7 @@ from ..errors import UpgradeError
 from ..interfaces import Declined, IUpgradeSite
 from ..negotiation import UpgradeToken
 from ..observe.events import notify
+from ..takeover import is_protocol
 from .pages import StatusPage, service_unavailable, too_many_requests
 from .request import UpgradeRequest
 from .upgrades import Match
@@ -56,7 +57,7 @@ def decide(request: UpgradeRequest, match: Match) -> int | bytes:
         declined(request, match.token, Declined.FAILED, site)
         return NOT_DONE_YET
     # A Deferred is looked for later: that takes long.
-    if IProtocol.providedBy(result):
+    if is_protocol(result):
         why = _switch(request, match, result)
     elif isinstance(result, Deferred):
         Decision(request, match, result)
@@ -86,7 +87,7 @@ def _settle(request: UpgradeRequest, match: Match, result: object) -> Declined |
 
     :return: why the connection has not switched; None if it has.
     """
-    return _switch(request, match, result) if IProtocol.providedBy(result) else _answer(request, result)
+    return _switch(request, match, result) if is_protocol(result) else _answer(request, result)
 
 
 def _switch(request: UpgradeRequest, match: Match, target: IProtocol) -> Declined | None:

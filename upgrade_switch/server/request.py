@@ -131,9 +131,7 @@ class UpgradeRequest(StreamingRequest):
             upgrade = fields.get(b"Upgrade")
             if not upgrade:
                 return NO_OFFER
-            offer = Offer.of_request(
-                self.method, self.clientproto, upgrade, fields.get(b"Connection")
-            )
+            offer = Offer.of_request(self.method, self.clientproto, upgrade, fields.get(b"Connection"))
         if offer.tokens and not self.is_detachable:
             offer = Offer((), "this connection belongs to no UpgradeSite")
         return offer

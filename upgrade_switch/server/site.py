@@ -192,12 +192,12 @@ class UpgradeSite(Site):
     def protocol(self) -> IProtocol:  # type: ignore[override]  # a callable, as in HTTPFactory
         return UpgradeChannel()
 
-    def buildProtocol(self, addr: IAddress | None) -> IProtocol:
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         """What the classes above do, in one call."""
         channel: Any = self.protocol()
         channel.factory = channel.site = self
         channel.callLater, channel.timeOut = self.reactor.callLater, self.timeOut
-        channel.requestFactory = self.requestFactory
+        channel.requestFactory, channel.accepted = self.requestFactory, addr
         return channel
 
     def acceptableProtocols(self) -> list[bytes]:
@@ -207,6 +207,11 @@ class UpgradeSite(Site):
     def http2_connection(self) -> IProtocol:
         """What speaks HTTP/2 on a connection."""
         return ServerConnection(self)
+
+    @property
+    def keep_alive(self) -> _twisted.KeepAlive | None:
+        """TCP's keep-alive of connections that switch; None: they have none."""
+        return self.switched.limits.keep_alive
 
     @property
     def draining(self) -> bool:

@@ -163,9 +163,8 @@ class SwitchedConnections(Collection[SwitchedConnection]):
             # The access log's formatter, say. The answer is out: there is no way back into HTTP.
             _twisted.abort(transport)
             raise
-        if self.limits.keep_alive is not None:
-            # HTTP's timer is gone: TCP finds a peer that has died.
-            _twisted.set_keep_alive(transport, *self.limits.keep_alive)
+        # HTTP's timer is gone: TCP finds a peer that has died.
+        _twisted.keep_alive_as(transport, self.limits.keep_alive)
         connection.target = target
         if self._observers:
             notify(self._observers, "switched", connection)
@@ -245,6 +244,8 @@ class SwitchedConnections(Collection[SwitchedConnection]):
 
 def certificate_subject(transport: object) -> str | None:
     """The subject of the certificate that a client has shown; None if it has shown none."""
+    if _twisted.is_bare(transport):
+        return None
     # Any: what Twisted has there is documented as a certificate of its own, and is pyOpenSSL's.
     certificate: Any = transport.getPeerCertificate() if ISSLTransport.providedBy(transport) else None
     return None if certificate is None else certificate.to_cryptography().subject.rfc4514_string()
