@@ -335,8 +335,8 @@ def forget_watch(transport: object) -> None:
 
 def is_bare(transport: object) -> TypeGuard[Connection]:
     """
-    Whether a transport is one of the reactor's sockets, with neither a wrapper nor TLS. To ask that costs
-    a tenth of asking for ``ISSLTransport``.
+    Whether a transport is one of the reactor's sockets, with neither a wrapper nor TLS. That costs a
+    tenth of asking for ``ISSLTransport``.
     """
     return isinstance(transport, Connection) and not transport.TLS
 
