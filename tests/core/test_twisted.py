@@ -194,7 +194,7 @@ def test_lean_request() -> None:
         _twisted.raw_fields(request.requestHeaders).update({b"Cookie": [b"b=c; d"]})
     theirs.gotLength(0)
     theirs.parseCookies()
-    on_demand = {"received_cookies", "content", "client", "host"}
+    on_demand = {"received_cookies", "content", "host"}
     parsing = {"_parsePOSTFormSubmission"}
     assert vars(theirs).keys() | parsing == vars(ours).keys() | on_demand | parsing
     assert ours._parsePOSTFormSubmission

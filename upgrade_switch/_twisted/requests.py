@@ -59,9 +59,9 @@ def _cookies(request: Request) -> dict[bytes, bytes]:
     return cookies
 
 
-def _addresses(request: Request) -> Any:
-    """What knows the addresses of both ends; a channel knows them by heart."""
-    return getattr(request, "channel", None) or request.transport
+def _host(request: Any) -> Any:
+    # A channel knows it by heart.
+    return (getattr(request, "channel", None) or request.transport).getHost()
 
 
 def _parses_forms(request: Any) -> bool:
@@ -73,15 +73,14 @@ def _parses_forms(request: Any) -> bool:
 class LeanRequest(Request):
     """
     A ``Request`` that makes some of its parts when they are asked for: nobody looks at the cookies of
-    most requests, nor at the addresses, and they have no content.
+    most requests, nor at the server's address, and they have no content.
 
     There is no public way: Twisted makes them, and parses the cookies, for each request.
     """
 
     content = _OnDemand(_content)
     received_cookies = _OnDemand(_cookies)
-    client = _OnDemand(lambda request: _addresses(request).getPeer())
-    host = _OnDemand(lambda request: _addresses(request).getHost())
+    host = _OnDemand(_host)
     _parsePOSTFormSubmission = _OnDemand(_parses_forms)
 
     def __init__(self, channel: Any, queued: object = False, **others: bool | None) -> None:
@@ -90,6 +89,7 @@ class LeanRequest(Request):
         """
         # What the three classes above set here, without what is made on demand; a test compares.
         self.channel, self.transport, self.queued = channel, channel.transport, queued
+        self.client = channel.getPeer()
         self.requestHeaders, self.responseHeaders = headers_of({}), headers_of({})
         self.cookies, self.notifications = [], []
         self._adapterCache: dict[object, object] = {}

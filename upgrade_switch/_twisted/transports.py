@@ -115,7 +115,8 @@ def is_closing(transport: object) -> bool:
     ``disconnecting``: Twisted remembers it in the private ``_aborting``. After ``startTLS`` only the
     TLS layer knows of ``loseConnection``.
     """
-    if is_bare(transport):
+    # is_bare, without the call: this is asked more often than anything else.
+    if isinstance(transport, Connection) and not transport.TLS:
         return bool(transport.disconnecting or transport.disconnected or transport._aborting)
     if (
         getattr(transport, "disconnecting", False)
