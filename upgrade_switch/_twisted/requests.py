@@ -97,6 +97,10 @@ class LeanRequest(Request):
         if parses_forms is not None:
             self._parsePOSTFormSubmission = parses_forms
 
+    def make_all(self) -> None:
+        """Make whatever is made on demand, and has not been."""
+        _ = self.content, self.received_cookies, self.host, self._parsePOSTFormSubmission
+
     @property
     def has_content(self) -> bool:
         """Whether there may be a content; to look at one that is empty would make it."""

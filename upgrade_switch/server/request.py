@@ -122,16 +122,14 @@ class UpgradeRequest(StreamingRequest):
         return self._offer
 
     def _read_offer(self) -> Offer:
-        fields = _twisted.raw_fields(self.requestHeaders)
         # RFC 8441 §4: an extended CONNECT names its one token elsewhere.
         named = getattr(getattr(self, "channel", None), "connect_protocol", None)
         if named:
             offer = Offer((named,))
         else:
-            upgrade = fields.get(b"Upgrade")
-            if not upgrade:
-                return NO_OFFER
-            offer = Offer.of_request(self.method, self.clientproto, upgrade, fields.get(b"Connection"))
+            fields = _twisted.raw_fields(self.requestHeaders)
+            upgrade, connection = fields.get(b"Upgrade"), fields.get(b"Connection")
+            offer = Offer.of_request(self.method, self.clientproto, upgrade, connection)
         if offer.tokens and not self.is_detachable:
             offer = Offer((), "this connection belongs to no UpgradeSite")
         return offer
@@ -394,8 +392,7 @@ class UpgradeRequest(StreamingRequest):
         return b"twisted.web.server.Request"
 
     def getStateToCopyFor(self, issuer: object) -> dict[str, object]:
-        # Made now, if nobody has asked for them.
-        _ = self.received_cookies, self.content
+        self.make_all()
         state: dict[str, object] = super().getStateToCopyFor(issuer)
         for name in _NOT_COPIED:
             state.pop(name, None)

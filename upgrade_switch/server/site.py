@@ -8,13 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IAddress,
-    IDelayedCall,
-    IProtocol,
-    IProtocolFactory,
-    ISSLTransport,
-)
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, ISSLTransport
 from twisted.logger import Logger
 from twisted.web.guard import HTTPAuthSessionWrapper
 from twisted.web.resource import IResource, getChildForRequest
@@ -23,7 +17,7 @@ from twisted.web.util import DeferredResource
 from zope.interface import implementer
 
 from .. import _twisted
-from ..errors import InvalidArgument, InvalidPrefaces, MissingExtra
+from ..errors import InvalidPrefaces, MissingExtra
 from ..fields import is_authority
 from ..interfaces import (
     Acceptor,
@@ -47,7 +41,7 @@ from .pages import StatusPage
 from .preface import PrefaceTable
 from .request import UpgradeRequest
 from .resource import takes_upgrades
-from .switched import SwitchedConnections, say_goodbye
+from .switched import SwitchedConnections, checked_observers, say_goodbye
 from .upgrades import ConnectMatch, UpgradeMatch, Upgrades, check_connect
 
 try:
@@ -58,6 +52,8 @@ except ModuleNotFoundError as missing:
     ServerConnection = None  # type: ignore[assignment, misc]  # the extra http2 is not installed
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IAddress
+
     from .decision import Decision
 
 __all__ = ["UpgradeSite"]
@@ -147,7 +143,7 @@ class UpgradeSite(Site):
         super().__init__(resource, requestFactory, *args, **kwargs)
         self.accept_timeout, self.head_timeout = accept_timeout, head_timeout
         self.idle_timers = IdleTimers(self.reactor)
-        self.observers = _checked_observers(observers)
+        self.observers = checked_observers(observers)
         limits = Limits(max_switched, max_per_address, max_unsent, keep_alive_of(tcp_keepalive))
         self.switched = SwitchedConnections(self.reactor, limits, self.observers)
         self.deciding: set[Decision] = set()
@@ -397,14 +393,3 @@ def _hint(value: object) -> str:
             "for a tunnel, give TunnelFactory(reactor, endpoint)"
         )
     return ""
-
-
-def _checked_observers(observers: Iterable[ISwitchObserver]) -> tuple[ISwitchObserver, ...]:
-    if not isinstance(observers, Iterable):
-        raise InvalidArgument(f"observers is a list, such as [SwitchLog()], not {observers!r}")
-    checked = tuple(observers)
-    for observer in checked:
-        told = (getattr(observer, name, None) for name in ISwitchObserver)
-        if isinstance(observer, type) or not all(map(callable, told)):
-            raise InvalidArgument(f"not an ISwitchObserver, as SwitchLog() is: {observer!r}")
-    return checked

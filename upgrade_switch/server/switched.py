@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from .. import _twisted
 from ..connection import SwitchedConnection
-from ..errors import NotRead
+from ..errors import InvalidArgument, NotRead
 from ..interfaces import (
     Declined,
     IDetachable,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ..negotiation import UpgradeToken
 
-__all__ = ["Asked", "SwitchedConnections", "certificate_subject", "say_goodbye"]
+__all__ = ["Asked", "SwitchedConnections", "certificate_subject", "checked_observers", "say_goodbye"]
 
 _log = Logger()
 
@@ -249,6 +249,20 @@ def certificate_subject(transport: object) -> str | None:
     # Any: what Twisted has there is documented as a certificate of its own, and is pyOpenSSL's.
     certificate: Any = transport.getPeerCertificate() if ISSLTransport.providedBy(transport) else None
     return None if certificate is None else certificate.to_cryptography().subject.rfc4514_string()
+
+
+def checked_observers(observers: Iterable[ISwitchObserver]) -> tuple[ISwitchObserver, ...]:
+    """
+    :raises InvalidArgument: if one of them is no observer.
+    """
+    if not isinstance(observers, Iterable):
+        raise InvalidArgument(f"observers is a list, such as [SwitchLog()], not {observers!r}")
+    checked = tuple(observers)
+    for observer in checked:
+        told = (getattr(observer, name, None) for name in ISwitchObserver)
+        if isinstance(observer, type) or not all(map(callable, told)):
+            raise InvalidArgument(f"not an ISwitchObserver, as SwitchLog() is: {observer!r}")
+    return checked
 
 
 def say_goodbye(connection: SwitchedConnection, *, is_late: bool = False) -> None:
