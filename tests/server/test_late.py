@@ -65,6 +65,15 @@ def test_answer(connection: Driven, asking: bytes) -> None:
     assert is_ready(connection)
 
 
+def test_answer_that_goes_on(connection: Driven) -> None:
+    """It is paced from the first byte of its answer on."""
+    connection.send(PAGE.replace(b"/page", b"/waiting"))
+    connection.transport.doRead()
+    assert not is_ready(connection)
+    WAITING.request.write(b"a part")
+    assert is_ready(connection)
+
+
 def test_two_pieces(connection: Driven) -> None:
     """So is one that has read a head line by line."""
     connection.send(PAGE[:5])

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer, ITCPTransport
+from twisted.internet.interfaces import IPushProducer
 from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser, ParseError
 from twisted.web._newclient import Request as ClientRequest
 from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
@@ -21,6 +21,7 @@ from twisted.web.server import Request
 
 from ..errors import InvalidResponse
 from ..fields import MOST_LISTS_OF_NAMES
+from .sockets import send_small_parts
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
@@ -96,10 +97,8 @@ class LateChannel(AskingChannel):
 
     @cached_property
     def _networkProducer(self) -> Any:  # type: ignore[override]  # Twisted sets it
-        transport = self.transport
-        if ITCPTransport.providedBy(transport):
-            transport.setTcpNoDelay(True)
-        producer: Any = IPushProducer(transport, _NoPushProducer())
+        send_small_parts(self.transport)
+        producer: Any = IPushProducer(self.transport, _NoPushProducer())
         producer.registerProducer(self, True)
         return producer
 
