@@ -9,11 +9,11 @@ A connection that begins with one of the site's prefaces never becomes HTTP: as 
 bytes may become one they wait here, and ``HTTPChannel`` has not seen any. A preface that is a whole
 line is looked for between two requests as well (the flag line).
 
-A connection that switches needs little of what ``HTTPChannel`` sets up when it is made. So there is one
-way for all requests, on which everything else comes late: the channel becomes its transport's producer
-when it answers (``_twisted.LateChannel``); a head that is plain, and comes in one piece, is read in one
-go, and its request is processed without ``HTTPChannel``'s counting of lines, unless there is content; and
-a request's cookies, content and host come into being when somebody asks for them
+A connection that switches needs little of what ``HTTPChannel`` sets up when it is made. There is one way
+for all requests, on which everything else comes late: the channel becomes its transport's producer when
+it answers (``_twisted.LateChannel``); a head that is plain, and comes in one piece, is read in one go, and
+its request is processed without the line counting of ``HTTPChannel``, unless there is content; and a
+request's cookies, content and host come into being when somebody asks for them
 (``_twisted.LeanRequest``). Whoever asks gets what Twisted would have given; no rule is written twice.
 
 The natural end of a request is the way out. ``Request.finish`` ends in ``requestDone``, which restores
