@@ -29,7 +29,7 @@ class ClientEnd(SpliceEnd):
     """
     The end that leads to a client. A client that has gone looks like one that has only finished
     sending: where the other connection has no half-close, it is closed. To wait for ever for the former
-    is worse than to cut off the latter.
+    is worse than to cut off the latter. (TLS tells its server, and delivers until that closes, too.)
     """
 
     def half_close_unsupported(self) -> None:
@@ -57,8 +57,8 @@ class ConnectingEnd(ClientEnd):
 
     def not_connected(self, reason: Failure) -> None:
         """
-        The attempt has failed, and this end is still connected: it is aborted next. To be overridden
-        by a subclass that has somebody to tell.
+        The attempt has failed, and this end is still connected: it is aborted next. To be overridden by
+        a subclass that reports it.
         """
 
     def connectionMade(self) -> None:

@@ -16,7 +16,7 @@ import pytest_twisted
 from OpenSSL import SSL
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import SSL4ServerEndpoint, serverFromString
+from twisted.internet.endpoints import SSL4ServerEndpoint, _WrappingProtocol, serverFromString
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from twisted.internet.protocol import Factory, Protocol
@@ -209,10 +209,17 @@ def test_lean_request() -> None:
 
 
 def test_content_of_a_request_that_is_over() -> None:
-    """A request that is over has no content, unless somebody has asked for it before."""
-    request = _twisted.LeanRequest(begun(b""), False)
-    request.connectionLost(Failure(ConnectionDone()))
-    assert request.content is None
+    """A client that has left leaves a closed content, as with Twisted; a finished request has none."""
+    theirs, ours = (cls(begun(b""), False) for cls in (server.Request, _twisted.LeanRequest))
+    theirs.gotLength(0)
+    for request in (theirs, ours):
+        request.connectionLost(Failure(ConnectionDone()))
+        assert request.content is not None
+        assert request.content.closed
+        del request.content
+    finished = _twisted.LeanRequest(begun(b""), False)
+    del finished.channel
+    assert finished.content is None
 
 
 def test_content_of_a_channel() -> None:
@@ -417,6 +424,29 @@ async def test_write_at_once(listen: Any) -> None:
     assert transport._tempDataBuffer[-1] == b" last"
     await client.receives(b" last")
     assert client.data == b"first " + big + b" last"
+
+
+@pytest_twisted.ensureDeferred
+async def test_reading_otherwise(listen: Any) -> None:
+    """
+    The reactor asks a transport for its ``doRead`` each time. The protocol that a client endpoint puts
+    in front of one passes on what it gets.
+    """
+    listening = await listen("tcp", site_of({"echo": factory_of(Recorder)[0]}))
+    client = await listening.connect()
+    transport = client.transport
+    assert type(transport.protocol) is _WrappingProtocol
+    assert transport.protocol._wrappedProtocol is client
+    read: list[bytes] = []
+
+    def read_otherwise() -> None:
+        del transport.doRead
+        read.append(transport.socket.recv(len(b"HTTP/1.1")))
+
+    transport.doRead = read_otherwise
+    client.send(upgrade_head())
+    assert (await client.head()).startswith(b" 101 ")
+    assert read == [b"HTTP/1.1"]
 
 
 def test_shared_port() -> None:

@@ -5,6 +5,7 @@ What is private in ``twisted.web.server.Request``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from typing import IO, Any
 
 from twisted.web.http_headers import Headers
@@ -44,9 +45,18 @@ class _OnDemand:
 
 
 def _content(request: Request) -> IO[bytes] | None:
-    """The content; empty if there is none. None as soon as the request is over."""
-    if getattr(request, "channel", None) is None:
+    """
+    The content: empty if the request has none, closed once the client has left, and None once the
+    request is finished.
+    """
+    if "channel" not in request.__dict__:
+        # ``finish`` deletes it,
         return None
+    if request.channel is None:
+        # and ``connectionLost`` sets it to None.
+        closed = BytesIO()
+        closed.close()
+        return closed
     Request.gotLength(request, 0)
     content: IO[bytes] = request.__dict__["content"]
     return content
@@ -103,7 +113,7 @@ class LeanRequest(Request):
 
     @property
     def has_content(self) -> bool:
-        """Whether there may be a content; to look at one that is empty would make it."""
+        """Whether there may be content. (To look at ``content`` itself would make an empty one.)"""
         return "content" in self.__dict__
 
     def _cleanup(self) -> None:

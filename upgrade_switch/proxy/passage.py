@@ -78,7 +78,7 @@ class Passage:
         if asked.length:
             self._upload = Upload(settings.max_body, self._too_long, self._moves, self._stalled)
         self._deadline = Deadline(settings.timers, self._timed_out)
-        self._key = settings.back_ends.key_of(asked.client.address, asked.fields)
+        self._key = settings.back_ends.key_of(asked.client, asked.fields, settings.rules.trusted)
         self._tried: list[BackEnd] = []
         self._attempt: Attempt | None = None
         self._connecting: Deferred[ExchangeClient] | None = None
@@ -176,7 +176,7 @@ class Passage:
             self._sent()
 
     def _content_failed(self, reason: Failure) -> None:
-        """The client has left, has sent what is no content, or has been answered."""
+        """The client has left, has sent something that is not content, or has been answered."""
         self._upload = None
         self._end()
 

@@ -100,7 +100,7 @@ async def test_slow_reader(listen: Any, kind: str) -> None:
         client.transport.resumeProducing()
         before = len(client.data)
         wanted = min(before + 300_000, 4 * len(MEGABYTE))
-        await client.until(lambda wanted=wanted: len(client.data) >= wanted or client.reason)
+        await client.until(lambda wanted=wanted: client.amount >= wanted or client.reason)
         client.transport.pauseProducing()
         # So that what has been read is acknowledged.
         await settled(lambda: len(client.data))
@@ -259,7 +259,7 @@ async def test_time_of_1001(listen: Any, timeout: float, at: float) -> None:
 @kinds
 @pytest_twisted.ensureDeferred
 async def test_half_close(listen: Any, kind: str) -> None:
-    """Between two of ours, each direction ends by itself, behind its bytes."""
+    """Between two ends of this package, each direction ends by itself, behind its bytes."""
     listening = await serving(listen, kind, HalfCloseRecorder)
     client = await patient(connectProtocol(endpoint_to(listening), HalfCloseRecorder()))
     (target,) = listening.built

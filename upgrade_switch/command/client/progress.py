@@ -45,9 +45,9 @@ class FarEnd(SpliceEnd):
         super().__init__()
         self.traffic = traffic
 
-    def dataReceived(self, data: bytes) -> None:
-        self.traffic.received += len(data)
-        super().dataReceived(data)
+    def received(self, count: int) -> None:
+        self.traffic.received += count
+        super().received(count)
 
 
 class NearEnd(SpliceEnd):
@@ -57,9 +57,9 @@ class NearEnd(SpliceEnd):
         super().__init__()
         self.traffic = traffic
 
-    def dataReceived(self, data: bytes) -> None:
-        self.traffic.sent += len(data)
-        super().dataReceived(data)
+    def received(self, count: int) -> None:
+        self.traffic.sent += count
+        super().received(count)
 
 
 class ProgressLine:
@@ -163,7 +163,7 @@ def _is_in_foreground(fd: int) -> bool:
 
 def _columns(fd: int) -> int:
     try:
-        # It is 0 if nobody has set it.
+        # It is 0 if it has not been set.
         return os.get_terminal_size(fd).columns or 80
     except OSError:
         return 80

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from ...conversation import closing
-from ...farside import Far
 from ...frames import CLOSE, CONTINUATION, FINAL, PING, TEXT, frame
 from ...passage import CLIENT, FAR_SIDE, Passage
-from ...wire import Broken, Wire
-from ..check import Group, Level, Skipped
-from .passing import only_websocket, through
+from ...wire import Broken
+from ..check import Group, Level
+from .passing import early, only_websocket, through
 
 __all__ = ["GROUP"]
 
@@ -56,7 +55,7 @@ def split_request(proxy: Passage) -> None:
             sent = proxy.upgrade() + said
             at = len(sent) - len(said) + cut
             near.send_apart(sent[:at], sent[at:])
-            with _early(proxy, near) as far:
+            with early(proxy, near) as far:
                 far.send(proxy.switching(far.request))
                 proxy.switched(near)
                 proxy.far_hears(far, _SAID)
@@ -68,7 +67,7 @@ def many_in_the_request(proxy: Passage) -> None:
     with (
         proxy.open() as near,
         proxy.sending(near, proxy.upgrade() + proxy.up(_MANY)),
-        _early(proxy, near) as far,
+        early(proxy, near) as far,
     ):
         far.send(proxy.switching(far.request))
         proxy.switched(near)
@@ -78,7 +77,10 @@ def many_in_the_request(proxy: Passage) -> None:
 @through(GROUP, "early-bytes-in-101", Level.MUST, _SECTION)
 def in_the_101(proxy: Passage) -> None:
     """16 bytes from the far side in the segment of its 101."""
-    _with_the_101(proxy, _SAID)
+    with proxy.asked() as (near, far):
+        far.send(proxy.switching(far.request) + proxy.down(_SAID))
+        proxy.switched(near)
+        proxy.near_hears(near, _SAID)
 
 
 @through(GROUP, "early-bytes-split-101", Level.MUST, _SECTION)
@@ -86,14 +88,12 @@ def split_101(proxy: Passage) -> None:
     """The far side's 101 and 16 bytes in two segments, cut at each byte of the seam."""
     said = proxy.down(_SAID)
     for cut in range(-_AROUND, _AROUND + 1):
-        with proxy.open() as near:
-            near.send(proxy.upgrade())
-            with proxy.upgrade_arrives(near) as far:
-                sent = proxy.switching(far.request) + said
-                at = len(sent) - len(said) + cut
-                far.send_apart(sent[:at], sent[at:])
-                proxy.switched(near)
-                proxy.near_hears(near, _SAID)
+        with proxy.asked() as (near, far):
+            sent = proxy.switching(far.request) + said
+            at = len(sent) - len(said) + cut
+            far.send_apart(sent[:at], sent[at:])
+            proxy.switched(near)
+            proxy.near_hears(near, _SAID)
 
 
 @through(GROUP, "many-bytes-up", Level.MUST, _SECTION)
@@ -151,27 +151,10 @@ def frames(proxy: Passage) -> None:
                     raise Broken(f"another Close frame at {who}", "the Close frame with 1000")
 
 
-def _early(proxy: Passage, near: Wire) -> Far:
-    """Wait for a request with early bytes, which a proxy may refuse: then none is lost."""
-    far = proxy.may_arrive(near)
-    if far is None:
-        raise Skipped(f"the proxy refuses early bytes: {proxy.refused(near)}")
-    return far
-
-
 def _with_the_request(proxy: Passage, said: bytes) -> None:
     with proxy.open() as near:
         near.send(proxy.upgrade() + proxy.up(said))
-        with _early(proxy, near) as far:
+        with early(proxy, near) as far:
             far.send(proxy.switching(far.request))
             proxy.switched(near)
             proxy.far_hears(far, said)
-
-
-def _with_the_101(proxy: Passage, said: bytes) -> None:
-    with proxy.open() as near:
-        near.send(proxy.upgrade())
-        with proxy.upgrade_arrives(near) as far:
-            far.send(proxy.switching(far.request) + proxy.down(said))
-            proxy.switched(near)
-            proxy.near_hears(near, said)
