@@ -36,7 +36,7 @@ from tests.kit.splicing import Splicing
 from tests.kit.waiting import eventually
 from upgrade_switch import _twisted
 from upgrade_switch._twisted import pipes
-from upgrade_switch.splice import Splice, SpliceEnd
+from upgrade_switch.splicing import Splice, SpliceEnd
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "splice"), reason="there is no splice")
 

@@ -28,6 +28,7 @@ from tests.kit.harness import (
     reactor,
     site_of,
     status,
+    turns,
     upgrade_head,
 )
 from upgrade_switch import UpgradeService, _twisted
@@ -143,3 +144,48 @@ async def test_plain_endpoint(tmp_path: Path) -> None:
         assert not await sends_at_once("tcp", targets[0], client)
     finally:
         await port.stopListening()
+
+
+def kept_alive(transport: Any) -> tuple[int, ...]:
+    """What TCP's options are on a connection: keep-alive, and whether small parts are sent at once."""
+    handle, tcp = transport.socket, socket.IPPROTO_TCP
+    options = socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_NODELAY
+    times = tuple(handle.getsockopt(tcp, option) for option in options)
+    return bool(handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)), *times
+
+
+@pytest.mark.parametrize("change", ["nothing", "came before", "other times", "none"])
+@pytest_twisted.ensureDeferred
+async def test_keep_alive(change: str, tmp_path: Path) -> None:
+    """
+    A service's switched connections have the site's keep-alive, which they inherit from the port: those
+    that came before it was set there as well, and where the site has been given another one since.
+    """
+    factory, targets = factory_of(Recorder)
+    site, endpoint = site_of({"echo": factory}, tcp_keepalive=(70, 9, 3)), Endpoint("tcp", tmp_path)
+    service = UpgradeService(endpoint, site)
+    service.startService()
+    accepted: list[Any] = []
+    site.connected = accepted.append  # type: ignore[method-assign]
+    try:
+        client = await connected(
+            TCP4ClientEndpoint(reactor, "127.0.0.1", endpoint.port.getHost().port), Recorder()
+        )
+        while not accepted:
+            await turns()
+        if change == "came before":
+            accepted[0].setTcpKeepAlive(False)
+            accepted[0].setTcpNoDelay(False)
+            accepted[0].socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 7200)
+        elif change == "other times":
+            site.adopt(site_of({"echo": factory}, tcp_keepalive=(80, 8, 2)))
+        elif change == "none":
+            site.adopt(site_of({"echo": factory}, tcp_keepalive=False))
+        client.send(upgrade_head())
+        assert status(await client.head()) == 101
+        times = (80, 8, 2) if change == "other times" else (70, 9, 3)
+        assert kept_alive(targets[0].transport) == (change != "none", *times, True)
+        client.transport.loseConnection()
+        await targets[0].is_lost()
+    finally:
+        await patient(service.stopService())

@@ -25,8 +25,8 @@ from .sockets import (  # noqa: E402 - behind the check
     has_peer_ended,
     has_timed_out,
     keep_alive,
+    keep_alive_as,
     send_small_parts,
-    set_keep_alive,
     unacknowledged,
 )
 from .transports import (  # noqa: E402 - behind the check
@@ -38,6 +38,7 @@ from .transports import (  # noqa: E402 - behind the check
     beneath,
     bottom,
     has_begun_with_tls,
+    is_bare,
     is_closing,
     is_full,
     is_half_closeable,
@@ -54,9 +55,9 @@ from .transports import (  # noqa: E402 - behind the check
 
 if TYPE_CHECKING:
     from .endpoints import demand_certificates, endpoint_text, way_of
-    from .requests import LeanRequest
+    from .requests import LeanRequest, headers_of
     from .web import (
-        AskingChannel,
+        LateChannel,
         RefusingChannel,
         behind_login,
         by_name,
@@ -73,16 +74,17 @@ if TYPE_CHECKING:
         request_line_of,
         set_encoder,
         set_request_line,
+        stop_reading_lines,
         take_read_ahead,
     )
     from .web_client import ParseError, UnaskedSwitchFactory, UnaskedSwitchPool, client_request
 
 __all__ = [
     "Arrivals",
-    "AskingChannel",
     "Closable",
     "KeepAlive",
     "LastReading",
+    "LateChannel",
     "LeanRequest",
     "ParseError",
     "PauseWatch",
@@ -112,10 +114,13 @@ __all__ = [
     "has_peer_ended",
     "has_read_ahead",
     "has_timed_out",
+    "headers_of",
+    "is_bare",
     "is_closing",
     "is_full",
     "is_half_closeable",
     "keep_alive",
+    "keep_alive_as",
     "let_send_at_once",
     "listen_at_once",
     "method_of",
@@ -127,11 +132,11 @@ __all__ = [
     "request_line_of",
     "send_small_parts",
     "set_encoder",
-    "set_keep_alive",
     "set_request_line",
     "share_port",
     "slot_of",
     "start_tls",
+    "stop_reading_lines",
     "take_read_ahead",
     "tls_layer",
     "unacknowledged",
@@ -161,7 +166,8 @@ _PARTS = {
     "endpoint_text": _ENDPOINTS,
     "way_of": _ENDPOINTS,
     "LeanRequest": _REQUESTS,
-    "AskingChannel": _WEB,
+    "headers_of": _REQUESTS,
+    "LateChannel": _WEB,
     "RefusingChannel": _WEB,
     "behind_login": _WEB,
     "by_name": _WEB,
@@ -178,6 +184,7 @@ _PARTS = {
     "request_line_of": _WEB,
     "set_encoder": _WEB,
     "set_request_line": _WEB,
+    "stop_reading_lines": _WEB,
     "take_read_ahead": _WEB,
     "ParseError": _WEB_CLIENT,
     "UnaskedSwitchFactory": _WEB_CLIENT,

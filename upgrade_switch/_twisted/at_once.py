@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
 from ..interfaces import IStreamTransport
-from .sockets import send_small_parts
+from .sockets import KeepAlive, send_small_parts, set_for_connections
 from .transports import bottom, has_begun_with_tls
 
 __all__ = [
@@ -208,7 +208,11 @@ class _AtOnce(tcp.Server):
     has been joined by the layer above, which gives a turn's records one after the other.
 
     :ivar reads: how often it has read.
+    :ivar inherited: TCP's keep-alive, if the socket has it from its port's, and sends small parts as
+        that does (``keep_alive_as`` makes sure of it).
     """
+
+    inherited: KeepAlive | None = None
 
     reads = 0
     _sends_at_once = False
@@ -225,7 +229,8 @@ class _AtOnce(tcp.Server):
         self._sends_each = is_joined
         # Else the kernel holds a turn's second part back until the first has been acknowledged. Later
         # Twisteds have seen to that while it was HTTP.
-        send_small_parts(self)
+        if self.inherited is None:
+            send_small_parts(self)
 
     def write(self, data: bytes) -> None:
         if self._is_first:
@@ -270,17 +275,21 @@ class _UNIXServer(_AtOnce, unix.Server):
 _CLASSES: dict[type, type] = {tcp.Server: _TCPServer, unix.Server: _UNIXServer}
 
 
-def listen_at_once(port: P) -> P:
+def listen_at_once(port: P, keep_alive: KeepAlive | None = None) -> P:
     """
     Have the connections of a port send at once, when they are allowed to (:func:`let_send_at_once`);
     until then they write as all do.
 
     :param port: any port; those that are not Twisted's for TCP and UNIX sockets stay as they are, and
         those whose transports somebody has chosen.
+    :param keep_alive: TCP's keep-alive that switched connections are to have. It is set on the port, if
+        they inherit it.
     :return: the port.
     """
-    if isinstance(port, tcp.Port):
-        port.transport = _CLASSES.get(port.transport, port.transport)
+    known = _CLASSES.get(port.transport) if isinstance(port, tcp.Port) else None
+    if known is not None:
+        inherited = set_for_connections(port.socket, keep_alive)
+        port.transport = type(known.__name__, (known,), {"inherited": inherited})
     return port
 
 

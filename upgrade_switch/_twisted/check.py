@@ -98,11 +98,13 @@ ENDPOINTS = (
 )
 SERVER = (
     Need("twisted.web.http", "HTTPChannel.allContentReceived", ("_command", "_path", "_version")),
+    Need("twisted.web.http", "HTTPChannel.allContentReceived", ("_handlingRequest", "_savedTimeOut")),
     Need("twisted.web.http", "HTTPChannel.allHeadersReceived", ("_send100Continue", "_version")),
     Need("twisted.web.http", "HTTPChannel.lineReceived", ("_command", "_path", "_version")),
     Need("twisted.web.http", "HTTPChannel.pauseProducing", ("_handlingRequest",)),
     Need("twisted.web.http", "HTTPChannel.resumeProducing", ("_handlingRequest",)),
     Need("twisted.web.http", "HTTPChannel.requestDone", ("persistent", "setLineMode")),
+    Need("twisted.web.http", "HTTPChannel.connectionMade", ("_NoPushProducer", "_networkProducer")),
     Need("twisted.web.http", "HTTPChannel.rawDataReceived", ("_dataBuffer", "_transferDecoder")),
     Need("twisted.web.http", "_MalformedChunkedDataError"),
     Need("twisted.protocols.basic", "LineReceiver.clearLineBuffer", ("_buffer",)),

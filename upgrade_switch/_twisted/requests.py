@@ -4,68 +4,120 @@ What is private in ``twisted.web.server.Request``.
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
 from io import BytesIO
 from typing import IO, Any
 
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
-__all__ = ["LeanRequest"]
+__all__ = ["LeanRequest", "headers_of"]
+
+
+def headers_of(fields: dict[bytes, list[bytes]]) -> Headers:
+    """
+    The fields of a message, by their names as Twisted spells them, which becomes theirs. ``Headers``
+    itself would look at each name and value.
+    """
+    headers: Headers = Headers.__new__(Headers)
+    headers._rawHeaders = fields
+    return headers
+
+
+class _OnDemand:
+    """
+    A part of a request that is made when it is asked for; ``cached_property`` takes a lock, and
+    ``__getattr__`` makes all other parts slower.
+    """
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        """
+        :param make: makes it.
+        """
+        self._make = make
+
+    def __set_name__(self, of: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, request: Any, of: type) -> Any:
+        made = request.__dict__[self._name] = self._make(request)
+        return made
+
+
+def _content(request: Request) -> IO[bytes] | None:
+    """
+    The content: empty if the request has none, closed once the client has left, and None once the
+    request is finished.
+    """
+    if "channel" not in request.__dict__:
+        # ``finish`` deletes it,
+        return None
+    if request.channel is None:
+        # and ``connectionLost`` sets it to None.
+        closed = BytesIO()
+        closed.close()
+        return closed
+    Request.gotLength(request, 0)
+    content: IO[bytes] = request.__dict__["content"]
+    return content
+
+
+def _cookies(request: Request) -> dict[bytes, bytes]:
+    # parseCookies adds to what is there.
+    cookies = request.received_cookies = {}
+    request.parseCookies()
+    return cookies
+
+
+def _host(request: Any) -> Any:
+    # A channel knows it by heart.
+    return (getattr(request, "channel", None) or request.transport).getHost()
+
+
+def _parses_forms(request: Any) -> bool:
+    # Older Twisteds always do.
+    parses: bool = getattr(request.channel.site, "_parsePOSTFormSubmission", True)
+    return parses
 
 
 class LeanRequest(Request):
     """
-    A ``Request`` that makes some of its parts when they are asked for: most requests have no content,
-    and nobody looks at their cookies.
+    A ``Request`` that makes some of its parts when they are asked for: nobody looks at the cookies of
+    most requests, nor at the server's address, and they have no content.
 
     There is no public way: Twisted makes them, and parses the cookies, for each request.
     """
+
+    content = _OnDemand(_content)
+    received_cookies = _OnDemand(_cookies)
+    host = _OnDemand(_host)
+    _parsePOSTFormSubmission = _OnDemand(_parses_forms)
 
     def __init__(self, channel: Any, queued: object = False, **others: bool | None) -> None:
         """
         :param others: ``parsePOSTFormSubmission``, as newer Twisteds take it.
         """
         # What the three classes above set here, without what is made on demand; a test compares.
-        self.channel = channel
-        self.transport = channel.transport
-        self.client, self.host = channel.getPeer(), channel.getHost()
-        self.requestHeaders, self.responseHeaders = Headers(), Headers()
+        self.channel, self.transport, self.queued = channel, channel.transport, queued
+        self.client = channel.getPeer()
+        self.requestHeaders, self.responseHeaders = headers_of({}), headers_of({})
         self.cookies, self.notifications = [], []
-        self.queued = queued
         self._adapterCache: dict[object, object] = {}
         parses_forms = others.get("parsePOSTFormSubmission")
-        if parses_forms is None:
-            # Older Twisteds always do.
-            parses_forms = getattr(channel.site, "_parsePOSTFormSubmission", True)
-        self._parsePOSTFormSubmission = parses_forms
+        if parses_forms is not None:
+            self._parsePOSTFormSubmission = parses_forms
 
-    @cached_property
-    def received_cookies(self) -> dict[bytes, bytes]:  # type: ignore[override]  # Twisted sets it in __init__
-        # parseCookies adds to what is there.
-        cookies = self.__dict__["received_cookies"] = {}
-        self.parseCookies()
-        return cookies
-
-    @cached_property
-    def content(self) -> IO[bytes] | None:  # type: ignore[override]  # as above
-        """
-        The content: empty if the request has none, closed once the client has left, and None once the
-        request is finished.
-        """
-        if "channel" not in self.__dict__:
-            # ``finish`` deletes it,
-            return None
-        if self.channel is None:
-            # and ``connectionLost`` sets it to None.
-            closed = BytesIO()
-            closed.close()
-            return closed
-        Request.gotLength(self, 0)
-        content: IO[bytes] = self.__dict__["content"]
-        return content
+    def make_all(self) -> None:
+        """Make whatever is made on demand, and has not been."""
+        _ = self.content, self.received_cookies, self.host, self._parsePOSTFormSubmission
 
     @property
     def has_content(self) -> bool:
         """Whether there may be content. (To look at ``content`` itself would make an empty one.)"""
         return "content" in self.__dict__
+
+    def _cleanup(self) -> None:
+        if "content" not in self.__dict__:
+            # Else it would be made, to be closed.
+            self.content = None
+        super()._cleanup()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import select
 import socket
+import sys
 from contextlib import suppress
 from fcntl import ioctl
 from struct import unpack
@@ -25,7 +26,9 @@ __all__ = [
     "has_peer_ended",
     "has_timed_out",
     "keep_alive",
+    "keep_alive_as",
     "send_small_parts",
+    "set_for_connections",
     "set_keep_alive",
     "unacknowledged",
 ]
@@ -66,6 +69,48 @@ def set_keep_alive(
     except OSError:
         # UNIX sockets of older Twisteds say that they are TCP's; a socket may have been closed.
         return
+
+
+# Whether a connection has what was set on the socket that listens, as Linux has it.
+_INHERITS = sys.platform == "linux"
+
+
+def set_for_connections(handle: socket.socket, keep_alive: KeepAlive | None) -> KeepAlive | None:
+    """
+    Set on a socket that listens what its TCP connections are to have: five system calls, in place of as
+    many for each connection that switches. They send small parts at once; HTTP has that, too.
+
+    :return: TCP's keep-alive that they have; None: they have none yet.
+    """
+    if not _INHERITS or keep_alive is None or handle.family == socket.AF_UNIX:
+        return None
+    handle.setsockopt(_TCP, socket.TCP_NODELAY, 1)
+    handle.setsockopt(_TCP, _KEEP_ALIVE_IDLE, keep_alive.idle)
+    handle.setsockopt(_TCP, socket.TCP_KEEPINTVL, keep_alive.interval)
+    handle.setsockopt(_TCP, socket.TCP_KEEPCNT, keep_alive.probes)
+    # Last: a connection that has it has all.
+    handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return keep_alive
+
+
+def keep_alive_as(transport: object, keep_alive: KeepAlive | None) -> None:
+    """
+    Have a connection that switches be kept alive by TCP, unless it has what it is to have from its port
+    (:func:`set_for_connections`); one that came before that was set has nothing.
+
+    :param keep_alive: None: not at all.
+    """
+    owner = bottom(transport)
+    inherited = getattr(owner, "inherited", None)
+    if inherited is not None:
+        # A socket may have been closed.
+        with suppress(OSError):
+            if inherited == keep_alive and owner.getTcpKeepAlive():
+                return
+            owner.inherited = None
+            owner.setTcpKeepAlive(False)
+    if keep_alive is not None:
+        set_keep_alive(transport, *keep_alive)
 
 
 def keep_alive(transport: object) -> None:

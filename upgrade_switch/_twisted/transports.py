@@ -5,10 +5,13 @@ What is private in Twisted's transports, and what is assigned on live ones.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeGuard
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeGuard
 from weakref import ref
 
 from twisted.internet import interfaces
+from twisted.internet.protocol import Protocol as BareProtocol
+from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -27,6 +30,7 @@ __all__ = [
     "bottom",
     "forget_watch",
     "has_begun_with_tls",
+    "is_bare",
     "is_closing",
     "is_full",
     "is_half_closeable",
@@ -48,7 +52,8 @@ class Closable(Protocol):
     def loseConnection(self) -> None: ...
 
 
-class Slot(NamedTuple):
+@dataclass(slots=True)
+class Slot:
     """Where a transport keeps the protocol that it gives its bytes to."""
 
     owner: object
@@ -110,6 +115,9 @@ def is_closing(transport: object) -> bool:
     ``disconnecting``: Twisted remembers it in the private ``_aborting``. After ``startTLS`` only the
     TLS layer knows of ``loseConnection``.
     """
+    # is_bare, without the call: this is asked more often than anything else.
+    if isinstance(transport, Connection) and not transport.TLS:
+        return bool(transport.disconnecting or transport.disconnected or transport._aborting)
     if (
         getattr(transport, "disconnecting", False)
         or getattr(transport, "disconnected", False)
@@ -160,7 +168,7 @@ def has_begun_with_tls(transport: object) -> bool:
 
 def tls_layer(transport: object) -> TLSMemoryBIOProtocol | None:
     """The TLS layer of a transport, wherever it stands; None where there is none."""
-    if not interfaces.ISSLTransport.providedBy(transport):
+    if is_bare(transport) or not interfaces.ISSLTransport.providedBy(transport):
         return None
     while isinstance(transport, ProtocolWrapper):
         if isinstance(transport, TLSMemoryBIOProtocol):
@@ -285,7 +293,7 @@ def rename_log_prefix(transport: object, protocol: object) -> None:
     if logstr is None:
         return
     prefix = type(protocol).__name__
-    if interfaces.ILoggingContext.providedBy(protocol):
+    if isinstance(protocol, BareProtocol) or interfaces.ILoggingContext.providedBy(protocol):
         prefix = protocol.logPrefix()
     owner.logstr = f"{prefix},{logstr.partition(',')[2]}"
 
@@ -324,6 +332,14 @@ def report_end(transport: object, protocol: Any, reason: Failure) -> None:
 def forget_watch(transport: object) -> None:
     """Take the watch off a transport that goes on; a transport in memory has to have its own method."""
     bottom(transport).__dict__.pop("connectionLost", None)
+
+
+def is_bare(transport: object) -> TypeGuard[Connection]:
+    """
+    Whether a transport is one of the reactor's sockets, with neither a wrapper nor TLS. That costs a
+    tenth of asking for ``ISSLTransport``.
+    """
+    return isinstance(transport, Connection) and not transport.TLS
 
 
 class PauseWatch:

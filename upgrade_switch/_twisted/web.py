@@ -5,19 +5,21 @@ What is private in ``twisted.web``'s HTTP/1.1, on the server's side.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
+from twisted.internet.interfaces import IPushProducer
 from twisted.web.guard import HTTPAuthSessionWrapper
-from twisted.web.http import HTTPChannel, _MalformedChunkedDataError
+from twisted.web.http import HTTPChannel, _MalformedChunkedDataError, _NoPushProducer
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, _IEncodingResource
 from twisted.web.server import Request
 
 from ..fields import MOST_LISTS_OF_NAMES
+from .sockets import send_small_parts
 
 __all__ = [
-    "AskingChannel",
+    "LateChannel",
     "RefusingChannel",
     "behind_login",
     "by_name",
@@ -34,6 +36,7 @@ __all__ = [
     "request_line_of",
     "set_encoder",
     "set_request_line",
+    "stop_reading_lines",
     "take_read_ahead",
 ]
 
@@ -44,6 +47,17 @@ def set_request_line(channel: HTTPChannel, method: bytes, target: bytes, version
     needs. The channel does that itself when it reads line by line, and only it knows it then.
     """
     channel._command, channel._path, channel._version = method, target, version
+
+
+def stop_reading_lines(channel: HTTPChannel) -> None:
+    """
+    Have a channel that has read no line keep what comes until the request is done that it has been
+    given: what its ``allContentReceived`` does besides forgetting the lines.
+    """
+    if channel.timeOut:
+        channel._savedTimeOut = channel.setTimeout(None)
+    channel._handlingRequest = True
+    channel.setRawMode()
 
 
 class AskingChannel(HTTPChannel):
@@ -59,6 +73,36 @@ class AskingChannel(HTTPChannel):
     def _send100Continue(self) -> None:
         if self.sends_continue():
             super()._send100Continue()
+
+
+class LateChannel(AskingChannel):
+    """
+    An ``HTTPChannel`` that registers itself as its transport's producer, and has TCP send small parts
+    at once, when it first answers or has to pace the transport; Twisted's does so when it is connected,
+    and there is no public way to have it otherwise. A connection that switches needs neither.
+    """
+
+    @cached_property
+    def _networkProducer(self) -> Any:  # type: ignore[override]  # Twisted sets it
+        send_small_parts(self.transport)
+        producer: Any = IPushProducer(self.transport, _NoPushProducer())
+        producer.registerProducer(self, True)
+        return producer
+
+    @property
+    def is_producer(self) -> bool:
+        """Whether the channel is its transport's producer."""
+        return "_networkProducer" in self.__dict__
+
+    def become_producer(self) -> None:
+        """Register, if that has not been done."""
+        _ = self._networkProducer
+
+    def loseConnection(self) -> None:
+        if self.is_producer:
+            super().loseConnection()
+        elif self.transport is not None:
+            self.transport.loseConnection()
 
 
 class RefusingChannel:

@@ -236,7 +236,7 @@ class Server(Service):
             raise SystemExit(self._code)
 
     def _listens(self, port: IListeningPort, description: str) -> None:
-        _twisted.listen_at_once(port)
+        _twisted.listen_at_once(port, getattr(self._factory, "keep_alive", None))
         self.ports.append((description, port))
         self.announce(port)
         if len(self.ports) == len(self._endpoints):

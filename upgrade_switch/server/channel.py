@@ -9,6 +9,13 @@ A connection that begins with one of the site's prefaces never becomes HTTP: as 
 bytes may become one they wait here, and ``HTTPChannel`` has not seen any. A preface that is a whole
 line is looked for between two requests as well (the flag line).
 
+A connection that switches needs little of what ``HTTPChannel`` sets up when it is made. There is one
+way for all requests, on which everything else comes late: the channel becomes its transport's producer
+when it answers (``_twisted.LateChannel``); a head that is plain, and comes in one piece, is read in one
+go, and its request is processed without the line counting of ``HTTPChannel``, unless there is content;
+and a request's cookies, content and host come into being when somebody asks for them
+(``_twisted.LeanRequest``). Whoever asks gets what Twisted would have given; no rule is written twice.
+
 The natural end of a request is the way out. ``Request.finish`` ends in ``requestDone``, which restores
 the idle timeout, and parses every byte that has been read as the next request. While a channel is
 being left, it puts the bytes aside instead, and :meth:`UpgradeChannel.detach` takes the rest off the
@@ -21,6 +28,7 @@ from enum import Enum, auto
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
@@ -71,6 +79,8 @@ class UpgradeChannel(ReceivingChannel):
     state = ChannelState.HTTP
     #: Who owns the connection once it has been left, if the transport itself cannot say.
     successor: Any = None
+    #: The address that the site was given when the channel was built.
+    accepted: IAddress | None = None
     #: Whether ALPN need not be asked which HTTP is spoken.
     knows_protocol = False
     outlives_half_close = False
@@ -80,17 +90,21 @@ class UpgradeChannel(ReceivingChannel):
     # Whether read_head is at work; and what is behind the request that it has read.
     _reading = False
     _behind = b""
+    # Whether HTTPChannel has read lines that it has to forget behind the next request.
+    _has_read_lines = False
     # What belongs to the target, once the channel is being left.
     _trailing = b""
     _host: IAddress | None = None
     _peer: IAddress | None = None
 
     def connectionMade(self) -> None:
-        self.site.connected(self.transport)
-        self._prefaces = self.site.prefaces_on(self.transport)
+        # HTTPChannel's has nothing more that a connection needs which switches (LateChannel).
+        site, transport = self.site, self.transport
+        site.connected(transport)
+        self._prefaces = site.prefaces_on(transport)
         if self._prefaces is not None:
             self.state = ChannelState.PREFACE
-        super().connectionMade()
+        self.setTimeout(self.timeOut)
 
     def dataReceived(self, data: bytes) -> None:
         if self.successor is not None:
@@ -195,6 +209,7 @@ class UpgradeChannel(ReceivingChannel):
     def lineReceived(self, line: bytes) -> None:
         if _twisted.is_closing(self.transport):
             return
+        self._has_read_lines = True
         prefaces = self._prefaces
         if prefaces is not None and not self.requests and self.persistent:
             # A request's first line, or a flag line.
@@ -240,13 +255,23 @@ class UpgradeChannel(ReceivingChannel):
                 end = head.size + head.length
                 if end > len(data):
                     self.resetTimeout()
-                    self._begin(head.method, head.target, head.fields)
+                    self._begin_with_content(head.method, head.target, head.fields)
                     self.receive_later()
                     data = data[head.size :]
                     break
                 self._behind = data[end:]
-                self._begin(head.method, head.target, head.fields)
-                self.receive_whole(data[head.size : end])
+                if head.length or self._has_read_lines:
+                    self._has_read_lines = False
+                    self._begin_with_content(head.method, head.target, head.fields)
+                    self.receive_whole(data[head.size : end])
+                else:
+                    request = self._begin(head.fields)
+                    request.gotLength(0)
+                    _twisted.stop_reading_lines(self)
+                    request.requestReceived(head.method, head.target, b"HTTP/1.1")
+                    if self.requests:
+                        # The socket may be closed when it is asked for.
+                        _ = request.host
                 data, self._behind = self._behind, b""
                 if data and _twisted.is_closing(self.transport):
                     break
@@ -255,11 +280,19 @@ class UpgradeChannel(ReceivingChannel):
         finally:
             self._reading = False
 
-    def _begin(self, method: bytes, target: bytes, fields: dict[bytes, list[bytes]]) -> Request:
+    def _begin_with_content(
+        self, method: bytes, target: bytes, fields: dict[bytes, list[bytes]]
+    ) -> Request:
+        """Have a request of which ``HTTPChannel`` reads the content, or sees its end."""
+        request = self._begin(fields)
+        _twisted.set_request_line(self, method, target, b"HTTP/1.1")
+        return request
+
+    def _begin(self, fields: dict[bytes, list[bytes]]) -> Request:
         """
         Have a request, of which the head has come; what ``HTTPChannel`` does, line by line.
 
-        :param fields: the values of each name, which is spelled as in ``Headers``.
+        :param fields: the values of each name, which is spelled as in ``Headers``; it becomes theirs.
         """
         factory: Any = self.requestFactory
         if INonQueuedRequestFactory.providedBy(factory):
@@ -267,8 +300,7 @@ class UpgradeChannel(ReceivingChannel):
         else:
             request = factory(self, len(self.requests))
         self.requests.append(request)
-        _twisted.set_request_line(self, method, target, b"HTTP/1.1")
-        _twisted.raw_fields(request.requestHeaders).update(fields)
+        request.requestHeaders = _twisted.headers_of(fields)
         self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         return request
 
@@ -278,7 +310,9 @@ class UpgradeChannel(ReceivingChannel):
         """
         # A preface is the first bytes of a connection, which have come already.
         self._become_http()
-        request = self._begin(carried.method, carried.target, _twisted.by_name(carried.fields))
+        request = self._begin_with_content(
+            carried.method, carried.target, _twisted.by_name(carried.fields)
+        )
         request.gotLength(0)
         request.content = carried.content
         self.allContentReceived()
@@ -292,12 +326,17 @@ class UpgradeChannel(ReceivingChannel):
 
     def getPeer(self) -> IAddress:
         if self._peer is None:
-            self._peer = self.transport.getPeer()
+            # A port knows it of the socket that it has accepted, where there is nothing between.
+            accepted, transport = self.accepted, self.transport
+            if isinstance(accepted, IPv4Address) and _twisted.is_bare(transport):
+                self._peer = accepted
+            else:
+                self._peer = transport.getPeer()
         return self._peer
 
     def isSecure(self) -> bool:
         # The same as Twisted's, which adapts.
-        return ISSLTransport.providedBy(self.transport)
+        return not _twisted.is_bare(self.transport) and ISSLTransport.providedBy(self.transport)
 
     def has_trailing_data(self) -> bool:
         # What has been read behind a head is content, if there is some.
@@ -319,7 +358,8 @@ class UpgradeChannel(ReceivingChannel):
         :param head: the answer to the one request on this channel; None for a preface.
         :return: the trailing data: all that was read and is not HTTP's.
         """
-        self.stop_head_timer()
+        if self._head_timer is not None:
+            self.stop_head_timer()
         if head is None:
             self.setTimeout(None)
             _twisted.detach_flow_control(self)
@@ -328,7 +368,8 @@ class UpgradeChannel(ReceivingChannel):
             self._write_head(head)
             request: Request = self.requests[0]
             request.finish()
-        self.transport.unregisterProducer()
+        if self.is_producer:
+            self.transport.unregisterProducer()
         self.state = ChannelState.LEFT
         trailing, self._trailing = self._trailing, b""
         return trailing

@@ -21,6 +21,7 @@ from ..errors import UpgradeError
 from ..interfaces import Declined, IUpgradeSite
 from ..negotiation import UpgradeToken
 from ..observe.events import notify
+from ..takeover import is_protocol
 from .pages import StatusPage, service_unavailable, too_many_requests
 from .request import UpgradeRequest
 from .upgrades import Match
@@ -55,12 +56,15 @@ def decide(request: UpgradeRequest, match: Match) -> int | bytes:
         _fail(request, Failure())
         declined(request, match.token, Declined.FAILED, site)
         return NOT_DONE_YET
-    if isinstance(result, Deferred):
+    # A Deferred is looked for later: that takes long.
+    if is_protocol(result):
+        why = _switch(request, match, result)
+    elif isinstance(result, Deferred):
         Decision(request, match, result)
     else:
-        why = _settle(request, match, result)
-        if why is not None:
-            declined(request, match.token, why, site)
+        why = _answer(request, result)
+    if why is not None:
+        declined(request, match.token, why, site)
     return NOT_DONE_YET
 
 
@@ -83,16 +87,24 @@ def _settle(request: UpgradeRequest, match: Match, result: object) -> Declined |
 
     :return: why the connection has not switched; None if it has.
     """
-    if IProtocol.providedBy(result):
-        try:
-            why = match.switch(request, result)
-        except Exception:
-            _fail(request, Failure())
-            return Declined.FAILED
-        if why is not None:
-            _forget_fields(request)
-            _render(request, no_room(why))
-        return why
+    return _switch(request, match, result) if is_protocol(result) else _answer(request, result)
+
+
+def _switch(request: UpgradeRequest, match: Match, target: IProtocol) -> Declined | None:
+    """Switch to a protocol; or answer, and say why not."""
+    try:
+        why = match.switch(request, target)
+    except Exception:
+        _fail(request, Failure())
+        return Declined.FAILED
+    if why is not None:
+        _forget_fields(request)
+        _render(request, no_room(why))
+    return why
+
+
+def _answer(request: UpgradeRequest, result: object) -> Declined:
+    """Answer with what an acceptor has resulted in that is no protocol."""
     if IResource.providedBy(result):
         _render(request, result)
         return Declined.ANSWERED

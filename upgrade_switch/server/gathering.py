@@ -45,7 +45,7 @@ class IGatheringChannel(Interface):
 
 
 @implementer(IGatheringChannel)
-class GatheringChannel(_twisted.AskingChannel):
+class GatheringChannel(_twisted.LateChannel):
     """
     Twisted's HTTP/1.1 server protocol, able to send an answer in one piece.
 

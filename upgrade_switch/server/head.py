@@ -2,9 +2,9 @@
 :func:`read_head`: a request's head in one go.
 
 Reading a head line by line takes Twisted as long as everything else that a switch costs. Nearly every
-request is plain, and its whole head comes in one piece: those are read here, with one regular
-expression that is stricter than Twisted's parser. What it does not match goes the usual way: it neither
-refuses nor corrects anything.
+request is plain, and its whole head comes in one piece: those are read here, by a few calls that each
+look at all of it, and are stricter together than Twisted's parser. What is not plain goes the usual
+way: nothing is refused or corrected here.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from .. import _twisted
 
 __all__ = ["Head", "read_head"]
 
-# RFC 9112 §3, §5, without obsolete folding, and without control characters in values. Names are short,
-# since they are remembered.
-_HEAD = re.compile(
-    rb"(?!CONNECT )([A-Z]+) ([!-~]+) HTTP/1\.1\r\n"
-    rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}:[\t -~\x80-\xff]*\r\n)+)\r\n"
-)
+# RFC 9112 §3.
+_REQUEST_LINE = re.compile(rb"(?!CONNECT )([A-Z]+) ([!-~]+) HTTP/1\.1\r\n")
 
-# A line of what that matches.
-_FIELD = re.compile(rb"([^:]+):[\t ]*([^\r]*)\r\n")
+# RFC 9112 §5, without obsolete folding. What stands for a name may be anything.
+_FIELD = re.compile(rb"([^:]*):[\t ]*([^\r]*)\r\n")
+
+# RFC 9110 §5.6.2. They are short, since they are remembered.
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}\Z")
+_MOST_NAMES = 1000
+
+# RFC 9110 §5.5: what is no control character.
+_PLAIN = bytes([*b"\t", *range(0x20, 0x7F), *range(0x80, 0x100)])
 
 _LENGTH = re.compile(rb"[0-9]{1,18}\Z")
 
@@ -42,6 +45,24 @@ class Head(NamedTuple):
     """How many bytes its content has."""
 
 
+class _Names(dict[bytes, bytes]):
+    """The names of fields as Twisted's ``Headers`` spell them: clients use much the same ones."""
+
+    def __missing__(self, name: bytes) -> bytes:
+        """
+        :raises KeyError: if it is no name, or a long one.
+        """
+        if _NAME.match(name) is None:
+            raise KeyError(name)
+        spelled = _twisted.canonical(name)
+        if len(self) < _MOST_NAMES:
+            self[name] = spelled
+        return spelled
+
+
+_names = _Names()
+
+
 def read_head(data: bytes, most_bytes: int, most_fields: int) -> Head | None:
     """
     Read the head at the beginning of some bytes.
@@ -50,22 +71,39 @@ def read_head(data: bytes, most_bytes: int, most_fields: int) -> Head | None:
     :param most_fields: how many fields it may have.
     :return: None where it is incomplete, or anything but plain.
     """
-    match = _HEAD.match(data)
-    if match is None or match.end() > most_bytes:
+    line = _REQUEST_LINE.match(data)
+    end = data.find(b"\r\n\r\n", 0, most_bytes)
+    if line is None or end < line.end():
         return None
-    method, target, block = match.groups()
+    # Each line with its end.
+    block = data[line.end() : end + 2]
     lines = _FIELD.findall(block)
-    if len(lines) > most_fields:
+    # As many fields as line ends, and no other control characters: nothing has been left out.
+    if len(lines) > most_fields or block.translate(None, _PLAIN) != b"\r\n" * len(lines):
         return None
-    if b" \r" in block or b"\t\r" in block:
-        lines = [(name, value.rstrip(b" \t")) for name, value in lines]
-    fields = _twisted.by_name(lines)
-    if b"Transfer-Encoding" in fields or b"Expect" in fields:
+    fields = _by_name(lines)
+    if fields is None or b"Transfer-Encoding" in fields or b"Expect" in fields:
         # There is more to do than to read a head, and its content.
         return None
-    lengths = fields.get(b"Content-Length")
-    if lengths is None:
-        return Head(method, target, fields, match.end(), 0)
-    if len(lengths) > 1 or not _LENGTH.match(lengths[0]):
+    method, target = line.groups()
+    length, lengths = 0, fields.get(b"Content-Length")
+    if lengths is not None:
+        if len(lengths) > 1 or not _LENGTH.match(lengths[0]):
+            return None
+        length = int(lengths[0])
+    return Head(method, target, fields, end + 4, length)
+
+
+def _by_name(lines: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]] | None:
+    """The values of each name; None if one of the names is none."""
+    fields: dict[bytes, list[bytes]] = {}
+    try:
+        for name, value in lines:
+            spelled, stripped = _names[name], value.rstrip(b" \t")
+            if spelled in fields:
+                fields[spelled].append(stripped)
+            else:
+                fields[spelled] = [stripped]
+    except KeyError:
         return None
-    return Head(method, target, fields, match.end(), int(lengths[0]))
+    return fields

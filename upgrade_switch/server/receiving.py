@@ -101,7 +101,10 @@ class ReceivingChannel(StrictChannel):
         self._idle = self.setTimeout(None)
         _twisted.detach_flow_control(self)
         self.transport.resumeProducing()
-        self.requests[-1].process()
+        request: Request = self.requests[-1]
+        # The socket may be closed when it is asked for.
+        _ = request.host
+        request.process()
 
     def receive_whole(self, content: bytes) -> None:
         """
@@ -212,6 +215,8 @@ class ReceivingChannel(StrictChannel):
             self._become_spooled()
             self.transport.resumeProducing()
         request: Request = self.requests[-1]
+        # The socket may be closed when it is asked for.
+        _ = request.host
         super().allContentReceived()
         if incoming in (Incoming.DROPPED, Incoming.CLOSING):
             super().requestDone(request)

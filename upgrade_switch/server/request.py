@@ -118,20 +118,21 @@ class UpgradeRequest(StreamingRequest):
             # The request has not been read to its end: nothing is known yet.
             return NO_OFFER
         if self._offer is None:
-            fields = _twisted.raw_fields(self.requestHeaders)
-            # RFC 8441 §4: an extended CONNECT names its one token elsewhere.
-            named = getattr(getattr(self, "channel", None), "connect_protocol", None)
-            offer = (
-                Offer((named,))
-                if named
-                else Offer.of_request(
-                    self.method, self.clientproto, fields.get(b"Upgrade"), fields.get(b"Connection")
-                )
-            )
-            if offer.tokens and not self.is_detachable:
-                offer = Offer((), "this connection belongs to no UpgradeSite")
-            self._offer = offer
+            self._offer = self._read_offer()
         return self._offer
+
+    def _read_offer(self) -> Offer:
+        # RFC 8441 §4: an extended CONNECT names its one token elsewhere.
+        named = getattr(getattr(self, "channel", None), "connect_protocol", None)
+        if named:
+            offer = Offer((named,))
+        else:
+            fields = _twisted.raw_fields(self.requestHeaders)
+            upgrade, connection = fields.get(b"Upgrade"), fields.get(b"Connection")
+            offer = Offer.of_request(self.method, self.clientproto, upgrade, connection)
+        if offer.tokens and not self.is_detachable:
+            offer = Offer((), "this connection belongs to no UpgradeSite")
+        return offer
 
     @property
     def is_stream(self) -> bool:
@@ -258,36 +259,40 @@ class UpgradeRequest(StreamingRequest):
     def try_switch_to(
         self, offered: UpgradeToken, target: IProtocol, phrase: bytes = _SWITCHING
     ) -> Declined | None:
-        """:meth:`switch_to`, for a token of the offer; returns why the connection may not switch."""
-        self._check_switch(target)
-        return self._why_not(self._switch_to_offered(offered, target, phrase))
+        """
+        :meth:`switch_to`, for a token of the offer and a target that is known to be an ``IProtocol``;
+        returns why the connection may not switch.
+        """
+        self._check_state()
+        result = self._switch_to_offered(offered, target, phrase)
+        return result if isinstance(result, Declined) else None
 
     def try_accept_connect(self, target: IProtocol) -> Declined | None:
-        """:meth:`accept_connect`; returns why the connection may not switch."""
-        self._check_switch(target)
-        return self._why_not(self._switch(None, target, SwitchHead(OK, b"OK", ())))
+        """:meth:`accept_connect`, for such a target; returns why the connection may not switch."""
+        self._check_state()
+        result = self._switch(None, target, SwitchHead(OK, b"OK", ()))
+        return result if isinstance(result, Declined) else None
 
     @property
     def has_switched(self) -> bool:
         """Whether this request was answered with another protocol, which owns its connection now."""
         return self._switched
 
-    def _check_switch(self, target: IProtocol, phrase: bytes = b"") -> None:
+    def _check_switch(self, target: IProtocol, phrase: bytes) -> None:
         check_target(target)
         if not isinstance(phrase, bytes):
             raise InvalidPhrase(f"a reason phrase is bytes, not {phrase!r}")
+        self._check_state()
+
+    def _check_state(self) -> None:
         if self._switched:
             raise AlreadySwitched("this request has switched already")
         if self.startedWriting or self.finished:
             raise ResponseStarted("the response has been started already")
-        if self.has_unread_content:
+        if self._is_streamed and self.has_unread_content:
             raise ContentUnread(
                 "the content, which ends before the switch, has not been read to its end"
             )
-
-    @staticmethod
-    def _why_not(result: SwitchedConnection | Declined) -> Declined | None:
-        return result if isinstance(result, Declined) else None
 
     @staticmethod
     def _or_raise(result: SwitchedConnection | Declined) -> SwitchedConnection:
@@ -387,8 +392,7 @@ class UpgradeRequest(StreamingRequest):
         return b"twisted.web.server.Request"
 
     def getStateToCopyFor(self, issuer: object) -> dict[str, object]:
-        # Made now, if nobody has asked for them.
-        _ = self.received_cookies, self.content
+        self.make_all()
         state: dict[str, object] = super().getStateToCopyFor(issuer)
         for name in _NOT_COPIED:
             state.pop(name, None)

@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from zope.interface import implementer
 
 from .. import _twisted
+from .._twisted import KeepAlive
 from ..errors import InvalidArgument
 from .site import UpgradeSite
 
@@ -20,11 +21,12 @@ __all__ = ["UpgradeService"]
 class _AtOnce:
     """An endpoint whose connections, when they have switched, send at once."""
 
-    def __init__(self, endpoint: IStreamServerEndpoint) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoint: IStreamServerEndpoint, keep_alive: KeepAlive | None) -> None:
+        self._endpoint, self._keep_alive = endpoint, keep_alive
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        return self._endpoint.listen(protocolFactory).addCallback(_twisted.listen_at_once)
+        listening = self._endpoint.listen(protocolFactory)
+        return listening.addCallback(_twisted.listen_at_once, self._keep_alive)
 
 
 class UpgradeService(StreamServerEndpointService):
@@ -35,6 +37,8 @@ class UpgradeService(StreamServerEndpointService):
     ``write``, not in the reactor's next turn, as long as nothing waits to be sent before it. That holds
     for TCP and UNIX sockets, for the first write in each turn; over TLS, for what has been encrypted.
     Whatever a transport of Twisted's promises, it still does.
+    On Linux, the port has the site's ``tcp_keepalive``, and its connections inherit it, before they have
+    switched, too.
     """
 
     def __init__(
@@ -51,7 +55,7 @@ class UpgradeService(StreamServerEndpointService):
             raise InvalidArgument(f"not a server endpoint (serverFromString makes one): {endpoint!r}")
         if not callable(getattr(site, "drain", None)):
             raise InvalidArgument(f"not an UpgradeSite: {site!r}")
-        super().__init__(_AtOnce(endpoint), site)
+        super().__init__(_AtOnce(endpoint, getattr(site, "keep_alive", None)), site)
         self._site = site
         self._drain_timeout = drain_timeout
 

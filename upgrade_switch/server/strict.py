@@ -153,6 +153,7 @@ class StrictChannel(TimedChannel):
         Write a response's head. CR, LF and NUL in the phrase or in a field become spaces, wherever
         they come from (RFC 9110 §5.5): Twisted lets them through in the phrase, and NUL anywhere.
         """
+        self.become_producer()
         lines = [b"%b %b %b" % (version, code, reason)]
         fields = _twisted.raw_fields(headers)
         lines += [name + b": " + value for name, values in fields.items() for value in values]

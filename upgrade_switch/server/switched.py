@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime, ISSLTransport
@@ -15,7 +16,7 @@ from twisted.logger import Logger
 
 from .. import _twisted
 from ..connection import SwitchedConnection
-from ..errors import NotRead
+from ..errors import InvalidArgument, NotRead
 from ..interfaces import (
     Declined,
     IDetachable,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from ..negotiation import UpgradeToken
 
-__all__ = ["Asked", "SwitchedConnections", "certificate_subject", "say_goodbye"]
+__all__ = ["Asked", "SwitchedConnections", "certificate_subject", "checked_observers", "say_goodbye"]
 
 _log = Logger()
 
@@ -44,7 +45,8 @@ _NO_LIMITS = Limits()
 _SECONDS_BETWEEN_LOOKS = 1
 
 
-class Asked(NamedTuple):
+@dataclass(slots=True)
+class Asked:
     """What a client that switches has asked for."""
 
     token: UpgradeToken | None = None
@@ -161,9 +163,8 @@ class SwitchedConnections(Collection[SwitchedConnection]):
             # The access log's formatter, say. The answer is out: there is no way back into HTTP.
             _twisted.abort(transport)
             raise
-        if self.limits.keep_alive is not None:
-            # HTTP's timer is gone: TCP finds a peer that has died.
-            _twisted.set_keep_alive(transport, *self.limits.keep_alive)
+        # HTTP's timer is gone: TCP finds a peer that has died.
+        _twisted.keep_alive_as(transport, self.limits.keep_alive)
         connection.target = target
         if self._observers:
             notify(self._observers, "switched", connection)
@@ -243,9 +244,25 @@ class SwitchedConnections(Collection[SwitchedConnection]):
 
 def certificate_subject(transport: object) -> str | None:
     """The subject of the certificate that a client has shown; None if it has shown none."""
+    if _twisted.is_bare(transport):
+        return None
     # Any: what Twisted has there is documented as a certificate of its own, and is pyOpenSSL's.
     certificate: Any = transport.getPeerCertificate() if ISSLTransport.providedBy(transport) else None
     return None if certificate is None else certificate.to_cryptography().subject.rfc4514_string()
+
+
+def checked_observers(observers: Iterable[ISwitchObserver]) -> tuple[ISwitchObserver, ...]:
+    """
+    :raises InvalidArgument: if one of them is no observer.
+    """
+    if not isinstance(observers, Iterable):
+        raise InvalidArgument(f"observers is a list, such as [SwitchLog()], not {observers!r}")
+    checked = tuple(observers)
+    for observer in checked:
+        told = (getattr(observer, name, None) for name in ISwitchObserver)
+        if isinstance(observer, type) or not all(map(callable, told)):
+            raise InvalidArgument(f"not an ISwitchObserver, as SwitchLog() is: {observer!r}")
+    return checked
 
 
 def say_goodbye(connection: SwitchedConnection, *, is_late: bool = False) -> None:

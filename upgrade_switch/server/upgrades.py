@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from types import FunctionType
@@ -31,7 +32,8 @@ __all__ = [
 ]
 
 
-class UpgradeMatch(NamedTuple):
+@dataclass(slots=True)
+class UpgradeMatch:
     """A token of a request's offer that is known here, and what decides about it."""
 
     token: UpgradeToken
@@ -46,7 +48,8 @@ class UpgradeMatch(NamedTuple):
         return request.try_switch_to(self.token, target)
 
 
-class ConnectMatch(NamedTuple):
+@dataclass(slots=True)
+class ConnectMatch:
     """A CONNECT, and what decides about it."""
 
     acceptor: ConnectAcceptor
