@@ -13,6 +13,9 @@ from twisted.web.server import Request
 __all__ = ["LeanRequest"]
 
 
+_SAID_OF_EACH = {b"Server", b"Date"}
+
+
 class LeanRequest(Request):
     """
     A ``Request`` that makes some of its parts when they are asked for: most requests have no content,
@@ -20,6 +23,8 @@ class LeanRequest(Request):
 
     There is no public way: Twisted makes them, and parses the cookies, for each request.
     """
+
+    _sent_head = b""
 
     def __init__(self, channel: Any, queued: object = False, **others: bool | None) -> None:
         """
@@ -45,6 +50,45 @@ class LeanRequest(Request):
         cookies = self.__dict__["received_cookies"] = {}
         self.parseCookies()
         return cookies
+
+    @cached_property
+    def responseHeaders(self) -> Headers:  # type: ignore[override]
+        """Only of an answer that :meth:`note_answer` knows; any other has been given them."""
+        headers = Headers()
+        for line in self._sent_head.split(b"\r\n")[1:-2]:
+            name, _, value = line.partition(b":")
+            headers.addRawHeader(name, value.strip(b" \t"))
+        return headers
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether nothing has been said of the answer, but for what Twisted says of each."""
+        return (
+            self.responseHeaders._rawHeaders.keys() == _SAID_OF_EACH
+            and self._encoder is None
+            and not (
+                self.startedWriting
+                or self.cookies
+                or self.etag
+                or self.lastModified
+                or self.producer
+                or self._inFakeHead
+                or self._disconnected
+            )
+        )
+
+    def note_answer(self, code: int, phrase: bytes, head: bytes, size: int) -> None:
+        """
+        An answer is sent past this request.
+
+        :param head: as it is sent.
+        :param size: how many bytes its body has.
+        """
+        self.code, self.code_message = code, phrase
+        self.startedWriting, self.sentLength = 1, size
+        self._sent_head = head
+        # Who asks for them gets those that were sent.
+        del self.__dict__["responseHeaders"]
 
     @cached_property
     def content(self) -> IO[bytes] | None:  # type: ignore[override]

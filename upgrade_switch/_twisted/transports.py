@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeGuard
 from weakref import ref
 
 from twisted.internet import interfaces
+from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -215,6 +216,9 @@ def unsent(transport: object) -> int:
     How many bytes wait to be sent: in the buffers of the reactor's transport, and in those of a TLS
     layer, which keeps what it cannot encrypt yet, and small writes until the reactor's next turn.
     """
+    if isinstance(transport, Connection) and not transport.TLS:
+        # The usual.
+        return len(transport.dataBuffer) - transport.offset + transport._tempDataLen
     owner = bottom(transport)
     if IMultiplexedTransport.providedBy(owner):
         return int(owner.unsent)

@@ -198,6 +198,11 @@ class BackEnds:
         known = next((each for each in ready if each.url == url), None)
         return known or max(ready, key=lambda each: _score(key, each))
 
+    @property
+    def learns(self) -> bool:
+        """Whether :meth:`learn` makes a difference."""
+        return self._sticky not in (None, "address") and len(self._all) > 1
+
     def learn(self, fields: Iterable[Field], back_end: BackEnd) -> None:
         """
         Note in which back end's answer the cookie is set by which clients are kept there: the first
@@ -205,7 +210,7 @@ class BackEnds:
 
         :param fields: those of the answer.
         """
-        if self._sticky in (None, "address") or len(self._all) < 2:
+        if not self.learns:
             return
         assert self._sticky is not None
         name = self._sticky.encode("ascii")

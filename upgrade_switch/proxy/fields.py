@@ -49,6 +49,8 @@ __all__ = [
     "Tokens",
     "answer_fields",
     "fields_of",
+    "framing",
+    "host_of",
     "request_fields",
 ]
 
@@ -172,9 +174,9 @@ def request_fields(
     if method in (b"OPTIONS", b"TRACE"):
         kept = [one_hop_less(name, clean(value)) for name, value in kept]
     passed = [
-        (b"Host", _host(client, rules, authority)),
+        (b"Host", host_of(client, rules, authority)),
         *kept,
-        *_framing(length),
+        *framing(length),
         *forwarded_fields(fields, client, rules.trusted),
         via(fields if b"via" in there else (), client.version, rules.pseudonym),
         *_offering(asked, fields),
@@ -183,7 +185,7 @@ def request_fields(
     return RequestFields(passed if lines is not None else clean_fields(passed), asked, lines)
 
 
-def _host(client: Client, rules: Rules, authority: bytes) -> bytes:
+def host_of(client: Client, rules: Rules, authority: bytes) -> bytes:
     """The one Host field (RFC 9110 §7.2); HTTP/1.0 need not have any."""
     sent = client.authority
     return sent if rules.preserve_host and sent is not None and is_host(sent) else authority
@@ -197,7 +199,7 @@ def _may_expect(client: Client, length: Length) -> bool:
     return bool(length) and client.version != b"HTTP/1.0"
 
 
-def _framing(length: Length) -> list[Field]:
+def framing(length: Length) -> list[Field]:
     """How long the body is (RFC 9112 §6): what the server has read says so, not the client's fields."""
     if length is None:
         return []

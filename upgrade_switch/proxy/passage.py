@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
-from ..client.exchange_interfaces import IExchangeListener
+from ..client.exchange_interfaces import IAsker
 from ..errors import InvalidArgument
 from ..interfaces import Declined
 from ..server.content import ContentStream
@@ -37,6 +37,7 @@ from .answering import (
 )
 from .deadline import Deadline
 from .fields import AnswerFields, BadAnswer
+from .plain import PlainPassage
 from .states import State
 from .targets import BadTarget
 from .translation import Translation
@@ -58,8 +59,8 @@ if TYPE_CHECKING:
 __all__ = ["Passage"]
 
 
-@implementer(IExchangeListener)
-class Passage:
+@implementer(IAsker)
+class Passage(PlainPassage):
     """
     One request, and its answer.
 
@@ -139,6 +140,9 @@ class Passage:
             return
         assert self._translation is not None
         self.state = State.WAITING
+        if self._ask(client):
+            self._sent()
+            return
         try:
             exchange = client.exchange(self._translation.head, self)
         except InvalidArgument as error:
@@ -187,9 +191,10 @@ class Passage:
 
     def _wait(self, seconds: float) -> None:
         """Have the back end answer, or take more of the request, within so many seconds."""
-        assert self._exchange is not None
         if self._asked.length:
-            self._draining.begin(self._exchange)
+            asked = self._exchange or self._asking
+            assert asked is not None
+            self._draining.begin(asked)
         self._deadline.start(seconds)
 
     def _moves(self) -> None:
@@ -334,6 +339,8 @@ class Passage:
         self._answer(bad_answer(self._attempt.back_end, bad, self._settings.back_ends.now()))
 
     def _timed_out(self) -> None:
+        if self._asking is not None:
+            self._asking.go_on()
         if self.state is State.WAITING:
             if self._exchange is not None and self._draining.goes_on(self._exchange):
                 self._deadline.resume()
@@ -376,9 +383,9 @@ class Passage:
             tell_declined(request, translation, Declined.LEFT)
 
     def _drop_exchange(self) -> None:
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.abort()
+        asked, self._exchange, self._asking = self._exchange or self._asking, None, None
+        if asked is not None:
+            asked.abort()
 
     def _end(self) -> None:
         """Let everything go; what is at work is cancelled. Harmless when it is over."""

@@ -143,6 +143,20 @@ class ContentStream:
         self._settle()
         return read
 
+    def take(self) -> bytes | None:
+        """
+        Take the whole content, if all of it has come, and nobody has been given any of it.
+
+        :return: the content, which is the caller's now; None if it has to be streamed.
+        """
+        if self.is_wanted or self.state is not ContentState.COMPLETE:
+            return None
+        self.is_wanted = True
+        held = b"".join(self._held)
+        self._drop_held()
+        self.state = ContentState.READ
+        return held
+
     # What the source calls.
 
     def received(self, data: bytes) -> None:

@@ -271,6 +271,13 @@ class StreamingRequest(_twisted.LeanRequest):
                 stream.give_up()
         return stream.stream_to(consumer)
 
+    def take_content(self) -> bytes | None:
+        """
+        Take the request's content as a whole, in place of :meth:`stream_content`, if it is streamed, and
+        all of it has come already; else None.
+        """
+        return self._content_stream.take() if self._content_stream is not None else None
+
     @property
     def expects_continue(self) -> bool:
         """

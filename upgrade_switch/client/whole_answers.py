@@ -1,0 +1,80 @@
+"""
+:func:`whole_answer`: an answer in one go.
+
+Nearly every answer is plain, and comes in one piece: those are read here, with one regular expression
+that is stricter than h11. What it does not match is read by an exchange: it neither refuses nor corrects
+anything.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from itertools import compress
+from typing import NamedTuple
+
+from ..fields import MOST_LISTS_OF_NAMES
+from .exchange_heads import LONGEST_HEAD, TOKEN, VALUE, for_h11
+
+__all__ = ["WholeAnswer", "whole_answer"]
+
+# A final answer. No white space at either end of a value, and one space in front of it.
+_ANSWER = re.compile(
+    rb"HTTP/1\.1 ([2-5][0-9]{2}) (%b)\r\n"
+    rb"((?:(?:(?i:Content-Length): ([0-9]{1,18})|%b: (?:(?![ \t\r])%b(?<![ \t]))?+)\r\n)++)\r\n"
+    % (VALUE, TOKEN, VALUE)
+)
+# The name in a line of what that matches.
+_NAME = re.compile(rb"([^:]++)[^\r]++\r\n")
+
+_WITHOUT_BODY = (b"204", b"304")
+
+
+class WholeAnswer(NamedTuple):
+    """
+    An answer that is as long as its Content-Length says, or has no body: as it has come, and behind it
+    nothing. Nothing in it says what becomes of the connection.
+    """
+
+    code: int
+    phrase: bytes
+    names: tuple[bytes, ...]
+    """Of its fields."""
+    size: int
+    """How many bytes its head has, with the empty line."""
+    data: bytes
+    """All of it."""
+
+
+def whole_answer(data: bytes, to_head: bool) -> WholeAnswer | None:
+    """
+    :param data: what has come.
+    :param to_head: whether the request was a HEAD.
+    :return: None unless it is exactly one plain answer.
+    """
+    match = _ANSWER.match(data)
+    if match is None:
+        return None
+    code, phrase, length = match.group(1, 2, 4)
+    size = match.end()
+    names = tuple(_NAME.findall(data, *match.span(3)))
+    lengths = _lengths_in(names)
+    # One that says something else is not in the group.
+    if lengths != (length is not None) or size > LONGEST_HEAD:
+        return None
+    if to_head or code in _WITHOUT_BODY:
+        length = 0
+    if length is None or len(data) - size != int(length):
+        return None
+    return WholeAnswer(int(code), phrase, names, size, data)
+
+
+@lru_cache(MOST_LISTS_OF_NAMES)
+def _lengths_in(names: tuple[bytes, ...]) -> int | None:
+    """
+    How often Content-Length is among the names of an answer's fields; None if there are others that say
+    how the answer is framed, or what becomes of the connection.
+    """
+    looked_at = list(compress(names, for_h11(names) or ()))
+    lengths = [name for name in looked_at if name.lower() == b"content-length"]
+    return len(lengths) if len(lengths) == len(looked_at) else None

@@ -1,0 +1,101 @@
+"""
+:class:`PlainPassage`: the plain way of a request to a back end, and of its answer back.
+
+Nearly every request is plain, and is there as a whole; so is nearly every answer. Such a request is sent
+in one go, and such an answer is passed on as it has come. In between, this stands for the exchange, which
+there is not. As soon as there is anything else (an answer that is not plain, or not there as a whole, a
+back end that fails, a time-out), there is one, as if there had been one from the beginning
+(:meth:`PlainPassage.goes_on`), and the request goes on as any other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..server.request import UpgradeRequest
+from ..server.whole import send_whole, takes_whole
+from .plain_heads import passes_as_it_is, via_line
+from .states import State
+
+if TYPE_CHECKING:
+    from twisted.web.server import Request
+
+    from ..client.exchange import Exchange
+    from ..client.exchange_client import ExchangeClient
+    from ..client.exchange_interfaces import ExchangeHead
+    from ..client.whole_answers import WholeAnswer
+    from .backends import Exchange as Attempt
+    from .settings import Asked, Settings
+    from .translation import Translation
+    from .upload import Upload
+
+__all__ = ["PlainPassage"]
+
+
+class PlainPassage:
+    """
+    What a passage does on the plain way (``client.exchange_interfaces.IAsker``).
+    """
+
+    state: State
+    _settings: Settings
+    _request: Request
+    _asked: Asked
+    _attempt: Attempt | None
+    _translation: Translation | None
+    _upload: Upload | None
+    _exchange: Exchange | None
+    # The connection that was asked, until there is an exchange.
+    _asking: ExchangeClient | None = None
+
+    def _ask(self, client: ExchangeClient) -> bool:
+        """
+        Send the request the plain way.
+
+        :return: False if it cannot go that way: then nothing has been done.
+        """
+        assert self._translation is not None
+        head = self._translation.plain_head()
+        if head is None or client.is_over:
+            return False
+        content = b""
+        request = self._request
+        if self._asked.length:
+            whole = request.take_content() if isinstance(request, UpgradeRequest) else None
+            if whole is None:
+                return False
+            content, self._upload = whole, None
+        self._asking = client
+        client.ask(head + content, len(content), request.method == b"HEAD", self)
+        return True
+
+    def takes_whole(self, answer: WholeAnswer) -> bool:
+        settings = self._settings
+        return passes_as_it_is(
+            answer.names,
+            answer.code,
+            settings.rewrite_location,
+            settings.rewrite_cookies,
+            settings.back_ends.learns,
+        ) and takes_whole(self._request)
+
+    def answered(self, answer: WholeAnswer) -> None:
+        self._asking = None
+        assert self._attempt is not None
+        self._attempt.answered()
+        request = self._request
+        assert isinstance(request, UpgradeRequest)
+        self._end()
+        code, phrase, _, size, data = answer
+        head = data[: size - 2] + via_line(self._settings.rules.pseudonym) + b"\r\n"
+        send_whole(request, code, phrase, head, data[size:])
+
+    def asked_head(self) -> ExchangeHead:
+        assert self._translation is not None
+        return self._translation.head
+
+    def goes_on(self, exchange: Exchange) -> None:
+        self._asking, self._exchange = None, exchange
+
+    def _end(self) -> None:
+        raise NotImplementedError

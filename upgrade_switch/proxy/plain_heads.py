@@ -1,0 +1,125 @@
+"""
+The heads of plain messages, both ways, each in one go.
+
+What :mod:`.fields` makes of a message depends, as a rule, on the names of its fields alone. What is found
+out about these is remembered: for a request, how its lines are written; for an answer, that it passes as
+it has come. Any other message goes through :mod:`.fields`, field by field, and so does one that is not
+plain; the outcome is the same.
+
+Pure, as :mod:`.fields` is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import compress
+from typing import NamedTuple
+
+from ..client.exchange_heads import are_plain, for_h11, written_fields
+from ..fields import MOST_LISTS_OF_NAMES, lower_names, names_of
+from .fields import Rules, framing, host_of
+from .forwarded import Client, Field, Trusted, forwarded_fields, via
+from .locations import has_places
+from .names import LOOKED_AT, named_by_connection, which_pass
+
+__all__ = ["passes_as_it_is", "plain_lines", "via_line"]
+
+_MOST_REMEMBERED = 256
+
+# What depends on more than the names and the client.
+_NOT_PLAIN = frozenset({b"via", b"expect", b"upgrade", b"max-forwards"})
+
+_NO_CONTENT, _UPGRADE_REQUIRED = 204, 426
+
+
+class _Kept(NamedTuple):
+    """Which fields of a request pass, and how these are written."""
+
+    passes: tuple[bool, ...]
+    lines: bytes
+    """With a place for each value."""
+    size: int
+    """How many lines there are."""
+
+
+def plain_lines(
+    fields: Sequence[Field], client: Client, rules: Rules, *, length: int | None, authority: bytes
+) -> bytes | None:
+    """
+    The fields of a request as they are sent to the back end: what ``request_fields`` has as ``lines``.
+
+    :param fields: as they came from the client, which offers no upgrade.
+    :param length: of the body; None if there is none.
+    :param authority: the back end's.
+    :return: None unless the request is plain.
+    """
+    names = names_of(fields)
+    there = lower_names(names)
+    if client.version != b"HTTP/1.1" or not _NOT_PLAIN.isdisjoint(there) or client.address in rules.trusted:
+        return None
+    named = named_by_connection(fields) if b"connection" in there else frozenset()
+    kept = _kept(names, named, not rules.strip_authorization)
+    said = _said(client, rules.pseudonym)
+    if kept is None or said is None:
+        return None
+    lines = kept.lines % tuple(compress([value for _, value in fields], kept.passes))
+    if kept.size and not are_plain(lines, kept.size):
+        return None
+    host = host_of(client, rules, authority)
+    if length is None:
+        return b"Host: %b\r\n%b%b" % (host, lines, said)
+    ((name, value),) = framing(length)
+    return b"Host: %b\r\n%b%b: %b\r\n%b" % (host, lines, name, value, said)
+
+
+@lru_cache(MOST_LISTS_OF_NAMES)
+def _kept(names: tuple[bytes, ...], named: frozenset[bytes], may_authorize: bool) -> _Kept | None:
+    """
+    :return: None unless the names are tokens.
+    """
+    if for_h11(names) is None:
+        return None
+    passes = which_pass(names, named, False, False, may_authorize)
+    kept = [name.replace(b"%", b"%%") for name in compress(names, passes)]
+    return _Kept(passes, b"".join([name + b": %b\r\n" for name in kept]), len(kept))
+
+
+@lru_cache(_MOST_REMEMBERED)
+def _said(client: Client, pseudonym: bytes) -> bytes | None:
+    """What is said of a client that nobody else has said anything of, and of the proxy."""
+    said = forwarded_fields((), client, Trusted())
+    return written_fields([*said, via((), client.version, pseudonym)])
+
+
+@lru_cache(MOST_LISTS_OF_NAMES)
+def passes_as_it_is(
+    names: tuple[bytes, ...], code: int, locations: bool, cookies: bool, learns: bool
+) -> bool:
+    """
+    Whether a plain answer passes as it has come, but for :func:`via_line` behind its fields:
+    ``answer_fields`` drops none of them, and ``answer_places`` changes none.
+
+    :param names: of its fields, among which there is one Content-Length at most, which is valid.
+    :param locations: whether Location and Content-Location are changed.
+    :param cookies: whether Set-Cookie is.
+    :param learns: whether somebody wants to know of its cookies.
+    """
+    lower = lower_names(names)
+    looked_at = LOOKED_AT & lower
+    return (
+        not (looked_at - {b"content-length"} or code == _UPGRADE_REQUIRED)
+        # RFC 9110 §8.6.
+        and not (looked_at and code == _NO_CONTENT)
+        # Else the client gets this server's.
+        and b"date" in lower
+        and not (learns and b"set-cookie" in lower)
+        and not has_places([(name, b"") for name in names], locations=locations, cookies=cookies)
+    )
+
+
+@lru_cache(_MOST_REMEMBERED)
+def via_line(pseudonym: bytes) -> bytes:
+    """What a plain answer gets behind its fields."""
+    name, value = via((), b"HTTP/1.1", pseudonym)
+    return name + b": " + value + b"\r\n"
