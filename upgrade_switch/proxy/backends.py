@@ -38,10 +38,13 @@ class Exchange:
     :ivar back_end: where the request goes.
     """
 
-    def __init__(self, back_ends: BackEnds, back_end: BackEnd) -> None:
+    def __init__(self, back_ends: BackEnds, back_end: BackEnd, since: float) -> None:
+        """
+        :param since: the time now.
+        """
         self.back_end = back_end
         self._back_ends = back_ends
-        self._since = back_ends.now()
+        self._since = since
         self._ejections = back_end.ejections
         self._is_answered = self._has_failed = self._has_ended = False
         self._is_trial = back_end.retry_at is not None
@@ -176,18 +179,21 @@ class BackEnds:
         :param avoid: those that this request has been at.
         :return: the request there, which has begun; None if there is no back end left for it.
         """
-        now = self.now()
-        left = [each for each in self._all if not each.is_down and each not in avoid]
-        ready = [each for each in left if each.is_ready(now)]
-        if ready:
-            chosen = self._best(ready, key)
-        elif left:
-            chosen = min(left, key=lambda each: each.retry_at or now)
-        else:
-            return None
+        now = self._clock.seconds()
+        chosen = self._all[0]
+        # As a rule, there is one, and it is there.
+        if avoid or len(self._all) > 1 or chosen.is_down or chosen.retry_at is not None:
+            left = [each for each in self._all if not each.is_down and each not in avoid]
+            ready = [each for each in left if each.is_ready(now)]
+            if ready:
+                chosen = self._best(ready, key)
+            elif left:
+                chosen = min(left, key=lambda each: each.retry_at or now)
+            else:
+                return None
         self._turns += 1
         chosen.turn = self._turns
-        return Exchange(self, chosen)
+        return Exchange(self, chosen, now)
 
     def _best(self, ready: Sequence[BackEnd], key: bytes | None) -> BackEnd:
         if len(ready) == 1:

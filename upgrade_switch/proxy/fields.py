@@ -48,7 +48,6 @@ __all__ = [
     "Rules",
     "Tokens",
     "answer_fields",
-    "fields_of",
     "framing",
     "host_of",
     "request_fields",
@@ -133,11 +132,6 @@ class BadAnswer:
     """
 
     why: str
-
-
-def fields_of(headers: Headers) -> list[Field]:
-    """Twisted's headers as a list of lines."""
-    return [(name, value) for name, values in headers.getAllRawHeaders() for value in values]
 
 
 def request_fields(

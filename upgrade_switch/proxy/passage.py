@@ -71,25 +71,14 @@ class Passage(PlainPassage):
         """
         :param request: the client's, which this finishes.
         """
-        self.state = State.CONNECTING
         self._settings = settings
         self._request = request
         self._asked = asked
-        self._upload: Upload | None = None
         if asked.length:
-            self._upload = Upload(settings.max_body, self._too_long, self._moves, self._stalled)
+            self._draining = Draining()
         self._deadline = Deadline(settings.timers, self._timed_out)
         self._key = settings.back_ends.key_of(asked.client.address, asked.fields)
         self._tried: list[BackEnd] = []
-        self._attempt: Attempt | None = None
-        self._connecting: Deferred[ExchangeClient] | None = None
-        self._exchange: Exchange | None = None
-        self._has_retried = self._is_sent = self._is_flowing = False
-        self._draining = Draining()
-        self._reading: AnswerReading | None = None
-        self._translation: Translation | None = None
-        # The proxy's own answer if there is no other back end.
-        self._trouble: IResource | None = None
 
     def begin(self) -> None:
         """Send the request to a back end."""
@@ -143,6 +132,9 @@ class Passage(PlainPassage):
         if self._ask(client):
             self._sent()
             return
+        if self._asked.length and not self._has_retried:
+            most = self._settings.max_body
+            self._upload = Upload(most, self._too_long, self._moves, self._stalled)
         try:
             exchange = client.exchange(self._translation.head, self)
         except InvalidArgument as error:
@@ -342,7 +334,7 @@ class Passage(PlainPassage):
         if self._asking is not None:
             self._asking.go_on()
         if self.state is State.WAITING:
-            if self._exchange is not None and self._draining.goes_on(self._exchange):
+            if self._asked.length and self._exchange and self._draining.goes_on(self._exchange):
                 self._deadline.resume()
                 return
             self._drop_exchange()
@@ -397,7 +389,8 @@ class Passage(PlainPassage):
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.cancel()
-        self._drop_exchange()
+        if self._exchange is not None or self._asking is not None:
+            self._drop_exchange()
         upload, self._upload = self._upload, None
         if upload is not None:
             upload.give_up()

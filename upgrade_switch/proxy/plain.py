@@ -18,16 +18,19 @@ from .plain_heads import passes_as_it_is, via_line
 from .states import State
 
 if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+    from twisted.web.resource import IResource
     from twisted.web.server import Request
 
     from ..client.exchange import Exchange
     from ..client.exchange_client import ExchangeClient
     from ..client.exchange_interfaces import ExchangeHead
     from ..client.whole_answers import WholeAnswer
+    from .answering import AnswerReading
     from .backends import Exchange as Attempt
     from .settings import Asked, Settings
     from .translation import Translation
-    from .upload import Upload
+    from .upload import Draining, Upload
 
 __all__ = ["PlainPassage"]
 
@@ -37,16 +40,24 @@ class PlainPassage:
     What a passage does on the plain way (``client.exchange_interfaces.IAsker``).
     """
 
-    state: State
     _settings: Settings
     _request: Request
     _asked: Asked
-    _attempt: Attempt | None
-    _translation: Translation | None
-    _upload: Upload | None
-    _exchange: Exchange | None
+    # Nearly all of the rest is never set.
+    state = State.CONNECTING
+    _attempt: Attempt | None = None
+    _translation: Translation | None = None
+    _connecting: Deferred[ExchangeClient] | None = None
     # The connection that was asked, until there is an exchange.
     _asking: ExchangeClient | None = None
+    _exchange: Exchange | None = None
+    # If the request has a content.
+    _draining: Draining
+    _upload: Upload | None = None
+    _has_retried = _is_sent = _is_flowing = False
+    _reading: AnswerReading | None = None
+    # The proxy's own answer if there is no other back end.
+    _trouble: IResource | None = None
 
     def _ask(self, client: ExchangeClient) -> bool:
         """
@@ -64,9 +75,10 @@ class PlainPassage:
             whole = request.take_content() if isinstance(request, UpgradeRequest) else None
             if whole is None:
                 return False
-            content, self._upload = whole, None
+            content = whole
         self._asking = client
-        client.ask(head + content, len(content), request.method == b"HEAD", self)
+        # Every passage is an asker.
+        client.ask(head + content, len(content), request.method == b"HEAD", self)  # type: ignore[arg-type]
         return True
 
     def takes_whole(self, answer: WholeAnswer) -> bool:

@@ -17,7 +17,7 @@ from itertools import compress
 from typing import NamedTuple
 
 from ..client.exchange_heads import are_plain, for_h11, written_fields
-from ..fields import MOST_LISTS_OF_NAMES, lower_names, names_of
+from ..fields import MOST_LISTS_OF_NAMES, lower_names
 from .fields import Rules, framing, host_of
 from .forwarded import Client, Field, Trusted, forwarded_fields, via
 from .locations import has_places
@@ -29,6 +29,8 @@ _MOST_REMEMBERED = 256
 
 # What depends on more than the names and the client.
 _NOT_PLAIN = frozenset({b"via", b"expect", b"upgrade", b"max-forwards"})
+
+_NONE: frozenset[bytes] = frozenset()
 
 _NO_CONTENT, _UPGRADE_REQUIRED = 204, 426
 
@@ -54,11 +56,11 @@ def plain_lines(
     :param authority: the back end's.
     :return: None unless the request is plain.
     """
-    names = names_of(fields)
-    there = lower_names(names)
-    if client.version != b"HTTP/1.1" or not _NOT_PLAIN.isdisjoint(there) or client.address in rules.trusted:
+    names = tuple([name for name, _ in fields])
+    connection = _connection_in(names)
+    if connection is None or client.version != b"HTTP/1.1" or client.address in rules.trusted:
         return None
-    named = named_by_connection(fields) if b"connection" in there else frozenset()
+    named = _named_by(fields[connection][1]) if connection >= 0 else _NONE
     kept = _kept(names, named, not rules.strip_authorization)
     said = _said(client, rules.pseudonym)
     if kept is None or said is None:
@@ -71,6 +73,23 @@ def plain_lines(
         return b"Host: %b\r\n%b%b" % (host, lines, said)
     ((name, value),) = framing(length)
     return b"Host: %b\r\n%b%b: %b\r\n%b" % (host, lines, name, value, said)
+
+
+@lru_cache(MOST_LISTS_OF_NAMES)
+def _connection_in(names: tuple[bytes, ...]) -> int | None:
+    """
+    Which of a request's fields is Connection: its number; -1 if none is. None if there are several, or
+    if the request is not plain.
+    """
+    lower = [name.lower() for name in names]
+    if lower.count(b"connection") > 1 or not _NOT_PLAIN.isdisjoint(lower):
+        return None
+    return lower.index(b"connection") if b"connection" in lower else -1
+
+
+@lru_cache(MOST_LISTS_OF_NAMES)
+def _named_by(connection: bytes) -> frozenset[bytes]:
+    return named_by_connection([(b"Connection", connection)])
 
 
 @lru_cache(MOST_LISTS_OF_NAMES)

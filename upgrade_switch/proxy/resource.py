@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorCore, IReactorTime
@@ -24,7 +24,7 @@ from ..server.pages import StatusPage
 from ..server.request import UpgradeRequest
 from .answering import why_declined
 from .backends import BackEnds, URLs
-from .fields import CHUNKED, Length, Rules, Tokens, fields_of
+from .fields import CHUNKED, Length, Rules, Tokens
 from .forwarded import Client, Network, Trusted, hops_left, went_through
 from .health import HealthChecks
 from .passage import Passage
@@ -177,7 +177,7 @@ class UpgradeProxy(Resource):
         if isinstance(asked, StatusPage):
             return asked.render(request)
         if isinstance(request, UpgradeRequest):
-            if request.offer and (refusal := self._refusal_of(request)) is not None:
+            if asked.offer.tokens and (refusal := self._refusal_of(request)) is not None:
                 return refusal.render(request)
             if self._health is not None:
                 request.site.start_factory(self._health)
@@ -199,16 +199,16 @@ class UpgradeProxy(Resource):
     def _asked_by(self, request: Request) -> Asked | StatusPage:
         """What a client has asked for; or the answer to what cannot be passed on."""
         rules = self._settings.rules
-        fields = fields_of(request.requestHeaders)
+        names = _twisted.raw_fields(request.requestHeaders)
+        fields = [(name, value) for name, values in names.items() for value in values]
         mounted = split_mount(request.uri, len(request.prepath or ()))
         if isinstance(mounted, BadTarget):
             return StatusPage(400, "Bad Request", f"This is {mounted.why}.")
-        names = _twisted.raw_fields(request.requestHeaders)
         if b"Via" in names and went_through(fields, rules.pseudonym):
             return StatusPage(508, "Loop Detected", "This request has been here before.")
-        if hops_left(request.method, fields) == 0:
+        if b"Max-Forwards" in names and hops_left(request.method, fields) == 0:
             return StatusPage(200, "OK", "This request goes no further.")
-        length = _length_of(request)
+        length = _length_of(request, names)
         most = self._settings.max_body
         if most is not None and isinstance(length, int) and length > most:
             return StatusPage(413, "Content Too Large", "The content is too large.")
@@ -217,7 +217,7 @@ class UpgradeProxy(Resource):
             # Twisted has answered it already.
             fields = [field for field in fields if field[0].lower() != b"expect"]
         offer = ours.offer if ours else NO_OFFER
-        return Asked(_client_of(request), mounted, fields, offer, length)
+        return Asked(_client_of(request, names), mounted, fields, offer, length)
 
 
 def _check_numbers(timeouts: Iterable[object], max_body: object) -> None:
@@ -228,15 +228,15 @@ def _check_numbers(timeouts: Iterable[object], max_body: object) -> None:
         raise InvalidArgument(f"max_body is a number of bytes, or None, not {max_body!r}")
 
 
-def _client_of(request: Request) -> Client:
+def _client_of(request: Request, fields: Mapping[bytes, Sequence[bytes]]) -> Client:
     host = getattr(request.getClientAddress(), "host", None)
-    authority = request.getHeader(b"host")
+    # As getHeader has it.
+    authority = (fields.get(b"Host") or (None,))[-1]
     return Client(host, request.isSecure(), authority, request.clientproto)
 
 
-def _length_of(request: Request) -> Length:
+def _length_of(request: Request, fields: Mapping[bytes, Sequence[bytes]]) -> Length:
     """How long a request's content is (RFC 9112 §6): what is still to come, or what is there."""
-    fields = _twisted.raw_fields(request.requestHeaders)
     lengths = fields.get(b"Content-Length")
     if isinstance(request, UpgradeRequest):
         if request.has_unread_content:

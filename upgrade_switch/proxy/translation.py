@@ -44,7 +44,7 @@ class Translation:
         self._key: HandshakeKey | None = None
         self.tokens: tuple[UpgradeToken, ...] = ()
         self._head: ExchangeHead | None = None
-        if asked.offer:
+        if asked.offer.tokens:
             self._head = self._new_head()
 
     @property
@@ -74,7 +74,7 @@ class Translation:
         """The same as it is sent; None unless the request is plain."""
         asked, back_end = self._asked, self._back_end
         length = asked.length
-        if asked.offer or length == CHUNKED:
+        if asked.offer.tokens or length == CHUNKED:
             return None
         lines = plain_lines(
             asked.fields,

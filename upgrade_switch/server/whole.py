@@ -34,14 +34,15 @@ def takes_whole(request: Request) -> bool:
     return (
         isinstance(request, UpgradeRequest)
         and request.is_unanswered
-        and _are_ours(type(request), type(request.channel))
+        and _are_ours((type(request), type(request.channel)))
         and not request.channel.is_full
     )
 
 
 @lru_cache(_MOST_CLASSES)
-def _are_ours(request: type, channel: type) -> bool:
-    """Whether nobody has a say in how a request is answered."""
+def _are_ours(classes: tuple[type, type]) -> bool:
+    """Whether nobody has a say in how a request is answered, of such a class, and of such a channel."""
+    request, channel = classes
     return (
         issubclass(channel, ReceivingChannel)
         and all(getattr(request, name) is getattr(UpgradeRequest, name) for name in _OF_REQUEST)
