@@ -99,6 +99,14 @@ class LeanRequest(Request):
         content: IO[bytes] = self.__dict__["content"]
         return content
 
+    def _cleanup(self) -> None:
+        if self.producer or self.notifications or self.has_content:
+            super()._cleanup()
+            return
+        # The rest of it, without a look at what is not there.
+        self.channel.requestDone(self)
+        del self.channel
+
     @property
     def has_content(self) -> bool:
         """Whether there may be a content; to look at one that is empty would make it."""

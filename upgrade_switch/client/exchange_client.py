@@ -139,7 +139,7 @@ class ExchangeClient(Protocol):
             want to know any more, it calls :meth:`abort`.
         :raises RuntimeError: if there is an exchange on this connection already, or if it is over.
         """
-        if self.is_busy or self.is_over:
+        if self._exchange is not None or self._asker is not None or self._why_over is not None:
             raise RuntimeError("the connection is at work on another request, or is over")
         self._asker, self._size, self._is_head = asker, size, is_head
         if size and self._last_reading is None:
@@ -184,7 +184,7 @@ class ExchangeClient(Protocol):
             if answer is not None and not _twisted.unsent(self.transport) and asker.takes_whole(answer):
                 self._asker = None
                 self.was_used = True
-                self._rest_unless_over()
+                self._keeper.put(self)
                 asker.answered(answer)
                 return
             self.go_on()

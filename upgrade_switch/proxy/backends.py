@@ -63,9 +63,10 @@ class Exchange:
         if self._is_answered or self._has_failed:
             return
         self._is_answered = True
-        self.back_end.took(self._back_ends.now() - self._since)
-        if self._is_current:
-            self.back_end.recover()
+        back_end = self.back_end
+        back_end.took(self._back_ends.now() - self._since)
+        if self._ejections == back_end.ejections:
+            back_end.recover()
 
     def switched(self) -> None:
         """The answer was a 101: the back end has the connection until :meth:`ended`."""

@@ -176,6 +176,13 @@ class ContentStream:
             self.state = ContentState.COMPLETE
             self._settle()
 
+    def came_whole(self, data: bytes) -> None:
+        """All of the content has come at once, before anybody could ask for it."""
+        self._received = self._size_of_held = len(data)
+        self._held = [data] if data else []
+        self._pace, self.awaits_continue = None, False
+        self.state = ContentState.COMPLETE
+
     def failed(self, reason: Failure) -> None:
         """The rest of the content does not come: its source is gone."""
         self._pace = None

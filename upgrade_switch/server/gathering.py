@@ -98,8 +98,9 @@ class GatheringChannel(_twisted.AskingChannel):
             self._gathered.extend(iovec)
 
     def requestDone(self, request: Request) -> None:
-        # What comes behind may be written past this channel.
-        self.flush()
+        if self._gathered is not None:
+            # What comes behind may be written past this channel.
+            self.flush()
         super().requestDone(request)
 
     def loseConnection(self) -> None:

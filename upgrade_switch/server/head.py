@@ -16,15 +16,15 @@ from .. import _twisted
 
 __all__ = ["Head", "read_head"]
 
-# RFC 9112 §3, §5, without obsolete folding, and without control characters in values. Names are short,
-# since they are remembered.
+# RFC 9112 §3, §5, without obsolete folding, and without control characters in values, or white space
+# behind them. Names are short, since they are remembered.
 _HEAD = re.compile(
-    rb"(?!CONNECT )([A-Z]+) ([!-~]+) HTTP/1\.1\r\n"
-    rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}:[\t -~\x80-\xff]*\r\n)+)\r\n"
+    rb"(?!CONNECT )([A-Z]++) ([!-~]++) HTTP/1\.1\r\n"
+    rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}+:[\t -~\x80-\xff]*+(?<![\t ])\r\n)++)\r\n"
 )
 
 # A line of what that matches.
-_FIELD = re.compile(rb"([^:]+):[\t ]*([^\r]*)\r\n")
+_FIELD = re.compile(rb"([^:]++):[\t ]*+([^\r]*+)\r\n")
 
 _LENGTH = re.compile(rb"[0-9]{1,18}\Z")
 
@@ -57,8 +57,6 @@ def read_head(data: bytes, most_bytes: int, most_fields: int) -> Head | None:
     lines = _FIELD.findall(block)
     if len(lines) > most_fields:
         return None
-    if b" \r" in block or b"\t\r" in block:
-        lines = [(name, value.rstrip(b" \t")) for name, value in lines]
     fields = _twisted.by_name(lines)
     if b"Transfer-Encoding" in fields or b"Expect" in fields:
         # There is more to do than to read a head, and its content.

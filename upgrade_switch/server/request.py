@@ -121,13 +121,14 @@ class UpgradeRequest(StreamingRequest):
             fields = _twisted.raw_fields(self.requestHeaders)
             # RFC 8441 §4: an extended CONNECT names its one token elsewhere.
             named = getattr(getattr(self, "channel", None), "connect_protocol", None)
-            offer = (
-                Offer((named,))
-                if named
-                else Offer.of_request(
-                    self.method, self.clientproto, fields.get(b"Upgrade"), fields.get(b"Connection")
+            if named:
+                offer = Offer((named,))
+            elif b"Upgrade" not in fields:
+                offer = NO_OFFER
+            else:
+                offer = Offer.of_request(
+                    self.method, self.clientproto, fields[b"Upgrade"], fields.get(b"Connection")
                 )
-            )
             if offer.tokens and not self.is_detachable:
                 offer = Offer((), "this connection belongs to no UpgradeSite")
             self._offer = offer

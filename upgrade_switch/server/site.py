@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, ISSLTransport
 from twisted.logger import Logger
 from twisted.web.guard import HTTPAuthSessionWrapper
-from twisted.web.resource import IResource
+from twisted.web.resource import IResource, getChildForRequest
 from twisted.web.server import Site
 from twisted.web.util import DeferredResource
 from zope.interface import implementer
@@ -204,12 +204,13 @@ class UpgradeSite(Site):
         self.switched.draining = draining
 
     def getResourceFor(self, request: Any) -> IResource:
-        if not self._upgrades.names or not request.offer:
-            found: IResource = super().getResourceFor(request)
-            return found
+        if not self._upgrades.names or not request.offer.tokens:
+            # What Site does.
+            request.site, request.sitepath = self, list(request.prepath)
+            return getChildForRequest(self.resource, request)
         # On the way to the resource, others may change the request (VHostMonsterResource).
         request.keep_as_sent()
-        found = super().getResourceFor(request)
+        found: IResource = super().getResourceFor(request)
         if takes_upgrades(found, request) or self._may_take(found, request):
             return found
         upgrade = self.site_upgrade_for(request)

@@ -105,7 +105,7 @@ class StreamingRequest(_twisted.LeanRequest):
 
     def _says_continue(self) -> bool:
         # As Twisted reads it.
-        values = self.requestHeaders.getRawHeaders(b"expect") or ()
+        values = _twisted.raw_fields(self.requestHeaders).get(b"Expect")
         return bool(values) and values[0].lower() == b"100-continue"
 
     def _look_at_head(self, method: bytes, target: bytes, version: bytes) -> None:
