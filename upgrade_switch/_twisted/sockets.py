@@ -8,7 +8,7 @@ import select
 import socket
 from contextlib import suppress
 from fcntl import ioctl
-from struct import unpack
+from sys import byteorder
 from termios import TIOCOUTQ
 from typing import NamedTuple
 
@@ -85,6 +85,8 @@ _TCP = int(socket.IPPROTO_TCP)
 _KEEP_ALIVE_IDLE = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", 0))
 
 
+_NUMBER = bytes(4)
+
 # Retransmissions without an answer that are more than a hiccup.
 _MANY_RETRANSMISSIONS = 3
 
@@ -130,12 +132,13 @@ def unacknowledged(transport: object) -> int:
     transport = getattr(transport, "carrier", transport)
     waiting = unsent(transport)
     handle = getattr(beneath(transport), "socket", None)
-    if handle is not None:
+    if handle is None:
+        return waiting
+    try:
+        return waiting + int.from_bytes(ioctl(handle.fileno(), TIOCOUTQ, _NUMBER), byteorder)
+    except (OSError, ValueError):
         # Not every kernel knows it, nor of every kind of socket; a socket may have been closed.
-        with suppress(OSError, ValueError):
-            (queued,) = unpack("i", ioctl(handle.fileno(), TIOCOUTQ, bytes(4)))
-            waiting += queued
-    return waiting
+        return waiting
 
 
 def has_peer_ended(transport: object) -> bool:

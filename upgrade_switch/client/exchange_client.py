@@ -22,11 +22,11 @@ from ..negotiation import Offer, UpgradeToken
 from ..sending import is_clean_end
 from .exchange import Exchange
 from .exchange_heads import request_head
-from .exchange_interfaces import ExchangeHead, IAsker, IExchangeListener, framings
+from .exchange_interfaces import ExchangeHead, IExchangeListener, framings
 from .exchange_messages import Messages
 from .failures import explained
 from .states import State
-from .whole_answers import whole_answer
+from .whole_answers import IAsker, whole_answer
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime

@@ -5,7 +5,7 @@ What an exchange with a back end asks of those around it: its head, its listener
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from twisted.python.failure import Failure
 from zope.interface import Interface
@@ -13,14 +13,9 @@ from zope.interface import Interface
 from ..connection import SwitchedConnection
 from ..fields import lower_names, names_of
 
-if TYPE_CHECKING:
-    from .exchange import Exchange
-    from .whole_answers import WholeAnswer
-
 __all__ = [
     "ExchangeHead",
     "Fields",
-    "IAsker",
     "IExchangeListener",
     "PlainFields",
     "framings",
@@ -122,34 +117,6 @@ class IExchangeListener(Interface):
             see the request: the connection had been used before, and nothing of an answer has come. It
             is up to the listener whether this request may be sent twice (RFC 9110 §9.2.2), over a
             fresh connection.
-        """
-
-
-class IAsker(IExchangeListener):
-    """
-    Sends a whole request at once (``ExchangeClient.ask``). Nearly always, the answer comes in one piece,
-    too, and is plain: then it is told of that in one call. Of anything else it is told as if it had
-    begun an exchange, which it then gets.
-    """
-
-    def takes_whole(answer: WholeAnswer) -> bool:  # noqa: N805 - interfaces have no self
-        """
-        Whether an answer is taken in one piece: :meth:`answered` is called next. Else there is an
-        exchange.
-        """
-
-    def answered(answer: WholeAnswer) -> None:  # noqa: N805 - interfaces have no self
-        """
-        The whole answer has come. It is the last call. The connection is already there to be taken.
-        """
-
-    def asked_head() -> ExchangeHead:
-        """There is to be an exchange: what has been sent?"""
-
-    def goes_on(exchange: Exchange) -> None:  # noqa: N805 - interfaces have no self
-        """
-        There is an exchange now, in which the request has been sent. The calls of
-        :class:`IExchangeListener` follow.
         """
 
 

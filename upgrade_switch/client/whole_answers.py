@@ -2,8 +2,8 @@
 :func:`whole_answer`: an answer in one go.
 
 Nearly every answer is plain, and comes in one piece: those are read here, with one regular expression
-that is stricter than h11. What it does not match is read by an exchange: it neither refuses nor corrects
-anything.
+that is stricter than h11. What it does not match is read by an exchange: it neither refuses nor
+corrects anything.
 """
 
 from __future__ import annotations
@@ -11,18 +11,25 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from itertools import compress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..fields import MOST_LISTS_OF_NAMES
 from .exchange_heads import LONGEST_HEAD, TOKEN, VALUE, for_h11
+from .exchange_interfaces import IExchangeListener
 
-__all__ = ["WholeAnswer", "whole_answer"]
+if TYPE_CHECKING:
+    from .exchange import Exchange
+    from .exchange_interfaces import ExchangeHead
 
-# A final answer. No white space at either end of a value, and one space in front of it.
+__all__ = ["IAsker", "WholeAnswer", "whole_answer"]
+
+_LENGTH = rb"(?i:Content-Length):"
+# A final answer. No white space at either end of a value, and one space in front of it. (The lines are no
+# possessive group: re loses count of a group within one.)
 _ANSWER = re.compile(
     rb"HTTP/1\.1 ([2-5][0-9]{2}) (%b)\r\n"
-    rb"((?:(?:(?i:Content-Length): ([0-9]{1,18})|%b: (?:(?![ \t\r])%b(?<![ \t]))?+)\r\n)++)\r\n"
-    % (VALUE, TOKEN, VALUE)
+    rb"((?:(?:%b ([0-9]{1,18}+)|(?!%b)%b: (?:(?![ \t\r])%b(?<![ \t]))?+)\r\n)+)\r\n"
+    % (VALUE, _LENGTH, _LENGTH, TOKEN, VALUE)
 )
 # The name in a line of what that matches.
 _NAME = re.compile(rb"([^:]++)[^\r]++\r\n")
@@ -46,6 +53,34 @@ class WholeAnswer(NamedTuple):
     """All of it."""
 
 
+class IAsker(IExchangeListener):
+    """
+    Sends a whole request at once (``ExchangeClient.ask``). Nearly always, the answer comes in one
+    piece, too, and is plain: then it is told of that in one call. Of anything else it is told as if it
+    had begun an exchange, which it then gets.
+    """
+
+    def takes_whole(answer: WholeAnswer) -> bool:  # noqa: N805 - interfaces have no self
+        """
+        Whether an answer is taken in one piece: :meth:`answered` is called next. Else there is an
+        exchange.
+        """
+
+    def answered(answer: WholeAnswer) -> None:  # noqa: N805 - interfaces have no self
+        """
+        The whole answer has come. It is the last call. The connection is already there to be taken.
+        """
+
+    def asked_head() -> ExchangeHead:
+        """There is to be an exchange: what has been sent?"""
+
+    def goes_on(exchange: Exchange) -> None:  # noqa: N805 - interfaces have no self
+        """
+        There is an exchange now, in which the request has been sent. The calls of
+        :class:`IExchangeListener` follow.
+        """
+
+
 def whole_answer(data: bytes, to_head: bool) -> WholeAnswer | None:
     """
     :param data: what has come.
@@ -59,8 +94,7 @@ def whole_answer(data: bytes, to_head: bool) -> WholeAnswer | None:
     size = match.end()
     names = tuple(_NAME.findall(data, *match.span(3)))
     lengths = _lengths_in(names)
-    # One that says something else is not in the group.
-    if lengths != (length is not None) or size > LONGEST_HEAD:
+    if lengths is None or lengths > 1 or size > LONGEST_HEAD:
         return None
     if to_head or code in _WITHOUT_BODY:
         length = 0

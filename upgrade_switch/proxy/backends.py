@@ -206,6 +206,11 @@ class BackEnds:
         return known or max(ready, key=lambda each: _score(key, each))
 
     @property
+    def is_sticky(self) -> bool:
+        """Whether :meth:`key_of` finds anything."""
+        return self._sticky is not None
+
+    @property
     def learns(self) -> bool:
         """Whether :meth:`learn` makes a difference."""
         return self._sticky not in (None, "address") and len(self._all) > 1

@@ -16,7 +16,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from ..client.exchange_heads import written_fields
 from ..client.exchange_interfaces import PlainFields
@@ -36,9 +36,6 @@ from .forwarded import (
     via,
 )
 from .names import LOOKED_AT, NEVER_IN_ANSWERS, named_by_connection, which_pass
-
-if TYPE_CHECKING:
-    from twisted.web.http_headers import Headers
 
 __all__ = [
     "CHUNKED",

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
-from ..client.exchange_interfaces import IAsker
+from ..client.whole_answers import IAsker
 from ..errors import InvalidArgument
 from ..interfaces import Declined
 from ..server.content import ContentStream
@@ -45,15 +45,12 @@ from .troubles import bad_answer, half_an_answer, no_answer, not_taken
 from .upload import Draining, Upload, may_repeat
 
 if TYPE_CHECKING:
-    from twisted.internet.defer import Deferred
     from twisted.web.server import Request
 
     from ..client.exchange import Exchange
     from ..client.exchange_client import ExchangeClient
     from ..client.exchange_interfaces import Fields
     from ..connection import SwitchedConnection
-    from .backends import BackEnd
-    from .backends import Exchange as Attempt
     from .settings import Asked, Settings
 
 __all__ = ["Passage"]
@@ -77,8 +74,6 @@ class Passage(PlainPassage):
         if asked.length:
             self._draining = Draining()
         self._deadline = Deadline(settings.timers, self._timed_out)
-        self._key = settings.back_ends.key_of(asked.client.address, asked.fields)
-        self._tried: list[BackEnd] = []
 
     def begin(self) -> None:
         """Send the request to a back end."""
@@ -88,12 +83,13 @@ class Passage(PlainPassage):
     # Connecting.
 
     def _choose(self) -> None:
-        attempt = self._settings.back_ends.choose(self._key, self._tried)
+        back_ends, asked = self._settings.back_ends, self._asked
+        key = back_ends.key_of(asked.client.address, asked.fields) if back_ends.is_sticky else None
+        attempt = back_ends.choose(key, self._tried)
         if attempt is None:
             self._answer(self._trouble or service_unavailable("No server is there for this now."))
             return
         self._attempt = attempt
-        self._tried.append(attempt.back_end)
         method = self._request.method
         translation = Translation.of(self._settings, method, self._asked, attempt.back_end)
         if isinstance(translation, BadTarget):
@@ -320,6 +316,7 @@ class Passage(PlainPassage):
         """There is no answer from the back end that was chosen."""
         attempt, self._attempt = self._attempt, None
         assert attempt is not None
+        self._tried += (attempt.back_end,)
         attempt.failed(refused)
         attempt.ended()
         self._trouble = no_answer(attempt.back_end, reason, self._settings.back_ends.now())

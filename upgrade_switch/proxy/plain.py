@@ -1,10 +1,10 @@
 """
 :class:`PlainPassage`: the plain way of a request to a back end, and of its answer back.
 
-Nearly every request is plain, and is there as a whole; so is nearly every answer. Such a request is sent
-in one go, and such an answer is passed on as it has come. In between, this stands for the exchange, which
-there is not. As soon as there is anything else (an answer that is not plain, or not there as a whole, a
-back end that fails, a time-out), there is one, as if there had been one from the beginning
+Nearly every request is plain, and is there as a whole; so is nearly every answer. Such a request is
+sent in one go, and such an answer is passed on as it has come. In between, there is no exchange. As
+soon as there is anything else (an answer that is not plain, or not there as a whole, a back end that
+fails, a time-out), there is one, as if there had been one from the beginning
 (:meth:`PlainPassage.goes_on`), and the request goes on as any other.
 """
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..client.exchange_interfaces import ExchangeHead
     from ..client.whole_answers import WholeAnswer
     from .answering import AnswerReading
+    from .backends import BackEnd
     from .backends import Exchange as Attempt
     from .settings import Asked, Settings
     from .translation import Translation
@@ -37,7 +38,7 @@ __all__ = ["PlainPassage"]
 
 class PlainPassage:
     """
-    What a passage does on the plain way (``client.exchange_interfaces.IAsker``).
+    What a passage does on the plain way (``client.whole_answers.IAsker``).
     """
 
     _settings: Settings
@@ -45,6 +46,8 @@ class PlainPassage:
     _asked: Asked
     # Nearly all of the rest is never set.
     state = State.CONNECTING
+    # The back ends that have failed.
+    _tried: tuple[BackEnd, ...] = ()
     _attempt: Attempt | None = None
     _translation: Translation | None = None
     _connecting: Deferred[ExchangeClient] | None = None

@@ -1,17 +1,17 @@
 """
 The heads of plain messages, both ways, each in one go.
 
-What :mod:`.fields` makes of a message depends, as a rule, on the names of its fields alone. What is found
-out about these is remembered: for a request, how its lines are written; for an answer, that it passes as
-it has come. Any other message goes through :mod:`.fields`, field by field, and so does one that is not
-plain; the outcome is the same.
+What :mod:`.fields` makes of a message depends, as a rule, on the names of its fields alone. What is
+found out about these is remembered: for a request, how its lines are written; for an answer, that it
+passes as it has come. Any message may go through :mod:`.fields`, field by field, and the outcome is the
+same; those that are not plain have to.
 
 Pure, as :mod:`.fields` is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import compress
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from ..client.exchange_heads import are_plain, for_h11, written_fields
 from ..fields import MOST_LISTS_OF_NAMES, lower_names
 from .fields import Rules, framing, host_of
-from .forwarded import Client, Field, Trusted, forwarded_fields, via
+from .forwarded import Client, Trusted, forwarded_fields, via
 from .locations import has_places
 from .names import LOOKED_AT, named_by_connection, which_pass
 
@@ -46,26 +46,35 @@ class _Kept(NamedTuple):
 
 
 def plain_lines(
-    fields: Sequence[Field], client: Client, rules: Rules, *, length: int | None, authority: bytes
+    fields: Mapping[bytes, Sequence[bytes]],
+    client: Client,
+    rules: Rules,
+    *,
+    length: int | None,
+    authority: bytes,
 ) -> bytes | None:
     """
     The fields of a request as they are sent to the back end: what ``request_fields`` has as ``lines``.
 
-    :param fields: as they came from the client, which offers no upgrade.
+    :param fields: the values of each name, which is spelled as in Twisted's ``Headers``, of the client,
+        which offers no upgrade.
     :param length: of the body; None if there is none.
     :param authority: the back end's.
     :return: None unless the request is plain.
     """
-    names = tuple([name for name, _ in fields])
-    connection = _connection_in(names)
-    if connection is None or client.version != b"HTTP/1.1" or client.address in rules.trusted:
+    if client.version != b"HTTP/1.1" or client.address in rules.trusted:
         return None
-    named = _named_by(fields[connection][1]) if connection >= 0 else _NONE
-    kept = _kept(names, named, not rules.strip_authorization)
+    try:
+        values = [value for (value,) in fields.values()]
+    except ValueError:
+        # Some are repeated.
+        return None
+    named = _named_by(fields[b"Connection"][0]) if b"Connection" in fields else _NONE
+    kept = _kept(tuple(fields), named, not rules.strip_authorization)
     said = _said(client, rules.pseudonym)
     if kept is None or said is None:
         return None
-    lines = kept.lines % tuple(compress([value for _, value in fields], kept.passes))
+    lines = kept.lines % tuple(compress(values, kept.passes))
     if kept.size and not are_plain(lines, kept.size):
         return None
     host = host_of(client, rules, authority)
@@ -76,18 +85,6 @@ def plain_lines(
 
 
 @lru_cache(MOST_LISTS_OF_NAMES)
-def _connection_in(names: tuple[bytes, ...]) -> int | None:
-    """
-    Which of a request's fields is Connection: its number; -1 if none is. None if there are several, or
-    if the request is not plain.
-    """
-    lower = [name.lower() for name in names]
-    if lower.count(b"connection") > 1 or not _NOT_PLAIN.isdisjoint(lower):
-        return None
-    return lower.index(b"connection") if b"connection" in lower else -1
-
-
-@lru_cache(MOST_LISTS_OF_NAMES)
 def _named_by(connection: bytes) -> frozenset[bytes]:
     return named_by_connection([(b"Connection", connection)])
 
@@ -95,9 +92,9 @@ def _named_by(connection: bytes) -> frozenset[bytes]:
 @lru_cache(MOST_LISTS_OF_NAMES)
 def _kept(names: tuple[bytes, ...], named: frozenset[bytes], may_authorize: bool) -> _Kept | None:
     """
-    :return: None unless the names are tokens.
+    :return: None unless the names are tokens, and say that the request is plain.
     """
-    if for_h11(names) is None:
+    if for_h11(names) is None or not _NOT_PLAIN.isdisjoint(lower_names(names)):
         return None
     passes = which_pass(names, named, False, False, may_authorize)
     kept = [name.replace(b"%", b"%%") for name in compress(names, passes)]

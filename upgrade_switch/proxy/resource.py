@@ -25,7 +25,7 @@ from ..server.request import UpgradeRequest
 from .answering import why_declined
 from .backends import BackEnds, URLs
 from .fields import CHUNKED, Length, Rules, Tokens
-from .forwarded import Client, Network, Trusted, hops_left, went_through
+from .forwarded import Client, Field, Network, Trusted, hops_left, went_through
 from .health import HealthChecks
 from .passage import Passage
 from .settings import Asked, Settings
@@ -199,14 +199,16 @@ class UpgradeProxy(Resource):
     def _asked_by(self, request: Request) -> Asked | StatusPage:
         """What a client has asked for; or the answer to what cannot be passed on."""
         rules = self._settings.rules
-        names = _twisted.raw_fields(request.requestHeaders)
-        fields = [(name, value) for name, values in names.items() for value in values]
+        names: Mapping[bytes, Sequence[bytes]] = _twisted.raw_fields(request.requestHeaders)
         mounted = split_mount(request.uri, len(request.prepath or ()))
         if isinstance(mounted, BadTarget):
             return StatusPage(400, "Bad Request", f"This is {mounted.why}.")
-        if b"Via" in names and went_through(fields, rules.pseudonym):
+        if b"Via" in names and went_through(_lines_of(names, b"Via"), rules.pseudonym):
             return StatusPage(508, "Loop Detected", "This request has been here before.")
-        if b"Max-Forwards" in names and hops_left(request.method, fields) == 0:
+        if (
+            b"Max-Forwards" in names
+            and hops_left(request.method, _lines_of(names, b"Max-Forwards")) == 0
+        ):
             return StatusPage(200, "OK", "This request goes no further.")
         length = _length_of(request, names)
         most = self._settings.max_body
@@ -215,9 +217,13 @@ class UpgradeProxy(Resource):
         ours = request if isinstance(request, UpgradeRequest) else None
         if b"Expect" in names and not (ours and ours.expects_continue):
             # Twisted has answered it already.
-            fields = [field for field in fields if field[0].lower() != b"expect"]
+            names = {name: values for name, values in names.items() if name != b"Expect"}
         offer = ours.offer if ours else NO_OFFER
-        return Asked(_client_of(request, names), mounted, fields, offer, length)
+        return Asked(_client_of(request, names), mounted, names, offer, length)
+
+
+def _lines_of(fields: Mapping[bytes, Sequence[bytes]], name: bytes) -> list[Field]:
+    return [(name, value) for value in fields[name]]
 
 
 def _check_numbers(timeouts: Iterable[object], max_body: object) -> None:

@@ -77,7 +77,7 @@ class Translation:
         if asked.offer.tokens or length == CHUNKED:
             return None
         lines = plain_lines(
-            asked.fields,
+            asked.headers,
             asked.client,
             self._settings.rules,
             length=length,

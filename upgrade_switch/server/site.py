@@ -207,7 +207,8 @@ class UpgradeSite(Site):
         if not self._upgrades.names or not request.offer.tokens:
             # What Site does.
             request.site, request.sitepath = self, list(request.prepath)
-            return getChildForRequest(self.resource, request)
+            direct: IResource = getChildForRequest(self.resource, request)
+            return direct
         # On the way to the resource, others may change the request (VHostMonsterResource).
         request.keep_as_sent()
         found: IResource = super().getResourceFor(request)

@@ -105,7 +105,7 @@ class StreamingRequest(_twisted.LeanRequest):
 
     def _says_continue(self) -> bool:
         # As Twisted reads it.
-        values = _twisted.raw_fields(self.requestHeaders).get(b"Expect")
+        values = _twisted.raw_fields(self.requestHeaders).get(b"Expect", [])
         return bool(values) and values[0].lower() == b"100-continue"
 
     def _look_at_head(self, method: bytes, target: bytes, version: bytes) -> None:
@@ -273,7 +273,7 @@ class StreamingRequest(_twisted.LeanRequest):
 
     def take_content(self) -> bytes | None:
         """
-        Take the request's content as a whole, in place of :meth:`stream_content`, if it is streamed, and
+        Take the whole content of the request, in place of :meth:`stream_content`, if it is streamed and
         all of it has come already; else None.
         """
         return self._content_stream.take() if self._content_stream is not None else None
