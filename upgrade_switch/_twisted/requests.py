@@ -100,7 +100,7 @@ class LeanRequest(Request):
         return content
 
     def _cleanup(self) -> None:
-        if self.producer or self.notifications or self.has_content:
+        if self.producer or self.notifications or "content" in self.__dict__:
             super()._cleanup()
             return
         # The rest of it, without a look at what is not there.

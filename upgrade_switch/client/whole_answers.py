@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["IAsker", "WholeAnswer", "whole_answer"]
 
 _LENGTH = rb"(?i:Content-Length):"
-# A final answer. No white space at either end of a value, and one space in front of it. (The lines are no
-# possessive group: re loses count of a group within one.)
+# A final answer. No white space at either end of a value, and one space in front of it. (The lines are
+# no possessive group: re loses count of a group within one.)
 _ANSWER = re.compile(
     rb"HTTP/1\.1 ([2-5][0-9]{2}) (%b)\r\n"
     rb"((?:(?:%b ([0-9]{1,18}+)|(?!%b)%b: (?:(?![ \t\r])%b(?<![ \t]))?+)\r\n)+)\r\n"

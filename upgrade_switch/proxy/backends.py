@@ -65,7 +65,7 @@ class Exchange:
         self._is_answered = True
         back_end = self.back_end
         back_end.took(self._back_ends.now() - self._since)
-        if self._ejections == back_end.ejections:
+        if back_end.failures and self._is_current:
             back_end.recover()
 
     def switched(self) -> None:
@@ -105,6 +105,8 @@ class BackEnds:
     A back end that fails three requests in a row, or refuses a connection while there are others, gets
     none for a second, then for two, up to 30. Then one request tries it. If none is left, the one that
     comes back first is tried anyway.
+
+    :ivar learns: whether :meth:`learn` makes a difference.
     """
 
     def __init__(
@@ -147,6 +149,7 @@ class BackEnds:
         if not made or len({back_end.url for back_end in made}) < len(made):
             raise InvalidArgument("a proxy has at least one back end, and none twice")
         self._all = tuple(known.get(back_end.url, back_end) for back_end in made)
+        self.learns = self._sticky not in (None, "address") and len(self._all) > 1
 
     def __iter__(self) -> Iterator[BackEnd]:
         return iter(self._all)
@@ -209,11 +212,6 @@ class BackEnds:
     def is_sticky(self) -> bool:
         """Whether :meth:`key_of` finds anything."""
         return self._sticky is not None
-
-    @property
-    def learns(self) -> bool:
-        """Whether :meth:`learn` makes a difference."""
-        return self._sticky not in (None, "address") and len(self._all) > 1
 
     def learn(self, fields: Iterable[Field], back_end: BackEnd) -> None:
         """

@@ -68,8 +68,9 @@ class Deadline:
     def give_up(self) -> None:
         """There will be none any more, either, and whom to call is forgotten."""
         self._seconds = 0.0
-        if self._queue is not None:
-            self.pause()
+        queue, self._queue = self._queue, None
+        if queue is not None:
+            queue.end(self)
         self._passed = _nothing
 
     def timed_out(self) -> None:

@@ -165,7 +165,7 @@ def request_fields(
     if method in (b"OPTIONS", b"TRACE"):
         kept = [one_hop_less(name, clean(value)) for name, value in kept]
     passed = [
-        (b"Host", host_of(client, rules, authority)),
+        (b"Host", host_of(client, rules.preserve_host, authority)),
         *kept,
         *framing(length),
         *forwarded_fields(fields, client, rules.trusted),
@@ -176,10 +176,10 @@ def request_fields(
     return RequestFields(passed if lines is not None else clean_fields(passed), asked, lines)
 
 
-def host_of(client: Client, rules: Rules, authority: bytes) -> bytes:
+def host_of(client: Client, preserve_host: bool, authority: bytes) -> bytes:
     """The one Host field (RFC 9110 §7.2); HTTP/1.0 need not have any."""
     sent = client.authority
-    return sent if rules.preserve_host and sent is not None and is_host(sent) else authority
+    return sent if preserve_host and sent is not None and is_host(sent) else authority
 
 
 def _may_expect(client: Client, length: Length) -> bool:

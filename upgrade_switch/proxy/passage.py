@@ -126,7 +126,6 @@ class Passage(PlainPassage):
         assert self._translation is not None
         self.state = State.WAITING
         if self._ask(client):
-            self._sent()
             return
         if self._asked.length and not self._has_retried:
             most = self._settings.max_body

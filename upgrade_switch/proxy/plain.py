@@ -72,16 +72,20 @@ class PlainPassage:
         head = self._translation.plain_head()
         if head is None or client.is_over:
             return False
-        content = b""
         request = self._request
+        is_head, content = request.method == b"HEAD", b""
         if self._asked.length:
-            whole = request.take_content() if isinstance(request, UpgradeRequest) else None
+            if is_head or not isinstance(request, UpgradeRequest):
+                return False
+            whole = request.take_content()
             if whole is None:
                 return False
             content = whole
-        self._asking = client
+        self._asking, self._is_sent = client, True
         # Every passage is an asker.
-        client.ask(head + content, len(content), request.method == b"HEAD", self)  # type: ignore[arg-type]
+        client.ask(head + content, len(content), is_head, self)  # type: ignore[arg-type]
+        if self.state is State.WAITING:
+            self._wait(self._settings.response_timeout)
         return True
 
     def takes_whole(self, answer: WholeAnswer) -> bool:
@@ -111,6 +115,11 @@ class PlainPassage:
 
     def goes_on(self, exchange: Exchange) -> None:
         self._asking, self._exchange = None, exchange
+
+    # The rest is the passage's.
+
+    def _wait(self, seconds: float) -> None:
+        raise NotImplementedError
 
     def _end(self) -> None:
         raise NotImplementedError

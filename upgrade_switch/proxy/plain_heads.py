@@ -62,7 +62,7 @@ def plain_lines(
     :param authority: the back end's.
     :return: None unless the request is plain.
     """
-    if client.version != b"HTTP/1.1" or client.address in rules.trusted:
+    if client.version != b"HTTP/1.1" or (rules.trusted.has_any and client.address in rules.trusted):
         return None
     try:
         values = [value for (value,) in fields.values()]
@@ -71,17 +71,17 @@ def plain_lines(
         return None
     named = _named_by(fields[b"Connection"][0]) if b"Connection" in fields else _NONE
     kept = _kept(tuple(fields), named, not rules.strip_authorization)
-    said = _said(client, rules.pseudonym)
-    if kept is None or said is None:
+    around = _around(client, rules.preserve_host, rules.pseudonym, authority)
+    if kept is None or around is None:
         return None
     lines = kept.lines % tuple(compress(values, kept.passes))
     if kept.size and not are_plain(lines, kept.size):
         return None
-    host = host_of(client, rules, authority)
+    host, said = around
     if length is None:
-        return b"Host: %b\r\n%b%b" % (host, lines, said)
+        return host + lines + said
     ((name, value),) = framing(length)
-    return b"Host: %b\r\n%b%b: %b\r\n%b" % (host, lines, name, value, said)
+    return b"%b%b%b: %b\r\n%b" % (host, lines, name, value, said)
 
 
 @lru_cache(MOST_LISTS_OF_NAMES)
@@ -102,10 +102,17 @@ def _kept(names: tuple[bytes, ...], named: frozenset[bytes], may_authorize: bool
 
 
 @lru_cache(_MOST_REMEMBERED)
-def _said(client: Client, pseudonym: bytes) -> bytes | None:
-    """What is said of a client that nobody else has said anything of, and of the proxy."""
+def _around(
+    client: Client, preserve_host: bool, pseudonym: bytes, authority: bytes
+) -> tuple[bytes, bytes] | None:
+    """
+    The lines in front of those that pass, and behind them: Host, and what is said of a client of whom
+    nobody else has said anything, and of the proxy.
+    """
+    host = written_fields([(b"Host", host_of(client, preserve_host, authority))])
     said = forwarded_fields((), client, Trusted())
-    return written_fields([*said, via((), client.version, pseudonym)])
+    lines = written_fields([*said, via((), client.version, pseudonym)])
+    return None if host is None or lines is None else (host, lines)
 
 
 @lru_cache(MOST_LISTS_OF_NAMES)

@@ -245,11 +245,11 @@ def _length_of(request: Request, fields: Mapping[bytes, Sequence[bytes]]) -> Len
     """How long a request's content is (RFC 9112 §6): what is still to come, or what is there."""
     lengths = fields.get(b"Content-Length")
     if isinstance(request, UpgradeRequest):
+        if not request.has_content:
+            return int(lengths[0]) if lengths else None
         if request.has_unread_content:
             # Over HTTP/2 nothing need say that there is a content.
             return CHUNKED if not lengths or b"Transfer-Encoding" in fields else int(lengths[0])
-        if not request.has_content:
-            return int(lengths[0]) if lengths else None
     return int(lengths[0]) if lengths else _size_of(request) or None
 
 
