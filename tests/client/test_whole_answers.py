@@ -36,12 +36,15 @@ lines = st.sampled_from(
     ]
 )
 first = st.sampled_from(
-    [b"HTTP/1.1 200 OK", b"HTTP/1.1 404 ", b"HTTP/1.1 500", b"HTTP/1.0 200 OK", b"HTTP/1.1 100 Go"]
-    + [
-        b"HTTP/1.1 204 No",
-        b"HTTP/1.1 304 No",
-        b"HTTP/1.1 101 Go",
-        b"HTTP/1.1 999 X",
+    [
+        *(
+            b"HTTP/1.1 200 OK",
+            b"HTTP/1.1 404 ",
+            b"HTTP/1.1 500",
+            b"HTTP/1.0 200 OK",
+            b"HTTP/1.1 100 Go",
+        ),
+        *(b"HTTP/1.1 204 No", b"HTTP/1.1 304 No", b"HTTP/1.1 101 Go", b"HTTP/1.1 999 X"),
         b"http/1.1 200 OK",
     ]
 )

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 
 from ..interfaces import IMultiplexedTransport
@@ -131,7 +132,9 @@ def unacknowledged(transport: object) -> int:
     """
     transport = getattr(transport, "carrier", transport)
     waiting = unsent(transport)
-    handle = getattr(beneath(transport), "socket", None)
+    # As a rule, it is a bare one.
+    is_bare = isinstance(transport, Connection)
+    handle = getattr(transport if is_bare else beneath(transport), "socket", None)
     if handle is None:
         return waiting
     try:
