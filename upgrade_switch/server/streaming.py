@@ -197,7 +197,7 @@ class StreamingRequest(_twisted.LeanRequest):
             self._content_stream.ended()
             return
         target = self._accept_head(command, path, version)
-        if self.has_content:
+        if "content" in self.__dict__:
             super().requestReceived(command, target, version)
         else:
             # There is none, and so no form's arguments in it.
