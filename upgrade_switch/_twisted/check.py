@@ -86,7 +86,7 @@ NEEDED = (
     Need("twisted.web.http", "HTTPChannel.resumeProducing", ("_handlingRequest",)),
     Need("twisted.web.http", "HTTPChannel.requestDone", ("persistent", "setLineMode")),
     Need("twisted.web.http", "HTTPChannel.rawDataReceived", ("_dataBuffer", "_transferDecoder")),
-    Need("twisted.web.http", "Request.finish", ("_cleanup", "_disconnected")),
+    Need("twisted.web.http", "Request.finish", ("_cleanup", "_disconnected", "factory", "log")),
     Need("twisted.web.http", "Request._cleanup", ("content", "notifications", "requestDone")),
     Need("twisted.web.server", "Request.write", ("_encoder", "_inFakeHead")),
     Need("twisted.web.http", "_MalformedChunkedDataError"),

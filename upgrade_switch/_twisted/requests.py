@@ -90,6 +90,14 @@ class LeanRequest(Request):
         # Who asks for them gets those that were sent.
         del self.__dict__["responseHeaders"]
 
+    def finish_noted(self) -> None:
+        """What is left of ``finish`` behind :meth:`note_answer`: the log, and what comes next."""
+        factory = self.channel.factory
+        if factory is not None:
+            factory.log(self)
+        self.finished = 1
+        self._cleanup()
+
     @cached_property
     def content(self) -> IO[bytes] | None:  # type: ignore[override]
         """The content; empty if there is none. None as soon as the request is over."""

@@ -59,4 +59,4 @@ def send_whole(request: UpgradeRequest, code: int, phrase: bytes, head: bytes, b
     """
     request.note_answer(code, phrase, head, len(body))
     _twisted.write_at_once(request.channel.transport, head + body)
-    request.finish()
+    request.finish_noted()
