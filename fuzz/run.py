@@ -21,8 +21,8 @@ from typing import Any
 from twisted.logger import globalLogBeginner
 
 HERE = Path(__file__).parent
-TARGETS = ("negotiation", "channel", "http2")
-INSTRUMENTED = ["fuzz", "upgrade_switch", "twisted.web.http", "twisted.protocols.basic"]
+TARGETS = ("negotiation", "channel", "answers", "http2")
+INSTRUMENTED = ["fuzz", "upgrade_switch", "twisted.web.http", "twisted.protocols.basic", "h11"]
 
 
 def main() -> int:

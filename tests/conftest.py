@@ -126,7 +126,7 @@ def frozen_heap() -> None:
     What is there before a module's tests need not be looked through after each: a collection takes as
     long as the heap is large. What has become garbage in some modules' time is found here.
     """
-    if next(_modules) % 8 == 0:
+    if next(_modules) % 32 == 0:
         gc.unfreeze()
     gc.collect()
     gc.freeze()

@@ -55,7 +55,7 @@ async def test_something_moves() -> None:
     coming = LoopingCall(recorder.dataReceived, b".")
     coming.start(0.3)
     try:
-        await recorder.until(lambda: len(recorder.data) == 8)
+        await recorder.until(lambda: recorder.amount == 8)
     finally:
         coming.stop()
 

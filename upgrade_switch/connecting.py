@@ -29,7 +29,7 @@ class ClientEnd(SpliceEnd):
     """
     The end that leads to a client. A client that has gone looks like one that has only finished
     sending: where the other connection has no half-close, it is closed. To wait for ever for the former
-    is worse than to cut off the latter.
+    is worse than to cut off the latter. (TLS tells its server, and delivers until that closes, too.)
     """
 
     def half_close_unsupported(self) -> None:

@@ -288,6 +288,7 @@ class IDetachable(Interface):
     """
 
     transport: IStreamTransport = Attribute("The transport, as whatever speaks HTTP on it sees it.")
+    outlives_half_close: bool = Attribute("Whether a half-close behind trailing data is no end.")
 
     def has_trailing_data() -> bool:
         """Whether bytes have been read already behind the request that is being answered."""

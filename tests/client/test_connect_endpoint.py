@@ -162,7 +162,7 @@ async def test_every_split(kind: str, head: bytes) -> None:
             await turns(2)
             peer.send(stream[cut:])
             client = await patient(connecting)
-            await client.until(lambda client=client: len(client.data) >= len(TRAILING))
+            await client.until(lambda client=client: client.amount >= len(TRAILING))
             assert client.data == TRAILING, cut
             client.transport.loseConnection()
             await client.is_lost()

@@ -115,7 +115,7 @@ async def test_paused_until_install(kind: str) -> None:
         target = Recorder()
         switched_connection(response).install(target)
         assert server.client.reads
-        await target.until(lambda: len(target.data) >= len(much))
+        await target.until(lambda: target.amount >= len(much))
         assert target.data == much
 
 

@@ -134,7 +134,7 @@ async def _cut_in_two(server: Scripted, stream: bytes, cut: int) -> bytes:
     else:
         peer.send(stream[cut:])
         switched_connection(await patient(answer)).install(target)
-    await target.until(lambda: len(target.data) >= len(TRAILING))
+    await target.until(lambda: target.amount >= len(TRAILING))
     assert target.events[0] == "made"
     # An answer that went back to HTTP would show here.
     target.send(b"done")

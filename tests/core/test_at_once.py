@@ -274,7 +274,7 @@ async def test_full(kind: str, listen: Any) -> None:
             target.transport.writeSequence([data[:7], data[7:]])
         if number % 5 == 0:
             await turns(1)
-    await client.until(lambda: len(client.data) >= len(expected))
+    await client.until(lambda: client.amount >= len(expected))
     assert client.data == expected
 
 
@@ -288,14 +288,14 @@ async def test_large(kind: str, listen: Any) -> None:
     target.transport.write(large)
     assert target.transport._tempDataBuffer == [large]
     assert not handle.sent
-    await client.until(lambda: len(client.data) == len(large))
+    await client.until(lambda: client.amount == len(large))
     # As large as that may be.
     client.send(b"next")
     await target.receives(b"next")
     handle.next = [1000]
     target.transport.write(bytes(LIMIT))
     assert handle.sent[-1] == bytes(1000)
-    await client.until(lambda: len(client.data) == 2 * LIMIT + 1)
+    await client.until(lambda: client.amount == 2 * LIMIT + 1)
 
 
 @both
@@ -518,7 +518,7 @@ async def test_push_producer(kind: str, listen: Any) -> None:
     assert producer.told == ["pause"]
     await turns(5)
     client.transport.resumeProducing()
-    await client.until(lambda: len(client.data) == sent)
+    await client.until(lambda: client.amount == sent)
     await eventually(lambda: producer.told == ["pause", "resume"])
     target.transport.unregisterProducer()
     # Whoever took it off while it was paused leaves the transport believing so.

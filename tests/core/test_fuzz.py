@@ -9,15 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuzz import channel, http2, negotiation
+from fuzz import answers, channel, http2, negotiation
 from tests.kit.chance import examples
+from upgrade_switch.client.exchange_messages import Messages
 from upgrade_switch.negotiation import Offer, _offer_of_line
 from upgrade_switch.server.channel import UpgradeChannel
 from upgrade_switch.server.decision import Decision
 from upgrade_switch.server.request import UpgradeRequest
 
 CORPUS = Path(negotiation.__file__).parent / "corpus"
-CHECKS = {"negotiation": negotiation.check, "channel": channel.check, "http2": http2.check}
+CHECKS = {
+    "negotiation": negotiation.check,
+    "channel": channel.check,
+    "answers": answers.check,
+    "http2": http2.check,
+}
 #: No more than what can be replayed in every run.
 MOST_FILES, MOST_BYTES = 150, 4096
 
@@ -126,3 +132,18 @@ def test_channel_can_fail(monkeypatch: Any, bug: Any, name: str, errors: Any) ->
     with pytest.raises(Exception):  # noqa: B017 - an assertion, or what was logged
         channel.check(seed("channel", name))
     errors.clear()
+
+
+def test_answers_can_fail(monkeypatch: Any) -> None:
+    """A body that is counted wrongly is found."""
+    answers.check(seed("answers", "two-answers"))
+    read_head = Messages.read_head
+
+    def miscounting(self: Any, data: bytes) -> Any:
+        head = read_head(self, data)
+        self._left = self._left and self._left + 1
+        return head
+
+    monkeypatch.setattr(Messages, "read_head", miscounting)
+    with pytest.raises(AssertionError, match="h11"):
+        answers.check(seed("answers", "two-answers"))

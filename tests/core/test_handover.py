@@ -193,7 +193,7 @@ async def test_much_trailing_data(kind: str, body_kind: str, size: int, mode: st
             await listening.site.until(lambda: listening.site.received > 20_000)
             answering.decide()
         await switched(client, body_kind)
-        await client.until(lambda: len(client.data) >= size)
+        await client.until(lambda: client.amount >= size)
         assert client.data == trailing
         check(listening, answering, body_kind, trailing)
 

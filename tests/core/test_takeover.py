@@ -83,7 +83,7 @@ async def test_paused_in_connection_made(kind: str, listen: Any) -> None:
     (target,) = targets
     assert target.events == ["made"]
     target.transport.resumeProducing()
-    await target.until(lambda: len(target.data) >= len(BIG) + 5)
+    await target.until(lambda: target.amount >= len(BIG) + 5)
     assert target.data == BIG + b"later"
     owner = target.transport.wrappedProtocol if kind in ("tls", "proxy") else target.transport.protocol
     assert owner is target
@@ -191,7 +191,7 @@ async def test_portforward(kind: str, listen: Any) -> None:
     listening = await listen(kind, site_of({"echo": forward}))
     client = await switch(listening, Target, BIG)
     client.send(b"later")
-    await client.until(lambda: len(client.data) >= len(BIG) + 5)
+    await client.until(lambda: client.amount >= len(BIG) + 5)
     assert client.data == BIG + b"later"
     client.transport.loseConnection()
     await backends[0].is_lost()
@@ -255,7 +255,7 @@ async def test_target_may_produce(kind: str, listen: Any) -> None:
     targets[0].transport.unregisterProducer()
     targets[0].transport.write(b"end")
     client.transport.resumeProducing()
-    await client.until(lambda: len(client.data) == flood + 3)
+    await client.until(lambda: client.amount == flood + 3)
     assert client.data.endswith(b"xend")
     assert flood < 20_000_000
 

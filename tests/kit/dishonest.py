@@ -285,6 +285,7 @@ WRONG: dict[type[Honest], set[str]] = {
         "early-bytes-like-http",
         "early-bytes-split-request",
         "early-bytes-many",
+        "half-close-behind-request",
     },
     LosesAByteOfThe101Segment: {
         "101-behind-100",
@@ -333,7 +334,11 @@ WRONG: dict[type[Honest], set[str]] = {
     BelievesTheClient: {"forwarded-for-forged"},
     ChangesHost: {"host-kept"},
     Makes502Of426: {"refusal-426"},
-    LosesHalfCloses: {"half-close-of-client", "half-close-of-far-side"},
+    LosesHalfCloses: {
+        "half-close-behind-request",
+        "half-close-of-client",
+        "half-close-of-far-side",
+    },
     EndsCleanlyAtAReset: {"reset-of-client-is-one", "reset-of-far-side-is-one"},
     TakesABodyForBytes: {"body-in-chunks", "body-with-length"},
     BelievesTheLengthBesideChunks: {"length-and-chunks", "length-and-chunks-is-last"},

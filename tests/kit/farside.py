@@ -57,17 +57,12 @@ MEGABYTE = random.Random(1).randbytes(1_000_000)
 
 class ClosingCollector(Recorder):
     """
-    A Recorder for many bytes: adding some does not copy all that were there. It does not know of
-    half-closes: Twisted closes its connection when a FIN comes.
+    A Recorder that does not know of half-closes: Twisted closes its connection when a FIN comes.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.data = bytearray()  # type: ignore[assignment]
 
     def has(self, count: int) -> Deferred[None]:
         """Fires when it has received so many bytes."""
-        return self.until(lambda: len(self.data) >= count)
+        return self.until(lambda: self.amount >= count)
 
     def sees_end(self) -> Deferred[None]:
         """Fires when no more can come: at a FIN, or at the connection's end."""
@@ -279,7 +274,7 @@ class Chain:
         await self.left.has(1)
         await self.right.has(1)
         for end in (self.left, self.right):
-            end.data.clear()
+            end.data = b""
             end.events.clear()
 
     async def stop(self) -> None:

@@ -70,21 +70,36 @@ class Recorder(Protocol):
     A protocol that remembers everything that happens to it: a client, or a target.
 
     :ivar events: ``"made"``, ``bytes``, ``"lost"`` ... in their order.
+    :ivar data: what has been received, but for what has been taken off.
+    :ivar amount: how many bytes that is.
     """
 
     transport: Any
 
     def __init__(self) -> None:
-        self.data = b""
+        # Much may come in many pieces: joining them anew for each would take most of a test's time.
+        self._data = bytearray()
         self.events: list[Any] = []
         self.reason: Failure | None = None
         self.waiters = Waiters()
+
+    @property
+    def data(self) -> bytes:
+        return bytes(self._data)
+
+    @data.setter
+    def data(self, data: bytes) -> None:
+        self._data = bytearray(data)
+
+    @property
+    def amount(self) -> int:
+        return len(self._data)
 
     def connectionMade(self) -> None:
         self._note("made")
 
     def dataReceived(self, data: bytes) -> None:
-        self.data += data
+        self._data += data
         self._note(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -109,14 +124,14 @@ class Recorder(Protocol):
 
     def receives(self, data: bytes) -> Deferred[None]:
         """Fires when all that has been received ends in these bytes."""
-        return self.until(lambda: self.data.endswith(data), shown(data))
+        return self.until(lambda: self._data.endswith(data), shown(data))
 
     def is_lost(self) -> Deferred[None]:
         return self.until(lambda: self.reason is not None, "the connection's end")
 
     def head(self) -> Deferred[bytes]:
         """Fires with the next HTTP head, which is taken off :attr:`data`."""
-        d = self.until(lambda: b"\r\n\r\n" in self.data, "an HTTP head")
+        d = self.until(lambda: b"\r\n\r\n" in self._data, "an HTTP head")
 
         def take(_: None) -> bytes:
             head, _sep, self.data = self.data.partition(b"\r\n\r\n")
@@ -129,7 +144,7 @@ class Recorder(Protocol):
 
         def with_head(head: bytes) -> Deferred[tuple[bytes, bytes]]:
             length = int(field(head, b"content-length") or b"0")
-            d = self.until(lambda: len(self.data) >= length, f"a body of {length} bytes")
+            d = self.until(lambda: self.amount >= length, f"a body of {length} bytes")
 
             def take(_: None) -> tuple[bytes, bytes]:
                 body, self.data = self.data[:length], self.data[length:]

@@ -21,7 +21,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IAgentEndpointFactory, IBodyProduce
 from zope.interface import implementer
 
 from tests.kit.certificate import AUTHORITY
-from tests.kit.harness import Listening, Recorder, Waiters, patient, reactor, turns
+from tests.kit.harness import HalfCloseRecorder, Listening, Recorder, Waiters, patient, reactor, turns
 from upgrade_switch import UpgradeEndpoint, UpgradePool, _twisted
 
 #: Every kind of connection that a client may have.
@@ -47,21 +47,27 @@ class Peer(Recorder):
         self.factory.waiters.look()
 
 
+class HalfClosePeer(HalfCloseRecorder, Peer):
+    """One that goes on when its client has finished sending."""
+
+
 class Peers(Factory):
     """
     What is connected to a :class:`Scripted`.
 
     :ivar built: all connections there have been, in their order.
+    :ivar peer: what the server's sides of the next ones are.
     """
 
     noisy = False
+    peer: type[Peer] = Peer
 
     def __init__(self) -> None:
         self.built: list[Peer] = []
         self.waiters = Waiters()
 
     def buildProtocol(self, addr: object) -> Peer:
-        peer = Peer()
+        peer = self.peer()
         peer.factory = self
         self.built.append(peer)
         return peer

@@ -98,7 +98,7 @@ def agent_through(proxy: str, pool: UpgradePool | None = None) -> tuple[Agent, U
 async def echoes(client: Any, data: bytes = b"hello") -> None:
     """What a client sends comes back; then it closes."""
     client.send(data)
-    await client.until(lambda: len(client.data) == len(data))
+    await client.until(lambda: client.amount == len(data))
     assert client.data == data
     client.transport.loseConnection()
     await client.is_lost()

@@ -170,7 +170,7 @@ async def test_server_speaks_first(kind: str, say: bytes) -> None:
     """What the server's target sends in connectionMade comes right behind the 101, and is whole."""
     async with using(kind, {"echo": lambda *_: Speaking(say)}) as client:
         target = await client.switch()
-        await target.until(lambda: len(target.data) >= len(say))
+        await target.until(lambda: target.amount >= len(say))
         assert target.data == say
         assert target.events[0] == "made"
 

@@ -78,5 +78,5 @@ async def using(kind: str, upgrades: Any, **kwargs: Any) -> AsyncIterator[Client
 
 async def echoes(target: Any, data: bytes = b"there and back") -> None:
     target.send(data)
-    await target.until(lambda: len(target.data) >= len(data))
+    await target.until(lambda: target.amount >= len(data))
     assert target.data == data

@@ -32,6 +32,7 @@ from upgrade_switch._twisted import endpoint_text
 from upgrade_switch.errors import InvalidArgument
 from upgrade_switch.proxy import backends
 from upgrade_switch.proxy.backends import BackEnd, BackEnds, Exchange
+from upgrade_switch.proxy.forwarded import Client
 
 V6 = ("[2001:db8::1]:81", "", ("http", "2001:db8::1", 81))
 IDN = ("xn--bcher-kva.example", "", ("http", "xn--bcher-kva.example", 80))
@@ -389,7 +390,8 @@ KEYS = [f"192.0.2.{number}" for number in range(100)]
 
 
 def by_address(choice: Choice) -> dict[str, str]:
-    return {address: choice.chosen(1, key=choice.back_ends.key_of(address, []))[0] for address in KEYS}
+    keys = {address: choice.back_ends.key_of(Client(address), []) for address in KEYS}
+    return {address: choice.chosen(1, key=key)[0] for address, key in keys.items()}
 
 
 def test_sticky_address() -> None:
@@ -406,7 +408,7 @@ def test_sticky_address() -> None:
     assert set(during.values()) == {B, C}
     choice.clock.advance(1)
     assert by_address(choice) == before
-    assert choice.back_ends.key_of(None, []) is None
+    assert choice.back_ends.key_of(Client(None), []) is None
 
 
 @pytest.mark.parametrize(
@@ -424,8 +426,8 @@ def test_sticky_address() -> None:
 def test_cookie_key(cookies: list[bytes], key: bytes | None) -> None:
     """The value of the cookie is what counts, if it has any."""
     fields = [(b"COOKIE", cookie) for cookie in cookies]
-    assert Choice(sticky="sid").back_ends.key_of("192.0.2.1", fields) == key
-    assert Choice().back_ends.key_of("192.0.2.1", fields) is None
+    assert Choice(sticky="sid").back_ends.key_of(Client("192.0.2.1"), fields) == key
+    assert Choice().back_ends.key_of(Client("192.0.2.1"), fields) is None
 
 
 def test_sticky_cookie() -> None:

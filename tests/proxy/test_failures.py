@@ -278,6 +278,21 @@ def test_sticky() -> None:
             proxied.net.pump()
 
 
+def test_sticky_address_behind_a_proxy() -> None:
+    """Whom a trusted proxy asks for stays at one back end; what anybody else says moves nobody."""
+    for trusted in ([], ["127.0.0.1"]):
+        proxied = Proxied(2, sticky="address", trusted=trusted)
+        homes = []
+        for number in (*range(20), *range(20)):
+            field = HOST + b"X-Forwarded-For: 6.6.6.%d, 192.0.2.%d\r\n" % (len(homes), number)
+            proxied.client(GET.replace(HOST, field))
+            home, back = proxied.asked()
+            back.answer(OK)
+            homes.append(proxied.places.index(home))
+        assert homes[:20] == homes[20:]
+        assert set(homes) == ({0, 1} if trusted else {homes[0]})
+
+
 # Clients that leave.
 
 

@@ -9,6 +9,7 @@ import pytest_twisted
 
 from tests.kit.h2client import client_by
 from tests.kit.harness import eventually, field
+from tests.kit.scripted import SWITCH, HalfClosePeer
 from upgrade_switch.fields import accept_key
 
 SWITCHES = {"http2_connect": True}
@@ -48,6 +49,24 @@ async def test_switch(live: Any) -> None:
     assert client.body_of(stream) == b"hi answer"
     await eventually(lambda: not running.back_end.active)
     assert client.broken == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_end_before_switch(live: Any) -> None:
+    """What a client has said by the 101, and that it says no more, goes on behind that."""
+    running, client = await joined(live)
+    running.server.site.peer = HalfClosePeer
+    stream = client.begin_connect(b"echo", b"/u/x")
+    client.give(stream, b"early", end=True)
+    peer, _head = await running.server.asked()
+    peer.data = b""
+    peer.send(SWITCH)
+    await peer.until(lambda: peer.data == b"early" and "read lost" in peer.events)
+    peer.send(b"answer")
+    await client.until(lambda: client.body_of(stream) == b"answer")
+    peer.transport.loseConnection()
+    await client.until(lambda: stream in client.ended)
+    await eventually(lambda: not running.back_end.active)
 
 
 @pytest.mark.parametrize("accepts", [True, False])

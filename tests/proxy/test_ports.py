@@ -12,7 +12,7 @@ from tests.kit.backed import ASK, GET, OK, SWITCH, post
 from tests.kit.backed_live import KINDS, PAIRS
 from tests.kit.farside import Collector
 from tests.kit.harness import Flood, HalfCloseRecorder, eventually, reactor, turns
-from tests.kit.scripted import Peer
+from tests.kit.scripted import HalfClosePeer, Peer
 from upgrade_switch import _twisted
 
 every_pair = pytest.mark.parametrize(("near", "far"), PAIRS)
@@ -169,10 +169,10 @@ async def test_splice_ends(live: Any, near: str, far: str) -> None:
             peer, _ = await running.server.asked()
             peer.send(SWITCH)
             await client.until(lambda client=client: b"\r\n\r\n" in client.data)
-            del client.data[:]
+            client.data = b""
             first, second = (peer, client) if backwards else (client, peer)
             first.send(b"x" * 300_000)
-            await second.until(lambda second=second: len(second.data) >= 300_000)
+            await second.until(lambda second=second: second.amount >= 300_000)
             end(first, how)
             if how == "close":
                 await second.until(
@@ -198,6 +198,32 @@ async def test_early_bytes(live: Any, near: str, far: str) -> None:
         assert client.data.partition(b"\r\n\r\n")[2] == b"c" * size + b"d"
         await peer.until(lambda peer=peer: peer.data.endswith(b"b"))
         assert peer.data == b"a" * size + b"b"
+
+
+@pytest.mark.parametrize(("near", "far"), [("tcp", "tcp"), ("unix", "unix")])
+@pytest_twisted.ensureDeferred
+async def test_half_close_before_101(live: Any, near: str, far: str) -> None:
+    """
+    What a client sends behind its request, and its half-close, arrive behind the 101; and what the back
+    end says then arrives, too.
+    """
+    running = await live(near, far)
+    running.server.site.peer = HalfClosePeer
+    client = await running.client(ASK + b"early", HalfCloseRecorder)
+    client.transport.loseWriteConnection()
+    peer, _ = await running.server.asked()
+    [socket] = sockets_of(running)
+    # The end has been read.
+    await eventually(lambda: socket not in reactor.getReaders())
+    peer.send(SWITCH + b"hello")
+    await client.receives(b"hello")
+    await peer.receives(b"early")
+    await peer.until(lambda: "read lost" in peer.events)
+    peer.send(bytes(MEGABYTE))
+    await client.until(lambda: client.data.endswith(bytes(MEGABYTE)))
+    end(peer, "close")
+    await client.until(lambda: "read lost" in client.events)
+    await eventually(lambda: not running.back_end.active and not socket.connected)
 
 
 def waits(running: Any, *protocols: Any) -> int:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.error import ConnectionDone
 from twisted.internet.ssl import trustRootFromCertificates
+from twisted.internet.threads import deferToThread
 from twisted.web.client import BrowserLikePolicyForHTTPS
 
 from tests.kit.backed import GET, OK
 from tests.kit.certificate import AUTHORITY
+from tests.kit.commands import read_all, switch
 from tests.kit.harness import (
     EchoTarget,
     HalfCloseRecorder,
@@ -24,6 +29,7 @@ from tests.kit.harness import (
     upgrade_head,
 )
 from tests.kit.naming import Names, NamingReactor
+from tests.kit.secured import Secured
 from upgrade_switch.proxy import UpgradeProxy
 
 TRUSTING = BrowserLikePolicyForHTTPS(trustRootFromCertificates([AUTHORITY]))
@@ -52,6 +58,52 @@ async def test_client_has_gone(listen: Any, kind: str) -> None:
     await client.until(lambda: "read lost" in client.events)
     await patient(front.site.switched.when_empty())
     await patient(proxy.close())
+
+
+@pytest.mark.parametrize("how", ["ends", "dies"])
+@pytest_twisted.ensureDeferred
+async def test_answer_behind_half_close(listen: Any, tmp_path: Path, how: str) -> None:
+    """
+    What a client finishes with, before the 101, reaches the back end as its bytes and a close_notify;
+    all that the back end says then reaches the client, and then its end, with another one or without.
+    """
+    heard = []
+    secured = Secured(tmp_path, lambda back: (switch(back), heard.append(read_all(back))), bytes(10**6))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        serving = deferToThread(lambda: getattr(secured, how)(listener.accept()[0]))
+        proxy = UpgradeProxy(f"https://localhost:{port}", reactor, ["echo"], policy=TRUSTING)
+        front = await listen("tcp", WatchedSite(proxy))
+        client: Recorder = await front.connect(HalfCloseRecorder())
+        client.send(upgrade_head() + b"hello")
+        client.transport.loseWriteConnection()
+        await client.until(lambda: "read lost" in client.events)
+        await patient(serving)
+    assert heard == [b"hello"]
+    head, _, said = client.data.partition(b"\r\n\r\n")
+    assert status(head) == 101
+    assert said == bytes(10**6)
+    await patient(front.site.switched.when_empty())
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest_twisted.ensureDeferred
+async def test_end_of_back_end(listen: Any, kind: str) -> None:
+    """Behind the back end's close_notify there is no half: the client gets all that it has said."""
+    targets, built = factory_of(EchoTarget)
+    behind = await listen("tls", site_of({"echo": targets}))
+    proxy = UpgradeProxy(behind.url, reactor, ["echo"], policy=TRUSTING)
+    front = await listen(kind, WatchedSite(proxy))
+    client: Recorder = await front.connect(Recorder())
+    client.send(upgrade_head() + b"hello")
+    await client.receives(b"hello")
+    (target,) = built
+    target.transport.write(bytes(10**6))
+    target.transport.loseConnection()
+    await client.is_lost()
+    assert client.reason.check(ConnectionDone)
+    assert client.data.endswith(b"hello" + bytes(10**6))
+    await patient(front.site.switched.when_empty())
 
 
 @pytest_twisted.ensureDeferred

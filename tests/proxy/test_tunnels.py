@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kit.backed import ASK, GET, HOST, OK, SWITCH, Proxied
+from tests.kit.backed import ASK, GET, HOST, OK, SWITCH, Proxied, post
 
 SECOND = b"GET /u/second HTTP/1.1\r\n" + HOST + b"\r\n"
 
@@ -247,6 +247,110 @@ def test_half_close() -> None:
     client.wire.client.loseConnection()
     proxied.net.pump()
     assert back.lost
+    assert proxied.is_idle()
+
+
+@pytest.mark.parametrize(
+    "request_", [ASK, post(7, b"Connection: Upgrade\r\nUpgrade: echo\r\n") + b"content"]
+)
+def test_half_close_before_101(request_: bytes) -> None:
+    """A client may send all it has to say, and its half-close behind it, before there is a 101."""
+    for early in (b"early", bytes(range(256)) * 400):
+        # The end comes before there is a connection to the back end; or before its answer.
+        for is_late in (False, True):
+            proxied = Proxied()
+            client = proxied.client(request_ if is_late else b"")
+            if not is_late:
+                client.wire.client.write(request_)
+            client.wire.client.write(early)
+            client.wire.client.loseWriteConnection()
+            client.wire.pump()
+            proxied.net.pump()
+            back = proxied.back.last
+            assert not back.is_over
+            back.take()
+            back.answer(SWITCH)
+            proxied.net.pump()
+            assert back.received == early
+            assert back.half_closed
+            back.answer(b"answer")
+            assert client.received.endswith(b"\r\n\r\nanswer")
+            back.close()
+            proxied.net.pump()
+            assert client.lost
+            assert proxied.is_idle()
+
+
+@pytest.mark.parametrize("code", [200, 426, 502])
+def test_half_close_before_refusal(code: int) -> None:
+    """If the answer is no 101, the client gets it, and its connection ends behind it."""
+    proxied = Proxied()
+    # What is no HTTP may come behind the request.
+    client = proxied.client(ASK + b"early")
+    client.wire.client.loseWriteConnection()
+    client.wire.pump()
+    back = proxied.back.last
+    if code == 502:
+        back.close()
+    else:
+        head = b"HTTP/1.1 %d Fine\r\nUpgrade: echo\r\nContent-Length: 100000\r\n\r\n" % code
+        back.answer(head, bytes(100_000))
+    proxied.net.pump()
+    assert client.statuses == [code]
+    assert b"\r\nConnection: close\r\n" in client.received
+    if code != 502:
+        assert client.received.endswith(b"\r\n\r\n" + bytes(100_000))
+    assert client.lost
+    assert len(proxied.back) == 1
+    assert proxied.is_idle()
+
+
+def test_half_close_of_the_next_request() -> None:
+    """Behind an upgrade that was refused, the half-close of a plain request is an end."""
+    proxied = Proxied()
+    client = proxied.client(ASK)
+    proxied.back.last.answer(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+    client.send(GET * 2)
+    assert len(proxied.back) == 2
+    client.wire.client.loseWriteConnection()
+    proxied.net.pump()
+    assert client.lost
+    assert proxied.back.last.is_over
+    assert proxied.is_idle()
+
+
+def test_half_close_within_content() -> None:
+    """An upgrade whose content is cut off is over: the back end must not take it for a whole one."""
+    proxied = Proxied()
+    client = proxied.client(post(7, b"Connection: Upgrade\r\nUpgrade: echo\r\n") + b"con")
+    client.wire.client.loseWriteConnection()
+    client.wire.pump()
+    proxied.net.pump()
+    assert client.lost
+    assert proxied.back.last.is_over
+    assert proxied.is_idle()
+
+
+@pytest.mark.parametrize("how", ["reset", "time-out"])
+def test_half_closed_client_that_leaves(how: str) -> None:
+    """A client that has left behind its half-close leaves nothing behind."""
+    proxied = Proxied()
+    client = proxied.client(ASK + b"early")
+    client.wire.client.loseWriteConnection()
+    client.wire.pump()
+    back = proxied.back.last
+    if how == "reset":
+        client.wire.client.abortConnection()
+        client.wire.pump()
+        back.answer(SWITCH)
+    else:
+        proxied.net.advance(60)
+        client.wire.pump()
+        assert client.statuses == [504]
+    proxied.net.pump()
+    proxied.net.advance(1)
+    proxied.net.pump()
+    assert back.is_over
     assert proxied.is_idle()
 
 

@@ -197,7 +197,7 @@ async def test_much_behind_a_pending_answer(listen: Any, kind: str) -> None:
     assert targets == []
     slow.answer()
     assert (await client.response())[1] == b"slow"
-    await client.until(lambda: len(client.data) >= len(FLAG + much))
+    await client.until(lambda: client.amount >= len(FLAG + much))
     assert client.data == FLAG + much
     client.data = b""
     await echoes(client)

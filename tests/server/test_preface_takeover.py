@@ -103,7 +103,7 @@ async def test_paused_in_connection_made(listen: Any, kind: str, between: bool) 
     await turns(10)
     assert target.events == ["made"]
     target.transport.resumeProducing()
-    await target.until(lambda: len(target.data) >= len(FLAG + rest) + 5)
+    await target.until(lambda: target.amount >= len(FLAG + rest) + 5)
     assert target.data == FLAG + rest + b"later"
     assert receiver(target) is target
 

@@ -83,7 +83,7 @@ async def test_much_behind(listen: Any, kind: str) -> None:
     client = await client_of(listening)
     data = b"SSH-2.0-" + bytes(range(256)) * 4096
     client.send(data)
-    await client.until(lambda: len(client.data) >= len(data))
+    await client.until(lambda: client.amount >= len(data))
     assert client.data == data
     await echoes_on(client, targets)
 

@@ -27,6 +27,7 @@ from tests.kit.harness import (
     Page,
     Recorder,
     eventually,
+    factory_of,
     field,
     no_collector,
     reactor,
@@ -36,10 +37,13 @@ from tests.kit.harness import (
     upgrade_head,
 )
 from tests.kit.streamed import HOST, PAGE, Joined, Later, Taking, Uploads, chunked, pausing, put
-from upgrade_switch import UpgradeRequest, UpgradeSite
+from upgrade_switch import UpgradeRequest, UpgradeResource, UpgradeSite
+from upgrade_switch.proxy import UpgradeProxy
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_socket = pytest.mark.parametrize("kind", SOCKETS)
+
+GET = PAGE.replace(b"/page", b"/u")
 
 SIZE = 64 * 2**20
 
@@ -236,7 +240,7 @@ async def test_answer_that_is_read_slowly(listen: Any, kind: str) -> None:
     client.send(b"PUT /u HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000\r\n\r\n" + bytes(1000))
     step = 2**20
     for size in range(step, len(answer), step):
-        await client.until(lambda size=size: len(client.data) >= size)
+        await client.until(lambda size=size: client.amount >= size)
         client.transport.pauseProducing()
         clock.advance(5)
         await turns()
@@ -339,6 +343,24 @@ def test_deferred_resource_that_nobody_renders(errors: list[Any]) -> None:
     waiting.errback(ZeroDivisionError())
     del waiting, client
     assert errors == []
+
+
+@pytest.mark.parametrize("request_", [GET, put(b"abc"), upgrade_head(path=b"/u")])
+def test_deferred_resource_that_comes_late(request_: bytes, errors: list[Any]) -> None:
+    """If the client has left before its resource is known, that is not asked, and nothing is logged."""
+    for resource in (
+        Uploads(),
+        Page(),
+        UpgradeResource({"echo": factory_of(EchoTarget)[0]}),
+        UpgradeProxy("http://127.0.0.1:1", Clock()),
+    ):
+        waiting: Deferred[Any] = Deferred()
+        client = Joined(site_of(DeferredResource(waiting), reactor=Clock())).send(request_)
+        client.wire.client.abortConnection()
+        client.wire.pump()
+        waiting.callback(resource)
+        del waiting, client
+        assert errors == []
 
 
 def test_encoded() -> None:

@@ -300,7 +300,7 @@ async def body_of(client: Any, body: bytes) -> int:
     head = await client.head()
     if field(head, b"transfer-encoding"):
         body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
-    await client.until(lambda: len(client.data) >= len(body))
+    await client.until(lambda: client.amount >= len(body))
     assert client.data.startswith(body)
     client.data = client.data[len(body) :]
     return status(head)

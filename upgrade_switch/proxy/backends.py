@@ -17,7 +17,7 @@ from twisted.web.iweb import IPolicyForHTTPS
 from ..errors import InvalidArgument
 from ..fields import is_token
 from .backend import BackEnd
-from .forwarded import Field, lines_of
+from .forwarded import Client, Field, Trusted, client_address, lines_of
 
 __all__ = ["BackEnd", "BackEnds", "Exchange"]
 
@@ -25,6 +25,8 @@ URLs: TypeAlias = str | bytes | Iterable[str | bytes]
 
 # This many requests in a row without an answer, and a back end gets none for a while.
 FAILURES = 3
+
+_NOBODY = Trusted()
 
 # Sessions that are remembered, each in some 300 bytes.
 MOST_REMEMBERED = 10_000
@@ -161,14 +163,18 @@ class BackEnds:
         """The time on the clock of these."""
         return self._clock.seconds()
 
-    def key_of(self, address: str | None, fields: Iterable[Field]) -> bytes | None:
+    def key_of(
+        self, client: Client, fields: Sequence[Field], trusted: Trusted = _NOBODY
+    ) -> bytes | None:
         """
         What keeps a client at one back end: its address, or the value of a cookie.
 
         :param fields: those of the request.
+        :param trusted: the proxies that are believed which address it comes from.
         :return: None if nothing does.
         """
         if self._sticky == "address":
+            address = client_address(fields, client, trusted)
             return None if address is None else address.encode()
         if self._sticky is None:
             return None

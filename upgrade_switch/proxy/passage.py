@@ -84,7 +84,9 @@ class Passage(PlainPassage):
 
     def _choose(self) -> None:
         back_ends, asked = self._settings.back_ends, self._asked
-        key = back_ends.key_of(asked.client.address, asked.fields) if back_ends.is_sticky else None
+        key = None
+        if back_ends.is_sticky:
+            key = back_ends.key_of(asked.client, asked.fields, self._settings.rules.trusted)
         attempt = back_ends.choose(key, self._tried)
         if attempt is None:
             self._answer(self._trouble or service_unavailable("No server is there for this now."))

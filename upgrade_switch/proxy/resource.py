@@ -177,8 +177,11 @@ class UpgradeProxy(Resource):
         if isinstance(asked, StatusPage):
             return asked.render(request)
         if isinstance(request, UpgradeRequest):
-            if asked.offer.tokens and (refusal := self._refusal_of(request)) is not None:
-                return refusal.render(request)
+            if asked.offer.tokens:
+                if (refusal := self._refusal_of(request)) is not None:
+                    return refusal.render(request)
+                # What it sends behind its request is for the new protocol, and so is the end of that.
+                request.channel.outlives_half_close = self.takes(request)
             if self._health is not None:
                 request.site.start_factory(self._health)
         Passage(self._settings, request, asked).begin()

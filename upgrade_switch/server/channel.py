@@ -21,7 +21,7 @@ from enum import Enum, auto
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.iweb import INonQueuedRequestFactory
@@ -73,6 +73,7 @@ class UpgradeChannel(ReceivingChannel):
     successor: Any = None
     #: Whether ALPN need not be asked which HTTP is spoken.
     knows_protocol = False
+    outlives_half_close = False
     # The site's prefaces, if it has some; and the first bytes, until it is known what they are.
     _prefaces: PrefaceTable[IProtocolFactory] | None = None
     _undecided = b""
@@ -151,6 +152,28 @@ class UpgradeChannel(ReceivingChannel):
         if self.state is ChannelState.PREFACE:
             self._become_http()
         return factory, data
+
+    def __conform__(self, interface: object) -> UpgradeChannel | None:
+        """
+        What a transport takes this for that asks, at a half-close, who is to be told; if nobody, the
+        connection ends. A client that has said something behind its request wants it to arrive; one
+        that has not has left, most likely.
+        """
+        if interface is not IHalfCloseableProtocol or not self.outlives_half_close:
+            return None
+        return self if self.has_trailing_data() else None
+
+    def readConnectionLost(self) -> None:
+        """
+        The client has finished sending. Its request, the last one, goes on; a target hears of it when
+        it has the transport, which reads the end once more.
+        """
+        if self.persistent and self.requests:
+            self.persistent = False
+            self.requests[0].responseHeaders.addRawHeader(b"connection", b"close")
+
+    def writeConnectionLost(self) -> None:
+        """Belongs to the interface; a channel ends both directions."""
 
     def timeoutConnection(self) -> None:
         """No more came: what has come by now is a preface, or the connection is closed."""
@@ -315,6 +338,7 @@ class UpgradeChannel(ReceivingChannel):
         _twisted.write_at_once(self.transport, _written(head))
 
     def requestDone(self, request: Request) -> None:
+        self.outlives_half_close = False
         if self.state is not ChannelState.LEAVING:
             super().requestDone(request)
             return

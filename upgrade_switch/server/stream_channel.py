@@ -266,6 +266,8 @@ class ConnectChannel(StreamChannel):
     What comes before there is an answer waits in the stream.
     """
 
+    # None is: a client that has left resets its stream.
+    outlives_half_close = True
     _is_leaving = False
     # Whether a page's 2xx, which would mean a tunnel, has been replaced.
     _is_replaced = False

@@ -190,9 +190,7 @@ class StreamingRequest(_twisted.LeanRequest):
             super().handleContentChunk(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """
-        The content has come to its end. A request whose content is not streamed is processed now.
-        """
+        """The content has come to its end. A request that does not stream it is processed now."""
         if self._is_streamed and self._content_stream is not None:
             self._content_stream.ended()
             return
@@ -272,10 +270,7 @@ class StreamingRequest(_twisted.LeanRequest):
         return stream.stream_to(consumer)
 
     def take_content(self) -> bytes | None:
-        """
-        Take the whole content of the request, in place of :meth:`stream_content`, if it is streamed and
-        all of it has come already; else None.
-        """
+        """The whole content, in place of :meth:`stream_content`; None if that has to stream it."""
         return self._content_stream.take() if self._content_stream is not None else None
 
     @property
@@ -340,6 +335,11 @@ class StreamingRequest(_twisted.LeanRequest):
         return CarriedRequest(self.method, uri, fields, content)
 
     # The end.
+
+    def render(self, resource: IResource) -> None:
+        # A client may leave while its resource is looked for (DeferredResource): nobody can answer it.
+        if getattr(self, "channel", self) is not None:
+            super().render(resource)
 
     def when_left(self, told: Callable[[Failure], object]) -> None:
         """

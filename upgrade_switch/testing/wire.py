@@ -139,7 +139,8 @@ class MemoryTransport:
 
     def resumeProducing(self) -> None:
         if not (self.disconnecting or self.disconnected):
-            self._paused = False
+            # An end that has been read is read again, as from a socket.
+            self._paused, self._reads = False, True
             self._wire.stir()
 
     def stopProducing(self) -> None:

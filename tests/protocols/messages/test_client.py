@@ -234,7 +234,7 @@ async def test_stopped_at_any_time(when: str) -> None:
             await peer.is_lost()
             return
         peer.send(answer(head))
-        await peer.until(lambda: len(peer.data) >= 8)
+        await peer.until(lambda: peer.amount >= 8)
         assert peer.data[0] & 0x0F == CLOSE
         peer.send(close())
         peer.transport.loseConnection()
@@ -253,7 +253,7 @@ async def test_what_comes_with_the_answer() -> None:
         protocol: Any = await patient(opening)
         stream = protocol.stream
         assert await patient(stream.receive()) == "early"
-        await peer.until(lambda: len(peer.data) >= 7)
+        await peer.until(lambda: peer.amount >= 7)
         assert peer.data[0] & 0x0F == PONG
         assert peer.data[1] & 0x80
         peer.send(close(1012))

@@ -121,7 +121,7 @@ async def test_leaves_behind_the_hello(listen: Any, kind: str) -> None:
     client.send(large_request())
     assert status(await client.head()) == 101
     client.send(ByHand().hello())
-    await client.until(lambda: len(client.data) > 100)
+    await client.until(lambda: client.amount > 100)
     client.transport.abortConnection()
     await watched.has_left_nothing()
 

@@ -84,7 +84,7 @@ async def test_large_echo_inside(listen: Any) -> None:
     much = bytes(range(251)) * 8000
     client.send(upgrade_head() + much)
     assert status(await client.head()) == 101
-    await client.until(lambda: len(client.data) == len(much))
+    await client.until(lambda: client.amount == len(much))
     assert client.data == much
 
 

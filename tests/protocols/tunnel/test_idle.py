@@ -47,7 +47,7 @@ class Joined:
         self.far = await server.site.next()
         if way == "preface":
             await self.far.has(4)
-            self.far.data.clear()
+            self.far.data = b""
         (self.entry,) = self.listening.site.switched
         return self
 

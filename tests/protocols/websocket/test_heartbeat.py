@@ -236,7 +236,7 @@ async def test_client() -> None:
         assert handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
         peer.data = b""
         clock.advance(10)
-        await peer.until(lambda: len(peer.data) == 6)
+        await peer.until(lambda: peer.amount == 6)
         assert peer.data[:2] == bytes([0x80 | PING, 0x80])
         clock.advance(10)
         await target.is_lost()

@@ -100,7 +100,7 @@ async def test_slow_reader(listen: Any, kind: str) -> None:
         client.transport.resumeProducing()
         before = len(client.data)
         wanted = min(before + 300_000, 4 * len(MEGABYTE))
-        await client.until(lambda wanted=wanted: len(client.data) >= wanted or client.reason)
+        await client.until(lambda wanted=wanted: client.amount >= wanted or client.reason)
         client.transport.pauseProducing()
         # So that what has been read is acknowledged.
         await settled(lambda: len(client.data))

@@ -203,7 +203,7 @@ async def test_slow_reader(serve: Any, kind: str) -> None:
     client.transport.resumeProducing()
     received = 0
     while received < MUCH:
-        await client.until(lambda: len(client.data) > 0)
+        await client.until(lambda: client.amount > 0)
         received += client.data.count(b"x")
         client.data = b""
         most = max(most, waiting_in(protocol))

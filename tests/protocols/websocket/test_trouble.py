@@ -121,7 +121,7 @@ async def test_unregistering_nothing(listen: Any) -> None:
 
     client, protocol = await talking(listen, Unregistering)
     client.send(frame(b"go"))
-    await client.until(lambda: len(client.data) > len(LARGE))
+    await client.until(lambda: client.amount > len(LARGE))
     client.send(frame(b"still here"))
     await protocol.waiters.until(lambda: got == [b"go", b"still here"])
 

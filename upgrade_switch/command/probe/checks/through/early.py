@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from ...conversation import closing
-from ...farside import Far
 from ...frames import CLOSE, CONTINUATION, FINAL, PING, TEXT, frame
 from ...passage import CLIENT, FAR_SIDE, Passage
-from ...wire import Broken, Wire
-from ..check import Group, Level, Skipped
-from .passing import only_websocket, through
+from ...wire import Broken
+from ..check import Group, Level
+from .passing import early, only_websocket, through
 
 __all__ = ["GROUP"]
 
@@ -56,7 +55,7 @@ def split_request(proxy: Passage) -> None:
             sent = proxy.upgrade() + said
             at = len(sent) - len(said) + cut
             near.send_apart(sent[:at], sent[at:])
-            with _early(proxy, near) as far:
+            with early(proxy, near) as far:
                 far.send(proxy.switching(far.request))
                 proxy.switched(near)
                 proxy.far_hears(far, _SAID)
@@ -68,7 +67,7 @@ def many_in_the_request(proxy: Passage) -> None:
     with (
         proxy.open() as near,
         proxy.sending(near, proxy.upgrade() + proxy.up(_MANY)),
-        _early(proxy, near) as far,
+        early(proxy, near) as far,
     ):
         far.send(proxy.switching(far.request))
         proxy.switched(near)
@@ -151,18 +150,10 @@ def frames(proxy: Passage) -> None:
                     raise Broken(f"another Close frame at {who}", "the Close frame with 1000")
 
 
-def _early(proxy: Passage, near: Wire) -> Far:
-    """Wait for a request with early bytes, which a proxy may refuse: then none is lost."""
-    far = proxy.may_arrive(near)
-    if far is None:
-        raise Skipped(f"the proxy refuses early bytes: {proxy.refused(near)}")
-    return far
-
-
 def _with_the_request(proxy: Passage, said: bytes) -> None:
     with proxy.open() as near:
         near.send(proxy.upgrade() + proxy.up(said))
-        with _early(proxy, near) as far:
+        with early(proxy, near) as far:
             far.send(proxy.switching(far.request))
             proxy.switched(near)
             proxy.far_hears(far, said)

@@ -9,7 +9,7 @@ from ...passage import CLIENT, FAR_SIDE, Passage
 from ...wire import Broken, Closed, Silent, Wire
 from ..check import Group, Level, Skipped
 from ..steps import idle_seconds
-from .passing import through
+from .passing import early, through
 
 __all__ = ["GROUP"]
 
@@ -68,6 +68,22 @@ def half_close_of_the_client(proxy: Passage) -> None:
         _ends(far, FAR_SIDE)
         far.send(proxy.down(_SAID))
         proxy.near_hears(near, _SAID)
+
+
+@through(GROUP, "half-close-behind-request", Level.PEERS, _SECTION)
+def half_close_behind_the_request(proxy: Passage) -> None:
+    """An upgrade, 16 bytes and the client's FIN, then the 101, and 16 bytes from the far side."""
+    _not_over_tls(proxy)
+    with proxy.open() as near:
+        near.send(proxy.upgrade() + proxy.up(_SAID))
+        near.half_close()
+        with early(proxy, near) as far:
+            far.send(proxy.switching(far.request))
+            proxy.switched(near)
+            proxy.far_hears(far, _SAID)
+            _ends(far, FAR_SIDE)
+            far.send(proxy.down(_SAID))
+            proxy.near_hears(near, _SAID)
 
 
 @through(GROUP, "half-close-of-far-side", Level.PEERS, _SECTION)

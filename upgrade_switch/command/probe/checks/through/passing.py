@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 
+from ...farside import Far
 from ...passage import Passage
 from ...subject import Subject
+from ...wire import Wire
 from ..check import Group, Level, Skipped
 
-__all__ = ["only_websocket", "through"]
+__all__ = ["early", "only_websocket", "through"]
 
 
 def through(
@@ -41,3 +43,15 @@ def only_websocket(proxy: Passage) -> None:
     """
     if not proxy.is_websocket:
         raise Skipped("it is for WebSocket")
+
+
+def early(proxy: Passage, near: Wire) -> Far:
+    """
+    Wait for a request with early bytes.
+
+    :raises Skipped: if the proxy refuses it: then none of them is lost.
+    """
+    far = proxy.may_arrive(near)
+    if far is None:
+        raise Skipped(f"the proxy refuses early bytes: {proxy.refused(near)}")
+    return far
