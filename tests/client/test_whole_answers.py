@@ -24,6 +24,8 @@ lines = st.sampled_from(
         b"X-Content-Length: 5",
         b"Transfer-Encoding: chunked",
         b"Connection: close",
+        b"Connection: keep-alive",
+        b"connection: Keep-Alive, close",
         b"Upgrade: x",
         b"X: a b\xe9",
         b"X: a\0",

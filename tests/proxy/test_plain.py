@@ -75,6 +75,9 @@ ANSWERS = {
     + b"5\r\nhello\r\n0\r\n\r\n",
     "informational": b"HTTP/1.1 103 Early\r\nLink: </a>\r\n\r\n" + OK,
     "kept": OK.replace(b"server", b"Connection: keep-alive\r\nserver"),
+    "kept for long": OK.replace(
+        b"server", b"Keep-alive: timeout=5\r\nconnection: Keep-Alive\r\nserver"
+    ).replace(DATE, b""),
     "closed": OK.replace(b"server", b"Connection: close\r\nserver"),
     "hop": OK.replace(b"server", b"Connection: x-y\r\nserver"),
     "via": OK.replace(b"server", b"Via: 1.1 x\r\nserver"),
@@ -96,7 +99,7 @@ ANSWERS = {
     "twice": OK + OK,
 }
 
-WHOLE = ("plain", "empty", "no phrase", "404", "no server")
+WHOLE = ("plain", "empty", "no phrase", "404", "no server", "no date", "kept", "kept for long")
 
 
 class Ways:

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["IAsker", "WholeAnswer", "whole_answer"]
 
-_LENGTH = rb"(?i:Content-Length):"
+_LENGTH, _CONNECTION = rb"(?i:Content-Length):", rb"(?i:Connection):"
 # A final answer. No white space at either end of a value, and one space in front of it. (The lines are
 # no possessive group: re loses count of a group within one.)
 _ANSWER = re.compile(
     rb"HTTP/1\.1 ([2-5][0-9]{2}) (%b)\r\n"
-    rb"((?:(?:%b ([0-9]{1,18}+)|(?!%b)%b: (?:(?![ \t\r])%b(?<![ \t]))?+)\r\n)+)\r\n"
-    % (VALUE, _LENGTH, _LENGTH, TOKEN, VALUE)
+    rb"((?:(?:%b ([0-9]{1,18}+)|%b (?i:keep-alive)"
+    rb"|(?!%b|%b)%b: (?:(?![ \t\r])%b(?<![ \t]))?+)\r\n)+)\r\n"
+    % (VALUE, _LENGTH, _CONNECTION, _LENGTH, _CONNECTION, TOKEN, VALUE)
 )
 # The name in a line of what that matches.
 _NAME = re.compile(rb"([^:]++)[^\r]++\r\n")
@@ -40,7 +41,7 @@ _WITHOUT_BODY = (b"204", b"304")
 class WholeAnswer(NamedTuple):
     """
     An answer that is as long as its Content-Length says, or has no body: as it has come, and behind it
-    nothing. Nothing in it says what becomes of the connection.
+    nothing. If it has a Connection, that says ``keep-alive``, as some servers always do.
     """
 
     code: int
@@ -107,8 +108,10 @@ def whole_answer(data: bytes, to_head: bool) -> WholeAnswer | None:
 def _lengths_in(names: tuple[bytes, ...]) -> int | None:
     """
     How often Content-Length is among the names of an answer's fields; None if there are others that say
-    how the answer is framed, or what becomes of the connection.
+    how the answer is framed, or what becomes of the connection. (Whether Connection does, its value
+    says.)
     """
-    looked_at = list(compress(names, for_h11(names) or ()))
-    lengths = [name for name in looked_at if name.lower() == b"content-length"]
-    return len(lengths) if len(lengths) == len(looked_at) else None
+    looked_at = [name.lower() for name in compress(names, for_h11(names) or ())]
+    if not {b"content-length", b"connection"}.issuperset(looked_at):
+        return None
+    return looked_at.count(b"content-length")

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .. import _twisted
 from ..server.request import UpgradeRequest
 from ..server.whole import send_whole, takes_whole
-from .plain_heads import passes_as_it_is, via_line
+from .plain_heads import Passing, head_for_client, passing
 from .states import State
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class PlainPassage:
     _upload: Upload | None = None
     _has_retried = _is_sent = _is_flowing = False
     _reading: AnswerReading | None = None
+    # What passes of a plain answer.
+    _passing: Passing | None = None
     # The proxy's own answer if there is no other back end.
     _trouble: IResource | None = None
 
@@ -90,13 +93,14 @@ class PlainPassage:
 
     def takes_whole(self, answer: WholeAnswer) -> bool:
         settings = self._settings
-        return passes_as_it_is(
+        self._passing = passing(
             answer.names,
             answer.code,
             settings.rewrite_location,
             settings.rewrite_cookies,
             settings.back_ends.learns,
-        ) and takes_whole(self._request)
+        )
+        return self._passing is not None and takes_whole(self._request)
 
     def answered(self, answer: WholeAnswer) -> None:
         self._asking = None
@@ -104,9 +108,12 @@ class PlainPassage:
         self._attempt.answered()
         request = self._request
         assert isinstance(request, UpgradeRequest)
+        assert self._passing is not None
         self._end()
         code, phrase, _, size, data = answer
-        head = data[: size - 2] + via_line(self._settings.rules.pseudonym) + b"\r\n"
+        # This server's own, which it has set.
+        date = _twisted.raw_fields(request.responseHeaders)[b"Date"][0]
+        head = head_for_client(data[:size], self._passing, self._settings.rules.pseudonym, date)
         send_whole(request, code, phrase, head, data[size:])
 
     def asked_head(self) -> ExchangeHead:

@@ -2,9 +2,9 @@
 The heads of plain messages, both ways, each in one go.
 
 What :mod:`.fields` makes of a message depends, as a rule, on the names of its fields alone. What is
-found out about these is remembered: for a request, how its lines are written; for an answer, that it
-passes as it has come. Any message may go through :mod:`.fields`, field by field, and the outcome is the
-same; those that are not plain have to.
+found out about these is remembered: for a request, how its lines are written; for an answer, which of
+them pass as they have come. Any message may go through :mod:`.fields`, field by field, and the outcome
+is the same; those that are not plain have to.
 
 Pure, as :mod:`.fields` is.
 """
@@ -21,14 +21,17 @@ from ..fields import MOST_LISTS_OF_NAMES, lower_names
 from .fields import Rules, framing, host_of
 from .forwarded import Client, Trusted, forwarded_fields, via
 from .locations import has_places
-from .names import LOOKED_AT, named_by_connection, which_pass
+from .names import LOOKED_AT, NEVER_IN_ANSWERS, named_by_connection, which_pass
 
-__all__ = ["passes_as_it_is", "plain_lines", "via_line"]
+__all__ = ["Passing", "head_for_client", "passing", "plain_lines"]
 
 _MOST_REMEMBERED = 256
 
 # What depends on more than the names and the client.
 _NOT_PLAIN = frozenset({b"via", b"expect", b"upgrade", b"max-forwards"})
+
+# What may be in a plain answer, of what is looked at. The last two are never for the client.
+_MAY_BE_IN_ANSWERS = frozenset({b"content-length", b"connection", b"keep-alive"})
 
 _NONE: frozenset[bytes] = frozenset()
 
@@ -115,30 +118,57 @@ def _around(
     return None if host is None or lines is None else (host, lines)
 
 
-@lru_cache(MOST_LISTS_OF_NAMES)
-def passes_as_it_is(
-    names: tuple[bytes, ...], code: int, locations: bool, cookies: bool, learns: bool
-) -> bool:
-    """
-    Whether a plain answer passes as it has come, but for :func:`via_line` behind its fields:
-    ``answer_fields`` drops none of them, and ``answer_places`` changes none.
+class Passing(NamedTuple):
+    """What becomes of a plain answer's fields."""
 
-    :param names: of its fields, among which there is one Content-Length at most, which is valid.
+    kept: tuple[bool, ...] | None
+    """Which are for the client; None if all are."""
+    has_date: bool
+
+
+@lru_cache(MOST_LISTS_OF_NAMES)
+def passing(
+    names: tuple[bytes, ...], code: int, locations: bool, cookies: bool, learns: bool
+) -> Passing | None:
+    """
+    What becomes of a plain answer's fields, as ``answer_fields`` and ``answer_places`` have it.
+
+    :param names: those of all fields; there is one Content-Length at most, which is valid, and
+        Connection names nothing but ``keep-alive``.
     :param locations: whether Location and Content-Location are changed.
     :param cookies: whether Set-Cookie is.
     :param learns: whether somebody wants to know of its cookies.
+    :return: None if something has to be changed, or looked at.
     """
-    lower = lower_names(names)
-    looked_at = LOOKED_AT & lower
-    return (
-        not (looked_at - {b"content-length"} or code == _UPGRADE_REQUIRED)
-        # RFC 9110 §8.6.
-        and not (looked_at and code == _NO_CONTENT)
-        # Else the client gets this server's.
-        and b"date" in lower
-        and not (learns and b"set-cookie" in lower)
-        and not has_places([(name, b"") for name in names], locations=locations, cookies=cookies)
-    )
+    lower = [name.lower() for name in names]
+    looked_at = LOOKED_AT.intersection(lower)
+    if not _MAY_BE_IN_ANSWERS.issuperset(looked_at) or code == _UPGRADE_REQUIRED:
+        return None
+    # RFC 9110 §8.6.
+    if code == _NO_CONTENT and b"content-length" in looked_at:
+        return None
+    if learns and b"set-cookie" in lower:
+        return None
+    if has_places([(name, b"") for name in names], locations=locations, cookies=cookies):
+        return None
+    kept = tuple(name not in NEVER_IN_ANSWERS for name in lower)
+    return Passing(None if all(kept) else kept, b"date" in lower)
+
+
+def head_for_client(head: bytes, fields: Passing, pseudonym: bytes, date: bytes) -> bytes:
+    """
+    The head of a plain answer as the client gets it.
+
+    :param head: as it has come, with its empty line.
+    :param date: the Date that it gets if it has none.
+    """
+    lines = head[:-2]
+    if fields.kept is not None:
+        first, *each = lines.splitlines(True)
+        lines = first + b"".join(compress(each, fields.kept))
+    if not fields.has_date:
+        lines += b"Date: " + date + b"\r\n"
+    return lines + via_line(pseudonym) + b"\r\n"
 
 
 @lru_cache(_MOST_REMEMBERED)
