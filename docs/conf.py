@@ -32,7 +32,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autoclass_content = "both"
-# Twisted's docstrings are for its own documentation: a method without one of ours is not shown.
+# Twisted's docstrings are for its own documentation: a method without a docstring here is not shown.
 autodoc_inherit_docstrings = False
 
 # A signature that is longer has a line for each of its parameters.

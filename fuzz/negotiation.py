@@ -49,7 +49,7 @@ def bytes_to_text(data: bytes) -> str:
 
 
 def token_of(text: str) -> tuple[str, str | None] | None:
-    """Name and version; None for what is no token."""
+    """Name and version; None if it is not a token."""
     parts = text.split("/")
     if len(parts) > 2 or not all(part and set(part) <= TCHARS for part in parts):
         return None

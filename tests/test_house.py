@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -20,7 +21,7 @@ ROOT = Path(upgrade_switch.__file__).parent
 
 #: From the bottom to the top: a room imports those in lines above its own, and itself.
 FLOORS = (
-    {"fields", "_version"},
+    {"fields", "_version", "_lazy"},
     {"errors"},
     {"_extras"},
     {"negotiation"},
@@ -50,13 +51,22 @@ KNOWN = {
 PURE = {"upgrade_switch.fields", "upgrade_switch.http2.fields", "upgrade_switch.http2.lists"}
 #: Rooms whose parts do not know one another, but for those that are named.
 APART = {
-    "protocols": {"_tunnel", "_connect", "_handshake", "_heartbeat", "_origin", "_proxy_header"},
+    "protocols": {
+        "_tunnel",
+        "_connect",
+        "_client_handshake",
+        "_handshake",
+        "_heartbeat",
+        "_origin",
+        "_proxy_header",
+    },
     "command": {"certificates", "exits", "fields", "listening", "options", "reactor", "secrets"},
 }
 #: These exist to put others together.
 ENTRANCES = {"upgrade_switch", "upgrade_switch.command.main", "upgrade_switch.protocols"}
 
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
+MOST_ANYS = 150
 
 #: Where private names of others' may stand.
 TWISTED = "upgrade_switch._twisted"
@@ -167,6 +177,25 @@ def test_sizes(module: str) -> None:
             assert lines <= MOST_LINES_OF_A_FUNCTION, node.name
 
 
+def test_any() -> None:
+    """``Any`` stands only where no type says it: how often it does is not to grow."""
+    uses = [
+        node
+        for module in MODULES
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.Name) and node.id == "Any"
+    ]
+    assert len(uses) <= MOST_ANYS
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_ignored_types(module: str) -> None:
+    """Each ``# type: ignore`` has its reason behind it."""
+    for line in MODULES[module].read_text().splitlines():
+        _, found, rest = line.partition("# type: ignore")
+        assert not found or re.match(r"\[[\w, -]+\]  # \w", rest), line
+
+
 def is_for_others(module: str) -> bool:
     """Whether private names of others' may stand in a module."""
     return module == AUTOBAHN or module.startswith(TWISTED)
@@ -251,6 +280,17 @@ def test_tests_do_not_import_one_another() -> None:
         if isinstance(node, ast.ImportFrom) and ".test_" in (node.module or "")
     ]
     assert found == []
+
+
+def test_contributing() -> None:
+    """CONTRIBUTING.md names every folder that has tests, and no target that make does not know."""
+    page = (ROOT.parent / "CONTRIBUTING.md").read_text()
+    tests = Path(__file__).parent
+    folders = {path.parent.name for path in tests.rglob("test_*.py")} - {tests.name}
+    assert {name for name in folders if f"`{name}/`" not in page} == set()
+    makefile = (ROOT.parent / "Makefile").read_text()
+    named = {name for names in re.findall(r"`make ([a-z -]+)", page) for name in names.split()}
+    assert {name for name in named if f"\n{name}:" not in makefile} == set()
 
 
 def test_order_of_the_tests() -> None:

@@ -4,9 +4,9 @@ HTTP Upgrade for Twisted: one port, many protocols, and no byte lost between the
 The names of the two sides are imported when they are asked for (PEP 562): most programs need one.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._lazy import lazy_names
 from ._version import __version__
 from .connection import SwitchedConnection
 from .errors import NotSwitched
@@ -56,15 +56,4 @@ _MODULES = {
     "UpgradeSite": "server.site",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
-    # From now on, Python finds it without asking this function.
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(globals(), _MODULES)

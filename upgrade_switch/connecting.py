@@ -57,8 +57,8 @@ class ConnectingEnd(ClientEnd):
 
     def not_connected(self, reason: Failure) -> None:
         """
-        The attempt has failed, and this end is still connected: it is aborted next. To be overridden
-        by a subclass that has somebody to tell.
+        The attempt has failed, and this end is still connected: it is aborted next. To be overridden by
+        a subclass that reports it.
         """
 
     def connectionMade(self) -> None:

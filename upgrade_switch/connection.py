@@ -71,7 +71,7 @@ class HoldingProtocol(Protocol):
 class AbortUnlessInstalled:
     """
     What a client's :class:`SwitchedConnection` has until its target is installed. If it is dropped
-    before that, it aborts the connection, which would stay open for as long as the server likes.
+    before that, it aborts the connection, which would otherwise stay open until the server closes it.
     """
 
     def __init__(self, holding: HoldingProtocol) -> None:
@@ -111,9 +111,9 @@ class SwitchedConnection:
     :ivar path: the path of the request that switched it.
     :ivar since: when, in seconds on the reactor's clock.
     :ivar target: the protocol that owns it; None until it does (on a client, until :meth:`install`).
-    :ivar user: on a server, who the client is, as far as that has been checked; else None.
-    :ivar why_aborted: on a server, what its observers are told of the end instead of the transport's
-        reason; None: nothing else.
+    :ivar user: on a server, the client's name, if its identity has been checked; otherwise None.
+    :ivar why_aborted: on a server, the reason for its end that observers are told in place of the
+        transport's; usually None.
     """
 
     __slots__ = (

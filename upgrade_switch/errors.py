@@ -5,7 +5,7 @@ Every exception that this package defines, in one tree::
     ├── InvalidToken        (ValueError)      a string that is not an upgrade token
     ├── InvalidUpgrades     (TypeError)       a mapping of upgrades that cannot work
     ├── InvalidPrefaces     (TypeError)       a mapping of prefaces that cannot work
-    ├── InvalidArgument     (TypeError)       an argument that is not what its place wants
+    ├── InvalidArgument     (TypeError)       an argument of the wrong kind
     ├── InvalidTarget       (TypeError)       a target that does not provide IProtocol
     ├── InvalidPhrase       (TypeError)       a reason phrase that is not bytes
     ├── SwitchRefused                         Request.switch_to cannot switch (now)
@@ -14,7 +14,7 @@ Every exception that this package defines, in one tree::
     │   ├── ResponseStarted                   an HTTP response has been started already
     │   ├── ContentUnread                     the request's content has not been read to its end
     │   ├── ClientGone                        the connection has ended, or is ending
-    │   ├── TooManySwitched                   the site's max_switched is reached
+    │   ├── TooManySwitched                   a limit of the site is reached
     │   ├── Draining                          the site is going down
     │   └── NotDetachable                     the transport's bytes cannot be redirected
     ├── UnsupportedTwisted  (ImportError)     Twisted lacks something that this package needs
@@ -113,7 +113,7 @@ class InvalidPrefaces(UpgradeError, TypeError):
 
 class InvalidArgument(UpgradeError, TypeError):
     """
-    Raised when an argument is not what its place wants, such as a policy that is not an
+    Raised when an argument is not of the kind that is needed, such as a policy that is not an
     ``IPolicyForHTTPS``, or an observer that is not an ``ISwitchObserver``.
     """
 
@@ -162,7 +162,7 @@ class ResponseStarted(SwitchRefused):
 class ContentUnread(SwitchRefused):
     """
     Raised when the request's content is streamed (``IStreamsContent``) and ``stream_content`` has not
-    come to its end: what follows would be taken for the new protocol's.
+    come to its end: the rest of it would be taken for bytes of the new protocol.
     """
 
 
@@ -171,7 +171,10 @@ class ClientGone(SwitchRefused):
 
 
 class TooManySwitched(SwitchRefused):
-    """Raised when ``UpgradeSite(max_switched=...)`` connections are switched already."""
+    """
+    Raised when as many connections are switched already as ``UpgradeSite(max_switched=...)`` allows, or
+    ``max_per_address`` for this client.
+    """
 
 
 class Draining(SwitchRefused):
@@ -194,8 +197,8 @@ class StreamClosed(UpgradeError, ConnectionClosed):
     """
     A WebSocket is closed: nothing more is received, and nothing can be sent.
 
-    :ivar code: the close code (RFC 6455 §7.4); 1006: the connection ended without a word.
-    :ivar reason: the text beside it.
+    :ivar code: the close code (RFC 6455 §7.4); 1006: the connection ended without a Close frame.
+    :ivar reason: the text that came with it.
     """
 
     def __init__(self, code: int, reason: str = "") -> None:
@@ -217,8 +220,8 @@ class InvalidContent(UpgradeError, ValueError):
 
 class InvalidCapsule(UpgradeError, ValueError):
     """
-    Why a connection was aborted on which capsules travel (``connect_udp``, ``open_udp``), if the other
-    end has broken their rules (RFC 9297 §3.3, RFC 9298 §5).
+    Why a connection with capsules (``connect_udp``, ``open_udp``) was aborted, if the other end has
+    broken their rules (RFC 9297 §3.3, RFC 9298 §5).
     """
 
 
@@ -308,9 +311,9 @@ def connect_timed_out(what: str) -> Callable[[object, float], NoReturn]:
 
         connecting.addTimeout(30, reactor, connect_timed_out("no switch"))
 
-    The Deferred then fails with ``twisted.internet.error.TimeoutError``, as those of Twisted's own
-    endpoints do: code that catches ``ConnectError`` catches it. (Python's builtin ``TimeoutError``,
-    and the one of ``twisted.internet.defer``, are not ``ConnectError``.)
+    The Deferred then fails with ``twisted.internet.error.TimeoutError``, as Twisted's own endpoints do:
+    code that catches ``ConnectError`` catches it. (Python's builtin ``TimeoutError``, and the one of
+    ``twisted.internet.defer``, are not ``ConnectError``.)
 
     :param what: what has not happened; the message is such as "no switch within 30 seconds", and goes
         on with what is known about the cause.

@@ -86,9 +86,9 @@ class IDrainable(Interface):
 
 class IDrainsLate(IDrainable):
     """
-    A target that makes use of the time that is left when the server goes down, as a tunnel does, whose
-    transfer may well end by itself. Its ``drain`` is called late: ``min(1, timeout / 2)`` seconds
-    before what is left is aborted, where ``timeout`` is what ``UpgradeSite.drain`` was given.
+    A target that can use the time that is left when the server goes down, such as a tunnel, whose
+    transfer may end by itself. Its ``drain`` is called late: ``min(1, timeout / 2)`` seconds before
+    what is left is aborted, where ``timeout`` is what ``UpgradeSite.drain`` was given.
     """
 
     def drain_announced() -> None:
@@ -113,7 +113,7 @@ class ITakesUpgrades(Interface):
 
 class IStreamsContent(Interface):
     """
-    A resource that takes the content of requests while it comes. It is a marker::
+    A resource that takes the content of requests as it arrives. This is a marker::
 
         @implementer(IStreamsContent)
         class Uploads(Resource):
@@ -168,8 +168,8 @@ class ICountsBytes(Interface):
 
 class ISwitchObserver(Interface):
     """
-    Is told what happens to the upgrades of an ``UpgradeSite(observers=[...])``, while it happens: an
-    observer that takes long delays the connection. What an observer raises is logged, and harmless.
+    Is told what happens to the upgrades of an ``UpgradeSite(observers=[...])``, while it happens: a
+    slow observer delays the connection. What an observer raises is logged, and has no other effect.
     """
 
     def switched(connection: ISwitchedConnection) -> None:
@@ -247,7 +247,7 @@ class ISwitchedConnection(Interface):
 
 
 class IBackEnd(Interface):
-    """A server behind a reverse proxy, and how it does; ``observe.Status.show_back_ends`` shows it."""
+    """A server behind a reverse proxy, and its state; ``observe.Status.show_back_ends`` shows it."""
 
     url: str = Attribute("Where it is; without a user and a password.")
     state: str = Attribute('"up"; "ejected" after failures, for a while; "down" says a health check.')
@@ -297,7 +297,7 @@ class IDetachable(Interface):
         """
         Where the transport keeps the protocol that it gives its bytes to (``_twisted.Slot``).
 
-        :raises NotDetachable: if nobody knows, or if something else is there.
+        :raises NotDetachable: if that cannot be found out, or if something else is there.
         """
 
     def detach(head: SwitchHead | None) -> bytes:

@@ -120,7 +120,7 @@ class Offer:
         if version != b"HTTP/1.1":
             return cls((), f"Upgrade is HTTP/1.1's, this is {version.decode('latin-1')}")
         if method == b"CONNECT":
-            return cls((), "CONNECT switches by itself")
+            return cls((), "CONNECT does not use Upgrade")
         if "upgrade" not in connection_options(connection or ()):
             return cls((), "Connection does not name upgrade")
         return cls.parse(upgrade)
@@ -223,7 +223,7 @@ class TokenTable(Generic[V]):
                 raise InvalidUpgrades(f"a token is a str, not {key!r}")
             token = UpgradeToken.parse(key)
             if token.key in self._values:
-                raise InvalidUpgrades(f"{key!r} is here twice: names compare without case")
+                raise InvalidUpgrades(f"{key!r} is given twice: names compare without regard to case")
             self._values[token.key] = value
 
     def known(self, offer: Iterable[UpgradeToken]) -> Iterator[tuple[UpgradeToken, V]]:

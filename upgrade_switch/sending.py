@@ -142,7 +142,7 @@ class SendingWatch:
 
 
 def _nothing() -> None:
-    """What is called when nobody is to be called."""
+    """Called in place of a callback that is no longer wanted."""
 
 
 class QuietTimeout:
@@ -211,7 +211,7 @@ def is_clean_end(
     Whether a connection has ended as its other end wanted, with nothing cut off. To be asked within
     ``connectionLost``, since a TLS layer forgets everything after it.
 
-    With TLS, what counts is the alert ``close_notify`` (RFC 8446 §6.1), not how TCP ended: anybody on
+    With TLS, what counts is the alert ``close_notify`` (RFC 8446 §6.1), not how TCP ended: anything on
     the way can end TCP. An end without it is clean, however, if we have sent ours first: other ends
     often answer that by closing without a word, and have nothing left to say.
 

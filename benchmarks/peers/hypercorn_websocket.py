@@ -3,28 +3,10 @@
 import asyncio
 import socket
 import sys
-from typing import Any
 
+from asgi_echo import app
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
-
-
-async def app(scope: Any, receive: Any, send: Any) -> None:
-    if scope["type"] == "http":
-        fields = [(b"connection", b"upgrade"), (b"upgrade", b"websocket"), (b"content-length", b"0")]
-        await send({"type": "http.response.start", "status": 426, "headers": fields})
-        await send({"type": "http.response.body"})
-        return
-    if scope["type"] != "websocket":
-        raise NotImplementedError(scope["type"])  # how an application says that it has no lifespan
-    await receive()
-    await send({"type": "websocket.accept"})
-    while (message := await receive())["type"] == "websocket.receive":
-        if message.get("text") is not None:
-            await send({"type": "websocket.send", "text": message["text"]})
-        else:
-            await send({"type": "websocket.send", "bytes": message["bytes"]})
-
 
 listening = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 config = Config()

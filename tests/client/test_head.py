@@ -84,7 +84,7 @@ def test_every_cut(data: bytes) -> None:
     st.data(),
 )
 def test_any_cut(parts: list[bytes], data: Any) -> None:
-    """What is no head is none in any cut, too."""
+    """What is not a head is not one in any cut, either."""
     stream = b"".join(parts)
     where = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=4)))
     pieces = [stream[a:b] for a, b in zip([0, *where], [*where, len(stream)], strict=True)]

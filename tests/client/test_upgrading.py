@@ -68,7 +68,7 @@ async def test_connection_is_named(given: Any, sent: list[bytes], persistent: bo
 @pytest_twisted.ensureDeferred
 async def test_upgrade_as_given(given: Any, sent: bytes) -> None:
     """Upgrade is sent as it was given, and what the caller gave is not changed."""
-    # With a Host of one's own, the agent has no copy made.
+    # If the caller has set Host, the agent makes no copy.
     headers = Headers({"Host": ["here"], "Upgrade": [given] if isinstance(given, str) else given})
     before = headers.copy()
     async with playing() as server:
@@ -146,7 +146,7 @@ async def _cut_in_two(server: Scripted, stream: bytes, cut: int) -> bytes:
 
 @pytest_twisted.ensureDeferred
 async def test_pool_of_treq() -> None:
-    """``treq.get(url, pool=pool)`` upgrades with no agent of one's own."""
+    """``treq.get(url, pool=pool)`` upgrades without an agent."""
     async with playing() as server:
         url = f"http://127.0.0.1:{server.port.getHost().port}/u"
         pool = UpgradePool(reactor)

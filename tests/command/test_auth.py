@@ -322,7 +322,7 @@ def test_guards_nothing(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/a", "/a/db", "/a/db/below", "/status/json"])
 def test_guards_a_part(path: str) -> None:
-    """A path above or below something is none."""
+    """A path above or below a resource is not that resource's."""
     options = ["--tunnel", "/a/db x tcp:127.0.0.1:1", "--status", "/status"]
     with serving(*options, "--auth", f"{path} memory:a:b"):
         pass

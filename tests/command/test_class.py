@@ -1,5 +1,5 @@
 """
-``upgrade-switch serve --class``: resources of one's own, by the names of their classes.
+``upgrade-switch serve --class``: your own resources, by the names of their classes.
 """
 
 from __future__ import annotations

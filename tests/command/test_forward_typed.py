@@ -261,7 +261,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "empty": ("", "needs a table [[forward]]"),
     "no list": ("[forward]\n" + GOOD, "needs a table [[forward]]"),
     "no table": ("forward = [1]\n", "needs a table [[forward]]"),
-    "outside": ("listen = 0\n[[forward]]\n" + GOOD, "'listen' is outside of a table"),
+    "outside": ("listen = 0\n[[forward]]\n" + GOOD, "'listen' is outside of a [[forward]] table"),
     "no listen": ('[[forward]]\nurl = "http://h/"\n', "[[forward]] 1 needs listen"),
     "no url": ("[[forward]]\nlisten = 0\n", "[[forward]] 1 needs url"),
     "second": (f"[[forward]]\n{GOOD}[[forward]]\nlisten = 0\n", "[[forward]] 2 needs url"),
@@ -311,5 +311,5 @@ def test_wrong_config(tmp_path: Path) -> None:
     """A file that is not there, and arguments beside it, are usage errors."""
     config = str(tmp_path / "none.toml")
     assert "No such file" in fails(2, "forward", "--config", config)
-    assert "stand in the file" in fails(2, "forward", "--config", config, LOCAL, "ws://h/")
+    assert "the file has ENDPOINT" in fails(2, "forward", "--config", config, LOCAL, "ws://h/")
     assert "ENDPOINT, URL and TOKEN" in fails(2, "forward")

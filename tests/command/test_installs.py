@@ -79,7 +79,7 @@ assert (one, two) == (1, 2)
 
 
 def clean_environment(cwd: Path, **env: str) -> dict[str, str]:
-    """An environment for a program, with no Python settings of ours."""
+    """An environment for a program, without the Python settings of this process."""
     home = cwd / "home"
     home.mkdir(exist_ok=True)
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP_"))}

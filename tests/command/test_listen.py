@@ -185,7 +185,7 @@ def test_sockets_without_names(kind: str, folder: Path) -> None:
 
 
 def test_no_certificate(folder: Path) -> None:
-    """A key or a certificate that is not there, or is none: one line, exit code 2."""
+    """A key or a certificate that is missing or broken: one line, exit code 2."""
     (folder / "none.pem").write_text("no certificate\n")
     pairs = [("key.pem", "missing.pem"), ("none.pem", "cert.pem"), ("key.pem", "none.pem")]
     for key, certificate in pairs:

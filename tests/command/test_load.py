@@ -127,7 +127,7 @@ def echoes(server: Server) -> bool:
 def test_reset_at_once() -> None:
     """
     So many switched connections are reset at once, three times, the first time while half of them are
-    not switched yet: no connection, file descriptor or memory is kept, and who comes next is served.
+    not switched yet: no connection, file descriptor or memory is kept, and the next client is served.
     """
     with running(CLIENTS) as server:
         before = server.descriptors()

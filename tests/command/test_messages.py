@@ -52,7 +52,7 @@ def test_say(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_endpoint_without_a_url() -> None:
-    """An endpoint whose URL is none fails as endpoints do: by its Deferred."""
+    """An endpoint with a broken URL fails as endpoints do: by its Deferred."""
     for url in ("http://a b/", ""):
         with pytest.raises(ValueError):
             await UpgradeEndpoint(reactor, url, "echo").connect(Factory())

@@ -183,7 +183,7 @@ def test_new_worker_hangs(parent: Parent) -> None:
     hanging = parent.new()
     hanging[0].says("built")
     parent.reactor.advance(60)
-    assert parent.says() == ["not reloaded, all is as it was: no worker after 60 s"]
+    assert parent.says() == ["not reloaded, nothing changed: no worker after 60 s"]
     assert [worker.is_killed for worker in hanging] == [True, True]
     assert "retire" not in before[0].told
     parent.workers.reload()
@@ -220,7 +220,7 @@ def test_no_room_for_new_workers(parent: Parent) -> None:
     parent.begins()
     parent.reactor.rooms = [False, True]
     parent.workers.reload()
-    assert parent.says() == ["not reloaded, all is as it was: no room"]
+    assert parent.says() == ["not reloaded, nothing changed: no room"]
     assert len(parent.reactor.workers) == 2
 
 

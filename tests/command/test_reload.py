@@ -204,7 +204,7 @@ def test_client_certificates(configured: Configured) -> None:
     with Process("serve", *base) as server:
         server.says()
         demand(of_clients[0], tls)
-        reloads(server, "not reloaded, all is as it was: --client-ca is for ssl: endpoints only")
+        reloads(server, "not reloaded, nothing changed: --client-ca is for ssl: endpoints only")
         server.terminate()
         assert server.ends() == (0, b"", b"")
 
@@ -235,7 +235,7 @@ def test_module_that_exits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with Process("serve", "--config", str(config), *options) as server:
         url = server.says().removeprefix("listening on ")
         config.write_text("class = ['/page exiting.Page']\n")
-        reloads(server, "not reloaded, all is as it was: --class exiting.Page: SystemExit: no database")
+        reloads(server, "not reloaded, nothing changed: --class exiting.Page: SystemExit: no database")
         assert get(url, "/ready")[0] == 200
         server.terminate()
         assert server.ends() == (0, b"", b"")

@@ -71,7 +71,7 @@ def test_page(url: str) -> None:
 
 
 def test_page_elsewhere(url: str) -> None:
-    """What is not there is a 404; the address of an upgrade says so to who does not ask for it."""
+    """What is not there is a 404; the address of an upgrade says so to a client that does not ask."""
     with get(url, "/nowhere") as page:
         assert page.status == 404
     with get(url, "/echo") as page:
@@ -213,7 +213,7 @@ def test_tunnels() -> None:
 
 
 def test_tunnel_at_the_root() -> None:
-    """A tunnel at ``/`` leaves the page there to who asks for a page."""
+    """A tunnel at ``/`` leaves the page there to clients that ask for a page."""
     with listening(echo) as port, serving("--tunnel", f"/ x tcp:127.0.0.1:{port}") as server:
         with get(server.url) as page:
             assert page.status == 200
@@ -229,7 +229,7 @@ def test_tunnel_to_nowhere() -> None:
     assert done.returncode == 3
     assert b"502" in done.stderr
     line, declined = server.log
-    assert " was not switched to x at /x: answered: " in declined
+    assert " was not switched to x at /x: answered (" in declined
     assert line.startswith("the tunnel at /x cannot connect to 127.0.0.1:")
     assert "Connection was refused" in line
 

@@ -197,7 +197,7 @@ def test_bad_client_endpoint(endpoint: str) -> None:
 
 @pytest.mark.parametrize("value", ["", "/x", "/x x", "x x tcp:127.0.0.1:1", "x"])
 def test_bad_tunnel(value: str) -> None:
-    """A ``--tunnel`` that lacks a part, or whose path is none: exit code 2."""
+    """A ``--tunnel`` that lacks a part, or whose path is not a path: exit code 2."""
     fails(2, "serve", "--listen", LOCAL, "--tunnel", value)
 
 
@@ -368,7 +368,7 @@ def test_streams_after_a_signal(url: str) -> None:
     ("arguments", "said"),
     [
         (["serv"], "; available: serve, connect, forward"),
-        (["serve", "8080"], "unexpected argument '8080': there are options only"),
+        (["serve", "8080"], "unexpected argument '8080': serve takes only options"),
         (["serve", "--listen", "8080"], "not a server endpoint string (such as tcp:8080): '8080'"),
         (
             ["serve", "--tunnel", "/x x 22"],

@@ -60,7 +60,7 @@ def test_dying(tmp_path: Path) -> None:
         server.send_signal(signal.SIGHUP)
         while "another one starts" in (said := server.says()):
             pass
-        assert said == "not reloaded, all is as it was: exit code 7"
+        assert said == "not reloaded, nothing changed: exit code 7"
         (tmp_path / "dies").unlink()
         serves(server.url, lambda pid: pid != other[0].pid)
         server.terminate()
@@ -90,7 +90,7 @@ def test_reloading(tmp_path: Path) -> None:
         for wrong in ("what = 1", 'tunnel = ["/a b nonsense:"]'):
             config.write_text(wrong)
             server.send_signal(signal.SIGHUP)
-            assert server.says().startswith("not reloaded, all is as it was: ")
+            assert server.says().startswith("not reloaded, nothing changed: ")
             load.goes_on()
             assert load.asked.keys() == before.keys()
         config.write_text('ready = "/ready"')

@@ -176,7 +176,7 @@ def test_broken_list_is_no_offer(text: str) -> None:
 
 @pytest.mark.parametrize("separator", [b", ", b"\n"])
 def test_longest_offer(separator: bytes) -> None:
-    """An offer of 64 tokens counts, and one of more, which nobody makes, is none, and says so."""
+    """An offer of 64 tokens counts; a longer one, which nobody makes, is ignored, and says so."""
     names = [b"t%d" % number for number in range(65)]
     assert len(Offer.parse(separator.join(names[:64]).split(b"\n"))) == 64
     offer = Offer.parse(separator.join(names).split(b"\n"))

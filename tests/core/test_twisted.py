@@ -254,10 +254,17 @@ def test_said_of_an_answer(name: str, value: object) -> None:
 
 
 def test_content_of_a_request_that_is_over() -> None:
-    """A request that is over has no content, unless somebody has asked for it before."""
-    request = _twisted.LeanRequest(begun(b""), False)
-    request.connectionLost(Failure(ConnectionDone()))
-    assert request.content is None
+    """A client that has left leaves a closed content, as with Twisted; a finished request has none."""
+    theirs, ours = (cls(begun(b""), False) for cls in (server.Request, _twisted.LeanRequest))
+    theirs.gotLength(0)
+    for request in (theirs, ours):
+        request.connectionLost(Failure(ConnectionDone()))
+        assert request.content is not None
+        assert request.content.closed
+        del request.content
+    finished = _twisted.LeanRequest(begun(b""), False)
+    del finished.channel
+    assert finished.content is None
 
 
 def test_content_of_a_channel() -> None:

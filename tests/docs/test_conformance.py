@@ -44,4 +44,4 @@ def test_every_program_is_a_peer(report: Any) -> None:
     """No program of benchmarks/peers/ is forgotten."""
     files = {path.name for path in (ROOT / "benchmarks" / "peers").iterdir() if path.is_file()}
     programs = {peer.program[0] for peer in report.PEERS}
-    assert files - {"__init__.py", "fronting.py"} == programs
+    assert files - {"__init__.py", "asgi_echo.py", "fronting.py"} == programs

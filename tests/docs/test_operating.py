@@ -141,7 +141,7 @@ async def test_logs(read: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_status_of_the_command(read: Any) -> None:
-    """The page's serve shows its status to who has the password, as the page's curl says."""
+    """The page's serve shows its status to those who have the password, as the page's curl says."""
     reader = read(PAGE)
     _logs, serve, curl, *_more = commands_of(reader)
     with reader.serves(serve):

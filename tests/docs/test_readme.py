@@ -14,10 +14,11 @@ from unittest.mock import patch
 
 import pytest
 import pytest_twisted
-from twisted.internet import endpoints
+from twisted.internet import endpoints, task
+from twisted.internet.defer import Deferred
 
 from tests.kit import ROOT
-from tests.kit.harness import Recorder, reactor
+from tests.kit.harness import patient, reactor
 from upgrade_switch import NotSwitched
 
 README = (ROOT / "README.md").read_text()
@@ -25,51 +26,45 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 CONSOLE = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
 
 
-class Talk(Recorder):
-    """The client's protocol that README leaves to its reader."""
-
-    talking: list[Talk] = []  # noqa: RUF012 - one list for the whole test, on purpose
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self.talking.append(self)
-        self.send(b"hello")
-
-
-def run_readme() -> dict[str, Any]:
-    """Run all blocks in one namespace, as a reader does who copies them one below the other."""
-    names: dict[str, Any] = {"Talk": Talk, "listening": []}
+async def run_server() -> Any:
+    """Run README's server on a port that is free, and give the port."""
+    listening: list[Any] = []
     real = endpoints.serverFromString
 
     def listen_anywhere(reactor: Any, description: str) -> Any:
         assert description == "tcp:8080:interface=127.0.0.1"
         endpoint = real(reactor, "tcp:0:interface=127.0.0.1")
         listen = endpoint.listen
-        endpoint.listen = lambda f: listen(f).addCallback(names["listening"].append)
+        endpoint.listen = lambda f: listen(f).addCallback(listening.append)
         return endpoint
 
     with patch.object(endpoints, "serverFromString", listen_anywhere), patch.object(reactor, "run"):
-        for block in PYTHON:
-            exec(compile(block, "README.md", "exec"), names)
-    return names
+        exec(compile(PYTHON[0], "README.md", "exec"), {})
+    (port,) = listening
+    return port
+
+
+async def run_client(url: str) -> None:
+    """Run README's client, in this process."""
+    assert PYTHON[1].count("http://127.0.0.1:8080/echo") == 1
+    block = PYTHON[1].replace("http://127.0.0.1:8080/echo", url)
+    with patch.object(task, "react") as react:
+        exec(compile(block, "README.md", "exec"), {})
+    (main,) = react.call_args.args
+    await patient(Deferred.fromCoroutine(main(reactor)))
 
 
 @pytest_twisted.ensureDeferred
-async def test_server_and_client() -> None:
+async def test_server_and_client(capsys: pytest.CaptureFixture[str]) -> None:
     """README's client talks to README's server, and raises NotSwitched if it is refused."""
-    names = run_readme()
-    (port,) = names["listening"]
+    port = await run_server()
     url = f"http://127.0.0.1:{port.getHost().port}"
-    await names["talk"](f"{url}/echo")
-    talk = Talk.talking.pop()
-    await talk.receives(b"hello")
-    talk.transport.abortConnection()
-    await talk.is_lost()
+    await run_client(f"{url}/echo")
+    assert capsys.readouterr().out == "b'hello'\n"
     with pytest.raises(NotSwitched) as refused:
-        await names["talk"](f"{url}/nothing")
+        await run_client(f"{url}/nothing")
     assert refused.value.response.code == 404
     await refused.value.response.text()
-    await names["pool"].closeCachedConnections()
     await port.stopListening()
 
 

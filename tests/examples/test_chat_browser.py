@@ -108,7 +108,7 @@ async def test_reload(browser: Browser, served: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_rooms(browser: Browser, served: Any) -> None:
-    """A room of one's own is a link away for the others; what is said there is not heard elsewhere."""
+    """A new room is a link away for the others; what is said there is not heard elsewhere."""
     with served() as server:
         anna = await somebody(browser, server.url, "Anna")
         bert = await somebody(browser, server.url, "Bert")

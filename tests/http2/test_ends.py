@@ -300,7 +300,7 @@ async def test_idle(listen: Any, way: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_site_without_a_timeout(listen: Any) -> None:
-    """On a site without an idle time-out there is none."""
+    """A site without an idle time-out ends no connection for being idle."""
     clock = StillClock()
     listening = await listen("tcp", h2c_site(reactor=clock, timeout=None))
     before = len(clock.getDelayedCalls())

@@ -398,3 +398,24 @@ def test_streams() -> None:
     """Whatever client, targets and network do, each byte and each end gets where it belongs."""
     steps = hypothesis_settings(max_examples=60, stateful_step_count=40)
     run_state_machine_as_test(Streams, settings=steps)
+
+
+def test_end_behind_a_producer() -> None:
+    """
+    A direction ends behind all that its producer writes, though the first of it has to wait for a
+    window: then nothing is left for a moment.
+    """
+    state = Streams()
+    state.connect(cut=None, switched=1)
+    while state.takes:
+        state.ask_for_a_page()
+    (stream,) = state.streams
+    stream.is_produced = True
+    stream.target.transport.registerProducer(Pieces(stream, [b"second", b"first "]), False)
+    stream.target.transport.loseWriteConnection()
+    stream.write_closed = True
+    state.send()
+    assert not stream.received
+    state.open_window_of_all(size=100)
+    assert (stream.received, stream.client_saw_end) == (b"first second", True)
+    state.teardown()

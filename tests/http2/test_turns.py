@@ -131,7 +131,7 @@ def test_cost_of_a_small_window(window: int) -> None:
 
 
 def test_cost_of_an_echo() -> None:
-    """For some bytes to a target, and back, few functions of ours are called: each costs some of it."""
+    """For some bytes to a target, and back, few functions of this package are called."""
     site = h2c_site(http2_connect=True, reactor=Clock())
     site.resource.putChild(b"u", UpgradeResource({"echo": factory_of(EchoTarget)[0]}))
     client = Unread(site, reads=True)

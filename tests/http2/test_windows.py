@@ -8,8 +8,10 @@ from base64 import urlsafe_b64encode
 from typing import Any
 
 import pytest
+from twisted.internet.interfaces import IPullProducer
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from zope.interface import implementer
 
 from tests.kit.h2client import PREFACE, frame, h2c_site
 from tests.kit.h2raw import (
@@ -30,7 +32,7 @@ from tests.kit.h2raw import (
     settings,
     window_update,
 )
-from tests.kit.harness import EchoTarget, Recorder, factory_of
+from tests.kit.harness import EchoTarget, HalfCloseRecorder, Recorder, factory_of
 from upgrade_switch import UpgradeResource
 from upgrade_switch.http2.machine import CONNECTION_WINDOW, MOST_STREAMS
 from upgrade_switch.server.http2 import ServerConnection
@@ -169,6 +171,41 @@ def test_window_below_zero() -> None:
     assert came(client) == 1
     client.send(settings(_4=2000))
     assert came(client) == 999
+
+
+@implementer(IPullProducer)
+class Parts:
+    """Writes three parts, one each time that it is asked."""
+
+    def __init__(self, transport: Any) -> None:
+        self.transport = transport
+        self.left = 3
+        transport.registerProducer(self, False)
+
+    def resumeProducing(self) -> None:
+        self.left -= 1
+        self.transport.write(bytes(100))
+        if not self.left:
+            self.transport.unregisterProducer()
+
+    def stopProducing(self) -> None:
+        raise AssertionError("nobody has left")
+
+
+@pytest.mark.parametrize("end", ["loseWriteConnection", "loseConnection"])
+def test_end_behind_a_pull_producer(end: str) -> None:
+    """A pull producer that waits for a window is not cut off by the end, which comes behind it."""
+    client, target = client_of(HalfCloseRecorder, settings(_4=50))
+    target.transport.write(bytes(60))
+    parts = Parts(target.transport)
+    getattr(target.transport, end)()
+    client.send()
+    assert [(len(f.payload), f.flags) for f in client.take()] == [(50, 0)]
+    client.send(window_update(1, 1000))
+    assert parts.left == 0
+    frames = [f for f in client.take() if f.kind == DATA]
+    assert sum(len(f.payload) for f in frames) == 310
+    assert [f.flags for f in frames] == [*[0] * (len(frames) - 1), END_STREAM]
 
 
 def test_window_of_the_connection() -> None:

@@ -466,7 +466,7 @@ class StripsNames(SwitchingServer):
 
 @fails("bad-content-length")
 class TakesAnyLength(SwitchingServer):
-    """A Content-Length that is no number is none."""
+    """A Content-Length that is not a number is ignored."""
 
     def check_framing(self, request: Request) -> None:
         request.fields = [
@@ -479,7 +479,7 @@ class TakesAnyLength(SwitchingServer):
 
 @fails("bad-transfer-encoding")
 class IgnoresCodings(SwitchingServer):
-    """An unknown transfer coding is none."""
+    """An unknown transfer coding is ignored."""
 
     def check_framing(self, request: Request) -> None:
         request.fields = [field for field in request.fields if field[1] != "probe-unknown"]
@@ -761,7 +761,7 @@ class SaysGoodbye(SwitchingServer):
 
 @fails("reset-behind-101", maybe=["reset-behind-request"], silent=True, jobs=1)
 class CountsNoResets(SwitchingServer):
-    """There is room for three, and who leaves by a reset is never taken from the count."""
+    """There is room for three, and clients that leave by a reset are counted for ever."""
 
     def __init__(self) -> None:
         self._room = threading.Semaphore(3)

@@ -154,3 +154,17 @@ def scp(options: list[str], folder: Path, data: bytes, back: bool) -> bytes:
     )
     assert (done.returncode, done.stderr) == (0, b"")
     return target.read_bytes()
+
+
+def runs_commands(options: list[str]) -> None:
+    """A command's output, its errors and its exit status come back."""
+    done = ssh(options, "echo out; echo error >&2; exit 7")
+    # The last of it: the shell may say something of its own when it begins.
+    assert (done.returncode, done.stdout, done.stderr[-6:]) == (7, b"out\n", b"error\n")
+
+
+def carries(options: list[str], data: bytes) -> None:
+    """What goes through ``cat`` on the other side comes back as it was."""
+    done = ssh(options, "cat", input=data)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert digest(done.stdout) == digest(data)

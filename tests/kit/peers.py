@@ -359,3 +359,14 @@ def connected(
         yield client
     finally:
         client.end()
+
+
+def echoes(client: Any, *messages: Message) -> None:
+    """Each message comes back, of the same type; and then all of them, sent at once."""
+    for message in messages:
+        client.send(message)
+        assert client.receive() == message
+    for message in messages:
+        client.send(message)
+    for message in messages:
+        assert client.receive() == message

@@ -38,6 +38,16 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+#: A content in which every byte stands, and that looks like HTTP.
+BODY = bytes(range(256)) + b"\r\n\r\n" + PAGE
+
+#: A request with that content in chunks.
+CHUNKED = chunked(BODY[:1], BODY[1:200], BODY[200:], trailers=b"X-Sum: 1\r\n")
+
+#: With each framing, a request with it.
+EITHER = (put(BODY), CHUNKED)
+
+
 @implementer(IConsumer)
 class Taking:
     """

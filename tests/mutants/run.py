@@ -47,7 +47,7 @@ print({PACKAGE}.__file__)
 
 
 class Mutant(NamedTuple):
-    """A bug, and who is to find it."""
+    """A bug, and the tests that are to find it."""
 
     name: str
     patch: Path

@@ -171,7 +171,7 @@ async def test_many(browser: Browser) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_password(browser: Browser) -> None:
-    """Behind a password the page keeps itself up to date for who has it, be it in the address."""
+    """Behind a password, the page keeps itself up to date, also if the password is in the address."""
     with serving("--status", "/status", "--auth", "/status memory:anna:secret") as server:
         window = await opened(browser, server.url.replace("//", "//anna:secret@"))
         with switches(server.url):

@@ -15,12 +15,13 @@ from twisted.internet.threads import deferToThread
 from tests.kit.foreign import needs
 from tests.kit.handlers import Streams, listening_with
 from tests.kit.harness import patient
-from tests.kit.peers import CLIENTS, COMPRESSING_CLIENTS, connected
+from tests.kit.peers import CLIENTS, COMPRESSING_CLIENTS, connected, echoes
 from upgrade_switch.protocols import MessageStream
 
 MANY = random.Random(8).randbytes(1_000_000)
 TEXT = "ä€😀" * 100_000
 CLOSE_ME = "close"
+MESSAGES = ("text", b"\x00\xff", "", b"", TEXT, MANY, "text", bytes(1_000_000))
 
 # What happens to a browser's WebSocket, in words.
 TALK = """
@@ -66,17 +67,6 @@ async def talking(
     return handler.streams[0]
 
 
-def echoes(client: Any) -> None:
-    messages = ("text", b"\x00\xff", "", b"", TEXT, MANY, "text", bytes(1_000_000))
-    for message in messages:
-        client.send(message)
-        assert client.receive() == message
-    for message in messages:
-        client.send(message)
-    for message in messages:
-        assert client.receive() == message
-
-
 @clients
 @pytest_twisted.ensureDeferred
 async def test_messages(listen: Any, kind: Any) -> None:
@@ -84,7 +74,7 @@ async def test_messages(listen: Any, kind: Any) -> None:
 
     def talk(client: Any) -> None:
         assert (client.compresses, client.subprotocol) == (False, "b")
-        echoes(client)
+        echoes(client, *MESSAGES)
         client.ping("anybody")
         client.close(4001, "bye")
 
@@ -99,7 +89,7 @@ async def test_compression(listen: Any, kind: Any) -> None:
 
     def talk(client: Any) -> None:
         assert client.compresses
-        echoes(client)
+        echoes(client, *MESSAGES)
 
     await talking(listen, talk, kind, compression=True)
 

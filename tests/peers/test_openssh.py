@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 
 from tests.kit.commands import COMMAND, PATIENCE, serving
-from tests.kit.openssh import client_options, digest, make_key, running_sshd, scp, ssh
+from tests.kit.openssh import (
+    carries,
+    client_options,
+    digest,
+    make_key,
+    running_sshd,
+    runs_commands,
+    scp,
+    ssh,
+)
 
 MUCH = random.Random(4).randbytes(20_000_000)
 
@@ -33,16 +42,12 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 
 def test_command(options: list[str]) -> None:
     """A command's output, its errors and its exit status come back through the tunnel."""
-    done = ssh(options, "echo out; echo error >&2; exit 7")
-    # The last of it: the shell may say something of its own when it begins.
-    assert (done.returncode, done.stdout, done.stderr[-6:]) == (7, b"out\n", b"error\n")
+    runs_commands(options)
 
 
 def test_much_there_and_back(options: list[str]) -> None:
     """20 MB through ``cat`` on the other side are the same 20 MB."""
-    done = ssh(options, "cat", input=MUCH)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert digest(done.stdout) == digest(MUCH)
+    carries(options, MUCH)
 
 
 def test_end_of_input(options: list[str]) -> None:

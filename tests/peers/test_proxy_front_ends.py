@@ -13,14 +13,22 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_twisted
 
-from tests.kit.back_ends.clients import ask, connect, digest_of, echoes, pieces
+from tests.kit.back_ends.clients import ask, connect, digest_of, pieces
 from tests.kit.back_ends.fixtures import in_thread, node
 from tests.kit.back_ends.running import LARGE_FILE
 from tests.kit.commands import PATIENCE, read_all, read_until
 from tests.kit.foreign import needs
 from tests.kit.fronts import haproxy, nginx
 from tests.kit.harness import Listening, WatchedSite, patient, reactor, upgrade_head
-from tests.kit.peers import PLEASE_CLOSE, REFUSED, WELCOME, RefusedError, WebsocketsClient, connected
+from tests.kit.peers import (
+    PLEASE_CLOSE,
+    REFUSED,
+    WELCOME,
+    RefusedError,
+    WebsocketsClient,
+    connected,
+    echoes,
+)
 from upgrade_switch.proxy import UpgradeProxy
 
 __all__ = ["node"]  # a fixture

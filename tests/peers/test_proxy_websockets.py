@@ -16,7 +16,6 @@ import pytest
 import pytest_twisted
 import websockets.sync.client
 
-from tests.kit.back_ends.clients import echoes
 from tests.kit.back_ends.fixtures import back_end, in_thread, node, proxies
 from tests.kit.back_ends.running import KINDS
 from tests.kit.commands import PATIENCE, read_all, read_until
@@ -31,6 +30,7 @@ from tests.kit.peers import (
     RefusedError,
     WebsocketsClient,
     connected,
+    echoes,
 )
 
 __all__ = ["back_end", "node", "proxies"]  # fixtures

@@ -27,6 +27,7 @@ from tests.kit.peers import (
     WELCOME,
     RefusedError,
     connected,
+    echoes,
 )
 from upgrade_switch import UpgradeResource
 from upgrade_switch.protocols import websocket
@@ -101,17 +102,6 @@ async def is_closed(listening: Any) -> Any:
     await factory.waiters.until(lambda: len(factory.closed) == 1)
     await patient(listening.site.switched.when_empty())
     return factory.closed[0]
-
-
-def echoes(client: Any, *messages: str | bytes) -> None:
-    """Each message comes back, of the same type; and then all of them, sent at once."""
-    for message in messages:
-        client.send(message)
-        assert client.receive() == message
-    for message in messages:
-        client.send(message)
-    for message in messages:
-        assert client.receive() == message
 
 
 @clients

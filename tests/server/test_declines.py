@@ -112,8 +112,8 @@ def test_log() -> None:
     finally:
         globalLogPublisher.removeObserver(observe)
     assert len(lines) == 2
-    assert lines[0].endswith("was not switched to one at /u: unknown token: available: echo")
-    assert lines[1].endswith("available: echo (2 more of this kind since the last line)")
+    assert lines[0].endswith("was not switched to one at /u: unknown token (available: echo)")
+    assert lines[1].endswith("(available: echo) (2 more of this kind since the last line)")
 
 
 # Clients that do not wait for the answer (RFC 9931).

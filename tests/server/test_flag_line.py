@@ -253,7 +253,7 @@ async def test_behind_a_refused_upgrade(listen: Any, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["tcp", "tls"])
 @pytest_twisted.ensureDeferred
 async def test_inside_a_request(listen: Any, kind: str) -> None:
-    """A line inside a head, a body or a trailer is none, wherever it is cut."""
+    """A line inside a head, a body or a trailer is not a flag line, wherever it is cut."""
     flag = b"X-Flag: 1\r\n"
     listening, targets = await prefaced(listen, kind, flag, LIKE_HTTP)
     chunks = b"Transfer-Encoding: chunked\r\n"

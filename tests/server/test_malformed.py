@@ -123,7 +123,7 @@ async def test_malformed(listen: Any, accepting: Accepting, loud: list[Any], nam
     assert accepting.tokens == []
     assert listening.site.lines == []
     assert loud == []
-    # The site is none the worse.
+    # The site goes on.
     await is_http(await client_of(listening))
 
 

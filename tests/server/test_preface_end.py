@@ -137,7 +137,7 @@ async def test_closed_in_connection_made_at_the_end(listen: Any, kind: str, end:
 @every_kind
 @pytest_twisted.ensureDeferred
 async def test_socket_options_at_the_end(listen: Any, kind: str) -> None:
-    """What targets do in connectionMade to the socket is no failure where there is none any more."""
+    """What a target does to the socket in connectionMade does not fail if the socket is gone."""
 
     class Adjusting(Recorder):
         def connectionMade(self) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.web.error import UnsupportedMethod
 from twisted.web.server import NOT_DONE_YET
@@ -22,7 +24,17 @@ from tests.kit.asking import (
     kind_of,
     switches,
 )
-from tests.kit.harness import EchoTarget, Recorder, field, site_of, status, turns, upgrade_head
+from tests.kit.harness import (
+    EchoTarget,
+    Recorder,
+    field,
+    patient,
+    site_of,
+    status,
+    turns,
+    upgrade_head,
+)
+from tests.kit.streamed import Taking
 from upgrade_switch import (
     SwitchedConnection,
     UpgradeRequest,
@@ -34,7 +46,7 @@ from upgrade_switch import (
 
 @pytest_twisted.ensureDeferred
 async def test_in_render(serve: Any) -> None:
-    """As the design has it: 426 for who does not offer, a switch for who does."""
+    """A client that does not offer the token gets 426; one that does is switched."""
 
     def render(request: Any) -> Any:
         if "echo" not in request.offer:
@@ -117,7 +129,7 @@ async def test_offer_stays(serve: Any) -> None:
 
 
 class Veto(UpgradeRequest):
-    """A request of one's own: knows the offer before it is processed, and vetoes."""
+    """A subclass of the request knows the offer before it is processed, and vetoes."""
 
     seen: Any = None
 
@@ -175,6 +187,27 @@ async def test_request_is_finished_first(serve: Any) -> None:
     await client.receives(TRAILING)
     (connection,) = client.site.switched
     assert events == [None, ("made", True, [(101, b"/u")]), TRAILING, connection]
+
+
+@pytest_twisted.ensureDeferred
+async def test_content_when_the_client_has_left(serve: Any) -> None:
+    """A content that is looked at only when the client has left is a closed file, as with Twisted."""
+    left: Deferred[None] = Deferred()
+
+    def render(request: Any) -> int:
+        request.notifyFinish().addErrback(lambda _: left.callback(None))
+        return NOT_DONE_YET
+
+    resource = ByHand(render)
+    client = await serve(resource)
+    client.send(PAGE.replace(b"page", b"u"))
+    await client.site.until(lambda: hasattr(resource, "request"))
+    client.transport.abortConnection()
+    await patient(left)
+    assert resource.request.content.closed
+    read: Deferred[None] = resource.request.stream_content(Taking())
+    with pytest.raises(ConnectionLost):
+        await read
 
 
 @pytest.mark.parametrize("kind", ["tcp", "tls", "unix", "proxy"])

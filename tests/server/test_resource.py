@@ -82,7 +82,7 @@ def test_refused_protocol_class_is_told_what_to_give() -> None:
     ],
 )
 def test_refused_mappings(upgrades: Any) -> None:
-    """An empty mapping is refused, what is none, one key in two cases, and keys that are no texts."""
+    """Refused: no mapping, an empty one, one key in two cases, and keys that are not strings."""
     with pytest.raises(InvalidUpgrades):
         UpgradeResource(upgrades)
 

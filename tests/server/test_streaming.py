@@ -12,8 +12,12 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
+from tests.kit.asking import ByHand
 from tests.kit.harness import EchoTarget, no_collector, site_of, upgrade_head
 from tests.kit.streamed import (
+    BODY,
+    CHUNKED,
+    EITHER,
     HOST,
     PAGE,
     Joined,
@@ -28,16 +32,6 @@ from tests.kit.streamed import (
 from upgrade_switch.errors import AlreadyStreamed, ContentUnread, InvalidContent
 from upgrade_switch.interfaces import IStreamsContent
 
-BODY = bytes(range(256)) + b"\r\n\r\n" + PAGE
-
-CHUNKED = chunked(BODY[:1], BODY[1:200], BODY[200:], trailers=b"X-Sum: 1\r\n")
-
-
-def both(**kwargs: Any) -> list[bytes]:
-    """Two requests, and what follows them."""
-    return [put(BODY), CHUNKED]
-
-
 # The content.
 
 
@@ -49,7 +43,7 @@ def test_every_split(consumer: str) -> None:
     """
     clock = Clock()
     with no_collector():
-        for whole in both():
+        for whole in EITHER:
             whole += put(b"second") + PAGE
             for at in range(1, len(whole)):
                 resource = Uploads(pausing(clock)) if consumer == "pausing" else Uploads()
@@ -211,7 +205,7 @@ def test_client_leaves() -> None:
     """A client that leaves in the middle fails the Deferred and notifyFinish, with the same reason."""
     with no_collector():
         for end, error in (("loseConnection", ConnectionDone), ("abortConnection", Exception)):
-            for whole in both():
+            for whole in EITHER:
                 site, resource = uploading(Uploads())
                 client = Joined(site).send(whole[:150])
                 gone: list[Any] = []
@@ -240,6 +234,24 @@ def test_client_leaves_before_it_is_wanted() -> None:
     resource.requests[0].stream_content(taking).addErrback(resource.fail)
     assert resource.failures[0].check(ConnectionDone)
     assert taking.producer is None
+
+
+def test_from_the_file_when_the_client_leaves() -> None:
+    """Where it is told that the client has left, a resource may ask for the content, and learns why."""
+    failures: list[Any] = []
+
+    def render(request: Any) -> int:
+        assert request.content.read() == b"abc"
+        left = request.notifyFinish()
+        left.addErrback(lambda _: request.stream_content(Taking()))
+        left.addErrback(failures.append)
+        return NOT_DONE_YET
+
+    client = Joined(site_of(ByHand(render), reactor=Clock())).send(put(b"abc"))
+    client.wire.client.loseConnection()
+    client.wire.pump()
+    (failure,) = failures
+    assert failure.check(ConnectionDone)
 
 
 BROKEN = [b"x\r\n", b"3\r\nabcd\r\n", b"-1\r\n", b"3;\x01\r\n", b"1" * 2000]
@@ -363,7 +375,7 @@ class Spooled(Resource):
 @pytest.mark.parametrize("consumer", ["eager", "pausing"])
 @pytest.mark.parametrize("whole", [PAGE.replace(b"page", b"u"), put(bytes(500_000)), chunked(b"abc")])
 def test_from_the_file(consumer: str, whole: bytes) -> None:
-    """A content that has been collected is streamed in pieces, with back-pressure; so is none."""
+    """Content that has been collected is streamed in pieces, with backpressure; so is an empty one."""
     clock = Clock()
     sizes: list[int] = []
     pause = pausing(clock)

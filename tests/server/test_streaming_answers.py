@@ -10,6 +10,8 @@ from twisted.internet.error import ConnectionAborted
 
 from tests.kit.harness import no_collector
 from tests.kit.streamed import (
+    BODY,
+    CHUNKED,
     PAGE,
     Joined,
     Later,
@@ -20,16 +22,6 @@ from tests.kit.streamed import (
     uploading,
 )
 from upgrade_switch.errors import InvalidArgument
-
-BODY = bytes(range(256)) + b"\r\n\r\n" + PAGE
-
-CHUNKED = chunked(BODY[:1], BODY[1:200], BODY[200:], trailers=b"X-Sum: 1\r\n")
-
-
-def both(**kwargs: Any) -> list[bytes]:
-    """Two requests, and what follows them."""
-    return [put(BODY), CHUNKED]
-
 
 # 100 (Continue).
 

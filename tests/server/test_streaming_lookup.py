@@ -9,24 +9,15 @@ from twisted.internet.task import Clock
 from twisted.web.resource import IResource, Resource
 
 from tests.kit.streamed import (
+    EITHER,
     HOST,
     PAGE,
     Joined,
     Uploads,
-    chunked,
     put,
     uploading,
 )
 from upgrade_switch import UpgradeRequest, UpgradeSite
-
-BODY = bytes(range(256)) + b"\r\n\r\n" + PAGE
-
-CHUNKED = chunked(BODY[:1], BODY[1:200], BODY[200:], trailers=b"X-Sum: 1\r\n")
-
-
-def both(**kwargs: Any) -> list[bytes]:
-    """Two requests, and what follows them."""
-    return [put(BODY), CHUNKED]
 
 
 class Form(Resource):
@@ -54,7 +45,7 @@ class Counting(Resource):
 
 
 @pytest.mark.parametrize("child", [Uploads(), Form()])
-@pytest.mark.parametrize("whole", both())
+@pytest.mark.parametrize("whole", EITHER)
 def test_looked_up_once(child: IResource, whole: bytes) -> None:
     """The resource is looked up once, whichever it is; what that did to the request stays."""
     root = Counting(child)

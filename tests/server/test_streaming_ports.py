@@ -374,7 +374,7 @@ def test_encoded() -> None:
 
 
 def test_site_of_others() -> None:
-    """A request is not looked at early where its connection is none of an UpgradeSite's."""
+    """A request is not looked at early if its connection does not belong to an UpgradeSite."""
 
     class Spooled(Uploads):
         def render(self, request: Any) -> int:

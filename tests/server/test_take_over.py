@@ -248,7 +248,7 @@ def test_fields() -> None:
 
 @pytest.mark.parametrize("lines", [[b"Upgrade"], [b"keep-alive", b"x"], []])
 def test_connection_that_is_set(lines: list[bytes]) -> None:
-    """A Connection of one's own replaces ``close``; also one of no lines."""
+    """A Connection that the resource has set replaces ``close``, even if it is empty."""
 
     def render(request: Any) -> Any:
         request.responseHeaders.setRawHeaders(b"connection", lines)

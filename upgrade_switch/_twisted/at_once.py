@@ -131,7 +131,7 @@ def _remember_error(connection: tcp.Connection) -> None:
         why = type(reading).doRead(reading)
         return CONNECTION_LOST if why is CONNECTION_DONE else why
 
-    connection.doRead = read  # type: ignore[method-assign,assignment]
+    connection.doRead = read  # type: ignore[method-assign,assignment]  # of this object alone
 
 
 class _AtOnce(tcp.Server):

@@ -41,8 +41,8 @@ def endpoint_text(endpoint: object) -> str:
 def way_of(endpoint: object) -> str:
     """
     How a client endpoint leads to a server: two with the same way make connections that do not differ,
-    but for who is trusted. It is :func:`endpoint_text`; of an endpoint that says nothing of itself, the
-    name of its class, since its ``repr`` has nothing but an address that another may have next.
+    except for what it trusts. It is :func:`endpoint_text`; of an endpoint that says nothing of itself,
+    the name of its class, since its ``repr`` has nothing but an address that another may have next.
     """
     if isinstance(endpoint, _WrapperEndpoint):
         return way_of(endpoint._wrappedEndpoint)

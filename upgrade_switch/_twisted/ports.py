@@ -21,8 +21,8 @@ _Reactor = TypeVar("_Reactor")
 def adopting(reactor: _Reactor) -> _Reactor:
     """
     A reactor that leaves the UNIX sockets alone which it adopts. Twisted lets everybody use them
-    (``chmod``), whatever whoever has made them has said, and fails if it may not do that: systemd's
-    sockets belong to root.
+    (``chmod``), whatever mode they were made with, and fails if it may not do that: systemd's sockets
+    belong to root.
 
     :param reactor: does everything else.
     """

@@ -5,6 +5,7 @@ What is private in ``twisted.web.server.Request``.
 from __future__ import annotations
 
 from functools import cached_property
+from io import BytesIO
 from typing import IO, Any
 
 from twisted.web.http_headers import Headers
@@ -45,14 +46,14 @@ class LeanRequest(Request):
         self._parsePOSTFormSubmission = parses_forms
 
     @cached_property
-    def received_cookies(self) -> dict[bytes, bytes]:  # type: ignore[override]
+    def received_cookies(self) -> dict[bytes, bytes]:  # type: ignore[override]  # Twisted sets it in __init__
         # parseCookies adds to what is there.
         cookies = self.__dict__["received_cookies"] = {}
         self.parseCookies()
         return cookies
 
     @cached_property
-    def responseHeaders(self) -> Headers:  # type: ignore[override]
+    def responseHeaders(self) -> Headers:  # type: ignore[override]  # as above
         """Only of an answer that :meth:`note_answer` knows; any other has been given them."""
         headers = Headers()
         for line in self._sent_head.split(b"\r\n")[1:-2]:
@@ -99,10 +100,19 @@ class LeanRequest(Request):
         self._cleanup()
 
     @cached_property
-    def content(self) -> IO[bytes] | None:  # type: ignore[override]
-        """The content; empty if there is none. None as soon as the request is over."""
-        if getattr(self, "channel", None) is None:
+    def content(self) -> IO[bytes] | None:  # type: ignore[override]  # as above
+        """
+        The content: empty if the request has none, closed once the client has left, and None once the
+        request is finished.
+        """
+        if "channel" not in self.__dict__:
+            # ``finish`` deletes it,
             return None
+        if self.channel is None:
+            # and ``connectionLost`` sets it to None.
+            closed = BytesIO()
+            closed.close()
+            return closed
         Request.gotLength(self, 0)
         content: IO[bytes] = self.__dict__["content"]
         return content
@@ -117,5 +127,5 @@ class LeanRequest(Request):
 
     @property
     def has_content(self) -> bool:
-        """Whether there may be a content; to look at one that is empty would make it."""
+        """Whether there may be content. (To look at ``content`` itself would make an empty one.)"""
         return "content" in self.__dict__

@@ -70,7 +70,7 @@ def set_keep_alive(
 
 
 def keep_alive(transport: object) -> None:
-    """The same with the defaults, unless somebody has turned it on already, with times of their own."""
+    """The same with the defaults, unless it has been turned on already, perhaps with other times."""
     if not ITCPTransport.providedBy(transport) or not hasattr(beneath(transport), "socket"):
         # It has none, or not any more.
         return
@@ -193,7 +193,7 @@ class LastReading:
             owner.connectionLost(reason)
 
     def give_up(self) -> None:
-        """The connection is somebody else's from now on."""
+        """The connection belongs to another owner from now on."""
         if self._is_waiting and watcher(self._owner) is self:
             forget_watch(self._owner)
 

@@ -85,7 +85,7 @@ def slot_of(transport: object, current: object = None) -> Slot:
             raise NotDetachable(f"{transport!r} does not say which protocol it gives its bytes to")
         return slot
     if found is None and hasattr(current, "successor"):
-        # A transport in memory (StringTransport), whose bytes are given by hand to whoever was first.
+        # A transport in memory (StringTransport), whose bytes are given by hand to its first protocol.
         return Slot(current, "successor")
     raise NotDetachable(f"{transport!r} gives its bytes to {found!r}: nothing to take over from")
 

@@ -131,19 +131,21 @@ class UpgradeEndpoint:
         :param url: the URL to ask for the upgrade, ``http`` or ``https``. Its fragment is not sent.
         :param token: what to upgrade to; a comma-separated list offers several.
         :param headers: further fields of the request.
-        :param agent: any agent over an :class:`UpgradePool`, if the connection needs a CA, cookies or
-            a proxy of its own. Without one: a plain ``Agent``.
-        :param timeout: how many seconds connecting and switching may take; None: any time.
-        :param method: the request's method, as Docker's POST; a server need not switch on others.
-        :param body: the request's content, which the server reads before it switches; what kind it is,
-            ``Content-Type`` says, among the ``headers``. Bytes are sent with each connection; an
-            ``IBodyProducer`` is started for each, which few can bear more than once.
-        :raises InvalidArgument: if the method is not bytes with one, or is CONNECT (for which there is
+        :param agent: any agent over an :class:`UpgradePool`, if the connection needs a private CA,
+            cookies or a proxy. Without one: a plain ``Agent``.
+        :param timeout: how many seconds connecting and switching may take; None: no limit.
+        :param method: the request's method, such as Docker's POST. A server need not switch for every
+            method.
+        :param body: the request's content, which the server reads before it switches; set its
+            ``Content-Type`` in ``headers``. Bytes are sent with each connection. An ``IBodyProducer``
+            is started for each connection, which few of them can do more than once.
+        :raises InvalidArgument: if the method is not a method as bytes, or is CONNECT (for which there
+            is
             :class:`ConnectEndpoint`), and if the body is neither bytes nor an ``IBodyProducer``.
         :raises InvalidToken: if ``token`` is not an upgrade token, or a list of them.
-        :raises ValueError: if the URL is not one that can be asked: it has another scheme (which an
-            ``agent`` may know), a user in it, a bad host or port, or is not ASCII behind the host;
-            and if the timeout is not above 0.
+        :raises ValueError: if the URL cannot be asked: it has another scheme (which an ``agent`` may
+            know), a user in it, a bad host or port, or is not ASCII behind the host; and if the timeout
+            is not above 0.
         """
         check_timeout(timeout)
         self._method, self._body = _checked_method(method), _checked_body(body)

@@ -32,25 +32,25 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.protocols.tls import TLSMemoryBIOProtocol
 
-__all__ = ["ExchangeClient", "ExchangeFactory", "Keeper"]
+__all__ = ["ExchangeClient", "ExchangeFactory", "IdleStore"]
 
 
-class Keeper(TypingProtocol):
+class IdleStore(TypingProtocol):
     """Has the connections that rest."""
 
     def put(self, client: ExchangeClient) -> None:
-        """A connection rests: it is the keeper's until it is taken out or has ended."""
+        """A connection rests: it is the store's until it is taken out or has ended."""
 
     def remove(self, client: ExchangeClient) -> None:
-        """A connection cannot be used any more; harmless if the keeper does not have it."""
+        """A connection cannot be used any more; harmless if the store does not have it."""
 
 
 class ExchangeClient(Protocol):
     """
     One connection to a back end, in plain HTTP/1.1 until it switches. It has one exchange at a time;
-    between two of them it rests with its keeper.
+    between two of them it rests in a store.
 
-    :ivar key: what its keeper finds it by.
+    :ivar key: what the store finds it by.
     :ivar was_used: whether there has been an exchange on it before the one that is going on, or before
         the next.
     :ivar lenient: whether a 101 without ``Connection: upgrade`` switches.
@@ -59,18 +59,18 @@ class ExchangeClient(Protocol):
     transport: IStreamTransport
 
     def __init__(
-        self, clock: IReactorTime, keeper: Keeper, key: Hashable = None, lenient: bool = False
+        self, clock: IReactorTime, idle_store: IdleStore, key: Hashable = None, lenient: bool = False
     ) -> None:
         """
         :param clock: tells when the connection has switched.
-        :param keeper: gets the connection whenever it rests.
+        :param idle_store: gets the connection whenever it rests.
         """
         self.key = key
         self.was_used = False
         self.lenient = lenient
         self.messages = Messages()
         self._clock = clock
-        self._keeper = keeper
+        self._idle_store = idle_store
         self._exchange: Exchange | None = None
         # Who has asked, until anything comes of the answer; and how long the content is that was sent.
         self._asker: IAsker | None = None
@@ -184,7 +184,7 @@ class ExchangeClient(Protocol):
             if answer is not None and not _twisted.unsent(self.transport) and asker.takes_whole(answer):
                 self._asker = None
                 self.was_used = True
-                self._keeper.put(self)
+                self._idle_store.put(self)
                 asker.answered(answer)
                 return
             self.go_on()
@@ -219,9 +219,9 @@ class ExchangeClient(Protocol):
             # What comes while a connection rests concerns no request: that can be sent elsewhere.
             is_answer = isinstance(why.value, InvalidResponse) and not self.was_used
             self._why_over = why.value if is_answer else ResponseNeverReceived([why])
-            self._keeper.remove(self)
+            self._idle_store.remove(self)
 
-    # What its exchange calls, and its keeper.
+    # What its exchange calls, and its store.
 
     def rest(self) -> None:
         self._exchange = None
@@ -231,7 +231,7 @@ class ExchangeClient(Protocol):
 
     def _rest_unless_over(self) -> None:
         if self._why_over is None:
-            self._keeper.put(self)
+            self._idle_store.put(self)
 
     def close(self) -> None:
         """Close the connection, as soon as everything has been sent."""
@@ -285,14 +285,16 @@ class ExchangeFactory(Factory):
 
     noisy = False
 
-    def __init__(self, clock: IReactorTime, keeper: Keeper, key: Hashable, lenient: bool) -> None:
+    def __init__(
+        self, clock: IReactorTime, idle_store: IdleStore, key: Hashable, lenient: bool
+    ) -> None:
         """
         :param clock: as for :class:`ExchangeClient`; the other arguments too.
         """
         self._clock = clock
-        self._keeper = keeper
+        self._idle_store = idle_store
         self._key = key
         self._lenient = lenient
 
     def buildProtocol(self, addr: object) -> ExchangeClient:
-        return ExchangeClient(self._clock, self._keeper, self._key, self._lenient)
+        return ExchangeClient(self._clock, self._idle_store, self._key, self._lenient)

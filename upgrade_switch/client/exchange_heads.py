@@ -68,7 +68,7 @@ _MOST_REMEMBERED = 256
 
 
 class RequestHead(NamedTuple):
-    """The head of a request that breaks no rule of HTTP's."""
+    """The head of a request that breaks no rule of HTTP."""
 
     method: bytes
     fields: tuple[tuple[bytes, bytes], ...]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..negotiation import UpgradeToken
     from .request import ClientRequest
 
-__all__ = ["ClientConnection", "ConnectionKeeper"]
+__all__ = ["ClientConnection", "ConnectionOwner"]
 
 # ":status: 200", by its place in HPACK's table (RFC 7541 §A); ":status: 100", its name by that place.
 _FINAL = b"\x88"
@@ -43,7 +43,7 @@ _SILENT_SECONDS = 2
 _CONNECT_PROTOCOL = SettingCodes.ENABLE_CONNECT_PROTOCOL
 
 
-class ConnectionKeeper(TypingProtocol):
+class ConnectionOwner(TypingProtocol):
     """Who has a connection, and gives it out for requests."""
 
     @property
@@ -65,9 +65,9 @@ class ClientConnection(HTTP2Connection):
     A client's connection, which opens streams and accepts none: the server is told not to push.
     """
 
-    def __init__(self, clock: IReactorTime, keeper: ConnectionKeeper) -> None:
+    def __init__(self, clock: IReactorTime, owner: ConnectionOwner) -> None:
         super().__init__(clock, is_client=True, settings={SettingCodes.ENABLE_PUSH: 0})
-        self._keeper = keeper
+        self._owner = owner
         self._has_begun = self._is_retired = False
         self._received = 0
         self._idle_call: IDelayedCall | None = None
@@ -145,7 +145,7 @@ class ClientConnection(HTTP2Connection):
     def settings_came(self) -> None:
         if not self._has_begun:
             self._has_begun = True
-            self._keeper.began(self)
+            self._owner.began(self)
             if not self.streams:
                 self.emptied()
 
@@ -189,7 +189,7 @@ class ClientConnection(HTTP2Connection):
     def told_goodbye(self, last_stream: int, code: int) -> None:
         self.state = ConnectionState.GOING_AWAY
         why = ConnectionLost("the server has closed the connection to new requests")
-        self._keeper.takes_no_more(self, Failure(why))
+        self._owner.takes_no_more(self, Failure(why))
         for stream in [s for s in self.streams.values() if s.stream_id > last_stream]:
             self.forget(stream)
             if isinstance(stream.protocol, StreamExchange):
@@ -205,7 +205,7 @@ class ClientConnection(HTTP2Connection):
         self._stop_idle_timer()
         is_over = self.state is ConnectionState.GOING_AWAY or self._is_retired
         # Not now, if at all: what comes next may be another request.
-        seconds = 0 if is_over else self._keeper.seconds_idle
+        seconds = 0 if is_over else self._owner.seconds_idle
         self._idle_call = self.clock.callLater(seconds, self._idle_for_long)
 
     def _stop_idle_timer(self) -> None:
@@ -235,7 +235,7 @@ class ClientConnection(HTTP2Connection):
         self._stop_idle_timer()
         # Before its streams end, whose requests may be sent again.
         self.state = ConnectionState.CLOSED
-        self._keeper.takes_no_more(self, reason)
+        self._owner.takes_no_more(self, reason)
         super()._close(reason)
 
     def _end_streams(self, reason: Failure) -> None:
@@ -246,7 +246,7 @@ class ClientConnection(HTTP2Connection):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_idle_timer()
         self.state = ConnectionState.CLOSED
-        self._keeper.lost(self, reason)
+        self._owner.lost(self, reason)
         super().connectionLost(reason)
         closed, self._closed = self._closed, []
         for waiting in closed:

@@ -40,13 +40,13 @@ class UpgradePool(_twisted.UnaskedSwitchPool):
     to a treq call, send ``Upgrade`` among the request's headers, and give the response to
     :func:`switched_connection`.
 
-    A request with Upgrade has a connection of its own, which never returns to the pool: it switches,
-    or it is closed after the refusal's body. It is never retried. Requests without Upgrade behave as
-    with ``HTTPConnectionPool``, except that a 101 to one of them fails it
+    Each request with Upgrade gets a new connection, which never returns to the pool: it switches, or it
+    is closed after the refusal's body. It is never retried. Requests without Upgrade behave as with
+    ``HTTPConnectionPool``, except that a 101 to one of them fails it
     (:class:`~upgrade_switch.errors.InvalidResponse`), where Twisted waits for ever.
 
-    With ``http2``, a request with Upgrade to an https URL goes over HTTP/2 if the server takes it so
-    (RFC 8441): it has a stream of its own, and the streams to one server share a connection.
+    With ``http2``, a request with Upgrade to an https URL goes over HTTP/2 if the server accepts it
+    there (RFC 8441): each has its own stream, and the streams to one server share a connection.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class UpgradePool(_twisted.UnaskedSwitchPool):
             §7.8; Proxmox's servers send it.
         :param http2: whether to offer HTTP/2 by ALPN for upgrades. It is for a GET without content and
             with one token; anything else, and a server that does not take upgrades over HTTP/2, gets
-            HTTP/1.1. What a server takes is remembered. A connection that carries no upgrade any more
-            is closed after ``cachedConnectionTimeout`` seconds.
+            HTTP/1.1. What a server accepts is remembered. A connection without streams is closed after
+            ``cachedConnectionTimeout`` seconds.
         :raises MissingExtra: if ``http2`` needs an extra that is not installed.
         """
         super().__init__(reactor, persistent)

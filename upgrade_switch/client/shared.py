@@ -216,7 +216,7 @@ class _Server:
         if self._attempt is attempt:
             self._attempt = None
 
-    # http2.ConnectionKeeper.
+    # http2.ConnectionOwner.
 
     @property
     def seconds_idle(self) -> float:

@@ -97,7 +97,7 @@ def _bash(main: Options) -> Iterator[str]:
                 files.append(pattern)
             elif option.has_value:
                 unknown.append(pattern)
-    # Without a word of ours, bash completes the names of files (-o default).
+    # If nothing matches, bash completes the names of files (-o default).
     yield f"        {'|'.join(files)}) ;;"
     yield f"        {'|'.join(unknown)}) compopt +o default ;;"
     yield "        *)"

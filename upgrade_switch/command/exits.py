@@ -46,7 +46,7 @@ def say(message: str) -> None:
 @contextmanager
 def unread_is_fine(code: int = SUCCESS) -> Iterator[None]:
     """
-    Print, in here, what nobody has to read to its end (``| head``).
+    For printing what need not be read to its end (``| head``).
 
     :raises SystemExit: with this code, where the reader has gone before all was written; after a
         message, with :data:`FAILED`, where it cannot be written, as on a full disk.

@@ -15,7 +15,7 @@ __all__ = ["encoded", "header"]
 # RFC 9110 §5.5.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
-# Fields of the connection (§7.6.1), and what frames a content, which Twisted sets.
+# Fields of the connection (§7.6.1), and those that frame the content, which Twisted sets.
 _RESERVED = {
     "connection",
     "content-length",

@@ -249,7 +249,9 @@ class Server(Service):
             self._when_port_listens(port)
 
     def is_others(self, description: str) -> bool:
-        """Whether the socket of an endpoint string is somebody else's, who goes on with it."""
+        """
+        Whether the socket of an endpoint string belongs to another process, which goes on using it.
+        """
         return is_inherited(description)
 
     def _cannot_listen(self, reason: Failure, description: str) -> None:
@@ -281,7 +283,7 @@ class Server(Service):
             reading.stopReading()
             self._factory.doStop()
             return succeed(None)
-        # This fails if somebody has removed a UNIX socket's path; the port is closed nevertheless.
+        # This fails if a UNIX socket's path has been removed; the port is closed all the same.
         closed: Deferred[object] = maybeDeferred(port.stopListening)
         where = self._where(port)
         return closed.addErrback(

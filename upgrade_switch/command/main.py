@@ -65,7 +65,12 @@ class MainOptions(CommandOptions):
             _forward_options,
             "Listen locally, and carry each connection to a server through an upgrade.",
         ],
-        ["probe", None, _probe_options, "Ask a server what it switches to, and check how it does."],
+        [
+            "probe",
+            None,
+            _probe_options,
+            "Ask a server what it switches to, and check how it does so.",
+        ],
     ]
 
     def opt_completion(self, shell: str) -> None:

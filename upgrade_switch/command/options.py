@@ -84,7 +84,7 @@ def read_toml(path: str) -> dict[str, object]:
     """
     What a TOML file says.
 
-    :raises UsageError: if it cannot be read, or is none.
+    :raises UsageError: if it cannot be read, or is not TOML.
     """
     # Only now, since most commands read none.
     import tomllib

@@ -156,7 +156,11 @@ class Outgoing:
         """Whether nothing but the end of the direction is left to send."""
         if self._queue or self.sending is not Direction.ENDING:
             return False
-        return self.producer is None or not self.disconnecting
+        if self.producer is None:
+            return True
+        # As with Twisted's transports: closing waits for any producer, a half-close for one that is
+        # asked for more.
+        return self._producing is Producing.PUSHING and not self.disconnecting
 
     # The stream's turn.
 

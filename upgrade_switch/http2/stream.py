@@ -202,7 +202,7 @@ class HTTP2Stream(Outgoing):
     def resumeProducing(self) -> None:
         self._is_paused = False
         if (self._held_size or self.receiving is Direction.ENDING) and not self._is_delivering:
-            # Not now: whoever resumes may be in the middle of something.
+            # Not now: the caller may be in the middle of something.
             self._is_delivering = True
             self._owner.clock.callLater(0, self._deliver)
 

@@ -24,7 +24,7 @@ __all__ = ["Turns"]
 # fails when it is full.
 _MOST_BEFORE_SETTINGS = 2**14
 
-# Bytes of frames that cannot wait, for somebody who does not read.
+# Bytes of frames that cannot wait, while the other side does not read.
 _MOST_IN_EXCESS = 2**16
 
 # Bytes that are given to the transport in one piece, and in one frame: the other side may take frames

@@ -54,7 +54,7 @@ class IFloodObserver(Interface):
 
 
 def notify_of_flood(observers: Iterable[ISwitchObserver], peer: IAddress) -> None:
-    """Tell the observers that want to know of a flood."""
+    """Tell the observers that provide ``IFloodObserver``."""
     notify(filter(IFloodObserver.providedBy, observers), "flooded", peer)
 
 

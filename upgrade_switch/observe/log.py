@@ -23,18 +23,19 @@ __all__ = ["SwitchLog"]
 @implementer(ISwitchObserver, IFloodObserver)
 class SwitchLog:
     """
-    Writes a line for each switch and for its end to Twisted's log (``twisted.logger``, level ``info``),
+    Writes a line to Twisted's log (``twisted.logger``, level ``info``) for each switch and for its end,
     with the fields ``event`` (``"switched"``, ``"ended"``), ``token``, ``path``, ``peer``, ``target``
-    (its class), and at the end ``seconds`` and ``why`` (:func:`why_ended`). ``token`` is None where a
-    preface led to the target, which has no path, or a CONNECT, whose path is the authority, or
-    ``take_over``.
+    (its class), ``user``, ``bytes_in`` and ``bytes_out``, and at the end ``seconds`` and ``why``
+    (:func:`why_ended`). ``token`` is None if a preface led to the target (then there is no path), a
+    CONNECT (then the path is the authority), or ``take_over``. Declined upgrades (``"declined"``) and
+    floods over HTTP/2 (``"flooded"``) get one line per kind and minute.
     """
 
     _log = Logger()
 
     def __init__(self, seconds: Callable[..., float] = monotonic) -> None:
         """
-        :param seconds: a clock, for what is logged once a minute.
+        :param seconds: the clock for what is logged once a minute; called for the time in seconds.
         """
         self._seconds = seconds
         # By kind of line: when the last one was logged, and how many have been left out since.
@@ -100,8 +101,8 @@ class SwitchLog:
 _SECONDS_BETWEEN_DECLINES = 60
 _MOST_DETAIL = 200
 
-_DECLINED = "{peer} was not switched to {token} at {path}: {why}: {detail}"
-_DECLINED_CONNECT = "{peer} was not connected to {path}: {why}: {detail}"
+_DECLINED = "{peer} was not switched to {token} at {path}: {why} ({detail})"
+_DECLINED_CONNECT = "{peer} was not connected to {path}: {why} ({detail})"
 _FLOODED = "{peer} asked for too much over HTTP/2, and its connection was ended"
 _MORE = " ({left_out} more of this kind since the last line)"
 

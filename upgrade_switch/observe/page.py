@@ -24,7 +24,7 @@ class StatusResource(Resource):
     """
     Shows a :class:`Status`: a page that keeps itself up to date; the same as JSON at ``json`` below it
     (or for a client that asks for ``application/json``); and in Prometheus' text format at ``metrics``
-    below it (with the extra ``metrics``). It shows who is connected: keep it from the public.
+    below it (with the extra ``metrics``). It shows who is connected, so do not make it public.
     """
 
     def __init__(self, status: Status) -> None:

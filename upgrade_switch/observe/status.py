@@ -66,11 +66,11 @@ class Status:
     ``UpgradeSite(observers=[status])``.
 
     :ivar live: the connections that are switched now, the oldest first.
-    :ivar switches: how many connections have switched, by token; ``""``: without one.
+    :ivar switches: how many connections have switched, by token; ``""`` stands for those without one.
     :ivar ends: how many of these are over, by token and kind of end (:func:`why_ended`).
     :ivar declines: how many upgrades were answered in HTTP, by token (``""``: no known one) and
         :class:`Declined`.
-    :ivar floods: how many HTTP/2 connections were ended since their clients asked for too much.
+    :ivar floods: how many HTTP/2 connections were ended because their clients asked for too much.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -94,7 +94,7 @@ class Status:
         Show the back ends of a reverse proxy, too.
 
         :param mount: the path of the proxy, such as ``"/app"``.
-        :param source: what returns them, whenever somebody looks.
+        :param source: called for them whenever the page is shown.
         """
         self._proxies[mount] = source
 

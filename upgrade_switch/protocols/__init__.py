@@ -5,8 +5,9 @@ Each name is imported when it is asked for (PEP 562), since some need an extra; 
 installed, :class:`~upgrade_switch.errors.MissingExtra` says which.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .._lazy import lazy_names
 
 __all__ = [
     "SAME_ORIGIN",
@@ -72,15 +73,4 @@ _MODULES = {
     "websocket": "_websocket",
 }
 
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
-    # From now on, Python finds it without asking this function.
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(globals(), _MODULES)

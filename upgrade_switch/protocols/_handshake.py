@@ -56,7 +56,7 @@ class HandshakeRefused(Exception):
     Raised where a handshake is refused.
 
     :ivar answer: the answer in HTTP.
-    :ivar detail: why, for whoever operates the site; empty if the answer says it all.
+    :ivar detail: why, for the site's operator; empty if the answer says it all.
     """
 
     def __init__(self, answer: IResource, detail: str = "") -> None:

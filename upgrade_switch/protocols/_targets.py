@@ -49,13 +49,13 @@ def tunnel_by_name(
     The name is the one segment of the path behind the resource, or the parameter ``token`` of the query
     if there is none: with an ``UpgradeResource`` at ``/vnc``, ``/vnc/name`` and ``/vnc?token=name``. A
     name that ``lookup`` does not know, or a request without one, is answered with 404. Logs and status
-    pages show ``/vnc/name`` for both. Since a name may be written in both ways, whatever guards the
-    path of one name does not guard the name.
+    pages show ``/vnc/name`` for both. Since a name can be given in both ways, a guard of one name's
+    path does not protect that name.
 
     :param lookup: called with the name (a string, percent-decoded, not empty); it results in a client
-        endpoint, or in None if there is none of that name. It may return a Deferred or be a coroutine
+        endpoint, or in None if there is no such name. It may return a Deferred or be a coroutine
         function; its Deferred is cancelled if the client leaves.
-    :param timeout: as for :func:`tunnel`, and so are the others.
+    :param timeout: this and the others are as for :func:`tunnel`.
     :return: the acceptor.
     :raises InvalidUpgrades: if ``lookup`` cannot be called.
     :raises InvalidArgument: if ``idle_timeout`` is neither None nor above 0.

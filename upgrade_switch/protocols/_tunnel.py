@@ -54,12 +54,12 @@ def tunnel(
 
     :param endpoint: any Twisted client endpoint; it is connected to once for each client.
     :param timeout: how many seconds connecting may take.
-    :param idle_timeout: after how many seconds in which no byte has moved, in either direction, both
-        connections are aborted: a stream that stops somewhere has not ended cleanly. None: never.
+    :param idle_timeout: after how many seconds without a byte, in either direction, both connections
+        are aborted: a stream that just stops has not ended cleanly. None: never.
     :param forgive_truncation: as for :func:`~upgrade_switch.splice`.
     :param proxy_protocol: whether the endpoint's server is told the client's address, by the header of
         the PROXY protocol, version 2, in front of all that the tunnel carries. A client on a UNIX
-        socket is sent as ``LOCAL``. If the endpoint speaks TLS, the header is inside of it.
+        socket is sent as ``LOCAL``. If the endpoint speaks TLS, the header is inside it.
     :return: the acceptor.
     :raises InvalidUpgrades: if ``endpoint`` is not a client endpoint.
     :raises InvalidArgument: if ``idle_timeout`` is neither None nor above 0.

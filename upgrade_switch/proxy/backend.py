@@ -1,7 +1,7 @@
 """
 :class:`BackEnd`: a server behind a reverse proxy: where it is, and how it does.
 
-No I/O, but for the endpoint that somebody else connects.
+No I/O, except for the endpoint that others connect.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class BackEnd:
         if scheme == "unix":
             return UNIXClientEndpoint(reactor, host, timeout=timeout)
         endpoint: IStreamClientEndpoint
-        # HostnameEndpoint would ask a thread for what is no name.
+        # HostnameEndpoint would use a thread to look up what is not a name.
         if isIPAddress(host):
             endpoint = TCP4ClientEndpoint(reactor, host, port, timeout=timeout)
         elif isIPv6Address(host):

@@ -1,7 +1,7 @@
 """
 The servers behind a reverse proxy, and which of them gets a request: :class:`BackEnds`.
 
-Pure bookkeeping: what happens to the requests is told by whoever sends them.
+Pure bookkeeping: those that send the requests report what happens to them.
 """
 
 from __future__ import annotations

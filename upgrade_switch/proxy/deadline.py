@@ -61,7 +61,7 @@ class Deadline:
             self._queue.begin(self)
 
     def stop(self) -> None:
-        """There is no time-out any more; harmless when there is none."""
+        """End the time-out; harmless if there is none."""
         self._seconds = 0.0
         self.pause()
 
@@ -80,4 +80,4 @@ class Deadline:
 
 
 def _nothing() -> None:
-    """What is called when nobody is to be called."""
+    """Called in place of a callback that is no longer wanted."""

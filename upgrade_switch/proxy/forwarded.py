@@ -183,7 +183,7 @@ def _address_of(text: str) -> IPv4Address | IPv6Address | None:
 
 @lru_cache(_MOST_REMEMBERED)
 def _spelled(address: str | None) -> str:
-    """An address as X-Forwarded-For has it; ``unknown`` if it is none (RFC 7239 §6.2)."""
+    """An address as X-Forwarded-For has it; ``unknown`` if it is not an address (RFC 7239 §6.2)."""
     parsed = None if address is None else _address_of(address)
     return "unknown" if parsed is None else str(parsed)
 

@@ -34,7 +34,7 @@ _PATH = re.compile(r"/[!-~]*\Z")
 
 # Seconds between two checks, and how long one may take.
 _INTERVAL = 5
-_PATIENCE = 4
+_CHECK_TIMEOUT = 4
 
 
 class HealthChecks(Factory):
@@ -115,8 +115,8 @@ class _Check:
 
     def begin(self) -> None:
         settings, back_end = self._settings, self.back_end
-        self._deadline.start(_PATIENCE)
-        endpoint = back_end.endpoint(settings.reactor, _PATIENCE)
+        self._deadline.start(_CHECK_TIMEOUT)
+        endpoint = back_end.endpoint(settings.reactor, _CHECK_TIMEOUT)
         key = (back_end.key, settings.key)
         self._connecting = settings.pool.exchange_client(key, endpoint)
         self._connecting.addCallbacks(self._connected, lambda reason: self._over(str(reason.value)))

@@ -1,8 +1,8 @@
 """
-What the names of a message's fields tell, whatever their values are: which fields pass.
+Which fields of a message pass, as far as their names decide.
 
-Whoever sends several messages uses the same names in them. So what is found out about all the names of
-a message is remembered.
+A client or server sends the same names in each of its messages, so the results for a list of names are
+remembered.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _HOP_BY_HOP = frozenset(
     }
 )
 
-# What this proxy sets in a request itself. "Proxy" is no field of HTTP, but CGI makes HTTP_PROXY of it,
-# by which programs look for their own proxy (CVE-2016-5385).
+# What this proxy itself sets in a request. And "Proxy", which is not a field of HTTP, but which CGI
+# turns into HTTP_PROXY, where programs look for a proxy to use (CVE-2016-5385).
 _NEVER_IN_REQUESTS = _HOP_BY_HOP | {b"content-length", b"host", b"proxy", b"via"}
 
 NEVER_IN_ANSWERS = _HOP_BY_HOP | {b"via"}
-# What is looked at in an answer.
+# Fields that are looked at in an answer.
 LOOKED_AT = NEVER_IN_ANSWERS | {b"content-length"}
 
-# What forwarded_fields sets: a trusted client's own lines are in it.
+# What forwarded_fields sets; it includes a trusted client's own lines.
 _OURS_TO_SAY = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
 
 
@@ -68,10 +68,11 @@ def which_pass(
 
     :param named: those that Connection names.
     :param is_trusted: whether the client may say on whose behalf it asks.
-    :param may_expect: whether Expect passes; and the following, Authorization.
+    :param may_expect: whether Expect passes.
+    :param may_authorize: whether Authorization passes.
     """
-    # Connection cannot name what tells the back end who asks: a proxy in front, which is trusted, may
-    # pass on a Connection that its client has written.
+    # Connection must not remove the fields that tell the back end who asks: a trusted proxy in front
+    # may pass on a Connection that its client has written.
     dropped = {name for name in named if not describes_client(plain_name(name))}
     if not may_authorize:
         dropped.add(b"authorization")

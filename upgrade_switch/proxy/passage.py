@@ -169,7 +169,7 @@ class Passage(PlainPassage):
             self._sent()
 
     def _content_failed(self, reason: Failure) -> None:
-        """The client has left, has sent what is no content, or has been answered."""
+        """The client has left, has sent something that is not content, or has been answered."""
         self._upload = None
         self._end()
 

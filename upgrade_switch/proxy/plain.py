@@ -85,8 +85,8 @@ class PlainPassage:
                 return False
             content = whole
         self._asking, self._is_sent = client, True
-        # Every passage is an asker.
-        client.ask(head + content, len(content), is_head, self)  # type: ignore[arg-type]
+        data, size = head + content, len(content)
+        client.ask(data, size, is_head, self)  # type: ignore[arg-type]  # every passage is an asker
         if self.state is State.WAITING:
             self._wait(self._settings.response_timeout)
         return True

@@ -45,10 +45,10 @@ class UpgradeProxy(Resource):
     A reverse proxy (RFC 9110 §3.7) in front of one HTTP/1.1 server or several. It may stand anywhere in
     a site's tree: what is below its place goes on, as the client has sent it.
 
-    Answers and contents pass through while they come, in bounded memory. Upgrades to the given tokens
-    pass, too: if the back end answers 101, the client gets it, and the two connections are spliced
-    (:func:`~upgrade_switch.splice`). Offers of other tokens are left out, and the rest of the request
-    goes on. On a site that is not an ``UpgradeSite`` no upgrade passes.
+    Requests' contents and answers are passed on as they arrive, in bounded memory. Upgrades to the
+    given tokens pass, too: if the back end answers 101, the client gets it, and the two connections are
+    spliced (:func:`~upgrade_switch.splice`). Offers of other tokens are left out, and the rest of the
+    request goes on. On a site that is not an ``UpgradeSite`` no upgrade passes.
 
     Trailer fields are dropped. A client that takes nothing of an answer for a minute is cut off.
 
@@ -57,14 +57,14 @@ class UpgradeProxy(Resource):
         with the fewest requests and upgrades; one that fails gets none for a while.
     :param reactor: connects to them, and is the clock.
     :param tokens: the upgrades that pass, as the keys of an ``UpgradeResource``.
-    :param pool: keeps the connections to the back ends; by default, one of this proxy's own.
+    :param pool: keeps the connections to the back ends; by default, a pool of this proxy alone.
     :param preserve_host: whether the back end gets the client's Host, and not that of its URL.
     :param rewrite_location: whether ``Location`` and ``Content-Location`` are mapped back to what
         the client sees.
     :param rewrite_cookies: whether Path and Domain of cookies are, too.
     :param trusted: addresses and networks of proxies in front, such as ``"10.0.0.0/8"``, and
-        ``"unix"``: what they say in ``Forwarded`` and ``X-Forwarded-For`` is passed on. What
-        anybody else says there is replaced.
+        ``"unix"``: what they say in ``Forwarded`` and ``X-Forwarded-For`` is passed on. What anybody
+        else says in these fields is replaced.
     :param lenient: whether a 101 without ``Connection: upgrade`` switches (Proxmox sends it).
     :param connect_timeout: how many seconds connecting may take; then 504.
     :param response_timeout: how many seconds may pass between the end of a request and the head of
@@ -77,16 +77,16 @@ class UpgradeProxy(Resource):
         the name of a cookie whose value does.
     :param health: a path such as ``"/health"``, for which each back end is asked every few seconds,
         from the start of the reactor to :meth:`close`; those that do not answer it with 2xx or 3xx get
-        no requests. A site that has used the proxy ends this, too, when it stops.
-    :param strip_authorization: whether ``Authorization`` is not passed on: where it is for this
+        no requests. When a site that has used the proxy stops, that ends, too.
+    :param strip_authorization: whether ``Authorization`` is not passed on, because it is for this
         site's own login.
-    :param policy: which certificates are trusted of https back ends; by default, those that the
+    :param policy: which certificates of https back ends are trusted; by default, those that the
         platform trusts.
-    :raises InvalidArgument: if one of them is not what its place wants.
+    :raises InvalidArgument: if one of them is of the wrong kind.
     :raises InvalidToken: if a token breaks the grammar.
-    :ivar back_ends: the back ends, and how they do (:class:`~upgrade_switch.interfaces.IBackEnd`). May
-        be set to other URLs: those that stay keep what is known about them, and what goes on at those
-        that go is not disturbed.
+    :ivar back_ends: the back ends, and their states (:class:`~upgrade_switch.interfaces.IBackEnd`). May
+        be set to other URLs: for those that stay, what is known about them is kept, and requests that
+        are under way at the others are not disturbed.
     """
 
     isLeaf = True
@@ -251,7 +251,7 @@ def _length_of(request: Request, fields: Mapping[bytes, Sequence[bytes]]) -> Len
         if not request.has_content:
             return int(lengths[0]) if lengths else None
         if request.has_unread_content:
-            # Over HTTP/2 nothing need say that there is a content.
+            # Over HTTP/2, there may be content although no field says so.
             return CHUNKED if not lengths or b"Transfer-Encoding" in fields else int(lengths[0])
     return int(lengths[0]) if lengths else _size_of(request) or None
 

@@ -65,8 +65,8 @@ def may_repeat(method: bytes, length: Length, upload: Upload | None) -> bool:
 @implementer(IConsumer, IPushProducer)
 class Upload:
     """
-    Takes a content from where it comes, and gives it to an exchange; to another one if the first has
-    come to nothing before there was anything of it. While there is no exchange, the content waits.
+    Takes the content of a request, and gives it to an exchange; to another one if the first has come to
+    nothing before there was anything of it. While there is no exchange, the content waits.
 
     :ivar size: how many bytes there have been.
     :ivar streaming: fires when there is no more; cancelling it ends the content.

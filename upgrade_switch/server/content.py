@@ -53,7 +53,7 @@ class IContentSource(Interface):
 
 
 class ContentState(Enum):
-    """How far a content has come."""
+    """How far the content has come."""
 
     COMING = auto()
     """Its source has more."""
@@ -68,8 +68,8 @@ class ContentState(Enum):
 @implementer(IPushProducer)
 class ContentStream:
     """
-    Gives a content to a consumer, as fast as that takes it. What comes before there is a consumer, or
-    while it pauses, is held.
+    Gives the content of a request to a consumer, as fast as that takes it. What comes before there is a
+    consumer, or while it pauses, is held.
 
     A content comes from a connection, whose channel calls :meth:`received` and :meth:`ended` and is
     told how to go on; or from a file, which is read when something is wanted.

@@ -165,7 +165,7 @@ def _fail(request: UpgradeRequest, reason: Failure) -> None:
     if not request.startedWriting:
         request.processingFailed(reason)
         return
-    _log.failure("an acceptor failed after it had answered by itself", failure=reason)
+    _log.failure("an acceptor failed after it had answered the request itself", failure=reason)
     if not request.finished:
         request.loseConnection()
 

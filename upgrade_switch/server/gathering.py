@@ -24,13 +24,13 @@ __all__ = ["GatheringChannel", "IGatheringChannel"]
 class IGatheringChannel(Interface):
     """
     A channel that can send the head of an answer, and what there is of its body, in one piece and at
-    once. Twisted sends them when the reactor comes round next.
+    once. (Twisted sends them in the reactor's next turn.)
     """
 
     def gather() -> bool:
         """
-        Hold what is written from now on, until :meth:`flush`, which the caller calls soon. The end of
-        the answer, and that of the connection, do as well.
+        Hold what is written from now on, until :meth:`flush`, which the caller has to call soon; the
+        end of the answer, and that of the connection, flush it, too.
 
         :return: False if the client takes no more now: then nothing is held.
         """
@@ -55,7 +55,7 @@ class GatheringChannel(_twisted.AskingChannel):
     # Set by makeConnection.
     transport: IStreamTransport
     is_full = False
-    # What is held; None while nothing is to be.
+    # What is held; None if nothing is to be held.
     _gathered: list[bytes] | None = None
 
     def pauseProducing(self) -> None:
@@ -99,7 +99,7 @@ class GatheringChannel(_twisted.AskingChannel):
 
     def requestDone(self, request: Request) -> None:
         if self._gathered is not None:
-            # What comes behind may be written past this channel.
+            # What follows may be written to the transport directly.
             self.flush()
         super().requestDone(request)
 

@@ -1,10 +1,10 @@
 """
 :class:`IdleTimers`: the idle time-outs of a site's connections; and :class:`TimedChannel`, an
-``HTTPChannel`` that has its own among them.
+``HTTPChannel`` that uses them.
 
-Nearly every time-out is called off, by each request and by each connection's end. To have the reactor
-make a call for each of them, and to cancel it, costs as much as to read a head. Connections that wait
-equally long are due in the order in which they have begun to wait, so one call does for all of them.
+Nearly every time-out is cancelled, by the next request or by the connection's end, and a delayed call
+for each costs as much as reading a head. But time-outs of the same length are due in the order in which
+they have begun, so a single call serves all of them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = ["IdleQueue", "IdleTimers", "TimedChannel"]
 _log = Logger()
 
 
-class Waiting(TypingProtocol):
-    """Whoever has a time-out."""
+class HasTimeout(TypingProtocol):
+    """What has a time-out."""
 
     def timed_out(self) -> None:
-        """The time is over: ends itself, or begins anew."""
+        """The time is over: end it (``IdleQueue.end``), or begin it again."""
 
 
 class IdleTimers:
@@ -44,7 +44,7 @@ class IdleTimers:
         self._queues: dict[float, IdleQueue] = {}
 
     def after(self, seconds: float) -> IdleQueue:
-        """Those that are so long. A site or a proxy has one or two such numbers."""
+        """The time-outs of this length. A site or a proxy uses one or two lengths."""
         queue = self._queues.get(seconds)
         if queue is None:
             queue = self._queues[seconds] = IdleQueue(self._clock, seconds)
@@ -52,7 +52,7 @@ class IdleTimers:
 
 
 class IdleQueue:
-    """Time-outs that are all equally long."""
+    """Time-outs of one length."""
 
     def __init__(self, clock: IReactorTime, seconds: float) -> None:
         """
@@ -60,33 +60,33 @@ class IdleQueue:
         """
         self._clock = clock
         self._seconds = seconds
-        # When each is due; the first one first.
-        self._due: dict[Waiting, float] = {}
+        # When each is due, in that order.
+        self._due: dict[HasTimeout, float] = {}
         self._call: IDelayedCall | None = None
 
-    def begin(self, waiting: Waiting) -> None:
-        """Time begins to pass for somebody, perhaps anew."""
+    def begin(self, waiting: HasTimeout) -> None:
+        """Begin a time-out, or begin it again."""
         self._due.pop(waiting, None)
         self._due[waiting] = self._clock.seconds() + self._seconds
         if self._call is None:
             self._call = self._clock.callLater(self._seconds, self._look)
 
-    def end(self, waiting: Waiting) -> None:
-        """No time passes any more for somebody, for whom it did."""
+    def end(self, waiting: HasTimeout) -> None:
+        """End a time-out that has begun."""
         del self._due[waiting]
         if not self._due and self._call is not None:
             self._call.cancel()
             self._call = None
 
     def _look(self) -> None:
-        """Tell those that are due, and come back when the next one is."""
+        """Call those that are due, and come back when the next one is."""
         self._call = None
         now = self._clock.seconds()
         while self._due:
             waiting, due = next(iter(self._due.items()))
             if due > now:
                 if self._call is not None:
-                    # Somebody who was told has begun anew.
+                    # One that was called has begun again.
                     self._call.cancel()
                 self._call = self._clock.callLater(due - now, self._look)
                 break

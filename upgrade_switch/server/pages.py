@@ -1,5 +1,5 @@
 """
-The HTTP answers that this package gives by itself: a status, a phrase, and a sentence.
+The HTTP answers of this package itself: a status, a phrase, and a sentence.
 """
 
 from __future__ import annotations

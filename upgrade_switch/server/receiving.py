@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_DROPPED", "Incoming", "ReceivingChannel"]
 
-#: How many bytes of a content are read for the sake of the connection, once nobody wants them.
+# #: How many bytes of content are read to keep the connection usable, once nobody wants them.
 MOST_DROPPED = 2**16
 
 # How many seconds a client has to read the answer and to close, if it is not to send the rest of its

@@ -146,7 +146,7 @@ class UpgradeRequest(StreamingRequest):
 
     def process(self) -> None:
         """
-        Answer the request: 400 if it breaks a rule of HTTP's, else with the addressed resource.
+        Answer the request: 400 if it breaks a rule of HTTP, else with the addressed resource.
         """
         site = self.site
         # It is remembered: later, when the connection may have ended, it is still the same.
@@ -211,7 +211,7 @@ class UpgradeRequest(StreamingRequest):
         """
         Answer a CONNECT with 200 and give the connection to another protocol (RFC 9110 §9.3.6): all
         else is as with :meth:`switch_to`. What an acceptor of ``UpgradeSite(connect=...)`` results in
-        goes through here; if that is a resource, it may call this by itself.
+        goes through here; if that is a resource, it may itself call this.
 
         :param target: any ``IProtocol``.
         :param phrase: the status line's reason phrase.

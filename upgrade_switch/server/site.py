@@ -64,21 +64,21 @@ class UpgradeSite(Site):
     """
     A web site whose connections can switch to other protocols (RFC 9110 §7.8).
 
-    It takes a ``Site``'s arguments and those below. Its requests are :class:`UpgradeRequest`; a
-    ``requestFactory`` of your own is a subclass of that.
+    It takes a ``Site``'s arguments and those below. Its requests are :class:`UpgradeRequest`; your own
+    ``requestFactory`` must be a subclass of that.
 
     A site has three ways to switch that do not depend on a resource:
 
-    - ``upgrades`` are asked where the addressed resource takes none of the offered tokens. (A resource
-      of your own that takes some says so with :class:`~upgrade_switch.interfaces.ITakesUpgrades`.) To
-      find out, the site looks the resource up before the upgrade, and once more after it. ``h2c`` is
-      ignored on connections with TLS, ``TLS`` if the request is secure, ``h2`` always, and all of them
-      while the site is full or going down.
+    - ``upgrades`` are asked if the addressed resource takes none of the offered tokens. (If your own
+      resource takes some, it says so with :class:`~upgrade_switch.interfaces.ITakesUpgrades`.) To find
+      out, the site looks the resource up before the upgrade, and once more after it. ``h2c`` is ignored
+      on connections with TLS, ``TLS`` if the request is secure, ``h2`` always, and all of them while
+      the site is full or going down.
     - ``prefaces`` name fixed first bytes of a connection, and the factory whose protocol gets such a
-      connection with all of its bytes, the preface included. Where one preface begins another, the
-      longer one wins as long as it can still come; at the idle time-out, and at the connection's end,
-      the shorter one has it. A preface that is one whole line, CRLF included, is also looked for
-      between two requests.
+      connection with all of its bytes, the preface included. If one preface is the beginning of
+      another, the longer one wins as long as it can still arrive; at the idle time-out, and at the
+      connection's end, the shorter one does. A preface that is one whole line, CRLF included, is also
+      looked for between two requests.
     - ``connect`` decides about the method CONNECT (RFC 9110 §9.3.6): a callable
       ``acceptor(request, authority)``, with an authority such as ``b"example.com:22"``. If it results
       in a protocol, the site answers 200 and switches to it; a resource is the answer, after which the
@@ -86,8 +86,8 @@ class UpgradeSite(Site):
       tree never sees a CONNECT; without ``connect``, it is answered 501, and the connection is closed.
 
     :ivar switched: the connections that are switched now: ``len()``, iteration.
-    :ivar deciding: the decisions that acceptors are still at work on.
-    :ivar observers: who is told of what happens to upgrades.
+    :ivar deciding: the decisions that acceptors have not made yet.
+    :ivar observers: those that are told what happens to upgrades.
     """
 
     requestFactory = UpgradeRequest  # type: ignore[assignment]  # less general arguments
@@ -115,22 +115,22 @@ class UpgradeSite(Site):
         """
         :param resource: the root of the resource tree; an ``UpgradeResource`` is a leaf in it.
         :param accept_timeout: how many seconds an acceptor may take; then it is cancelled and the
-            request answered with 503. None: as long as it likes.
-        :param max_switched: how many connections may be switched at the same time; further
-            upgrades are declined with 503 and ``Retry-After``. None: any number.
+            request answered with 503. None: no limit.
+        :param max_switched: how many connections may be switched at the same time; further upgrades are
+            declined with 503 and ``Retry-After``. None: no limit.
         :param tcp_keepalive: TCP's keep-alive on switched connections, as ``(idle, interval,
             probes)`` in seconds and a number; True: (60, 15, 4). HTTP's idle timer ends with HTTP.
-        :param head_timeout: how many seconds a request's head may take from its first byte to its
-            end; then the request is answered with 408. None: any time.
-        :param max_unsent: how many bytes may wait to be sent on a switched connection; past that, it
-            is aborted. Looked at once a second. None: any number.
+        :param head_timeout: how many seconds a request's head may take from its first byte to its end;
+            then the request is answered with 408. None: no limit.
+        :param max_unsent: how many bytes may wait to be sent on a switched connection; past that, it is
+            aborted. Checked once a second. None: no limit.
         :param max_per_address: how many connections of one client may be switched (IPv6: of one /64);
-            further ones are declined with 429. UNIX sockets are not counted.
+            further ones are declined with 429. UNIX sockets are not counted. None: no limit.
         :param upgrades: what each token leads to, as ``UpgradeResource`` takes it.
         :param prefaces: what each preface leads to.
         :param connect: the acceptor of CONNECTs; without one, they are answered with 501.
         :param http2_connect: whether streams of HTTP/2 may switch (RFC 8441). Unknown tokens are 501.
-        :param observers: who is told of switches, of their ends, and of what is declined.
+        :param observers: what is told of switches, of their ends, and of declined upgrades.
         :raises InvalidToken: if a key of ``upgrades`` is not a token.
         :raises InvalidUpgrades: if a value there is neither a factory nor an acceptor, or ``connect``
             is not an acceptor.

@@ -40,7 +40,7 @@ __all__ = ["ConnectChannel", "RequestsConnection", "StreamChannel"]
 # Firefox never ends it after a WebSocket; Chromium takes a reset that comes at once for a failure.
 _LINGER = 5
 
-# Bytes of a content that set its timer back: one at a time would hold a stream for ever.
+# How many bytes of content restart its timer: if a single one did, a stream could be held for ever.
 _LEAST_PROGRESS = 1024
 
 NOT_IMPLEMENTED = 501

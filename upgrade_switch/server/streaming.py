@@ -59,7 +59,7 @@ class _Found(NamedTuple):
 
 class StreamingRequest(_twisted.LeanRequest):
     """
-    The part of :class:`~upgrade_switch.UpgradeRequest` that deals with heads and contents.
+    The part of :class:`~upgrade_switch.UpgradeRequest` that deals with heads and content.
     """
 
     # Any: an HTTP/1.1 channel, or whatever a stream of HTTP/2 has in its place.
@@ -78,8 +78,8 @@ class StreamingRequest(_twisted.LeanRequest):
 
     def gotLength(self, length: int | None) -> None:
         """
-        Look the resource up, if a content is to follow. (Without one, it is looked up when the request
-        is processed.)
+        Look the resource up, if content is to follow. (Without one, it is looked up when the request is
+        processed.)
 
         :param length: of the content; None if that is not known.
         """
@@ -104,9 +104,8 @@ class StreamingRequest(_twisted.LeanRequest):
             super().gotLength(length)
 
     def _says_continue(self) -> bool:
-        # As Twisted reads it.
         values = _twisted.raw_fields(self.requestHeaders).get(b"Expect", [])
-        return bool(values) and values[0].lower() == b"100-continue"
+        return bool(values) and values[0].lower() == b"100-continue"  # as Twisted reads it
 
     def _look_at_head(self, method: bytes, target: bytes, version: bytes) -> None:
         target = self._accept_head(method, target, version)
@@ -355,6 +354,10 @@ class StreamingRequest(_twisted.LeanRequest):
             self._content_stream.give_up()
 
     def connectionLost(self, reason: Failure) -> None:
+        if self._content_stream is None:
+            # First: whoever is told now, and asks for the content, learns why there is none.
+            self._content_stream = ContentStream()
+            self._content_stream.failed(reason)
         super().connectionLost(reason)
         told, self._told_if_left = self._told_if_left, None
         if told is not None:
@@ -363,8 +366,6 @@ class StreamingRequest(_twisted.LeanRequest):
         if found is not None and isinstance(found.resource, DeferredResource):
             # Nobody renders it any more.
             found.resource.d.addErrback(lambda _: None)
-        if self._content_stream is None:
-            self._content_stream = ContentStream()
         self._content_stream.failed(reason)
 
 

@@ -113,7 +113,7 @@ class Client(Protocol):
             return
         if self._parser is not None and not self._has_switched:
             self._parser.receive_data(b"")
-            # An answer that is cut off, or missing, stays None: whoever wants it says so.
+            # An answer that is cut off, or missing, stays None; the methods that need it raise.
             with suppress(h11.RemoteProtocolError):
                 self._parse(self._parser)
 
@@ -136,7 +136,7 @@ class Client(Protocol):
             self.received += bytes(parser.trailing_data[0])
 
     def _is_taken_over(self, head: h11.Response) -> bool:
-        """Whether a 2xx has no length: twisted.web gives each content one, or sends it in chunks."""
+        """Whether a 2xx has no length: twisted.web always sends a length, or chunks."""
         has_content = self._method != "HEAD" and head.status_code in range(200, 300)
         names = {name for name, _ in head.headers}
         is_framed = head.status_code == 204 or names & {b"content-length", b"transfer-encoding"}

@@ -23,10 +23,10 @@ TOKENS = ("echo", "websocket")
 
 #: Why checks are skipped.
 SKIPPED = {
-    "it is run with --slow",
-    "it is for WebSocket",
-    "it is for connections without TLS",
-    "it is for targets that echo",
+    "it needs --slow",
+    "it is only for WebSocket",
+    "it is only for connections without TLS",
+    "it is only for targets that echo",
 }
 
 
@@ -103,7 +103,7 @@ def test_a_report(capfd: pytest.CaptureFixture[str]) -> None:
         assert main([*command, "--verbose"]) == 0
         verbose, _ = capfd.readouterr()
     (count,) = (len(group.checks) for group in GROUPS if group.only_websocket)
-    assert f"WebSocket: its handshake\n  -     {count} checks: it is for WebSocket\n" in brief
+    assert f"WebSocket: its handshake\n  -     {count} checks: it is only for WebSocket\n" in brief
     assert "websocket-close" not in brief
     assert "  -     websocket-close " in verbose
     for line in ("> Upgrade: probe-unknown", "< HTTP/1.1 101 Switching Protocols", "* half-close"):

@@ -76,9 +76,9 @@ def test_a_server_that_is_right(kind: type[SwitchingServer]) -> None:
     assert failures(outcomes) == {}
     skipped = {outcome.detail for outcome in outcomes if outcome.result == "skipped"}
     assert skipped <= {
-        "it is run with --slow",
-        "it is for WebSocket",
-        "it is for targets that echo",
+        "it needs --slow",
+        "it is only for WebSocket",
+        "it is only for targets that echo",
     }
 
 

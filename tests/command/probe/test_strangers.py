@@ -328,4 +328,4 @@ def test_more_idle_than_there_is_time() -> None:
         subject = Subject(server.url, server.token, idle=PATIENCE)
         (outcome,) = run_checks([Group("", checks=checks)], subject, PATIENCE / 2)
     assert outcome.result == "skipped"
-    assert outcome.detail.endswith("more than is left of the time for all checks")
+    assert outcome.detail.endswith("longer than the time that is left for all checks")

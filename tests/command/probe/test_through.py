@@ -256,8 +256,8 @@ def test_proxy_that_forwards_elsewhere() -> None:
     with Ports() as ports, Elsewhere(int(ports["far"])) as proxy:
         url, listen = f"http://127.0.0.1:{proxy.port}/", f"127.0.0.1:{ports['far']}"
         line = fails(3, "probe", "--through", url, "--listen", listen, "--timeout", "0.5")
-    assert line.startswith(f"probe: nothing of a request to {url} came to {listen} (")
-    assert line.endswith(f"): the proxy has to be configured to forward to http://{listen}")
+    assert line.startswith(f"probe: no request to {url} has arrived at {listen} (")
+    assert line.endswith(f"): configure the proxy to forward to http://{listen}")
 
 
 def test_no_proxy() -> None:

@@ -35,14 +35,3 @@ def pieces(content: bytes) -> Iterator[bytes]:
     """A content in parts, whose length is not known before."""
     for begin in range(0, len(content), 50_000):
         yield content[begin : begin + 50_000]
-
-
-def echoes(client: Any, *messages: str | bytes) -> None:
-    """Each message comes back, of the same type; and then all of them, sent at once."""
-    for message in messages:
-        client.send(message)
-        assert client.receive() == message
-    for message in messages:
-        client.send(message)
-    for message in messages:
-        assert client.receive() == message

@@ -337,8 +337,8 @@ def test_log() -> None:
             clock.advance(40)
     finally:
         globalLogPublisher.removeObserver(observe)
-    why = "answered: cannot connect to 127.0.0.1:22: the address 127.0.0.1 is not allowed"
-    said = f"was not connected to 127.0.0.1:22: {why}"
+    why = "cannot connect to 127.0.0.1:22: the address 127.0.0.1 is not allowed"
+    said = f"was not connected to 127.0.0.1:22: answered ({why})"
     assert lines == [said, f"{said} (1 more of this kind since the last line)"]
 
 

@@ -277,7 +277,7 @@ def test_one_look_up() -> None:
 
 
 def test_zones() -> None:
-    """A link-local address that a resolver finds keeps its zone; what is no address is left out."""
+    """A link-local address that a resolver finds keeps its zone; what is not an address is left out."""
     names = Names({"name": None})
     results: list[Any] = []
     allowed = Destinations("name:22", "[fe80::/10]:22")

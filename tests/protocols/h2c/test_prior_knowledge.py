@@ -192,7 +192,7 @@ async def test_full(listen: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_own_request_class(listen: Any) -> None:
-    """A requestFactory of one's own makes the requests, and the access log has one line of each."""
+    """The site's own requestFactory makes the requests, and the access log has one line of each."""
 
     class Mine(UpgradeRequest):
         def process(self) -> None:

@@ -267,7 +267,7 @@ async def test_pipelined_in_front(listen: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_own_request_class(listen: Any) -> None:
-    """A requestFactory of one's own makes the request of stream 1, and those behind it."""
+    """The site's own requestFactory makes the request of stream 1, and those behind it."""
 
     class Mine(UpgradeRequest):
         def process(self) -> None:

@@ -103,7 +103,7 @@ async def test_flag_line(listen: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_preface_is_not_looked_for_inside(listen: Any) -> None:
-    """A request inside TLS is none of the connection's first bytes, whatever it looks like."""
+    """A request inside TLS is not taken for a preface, whatever it looks like."""
     factory, targets = factory_of(EchoTarget)
     listening = await listen("tcp", tls_site(prefaces={b"GET /page HTTP": factory}))
     client = await inside(listening)

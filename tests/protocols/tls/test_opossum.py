@@ -302,7 +302,7 @@ async def test_warning(listen: Any, warnings: list[str]) -> None:
 @pytest.mark.parametrize("kind", CLEAR_KINDS)
 @pytest_twisted.ensureDeferred
 async def test_no_warning_inside(listen: Any, warnings: list[str], kind: str) -> None:
-    """TLS that the upgrade itself has started is none to be warned of."""
+    """There is no warning about TLS that the upgrade itself has started."""
     await is_http(await inside(await listen(kind, tls_site())))
     assert warnings == []
 

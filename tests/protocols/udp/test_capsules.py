@@ -65,7 +65,7 @@ def test_examples_of_the_rfc(text: str) -> None:
 
 @given(st.integers(0, MOST), st.binary(max_size=3), st.binary(max_size=3))
 def test_numbers_come_back(value: int, before: bytes, behind: bytes) -> None:
-    """A number is read as it was written, wherever it stands; a part of it is none."""
+    """A number is read as it was written, wherever it stands; a part of a number is not read."""
     written = varint(value)
     data = before + written + behind
     assert read_varint(data, len(before)) == (value, len(before) + len(written))

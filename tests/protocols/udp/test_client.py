@@ -59,7 +59,7 @@ async def test_there_and_back(listen: Any, udp: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_over_tls(listen: Any, udp: Any) -> None:
-    """An agent of one's own brings its own trust."""
+    """An agent that is passed in brings its own trust."""
     echo = udp.listen(UDPEcho())
     listening = await listen("tls", udp_site())
     trusting = BrowserLikePolicyForHTTPS(AUTHORITY)

@@ -128,7 +128,7 @@ async def test_counts(listen: Any) -> None:
 @pytest.mark.parametrize("field", [b"Sec-WebSocket-Protocol:\r\n", b"Sec-WebSocket-Protocol:  \r\n"])
 @pytest_twisted.ensureDeferred
 async def test_empty_subprotocol(field: bytes) -> None:
-    """An empty Sec-WebSocket-Protocol in a server's answer is none."""
+    """An empty Sec-WebSocket-Protocol in a server's answer means that none was chosen."""
     async with playing_websocket() as scripted:
         protocol, _ = await scripted.open(client_factory(protocols=["chat"]), field)
         assert protocol.events[0] == ("connect", None)

@@ -231,7 +231,7 @@ async def test_no_room_afterwards(listen: Any) -> None:
 @pytest.mark.parametrize("code", [100, 101, 103, 200, 204, 304, 99, 0, -1, 1000, 10**6])
 @pytest_twisted.ensureDeferred
 async def test_codes(listen: Any, code: int, errors: Any) -> None:
-    """A code that denies nothing, or is none, is a mistake: 500."""
+    """A code that does not refuse, or is not a code, is a mistake: 500."""
 
     def deny(request: Any) -> None:
         raise ConnectionDeny(code, "x")
@@ -279,7 +279,7 @@ async def test_surrogate(listen: Any) -> None:
 
 
 def test_kelvin() -> None:
-    """A sign that becomes ASCII in lower case is none of a host's."""
+    """A character that becomes ASCII in lower case is not allowed in a host."""
     assert normal_origin("https://\u212aelvin.example") is None
     assert normal_origin("https://example.com:99999") is None
 

@@ -379,7 +379,7 @@ def test_no_origins(factory: Any, allowed: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_foreign_protocol(listen: Any, errors: Any) -> None:
-    """A factory that builds what is no WebSocket protocol gets a 500, logged once."""
+    """A factory that builds something other than a WebSocket protocol gets a 500, logged once."""
     client = await raw_client(await listen("tcp", websocket_site(websocket_factory(EchoTarget))))
     client.send(handshake())
     assert status((await client.response())[0]) == 500

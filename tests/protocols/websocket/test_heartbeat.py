@@ -246,7 +246,7 @@ async def test_client() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_both_ends(listen: Any) -> None:
-    """Client and server of ours answer each other's pings: an idle connection stays."""
+    """Client and server of this package answer each other's pings: an idle connection stays."""
     clock = Clock()
     factory, _ = factory_of(EchoTarget)
     stream = byte_stream(factory, heartbeat=10, subprotocols=("mqtt", "binary"))

@@ -308,7 +308,7 @@ async def test_server_closes(serve: Any, kind: str, where: str) -> None:
 @pytest.mark.parametrize("method", ["dropConnection", "sendCloseFrame"])
 @pytest_twisted.ensureDeferred
 async def test_close_timeout(serve: Any, clock: Clock, kind: str, method: str) -> None:
-    """Who drops the connection, or waits in vain for the client's close, is rid of it."""
+    """A server that drops the connection, or waits in vain for the client's close, is rid of it."""
     client = await serve(kind=kind, options={"closeHandshakeTimeout": 2})
     protocol = await opened(client)
     getattr(protocol, method)()

@@ -170,7 +170,7 @@ async def talks(opening: Any) -> None:
 @pytest.mark.parametrize("kind", ["tcp", "tls"])
 @pytest_twisted.ensureDeferred
 async def test_our_server(listen: Any, kind: str) -> None:
-    """With our own server, over TLS with a CA of one's own (``wss``), all works from open to close."""
+    """With our own server, over TLS with a private CA (``wss``), everything works."""
     listening = await listen(kind, site_of({"websocket": speaking()}))
     url = listening.url.replace("http", "ws", 1) + "/u"
     agent = trusting_agent()

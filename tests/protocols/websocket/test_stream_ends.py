@@ -259,7 +259,7 @@ async def test_time_of_1001(listen: Any, timeout: float, at: float) -> None:
 @kinds
 @pytest_twisted.ensureDeferred
 async def test_half_close(listen: Any, kind: str) -> None:
-    """Between two of ours, each direction ends by itself, behind its bytes."""
+    """Between two ends of this package, each direction ends by itself, behind its bytes."""
     listening = await serving(listen, kind, HalfCloseRecorder)
     client = await patient(connectProtocol(endpoint_to(listening), HalfCloseRecorder()))
     (target,) = listening.built

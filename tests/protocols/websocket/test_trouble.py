@@ -277,7 +277,7 @@ async def test_goodbye_has_its_time(listen: Any) -> None:
     # Once what was sent has arrived.
     await eventually(lambda: bool(begun()))
     calls = begun()
-    # A second one is none, and does not begin again.
+    # A second one has no effect, and does not begin again.
     protocol.sendClose(1000)
     assert clock.getDelayedCalls() == calls
     await client.closes()
@@ -357,7 +357,7 @@ async def test_bytearray(listen: Any) -> None:
 
 @pytest.mark.parametrize("origin", ["http://[1]", "http://[::g]", "http://[v1.x"])
 def test_no_host(origin: str) -> None:
-    """What stands in brackets is an address, or the origin is none."""
+    """What is in brackets is an address; otherwise the origin is invalid."""
     assert normal_origin(origin) is None
     assert not is_same_origin(origin, "[1]")
 

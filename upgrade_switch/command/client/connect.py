@@ -38,14 +38,14 @@ class ConnectOptions(TargetOptions):
 
     synopsis = "[options] URL [TOKEN]"
     longdesc = (
-        "Asks URL for an upgrade to TOKEN; then standard input goes to the server, and what the server "
+        "Asks URL for an upgrade to TOKEN. Then standard input goes to the server, and what the server "
         "sends goes to standard output. With the token websocket, or a ws or wss URL, the bytes travel "
         "in binary messages. The end of standard input is passed on as a half-close. Where there is "
         "none (with TLS, and with WebSocket servers other than this command's), the connection is "
         "closed when nothing has moved either way for 2 seconds after that end, unless --eof wait is "
-        "given. The command ends when the server has closed the connection and all that it sent is "
-        "written. If standard error is a terminal, it says when the connection has switched, and "
-        "shows the progress of a transfer from or to a file."
+        "given. The command ends when the server has closed the connection and everything that it sent "
+        "has been written. If standard error is a terminal, it says when the connection has switched, "
+        "and shows the progress of a transfer from or to a file."
     )
     examples: tuple[str, ...] = (
         "ssh -o ProxyCommand='upgrade-switch connect https://example.com/ssh ssh' user@example.com",

@@ -56,14 +56,14 @@ class ForwardOptions(TargetOptions):
 
     synopsis = "[options] ENDPOINT URL [TOKEN] | --config FILE"
     longdesc = (
-        "Listens on ENDPOINT, and carries each connection to URL through an upgrade to TOKEN of its "
-        "own. ENDPOINT is a port, which then is open to this machine only, a host and a port "
+        "Listens on ENDPOINT, and carries each connection to URL through a separate upgrade to TOKEN. "
+        "ENDPOINT is a port, which is then open to this machine only, a host and a port "
         "(127.0.0.1:5432), or a Twisted endpoint string. With the token websocket, or a ws or wss URL, "
-        "the bytes travel in binary messages. While there is no answer from URL, or its answer is 502, "
-        "503 or 504, a connection waits, and URL is asked again until --timeout is over; with --data, "
-        "or a --method that is not GET, HEAD or OPTIONS, only while URL cannot be reached. If standard "
-        "error is a terminal, it shows the traffic. With --udp-to, ENDPOINT is a port of UDP (5353, "
-        "udp:5353), and URL that of a UDP proxy (RFC 9298)."
+        "the bytes travel in binary messages. As long as URL does not answer, or answers 502, 503 or "
+        "504, a connection waits and tries again, until --timeout is over; with --data, or a --method "
+        "other than GET, HEAD or OPTIONS, only as long as URL cannot be reached. If standard error is "
+        "a terminal, it shows the traffic. With --udp-to, ENDPOINT is a UDP port (5353, udp:5353), and "
+        "URL that of a UDP proxy (RFC 9298)."
     )
     examples: tuple[str, ...] = (
         "upgrade-switch forward 5432 https://example.com/db postgres",
@@ -81,10 +81,10 @@ class ForwardOptions(TargetOptions):
 
     def opt_udp_to(self, value: str) -> None:
         """
-        HOST:PORT: forward datagrams there, from ENDPOINT (5353, udp:5353:interface=::1), by the proxy
-        for UDP at URL (connect-udp). Each local client has a flow of its own, for as long as something
-        moves every two minutes. The URL of a host stands for /.well-known/masque/udp/ there; it may
-        have {target_host} and {target_port} in it.
+        HOST:PORT: forward datagrams from ENDPOINT (5353, udp:5353:interface=::1) to HOST:PORT, by way
+        of the UDP proxy at URL (connect-udp). Each local client has a separate flow, which ends after
+        two minutes without a datagram. A URL without a path stands for /.well-known/masque/udp/ on that
+        host; a URL may contain {target_host} and {target_port}.
         """
         if self.udp_to is not None:
             raise UsageError("--udp-to is given twice")
@@ -92,16 +92,16 @@ class ForwardOptions(TargetOptions):
 
     def opt_config(self, file: str) -> None:
         """
-        FILE: listen on several ports, as a TOML file says. It has a table [[forward]] for each, with
-        listen, url, token, and options by their long names: header = ["X-A: 1"], insecure = true. The
-        command line adds to each table, and overrides it; but a table's own user stays.
+        FILE: listen on several ports, as a TOML file says: a table [[forward]] for each, with listen,
+        url, token, and options by their long names (header = ["X-A: 1"], insecure = true). The command
+        line adds to each table, and overrides it; but a user in a table stays.
         """
         self.config = file
 
     def parseArgs(self, *arguments: str) -> None:
         if self.config is not None:
             if arguments:
-                raise UsageError("with --config, ENDPOINT, URL and TOKEN stand in the file")
+                raise UsageError("with --config, the file has ENDPOINT, URL and TOKEN")
             return
         if len(arguments) not in (2, 3):
             raise UsageError("three arguments are needed: ENDPOINT, URL and TOKEN")

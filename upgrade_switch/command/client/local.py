@@ -30,7 +30,7 @@ _MOST_PORT = 65535
 
 def local_endpoint_string(text: str, is_udp: bool = False) -> str:
     """
-    The endpoint string for what somebody has typed: ``5432``, which is on loopback, ``127.0.0.1:5432``,
+    The endpoint string for what a user has typed: ``5432``, which is on loopback, ``127.0.0.1:5432``,
     ``[::1]:5432`` or ``localhost:5432``. Anything else is an endpoint string already.
 
     :raises UsageError: if there is no such port.

@@ -163,7 +163,7 @@ def _is_in_foreground(fd: int) -> bool:
 
 def _columns(fd: int) -> int:
     try:
-        # It is 0 if nobody has set it.
+        # It is 0 if it has not been set.
         return os.get_terminal_size(fd).columns or 80
     except OSError:
         return 80

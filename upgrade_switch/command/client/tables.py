@@ -37,7 +37,7 @@ def command_lines(file: str, flags: Collection[str], values: Collection[str]) ->
     content = read_toml(file)
     tables = content.pop("forward", None)
     if content:
-        raise UsageError(f"{next(iter(content))!r} is outside of a table; there are [[forward]] only")
+        raise UsageError(f"{next(iter(content))!r} is outside of a [[forward]] table")
     if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
         raise UsageError("it needs a table [[forward]] for each port")
     lines = [_line(f"[[forward]] {n}", table, flags, values) for n, table in enumerate(tables, 1)]

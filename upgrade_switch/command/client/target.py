@@ -97,7 +97,7 @@ def _seconds(text: str) -> float:
 
 def _eof(text: str) -> str:
     if text not in ("close", "wait"):
-        raise UsageError(f"--eof is close or wait, not {text!r}")
+        raise UsageError(f"--eof must be close or wait, not {text!r}")
     return text
 
 
@@ -138,22 +138,22 @@ class TargetOptions(CommandOptions):
             "timeout",
             None,
             30.0,
-            "Give up when the server has not switched after this many seconds.",
+            "Give up if the server has not switched after this many seconds.",
             _seconds,
         ],
         [
             "eof",
             None,
             None,
-            "What the end of the input means where there is no half-close: close, when nothing has "
-            "moved either way for 2 seconds, or wait for the server to close.",
+            "What to do at the end of the input if there is no half-close: close, as soon as nothing "
+            "has moved either way for 2 seconds, or wait, until the server closes.",
             _eof,
         ],
         [
             "heartbeat",
             None,
             DEFAULT_HEARTBEAT,
-            "With WebSockets: ping the server after this many silent seconds. 0: never.",
+            "With WebSocket: ping the server after this many silent seconds. 0: never.",
             _heartbeat,
         ],
         ["method", None, None, "The request's method; by default GET, or POST with --data."],
@@ -162,28 +162,28 @@ class TargetOptions(CommandOptions):
             "cert",
             None,
             None,
-            "Show the certificate in this file (PEM) to the server, and those behind it of its chain.",
+            "Show the server the certificate in this file (PEM), which its chain may follow.",
         ],
         ["key", None, None, "The private key of --cert (PEM), if it is not in the same file."],
         [
             "via",
             None,
             None,
-            "Go through this HTTP proxy (http://proxy:3128), by CONNECT; '' for none. Without the "
-            "option: as https_proxy, http_proxy, all_proxy and no_proxy in the environment say.",
+            "Go through this HTTP proxy (http://proxy:3128), by CONNECT; '' means none. By default, "
+            "https_proxy, http_proxy, all_proxy and no_proxy in the environment decide.",
         ],
     ]
     optFlags = [  # noqa: RUF012 - twisted.python.usage wants a list
         [
             "forgive-truncation",
             None,
-            "Take TLS that ends without its closing alert for a clean end, not for one cut off.",
+            "Treat TLS that ends without its closing alert as a clean end, not as cut off.",
         ],
         [
             "http2",
             None,
-            "Ask over HTTP/2 if the server takes it so (RFC 8441): all connections share one, with one "
-            "TLS handshake. Else over HTTP/1.1. For https and wss URLs.",
+            "Use HTTP/2 if the server takes upgrades there (RFC 8441), otherwise HTTP/1.1: all "
+            "connections share one, with one TLS handshake. For https and wss URLs.",
         ],
         [
             "insecure",
@@ -210,8 +210,8 @@ class TargetOptions(CommandOptions):
 
     def opt_header(self, value: str) -> None:
         """
-        'NAME: VALUE' or @FILE: send this field with the request, or those that stand in FILE, one in
-        a line; Host replaces the URL's. May be given several times.
+        'NAME: VALUE' or @FILE: send this field with the request, or those in FILE, one per line. Host
+        replaces the URL's. May be given several times.
         """
         if not value.startswith("@"):
             self._add_field(*header(value))
@@ -227,8 +227,8 @@ class TargetOptions(CommandOptions):
     def opt_user(self, value: str) -> None:
         """
         NAME or NAME:PASSWORD: the user name and password for the server (HTTP Basic). Other users of
-        this machine can see a password on the command line; without one, you are asked for it. Where
-        there is no terminal, use --user-file, --user-fd, or UPGRADE_SWITCH_USER=NAME:PASSWORD in the
+        this machine can see a password on the command line; if there is none, you are asked for it.
+        Without a terminal, use --user-file, --user-fd, or UPGRADE_SWITCH_USER=NAME:PASSWORD in the
         environment.
         """
         if not value:
@@ -249,7 +249,7 @@ class TargetOptions(CommandOptions):
 
     def opt_data(self, value: str) -> None:
         """
-        TEXT or @FILE: send this, or what the file has, as the content of the request. It is called
+        TEXT or @FILE: send this, or the content of FILE, with the request. Its type is
         application/x-www-form-urlencoded, unless --header has another Content-Type.
         """
         if self.body is not None:

@@ -1,6 +1,6 @@
 """
-What is said through a proxy that has switched: bytes, or WebSocket messages, which a proxy may cut into
-other frames (RFC 6455 §5.4).
+How the two sides talk through a proxy that has switched: in bytes, or in WebSocket messages, which a
+proxy may cut into other frames (RFC 6455 §5.4).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ _LONGEST_FRAME = 16384
 
 
 class NotReached(Exception):
-    """There is no HTTP server; the message says what there is."""
+    """There is no HTTP server; the message says what there is instead."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def discover(server: Subject, tokens: Sequence[str], bound: Deadline) -> Iterato
     """
     Ask a server what it switches to, with a handful of requests.
 
-    :param tokens: those to try, beside those that the server names, ``websocket`` and ``h2c``.
-    :param bound: when all of it has to be over; what is left then is not asked.
+    :param tokens: those to try, in addition to those that the server names, ``websocket`` and ``h2c``.
+    :param bound: when all of it has to be finished; what is left then is not asked.
     :raises NotReached: if there is no HTTP server.
     """
     named = _named_tokens(server, bound)
@@ -158,7 +158,7 @@ def _first_settings(wire: Wire) -> dict[int, int]:
     head = wire.exactly(9, expected)
     size = int.from_bytes(head[:3], "big")
     if head[3] != _SETTINGS or size > _LONGEST_FRAME:
-        raise Broken("something else than SETTINGS", expected)
+        raise Broken("something other than SETTINGS", expected)
     content = wire.exactly(size, expected)
     pairs = [content[start : start + 6] for start in range(0, size, 6)]
     return {int.from_bytes(pair[:2], "big"): int.from_bytes(pair[2:], "big") for pair in pairs}

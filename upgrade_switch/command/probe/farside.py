@@ -1,8 +1,8 @@
 """
 The far side of a proxy: a server on plain sockets that the probe itself serves.
 
-Each check finds its own requests there, since each bears the check's number: a proxy may use its
-connections again, and others may ask whether the server lives, who are answered with an empty 200.
+Each request carries the number of its check, by which the check finds it: a proxy may use its
+connections again. Requests without such a number, as in health checks, are answered with an empty 200.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from types import TracebackType
 from typing import NamedTuple
 
 import h11
@@ -26,7 +25,7 @@ __all__ = ["Arrival", "Far", "FarSide", "Head"]
 
 _LONGEST_HEAD = 65536
 
-# Nobody else is expected here, and who comes nevertheless cannot take all memory.
+# Only the proxy is expected here. Anybody else who connects must not be able to fill the memory.
 _MOST_CONNECTIONS = 128
 _LONGEST_IDLE = 300.0
 
@@ -76,12 +75,12 @@ class Arrival(NamedTuple):
     sock: socket.socket
     head: Head
     rest: bytes
-    """What has come behind the head already."""
+    """What has already come behind the head."""
 
 
 class FarSide:
     """
-    The server. It is a context manager, which listens, and ends all its connections.
+    The server, as a context manager: it listens, and ends all of its connections at the end.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -106,12 +105,7 @@ class FarSide:
         self._accepting.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         # Closing alone would not wake the thread that accepts.
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -126,8 +120,8 @@ class FarSide:
     @contextmanager
     def expecting(self, number: bytes) -> Iterator[SimpleQueue[Arrival]]:
         """
-        :param number: what the requests that are waited for bear, as ``probe-1ab``.
-        :return: where they come. Those that nobody has taken at the end are cut off.
+        :param number: what the expected requests carry, such as ``probe-1ab``.
+        :return: where they arrive. Those that have not been taken at the end are cut off.
         """
         arrivals: SimpleQueue[Arrival] = SimpleQueue()
         with self._lock:
@@ -143,9 +137,9 @@ class FarSide:
 
     def serves(self, sock: socket.socket, begun: bytes = b"") -> None:
         """
-        Wait for a request on a connection, which is this server's from now on.
+        Wait for a request on a connection, which belongs to this server from now on.
 
-        :param begun: what has come of it already.
+        :param begun: what has already come of it.
         """
         with self._lock:
             self._connections.add(sock)
@@ -220,8 +214,8 @@ class Far(Wire):
         again: Callable[[socket.socket, bytes], None],
     ) -> None:
         """
-        :param again: is given the connection and what has come on it already, if another request may
-            come there.
+        :param again: is given the connection, and what has already come on it, if another request may
+            follow there.
         """
         super().__init__(arrival.sock, deadline, _FarTranscript(transcript))
         self.request = arrival.head
@@ -233,20 +227,15 @@ class Far(Wire):
     def __enter__(self) -> Far:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._is_answered and not self.request.is_last and kind is None:
+    def __exit__(self, *raised: object) -> None:
+        if self._is_answered and not self.request.is_last and not any(raised):
             self._again(self._socket, self._received)
         else:
-            super().__exit__(kind, error, traceback)
+            super().__exit__(*raised)
 
     def answer(self, status: str, *lines: str, content: bytes = b"") -> None:
         """
-        Answer with a response that is not a 101; afterwards, another request may come.
+        Send a response that is not a 101; another request may follow.
 
         :param status: the code and the phrase.
         :param lines: its fields, beside Content-Length.
@@ -275,7 +264,8 @@ class Far(Wire):
                         raise Closed(f"{shown(body)} and the end of the connection", expected)
                     reader.receive_data(data)
         except h11.RemoteProtocolError as error:
-            raise Broken(f"at the far side, what is no request ({error})", expected) from None
+            came = f"at the far side, something that is not a request ({error})"
+            raise Broken(came, expected) from None
         self._received = reader.trailing_data[0] + self._received
         return body
 

@@ -1,5 +1,5 @@
 """
-What a server can do wrong, as the checks are told of it.
+What a server can do wrong, as the checks see it.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ __all__ = ["Broken", "Closed", "NotHTTP", "Silent", "brief"]
 
 
 def brief(text: str, most: int = 100) -> str:
-    """What a server says, for a person: safe for a terminal, and not all of it if it is long."""
+    """What a server has sent, for a person: safe for a terminal, and shortened if it is long."""
     return printable(text if len(text) <= most else f"{text[:most]}...")
 
 
 class Broken(Exception):
     """
-    A server did something else than it should have done.
+    A server did something other than it should have done.
 
     :ivar came: what came, as the end of a sentence.
     :ivar expected: what should have come.

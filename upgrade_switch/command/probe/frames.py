@@ -65,7 +65,7 @@ def next_frame(wire: Wire, expected: str, *, may_be_masked: bool = False) -> tup
     opcode, is_masked = first & 0x0F, bool(second & 0x80)
     is_wrong = opcode not in _OPCODES or bool(first & 0x70) or (is_masked and not may_be_masked)
     if is_wrong or size > _LONGEST:
-        raise Broken(f"what is no frame ({shown(bytes([first, second]))})", expected)
+        raise Broken(f"something that is not a frame ({shown(bytes([first, second]))})", expected)
     mask = wire.exactly(4, expected) if is_masked else bytes(4)
     return opcode, _masked(wire.exactly(size, expected), mask)
 

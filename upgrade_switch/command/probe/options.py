@@ -57,13 +57,12 @@ class ProbeOptions(CommandOptions):
 
     synopsis = "[options] URL [TOKEN]..."
     longdesc = (
-        "Asks a server what it switches to: the tokens that it names itself, those that are given, "
+        "Asks a server what it switches to: the tokens that it names itself, those that you give, "
         "WebSocket, h2c, and upgrades over HTTP/2. With --conformance, checks how it switches to TOKEN "
-        "(websocket, if none is given), behind which a target has to send back what it receives; a "
-        "WebSocket server answers pings. With --through, checks how a proxy passes an upgrade to "
-        "TOKEN. Exit codes: 0 nothing failed that an RFC demands; 1 something did; 2 usage error; 3 "
-        "the server could not be reached, or does not speak HTTP, or the proxy does not forward to "
-        "--listen."
+        "(by default websocket). The target must send back what it receives; a WebSocket server need "
+        "only answer pings. With --through, checks how a proxy passes on an upgrade to TOKEN. Exit "
+        "codes: 0 nothing failed that an RFC demands; 1 something did; 2 usage error; 3 the server "
+        "could not be reached, or does not speak HTTP, or the proxy does not forward to --listen."
     )
     examples: tuple[str, ...] = (
         "upgrade-switch probe https://example.com/",
@@ -76,21 +75,21 @@ class ProbeOptions(CommandOptions):
             "timeout",
             None,
             5.0,
-            "Seconds for each check; if it needs several connections, for each of them.",
+            "Seconds for each check; if it opens several connections, for each of them.",
             _seconds("timeout"),
         ],
         [
             "within",
             None,
             300.0,
-            "Seconds for all of it; what has not come to its end by then is skipped.",
+            "Seconds for the whole run; checks that have not finished by then are skipped.",
             _seconds("within"),
         ],
         [
             "jobs",
             None,
             1,
-            "With --conformance or --through: how many checks are run at once (1 to 64).",
+            "With --conformance or --through: how many checks run at once (1 to 64).",
             _jobs,
         ],
         [
@@ -98,7 +97,7 @@ class ProbeOptions(CommandOptions):
             None,
             None,
             "With --conformance or --through: leave a switched connection alone for so many seconds, "
-            "more than the server's time-out for requests, to see whether it lives on.",
+            "more than the server's time-out for requests, to see whether it stays open.",
             _seconds("slow"),
         ],
         [
@@ -112,8 +111,8 @@ class ProbeOptions(CommandOptions):
             "listen",
             None,
             None,
-            "HOST:PORT: with --through, where the probe listens. The proxy has to be told to forward "
-            "to it, and to pass TOKEN.",
+            "HOST:PORT: with --through, where the probe listens. Configure the proxy to forward to it, "
+            "and to pass TOKEN.",
             _address,
         ],
         ["ca", None, None, "Trust the certificates in this file (PEM) instead of the system's."],
@@ -133,8 +132,8 @@ class ProbeOptions(CommandOptions):
 
     def opt_header(self, value: str) -> None:
         """
-        'NAME: VALUE' or @FILE: send this field with each request, or those that stand in FILE, one in
-        a line. May be given several times.
+        'NAME: VALUE' or @FILE: send this field with each request, or those in FILE, one per line. May
+        be given several times.
         """
         lines = field_lines(value[1:]) if value.startswith("@") else [(None, value)]
         for source, line in lines:

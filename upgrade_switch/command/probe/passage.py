@@ -1,5 +1,5 @@
 """
-A proxy between the probe and the probe: what a check asks of it, and what arrives at its far side.
+A proxy that has the probe on both sides: what a check asks of it, and what arrives at its far side.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["CLIENT", "FAR_SIDE", "Passage"]
 
 CLIENT, FAR_SIDE = "the client", "the far side"
 
-# How long a request is waited for that the proxy has answered already: it may be under way.
+# Seconds to wait for a request that the proxy has already answered: it may still be on its way.
 _LATE = 0.2
 
 
@@ -37,14 +37,14 @@ class Passage(Subject):
     arrivals: SimpleQueue[Arrival] = field(default_factory=SimpleQueue)
     """The check's requests that have come to the far side."""
     number: str = ""
-    """What the check's requests bear."""
+    """What the check's requests carry."""
 
     def for_a_check(self, left: float = inf) -> Self:
         return replace(super().for_a_check(left), number=f"probe-{os.urandom(6).hex()}")
 
     @contextmanager
     def begun(self) -> Iterator[Passage]:
-        """The same, whose requests are expected at the far side until the end of this context."""
+        """The same proxy, with its requests expected at the far side until the end of this context."""
         with self.far_side.expecting(self.number.encode("ascii")) as arrivals:
             yield replace(self, arrivals=arrivals, fields=[*self.fields, f"Probe: {self.number}"])
 
@@ -55,7 +55,7 @@ class Passage(Subject):
 
     @property
     def conversation(self) -> Conversation:
-        """How is spoken behind the 101."""
+        """How the two sides talk after the 101."""
         return Messages() if self.is_websocket else Bytes()
 
     def up(self, data: bytes) -> bytes:
@@ -80,7 +80,7 @@ class Passage(Subject):
 
     def may_arrive(self, near: Wire) -> Far | None:
         """
-        Wait for the next request at the far side; it is a context manager, as each connection.
+        Wait for the next request at the far side. Like every connection, it is a context manager.
 
         :return: None if the proxy answers, or ends the client's connection, and nothing arrives.
         :raises Silent: if nothing happens in time.
@@ -147,18 +147,32 @@ class Passage(Subject):
         return "\r\n".join([*every, "", ""]).encode("latin-1")
 
     @contextmanager
+    def asked(
+        self, *lines: str, connection: Sequence[str] = ("Upgrade",)
+    ) -> Iterator[tuple[Wire, Far]]:
+        """
+        A request for the token that has arrived, and is to be answered: the client's end of the
+        connection and the far one.
+
+        :param lines: these and the values of the Connection lines are as for :meth:`upgrade`.
+        :raises Broken: if it does not arrive, or no longer asks for the token.
+        """
+        with self.open() as near:
+            near.send(self.upgrade(*lines, connection=connection))
+            with self.upgrade_arrives(near) as far:
+                yield near, far
+
+    @contextmanager
     def tunnel(self) -> Iterator[tuple[Wire, Far]]:
         """
         A connection that is switched already: the client's end and the far one.
 
         :raises Broken: if the proxy does not switch.
         """
-        with self.open() as near:
-            near.send(self.upgrade())
-            with self.upgrade_arrives(near) as far:
-                far.send(self.switching(far.request))
-                self.switched(near)
-                yield near, far
+        with self.asked() as (near, far):
+            far.send(self.switching(far.request))
+            self.switched(near)
+            yield near, far
 
     def switches(
         self,
@@ -176,7 +190,7 @@ class Passage(Subject):
 
     def does_not_switch(self, near: Wire) -> None:
         """
-        Wait for an answer, or for the end of the connection, or in vain.
+        Wait until an answer comes, the connection ends, or the time is over.
 
         :raises Broken: if a 101 comes.
         """
@@ -204,7 +218,7 @@ class Passage(Subject):
 
     def was_read(self, head: Head, sent: bytes) -> None:
         """
-        See that a proxy has read a request, and has not tunnelled it.
+        Check that the proxy has parsed a request, and not tunnelled it.
 
         :param sent: the request, with a Connection that is for the proxy.
         :raises Broken: if it has come as it was sent.
@@ -217,13 +231,13 @@ class Passage(Subject):
 
     @contextmanager
     def sending(self, wire: Wire, data: bytes) -> Iterator[None]:
-        """Send while something else happens: more than fits in between, perhaps."""
+        """Send in the background: it may be more than the buffers on the way hold."""
         thread = threading.Thread(target=self._send, args=(wire, data), daemon=True)
         thread.start()
         yield
         thread.join(self.deadline.left())
 
     def _send(self, wire: Wire, data: bytes) -> None:
-        # Whoever reads says that it did not come.
+        # If it does not arrive, the reader says so.
         with suppress(Broken, ValueError):
             wire.send(data)

@@ -1,10 +1,9 @@
-"""The line on a terminal that says which check is run; each has up to five seconds."""
+"""The line on a terminal that says which check is running; each may take five seconds."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
-from types import TracebackType
 
 __all__ = ["ProgressLine"]
 
@@ -20,12 +19,7 @@ class ProgressLine:
     def __enter__(self) -> ProgressLine:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.show("")
 
     def show(self, text: str) -> None:

@@ -51,7 +51,7 @@ def as_json(outcomes: Sequence[Outcome]) -> str:
 def as_table(outcomes: Sequence[Outcome], verbose: bool) -> Iterator[str]:
     """
     :param verbose: whether the bytes of each check are shown.
-    :return: lines: a table by group, what failed with a sentence each, and the sums. A group that was
+    :return: lines: a table by group, a description of each failure, and the totals. A group that was
         skipped as a whole is one line, unless the bytes are shown.
     """
     width = max((len(outcome.check.name) for outcome in outcomes), default=0)

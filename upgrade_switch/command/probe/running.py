@@ -1,5 +1,5 @@
 """
-How checks are run: one at a time or several, each with a time of its own, and all of them with a bound.
+How checks are run: one or several at a time, each with its own time limit, and all of them with one.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .wire import Deadline, Transcript
 __all__ = ["TIME_OVER", "Outcome", "run_checks"]
 
 TIME_OVER = "the time for all checks was over"
-"""Why a check was skipped that began too late, or was at work at the end of the time for all."""
+"""Why a check was skipped that had not finished when the time for all checks was over."""
 
 # The time-out of a socket may be over a little early.
 _ALMOST = 0.05
 
-# What of a fault is told: a server may say much.
+# How many characters of a fault are reported: a server may send a lot.
 _LONGEST_PART = 600
 
 Plan = tuple[Group, Check]
@@ -55,10 +55,10 @@ def run_checks(
     jobs: int = 1,
 ) -> Iterator[Outcome]:
     """
-    Run all checks. Those that need it are skipped where the plainest upgrade does not work, which is
-    tried once, in front of all.
+    Run all checks. The plainest upgrade is tried first, once; if it does not work, the checks that need
+    an upgrade are skipped.
 
-    :param bound: the seconds after which those are skipped that have not come to an end.
+    :param bound: the seconds after which checks that have not finished are skipped.
     :param jobs: how many are run at once.
     :return: their outcomes, in the order of the groups.
     """
@@ -76,8 +76,8 @@ def run_checks(
 
 def _in_order(run: Callable[[Plan], Outcome], plans: Sequence[Plan], jobs: int) -> Iterator[Outcome]:
     """
-    Run them in threads. An executor's would be waited for at the end, and who interrupts the probe does
-    not want to wait until a server has answered.
+    Run them in threads. (An executor would wait for its threads at the end; but when the probe is
+    interrupted, nobody wants to wait until a server has answered.)
     """
     futures: list[Future[Outcome]] = [Future() for _ in plans]
     waiting: SimpleQueue[tuple[Plan, Future[Outcome]]] = SimpleQueue()

@@ -1,6 +1,6 @@
 """
-What is spoken behind a 101, so that a check can tell whether its bytes arrive: a target that echoes, or
-a WebSocket, which answers pings.
+How to talk to a target after the 101, so that a check can tell whether its bytes arrive: an echo, or a
+WebSocket, which answers pings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MOST_PING = 125
 
 
 class Speech(Protocol):
-    """How bytes are said to a target, and heard again."""
+    """How to send bytes to a target, and to recognise them when they come back."""
 
     def saying(self, data: bytes) -> bytes:
         """What is sent to say these bytes, one byte at least."""

@@ -37,14 +37,14 @@ class Subject:
     fields: Sequence[str] = ()
     """Further lines of each request, such as ``Authorization: ...``."""
     contexts: Callable[[tuple[str, ...]], ssl.SSLContext] | None = None
-    """How TLS is spoken, for ``https``, where these protocols are offered by ALPN (RFC 7301)."""
+    """For ``https``: makes a context that offers these protocols by ALPN (RFC 7301)."""
     idle: float | None = None
-    """How many seconds a switched connection is left alone for, to see whether it lives on."""
+    """How many seconds to leave a switched connection alone, to see whether it stays open."""
     timeout: float = 5.0
     """Seconds that a check has."""
     deadline: Deadline = field(default_factory=lambda: Deadline(5.0))
     bound: Deadline = field(default_factory=lambda: Deadline(inf))
-    """When all checks have to be over."""
+    """When all checks must have finished."""
     transcript: Transcript = field(default_factory=Transcript)
 
     def for_a_check(self, left: float = inf) -> Self:
@@ -198,7 +198,7 @@ class Subject:
         host: Sequence[str] | None = None,
     ) -> None:
         """
-        Ask for an upgrade, on a connection of its own, and talk to the target: without arguments, the
+        Ask for an upgrade on a new connection, and talk to the target. Without arguments, it is the
         plainest upgrade that there is.
 
         :param lines: these and the others are as for :meth:`upgrade`.

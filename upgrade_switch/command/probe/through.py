@@ -19,16 +19,16 @@ from .wire import Broken, Closed, Deadline, NotHTTP
 
 __all__ = ["reached"]
 
-# A proxy that asks whether its servers live may have to notice first that there is one now: how many
-# time-outs it has for that, and the seconds between two requests.
-_PATIENCE = 2
+# A proxy with health checks may have to notice first that there is a server now: how many time-outs it
+# has for that, and the seconds between two requests.
+_TIMEOUTS_UNTIL_UP = 2
 _PAUSE = 0.1
 
 
 @contextmanager
 def reached(proxy: Subject, host: str, port: int, left: float = inf) -> Iterator[Passage]:
     """
-    Serve a proxy's far side, and see that its requests get there.
+    Serve a proxy's far side, and check that its requests arrive there.
 
     :param host: where to listen; the proxy has to be told to forward to it.
     :param left: the seconds that there are for it.
@@ -50,19 +50,19 @@ def reached(proxy: Subject, host: str, port: int, left: float = inf) -> Iterator
 
 
 def _see_that_requests_arrive(passage: Passage, bound: Deadline) -> None:
-    deadline = bound.shorter(_PATIENCE * passage.timeout)
+    deadline = bound.shorter(_TIMEOUTS_UNTIL_UP * passage.timeout)
     while (answer := _answer(passage, bound)) is not None:
         if not deadline.left():
             address = passage.far_side.address
             raise NotReached(
-                f"nothing of a request to {passage.url} came to {address} ({answer}): the proxy has to "
-                f"be configured to forward to http://{address}"
+                f"no request to {passage.url} has arrived at {address} ({answer}): configure the proxy "
+                f"to forward to http://{address}"
             )
         time.sleep(_PAUSE)
 
 
 def _answer(passage: Passage, bound: Deadline) -> str | None:
-    """What a proxy answers to a request without forwarding it; None if it does forward it."""
+    """What the proxy answers to a request that it does not forward; None if it forwards it."""
     with passage.for_a_check(bound.left()).begun() as own:
         try:
             near = own.open()

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 
 import h11
 
@@ -39,8 +38,8 @@ _MOST_CONTENT = 1 << 20
 _MOST_SHOWN = 16384
 _LONGEST_SHOWN = 60
 
-# How long a segment waits for the one in front of it to be read. A server that reads both at once has
-# an easier time: the check finds less then, but is never wrong.
+# Seconds that a segment waits for the one in front of it to be read. If the server reads both at once,
+# the check may find less, but is never wrong.
 _APART = 0.004
 
 SWITCHING = 101
@@ -58,7 +57,7 @@ class Deadline:
         return max(0.0, self._at - time.monotonic())
 
     def shorter(self, seconds: float) -> Deadline:
-        """One that is so many seconds from now, but not later than this one."""
+        """A deadline this many seconds from now, but not later than this one."""
         return Deadline(min(seconds, self.left()))
 
 
@@ -86,7 +85,7 @@ class Transcript:
 
 @dataclass(frozen=True)
 class Response:
-    """A response, whole."""
+    """A whole response."""
 
     status: int
     phrase: str
@@ -114,7 +113,7 @@ class Response:
 
 class Wire:
     """
-    A connection. It is a context manager, which closes it.
+    A connection, as a context manager that closes it.
 
     :ivar deadline: when all that is waited for has to have come.
     """
@@ -135,17 +134,12 @@ class Wire:
     def __enter__(self) -> Wire:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._socket.close()
 
     def send(self, *segments: bytes) -> None:
         """
-        Send each in a segment of its own. An end of the connection shows when something is read.
+        Send each as a separate segment. If the connection has ended, the next read says so.
         """
         for data in segments:
             if self._unsent:
@@ -156,12 +150,12 @@ class Wire:
                 self._socket.settimeout(self.deadline.left() or 1e-9)
                 self._socket.sendall(data)
             except TimeoutError:
-                raise Silent("the server stopped reading", "it to read on") from None
+                raise Silent("the server stopped reading", "it to go on reading") from None
             except OSError:
                 return
 
     def send_apart(self, *segments: bytes) -> None:
-        """Send each in a segment of its own, and give the server a moment to read it alone."""
+        """Send each as a separate segment, and give the server a moment to read it alone."""
         for number, data in enumerate(segments):
             if number:
                 time.sleep(_APART)
@@ -169,14 +163,14 @@ class Wire:
 
     def send_while_reading(self, data: bytes) -> None:
         """
-        Send much, as far as the server takes it whenever something is waited for: it may stop reading
-        while what it sends is not read.
+        Send a lot, a part whenever something is waited for: a server may stop reading while nobody
+        reads what it sends.
         """
         self._transcript.add(">", data)
         self._unsent += data
 
     def half_close(self) -> None:
-        """Send no more: a FIN. With TLS nothing can be read behind it."""
+        """Send a FIN. With TLS, nothing can be read after it."""
         self._transcript.add("*", b"half-close")
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
@@ -191,7 +185,7 @@ class Wire:
 
     def receive(self, expected: str) -> bytes:
         """
-        What comes next; nothing at the end of the connection.
+        Read what comes next; empty at the end of the connection.
 
         :param expected: what is waited for, if something else comes.
         :raises Silent: if nothing comes in time.
@@ -201,7 +195,7 @@ class Wire:
             data, self._received = self._received, b""
             return data
         if not self.deadline.left():
-            raise Silent(f"no end of it within {self.deadline.seconds:g} s", expected)
+            raise Silent(f"it did not end within {self.deadline.seconds:g} s", expected)
         try:
             # 0 would make the socket non-blocking.
             self._socket.settimeout(self.deadline.left() or 1e-9)
@@ -227,7 +221,7 @@ class Wire:
                 except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                     selector.select(self.deadline.left())
                 except OSError:
-                    # What the server said before it went can still be read.
+                    # What the server sent before it closed can still be read.
                     self._unsent = b""
                 if not self._unsent:
                     self._socket.settimeout(self.deadline.left() or 1e-9)
@@ -236,7 +230,7 @@ class Wire:
 
     def exactly(self, size: int, expected: str) -> bytes:
         """
-        :return: so many bytes.
+        :return: exactly this many bytes.
         :raises Broken: if they do not come.
         """
         data = b""
@@ -263,7 +257,7 @@ class Wire:
         return True
 
     def buffered(self, most: int) -> bytes:
-        """What has come and was not read yet, up to so many bytes."""
+        """What has come and has not been read, up to this many bytes."""
         data, self._received = self._received[:most], self._received[most:]
         return data
 
@@ -281,7 +275,7 @@ class Wire:
         self, method: str = "GET", expected: str = "an HTTP response", *, interim: bool = False
     ) -> Response:
         """
-        Read a response. The next bytes are those behind it.
+        Read a response. What follows it is read next.
 
         :param method: of the request that it answers.
         :param interim: return the first response, whatever it is.
@@ -309,7 +303,7 @@ class Wire:
 
     def interim(self, expected: str = "100 Continue") -> int:
         """
-        Read an interim response. The next bytes are those behind it.
+        Read an interim response. What follows it is read next.
 
         :return: its status.
         :raises Broken: if none comes, or a final response.
@@ -365,7 +359,9 @@ def shown(data: bytes) -> str:
 
 
 def _reader(method: str) -> h11.Connection:
-    """What reads the response. It has to know of a request, which is not the one that is sent."""
+    """
+    What reads a response. h11 must have sent a request before; it need not be the one that was sent.
+    """
     reader = h11.Connection(h11.CLIENT, max_incomplete_event_size=_SEGMENT)
     fields = [("Host", "h"), ("Connection", "upgrade"), ("Upgrade", "any")]
     reader.send(h11.Request(method=method, target="/", headers=fields))

@@ -168,7 +168,7 @@ def _portal(root: IResource, checkers: Sequence[ICredentialsChecker]) -> Portal:
 
 def proxy_portal(checkers: Mapping[str, Sequence[ICredentialsChecker]]) -> Portal | None:
     """
-    Who may use the site as a proxy: whoever may see all of it. A CONNECT has no path.
+    The users who may use the site as a proxy: those who may see all of it, since a CONNECT has no path.
 
     :param checkers: the checkers of each path.
     :return: None if everybody may.

@@ -31,7 +31,7 @@ class Heartbeat:
         self, clock: IReactorTime, children: Callable[[], Iterable[Child]], watchdog: float
     ) -> None:
         """
-        :param children: who is asked.
+        :param children: the processes that are asked.
         :param watchdog: for how many seconds systemd lets the service hang, and therefore each of its
             workers; 0: it has said nothing.
         """

@@ -53,29 +53,29 @@ class LimitOptions(CommandOptions):
 
     def opt_max_switched(self, number: str) -> None:
         """
-        NUMBER: switch so many connections at the same time; further upgrades get 503. [default: 0, any
-        number]
+        NUMBER: at most so many connections are switched at the same time; further upgrades get 503.
+        [default: 0, no limit]
         """
         self.max_switched = _whole("max-switched", number)
 
     def opt_max_per_address(self, number: str) -> None:
         """
-        NUMBER: switch so many connections of one address (IPv6: of one /64) at the same time; further
-        upgrades get 429. [default: 0, any number]
+        NUMBER: at most so many connections from one address (IPv6: one /64) are switched at the same
+        time; further upgrades get 429. [default: 0, no limit]
         """
         self.max_per_address = _whole("max-per-address", number)
 
     def opt_head_timeout(self, seconds: str) -> None:
         """
-        SECONDS: how long a request's head may take to arrive; then it gets 408. 0: any time.
-        [default: 60]
+        SECONDS: how long a request's head may take to arrive before it gets 408. 0: no limit. [default:
+        60]
         """
         self.head_timeout = _number("head-timeout", seconds)
 
     def opt_max_unsent(self, number: str) -> None:
         """
-        BYTES: end a switched connection for which more than that waits to be sent, since its client
-        does not read. [default: 0, any number]
+        BYTES: abort a switched connection when more than this waits to be sent, because its client does
+        not read. [default: 0, no limit]
         """
         self.max_unsent = _whole("max-unsent", number)
 
@@ -88,27 +88,27 @@ class LimitOptions(CommandOptions):
 
     def opt_idle_timeout(self, seconds: str) -> None:
         """
-        SECONDS: end a tunnel through which nothing has gone for so long. [default: 0, never]
+        SECONDS: end a tunnel after nothing has passed through it for this long. [default: 0, never]
         """
         self.idle_timeout = _number("idle-timeout", seconds)
 
     def opt_heartbeat(self, seconds: str) -> None:
         """
-        SECONDS: ping the client of a WebSocket tunnel after so long a silence, and end the tunnel after
-        as long again. 0: never. [default: 30]
+        SECONDS: ping the client of a WebSocket tunnel after this much silence, and end the tunnel after
+        as much again. 0: never. [default: 30]
         """
         self.heartbeat = _number("heartbeat", seconds)
 
     def opt_max_message_size(self, number: str) -> None:
         """
-        BYTES: close a WebSocket tunnel whose client sends a larger message, decompressed. The server
-        keeps no messages, and needs no limit. [default: 0, any size]
+        BYTES: close a WebSocket tunnel if its client sends a larger message (decompressed). The server
+        itself keeps no messages, so it needs no limit. [default: 0, no limit]
         """
         self.max_message_size = _whole("max-message-size", number)
 
     @property
     def tunnel_heartbeat(self) -> float | None:
-        """The heartbeat of WebSocket tunnels, in seconds; None: there is none."""
+        """The heartbeat of WebSocket tunnels, in seconds; None means that there are no heartbeats."""
         return DEFAULT_HEARTBEAT if self.heartbeat is None else self.heartbeat or None
 
     def site_limits(self) -> SiteLimits:

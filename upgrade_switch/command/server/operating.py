@@ -1,5 +1,5 @@
 """
-The options of ``serve`` for those who operate it.
+The options of ``serve`` that say how it is operated.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class OperatingOptions(CommandOptions):
 
     :ivar arguments: the command line.
     :ivar made: what classes have made, by path and name of the class. They keep it when the options are
-        read again: it may hold what is dear to users.
+        read again: it may hold what users care about.
     """
 
     def __init__(self) -> None:
@@ -69,24 +69,24 @@ class OperatingOptions(CommandOptions):
 
     def opt_run_as(self, name: str) -> None:
         """
-        NAME: become this user, with its groups, once the ports are open. What is read at SIGHUP, keys
-        too, is read as this user.
+        NAME: become this user, with its groups, once the ports are open. At SIGHUP, files (keys, too)
+        are read as this user.
         """
         self.run_as = user_called(name)
 
     def opt_retire(self, seconds: str) -> None:
         """
         SECONDS: with --workers, how long the connections of old workers may go on after SIGHUP; then
-        these workers shut down, as at SIGTERM. [default: any time]
+        these workers shut down, as at SIGTERM. [default: no limit]
         """
         self.retire = seconds_of("retire", seconds)
 
     def opt_workers(self, number: str) -> None:
         """
-        NUMBER: serve with so many processes, which share the ports, the limits and the status page;
-        auto is one for each core. One that dies, or hangs, is replaced. At SIGHUP, new ones start with
-        the options of then, and the old ones end with their last connection. [default: this process
-        alone]
+        NUMBER: serve with this many processes, which share the ports, the limits and the status page;
+        auto means one for each core. A process that dies or hangs is replaced. At SIGHUP, new ones
+        start with the new options, and the old ones end with their last connection. [default: this
+        process alone]
         """
         if number == "auto":
             self.workers = len(os.sched_getaffinity(0))
@@ -100,9 +100,9 @@ class OperatingOptions(CommandOptions):
 
 def seconds_of(option: str, text: str) -> float:
     """
-    The number of seconds that stands behind an option.
+    The number of seconds that was given to an option.
 
-    :raises UsageError: if it is none, or negative.
+    :raises UsageError: if it is not a number, or negative.
     """
     try:
         seconds = float(text)

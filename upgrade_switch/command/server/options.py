@@ -35,10 +35,10 @@ class ServeOptions(LimitOptions, OperatingOptions, AuthOptionMixin):
 
     synopsis = "[options]"
     longdesc = (
-        "Serves HTTP, and switches connections to other protocols. Without --tunnel, it has the token "
-        "echo at /echo, unless a --proxy is at /. An ENDPOINT is a Twisted endpoint string. SIGTERM "
-        "ends the server: it stops listening, and gives switched connections time to end (--drain). "
-        "At SIGHUP, it reads its options, and the files that they name, again."
+        "Serves HTTP, and switches connections to other protocols. Without --tunnel, it serves the "
+        "token echo at /echo, unless a --proxy is at /. An ENDPOINT is a Twisted endpoint string. "
+        "SIGTERM ends the server: it stops listening, and gives switched connections time to end "
+        "(--drain). SIGHUP makes it read its options again, and the files that they name."
     )
     examples: tuple[str, ...] = (
         "upgrade-switch serve --listen tcp:8080 --tunnel '/ssh ssh tcp:127.0.0.1:22'",
@@ -49,16 +49,16 @@ class ServeOptions(LimitOptions, OperatingOptions, AuthOptionMixin):
     )
     optFlags = [  # noqa: RUF012 - twisted.python.usage wants a list
         ["h2c", None, "Speak HTTP/2 without TLS too: by upgrade, and with prior knowledge."],
-        ["http2-connect", None, "Let streams of HTTP/2 switch, too (RFC 8441)."],
+        ["http2-connect", None, "Let HTTP/2 streams switch, too (RFC 8441)."],
         [
             "udp",
             None,
-            "Pass UDP on, too, to where --connect-to allows (connect-udp at /.well-known/masque/udp).",
+            "Carry UDP, too, to what --connect-to allows (connect-udp at /.well-known/masque/udp).",
         ],
         [
             "forgive-truncation",
             None,
-            "In tunnels, take TLS that ends without its closing alert for a clean end.",
+            "In tunnels, treat TLS that ends without its closing alert as a clean end.",
         ],
     ]
     supportedInterfaces = (IUsernamePassword,)
@@ -86,7 +86,7 @@ class ServeOptions(LimitOptions, OperatingOptions, AuthOptionMixin):
 
     def parseArgs(self, *arguments: str) -> None:
         if arguments:
-            raise UsageError(f"unexpected argument {arguments[0]!r}: there are options only")
+            raise UsageError(f"unexpected argument {arguments[0]!r}: serve takes only options")
 
     def opt_listen(self, endpoint: str) -> None:
         """
@@ -100,17 +100,17 @@ class ServeOptions(LimitOptions, OperatingOptions, AuthOptionMixin):
         """
         'PATH TOKEN ENDPOINT [proxy-protocol]': at PATH, tunnel upgrades to TOKEN to a client endpoint
         string (tcp:127.0.0.1:22). With the token websocket, the bytes travel in binary messages, as
-        noVNC and other clients in browsers send them. With proxy-protocol, the server there is told
-        the client's address in front of them (version 2). May be given several times.
+        noVNC and other clients in browsers send them. With proxy-protocol, that server is first told
+        the client's address, by the PROXY protocol's version 2. May be given several times.
         """
         self.tunnels.append(tunnel_of_words("tunnel", "ENDPOINT", value))
 
     def opt_targets(self, value: str) -> None:
         """
         'PATH TOKEN FILE [proxy-protocol]': at PATH/NAME, or PATH?token=NAME, tunnel upgrades to TOKEN
-        to where FILE says that NAME leads: it has a line 'NAME: ENDPOINT', or 'NAME: HOST:PORT' as
-        websockify has it, for each. FILE is read again when it has changed. All else is as with
-        --tunnel. May be given several times.
+        to the server that FILE lists as NAME, in a line 'NAME: ENDPOINT', or 'NAME: HOST:PORT' as for
+        websockify. FILE is read again when it has changed. Everything else is as with --tunnel. May be
+        given several times.
         """
         targets = tunnel_of_words("targets", "FILE", value)
         if targets.path == "/":
@@ -134,8 +134,8 @@ class ServeOptions(LimitOptions, OperatingOptions, AuthOptionMixin):
     def opt_files(self, value: str) -> None:
         """
         'PATH DIRECTORY': serve the files in a directory and below it at PATH; at /, they replace the
-        page that is there. Names that begin with a dot are not served, except .well-known; symbolic
-        links are followed. May be given several times.
+        built-in page. Names that begin with a dot are not served, except .well-known; symbolic links
+        are followed. May be given several times.
         """
         path, _, directory = value.strip().partition(" ")
         path, directory = path.rstrip("/") or "/", directory.strip()
@@ -169,10 +169,9 @@ class ServeOptions(LimitOptions, OperatingOptions, AuthOptionMixin):
         """
         METHOD or 'PATH METHOD': require a user name and a password (HTTP Basic) for the whole site, or
         for PATH and below; of several PATHs, only the longest that matches counts. METHOD is one of
-        Twisted's: file:FILE, whose lines are name:password (without a colon in either), or
-        memory:name:password, which other users of this machine can see (--help-auth lists all
-        methods). May be given several times. A connection that begins with a --preface needs no
-        password.
+        Twisted's: file:FILE, with lines name:password (no other colons), or memory:name:password, which
+        other users of this machine can see (--help-auth lists all methods). May be given several times.
+        A connection that begins with a --preface needs no password.
         """
         path, method = "/", value.strip()
         if method.startswith("/"):
@@ -187,8 +186,8 @@ class ServeOptions(LimitOptions, OperatingOptions, AuthOptionMixin):
 
     def opt_client_ca(self, file: str) -> None:
         """
-        FILE: let in only clients that show a certificate which one in FILE (PEM) vouches for; its
-        subject is the connection's user. For ssl: endpoints only.
+        FILE: let in only clients with a certificate that was issued by one of those in FILE (PEM); its
+        subject becomes the connection's user. For ssl: endpoints only.
         """
         self.client_ca = file
 
@@ -228,12 +227,12 @@ class ServeOptions(LimitOptions, OperatingOptions, AuthOptionMixin):
 
     def opt_connect_to(self, destination: str) -> None:
         """
-        'HOST:PORTS': be a proxy, and connect clients that send CONNECT there. HOST is a name,
-        *.example.com (the names below it), * (everywhere but to private networks), an address or a
-        network (10.0.0.0/8, [2001:db8::/32]); PORTS is a number, 8000-8099 or *. An address that is not
-        global (loopback, private) has to be named as an address, whatever name leads to it; localhost
-        is loopback. With --auth, which then is for the whole site, CONNECT needs Proxy-Authorization.
-        May be given several times.
+        'HOST:PORTS': be a proxy: connect clients that send CONNECT to these destinations. HOST is a
+        name, *.example.com (the names below it), * (everywhere but to private networks), an address or
+        a network (10.0.0.0/8, [2001:db8::/32]); PORTS is a number, 8000-8099 or *. Addresses that are
+        not global (loopback, private) must be given as addresses, whatever names lead to them;
+        localhost means loopback. With --auth, which must then be for the whole site, CONNECT needs
+        Proxy-Authorization. May be given several times.
         """
         try:
             Destinations(destination)
@@ -266,8 +265,8 @@ class ServeOptions(LimitOptions, OperatingOptions, AuthOptionMixin):
     def opt_config(self, file: str) -> None:
         """
         FILE: read options from a TOML file: listen = ["tcp:8080"], h2c = true, drain = 10. An option
-        that may be given several times is a list there, to which the command line adds; the command
-        line overrides the other options.
+        that may be given several times takes a list, to which the command line adds; all other options
+        are overridden by the command line.
         """
         self.config = file
 

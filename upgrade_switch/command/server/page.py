@@ -82,7 +82,7 @@ def front_page(options: ServeOptions, upgrades: Mapping[str, Collection[str]]) -
 
 def _is_open(path: str, guarded: Collection[str]) -> bool:
     """
-    Whether whoever sees the page at ``/`` may see another. Else a browser would ask for a password
+    Whether those who see the page at ``/`` may see another one. Else a browser would ask for a password
     that the visitor need not have.
 
     :param guarded: the paths that require a password; where there are some, a status page does, too.
@@ -143,7 +143,7 @@ class FrontPage(Resource):
         )
         if pages:
             pages = f"<p>For a browser: {pages}.</p>"
-        # Where clients may go is for those to know who may go there.
+        # Only those who may go there learn where clients may go.
         proxy = _PROXY.format(origin=escape(origin)) if self._is_proxy else ""
         path, token = self._upgrades[0]
         by_hand = _BY_HAND.format(path=path, token=token, host=origin.partition("//")[2])

@@ -17,7 +17,7 @@ def user_called(name: str) -> struct_passwd:
     """
     The user with a name.
 
-    :raises UsageError: if there is none, or if this process may not become that user.
+    :raises UsageError: if there is no such user, or if this process may not become that user.
     """
     try:
         user = getpwnam(name)

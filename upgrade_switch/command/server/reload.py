@@ -49,7 +49,7 @@ class Reload:
             factories = self._factories(options)
             self._served.become(options)
         except UsageError as error:
-            say(f"not reloaded, all is as it was: {error}")
+            say(f"not reloaded, nothing changed: {error}")
             return
         for description, port in self._server.ports:
             if description in factories:

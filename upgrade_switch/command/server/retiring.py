@@ -54,8 +54,8 @@ class RetiringSite(LoggedSite):
 
     def retire(self, changed: Callable[[], None]) -> Deferred[None]:
         """
-        Nobody new comes, and whoever is here is served to the end: answers say that theirs was the last
-        request on the connection, HTTP/2 says goodbye, and what is switched goes on.
+        No new clients come, and those that are here are served to the end: answers say that theirs was
+        the last request on the connection, HTTP/2 says goodbye, and what is switched goes on.
 
         :param changed: called when some connections have ended.
         :return: fires when the last connection has ended.

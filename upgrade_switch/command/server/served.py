@@ -73,7 +73,7 @@ class Served:
         status: Status | None = None,
     ) -> None:
         """
-        :param observers: who is told of what happens to it, besides the log and the status page.
+        :param observers: those that are told what happens to it, besides the log and the status page.
         :raises UsageError: if the options contradict one another, or need something that is not
             installed.
         """

@@ -37,12 +37,12 @@ class SharedStatus(Status):
     def gathered(self, snapshots: Sequence[Snapshot]) -> None:
         """The parent says what all have counted."""
         waiting, self._waiting = self._waiting, []
-        # There are none if nobody has answered in time, this worker neither.
+        # There are none if no worker has answered in time, not even this one.
         merged = Merged(snapshots or [self.snapshot(_process())])
         for each in waiting:
             each.callback(merged)
 
-    def tell(self, kind: str = "snapshot") -> None:
+    def send(self, kind: str = "snapshot") -> None:
         """Tell the parent what has been counted here."""
         self._say({"say": kind, "snapshot": self.snapshot(_process())})
 
@@ -51,6 +51,6 @@ def _process() -> dict[str, float]:
     try:
         from ...observe.metrics import process_metrics
     except ImportError:
-        # The extra is not installed: nobody can ask for it.
+        # The extra is not installed, so it cannot be asked for.
         return {}
     return process_metrics()

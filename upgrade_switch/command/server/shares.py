@@ -53,7 +53,7 @@ class Shares:
         self._balance()
 
     def retire(self, worker: Hashable) -> None:
-        """A worker takes nobody new: what it frees is for the others."""
+        """A worker accepts no more clients: what it frees is for the others."""
         if worker in self._shares:
             self._shares[worker].leaves = True
             self._balance()
@@ -69,7 +69,7 @@ class Shares:
 
         :param used: how many it has switched.
         :param granted: what it may use; it has had all changes that were sent to it.
-        :param has_declined: whether it has declined somebody since its last report, being full.
+        :param has_declined: whether it was full, and has declined a client, since its last report.
         """
         share = self._shares.get(worker)
         if share is not None:
@@ -84,24 +84,24 @@ class Shares:
     def _balance(self) -> None:
         for share in self._shares.values():
             if share.leaves and share.granted > share.used:
-                self._tell(share, 0)
+                self._announce(share, 0)
         staying = [share for share in self._shares.values() if not share.leaves]
         goals = self._goals(staying)
         for share, goal in goals.items():
             if goal < share.granted:
-                self._tell(share, goal)
+                self._announce(share, goal)
         for share, goal in goals.items():
             # What others have to give back first is handed out when they have.
             reachable = min(goal, share.granted + self._most - self.granted())
             if reachable > share.granted:
                 share.has_declined = False
-                self._tell(share, reachable)
+                self._announce(share, reachable)
 
     def _goals(self, staying: list[_Share]) -> dict[_Share, int]:
         """
         What each should have; empty if all may stay as it is. Everybody keeps what is in use, and gets
         the same of what is not. Where there is not one for each, it is for those who have declined
-        somebody: else it would go to and fro.
+        somebody: otherwise it would go to and fro.
         """
         leaving = sum(share.granted for share in self._shares.values() if share.leaves)
         free = self._most - leaving - sum(share.used for share in staying)
@@ -118,7 +118,7 @@ class Shares:
         return {share: share.used + (share in goals) for share in staying}
 
     @staticmethod
-    def _tell(share: _Share, granted: int) -> None:
+    def _announce(share: _Share, granted: int) -> None:
         if share.wanted is None:
             share.wanted = granted
             share.granted = max(share.granted, granted)

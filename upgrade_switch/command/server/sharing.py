@@ -30,7 +30,7 @@ class Sharing:
         """
         Change how many all may have.
 
-        :param generation: those who grow; all others retire.
+        :param generation: the workers that accept clients; all others retire.
         """
         if most == self._most:
             return

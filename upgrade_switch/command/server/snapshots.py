@@ -1,5 +1,5 @@
 """
-What all workers have counted, gathered by the parent when somebody asks.
+What all workers have counted, gathered by the parent on request.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 class Notifier:
     """
-    Tells systemd how the service is. If nobody has asked for that, it does nothing.
+    Tells systemd the state of the service. If systemd has not asked for that, it does nothing.
 
     :ivar watchdog: after how many seconds of silence systemd takes the service for dead; 0: never.
     """

@@ -143,7 +143,7 @@ class TargetsFile:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    # A named pipe would wait for somebody at its other end.
+    # Opening a named pipe would wait for its other end.
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -151,7 +151,7 @@ def endpoint_text_of(text: str) -> str:
     """
     The endpoint string that stands in a file, or for a host and a port there.
 
-    :raises UsageError: if the port is none.
+    :raises UsageError: if the port is not a port number.
     """
     match = _HOST_AND_PORT.fullmatch(text)
     if match is None or match[1] == "unix":

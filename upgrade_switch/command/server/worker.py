@@ -56,7 +56,7 @@ class _Control(Protocol):
 
 
 class _Inherited(Server):
-    """A server whose ports are the parent's, who has said where they are."""
+    """A server with the ports of the parent, which has said where they are."""
 
     def announce(self, port: IListeningPort) -> None:
         pass
@@ -109,7 +109,7 @@ class Worker:
         if self._server is None:
             return None
         self._tally.retire()
-        drained = self._server.stopService().addCallback(lambda _: self._status.tell("ending"))
+        drained = self._server.stopService().addCallback(lambda _: self._status.send("ending"))
         # Else the process would end before the parent has heard of it.
         return drained.addCallback(lambda _: self._farewell)
 
@@ -176,7 +176,7 @@ class Worker:
         self._tally.note_others(message["parties"], message["anew"])
 
     def _hear_look(self, _: Message) -> None:
-        self._status.tell()
+        self._status.send()
 
     def _hear_gathered(self, message: Message) -> None:
         self._status.gathered(message["snapshots"])

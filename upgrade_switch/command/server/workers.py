@@ -248,7 +248,7 @@ class Workers(Server):
         """A worker is not there that should be."""
         generation = child.generation
         if self._code != SUCCESS:
-            # What is wrong is said once, whoever else has found it.
+            # What is wrong is reported once, whichever worker has found it.
             pass
         elif generation is not self._generation:
             self._give_up(generation, why)
@@ -315,7 +315,7 @@ class Workers(Server):
             self._not_reloaded(why)
 
     def _not_reloaded(self, why: str) -> None:
-        say(f"not reloaded, all is as it was: {why}")
+        say(f"not reloaded, nothing changed: {why}")
         self._settled()
 
     # SIGTERM.

@@ -94,8 +94,8 @@ class Destinations:
         self, host: str, port: int, resolver: IHostnameResolver | None, transport: str = "TCP"
     ) -> Deferred[list[Address]]:
         """
-        The addresses of a destination that are allowed. A name is looked up once: whoever connects,
-        connects to these addresses, and does not look the name up again.
+        The addresses of a destination that are allowed. A name is looked up once: the caller connects
+        to these addresses, and does not look the name up again.
 
         :param host: a name or an address as a client wrote it; an IPv6 address may have brackets.
         :param port: the port.

@@ -69,9 +69,9 @@ def connect_to(
     :param destinations: what is allowed.
     :param reactor: looks names up, connects, and is the clock.
     :param portal: who is allowed: clients log in with ``Proxy-Authorization`` (HTTP Basic). Its realm
-        is asked for an ``IResource``, as ``twisted.web.guard`` asks it; what it gives is not used, and
-        its logout is called at the end of the connection. The name is the connection's ``user``. None:
-        everybody may connect.
+        is asked for an ``IResource``, as ``twisted.web.guard`` asks it; the avatar is not used, and its
+        logout is called at the end of the connection. The name becomes the connection's ``user``. None:
+        anybody may connect.
     :param timeout: how many seconds looking up and connecting may take together.
     :param idle_timeout: as for :func:`tunnel`.
     :param forgive_truncation: as for :func:`~upgrade_switch.splice`.
@@ -87,7 +87,7 @@ def check_arguments(
     destinations: object, portal: object, timeout: object, idle_timeout: float | None
 ) -> None:
     """
-    Check what all proxies are given for which the client names the destination.
+    Check the arguments of proxies whose clients name the destination.
 
     :raises InvalidArgument: if one of them is wrong.
     """

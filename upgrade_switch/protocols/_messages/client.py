@@ -32,8 +32,8 @@ from zope.interface import implementer
 from ...client.endpoint import unwrap_cancelled
 from ...client.pool import UpgradePool, switched_connection
 from ...client.urls import http_url
-from ...errors import InvalidArgument, InvalidResponse, connect_timed_out
-from ...fields import accept_key
+from ...errors import InvalidArgument, connect_timed_out
+from .._client_handshake import chosen_subprotocol
 from .._handshake import MAX_MESSAGE_SIZE, subprotocol_names
 from . import compression
 from .protocol import Agreed, Handler, MessageProtocol
@@ -41,15 +41,14 @@ from .server import HEARTBEAT, MAX_QUEUE, check_options
 
 __all__ = ["MessageEndpoint", "MessageFactory"]
 
-_SWITCHING = 101
 _SET_HERE = (b"sec-websocket-protocol", b"sec-websocket-extensions")
 
 
 @implementer(ITransport)
 class _Closable:
     """
-    The transport that a :class:`_Client` sees: whoever ends it, as a ``ClientService`` does that stops,
-    closes the WebSocket.
+    The transport that a :class:`_Client` sees. To end it, as a ``ClientService`` does when it is
+    stopped, closes the WebSocket.
     """
 
     def __init__(self, opened: MessageProtocol) -> None:
@@ -76,7 +75,7 @@ class _Closable:
 
 class _Client(Protocol):
     """
-    What a factory builds, and whoever connects gets.
+    What a factory builds, and what connecting results in.
 
     :ivar stream: the WebSocket, once it is connected.
     """
@@ -90,8 +89,8 @@ class _Client(Protocol):
         self.stream = self.transport.opened.stream
 
 
-class _Opened(MessageProtocol):
-    """Owns a client's connection, and tells its :class:`_Client`, or what wraps that, of its end."""
+class _ClientMessageProtocol(MessageProtocol):
+    """Owns a client's connection, and tells its :class:`_Client`, or what wraps that, when it ends."""
 
     def __init__(self, handler: Handler, client: IProtocol) -> None:
         super().__init__(handler)
@@ -125,7 +124,7 @@ class MessageFactory(_Factory):
 
     def __init__(self, handler: Handler) -> None:
         """
-        :param handler: called with each :class:`MessageStream`, which closes when it is over.
+        :param handler: called with each :class:`MessageStream`, which is closed when it has finished.
         :raises InvalidArgument: if it cannot be called.
         """
         if not callable(handler):
@@ -172,7 +171,7 @@ class MessageEndpoint:
         :param max_message_size: as for :func:`message_stream`.
         :param max_queue: as for :func:`message_stream`.
         :param compression: whether compression is offered (RFC 7692).
-        :raises ValueError: if the URL is not one of these, or ``headers`` has a field that is set here.
+        :raises ValueError: if it is no such URL, or ``headers`` has a field that is set here.
         :raises InvalidArgument: if a subprotocol is not a token, or a number is neither None nor above
             0.
         """
@@ -221,14 +220,14 @@ class MessageEndpoint:
             client = factory.buildProtocol(connection.peer)
             if client is None:
                 raise NoProtocol
-            # ClientService wraps it, and passes on what it is asked for.
+            # ClientService wraps it, and passes attributes on.
             handler = getattr(client, "message_handler", None)
             if handler is None:
                 raise InvalidArgument(f"a MessageEndpoint connects a MessageFactory, not {factory!r}")
         except BaseException:
             connection.abort()
             raise
-        opened = _Opened(handler, client)
+        opened = _ClientMessageProtocol(handler, client)
         opened.agree(agreed, self._options, self._reactor)
         connection.install(opened)
         return client
@@ -248,19 +247,11 @@ class MessageEndpoint:
 
     def _agreed(self, response: IResponse, key: bytes) -> Agreed:
         """
-        What a switch has settled (RFC 6455 §4.1, from "If the status code").
+        What a switch has settled (RFC 6455 §4.1).
 
         :raises InvalidResponse: if it breaks the rules.
         """
-        header = response.headers.getRawHeaders
-        # Over HTTP/2, where a 200 switches, there is no key, and so no answer to it (RFC 8441 §5).
-        if response.code == _SWITCHING and header(b"sec-websocket-accept") != [accept_key(key)]:
-            raise InvalidResponse("a 101 without the Sec-WebSocket-Accept to this key")
-        # Some servers answer with an empty field where they choose none.
-        chosen = [value for value in header(b"sec-websocket-protocol") or () if value.strip(b" \t")]
-        subprotocol = chosen[0].decode("latin-1") if chosen else None
-        if len(chosen) > 1 or (chosen and subprotocol not in self._subprotocols):
-            raise InvalidResponse(f"the server chose the subprotocol {subprotocol!r}, not offered")
-        lines = header(b"sec-websocket-extensions") or ()
+        subprotocol = chosen_subprotocol(response, key, self._subprotocols)
+        lines = response.headers.getRawHeaders(b"sec-websocket-extensions") or ()
         extensions = compression.chosen(lines, self._compression)
         return Agreed(Side.CLIENT, subprotocol, extensions)

@@ -38,7 +38,9 @@ _CLIENT = ClientPerMessageDeflateFactory(
 
 
 class _Deflate(Extension):
-    """The library's, except that what comes behind the end of the compressed data is an error."""
+    """
+    The library's extension, except that anything after the end of the compressed data is an error.
+    """
 
     name = PerMessageDeflate.name
 
@@ -47,9 +49,9 @@ class _Deflate(Extension):
 
     def decode(self, frame: Frame, *, max_size: int | None = None) -> Frame:
         decoded = self._deflate.decode(frame, max_size=max_size)
-        # Behind a block that says that it is the last one, zlib would collect all that comes, in
-        # ``unused_data``, for as long as the connection lives. Where each message has a decoder of its
-        # own, there is none between two.
+        # After a block that is marked as the last one, zlib would collect everything that comes, in
+        # ``unused_data``, for as long as the connection lasts. If each message has its own decoder,
+        # there is none between two messages.
         decoder = getattr(self._deflate, "decoder", None)
         if decoder is not None and decoder.eof:
             raise ProtocolError("the compressed data have ended")
@@ -71,7 +73,8 @@ def answer(lines: Sequence[bytes]) -> tuple[bytes, Extension] | None:
     The first of a client's offers that will do (RFC 7692 §5).
 
     :param lines: its Sec-WebSocket-Extensions.
-    :return: the server's, and the extension that it names; None: there is none.
+    :return: the server's Sec-WebSocket-Extensions, and the extension that it names; None if no offer
+        will do.
     """
     try:
         # RFC 6455 §9.1: all lines together are one list.

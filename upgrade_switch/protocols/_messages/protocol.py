@@ -43,17 +43,17 @@ __all__ = ["Agreed", "Handler", "MessageProtocol", "Options"]
 _log = Logger()
 
 Handler: TypeAlias = Callable[[MessageStream], object]
-"""A coroutine function, as a rule: it is called with each stream, which closes when it is over."""
+"""Usually a coroutine function. It is called with each stream, which is closed when it has finished."""
 
-# Seconds that the other end has to close, once it has everything.
+# Seconds that the other end has to close, once everything has been sent to it.
 _CLOSE_TIMEOUT: Final = 10
 
-# Seconds between two looks at a connection that is not read: whether the other end has gone.
+# Seconds between two checks whether the other end of a connection that is not read has gone.
 _LOOK_INTERVAL: Final = 10
 
 
 class Options(NamedTuple):
-    """What holds for all streams of an acceptor or an endpoint."""
+    """Options of all streams of an acceptor or an endpoint."""
 
     heartbeat: float | None
     max_message_size: int | None
@@ -71,19 +71,19 @@ class Agreed(NamedTuple):
 @implementer(IHalfCloseableProtocol, IPushProducer, IDrainable, ICountsBytes)
 class MessageProtocol(Protocol):
     """
-    Owns the connection of a WebSocket that is open, and calls its handler.
+    Owns the connection of an open WebSocket, and calls the handler.
 
-    :ivar bytes_in: how many bytes the messages had that were received.
-    :ivar bytes_out: how many bytes the messages had that were sent.
+    :ivar bytes_in: how many bytes the received messages had.
+    :ivar bytes_out: how many bytes the sent messages had.
     :ivar octets_sent: how many bytes have been written to the transport.
-    :ivar is_full: whether more waits to be sent than there should.
+    :ivar is_full: whether more waits to be sent than should.
     """
 
     transport: IStreamTransport
 
     def __init__(self, handler: Handler) -> None:
         """
-        It gets its connection behind :meth:`agree`.
+        It is connected after :meth:`agree` has been called.
 
         :param handler: called with the stream.
         """
@@ -95,7 +95,7 @@ class MessageProtocol(Protocol):
         self._closing: QuietTimeout | None = None
         self._look_call: IDelayedCall | None = None
         self._has_peer_ended = False
-        # Whether what still comes is not for the handler any more.
+        # Whether the handler gets no more of what arrives.
         self._is_deaf = False
         self.bytes_in = self.bytes_out = 0
         self.octets_sent = 0
@@ -131,7 +131,8 @@ class MessageProtocol(Protocol):
             self._call_handler()
         else:
             _twisted.keep_alive(self.transport)
-            # Not yet: a handler may stop its ClientService, which has to know of the connection first.
+            # Not at once: a handler may stop its ClientService, which has to know of the connection
+            # first.
             self._clock.callLater(0, self._call_handler)
 
     def _call_handler(self) -> None:
@@ -143,7 +144,7 @@ class MessageProtocol(Protocol):
             self.send_close(CloseCode.NORMAL_CLOSURE, "")
 
     def _handler_failed(self, reason: Failure) -> None:
-        # A stream that is closed ends a handler that does not expect it.
+        # That the stream was closed is no error of a handler that did not expect it.
         if self.is_fully_open or not reason.check(StreamClosed):
             _log.failure("{handler} failed", reason, handler=self._handler)
         if self.is_fully_open:
@@ -159,7 +160,7 @@ class MessageProtocol(Protocol):
         self._flush()
 
     def readConnectionLost(self) -> None:
-        """The other end says no more. It still gets what waits for it, and the answer to its Close."""
+        """The other end sends no more. It still gets what waits for it, and the answer to its Close."""
         self._frames.receive_eof()
         self._flush()
         self._begin_closing()
@@ -168,7 +169,7 @@ class MessageProtocol(Protocol):
         self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """This side has said everything."""
+        """This side has sent everything."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._frames.receive_eof()
@@ -182,7 +183,7 @@ class MessageProtocol(Protocol):
         # A TLS layer would keep it.
         self.transport.unregisterProducer()
         self.stream.connection_lost()
-        # Both refer to the frames, and these to them.
+        # They refer to the frames, and the frames to them.
         self._frames.parser.close()
         self._frames.parser_exc = None
 
@@ -199,7 +200,8 @@ class MessageProtocol(Protocol):
             return
         elif frame.opcode is not Opcode.CONT:
             return
-        # Joined at once: empty or tiny fragments cannot fill the memory with what holds them.
+        # They are joined at once, so that many tiny fragments do not fill the memory with their
+        # overhead.
         self._parts += frame.data
         if frame.fin:
             data, self._parts = self._parts, bytearray()
@@ -228,8 +230,8 @@ class MessageProtocol(Protocol):
             self._decide_reading()
 
     def _decide_reading(self) -> None:
-        # Once this side has closed, what comes is the end, or is dropped; and a connection that is not
-        # read has no end.
+        # Once this side has closed, read on: what comes is the end, or is dropped, and the end of a
+        # connection that is not read goes unnoticed.
         reads = self._closing is not None or self._has_room()
         if reads is self._is_reading:
             return
@@ -244,19 +246,19 @@ class MessageProtocol(Protocol):
         self.transport.resumeProducing()
 
     def _has_room(self) -> bool:
-        """Whether one more message may be received, and wait."""
+        """Whether there is room for one more message to wait for the handler."""
         most = self._options.max_message_size
         if most is not None and self.stream.waiting_size >= most:
             return False
         if self._has_peer_ended:
-            # There is not much more, and behind it is the end.
+            # There is not much more, and the end follows it.
             return True
         return not self.is_full and self.stream.waiting < self._options.max_queue
 
     def _look_for_end(self) -> None:
         """
-        A handler that does not receive is told of the end nevertheless, and a stranger's connection
-        does not stay for as long as the handler waits.
+        A handler that does not receive is told of the end all the same, and a stranger's connection
+        does not stay open for as long as the handler waits.
         """
         self._look_call = None
         if self._is_reading:
@@ -304,7 +306,7 @@ class MessageProtocol(Protocol):
     def _flush(self) -> None:
         pieces = self._frames.data_to_send()
         if self._closing is not None and self.is_full:
-            # This side reads though the other does not: without the pongs, which would pile up.
+            # This side reads although the other does not, so leave out the pongs, which would pile up.
             pieces = [piece for piece in pieces if piece == SEND_EOF]
         if pieces:
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -323,7 +325,9 @@ class MessageProtocol(Protocol):
             self._decide_reading()
 
     def _end_sending(self) -> None:
-        """Everything is said. (RFC 6455 §7.1.1: the server is the first to close the connection.)"""
+        """
+        Everything has been sent. (RFC 6455 §7.1.1: the server is the first to close the connection.)
+        """
         # With a producer, TLS would wait for more.
         self.transport.unregisterProducer()
         half_close = getattr(self.transport, "loseWriteConnection", None)
@@ -366,7 +370,7 @@ class MessageProtocol(Protocol):
     @property
     def why_closed(self) -> tuple[int, str]:
         frames = self._frames
-        # What the other end says counts; without a word of it, an end is one that was cut off.
+        # What the other end has said counts; if it has said nothing, the connection was cut off.
         if frames.close_rcvd is not None:
             return frames.close_rcvd.code, frames.close_rcvd.reason
         if frames.close_sent is not None and frames.state is not State.CLOSED:

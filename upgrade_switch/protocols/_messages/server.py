@@ -83,9 +83,9 @@ def message_stream(
         them is answered; if there is none, the WebSocket opens without one.
     :param heartbeat: as for :func:`byte_stream`.
     :param max_message_size: as for :func:`websocket`.
-    :param max_queue: at so many messages that wait for the handler, nothing is read; nor if these have
-        as many bytes together as one message may have. (The connection's end, behind what is not read,
-        is noticed after ten seconds.)
+    :param max_queue: how many messages may wait for the handler before reading stops. It also stops
+        when these have as many bytes together as one message may have. (Then the connection's end is
+        noticed within ten seconds.)
     :param compression: whether messages are compressed where the client offers it (RFC 7692), which
         costs some 50 KiB of memory for each connection.
     :return: the acceptor.

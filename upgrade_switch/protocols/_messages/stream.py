@@ -1,5 +1,5 @@
 """
-:class:`MessageStream`: a WebSocket as its handler sees it.
+:class:`MessageStream`: a WebSocket, as its handler sees it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Message: TypeAlias = str | bytes
 
 _T = TypeVar("_T")
 
-# RFC 6455 §7.4.1: what is said on purpose, in peace. 1005 is no code at all.
+# RFC 6455 §7.4.1: a regular end. 1005 means that the Close frame had no code.
 _CLEAN_CODES: Final = frozenset([1000, 1001, 1005])
 
 
 class Connection(Protocol):
-    """What a stream is read from and written to."""
+    """What a stream reads from and writes to."""
 
     @property
     def is_fully_open(self) -> bool:
@@ -38,7 +38,7 @@ class Connection(Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether more waits to be sent than there should."""
+        """Whether more waits to be sent than should."""
 
     @property
     def has_ended(self) -> bool:
@@ -84,10 +84,10 @@ class _Over:
         """It has ended."""
 
 
-class _Waiting(Deferred[_T]):
+class _UnloggedDeferred(Deferred[_T]):
     """
-    What one waits for on a stream. If nobody looks at it, no error is logged when it fails because the
-    stream is closed: the other end decides when that is, and could fill the log.
+    What a caller waits for on a stream. If nobody handles it, no error is logged when it fails because
+    the stream was closed: the other end decides when that happens, and could fill the log.
     """
 
     def __del__(self) -> None:
@@ -106,11 +106,11 @@ class MessageStream:
 
     :ivar request: the request that opened it, on a server: with its session, user and cookies. It is
         finished. None on a client.
-    :ivar subprotocol: what was agreed on (RFC 6455 §1.9); None without one.
+    :ivar subprotocol: the subprotocol that was agreed on (RFC 6455 §1.9), or None.
     :ivar peer: the address of the other end.
-    :ivar close_code: why the other end has closed it (§7.4); None as long as it has not. 1006: the
-        connection ended without a word.
-    :ivar close_reason: the text beside the code; empty without one.
+    :ivar close_code: the code with which the other end has closed it (§7.4); None as long as it has
+        not. 1006: the connection ended without a Close frame.
+    :ivar close_reason: the text that came with the code; may be empty.
     """
 
     close_code: int | None = None
@@ -129,7 +129,7 @@ class MessageStream:
         self.request = request
         self._received: deque[Message] = deque()
         self.waiting_size = 0
-        # Each is taken off before it fires: what it calls may cancel others, which are then not here.
+        # Each is removed before it fires: what it calls may cancel others, and so remove them.
         self._readers: deque[Deferred[Message]] = deque()
         self._senders: deque[Deferred[None]] = deque()
         self._closers: deque[Deferred[None]] = deque()
@@ -170,7 +170,7 @@ class MessageStream:
             return succeed(message)
         if self._connection.has_ended:
             return self._failed()
-        reader: Deferred[Message] = _Waiting(self._readers.remove)
+        reader: Deferred[Message] = _UnloggedDeferred(self._readers.remove)
         self._readers.append(reader)
         return reader
 
@@ -179,9 +179,9 @@ class MessageStream:
         Send a message: at once, in the order of the calls, whether or not the result is awaited.
 
         :param message: a ``str`` becomes a text message, ``bytes`` a binary one.
-        :return: fires when there is room for more, so that a reader who is slow does not fill the
-            memory; fails with :class:`~upgrade_switch.errors.StreamClosed` if the stream is closed, or
-            is while one waits. Cancelling it does not take the message back.
+        :return: fires when there is room for more, so that a slow reader does not fill the memory;
+            fails with :class:`~upgrade_switch.errors.StreamClosed` if the stream is closed, now or
+            while this waits. Cancelling it does not take the message back.
         :raises InvalidArgument: if it is neither of these.
         """
         if not isinstance(message, str | bytes | bytearray | memoryview):
@@ -191,13 +191,13 @@ class MessageStream:
         self._connection.send_message(message)
         if not self._connection.is_full:
             return succeed(None)
-        sender: Deferred[None] = _Waiting(self._senders.remove)
+        sender: Deferred[None] = _UnloggedDeferred(self._senders.remove)
         self._senders.append(sender)
         return sender
 
     def close(self, code: int = 1000, reason: str = "") -> Deferred[None]:
         """
-        Close it, behind everything that was sent. Harmless when it is closed.
+        Close it, after everything that has been sent. Harmless if it is closed already.
 
         :param code: 1000 to 1014, except for those that are not sent, or 3000 to 4999 (RFC 6455 §7.4).
         :param reason: at most 123 bytes in UTF-8.
@@ -261,7 +261,7 @@ class MessageStream:
         return StreamClosed(*self._connection.why_closed)
 
     def _failed(self) -> Deferred[_T]:
-        failed: Deferred[_T] = _Waiting()
+        failed: Deferred[_T] = _UnloggedDeferred()
         failed.errback(self._closed())
         return failed
 

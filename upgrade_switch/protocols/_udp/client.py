@@ -56,10 +56,10 @@ def open_udp(
     Ask a proxy for a flow of UDP datagrams to a host (RFC 9298), and start a protocol on it.
 
     The protocol's transport is an ``IUDPTransport`` that is connected to that host. It has
-    ``write(datagram)``, with no other address than that (ValueError), ``stopListening()``, and
-    ``getHost()``, which is this end of the connection to the proxy. What the connection has no room for
-    is dropped, as UDP does. The end of the connection is the protocol's ``stopProtocol``. Nothing is
-    sent before the proxy's 101 (RFC 9931).
+    ``write(datagram)``, which takes no other address (ValueError), ``stopListening()``, and
+    ``getHost()``, which is this end of the connection to the proxy. Datagrams for which the connection
+    has no room are dropped, as with UDP. The end of the connection is the protocol's ``stopProtocol``.
+    Nothing is sent before the proxy's 101 (RFC 9931).
 
     :param pool: makes the connection.
     :param url_template: where the proxy is: a URI template with ``{target_host}`` and ``{target_port}``
@@ -71,8 +71,8 @@ def open_udp(
         the address.
     :param headers: further fields of the request, such as ``Proxy-Authorization``.
     :param agent: any agent over an :class:`~upgrade_switch.UpgradePool`, in place of a plain ``Agent``
-        over ``pool``: for an own CA, for example.
-    :param timeout: how many seconds that may take; None: any time.
+        over ``pool``: for a private CA, for example.
+    :param timeout: how many seconds this may take; None: no limit.
     :return: fires with the protocol, when its ``startProtocol`` has been called, which may have raised
         something: the Deferred fails with that. Fails with
         :class:`~upgrade_switch.errors.NotSwitched` if the proxy refuses, and otherwise as

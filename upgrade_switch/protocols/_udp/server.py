@@ -66,15 +66,15 @@ def connect_udp(
         well_known.putChild(b"masque", masque := Resource())
         masque.putChild(b"udp", udp)
 
-    A name is looked up once, and each flow has a socket of its own, connected to the first of the
-    allowed addresses that there is a way to. Nobody knows whether something answers there: an ICMP
-    error ends nothing. A datagram that is too large for the way is dropped, since a proxy makes no
-    fragments (RFC 9298 §3.1). The end of the connection closes the socket.
+    A name is looked up once, and each flow has its own socket, connected to the first allowed address
+    that can be routed to. Whether anything answers there is not known: an ICMP error ends nothing. A
+    datagram that is too large for the path is dropped, since a proxy makes no fragments (RFC 9298
+    §3.1). The end of the connection closes the socket.
 
     The answers without a flow are those of :func:`connect_to`, with ``Proxy-Status``; 400 for a bad
-    host, port or path, another method than GET, or fields of a content; 503 if there are no more
-    sockets. The connection is closed behind them, since RFC 9298 §5 once let clients send before they
-    are answered (RFC 9931).
+    host, port or path, a method other than GET, or fields that describe content; 503 if no more sockets
+    can be opened. The connection is closed behind them, since RFC 9298 §5 once let clients send before
+    they are answered (RFC 9931).
 
     :param destinations: what is allowed.
     :param reactor: looks names up, watches the sockets, and is the clock.
@@ -132,7 +132,9 @@ class _UDPProxy:
             detail = "The path is /HOST/PORT/, and the method GET (RFC 9298)."
             return StatusPage(400, "Bad Request", detail)
         if any(map(request.requestHeaders.hasHeader, FORBIDDEN_FIELDS)):
-            request.decline_detail = "a field of a content, which a request for connect-udp has not"
+            request.decline_detail = (
+                "a field that describes content, which connect-udp requests do not have"
+            )
             return StatusPage(400, "Bad Request", "Capsules follow, and no content (RFC 9297).")
         try:
             socket = await self._open(*target)

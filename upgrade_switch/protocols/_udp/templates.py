@@ -79,7 +79,7 @@ def _check_place(template: str) -> None:
     before, slashes, behind = template.partition("://")
     authority = re.split(r"[/?#]", behind, maxsplit=1)[0]
     if not slashes or "{" in before or "{" in authority:
-        raise ValueError(f"variables stand in the path or the query only: {template!r}")
+        raise ValueError(f"variables are allowed in the path and the query only: {template!r}")
     if not urlsplit(_EXPRESSION.sub("", template)).path.startswith("/"):
         raise ValueError(f"a URI template has a path: {template!r}")
     if "{" in template.partition("#")[2]:

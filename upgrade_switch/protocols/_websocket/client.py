@@ -22,12 +22,10 @@ from zope.interface import directlyProvides
 from ...client.pool import UpgradePool, switched_connection
 from ...client.urls import http_url
 from ...errors import InvalidArgument, InvalidResponse, connect_timed_out
-from ...fields import accept_key
+from .._client_handshake import chosen_subprotocol
 from . import _autobahn
 
 __all__ = ["connect_websocket"]
-
-_SWITCHING = 101
 
 
 def connect_websocket(
@@ -53,7 +51,7 @@ def connect_websocket(
         messages that are received, ``maxMessagePayloadSize`` counts the bytes after decompression.
     :param headers: further fields of the request.
     :param agent: any agent over an :class:`~upgrade_switch.UpgradePool`, for cookies, authentication, a
-        proxy, redirects, or a CA of one's own. None: a plain ``Agent`` over ``pool``.
+        proxy, redirects, or a private CA. None: a plain ``Agent`` over ``pool``.
     :param timeout: how many seconds it may take, from this call until the WebSocket is open; 0: any
         number. None: as many as the option ``openHandshakeTimeout`` says, which is 5 unless it is set.
     :return: fires with the factory's protocol when it is open; the protocol owns the connection. Fails
@@ -148,21 +146,12 @@ def _checked(
     response: IResponse, protocol: _autobahn.AutobahnProtocol, key: bytes
 ) -> _autobahn.HandshakeResult:
     """
-    What a switch has settled (RFC 6455 §4.1, from "If the status code").
+    What a switch has settled (RFC 6455 §4.1).
 
     :raises InvalidResponse: if it breaks the rules.
     """
-    factory = protocol.factory
-    header = response.headers.getRawHeaders
-    # Over HTTP/2, where a 200 switches, there is no key, and so no answer to it (RFC 8441 §5).
-    if response.code == _SWITCHING and header(b"sec-websocket-accept") != [accept_key(key)]:
-        raise InvalidResponse("a 101 without the Sec-WebSocket-Accept to this key")
-    # Some servers answer with an empty field where they choose none.
-    chosen = [value for value in header(b"sec-websocket-protocol") or () if value.strip(b" \t")]
-    subprotocol = chosen[0].decode("latin-1") if chosen else None
-    if len(chosen) > 1 or (chosen and subprotocol not in factory.protocols):
-        raise InvalidResponse(f"the server chose the subprotocol {subprotocol!r}, not offered")
-    lines = header(b"sec-websocket-extensions") or ()
+    subprotocol = chosen_subprotocol(response, key, protocol.factory.protocols)
+    lines = response.headers.getRawHeaders(b"sec-websocket-extensions") or ()
     extensions = _autobahn.parse_extensions(protocol, b", ".join(lines).decode("latin-1"))
     compression, wrong = _autobahn.compression_in(protocol, extensions)
     if wrong is not None:

@@ -1,5 +1,5 @@
 """
-Protocols of autobahn's with a heartbeat of ours.
+autobahn's protocols, with this package's heartbeat.
 """
 
 from __future__ import annotations

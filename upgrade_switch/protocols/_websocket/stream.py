@@ -153,8 +153,8 @@ def byte_stream(
 
     :param acceptor: decides, as in an ``UpgradeResource``, once the handshake has been found valid.
         ``loseConnection`` of its target's transport closes with code 1000.
-    :param allowed_origins: as for :func:`websocket`. By default, only the site's own pages, since what
-        is behind a tunnel seldom asks who its client is.
+    :param allowed_origins: as for :func:`websocket`. By default, only the site's own pages, since a
+        server behind a tunnel rarely asks who its client is.
     :param subprotocols: the names that the bytes have, such as ``("mqtt",)``. The first of the client's
         list that is among them is answered; if there is none, the WebSocket opens without one.
     :param heartbeat: after how many seconds in which nothing has come from the client it is sent a

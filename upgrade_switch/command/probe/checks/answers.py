@@ -56,7 +56,7 @@ def connection_of_101(server: Subject) -> None:
 def no_close_in_101(server: Subject) -> None:
     """An upgrade."""
     if "close" in _options(_switched(server)):
-        raise Broken("a 101 with Connection: close", "none of it: the connection goes on")
+        raise Broken("a 101 with Connection: close", "no close: the connection goes on")
 
 
 @GROUP.check("101-no-content-length", Level.MUST, "RFC 9110 §8.6")

@@ -18,7 +18,7 @@ class Level(StrEnum):
     """Who asks for it."""
 
     MUST = "MUST"
-    """An RFC's MUST, or what cannot be read in another way: a byte lost is always one."""
+    """An RFC's MUST, or what follows from one beyond doubt: a lost byte always counts."""
     SHOULD = "SHOULD"
     """An RFC's SHOULD."""
     PEERS = "PEERS"
@@ -41,13 +41,13 @@ class Check:
     """What is sent, in one sentence: it explains a failure."""
     run: Callable[[Subject], None]
     websocket: Level | None = None
-    """Its level where the token is ``websocket``, if that is another one."""
+    """Its level if the token is ``websocket``, where that differs."""
     needs_upgrade: bool = False
-    """Whether it says something only about servers with which the plainest upgrade works."""
+    """Whether it applies only to servers with which the plainest upgrade works."""
     only_websocket: bool = False
 
     def on(self, subject: Subject) -> Check:
-        """The same check, with the level that it has for this subject."""
+        """The same check, with its level for this subject."""
         if self.websocket is not None and subject.is_websocket:
             return replace(self, level=self.websocket)
         return self
@@ -60,7 +60,7 @@ class Check:
         :raises Skipped: if the check says nothing about this server.
         """
         if self.only_websocket and not subject.is_websocket:
-            raise Skipped("it is for WebSocket")
+            raise Skipped("it is only for WebSocket")
         self.run(subject)
 
 

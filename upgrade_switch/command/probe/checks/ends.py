@@ -79,14 +79,14 @@ def _hears_the_end(server: Subject, wire: Wire) -> None:
     expected = "the bytes that were said, and the end of the connection"
     server.hears(wire, _SAID)
     if rest := wire.rest(expected):
-        raise Broken(f"{shown(rest)} behind the bytes that were said", expected)
+        raise Broken(f"{shown(rest)} after the bytes that were sent", expected)
 
 
 def _half_closable(server: Subject) -> None:
     # RFC 6455 §7 has a closing handshake.
     only_with_an_echo(server)
     if server.is_secure:
-        raise Skipped("it is for connections without TLS")
+        raise Skipped("it is only for connections without TLS")
 
 
 @GROUP.check("reset-behind-request", Level.MUST, "RFC 9112 §9.5")

@@ -139,7 +139,7 @@ def expect_continue(server: Subject) -> None:
         wire.send(server.upgrade(*fields, method=method))
         first = wire.response(expected="100 Continue, then 101", interim=True)
         if first.status >= 200:
-            raise Skipped(f"the server does not switch behind content: {first}")
+            raise Skipped(f"the server does not switch after content: {first}")
         if first.status == SWITCHING:
             raise Broken(f"{first} at once", "100 Continue, then 101")
         wire.send(content + server.say(_SAID))

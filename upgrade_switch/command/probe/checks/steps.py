@@ -35,24 +35,24 @@ def only_with_an_echo(server: Subject) -> None:
     :raises Skipped: for WebSocket.
     """
     if server.is_websocket:
-        raise Skipped("it is for targets that echo")
+        raise Skipped("it is only for targets that echo")
 
 
 def idle_seconds(subject: Subject) -> float:
     """
-    For checks that leave a connection alone: how long.
+    How many seconds to leave a connection alone.
 
-    :raises Skipped: if nobody has said it, or not so much time is left.
+    :raises Skipped: if ``--slow`` was not given, or there is not enough time left.
     """
     if subject.idle is None:
-        raise Skipped("it is run with --slow")
+        raise Skipped("it needs --slow")
     if subject.idle >= subject.bound.left():
-        raise Skipped(f"{subject.idle:g} s of --slow are more than is left of the time for all checks")
+        raise Skipped(f"--slow {subject.idle:g} takes longer than the time that is left for all checks")
     return subject.idle
 
 
 def lines_of(size: int) -> bytes:
-    """So many bytes, or a few more, in which no part is like another: numbered lines."""
+    """At least this many bytes, of which no part is like another: numbered lines."""
     return b"".join(b"%07d\n" % number for number in range((size + 7) // 8))
 
 
@@ -65,7 +65,7 @@ def chunked(content: bytes) -> bytes:
 
 @contextmanager
 def trying(what: str) -> Iterator[None]:
-    """A failure says that this is what was tried, where a check tries several things."""
+    """For checks that try several things: a failure says which of them was tried."""
     try:
         yield
     except Broken as fault:
@@ -75,8 +75,8 @@ def trying(what: str) -> Iterator[None]:
 @contextmanager
 def stays_open(response: Response) -> Iterator[None]:
     """
-    What is asked in here follows a response on the same connection, which a server may close: as the
-    response says, or without a word (RFC 9112 §9.5, §9.6).
+    For what is asked after a response on the same connection. A server may close that: as the response
+    says, or without a word (RFC 9112 §9.5, §9.6).
 
     :raises Skipped: if it does.
     """
@@ -91,9 +91,10 @@ def stays_open(response: Response) -> Iterator[None]:
 
 def switched_early(server: Subject, wire: Wire) -> None:
     """
-    Read a 101 to a request behind which bytes of the new protocol were sent.
+    Read the 101 to a request that was followed at once by bytes of the new protocol.
 
-    :raises Skipped: if the server refuses that with an error and closes: the client learns of it.
+    :raises Skipped: if the server refuses that with an error and closes, so that the client learns of
+        it.
     :raises Broken: if something else comes.
     """
     expected = f"101 Switching Protocols to {server.token}, and what was said to arrive"
@@ -112,19 +113,19 @@ def switched_with_content(server: Subject, wire: Wire) -> None:
     """
     Read the 101 to a request that has content.
 
-    :raises Skipped: if the server does not switch then.
+    :raises Skipped: if the server does not switch in that case.
     """
     try:
         response = wire.response(expected=f"101 Switching Protocols to {server.token}")
     except Closed:
-        raise Skipped("the server closes the connection at a request with content") from None
+        raise Skipped("the server closes the connection when a request has content") from None
     if response.status != SWITCHING:
-        raise Skipped(f"the server does not switch behind content: {response}")
+        raise Skipped(f"the server does not switch after content: {response}")
 
 
 def heard(server: Subject, wire: Wire, said: bytes) -> None:
     """
-    What was said comes back, once, and so does what is said then.
+    Check that what was sent comes back, once, and so does what is sent after it.
 
     :raises Broken: if it does not.
     """
@@ -150,7 +151,7 @@ def does_not_switch(server: Subject, request: bytes) -> Response:
 
 def is_answered(server: Subject, request: bytes, *statuses: int) -> None:
     """
-    Send a request on a connection of its own, which has to be answered with one of these statuses.
+    Send a request on a new connection; it has to be answered with one of these statuses.
 
     :raises Broken: if it is not.
     """

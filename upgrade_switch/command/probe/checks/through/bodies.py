@@ -42,7 +42,7 @@ def length_and_chunks(proxy: Passage) -> None:
             return
         with far:
             if b"content-length" in far.request and b"transfer-encoding" in far.request:
-                raise Broken("both at the far side", "400, or Transfer-Encoding alone")
+                raise Broken("both of them at the far side", "400, or Transfer-Encoding alone")
             body = far.body()
             far.answer("200 OK")
             if body != _BODY:
@@ -80,7 +80,7 @@ def expect(proxy: Passage) -> None:
             near.interim()
         except Broken as fault:
             if far is None and not isinstance(fault, Silent):
-                raise Skipped(f"from the proxy itself: {fault.came}") from None
+                raise Skipped(f"the proxy itself answered: {fault.came}") from None
             raise
         near.send(_BODY)
         # A proxy may want the body first.
@@ -99,7 +99,7 @@ def _body_passes(proxy: Passage, line: str, body: bytes) -> None:
         near.send(proxy.upgrade(line, method="POST") + body)
         far = proxy.may_arrive(near)
         if far is None:
-            raise Skipped(f"from the proxy itself: {_said(near)}")
+            raise Skipped(f"the proxy itself answered: {_said(near)}")
         with far:
             came = far.body()
             if came != _BODY:

@@ -77,7 +77,10 @@ def many_in_the_request(proxy: Passage) -> None:
 @through(GROUP, "early-bytes-in-101", Level.MUST, _SECTION)
 def in_the_101(proxy: Passage) -> None:
     """16 bytes from the far side in the segment of its 101."""
-    _with_the_101(proxy, _SAID)
+    with proxy.asked() as (near, far):
+        far.send(proxy.switching(far.request) + proxy.down(_SAID))
+        proxy.switched(near)
+        proxy.near_hears(near, _SAID)
 
 
 @through(GROUP, "early-bytes-split-101", Level.MUST, _SECTION)
@@ -85,14 +88,12 @@ def split_101(proxy: Passage) -> None:
     """The far side's 101 and 16 bytes in two segments, cut at each byte of the seam."""
     said = proxy.down(_SAID)
     for cut in range(-_AROUND, _AROUND + 1):
-        with proxy.open() as near:
-            near.send(proxy.upgrade())
-            with proxy.upgrade_arrives(near) as far:
-                sent = proxy.switching(far.request) + said
-                at = len(sent) - len(said) + cut
-                far.send_apart(sent[:at], sent[at:])
-                proxy.switched(near)
-                proxy.near_hears(near, _SAID)
+        with proxy.asked() as (near, far):
+            sent = proxy.switching(far.request) + said
+            at = len(sent) - len(said) + cut
+            far.send_apart(sent[:at], sent[at:])
+            proxy.switched(near)
+            proxy.near_hears(near, _SAID)
 
 
 @through(GROUP, "many-bytes-up", Level.MUST, _SECTION)
@@ -157,12 +158,3 @@ def _with_the_request(proxy: Passage, said: bytes) -> None:
             far.send(proxy.switching(far.request))
             proxy.switched(near)
             proxy.far_hears(far, said)
-
-
-def _with_the_101(proxy: Passage, said: bytes) -> None:
-    with proxy.open() as near:
-        near.send(proxy.upgrade())
-        with proxy.upgrade_arrives(near) as far:
-            far.send(proxy.switching(far.request) + proxy.down(said))
-            proxy.switched(near)
-            proxy.near_hears(near, said)

@@ -146,7 +146,7 @@ def idle(proxy: Passage) -> None:
 
 def _not_over_tls(proxy: Passage) -> None:
     if proxy.is_secure:
-        raise Skipped("it is for connections without TLS")
+        raise Skipped("it is only for connections without TLS")
 
 
 def _ends(wire: Wire, who: str) -> None:

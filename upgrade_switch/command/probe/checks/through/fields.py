@@ -24,20 +24,16 @@ _SOMEBODY = "192.0.2.1"
 @through(GROUP, "connection-of-upgrade", Level.MUST, "RFC 9110 §7.8")
 def connection_of_an_upgrade(proxy: Passage) -> None:
     """A request for the token, with Connection: keep-alive, Upgrade."""
-    with proxy.open() as near:
-        near.send(proxy.upgrade(connection=["keep-alive, Upgrade"]))
-        with proxy.upgrade_arrives(near) as far:
-            far.answer("200 OK")
+    with proxy.asked(connection=["keep-alive, Upgrade"]) as (_near, far):
+        far.answer("200 OK")
 
 
 @through(GROUP, "named-field-of-upgrade", Level.MUST, _HOP_BY_HOP)
 def named_in_an_upgrade(proxy: Passage) -> None:
     """A request for the token, with Connection: Upgrade, probe-hop, and a field Probe-Hop."""
-    with proxy.open() as near:
-        near.send(proxy.upgrade("Probe-Hop: 1", connection=["Upgrade, probe-hop"]))
-        with proxy.upgrade_arrives(near) as far:
-            far.answer("200 OK")
-            _is_removed(far.request, FAR_SIDE, b"probe-hop")
+    with proxy.asked("Probe-Hop: 1", connection=["Upgrade, probe-hop"]) as (_near, far):
+        far.answer("200 OK")
+        _is_removed(far.request, FAR_SIDE, b"probe-hop")
 
 
 @through(GROUP, "named-field-second-line", Level.MUST, _HOP_BY_HOP)
@@ -59,11 +55,9 @@ def named_in_a_request(proxy: Passage) -> None:
 @through(GROUP, "named-field-of-101", Level.MUST, _HOP_BY_HOP)
 def named_in_a_101(proxy: Passage) -> None:
     """A request for the token, answered with a 101 that has Connection: probe-hop, and Probe-Hop."""
-    with proxy.open() as near:
-        near.send(proxy.upgrade())
-        with proxy.upgrade_arrives(near) as far:
-            far.send(proxy.switching(far.request, *_NAMED))
-            _is_removed(proxy.switched(near), CLIENT, b"probe-hop")
+    with proxy.asked() as (near, far):
+        far.send(proxy.switching(far.request, *_NAMED))
+        _is_removed(proxy.switched(near), CLIENT, b"probe-hop")
 
 
 @through(GROUP, "named-field-of-refusal", Level.MUST, _HOP_BY_HOP)
@@ -106,12 +100,10 @@ def via(proxy: Passage) -> None:
 @through(GROUP, "via-of-upgrade", Level.MUST, _VIA)
 def via_of_an_upgrade(proxy: Passage) -> None:
     """A request for the token."""
-    with proxy.open() as near:
-        near.send(proxy.upgrade())
-        with proxy.upgrade_arrives(near) as far:
-            far.answer("200 OK")
-            if b"via" not in far.request:
-                raise Broken("no Via at the far side", "Via, as a gateway has to add it")
+    with proxy.asked() as (_near, far):
+        far.answer("200 OK")
+        if b"via" not in far.request:
+            raise Broken("no Via at the far side", "Via, as a gateway has to add it")
 
 
 @through(GROUP, "via-kept", Level.MUST, _VIA, needs_upgrade=False)
@@ -138,13 +130,11 @@ def host_is_kept(proxy: Passage) -> None:
 
     A server compares a WebSocket's Origin with the Host.
     """
-    with proxy.open() as near:
-        near.send(proxy.upgrade())
-        with proxy.upgrade_arrives(near) as far:
-            far.answer("200 OK")
-            found = b", ".join(far.request.all(b"host"))
-            if found.lower() != proxy.host.lower().encode("latin-1"):
-                raise Broken(f"at the far side, Host: {shown(found)}", f"Host: {proxy.host}")
+    with proxy.asked() as (_near, far):
+        far.answer("200 OK")
+        found = b", ".join(far.request.all(b"host"))
+        if found.lower() != proxy.host.lower().encode("latin-1"):
+            raise Broken(f"at the far side, Host: {shown(found)}", f"Host: {proxy.host}")
 
 
 @through(GROUP, "forwarded-for", Level.PEERS, "RFC 7239 §4", needs_upgrade=False)
@@ -168,11 +158,9 @@ def forged(proxy: Passage) -> None:
 def other_fields(proxy: Passage) -> None:
     """A request for the token with fields that nobody knows, two with the same name, and cookies."""
     lines = ("Probe-One: a", "Probe-Two: b, c", "probe-one: d", "Cookie: e=f; g=h")
-    with proxy.open() as near:
-        near.send(proxy.upgrade(*lines))
-        with proxy.upgrade_arrives(near) as far:
-            far.answer("200 OK")
-            head = far.request
+    with proxy.asked(*lines) as (_near, far):
+        far.answer("200 OK")
+        head = far.request
     expected = "at the far side, the fields as they were sent"
     found = (head.elements(b"probe-one"), head.elements(b"probe-two"), head.all(b"cookie"))
     if found != (["a", "d"], ["b", "c"], [b"e=f; g=h"]):
@@ -183,11 +171,9 @@ def other_fields(proxy: Passage) -> None:
 def other_fields_of_a_101(proxy: Passage) -> None:
     """A request for the token, answered with a 101 with a field that nobody knows, and two cookies."""
     lines = ("Probe-One: a", "Set-Cookie: b=c", "Set-Cookie: d=e")
-    with proxy.open() as near:
-        near.send(proxy.upgrade())
-        with proxy.upgrade_arrives(near) as far:
-            far.send(proxy.switching(far.request, *lines))
-            response = proxy.switched(near)
+    with proxy.asked() as (near, far):
+        far.send(proxy.switching(far.request, *lines))
+        response = proxy.switched(near)
     cookies = [value.partition(b";")[0] for value in response.all(b"set-cookie")]
     found = (response.elements(b"probe-one"), [c for c in cookies if c in (b"b=c", b"d=e")])
     if found != (["a"], [b"b=c", b"d=e"]):
@@ -202,12 +188,10 @@ def websocket_fields(proxy: Passage) -> None:
         "Origin: http://probe.example",
         "Sec-WebSocket-Protocol: probe-one, probe-two",
     )
-    with proxy.open() as near:
-        near.send(proxy.upgrade(*lines))
-        with proxy.upgrade_arrives(near) as far:
-            far.send(proxy.switching(far.request, "Sec-WebSocket-Protocol: probe-two"))
-            response = proxy.switched(near)
-            head = far.request
+    with proxy.asked(*lines) as (near, far):
+        far.send(proxy.switching(far.request, "Sec-WebSocket-Protocol: probe-two"))
+        response = proxy.switched(near)
+        head = far.request
     sent = {
         name.lower().encode(): value.strip() for name, _, value in (x.partition(":") for x in lines)
     }

@@ -42,7 +42,7 @@ def only_websocket(proxy: Passage) -> None:
     :raises Skipped: if the token is another one.
     """
     if not proxy.is_websocket:
-        raise Skipped("it is for WebSocket")
+        raise Skipped("it is only for WebSocket")
 
 
 def early(proxy: Passage, near: Wire) -> Far:

@@ -19,11 +19,9 @@ _UNASKED = "probe-unasked"
 @through(GROUP, "101-names-the-token", Level.MUST, _SECTION)
 def names_the_token(proxy: Passage) -> None:
     """A request for the token, which the far side answers with a 101."""
-    with proxy.open() as near:
-        near.send(proxy.upgrade())
-        with proxy.upgrade_arrives(near) as far:
-            far.send(proxy.switching(far.request))
-            response = proxy.switched(near)
+    with proxy.asked() as (near, far):
+        far.send(proxy.switching(far.request))
+        response = proxy.switched(near)
     expected = f"Connection: upgrade, and Upgrade: {proxy.token}"
     named = [name.lower() for name in response.elements(b"upgrade")]
     options = [option.lower() for option in response.elements(b"connection")]
@@ -34,14 +32,10 @@ def names_the_token(proxy: Passage) -> None:
 @through(GROUP, "101-behind-100", Level.MUST, "RFC 9110 §15.2")
 def behind_an_interim_response(proxy: Passage) -> None:
     """A request for the token, which the far side answers with 100 Continue and then a 101."""
-    with proxy.open() as near:
-        near.send(proxy.upgrade())
-        with proxy.upgrade_arrives(near) as far:
-            far.send(
-                b"HTTP/1.1 100 Continue\r\n\r\n" + proxy.switching(far.request) + proxy.down(_SAID)
-            )
-            proxy.switched(near)
-            proxy.near_hears(near, _SAID)
+    with proxy.asked() as (near, far):
+        far.send(b"HTTP/1.1 100 Continue\r\n\r\n" + proxy.switching(far.request) + proxy.down(_SAID))
+        proxy.switched(near)
+        proxy.near_hears(near, _SAID)
 
 
 @through(GROUP, "101-with-content-length", Level.MUST, "RFC 9110 §8.6")
@@ -58,16 +52,14 @@ def with_chunks(proxy: Passage) -> None:
 
 def _with_framing(proxy: Passage, line: str) -> None:
     """Either it is no 101 for the client, or one without these fields, and its bytes pass."""
-    with proxy.open() as near:
-        near.send(proxy.upgrade())
-        with proxy.upgrade_arrives(near) as far:
-            far.send(proxy.switching(far.request, line) + proxy.down(_SAID))
-            response = near.response()
-            if response.status != 101:
-                return
-            if response.all(b"content-length") or response.all(b"transfer-encoding"):
-                raise Broken(f"a 101 with {line}", "a 101 without it, or 502")
-            proxy.near_hears(near, _SAID)
+    with proxy.asked() as (near, far):
+        far.send(proxy.switching(far.request, line) + proxy.down(_SAID))
+        response = near.response()
+        if response.status != 101:
+            return
+        if response.all(b"content-length") or response.all(b"transfer-encoding"):
+            raise Broken(f"a 101 with {line}", "a 101 without it, or 502")
+        proxy.near_hears(near, _SAID)
 
 
 @through(GROUP, "101-to-plain-request", Level.MUST, _SECTION, needs_upgrade=False)
@@ -84,23 +76,19 @@ def to_a_plain_request(proxy: Passage) -> None:
 @through(GROUP, "101-to-another-token", Level.MUST, _SECTION)
 def to_another_token(proxy: Passage) -> None:
     """A request for the token, which the far side answers with a 101 to one that nobody asked for."""
-    with proxy.open() as near:
-        near.send(proxy.upgrade())
-        with proxy.upgrade_arrives(near) as far:
-            far.send(proxy.switching(far.request, token=_UNASKED) + proxy.down(_SAID))
-            far.half_close()
-            proxy.does_not_switch(near)
+    with proxy.asked() as (near, far):
+        far.send(proxy.switching(far.request, token=_UNASKED) + proxy.down(_SAID))
+        far.half_close()
+        proxy.does_not_switch(near)
 
 
 @through(GROUP, "101-without-upgrade", Level.PEERS, _SECTION)
 def without_upgrade(proxy: Passage) -> None:
     """A request for the token, which the far side answers with a 101 that has no Upgrade."""
-    with proxy.open() as near:
-        near.send(proxy.upgrade())
-        with proxy.upgrade_arrives(near) as far:
-            far.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\n")
-            far.half_close()
-            proxy.does_not_switch(near)
+    with proxy.asked() as (near, far):
+        far.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\n")
+        far.half_close()
+        proxy.does_not_switch(near)
 
 
 @through(GROUP, "101-to-http-1.0", Level.MUST, _SECTION, needs_upgrade=False)
