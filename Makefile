@@ -103,14 +103,16 @@ format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-benchmark: $(INSTALLED)
-	$(VENV)/bin/pip install --quiet --editable '.[benchmark]'
-	$(VENV)/bin/python benchmarks/switching.py
-	$(VENV)/bin/python benchmarks/websocket.py
-	$(VENV)/bin/python benchmarks/proxy.py
-	$(VENV)/bin/python benchmarks/http2.py
-	$(VENV)/bin/python benchmarks/workers.py
-	$(VENV)/bin/python benchmarks/growth.py
+# What all of it costs, beside other servers, into benchmarks/RESULTS.md, results.json and speed.svg: ten to
+# fifteen minutes, or with QUICK=1 three. What is not installed is left out; BENCHMARK_ARGS='--only
+# switching,tls' chooses.
+benchmark: $(PEERS_VENV)/.installed
+	$(PEERS_VENV)/bin/pip install --quiet --editable '.[benchmark]'
+	! command -v npm >/dev/null || [ -d $(PEERS_VENV)/node/node_modules/http-proxy ] || \
+		npm install --silent --no-audit --no-fund --prefix $(PEERS_VENV)/node http-proxy
+	PATH="$$(echo $(CURDIR)/$(PEERS_VENV)/node/node_modules/node-*/bin):$$PATH" \
+		NODE_PATH=$(CURDIR)/$(PEERS_VENV)/node/node_modules \
+		$(PEERS_VENV)/bin/python benchmarks/everything.py $(if $(QUICK),--quick) $(BENCHMARK_ARGS)
 
 # What the probe finds of this project and of others, into docs/topics/conformance.md. Go, nginx and haproxy
 # (and Node, without npm) are left out where they are not installed. CONFORMANCE_ARGS='--only ours,node'

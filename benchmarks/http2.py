@@ -9,22 +9,22 @@ another core. The figures are the servers' CPU time, so it does not matter how f
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import socket
 import ssl
 import subprocess
-from collections import defaultdict
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from figures import Comparison, Goal, chosen, options_of, publish, turns
 from hpack import Encoder
-from http2_servers import KINDS, OURS, Server, make_certificate, why_missing
-from switching import HOST, ORDINARY, check, prepare, shown
+from http2_servers import KINDS, OURS, running
+from processes import HOST, Server, check, prepare
+from secured import make_certificate, secured
+from switching import ORDINARY
 
 # A browser's fields.
 FIELDS = {
@@ -50,40 +50,28 @@ DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 7, 8
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 LARGEST = 2**31 - 1
 
-GET_COST, GET_OTHERS, DOWNLOAD = "GET, µs", "GET, another path each time, µs", "1 MB, µs"
-SWITCHED_CONNECTION = "echo of 128 bytes on a connection, HTTP/1.1, µs"
-STREAM = "echo of 128 bytes on a stream, µs"
-STREAMS = "the same on each of 100 streams, µs"
-GET_ALONE, GET_BESIDE = "GET on a connection alone, µs", "the same beside 1,000 idle streams, µs"
-MEMORY = "idle stream, with its target, KiB"
-
-
-class Goal(NamedTuple):
-    """A limit for one of our figures, in relation to another figure, or in itself."""
-
-    figure: str
-    than: str
-    of: str
-    sign: str
-    limit: float
-
+CPU, KIB = "CPU, µs", "KiB"
+GET_COST, GET_OTHERS, DOWNLOAD = "GET", "GET, another path each time", "1 MB"
+SWITCHED_CONNECTION = "echo of 128 bytes on a connection, HTTP/1.1"
+STREAM = "echo of 128 bytes on a stream"
+STREAMS = "the same on each of 100 streams"
+GET_ALONE, GET_BESIDE = "GET on a connection alone", "the same beside 1,000 idle streams"
+MEMORY = "idle stream, with its target"
 
 GOALS = (
-    Goal(GET_COST, GET_COST, "twisted", "<=", 0.6),
-    Goal(GET_COST, GET_COST, "hypercorn", "<", 1.0),
-    Goal(GET_COST, GET_COST, "node", "", 0),
-    Goal(GET_OTHERS, GET_OTHERS, "twisted", "", 0),
-    Goal(GET_OTHERS, GET_OTHERS, "hypercorn", "", 0),
-    Goal(DOWNLOAD, DOWNLOAD, "twisted", "<=", 0.8),
-    Goal(DOWNLOAD, DOWNLOAD, "hypercorn", "", 0),
-    Goal(DOWNLOAD, DOWNLOAD, "node", "", 0),
-    Goal(STREAM, SWITCHED_CONNECTION, OURS, "<=", 1.3),
-    Goal(STREAMS, SWITCHED_CONNECTION, OURS, "<", 1.0),
-    Goal(GET_BESIDE, GET_ALONE, OURS, "<=", 1.05),
-    Goal(MEMORY, "", OURS, "<=", 8.0),
+    Goal(GET_COST, CPU, OURS, "twisted", "<=", 0.6),
+    Goal(GET_COST, CPU, OURS, "hypercorn", "<", 1.0),
+    Goal(GET_COST, CPU, OURS, "node"),
+    Goal(GET_OTHERS, CPU, OURS, "twisted"),
+    Goal(GET_OTHERS, CPU, OURS, "hypercorn"),
+    Goal(DOWNLOAD, CPU, OURS, "twisted", "<=", 0.8),
+    Goal(DOWNLOAD, CPU, OURS, "hypercorn"),
+    Goal(DOWNLOAD, CPU, OURS, "node"),
+    Goal(STREAM, CPU, OURS, OURS, "<=", 1.3, SWITCHED_CONNECTION),
+    Goal(STREAMS, CPU, OURS, OURS, "<", 1.0, SWITCHED_CONNECTION),
+    Goal(GET_BESIDE, CPU, OURS, OURS, "<=", 1.05, GET_ALONE),
+    Goal(MEMORY, KIB, OURS, "", "<=", 8.0),
 )
-
-Values = dict[str, dict[str, list[float]]]
 
 
 # The load: GETs and downloads.
@@ -119,17 +107,6 @@ def h2load(server: Server, path: str, requests: int, connections: int, streams: 
 
 
 # The load: streams.
-
-
-def secured(server: Server, protocol: str) -> ssl.SSLSocket:
-    """A connection with TLS."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols([protocol])
-    plain = socket.create_connection((HOST, server.port))
-    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return context.wrap_socket(plain)
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -295,98 +272,78 @@ def memory_of_streams(server: Server) -> float:
 class Size(NamedTuple):
     """How much is done: of each thing, by each server, in each round."""
 
-    rounds: int
     gets: int = 4000
     downloads: int = 100
     echoes: int = 8000
 
 
-def measure(servers: Sequence[Server], size: Size, values: Values) -> None:
+def measure(comparison: Comparison, servers: Sequence[Server], size: Size) -> None:
     """One round: each server in turn, thing by thing."""
-    for server in servers:
+
+    def warm_up(server: Server) -> None:
         h2load(server, "/", WARM_UP, 4, GETS_AT_ONCE)
         h2load(server, "/big", 8, 2, 4)
-    for server in servers:
-        cost = h2load(server, "/", size.gets, 4, GETS_AT_ONCE)
-        values[GET_COST][server.kind].append(cost * 1e6)
-    for server in servers:
-        cost = h2load(server, "/?%d", size.gets, 4, GETS_AT_ONCE)
-        values[GET_OTHERS][server.kind].append(cost * 1e6)
-    for server in servers:
-        cost = h2load(server, "/big", size.downloads, 2, 4)
-        values[DOWNLOAD][server.kind].append(cost * 1e6)
+
+    def ask(table: str, path: str, requests: int, connections: int, streams: int) -> None:
+        def measured(server: Server) -> None:
+            cost = h2load(server, path, requests, connections, streams)
+            comparison.add(table, CPU, server.kind, cost * 1e6)
+
+        comparison.each(servers, measured)
+
+    comparison.each(servers, warm_up)
+    ask(GET_COST, "/", size.gets, 4, GETS_AT_ONCE)
+    ask(GET_OTHERS, "/?%d", size.gets, 4, GETS_AT_ONCE)
+    ask(DOWNLOAD, "/big", size.downloads, 2, 4)
 
 
-def measure_streams(server: Server, size: Size, values: Values) -> None:
+def measure_streams(comparison: Comparison, server: Server, size: Size) -> None:
     """One round of what only ours does."""
 
-    def add(figure: str, value: float) -> None:
-        values[figure][OURS].append(value)
+    def add(table: str, seconds: float) -> None:
+        comparison.add(table, CPU, OURS, seconds * 1e6)
 
-    add(MEMORY, memory_of_streams(server) / 1024)
-    add(SWITCHED_CONNECTION, echo_on_connections(server, size.echoes // CONNECTIONS) * 1e6)
-    add(STREAM, echo_on_streams(server, CONNECTIONS, 1, size.echoes // CONNECTIONS) * 1e6)
-    add(STREAMS, echo_on_streams(server, 1, ON_ONE, size.echoes // ON_ONE) * 1e6)
+    memory = memory_of_streams(server)
+    add(SWITCHED_CONNECTION, echo_on_connections(server, size.echoes // CONNECTIONS))
+    add(STREAM, echo_on_streams(server, CONNECTIONS, 1, size.echoes // CONNECTIONS))
+    add(STREAMS, echo_on_streams(server, 1, ON_ONE, size.echoes // ON_ONE))
     alone, beside = get_beside_idle(server, size.gets)
-    add(GET_ALONE, alone * 1e6)
-    add(GET_BESIDE, beside * 1e6)
+    add(GET_ALONE, alone)
+    add(GET_BESIDE, beside)
+    comparison.add(MEMORY, KIB, OURS, memory / 1024)
 
 
 @contextmanager
-def running(kinds: Sequence[str], certificate: Path, core: int) -> Iterator[list[Server]]:
+def all_running(kinds: Sequence[str], certificate: Path, core: int) -> Iterator[list[Server]]:
     with ExitStack() as stack:
-        yield [stack.enter_context(Server.running(kind, certificate, core)) for kind in kinds]
+        yield [stack.enter_context(running(kind, certificate, core)) for kind in kinds]
 
 
-def measure_all(kinds: Sequence[str], size: Size, core: int) -> Values:
-    """All rounds, each with new servers; whose turn is first changes with each."""
-    values: Values = defaultdict(lambda: defaultdict(list))
+def measure_all(comparison: Comparison, size: Size, core: int) -> None:
+    """All rounds, each with new servers."""
+    kinds = [*comparison.servers]
     with TemporaryDirectory() as folder:
         certificate = make_certificate(Path(folder))
-        for number in range(size.rounds):
-            first = number % len(kinds)
-            with running([*kinds[first:], *kinds[:first]], certificate, core) as servers:
-                measure(servers, size, values)
-            with running([OURS], certificate, core) as (server,):
-                measure_streams(server, size, values)
-    return values
-
-
-def report(values: Values, kinds: Sequence[str]) -> None:
-    """The medians, and the medians of the rounds' ratios."""
-    print(f"{'':48}" + "".join(f"{kind:>10}" for kind in kinds))
-    for figure, by_kind in values.items():
-        medians = {kind: shown(median(measured)) for kind, measured in by_kind.items()}
-        print(f"{figure:48}" + "".join(f"{medians.get(kind, ''):>10}" for kind in kinds))
-    print()
-    for goal in GOALS:
-        ours, theirs = values[goal.figure][OURS], values[goal.than][goal.of]
-        if not ours or (goal.than and not theirs):
-            continue
-        ratio = median(a / b for a, b in zip(ours, theirs, strict=True)) if theirs else median(ours)
-        met = {"<": ratio < goal.limit, "<=": ratio <= goal.limit}.get(goal.sign)
-        verdict = "" if met is None else f"{goal.sign:2} {goal.limit:.2f}  {'ok' if met else 'MISSED'}"
-        than = f"to {goal.than if goal.of == OURS else goal.of}" if goal.than else ""
-        print(f"{goal.figure:38}{than:50}{ratio:6.3f}  {verdict}".rstrip())
+        for number in range(comparison.rounds):
+            print(f"HTTP/2: round {number + 1} of {comparison.rounds}", file=sys.stderr)
+            left = [kind for kind in turns(kinds, number) if kind not in comparison.missing]
+            with all_running(left, certificate, core) as servers:
+                measure(comparison, servers, size)
+            if OURS in left:
+                with running(OURS, certificate, core) as server:
+                    measure_streams(comparison, server, size)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What HTTP/2 costs, beside other servers.")
-    parser.add_argument("--rounds", type=int, help="how many (default: 9; with --quick: 2)")
-    parser.add_argument("--quick", action="store_true", help="small rounds: a look, no result")
-    parser.add_argument("--only", help="some of the servers, separated by commas")
-    options = parser.parse_args()
+    options = options_of("What HTTP/2 costs, beside other servers.", 9, 2)
+    comparison, _ = chosen("HTTP/2", [*KINDS.values()], options)
+    size = Size(gets=1000, downloads=30, echoes=2000) if options.is_quick else Size()
     if shutil.which("h2load") is None:
-        parser.error("h2load is needed: apt install nghttp2-client")
-    wanted = options.only.split(",") if options.only else KINDS
-    missing = {kind: why for kind in wanted if (why := why_missing(kind))}
-    for kind, why in missing.items():
-        print(f"without {kind}: {why}")
-    size = Size(options.rounds or 9)
-    if options.quick:
-        size = Size(options.rounds or 2, gets=1000, downloads=30, echoes=2000)
-    kinds = [kind for kind in wanted if kind not in missing]
-    report(measure_all(kinds, size, prepare()), kinds)
+        for kind in comparison.servers:
+            comparison.leave_out(kind, "there is no h2load (apt install nghttp2-client)")
+    else:
+        measure_all(comparison, size, prepare())
+    publish(comparison.section(GOALS), options)
 
 
 if __name__ == "__main__":

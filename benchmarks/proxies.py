@@ -2,26 +2,28 @@
 The reverse proxies that ``proxy.py`` compares: how each is started, in front of which back end.
 
 Each is one process on one core, passes upgrades, keeps its connections to the back end, and writes no
-access log. A :class:`Proxy` knows what such a process costs.
+access log.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from switching import HOST
+from figures import called
+from peers import Peer
+from peers.fronting import PATH
+from processes import HOST, Server, listening
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.logger import globalLogBeginner
+from twisted.protocols.portforward import ProxyFactory
 from twisted.web.proxy import ReverseProxyResource
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -30,7 +32,7 @@ from upgrade_switch import UpgradeResource, UpgradeService, UpgradeSite
 from upgrade_switch.protocols import tunnel
 from upgrade_switch.proxy import UpgradeProxy
 
-__all__ = ["OURS", "PROGRAMS", "Proxy", "why_missing"]
+__all__ = ["OURS", "PROGRAMS", "running", "title_of", "why_missing"]
 
 # What ours is called in the table.
 OURS = "ours"
@@ -128,7 +130,7 @@ class _Place(NamedTuple):
 
 
 def _script(kind: str) -> Callable[[_Place], Sequence[str]]:
-    """This file, as one of :data:`_SITES`."""
+    """This file, as one of :data:`_FACTORIES`."""
     return lambda place: [sys.executable, __file__, kind, str(place.port), str(place.back)]
 
 
@@ -151,27 +153,37 @@ def _go(place: _Place) -> Sequence[str]:
 
 
 class _Program(NamedTuple):
+    title: str
     command: Callable[[_Place], Sequence[str]]
     needs: str | None = None
     """The program that has to be on the path for this proxy to be compared."""
+    package: str = "upgrade_switch"
+    """Whose version is its own, if it is not the program's."""
 
 
 PROGRAMS = {
-    OURS: _Program(_script(OURS)),
-    "tunnel": _Program(_script("tunnel")),
-    "twisted": _Program(_script("twisted")),
-    "node": _Program(_node, "node"),
-    "go": _Program(_go, "go"),
-    "haproxy": _Program(_haproxy, "haproxy"),
-    "nginx": _Program(_nginx, "nginx"),
+    OURS: _Program("UpgradeProxy", _script(OURS)),
+    "tunnel": _Program("tunnel on an UpgradeSite", _script("tunnel")),
+    "raw": _Program("twisted.protocols.portforward, without HTTP", _script("raw"), package="Twisted"),
+    "twisted": _Program("twisted.web's ReverseProxyResource", _script("twisted"), package="Twisted"),
+    "node": _Program("Node http-proxy", _node, "node"),
+    "go": _Program("Go httputil.ReverseProxy", _go, "go"),
+    "haproxy": _Program("haproxy", _haproxy, "haproxy"),
+    "nginx": _Program("nginx", _nginx, "nginx"),
 }
-"""All of them, by their names in the table; ``tunnel`` is this project's tunnel, for comparison."""
+"""All of them, by their names in the table; ``tunnel`` is this project's tunnel."""
+
+
+def title_of(name: str) -> str:
+    """What a proxy is called in texts."""
+    program = PROGRAMS[name]
+    return called(Peer(name, program.title, "", (), [program.package], program.needs))
 
 
 def why_missing(name: str) -> str | None:
     """Why a program cannot be started here; None if it can."""
     needs = PROGRAMS[name].needs
-    if needs is not None and shutil.which(needs) is None:
+    if needs is not None and shutil.which(needs, path=PATH) is None:
         return f"there is no {needs}"
     if (
         name == "node"
@@ -186,70 +198,26 @@ def why_missing(name: str) -> str | None:
 
 
 def _environment() -> dict[str, str]:
-    environment = {**os.environ, "GOMAXPROCS": "1", "NODE_ENV": "production"}
+    environment = {**os.environ, "PATH": PATH, "GOMAXPROCS": "1", "NODE_ENV": "production"}
     if "NODE_PATH" not in environment and shutil.which("npm"):
         asked = subprocess.run(["npm", "root", "--global"], capture_output=True, text=True)
         environment["NODE_PATH"] = asked.stdout.strip()
     return environment
 
 
-class Proxy:
+@contextmanager
+def running(name: str, folder: Path, back: int, core: int) -> Iterator[Server]:
     """
-    A proxy that runs.
+    A proxy, while it runs.
 
-    :ivar port: where it listens.
+    :param back: the port of the back end.
+    :param core: where it runs.
     """
-
-    def __init__(self, name: str, port: int, process: subprocess.Popen[bytes]) -> None:
-        self.name = name
-        self.port = port
-        self.process = process
-
-    @property
-    def cpu(self) -> float:
-        """How many seconds of CPU time it has taken so far, user's and system's."""
-        total = 0
-        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            total += int((task / "schedstat").read_text().split()[0])
-        return total / 1e9
-
-    @classmethod
-    @contextmanager
-    def running(cls, name: str, folder: Path, back: int, core: int) -> Iterator[Proxy]:
-        """
-        :param back: the port of the back end.
-        :param core: where it runs.
-        """
-        with socket.create_server((HOST, 0)) as free:
-            port = free.getsockname()[1]
-        own = folder / name
-        own.mkdir()
-        command = PROGRAMS[name].command(_Place(own, port, back))
-        with subprocess.Popen(
-            command,
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            # Resets are nothing to talk about here.
-            stderr=subprocess.DEVNULL,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-        ) as process:
-            try:
-                _wait_for(port, process)
-                yield cls(name, port, process)
-            finally:
-                process.kill()
-
-
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(200):
-        if process.poll() is not None:
-            break
-        try:
-            socket.create_connection((HOST, port)).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise RuntimeError(f"{process.args!r} does not listen")
+    own = folder / name
+    own.mkdir()
+    make = PROGRAMS[name].command
+    with listening(name, lambda port: make(_Place(own, port, back)), core, _environment()) as server:
+        yield server
 
 
 def _our_proxy(reactor: Any, back: int) -> Site:
@@ -259,8 +227,8 @@ def _our_proxy(reactor: Any, back: int) -> Site:
 def _our_tunnel(reactor: Any, back: int) -> Site:
     root = Resource()
     passed = tunnel(TCP4ClientEndpoint(reactor, HOST, back))
-    root.putChild(b"up", UpgradeResource({"websocket": passed}))
-    root.putChild(b"down", root.children[b"up"])
+    for path in (b"up", b"down", b"echo"):
+        root.putChild(path, UpgradeResource({"websocket": passed}))
     return UpgradeSite(root)
 
 
@@ -268,20 +236,30 @@ def _twisted_proxy(reactor: Any, back: int) -> Site:
     return Site(ReverseProxyResource(HOST, back, b""))
 
 
-_SITES = {OURS: _our_proxy, "tunnel": _our_tunnel, "twisted": _twisted_proxy}
+def _raw(reactor: Any, back: int) -> ProxyFactory:
+    return ProxyFactory(HOST, back)
+
+
+_FACTORIES: dict[str, Callable[[Any, int], Any]] = {
+    OURS: _our_proxy,
+    "tunnel": _our_tunnel,
+    "raw": _raw,
+    "twisted": _twisted_proxy,
+}
 
 
 def _serve(kind: str, port: int, back: int) -> None:
     """Be one of those that are written in Python."""
     reactor: Any = import_module("twisted.internet.reactor")
-    site = _SITES[kind](reactor, back)
-    site.log = lambda request: None  # type: ignore[method-assign]
+    factory = _FACTORIES[kind](reactor, back)
+    if isinstance(factory, Site):
+        factory.log = lambda request: None  # type: ignore[method-assign]
     globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
     endpoint = TCP4ServerEndpoint(reactor, port, interface=HOST)
-    if isinstance(site, UpgradeSite):
-        reactor.callWhenRunning(UpgradeService(endpoint, site).startService)
+    if isinstance(factory, UpgradeSite):
+        reactor.callWhenRunning(UpgradeService(endpoint, factory).startService)
     else:
-        endpoint.listen(site)
+        endpoint.listen(factory)
     reactor.run()
 
 

@@ -8,23 +8,26 @@ read a head, and answer. So what is compared is the CPU time of the proxy alone.
 
 from __future__ import annotations
 
-import argparse
+import gc
 import select
 import socket
 import struct
+import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
-from proxies import OURS, PROGRAMS, Proxy, why_missing
-from switching import HOST, STUCK, check, prepare, shown
+from figures import CPU, Comparison, Goal, options_of, publish, turns
+from processes import HOST, STUCK, Server, check, prepare
+from proxies import OURS, PROGRAMS, running, title_of, why_missing
+from report import BUSY, LOAD, RATE
 
 PARALLEL = 32
+ECHOING = 8
 STREAMS = 4
 WARM_UP = 3000
 SECONDS_TO_WARM_UP = 3
@@ -45,7 +48,7 @@ UPGRADE = (
     b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
-SWITCHED = (
+ANSWER_101 = (
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 )
@@ -59,7 +62,7 @@ ANSWER_FIELDS = (
 )
 ANSWER = b"HTTP/1.1 200 OK\r\n" + ANSWER_FIELDS + LENGTH % len(PAGE) + b"\r\n" + PAGE
 ENDLESS_ANSWER = b"HTTP/1.1 200 OK\r\n" + ANSWER_FIELDS + LENGTH % ENDLESS + b"\r\n"
-SHORT = bytes(16)
+SHORT, MESSAGE = bytes(16), bytes(128)
 
 
 class Loop:
@@ -80,9 +83,12 @@ class Loop:
         self._callees[connection.fileno()] = callee
         self._poll.modify(connection, select.EPOLLOUT)
 
+    def read_instead(self, connection: socket.socket, callee: Callable[[], object]) -> None:
+        self._callees[connection.fileno()] = callee
+
     def remove(self, connection: socket.socket) -> None:
-        del self._callees[connection.fileno()]
-        self._poll.unregister(connection)
+        if self._callees.pop(connection.fileno(), None) is not None:
+            self._poll.unregister(connection)
         connection.close()
 
     def turn(self) -> None:
@@ -147,7 +153,8 @@ class Served:
     def _received(self, size: int) -> None:
         if self._left:
             self._content(size)
-        elif self._is_echo:
+        elif self._is_echo or (not self._head and not self._buffer[0]):
+            # Switched, or no HTTP at all.
             self._connection.send(self._buffer[:size])
         else:
             self._head += self._buffer[:size]
@@ -175,13 +182,13 @@ class Served:
         elif path == b"/download":
             self._pour(ENDLESS_ANSWER)
         elif path == b"/down":
-            self._pour(SWITCHED)
+            self._pour(ANSWER_101)
         elif path == b"/up":
             self._left = ENDLESS
-            self._connection.send(SWITCHED)
+            self._connection.send(ANSWER_101)
         else:
             self._is_echo = True
-            self._connection.send(SWITCHED)
+            self._connection.send(ANSWER_101)
 
     def _pour(self, first: bytes) -> None:
         self._connection.send(first)
@@ -196,6 +203,19 @@ class Served:
             self._loop.remove(self._connection)
 
 
+class Spent(NamedTuple):
+    """What a proxy took."""
+
+    each: float
+    """Seconds of CPU for each thing done, or byte passed."""
+    rate: float
+    """How many there were a second."""
+    busy: float
+    """The proxy's share of its core, in percent."""
+    load_busy: float
+    """The same of this process."""
+
+
 class Load:
     """
     What a proxy has to do for some time.
@@ -203,7 +223,7 @@ class Load:
     :ivar done: how often it has been done, or how many bytes have arrived.
     """
 
-    def __init__(self, loop: Loop, back_end: BackEnd, proxy: Proxy) -> None:
+    def __init__(self, loop: Loop, back_end: BackEnd, proxy: Server) -> None:
         self._loop = loop
         self._back_end = back_end
         self._proxy = proxy
@@ -217,27 +237,26 @@ class Load:
         self._connections.add(connection)
         return connection
 
-    def measure(
-        self, begin: Callable[[], None], seconds: float, warm_up: int = 0
-    ) -> tuple[float, float]:
+    def measure(self, begin: Callable[[], None], seconds: float, warm_up: int = 0) -> Spent:
         """
         :param begin: begins it, after which the callees go on by themselves.
         :param warm_up: how many are to be done before it counts.
-        :return: the proxy's CPU time for each that was done, and how many there were a second.
         """
-        begin()
-        self._run(seconds / 3)
-        # Compilers at run time need to have seen some.
-        self._run(SECONDS_TO_WARM_UP, until=warm_up)
-        done, cpu, now = self.done, self._proxy.cpu, time.perf_counter()
-        self._run(seconds)
-        done, cpu = self.done - done, self._proxy.cpu - cpu
-        took = time.perf_counter() - now
-        for connection in self._connections:
-            drop(connection)
-            self._loop.remove(connection)
-        self._connections.clear()
-        return cpu / done, done / took
+        try:
+            begin()
+            self._run(seconds / 3)
+            # Compilers at run time need to have seen some.
+            self._run(SECONDS_TO_WARM_UP, until=warm_up)
+            done, cpu, now, own = self.done, self._proxy.cpu, time.perf_counter(), time.process_time()
+            self._run(seconds)
+            done, cpu = self.done - done, self._proxy.cpu - cpu
+            took, own = time.perf_counter() - now, time.process_time() - own
+        finally:
+            for connection in self._connections:
+                drop(connection)
+                self._loop.remove(connection)
+            self._connections.clear()
+        return Spent(cpu / done, done / took, cpu / took * 100, own / took * 100)
 
     def _run(self, seconds: float, until: int | None = None) -> None:
         """
@@ -272,16 +291,23 @@ class Load:
         self._loop.add(connection, readable)
         connection.sendall(request)
 
-    # One upgrade after another.
+    # One upgrade after another, and echoes behind them.
 
     def upgrade(self) -> None:
         for _ in range(PARALLEL):
-            self._upgrade()
+            self._upgrade(self._next_upgrade)
 
-    def _upgrade(self) -> None:
+    def echo(self) -> None:
+        for _ in range(ECHOING):
+            self._upgrade(self._echo_on)
+
+    def _upgrade(self, then: Callable[[socket.socket], None]) -> None:
+        """
+        :param then: is called when 16 bytes have come back.
+        """
         connection = self.connect()
-        connection.sendall(b"GET /echo HTTP/1.1\r\n" + FIELDS + UPGRADE)
-        has_switched = False
+        has_switched = self._proxy.kind == "raw"
+        connection.sendall(SHORT if has_switched else b"GET /echo HTTP/1.1\r\n" + FIELDS + UPGRADE)
 
         def readable() -> None:
             nonlocal has_switched
@@ -292,12 +318,24 @@ class Load:
                 connection.sendall(SHORT)
                 return
             check(data == SHORT)
-            self.done += 1
-            self._connections.discard(connection)
-            self._loop.remove(connection)
-            self._upgrade()
+            then(connection)
 
         self._loop.add(connection, readable)
+
+    def _next_upgrade(self, connection: socket.socket) -> None:
+        self.done += 1
+        self._connections.discard(connection)
+        self._loop.remove(connection)
+        self._upgrade(self._next_upgrade)
+
+    def _echo_on(self, connection: socket.socket) -> None:
+        def readable() -> None:
+            check(connection.recv(4096) == MESSAGE)
+            self.done += 1
+            connection.sendall(MESSAGE)
+
+        self._loop.read_instead(connection, readable)
+        connection.sendall(MESSAGE)
 
     # Bytes without an end.
 
@@ -306,7 +344,7 @@ class Load:
             connection = self.connect()
             connection.settimeout(STUCK)
             request = b"%b %b HTTP/1.1\r\n" % (b"POST" if path == b"/upload" else b"GET", path)
-            if self._proxy.name == "tunnel":
+            if self._proxy.kind == "tunnel":
                 connection.sendall(request + FIELDS + UPGRADE)
                 check(connection.recv(4096).startswith(b"HTTP/1.1 101"))
             connection.sendall(request + FIELDS + fields)
@@ -353,94 +391,89 @@ WORK: dict[str, Callable[[Load], None]] = {
         b"POST /post HTTP/1.1\r\n" + FIELDS + LENGTH % len(BODY) + KEPT + BODY
     ),
     "upgrade": lambda load: load.upgrade(),
+    "echo of 128 bytes": lambda load: load.echo(),
     "spliced down": lambda load: load.stream(b"/down", UPGRADE, to_client=True),
     "spliced up": lambda load: load.stream(b"/up", UPGRADE, to_client=False),
     "download": lambda load: load.stream(b"/download", KEPT, to_client=True),
     "upload": lambda load: load.stream(b"/upload", LENGTH % ENDLESS + KEPT, to_client=False),
 }
-SPLICED = ("spliced down", "spliced up")
-MESSAGES = ("GET", "POST 10 kB", "upgrade")
+SWITCHED = ("upgrade", "echo of 128 bytes", "spliced down", "spliced up")
+MESSAGES = ("GET", "POST 10 kB", "upgrade", "echo of 128 bytes")
+PER_GB, MB_A_SECOND = "CPU a GB, s", "MB a second"
 
-# What ours is compared with, and the ratio of CPU times that it is to stay below.
-TARGETS = {"GET": "node", "POST 10 kB": "node", "spliced down": "tunnel", "spliced up": "tunnel"}
-
-Values = dict[tuple[str, str], list[tuple[float, float]]]
+GOALS = (
+    Goal("GET", CPU, OURS, "node", "<=", 1.0),
+    Goal("POST 10 kB", CPU, OURS, "node", "<=", 1.0),
+    Goal("upgrade", CPU, "tunnel", "haproxy"),
+    Goal("echo of 128 bytes", CPU, "tunnel", "haproxy", "<=", 1.2),
+    *(Goal(table, PER_GB, "tunnel", "haproxy", "<=", 1.0) for table in ("spliced down", "spliced up")),
+    *(Goal(table, PER_GB, OURS, "tunnel", "<=", 1.0) for table in ("spliced down", "spliced up")),
+)
 
 
 def does(name: str, work: str) -> bool:
     """Whether a program does it at all."""
-    if name == "tunnel":
-        return work in SPLICED
+    if name in ("tunnel", "raw"):
+        return work in SWITCHED
     # Twisted's own passes no upgrade, and has no back-pressure: it would fill the memory.
     return name != "twisted" or work in ("GET", "POST 10 kB")
 
 
-def report(values: Values, names: Sequence[str], works: Sequence[str]) -> None:
-    print(f"{'CPU time of the proxy':24}" + "".join(f"{name:>9}" for name in names))
-    for work in works:
-        unit = ("µs each", 1e6) if work in MESSAGES else ("s/GB", 1e9)
-        line(values, names, work, unit, 0)
-    print("\nAs many a second, or as much, as there were")
-    for work in works:
-        unit = ("a second", 1) if work in MESSAGES else ("MB/s", 1e-6)
-        line(values, names, work, unit, 1)
-    print()
-    for work, other in TARGETS.items():
-        pairs = list(zip(values[OURS, work], values[other, work], strict=False))
-        if pairs:
-            ratio = median(ours[0] / theirs[0] for ours, theirs in pairs)
-            verdict = "ok" if ratio <= 1 else "MISSED"
-            print(f"{work}: {OURS} to {other} {ratio:.2f}, target <= 1.00  {verdict}")
+def add(comparison: Comparison, work: str, kind: str, spent: Spent) -> None:
+    """Remember what a proxy took in this round."""
+    if work in MESSAGES:
+        comparison.add(work, CPU, kind, spent.each * 1e6)
+        comparison.add(work, RATE, kind, spent.rate)
+    else:
+        comparison.add(work, PER_GB, kind, spent.each * 1e9)
+        comparison.add(work, MB_A_SECOND, kind, spent.rate / 1e6)
+    comparison.add(work, BUSY, kind, spent.busy)
+    comparison.add(work, LOAD, kind, spent.load_busy)
 
 
-def line(values: Values, names: Sequence[str], work: str, unit: tuple[str, float], which: int) -> None:
-    cells = [
-        shown(median(each[which] for each in found) * unit[1]) if (found := values[name, work]) else "-"
-        for name in names
-    ]
-    print(f"{f'{work}, {unit[0]}':24}" + "".join(f"{cell:>9}" for cell in cells))
-
-
-def measure_all(names: Sequence[str], works: Sequence[str], rounds: int, seconds: float) -> Values:
+def measure_all(comparison: Comparison, works: Sequence[str], seconds: float) -> None:
+    """All rounds, in which the proxies take turns, and stay the same."""
     core = prepare()
+    gc.disable()
     loop = Loop()
     back_end = BackEnd(loop)
-    values: Values = defaultdict(list)
     with TemporaryDirectory() as folder, ExitStack() as stack:
-        proxies = [
-            stack.enter_context(Proxy.running(name, Path(folder), back_end.port, core))
-            for name in names
-        ]
-        for number in range(rounds):
-            first = number % len(proxies)
+        proxies = {
+            name: stack.enter_context(running(name, Path(folder), back_end.port, core))
+            for name in comparison.servers
+        }
+        for number in range(comparison.rounds):
+            print(f"Proxies: round {number + 1} of {comparison.rounds}", file=sys.stderr)
+            in_turn = [proxies[name] for name in turns([*proxies], number)]
             for work in works:
-                for proxy in proxies[first:] + proxies[:first]:
-                    if does(proxy.name, work):
-                        load = Load(loop, back_end, proxy)
-                        warm_up = WARM_UP if not number and work in MESSAGES else 0
-                        begin = partial(WORK[work], load)
-                        result = load.measure(begin, seconds, warm_up)
-                        values[proxy.name, work].append(result)
-    return values
+
+                def measured(proxy: Server, work: str = work, is_first: bool = not number) -> None:
+                    load = Load(loop, back_end, proxy)
+                    warm_up = WARM_UP if is_first and work in MESSAGES else 0
+                    spent = load.measure(partial(WORK[work], load), seconds, warm_up)
+                    add(comparison, work, proxy.kind, spent)
+
+                comparison.each([proxy for proxy in in_turn if does(proxy.kind, work)], measured)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What a reverse proxy costs, beside other ones.")
-    parser.add_argument("--rounds", type=int, help="how many (default: 3; with --quick: 1)")
-    parser.add_argument("--quick", action="store_true", help="short rounds: a look, no result")
-    parser.add_argument("--only", help=f"some programs, of {','.join(PROGRAMS)}")
-    parser.add_argument("--work", help=f"some of {','.join(WORK)}")
-    options = parser.parse_args()
-    names = []
-    for name in options.only.split(",") if options.only else PROGRAMS:
+    options = options_of(
+        "What a reverse proxy costs, and a tunnel, beside other ones.",
+        5,
+        1,
+        lambda parser: parser.add_argument("--work", help=f"some of {','.join(WORK)}"),
+    )
+    names = options.only or [*PROGRAMS]
+    comparison = Comparison("Proxies and tunnels", {}, options.rounds)
+    for name in names:
         why = why_missing(name)
         if why is None:
-            names.append(name)
+            comparison.servers[name] = title_of(name)
         else:
-            print(f"{name} is left out: {why}")
-    works = options.work.split(",") if options.work else list(WORK)
-    rounds = options.rounds or (1 if options.quick else 3)
-    report(measure_all(names, works, rounds, 0.2 if options.quick else 0.4), names, works)
+            comparison.leave_out(name, why)
+    works = options.extra.work.split(",") if options.extra.work else list(WORK)
+    measure_all(comparison, works, 0.2 if options.is_quick else 0.4)
+    publish(comparison.section(GOALS), options)
 
 
 if __name__ == "__main__":

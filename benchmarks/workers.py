@@ -9,7 +9,6 @@ have had one that was idle.
 
 from __future__ import annotations
 
-import argparse
 import os
 import select
 import signal
@@ -20,9 +19,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 
-from switching import HOST, check, shown, waited
+from figures import Comparison, Goal, options_of, publish
+from processes import HOST, check, end_in_order, waited
 
 COMMAND = str(Path(sys.executable).with_name("upgrade-switch"))
 OPTIONS = ("--listen", f"tcp:0:interface={HOST}", "--log-format", "none", "--ready", "/ready")
@@ -156,31 +155,33 @@ def slowest(workers: Workers, seconds: float, reloads: bool) -> tuple[float, flo
     return took[-1] * 1e3, took[len(took) * 99 // 100] * 1e3
 
 
+GET, RATE = "GET /ready", "answers a CPU second"
+WITH_RELOAD, WITHOUT = "with a reload", "without a reload"
+GOALS = (
+    Goal(GET, RATE, "two", "one", ">=", 1.8),
+    Goal(WITH_RELOAD, "longest, ms", "two", "", "<=", 100),
+)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What more workers bring.")
-    parser.add_argument("--rounds", type=int, help="how many (default: 9; with --quick: 2)")
-    parser.add_argument("--quick", action="store_true", help="short rounds: a look, no result")
-    arguments = parser.parse_args()
-    rounds = arguments.rounds or (2 if arguments.quick else 9)
-    seconds = 1.5 if arguments.quick else 4.0
+    options = options_of("What more workers bring.", 9, 2)
+    end_in_order()
+    seconds = 1.0 if options.is_quick else 2.0
     cores = sorted(os.sched_getaffinity(0))
     check(len(cores) > 1)
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    for number in range(rounds):
-        for count in (1, 2) if number % 2 else (2, 1):
+    kinds = {"one": "serve --workers 1", "two": "serve --workers 2"}
+    comparison = Comparison("Workers", kinds, options.rounds)
+    for number in range(options.rounds):
+        for kind, count in (("one", 1), ("two", 2)) if number % 2 else (("two", 2), ("one", 1)):
             with running(count, cores) as workers:
-                rates[count].append(rate(workers, seconds))
-    ratio = median(two / one for one, two in zip(rates[1], rates[2], strict=True))
-    for count, values in rates.items():
-        print(f"{count} worker{'s' * (count > 1)}: {shown(median(values))} answers a second")
-    print(f"ratio {ratio:.2f}, target >= 1.80  {'ok' if ratio >= 1.8 else 'MISSED'}")
+                comparison.add(GET, RATE, kind, rate(workers, seconds))
     with running(2, cores) as workers:
         for reloads in (False, True):
             longest, p99 = slowest(workers, 2 * seconds, reloads)
-            name = "with a reload" if reloads else "without one"
-            verdict = ("ok" if longest <= 100 else "MISSED") if reloads else ""
-            target = f", target <= 100  {verdict}" if reloads else ""
-            print(f"{name}: p99 {shown(p99)} ms, longest {shown(longest)} ms{target}")
+            table = WITH_RELOAD if reloads else WITHOUT
+            comparison.add(table, "longest, ms", "two", longest)
+            comparison.add(table, "p99, ms", "two", p99)
+    publish(comparison.section(GOALS), options)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ FLOORS = (
     {"negotiation"},
     {"interfaces"},
     {"_twisted"},
-    {"sending"},
+    {"sending", "idleness"},
     {"takeover"},
     {"connection"},
     {"splice", "http2", "observe"},

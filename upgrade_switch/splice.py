@@ -10,7 +10,6 @@ one read wait in between.
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IPushProducer,
@@ -24,15 +23,16 @@ from zope.interface import implementer
 from . import _twisted
 from .connection import SwitchedConnection, abort_because
 from .errors import AlreadyInstalled, InvalidArgument
+from .idleness import Idleness
 from .interfaces import ICountsBytes, IStreamTransport
 from .sending import SendingWatch, is_clean_end, reset_when_sent
 from .takeover import hand_over
 
 __all__ = ["Splice", "SpliceEnd", "check_idle_timeout", "splice"]
 
-
-# Bytes that may well have been sent, and not acknowledged, at any time.
-_ON_ITS_WAY = 4096
+# A read that brings so many bytes has left some, as a rule; and only those that follow so many go
+# through a pipe.
+_MUCH, _WORTH_A_PIPE = 64 * 1024, 256 * 1024
 
 
 def splice(
@@ -120,7 +120,7 @@ class Splice:
         self.ends: tuple[SpliceEnd, ...] = (near or SpliceEnd(), far or SpliceEnd())
         for end, other in (self.ends, self.ends[::-1]):
             end.splice, end.other = self, other
-        self._idleness: _Idleness | None = None
+        self._idleness: Idleness | None = None
 
     def limit_idleness(self, clock: IReactorTime, seconds: float | None) -> None:
         """
@@ -129,12 +129,15 @@ class Splice:
         :param seconds: None: never.
         """
         if seconds is not None and self.ends:
-            self._idleness = _Idleness(self, clock, seconds)
+            self._idleness = Idleness(clock, seconds, self._progress, self.abort)
 
     def moved(self) -> None:
         """Bytes have come from one of the two sides."""
         if self._idleness is not None:
             self._idleness.moved()
+
+    def _progress(self) -> list[tuple[int, int]]:
+        return [(end.waiting, end.bytes_out - end.waiting) for end in self.ends]
 
     @property
     def clock(self) -> IReactorTime:
@@ -182,49 +185,6 @@ class _Reading:
 
     def stopProducing(self) -> None:
         """The other side has ended; its protocol hears of it next."""
-
-
-class _Idleness:
-    """
-    The timer of a splice on which nothing may move. There is one for all bytes: they note the time, and
-    when it fires it looks how long ago that was.
-    """
-
-    def __init__(self, joined: Splice, clock: IReactorTime, seconds: float) -> None:
-        self._splice = joined
-        self._clock = clock
-        self._seconds = seconds
-        self._last = clock.seconds()
-        # How much each side had still to take when the timer fired last, and how much it had taken.
-        self._before = [(0, 0), (0, 0)]
-        self._call = clock.callLater(seconds, self._look)
-
-    def moved(self) -> None:
-        self._last = self._clock.seconds()
-
-    def stop(self) -> None:
-        if self._call.active():
-            self._call.cancel()
-
-    def _look(self) -> None:
-        left = self._last + self._seconds - self._clock.seconds()
-        if left <= 0:
-            # What came long ago may still be on its way out: a slow reader is not an idle one.
-            if not self._is_draining():
-                why = TimeoutError(string=f"no byte has moved for {self._seconds:g} seconds")
-                self._splice.abort(why)
-                return
-            left = self._seconds
-        self._call = self._clock.callLater(left, self._look)
-
-    def _is_draining(self) -> bool:
-        """Whether a side has still something to take, and has taken some since this was asked last."""
-        now = [(end.waiting, end.bytes_out - end.waiting) for end in self._splice.ends]
-        before, self._before = self._before, now
-        return any(
-            taken > had_taken if waited > _ON_ITS_WAY else waits > _ON_ITS_WAY
-            for (waits, taken), (waited, had_taken) in zip(now, before, strict=True)
-        )
 
 
 @implementer(IHalfCloseableProtocol, ICountsBytes)
@@ -315,16 +275,27 @@ class SpliceEnd(Protocol):
         if self.lost:
             # Standard input may go on after standard output has been lost.
             return
-        self.bytes_in += len(data)
-        self.splice.moved()
+        self.received(len(data))
         # What comes behind it in the same turn goes out in one piece, in the next.
         is_first = self._arrivals.is_first(len(data))
         if self.other._open:
             # Where nothing has come from the other side yet, it may just have been connected: then
             # Twisted writes once more in this turn, and if that fails, what waits there is never read.
             self.other._write(data, is_first and self.other.bytes_in > 0)
+            if len(data) >= _MUCH and self.bytes_in >= _WORTH_A_PIPE:
+                _twisted.read_through_pipe(self.transport, self.other.transport, self)
         elif not self.other.lost:
             self._received_early.append(data)
+
+    def piped(self, count: int) -> None:
+        """Bytes have come, and have been written to the other end, without ``dataReceived``."""
+        self.received(count)
+        self.other.bytes_out += count
+
+    def received(self, count: int) -> None:
+        """So many bytes have come. To be overridden by an end that counts them for somebody."""
+        self.bytes_in += count
+        self.splice.moved()
 
     def readConnectionLost(self) -> None:
         self._has_finished = True

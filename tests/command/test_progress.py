@@ -17,11 +17,13 @@ from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 
 from tests.kit.commands import LOCAL, PATIENCE, Process, listening, read_all, read_until, reset, switch
 from tests.kit.forwarding import Answering
 from tests.kit.programs import run_script
-from upgrade_switch.command.client.progress import ProgressLine, Traffic
+from upgrade_switch.command.client.progress import FarEnd, NearEnd, ProgressLine, Traffic
+from upgrade_switch.splice import Splice
 
 
 class Terminal:
@@ -99,6 +101,21 @@ def test_line(terminal: Terminal) -> None:
     assert shown.after(1).endswith("1:00:04")
     shown.line.stop()
     assert shown.clock.getDelayedCalls() == []
+
+
+def test_counting() -> None:
+    """What is read and written past ``dataReceived`` counts as what is not."""
+    traffic = Traffic()
+    near, far = NearEnd(traffic), FarEnd(traffic)
+    Splice(near, far)
+    for end in (near, far):
+        end.makeConnection(StringTransport())
+    near.dataReceived(b"there")
+    near.piped(100)
+    far.dataReceived(b"and back")
+    far.piped(1000)
+    assert (traffic.sent, traffic.received) == (105, 1008)
+    assert (near.bytes_in, far.bytes_in) == (105, 1008)
 
 
 @pytest.mark.parametrize(

@@ -669,6 +669,45 @@ async def test_read_as_much(kind: str, listen: Any) -> None:
     assert target.events == ["made", b"abc", b"de"]
 
 
+# Beneath TLS.
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls(listen: Any) -> None:
+    """The TLS layer joins small writes, and what it writes is sent at once: each of its records."""
+    client, target = await switched(listen, "tls at once")
+    beneath = _twisted.bottom(target.transport)
+    sent = Socket(beneath).sent
+    # It joins no more than 64,000 bytes.
+    much = bytes(5 * 16 * 1024)
+    target.transport.write(much)
+    assert len(sent) == 5
+    assert not is_waiting(beneath)
+    for part in (b"a", b"b", b"c"):
+        target.transport.write(part)
+    assert len(sent) == 5
+    await client.receives(much + b"abc")
+    assert len(sent) == 6
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls_in_order(listen: Any) -> None:
+    """What the kernel does not take waits in front of the records and the end behind it."""
+    client, target = await switched(listen, "tls at once")
+    beneath = _twisted.bottom(target.transport)
+    refusing = Socket(beneath)
+    refusing.next = [1000]
+    much = random.Random(1).randbytes(5 * 16 * 1024)
+    target.transport.write(much)
+    assert [len(data) for data in refusing.sent] == [1000]
+    assert is_waiting(beneath)
+    target.transport.write(b"end")
+    target.transport.loseConnection()
+    await client.receives(much + b"end")
+    await client.is_lost()
+    assert client.reason.check(ConnectionDone)
+
+
 # Ports.
 
 

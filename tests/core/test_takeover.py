@@ -85,7 +85,8 @@ async def test_paused_in_connection_made(kind: str, listen: Any) -> None:
     target.transport.resumeProducing()
     await target.until(lambda: target.amount >= len(BIG) + 5)
     assert target.data == BIG + b"later"
-    owner = target.transport.wrappedProtocol if kind in ("tls", "proxy") else target.transport.protocol
+    is_wrapped = listening.kind in ("tls", "proxy")
+    owner = target.transport.wrappedProtocol if is_wrapped else target.transport.protocol
     assert owner is target
     assert "resumeProducing" not in vars(target.transport)
 

@@ -16,7 +16,7 @@ import pytest_twisted
 from OpenSSL import SSL
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import SSL4ServerEndpoint, serverFromString
+from twisted.internet.endpoints import SSL4ServerEndpoint, _WrappingProtocol, serverFromString
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from twisted.internet.protocol import Factory, Protocol
@@ -469,6 +469,29 @@ async def test_write_at_once(listen: Any) -> None:
     assert transport._tempDataBuffer[-1] == b" last"
     await client.receives(b" last")
     assert client.data == b"first " + big + b" last"
+
+
+@pytest_twisted.ensureDeferred
+async def test_reading_otherwise(listen: Any) -> None:
+    """
+    The reactor asks a transport for its ``doRead`` each time. The protocol that a client endpoint puts
+    in front of one passes on what it gets.
+    """
+    listening = await listen("tcp", site_of({"echo": factory_of(Recorder)[0]}))
+    client = await listening.connect()
+    transport = client.transport
+    assert type(transport.protocol) is _WrappingProtocol
+    assert transport.protocol._wrappedProtocol is client
+    read: list[bytes] = []
+
+    def read_otherwise() -> None:
+        del transport.doRead
+        read.append(transport.socket.recv(len(b"HTTP/1.1")))
+
+    transport.doRead = read_otherwise
+    client.send(upgrade_head())
+    assert (await client.head()).startswith(b" 101 ")
+    assert read == [b"HTTP/1.1"]
 
 
 def test_shared_port() -> None:

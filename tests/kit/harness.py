@@ -56,7 +56,7 @@ SOCKETS = ("tcp", "tls", "unix", "proxy")
 KINDS = (*SOCKETS, "memory")
 
 #: With those that send at once: what is handed over, and joined, must work on them, too.
-EVERY_SOCKET = (*SOCKETS, f"tcp{AT_ONCE}", f"unix{AT_ONCE}")
+EVERY_SOCKET = (*SOCKETS, *(f"{kind}{AT_ONCE}" for kind in ("tcp", "tls", "unix")))
 EVERY_KIND = (*EVERY_SOCKET, "memory")
 
 #: The same, where bytes are cut at each place: what a UNIX socket has read goes the way of TCP's.
@@ -295,6 +295,7 @@ class Listening:
 
     async def start(self) -> Listening:
         endpoint: Any = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+        factory: Any = self.site
         if self.kind == "memory":
             endpoint = self._memory = MemoryEndpoint(reactor)
         elif self.kind == "unix":
@@ -303,13 +304,11 @@ class Listening:
             endpoint = UNIXServerEndpoint(reactor, path)
         elif self.kind == "tls":
             factory = TLSMemoryBIOFactory(SERVER.options(), False, self.site)
-            self.port = await endpoint.listen(factory)
-            return self
         elif self.kind == "proxy":
             endpoint = proxyEndpoint(endpoint)
         elif self.kind.startswith("ssl:"):
             endpoint = serverFromString(reactor, self.kind)
-        self.port = await endpoint.listen(self.site)
+        self.port = await endpoint.listen(factory)
         if self._sends_at_once:
             _twisted.listen_at_once(self.port)
         return self

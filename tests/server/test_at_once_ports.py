@@ -34,7 +34,7 @@ from upgrade_switch import UpgradeService, _twisted
 from upgrade_switch.command.listening import Server, url_of
 
 #: The kinds of ports, and whether a switched connection of theirs sends at once.
-KINDS = {"tcp": True, "unix": True, "haproxy": True, "inherited": True, "ssl": False}
+KINDS = {"tcp": True, "unix": True, "haproxy": True, "inherited": True, "ssl": True}
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -105,7 +105,7 @@ async def sends_at_once(kind: str, target: Any, client: Any) -> bool:
 @every_kind
 @pytest_twisted.ensureDeferred
 async def test_service(kind: str, tmp_path: Path) -> None:
-    """Those of an UpgradeService do, but for TLS."""
+    """Those of an UpgradeService do."""
     factory, targets = factory_of(Recorder)
     endpoint = Endpoint(kind, tmp_path)
     service = UpgradeService(endpoint, site_of({"echo": factory}))

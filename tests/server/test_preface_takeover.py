@@ -59,7 +59,7 @@ async def test_bare_transport(listen: Any, kind: str, between: bool) -> None:
         await echoes(client, FLAG)
         (target,) = targets
         transport = target.transport
-        wrapped = kind in ("tls", "proxy")
+        wrapped = listening.kind in ("tls", "proxy")
         assert (transport.wrappedProtocol if wrapped else transport.protocol) is target
         assert _twisted.bottom(transport).logPrefix().startswith("EchoTarget")
         assert timers(clock) == []

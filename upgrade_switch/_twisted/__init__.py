@@ -13,6 +13,7 @@ check()
 from .at_once import Arrivals, let_send_at_once, listen_at_once, write_at_once  # noqa: E402 - behind the check
 from .endpoints import demand_certificates, endpoint_text, way_of  # noqa: E402 - behind the check
 from .ends import has_closed_tls, was_closed_first  # noqa: E402 - behind the check
+from .pipes import read_through_pipe  # noqa: E402 - behind the check
 from .ports import accept_one_by_one, adopting, share_port  # noqa: E402 - behind the check
 from .requests import LeanRequest  # noqa: E402 - behind the check
 from .sockets import (  # noqa: E402 - behind the check
@@ -115,6 +116,7 @@ __all__ = [
     "listen_at_once",
     "method_of",
     "raw_fields",
+    "read_through_pipe",
     "rename_log_prefix",
     "replace_fields",
     "report_end",

@@ -12,7 +12,7 @@ transports is what its attribute ``transport`` is for.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from errno import EAGAIN, ENOBUFS, EPIPE
+from errno import EAGAIN, EINVAL, ENOBUFS, ENOSYS, ENOTCONN, EPERM, EPIPE
 from typing import Any, TypeVar
 from weakref import ref
 
@@ -24,7 +24,14 @@ from ..interfaces import IStreamTransport
 from .sockets import send_small_parts
 from .transports import bottom, has_begun_with_tls
 
-__all__ = ["Arrivals", "let_send_at_once", "listen_at_once", "write_at_once"]
+__all__ = [
+    "Arrivals",
+    "can_send",
+    "let_send_at_once",
+    "listen_at_once",
+    "note_error",
+    "write_at_once",
+]
 
 P = TypeVar("P", bound=IListeningPort)
 
@@ -87,12 +94,32 @@ def write_at_once(transport: IStreamTransport, data: bytes) -> None:
 
 def _send(connection: tcp.Connection, data: bytes) -> int:
     """
-    Send what the kernel takes, unless something is in front of it, or TLS between, or a producer is to
-    be asked for more when the buffer is empty.
+    Send what the kernel takes, if that can be (:func:`can_send`).
 
     :return: how many bytes that was.
     """
     if (
+        not can_send(connection)
+        # Which is refused.
+        or not isinstance(data, bytes)
+        # It would be copied, and the kernel takes no more than a part.
+        or len(data) > _MUCH
+        or not data
+    ):
+        return 0
+    try:
+        return connection.socket.send(data)
+    except OSError as error:
+        note_error(connection, error)
+        return 0
+
+
+def can_send(connection: tcp.Connection) -> bool:
+    """
+    Whether bytes may go to a connection's socket, past its buffer: not if something is in front of
+    them, or TLS between, or if a producer is to be asked for more when the buffer is empty.
+    """
+    return not (
         connection._tempDataBuffer
         or connection.dataBuffer
         or connection.TLS
@@ -104,25 +131,20 @@ def _send(connection: tcp.Connection, data: bytes) -> int:
         or connection.producerPaused
         # Descriptors that wait for bytes to go with: UNIX sockets only.
         or getattr(connection, "_sendmsgQueue", None)
-        # Which is refused.
-        or not isinstance(data, bytes)
-        # It would be copied, and the kernel takes no more than a part.
-        or len(data) > _MUCH
-        or not data
-    ):
-        return 0
-    try:
-        return connection.socket.send(data)
-    except OSError as error:
-        if error.errno not in (EAGAIN, ENOBUFS, EPIPE):
-            _remember_error(connection)
-        return 0
+    )
 
 
-def _remember_error(connection: tcp.Connection) -> None:
+# It is told again, or says nothing of the connection.
+_NOT_TO_NOTE = {EAGAIN, ENOBUFS, EPIPE, EINVAL, ENOSYS, ENOTCONN, EPERM}
+
+
+def note_error(connection: tcp.Connection, error: OSError) -> None:
     """
-    The kernel tells an error once. Whoever reads next finds an end, which would pass for a clean one.
+    Have a connection remember an error that using its socket has met. The kernel tells it once: whoever
+    reads next finds an end, which would pass for a clean one.
     """
+    if error.errno in _NOT_TO_NOTE:
+        return
     owner = ref(connection)
 
     def read() -> object:
@@ -138,7 +160,8 @@ class _AtOnce(tcp.Server):
     """
     A transport that sends at once, from :meth:`send_at_once` on: the first write after it has read
     or written something. What is written after that waits for the reactor's turn, so that many small
-    writes do not become as many small packets.
+    writes do not become as many small packets. Beneath TLS each write is sent: what is written there
+    has been joined by the layer above, which gives a turn's records one after the other.
 
     :ivar reads: how often it has read.
     """
@@ -146,17 +169,23 @@ class _AtOnce(tcp.Server):
     reads = 0
     _sends_at_once = False
     _is_first = False
+    _sends_each = False
 
-    def send_at_once(self) -> None:
-        """What is written from now on goes out at once, if it can."""
+    def send_at_once(self, is_joined: bool) -> None:
+        """
+        What is written from now on goes out at once, if it can.
+
+        :param is_joined: whether small writes are joined above.
+        """
         self._sends_at_once = self._is_first = True
+        self._sends_each = is_joined
         # Else the kernel holds a turn's second part back until the first has been acknowledged. Later
         # Twisteds have seen to that while it was HTTP.
         send_small_parts(self)
 
     def write(self, data: bytes) -> None:
         if self._is_first:
-            self._is_first = False
+            self._is_first = self._sends_each
             sent = _send(self, data)
             if sent:
                 if sent == len(data):
@@ -209,9 +238,8 @@ def listen_at_once(port: P) -> P:
 
 def let_send_at_once(transport: object) -> None:
     """
-    Have what is written from now on sent at once; nothing if the transport is not one of those, or if
-    there is TLS, which joins small writes itself.
+    Have what is written from now on sent at once; nothing if the transport is not one of those.
     """
     owner = bottom(transport)
-    if isinstance(owner, _AtOnce) and not has_begun_with_tls(transport):
-        owner.send_at_once()
+    if isinstance(owner, _AtOnce):
+        owner.send_at_once(has_begun_with_tls(transport))

@@ -73,6 +73,7 @@ NEEDED = (
     Need("twisted.internet.endpoints", "UNIXClientEndpoint", ("_path",)),
     Need("twisted.internet.endpoints", "SSL4ServerEndpoint", ("_sslContextFactory",)),
     Need("twisted.internet.endpoints", "_WrapperEndpoint", ("_wrappedEndpoint",)),
+    Need("twisted.internet.endpoints", "_WrappingProtocol", ("_wrappedProtocol",)),
     Need("twisted.protocols.policies", "ProtocolWrapper", ("disconnecting", "wrappedProtocol")),
     Need(
         "twisted.protocols.tls",

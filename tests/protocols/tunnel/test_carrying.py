@@ -5,6 +5,7 @@ carries, and how it ends, on real ports at both ends.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 from weakref import ref
@@ -27,6 +28,7 @@ from tests.kit.farside import (
 )
 from tests.kit.harness import EVERY_KIND as NEAR_KINDS
 from tests.kit.harness import reactor, site_of, turns, upgrade_head
+from tests.kit.splicing import Splicing
 from upgrade_switch import _twisted
 from upgrade_switch.errors import InvalidUpgrades
 from upgrade_switch.protocols import TunnelFactory, tunnel
@@ -62,6 +64,33 @@ async def test_switches_when_connected(listen: Listen, serve: Servers, near: str
     assert there.data == MEGABYTE
     assert client.data == MEGABYTE[::-1]
     assert len(listening.site.switched) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "splice"), reason="there is no splice")
+@pytest.mark.parametrize("near", ["tcp", "tcp at once"])
+@pytest_twisted.ensureDeferred
+async def test_much(listen: Listen, serve: Servers, monkeypatch: pytest.MonkeyPatch, near: str) -> None:
+    """Much goes through pipes, both ways, and is counted; a far side that is closed is told as ever."""
+    splicing = Splicing(monkeypatch)
+    server = await serve("tcp")
+    listening = await listen(near, site_of({"ssh": tunnel(server.endpoint)}))
+    client = await listening.connect(Collector())
+    client.send(upgrade_head(b"ssh"))
+    await switched(client)
+    there = await server.site.next()
+    (connection,) = listening.site.switched
+    read = 0
+    for end, other in ((client, there), (there, client)):
+        end.send(4 * MEGABYTE)
+        await other.has(4 * len(MEGABYTE))
+        assert other.data == 4 * MEGABYTE
+        assert splicing.read > read + len(MEGABYTE)
+        read = splicing.read
+    assert (connection.bytes_in, connection.bytes_out) == (4 * len(MEGABYTE), 4 * len(MEGABYTE))
+    there.transport.loseConnection()
+    await client.sees_end()
+    client.transport.loseConnection()
+    await listening.site.switched.when_empty()
 
 
 class Speaker(Collector):

@@ -86,7 +86,7 @@ async def test_idle(joined: Joined, way: str) -> None:
         await end.is_lost()
         assert not end.reason.check(ConnectionDone)
     assert await patient(ends.why) == "time-out"
-    assert not [call for call in joined.clock.getDelayedCalls() if "_Idleness" in str(call)]
+    assert not [call for call in joined.clock.getDelayedCalls() if "Idleness" in str(call)]
 
 
 @ways
@@ -107,7 +107,7 @@ async def test_no_timer_left(joined: Joined) -> None:
     joined.far.transport.loseConnection()
     await joined.client.is_lost()
     await turns(5)
-    assert not [call for call in joined.clock.getDelayedCalls() if "_Idleness" in str(call)]
+    assert not [call for call in joined.clock.getDelayedCalls() if "Idleness" in str(call)]
 
 
 @pytest_twisted.ensureDeferred

@@ -45,9 +45,9 @@ class FarEnd(SpliceEnd):
         super().__init__()
         self.traffic = traffic
 
-    def dataReceived(self, data: bytes) -> None:
-        self.traffic.received += len(data)
-        super().dataReceived(data)
+    def received(self, count: int) -> None:
+        self.traffic.received += count
+        super().received(count)
 
 
 class NearEnd(SpliceEnd):
@@ -57,9 +57,9 @@ class NearEnd(SpliceEnd):
         super().__init__()
         self.traffic = traffic
 
-    def dataReceived(self, data: bytes) -> None:
-        self.traffic.sent += len(data)
-        super().dataReceived(data)
+    def received(self, count: int) -> None:
+        self.traffic.sent += count
+        super().received(count)
 
 
 class ProgressLine:
