@@ -1,6 +1,6 @@
 """
-What a back end answers: however its bytes are cut, the same comes of them, and it is what h11 alone
-reads.
+What a back end answers: however its bytes are cut, and whichever way it has been asked, the same comes
+of them, and it is what h11 alone reads.
 
 The first byte of an input says what was asked, and whether the connection ends behind the answer. More
 may be refused than h11 does; nothing else may be different.
@@ -16,8 +16,11 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from upgrade_switch.client.exchange import Exchange
 from upgrade_switch.client.exchange_client import ExchangeClient
-from upgrade_switch.client.exchange_interfaces import ExchangeHead, Fields, IExchangeListener
+from upgrade_switch.client.exchange_heads import written_fields, written_head
+from upgrade_switch.client.exchange_interfaces import ExchangeHead, Fields
+from upgrade_switch.client.whole_answers import IAsker, WholeAnswer
 from upgrade_switch.connection import SwitchedConnection
 from upgrade_switch.testing import Recording
 from upgrade_switch.testing.wire import Cut, Wire
@@ -33,6 +36,8 @@ class Asked(NamedTuple):
     content: bytes = b""
 
 
+# Those in front are plain.
+PLAIN = 3
 ASKED = (
     Asked(b"GET", []),
     Asked(b"HEAD", []),
@@ -78,12 +83,13 @@ def plain(name: bytes, value: bytes) -> list[Field]:
     return [(lower, bytes(value).lower() if lower == b"transfer-encoding" else bytes(value))]
 
 
-@implementer(IExchangeListener)
+@implementer(IAsker)
 class Listener:
     """Notes what is told, which has to come in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, head: ExchangeHead) -> None:
         self.outcome = Outcome()
+        self.asked = head
         self.is_final = False
         # Of the new protocol, in place of a body.
         self.target: Recording | None = None
@@ -126,6 +132,23 @@ class Listener:
     def failed(self, reason: Failure, may_retry: bool) -> None:
         self._over("failed")
 
+    def takes_whole(self, answer: WholeAnswer) -> bool:
+        return True
+
+    def answered(self, answer: WholeAnswer) -> None:
+        head, body = answer.data[: answer.size], answer.data[answer.size :]
+        fields = [line.partition(b": ") for line in head.split(b"\r\n")[1:-2]]
+        assert answer.names == tuple(name for name, _, _ in fields)
+        self.response(answer.code, answer.phrase, [(name, value) for name, _, value in fields], b"1.1")
+        self.outcome.body = body
+        self.ended()
+
+    def asked_head(self) -> ExchangeHead:
+        return self.asked
+
+    def goes_on(self, exchange: Exchange) -> None:
+        assert not self.outcome.heads
+
 
 class Keeper:
     """Has the connections that rest."""
@@ -150,6 +173,9 @@ def check(data: bytes) -> None:
     for cut, seed in ((1, None), (None, crc32(data))):
         outcome = run(asked, answer, closes, cut, seed)
         assert same(outcome, whole), f"cut {cut}, seed {seed}: {outcome}; whole: {whole}"
+    for cut in (None, 1) if asked in ASKED[:PLAIN] else ():
+        outcome = run(asked, answer, closes, cut, is_plain=True)
+        assert same(outcome, whole), f"plain, cut {cut}: {outcome}; whole: {whole}"
     known = read_by_h11(asked, answer, closes)
     if known.end == "failed" and not whole.end:
         # h11 looks at the first byte of a line, before there is a line.
@@ -170,15 +196,21 @@ def same(one: Outcome, other: Outcome) -> bool:
     return one == other
 
 
-def run(asked: Asked, answer: bytes, closes: bool, cut: Cut, seed: int | None = None) -> Outcome:
+def run(
+    asked: Asked, answer: bytes, closes: bool, cut: Cut, seed: int | None = None, is_plain: bool = False
+) -> Outcome:
     """Have it answered; whatever is not right raises."""
-    wire, keeper, listener = Wire(cut, seed, Clock()), Keeper(), Listener()
+    head = ExchangeHead(asked.method, b"/", [(b"Host", b"h"), *asked.fields])
+    wire, keeper, listener = Wire(cut, seed, Clock()), Keeper(), Listener(head)
     client, server = ExchangeClient(wire.clock, keeper), Recording()
     wire.join(client, server)
-    head = ExchangeHead(asked.method, b"/", [(b"Host", b"h"), *asked.fields])
-    exchange = client.exchange(head, listener)
-    exchange.write(asked.content)
-    exchange.end()
+    if is_plain:
+        data = written_head(asked.method, b"/", written_fields(head.fields) or b"") or b""
+        client.ask(data + asked.content, len(asked.content), asked.method == b"HEAD", listener)
+    else:
+        exchange = client.exchange(head, listener)
+        exchange.write(asked.content)
+        exchange.end()
     wire.pump()
     wire.server.write(answer)
     if closes:

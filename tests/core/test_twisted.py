@@ -208,6 +208,52 @@ def test_lean_request() -> None:
     assert ours.content.closed
 
 
+def test_noted_answer() -> None:
+    """A request whose answer is sent past it looks as if it had been sent by it."""
+    head = b"HTTP/1.1 299 Fine\r\nDate: x\r\nContent-Length: 5\r\nX-A: b\r\nX-A:c \r\n\r\n"
+    theirs, ours = (_twisted.LeanRequest(begun(b""), False) for _ in range(2))
+    for request in (theirs, ours):
+        request.method, request.clientproto = b"GET", b"HTTP/1.1"
+        assert not request.is_unanswered
+        for name in (b"server", b"date"):
+            request.setHeader(name, b"y")
+        assert request.is_unanswered
+    theirs.setResponseCode(299, b"Fine")
+    for name, value in ((b"date", b"x"), (b"content-length", b"5")):
+        theirs.setHeader(name, value)
+    theirs.responseHeaders.setRawHeaders(b"x-a", [b"b", b"c"])
+    theirs.responseHeaders.removeHeader(b"server")
+    theirs.defaultContentType = None
+    theirs.write(b"hello")
+    ours.note_answer(299, b"Fine", head, 5)
+    assert ours.responseHeaders == theirs.responseHeaders
+    for name in ("code", "code_message", "startedWriting", "sentLength", "chunked", "is_unanswered"):
+        assert getattr(ours, name) == getattr(theirs, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            ("_encoder", object()),
+            ("_inFakeHead", True),
+            ("_disconnected", True),
+            ("startedWriting", 1),
+        ),
+        *(("cookies", [b"a"]), ("etag", b"x"), ("lastModified", 1), ("producer", object())),
+    ],
+)
+def test_said_of_an_answer(name: str, value: object) -> None:
+    """Twisted's requests have what would have a say in their answers."""
+    request = _twisted.LeanRequest(begun(b""), False)
+    request.setHeader(b"server", b"y")
+    request.setHeader(b"date", b"y")
+    assert request.is_unanswered
+    assert hasattr(request, name)
+    setattr(request, name, value)
+    assert not request.is_unanswered
+
+
 def test_content_of_a_request_that_is_over() -> None:
     """A client that has left leaves a closed content, as with Twisted; a finished request has none."""
     theirs, ours = (cls(begun(b""), False) for cls in (server.Request, _twisted.LeanRequest))

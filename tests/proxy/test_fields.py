@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from twisted.web.http_headers import Headers
 
 from upgrade_switch import Offer
+from upgrade_switch._twisted import raw_fields
 from upgrade_switch.errors import InvalidArgument, InvalidToken, InvalidUpgrades
 from upgrade_switch.proxy.fields import (
     CHUNKED,
@@ -22,10 +23,11 @@ from upgrade_switch.proxy.fields import (
     Rules,
     Tokens,
     answer_fields,
-    fields_of,
     request_fields,
 )
 from upgrade_switch.proxy.forwarded import Client, Field, Trusted, hops_left, lines_of
+from upgrade_switch.proxy.settings import Asked
+from upgrade_switch.proxy.targets import Mounted
 
 CLIENT = Client("203.0.113.7", False, b"example.com")
 HTTP2 = CLIENT._replace(version=b"HTTP/2", is_secure=True)
@@ -507,4 +509,5 @@ def test_twisted_headers() -> None:
     """Twisted's headers become lines."""
     headers = Headers({b"a": [b"1", b"2"]})
     headers.addRawHeader(b"B", b"3")
-    assert fields_of(headers) == [(b"A", b"1"), (b"A", b"2"), (b"B", b"3")]
+    asked = Asked(Client(None), Mounted(b"", b"/", b""), raw_fields(headers), Offer(), None)
+    assert asked.fields == [(b"A", b"1"), (b"A", b"2"), (b"B", b"3")]

@@ -263,7 +263,7 @@ def test_left_alone(data: bytes) -> None:
 
 def test_read() -> None:
     """A plain head is read in one go: its fields without the white space, its size, its content's."""
-    fields = b"x-Y:\t a b\t\r\nX-Empty:\r\ncontent-length: 12\r\n"
+    fields = b"x-Y:\t a b\r\nX-Empty:\r\ncontent-length: 12\r\n"
     head = read_head(PAGE[:-2].replace(b"GET", b"PUT") + fields + b"\r\n" + TRAILING, 16384, 500)
     assert head is not None
     assert (head.method, head.target) == (b"PUT", b"/page")
@@ -274,3 +274,6 @@ def test_read() -> None:
     assert read_head(PAGE, len(PAGE), 1) is not None
     assert read_head(PAGE, len(PAGE) - 1, 1) is None
     assert read_head(PAGE, len(PAGE), 0) is None
+    head = read_head(PAGE[:-2] + b"X: a \t \r\n\r\n", 16384, 500)
+    assert head is not None
+    assert head.fields[b"X"] == [b"a"]

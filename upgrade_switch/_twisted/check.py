@@ -106,6 +106,8 @@ SERVER = (
     Need("twisted.web.http", "HTTPChannel.requestDone", ("persistent", "setLineMode")),
     Need("twisted.web.http", "HTTPChannel.connectionMade", ("_NoPushProducer", "_networkProducer")),
     Need("twisted.web.http", "HTTPChannel.rawDataReceived", ("_dataBuffer", "_transferDecoder")),
+    Need("twisted.web.http", "Request.finish", ("_cleanup", "_disconnected")),
+    Need("twisted.web.server", "Request.write", ("_encoder", "_inFakeHead")),
     Need("twisted.web.http", "_MalformedChunkedDataError"),
     Need("twisted.protocols.basic", "LineReceiver.clearLineBuffer", ("_buffer",)),
     Need("twisted.web.http", "Request.requestReceived", ("_respondToBadRequestAndDisconnect",)),

@@ -80,6 +80,18 @@ def _parses_forms(request: Any) -> bool:
     return parses
 
 
+def _headers_sent(request: Any) -> Headers:
+    """Of an answer that ``note_answer`` knows; any other has been given them."""
+    headers = Headers()
+    for line in request._sent_head.split(b"\r\n")[1:-2]:
+        name, _, value = line.partition(b":")
+        headers.addRawHeader(name, value.strip(b" \t"))
+    return headers
+
+
+_SAID_OF_EACH = {b"Server", b"Date"}
+
+
 class LeanRequest(Request):
     """
     A ``Request`` that makes some of its parts when they are asked for: nobody looks at the cookies of
@@ -92,6 +104,9 @@ class LeanRequest(Request):
     received_cookies = _OnDemand(_cookies)
     host = _OnDemand(_host)
     _parsePOSTFormSubmission = _OnDemand(_parses_forms)
+    responseHeaders = _OnDemand(_headers_sent)
+
+    _sent_head = b""
 
     def __init__(self, channel: Any, queued: object = False, **others: bool | None) -> None:
         """
@@ -112,12 +127,52 @@ class LeanRequest(Request):
         _ = self.content, self.received_cookies, self.host, self._parsePOSTFormSubmission
 
     @property
+    def is_unanswered(self) -> bool:
+        """Whether nothing has been said of the answer, but for what Twisted says of each."""
+        return (
+            self.responseHeaders._rawHeaders.keys() == _SAID_OF_EACH
+            and self._encoder is None
+            and not (
+                self.startedWriting
+                or self.cookies
+                or self.etag
+                or self.lastModified
+                or self.producer
+                or self._inFakeHead
+                or self._disconnected
+            )
+        )
+
+    def note_answer(self, code: int, phrase: bytes, head: bytes, size: int) -> None:
+        """
+        An answer is sent past this request.
+
+        :param head: as it is sent.
+        :param size: how many bytes its body has.
+        """
+        self.code, self.code_message = code, phrase
+        self.startedWriting, self.sentLength = 1, size
+        self._sent_head = head
+        # Who asks for them gets those that were sent.
+        del self.__dict__["responseHeaders"]
+
+    def finish_noted(self) -> None:
+        """What is left of ``finish`` behind :meth:`note_answer`: the log, and what comes next."""
+        factory = self.channel.factory
+        if factory is not None:
+            factory.log(self)
+        self.finished = 1
+        self._cleanup()
+
+    def _cleanup(self) -> None:
+        if self.producer or self.notifications or "content" in self.__dict__:
+            super()._cleanup()
+            return
+        # The rest of it, without a look at what is not there.
+        self.channel.requestDone(self)
+        del self.channel
+
+    @property
     def has_content(self) -> bool:
         """Whether there may be content. (To look at ``content`` itself would make an empty one.)"""
         return "content" in self.__dict__
-
-    def _cleanup(self) -> None:
-        if "content" not in self.__dict__:
-            # Else it would be made, to be closed.
-            self.content = None
-        super()._cleanup()

@@ -9,12 +9,13 @@ import socket
 import sys
 from contextlib import suppress
 from fcntl import ioctl
-from struct import unpack
+from sys import byteorder
 from termios import TIOCOUTQ
 from typing import NamedTuple
 
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 
 from ..interfaces import IMultiplexedTransport
@@ -130,6 +131,8 @@ _TCP = int(socket.IPPROTO_TCP)
 _KEEP_ALIVE_IDLE = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", 0))
 
 
+_NUMBER = bytes(4)
+
 # Retransmissions without an answer that are more than a hiccup.
 _MANY_RETRANSMISSIONS = 3
 
@@ -174,13 +177,16 @@ def unacknowledged(transport: object) -> int:
     """
     transport = getattr(transport, "carrier", transport)
     waiting = unsent(transport)
-    handle = getattr(beneath(transport), "socket", None)
-    if handle is not None:
+    # As a rule, it is a bare one.
+    is_bare = isinstance(transport, Connection)
+    handle = getattr(transport if is_bare else beneath(transport), "socket", None)
+    if handle is None:
+        return waiting
+    try:
+        return waiting + int.from_bytes(ioctl(handle.fileno(), TIOCOUTQ, _NUMBER), byteorder)
+    except (OSError, ValueError):
         # Not every kernel knows it, nor of every kind of socket; a socket may have been closed.
-        with suppress(OSError, ValueError):
-            (queued,) = unpack("i", ioctl(handle.fileno(), TIOCOUTQ, bytes(4)))
-            waiting += queued
-    return waiting
+        return waiting
 
 
 def has_peer_ended(transport: object) -> bool:

@@ -223,6 +223,9 @@ def unsent(transport: object) -> int:
     How many bytes wait to be sent: in the buffers of the reactor's transport, and in those of a TLS
     layer, which keeps what it cannot encrypt yet, and small writes until the reactor's next turn.
     """
+    if isinstance(transport, Connection) and not transport.TLS:
+        # The usual.
+        return len(transport.dataBuffer) - transport.offset + transport._tempDataLen
     owner = bottom(transport)
     if IMultiplexedTransport.providedBy(owner):
         return int(owner.unsent)

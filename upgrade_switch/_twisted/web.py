@@ -224,8 +224,10 @@ def by_name(fields: Sequence[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
     The values of each name, as :func:`raw_fields` has them, of a message that is known to be valid.
     ``addRawHeader`` would look for CR and LF in each value, and normalise each name anew.
     """
-    names = _canonical_names(tuple([name for name, _ in fields]))
-    values = dict(zip(names, [[value] for _, value in fields], strict=True))
+    sent, values_sent = zip(*fields, strict=True) if fields else ((), ())
+    names = _canonical_names(sent)
+    # A list of each value, made without a call.
+    values = dict(zip(names, map(list, zip(values_sent, strict=True)), strict=True))
     if len(values) < len(names):
         values = {name: [] for name in names}
         for name, (_, value) in zip(names, fields, strict=True):

@@ -1,5 +1,6 @@
 """
-One request to a back end, and its answer: :class:`Exchange`.
+One request to a back end, and its answer: :class:`Exchange`. (Where both come in one piece, there is
+none: ``whole_answers``.)
 
 **Theory of operation.** Where request and answer end, and what may come in between, is what h11 knows,
 by way of ``exchange_messages``. What is left to do stands here: heads are collected first, so that
@@ -26,7 +27,7 @@ from ..connection import SwitchedConnection
 from ..errors import InvalidResponse
 from ..interfaces import IStreamTransport
 from ..negotiation import Offer, UpgradeToken
-from .exchange_heads import AnswerHead
+from .exchange_heads import LONGEST_HEAD, AnswerHead
 from .exchange_interfaces import ExchangeHead, IExchangeListener, framings
 from .exchange_messages import End, Messages
 from .exchange_states import Event, State, after
@@ -34,8 +35,6 @@ from .head import HeadReader
 from .request import Head, switched_token
 
 __all__ = ["Exchange"]
-
-_LONGEST_HEAD = 16 * 1024
 
 # A server sends one 100, and perhaps some 102 or 103. One that does not stop has to be stopped.
 _MOST_INFORMATIONAL = 100
@@ -110,7 +109,7 @@ class Exchange:
         self._offer = offer
         self._target = request.target
         self._state = State.SENDING
-        self._heads = HeadReader(_LONGEST_HEAD)
+        self._heads = HeadReader(LONGEST_HEAD)
         self._informational = 0
         self.held = b""
         self._producer: IProducer | None = None

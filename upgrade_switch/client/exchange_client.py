@@ -26,6 +26,7 @@ from .exchange_interfaces import ExchangeHead, IExchangeListener, framings
 from .exchange_messages import Messages
 from .failures import explained
 from .states import State
+from .whole_answers import IAsker, whole_answer
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
@@ -71,6 +72,10 @@ class ExchangeClient(Protocol):
         self._clock = clock
         self._idle_store = idle_store
         self._exchange: Exchange | None = None
+        # Who has asked, until anything comes of the answer; and how long the content is that was sent.
+        self._asker: IAsker | None = None
+        self._size = 0
+        self._is_head = False
         # Why there can be no exchange any more: it is over, or being closed.
         self._why_over: BaseException | None = None
         self._is_lost = False
@@ -98,7 +103,7 @@ class ExchangeClient(Protocol):
             connection rests.
         :raises RuntimeError: if there is an exchange on this connection already.
         """
-        if self._exchange is not None:
+        if self.is_busy:
             raise RuntimeError("the connection is at work on another request")
         try:
             request = request_head(head)
@@ -122,14 +127,67 @@ class ExchangeClient(Protocol):
             exchange.held = data
         return exchange
 
+    def ask(self, data: bytes, size: int, is_head: bool, asker: IAsker) -> None:
+        """
+        Send a whole request, which is plain: nothing in its head says what becomes of the connection,
+        or how its answer is framed.
+
+        :param data: all of it.
+        :param size: how many of these bytes are its content.
+        :param is_head: whether it is a HEAD, which has none.
+        :param asker: is told of the answer, or of the failure, perhaps within this call. If it does not
+            want to know any more, it calls :meth:`abort`.
+        :raises RuntimeError: if there is an exchange on this connection already, or if it is over.
+        """
+        if self._exchange is not None or self._asker is not None or self._why_over is not None:
+            raise RuntimeError("the connection is at work on another request, or is over")
+        self._asker, self._size, self._is_head = asker, size, is_head
+        if size and self._last_reading is None:
+            # The server may not want everything.
+            self._last_reading = _twisted.LastReading(self.transport)
+        _twisted.write_at_once(self.transport, data)
+
+    def go_on(self) -> None:
+        """Have an exchange for what has been asked, as if it had begun with that."""
+        asker, self._asker = self._asker, None
+        assert asker is not None
+        head = asker.asked_head()
+        self.messages.send(request_head(head))
+        self.messages.has_sent(self._size)
+        exchange = self._exchange = Exchange(self, head, asker, None)
+        # Of which nothing is left to be sent.
+        exchange.end()
+        asker.goes_on(exchange)
+
     @property
     def is_busy(self) -> bool:
-        """Whether there is an exchange on it now."""
-        return self._exchange is not None
+        """Whether there is an exchange on it now, or something has been asked."""
+        return self._exchange is not None or self._asker is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there can be no exchange on it any more."""
+        return self._why_over is not None
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes of what has been asked the server has not taken yet."""
+        return _twisted.unacknowledged(self.transport)
 
     # What its transport calls.
 
     def dataReceived(self, data: bytes) -> None:
+        asker = self._asker
+        if asker is not None:
+            answer = whole_answer(data, self._is_head)
+            # A server that answers early may never read what is left of the request.
+            if answer is not None and not _twisted.unsent(self.transport) and asker.takes_whole(answer):
+                self._asker = None
+                self.was_used = True
+                self._idle_store.put(self)
+                asker.answered(answer)
+                return
+            self.go_on()
         if self._exchange is not None:
             self._exchange.received(data)
         else:
@@ -142,6 +200,8 @@ class ExchangeClient(Protocol):
         is_clean = is_clean_end(self.transport, self._tls, reason)
         self._tls = None
         self._is_lost = True
+        if self._asker is not None:
+            self.go_on()
         exchange = self._exchange
         if not self.was_used:
             begun = State.READING if exchange is None or exchange.has_received else State.WAITING
@@ -186,6 +246,7 @@ class ExchangeClient(Protocol):
 
         :return: fires when it has ended.
         """
+        self._asker = None
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.abort()

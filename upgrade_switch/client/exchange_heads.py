@@ -21,24 +21,40 @@ from ..fields import MOST_LISTS_OF_NAMES, names_of
 from .exchange_interfaces import ExchangeHead, Fields, PlainFields, framings
 from .request import Head
 
-__all__ = ["AnswerHead", "RequestHead", "request_head", "shadow_of", "told", "written_fields"]
+__all__ = [
+    "LONGEST_HEAD",
+    "TOKEN",
+    "VALUE",
+    "AnswerHead",
+    "RequestHead",
+    "are_plain",
+    "for_h11",
+    "request_head",
+    "shadow_of",
+    "told",
+    "written_fields",
+    "written_head",
+]
+
+#: How many bytes an answer's head may have.
+LONGEST_HEAD = 16 * 1024
 
 # What h11 looks at in a head, and what we ask it about.
 _FOR_H11 = frozenset(
     {b"connection", b"content-length", b"expect", b"host", b"transfer-encoding", b"upgrade"}
 )
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_VALUE = rb"[\t -~\x80-\xff]*+"
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+VALUE = rb"[\t -~\x80-\xff]*+"
 
-_REQUEST_LINE = re.compile(_TOKEN + rb" [!-~]++\Z")
+_REQUEST_LINE = re.compile(TOKEN + rb" [!-~]++\Z")
 # Several, with a line feed between two.
-_NAMES = re.compile(rb"%b(?:\n%b)*+\Z" % (_TOKEN, _TOKEN))
+_NAMES = re.compile(rb"%b(?:\n%b)*+\Z" % (TOKEN, TOKEN))
 # No white space at either end of a value.
-_LINES = re.compile(rb"(?:[^:]++: (?:(?![ \t\r])%b(?<![ \t]))?+\r\n)++\Z" % _VALUE)
+_LINES = re.compile(rb"(?:[^:]++: (?:(?![ \t\r])%b(?<![ \t]))?+\r\n)++\Z" % VALUE)
 
 _ANSWER = re.compile(
-    rb"HTTP/(1\.[01]) ([0-9]{3}) (%b)\r\n((?:%b:%b\r\n)*+)\r\n\Z" % (_VALUE, _TOKEN, _VALUE)
+    rb"HTTP/(1\.[01]) ([0-9]{3}) (%b)\r\n((?:%b:%b\r\n)*+)\r\n\Z" % (VALUE, TOKEN, VALUE)
 )
 _FIELD = re.compile(rb"([^:]+):[\t ]*([^\r]*)\r\n")
 
@@ -81,7 +97,7 @@ def request_head(head: ExchangeHead) -> RequestHead:
     if data is None:
         request = RequestHead(head.method, tuple(head.fields), None, None, head.target)
     else:
-        fields = tuple(compress(head.fields, _for_h11(names_of(head.fields)) or ()))
+        fields = tuple(compress(head.fields, for_h11(names_of(head.fields)) or ()))
         request = RequestHead(head.method, fields, data, _counted(head.method, fields))
     if request.length is None:
         # It raises what has to be raised; that of a counted one is only made if it is needed.
@@ -105,12 +121,22 @@ def _counted(method: bytes, fields: Fields) -> int | None:
 def _written(head: ExchangeHead) -> bytes | None:
     """A head as it is sent, if all of its fields are plain, and Host comes first."""
     method, target, fields, lines = head
-    line = method + b" " + target
     if lines is None:
         lines = written_fields(fields)
-    if lines is None or fields[0][0].lower() != b"host" or not _REQUEST_LINE.match(line):
+    if lines is None or fields[0][0].lower() != b"host":
         return None
-    return b"%b HTTP/1.1\r\n%b\r\n" % (line, lines)
+    return written_head(method, target, lines)
+
+
+def written_head(method: bytes, target: bytes, lines: bytes) -> bytes | None:
+    """
+    A head as it is sent.
+
+    :param lines: its fields, as :func:`written_fields` has them.
+    :return: None unless its request line is plain.
+    """
+    line = method + b" " + target
+    return b"%b HTTP/1.1\r\n%b\r\n" % (line, lines) if _REQUEST_LINE.match(line) else None
 
 
 def written_fields(fields: Fields) -> bytes | None:
@@ -118,16 +144,17 @@ def written_fields(fields: Fields) -> bytes | None:
     :return: fields as they are sent, one on each line; None unless there are some, and all are plain.
     """
     lines = b"".join([name + b": " + value + b"\r\n" for name, value in fields])
-    is_plain = (
-        lines.count(b"\n") == len(fields)
-        and _LINES.match(lines)
-        and _for_h11(names_of(fields)) is not None
-    )
+    is_plain = are_plain(lines, len(fields)) and for_h11(names_of(fields)) is not None
     return lines if is_plain else None
 
 
+def are_plain(lines: bytes, count: int) -> bool:
+    """Whether the values in so many lines are plain, if the names are known to be."""
+    return lines.count(b"\n") == count and _LINES.match(lines) is not None
+
+
 @lru_cache(MOST_LISTS_OF_NAMES)
-def _for_h11(names: tuple[bytes, ...]) -> tuple[bool, ...] | None:
+def for_h11(names: tuple[bytes, ...]) -> tuple[bool, ...] | None:
     """
     :return: for each name, whether h11 looks at that field; None unless all of them are tokens.
     """
@@ -201,7 +228,7 @@ def shadow_of(head: bytes) -> Shadow | None:
     fields = PlainFields(_FIELD.findall(lines))
     if b" \r" in lines or b"\t\r" in lines:
         fields = PlainFields((name, value.rstrip(b" \t")) for name, value in fields)
-    looked_at = list(compress(fields, _for_h11(names_of(fields)) or ()))
+    looked_at = list(compress(fields, for_h11(names_of(fields)) or ()))
     length = None
     if version == b"1.1" and len(looked_at) == 1 and _FINAL.match(code):
         ((name, value),) = looked_at

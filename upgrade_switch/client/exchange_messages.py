@@ -81,6 +81,14 @@ class Messages:
         self._is_sent = True
         return []
 
+    def has_sent(self, size: int) -> None:
+        """
+        So much of the body has been sent past this.
+
+        :param size: how many bytes; none if the request is not counted.
+        """
+        self._sent = size
+
     def _ask_h11(self) -> h11.Connection:
         """Have h11 know of the exchange."""
         request, self._request = self._request, None

@@ -40,10 +40,13 @@ class Exchange:
     :ivar back_end: where the request goes.
     """
 
-    def __init__(self, back_ends: BackEnds, back_end: BackEnd) -> None:
+    def __init__(self, back_ends: BackEnds, back_end: BackEnd, since: float) -> None:
+        """
+        :param since: the time now.
+        """
         self.back_end = back_end
         self._back_ends = back_ends
-        self._since = back_ends.now()
+        self._since = since
         self._ejections = back_end.ejections
         self._is_answered = self._has_failed = self._has_ended = False
         self._is_trial = back_end.retry_at is not None
@@ -62,9 +65,10 @@ class Exchange:
         if self._is_answered or self._has_failed:
             return
         self._is_answered = True
-        self.back_end.took(self._back_ends.now() - self._since)
-        if self._is_current:
-            self.back_end.recover()
+        back_end = self.back_end
+        back_end.took(self._back_ends.now() - self._since)
+        if back_end.failures and self._is_current:
+            back_end.recover()
 
     def switched(self) -> None:
         """The answer was a 101: the back end has the connection until :meth:`ended`."""
@@ -103,6 +107,8 @@ class BackEnds:
     A back end that fails three requests in a row, or refuses a connection while there are others, gets
     none for a second, then for two, up to 30. Then one request tries it. If none is left, the one that
     comes back first is tried anyway.
+
+    :ivar learns: whether :meth:`learn` makes a difference.
     """
 
     def __init__(
@@ -145,6 +151,7 @@ class BackEnds:
         if not made or len({back_end.url for back_end in made}) < len(made):
             raise InvalidArgument("a proxy has at least one back end, and none twice")
         self._all = tuple(known.get(back_end.url, back_end) for back_end in made)
+        self.learns = self._sticky not in (None, "address") and len(self._all) > 1
 
     def __iter__(self) -> Iterator[BackEnd]:
         return iter(self._all)
@@ -182,18 +189,21 @@ class BackEnds:
         :param avoid: those that this request has been at.
         :return: the request there, which has begun; None if there is no back end left for it.
         """
-        now = self.now()
-        left = [each for each in self._all if not each.is_down and each not in avoid]
-        ready = [each for each in left if each.is_ready(now)]
-        if ready:
-            chosen = self._best(ready, key)
-        elif left:
-            chosen = min(left, key=lambda each: each.retry_at or now)
-        else:
-            return None
+        now = self._clock.seconds()
+        chosen = self._all[0]
+        # As a rule, there is one, and it is there.
+        if avoid or len(self._all) > 1 or chosen.is_down or chosen.retry_at is not None:
+            left = [each for each in self._all if not each.is_down and each not in avoid]
+            ready = [each for each in left if each.is_ready(now)]
+            if ready:
+                chosen = self._best(ready, key)
+            elif left:
+                chosen = min(left, key=lambda each: each.retry_at or now)
+            else:
+                return None
         self._turns += 1
         chosen.turn = self._turns
-        return Exchange(self, chosen)
+        return Exchange(self, chosen, now)
 
     def _best(self, ready: Sequence[BackEnd], key: bytes | None) -> BackEnd:
         if len(ready) == 1:
@@ -204,6 +214,11 @@ class BackEnds:
         known = next((each for each in ready if each.url == url), None)
         return known or max(ready, key=lambda each: _score(key, each))
 
+    @property
+    def is_sticky(self) -> bool:
+        """Whether :meth:`key_of` finds anything."""
+        return self._sticky is not None
+
     def learn(self, fields: Iterable[Field], back_end: BackEnd) -> None:
         """
         Note in which back end's answer the cookie is set by which clients are kept there: the first
@@ -211,7 +226,7 @@ class BackEnds:
 
         :param fields: those of the answer.
         """
-        if self._sticky in (None, "address") or len(self._all) < 2:
+        if not self.learns:
             return
         assert self._sticky is not None
         name = self._sticky.encode("ascii")

@@ -36,9 +36,12 @@ class Deadline:
 
         :param seconds: 0: any time.
         """
-        self.pause()
+        if self._queue is not None:
+            self.pause()
         self._seconds = seconds
-        self.resume()
+        if seconds:
+            self._queue = self._timers.after(seconds)
+            self._queue.begin(self)
 
     def restart(self) -> None:
         """Have the same time again from now on, if there is a time-out and it is not paused."""
@@ -64,7 +67,10 @@ class Deadline:
 
     def give_up(self) -> None:
         """There will be none any more, either, and whom to call is forgotten."""
-        self.stop()
+        self._seconds = 0.0
+        queue, self._queue = self._queue, None
+        if queue is not None:
+            queue.end(self)
         self._passed = _nothing
 
     def timed_out(self) -> None:

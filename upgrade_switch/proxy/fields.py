@@ -16,7 +16,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from ..client.exchange_heads import written_fields
 from ..client.exchange_interfaces import PlainFields
@@ -37,9 +37,6 @@ from .forwarded import (
 )
 from .names import LOOKED_AT, NEVER_IN_ANSWERS, named_by_connection, which_pass
 
-if TYPE_CHECKING:
-    from twisted.web.http_headers import Headers
-
 __all__ = [
     "CHUNKED",
     "AnswerFields",
@@ -48,7 +45,8 @@ __all__ = [
     "Rules",
     "Tokens",
     "answer_fields",
-    "fields_of",
+    "framing",
+    "host_of",
     "request_fields",
 ]
 
@@ -133,11 +131,6 @@ class BadAnswer:
     why: str
 
 
-def fields_of(headers: Headers) -> list[Field]:
-    """Twisted's headers as a list of lines."""
-    return [(name, value) for name, values in headers.getAllRawHeaders() for value in values]
-
-
 def request_fields(
     fields: Sequence[Field],
     client: Client,
@@ -172,9 +165,9 @@ def request_fields(
     if method in (b"OPTIONS", b"TRACE"):
         kept = [one_hop_less(name, clean(value)) for name, value in kept]
     passed = [
-        (b"Host", _host(client, rules, authority)),
+        (b"Host", host_of(client, rules.preserve_host, authority)),
         *kept,
-        *_framing(length),
+        *framing(length),
         *forwarded_fields(fields, client, rules.trusted),
         via(fields if b"via" in there else (), client.version, rules.pseudonym),
         *_offering(asked, fields),
@@ -183,10 +176,10 @@ def request_fields(
     return RequestFields(passed if lines is not None else clean_fields(passed), asked, lines)
 
 
-def _host(client: Client, rules: Rules, authority: bytes) -> bytes:
+def host_of(client: Client, preserve_host: bool, authority: bytes) -> bytes:
     """The one Host field (RFC 9110 §7.2); HTTP/1.0 need not have any."""
     sent = client.authority
-    return sent if rules.preserve_host and sent is not None and is_host(sent) else authority
+    return sent if preserve_host and sent is not None and is_host(sent) else authority
 
 
 def _may_expect(client: Client, length: Length) -> bool:
@@ -197,7 +190,7 @@ def _may_expect(client: Client, length: Length) -> bool:
     return bool(length) and client.version != b"HTTP/1.0"
 
 
-def _framing(length: Length) -> list[Field]:
+def framing(length: Length) -> list[Field]:
     """How long the body is (RFC 9112 §6): what the server has read says so, not the client's fields."""
     if length is None:
         return []

@@ -125,7 +125,11 @@ def plain_name(name: bytes) -> bytes:
 
 
 class Trusted:
-    """The networks whose clients may say on whose behalf they ask: other proxies."""
+    """
+    The networks whose clients may say on whose behalf they ask: other proxies.
+
+    :ivar has_any: whether there are any.
+    """
 
     def __init__(self, networks: Iterable[str | Network] = ()) -> None:
         """
@@ -142,6 +146,7 @@ class Trusted:
                 self._has_unix = True
             else:
                 self._networks.append(_network_of(network))
+        self.has_any = self._has_unix or bool(self._networks)
 
     def __contains__(self, address: object) -> bool:
         """Whether a client with this address is trusted; None is that of a UNIX socket."""

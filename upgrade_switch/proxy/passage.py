@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
-from ..client.exchange_interfaces import IExchangeListener
+from ..client.whole_answers import IAsker
 from ..errors import InvalidArgument
 from ..interfaces import Declined
 from ..server.content import ContentStream
@@ -37,6 +37,7 @@ from .answering import (
 )
 from .deadline import Deadline
 from .fields import AnswerFields, BadAnswer
+from .plain import PlainPassage
 from .states import State
 from .targets import BadTarget
 from .translation import Translation
@@ -44,22 +45,19 @@ from .troubles import bad_answer, half_an_answer, no_answer, not_taken
 from .upload import Draining, Upload, may_repeat
 
 if TYPE_CHECKING:
-    from twisted.internet.defer import Deferred
     from twisted.web.server import Request
 
     from ..client.exchange import Exchange
     from ..client.exchange_client import ExchangeClient
     from ..client.exchange_interfaces import Fields
     from ..connection import SwitchedConnection
-    from .backends import BackEnd
-    from .backends import Exchange as Attempt
     from .settings import Asked, Settings
 
 __all__ = ["Passage"]
 
 
-@implementer(IExchangeListener)
-class Passage:
+@implementer(IAsker)
+class Passage(PlainPassage):
     """
     One request, and its answer.
 
@@ -70,25 +68,12 @@ class Passage:
         """
         :param request: the client's, which this finishes.
         """
-        self.state = State.CONNECTING
         self._settings = settings
         self._request = request
         self._asked = asked
-        self._upload: Upload | None = None
         if asked.length:
-            self._upload = Upload(settings.max_body, self._too_long, self._moves, self._stalled)
+            self._draining = Draining()
         self._deadline = Deadline(settings.timers, self._timed_out)
-        self._key = settings.back_ends.key_of(asked.client, asked.fields, settings.rules.trusted)
-        self._tried: list[BackEnd] = []
-        self._attempt: Attempt | None = None
-        self._connecting: Deferred[ExchangeClient] | None = None
-        self._exchange: Exchange | None = None
-        self._has_retried = self._is_sent = self._is_flowing = False
-        self._draining = Draining()
-        self._reading: AnswerReading | None = None
-        self._translation: Translation | None = None
-        # The proxy's own answer if there is no other back end.
-        self._trouble: IResource | None = None
 
     def begin(self) -> None:
         """Send the request to a back end."""
@@ -98,12 +83,15 @@ class Passage:
     # Connecting.
 
     def _choose(self) -> None:
-        attempt = self._settings.back_ends.choose(self._key, self._tried)
+        back_ends, asked = self._settings.back_ends, self._asked
+        key = None
+        if back_ends.is_sticky:
+            key = back_ends.key_of(asked.client, asked.fields, self._settings.rules.trusted)
+        attempt = back_ends.choose(key, self._tried)
         if attempt is None:
             self._answer(self._trouble or service_unavailable("No server is there for this now."))
             return
         self._attempt = attempt
-        self._tried.append(attempt.back_end)
         method = self._request.method
         translation = Translation.of(self._settings, method, self._asked, attempt.back_end)
         if isinstance(translation, BadTarget):
@@ -139,6 +127,11 @@ class Passage:
             return
         assert self._translation is not None
         self.state = State.WAITING
+        if self._ask(client):
+            return
+        if self._asked.length and not self._has_retried:
+            most = self._settings.max_body
+            self._upload = Upload(most, self._too_long, self._moves, self._stalled)
         try:
             exchange = client.exchange(self._translation.head, self)
         except InvalidArgument as error:
@@ -187,9 +180,10 @@ class Passage:
 
     def _wait(self, seconds: float) -> None:
         """Have the back end answer, or take more of the request, within so many seconds."""
-        assert self._exchange is not None
         if self._asked.length:
-            self._draining.begin(self._exchange)
+            asked = self._exchange or self._asking
+            assert asked is not None
+            self._draining.begin(asked)
         self._deadline.start(seconds)
 
     def _moves(self) -> None:
@@ -323,6 +317,7 @@ class Passage:
         """There is no answer from the back end that was chosen."""
         attempt, self._attempt = self._attempt, None
         assert attempt is not None
+        self._tried += (attempt.back_end,)
         attempt.failed(refused)
         attempt.ended()
         self._trouble = no_answer(attempt.back_end, reason, self._settings.back_ends.now())
@@ -334,8 +329,10 @@ class Passage:
         self._answer(bad_answer(self._attempt.back_end, bad, self._settings.back_ends.now()))
 
     def _timed_out(self) -> None:
+        if self._asking is not None:
+            self._asking.go_on()
         if self.state is State.WAITING:
-            if self._exchange is not None and self._draining.goes_on(self._exchange):
+            if self._asked.length and self._exchange and self._draining.goes_on(self._exchange):
                 self._deadline.resume()
                 return
             self._drop_exchange()
@@ -376,9 +373,9 @@ class Passage:
             tell_declined(request, translation, Declined.LEFT)
 
     def _drop_exchange(self) -> None:
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.abort()
+        asked, self._exchange, self._asking = self._exchange or self._asking, None, None
+        if asked is not None:
+            asked.abort()
 
     def _end(self) -> None:
         """Let everything go; what is at work is cancelled. Harmless when it is over."""
@@ -390,7 +387,8 @@ class Passage:
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.cancel()
-        self._drop_exchange()
+        if self._exchange is not None or self._asking is not None:
+            self._drop_exchange()
         upload, self._upload = self._upload, None
         if upload is not None:
             upload.give_up()

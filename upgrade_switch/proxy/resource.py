@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorCore, IReactorTime
@@ -24,8 +24,8 @@ from ..server.pages import StatusPage
 from ..server.request import UpgradeRequest
 from .answering import why_declined
 from .backends import BackEnds, URLs
-from .fields import CHUNKED, Length, Rules, Tokens, fields_of
-from .forwarded import Client, Network, Trusted, hops_left, went_through
+from .fields import CHUNKED, Length, Rules, Tokens
+from .forwarded import Client, Field, Network, Trusted, hops_left, went_through
 from .health import HealthChecks
 from .passage import Passage
 from .settings import Asked, Settings
@@ -177,7 +177,7 @@ class UpgradeProxy(Resource):
         if isinstance(asked, StatusPage):
             return asked.render(request)
         if isinstance(request, UpgradeRequest):
-            if request.offer:
+            if asked.offer.tokens:
                 if (refusal := self._refusal_of(request)) is not None:
                     return refusal.render(request)
                 # What it sends behind its request is for the new protocol, and so is the end of that.
@@ -202,25 +202,31 @@ class UpgradeProxy(Resource):
     def _asked_by(self, request: Request) -> Asked | StatusPage:
         """What a client has asked for; or the answer to what cannot be passed on."""
         rules = self._settings.rules
-        fields = fields_of(request.requestHeaders)
+        names: Mapping[bytes, Sequence[bytes]] = _twisted.raw_fields(request.requestHeaders)
         mounted = split_mount(request.uri, len(request.prepath or ()))
         if isinstance(mounted, BadTarget):
             return StatusPage(400, "Bad Request", f"This is {mounted.why}.")
-        names = _twisted.raw_fields(request.requestHeaders)
-        if b"Via" in names and went_through(fields, rules.pseudonym):
+        if b"Via" in names and went_through(_lines_of(names, b"Via"), rules.pseudonym):
             return StatusPage(508, "Loop Detected", "This request has been here before.")
-        if hops_left(request.method, fields) == 0:
+        if (
+            b"Max-Forwards" in names
+            and hops_left(request.method, _lines_of(names, b"Max-Forwards")) == 0
+        ):
             return StatusPage(200, "OK", "This request goes no further.")
-        length = _length_of(request)
+        length = _length_of(request, names)
         most = self._settings.max_body
         if most is not None and isinstance(length, int) and length > most:
             return StatusPage(413, "Content Too Large", "The content is too large.")
         ours = request if isinstance(request, UpgradeRequest) else None
         if b"Expect" in names and not (ours and ours.expects_continue):
             # Twisted has answered it already.
-            fields = [field for field in fields if field[0].lower() != b"expect"]
+            names = {name: values for name, values in names.items() if name != b"Expect"}
         offer = ours.offer if ours else NO_OFFER
-        return Asked(_client_of(request), mounted, fields, offer, length)
+        return Asked(_client_of(request, names), mounted, names, offer, length)
+
+
+def _lines_of(fields: Mapping[bytes, Sequence[bytes]], name: bytes) -> list[Field]:
+    return [(name, value) for value in fields[name]]
 
 
 def _check_numbers(timeouts: Iterable[object], max_body: object) -> None:
@@ -231,22 +237,22 @@ def _check_numbers(timeouts: Iterable[object], max_body: object) -> None:
         raise InvalidArgument(f"max_body is a number of bytes, or None, not {max_body!r}")
 
 
-def _client_of(request: Request) -> Client:
+def _client_of(request: Request, fields: Mapping[bytes, Sequence[bytes]]) -> Client:
     host = getattr(request.getClientAddress(), "host", None)
-    authority = request.getHeader(b"host")
+    # As getHeader has it.
+    authority = (fields.get(b"Host") or (None,))[-1]
     return Client(host, request.isSecure(), authority, request.clientproto)
 
 
-def _length_of(request: Request) -> Length:
+def _length_of(request: Request, fields: Mapping[bytes, Sequence[bytes]]) -> Length:
     """How long a request's content is (RFC 9112 §6): what is still to come, or what is there."""
-    fields = _twisted.raw_fields(request.requestHeaders)
     lengths = fields.get(b"Content-Length")
     if isinstance(request, UpgradeRequest):
+        if not request.has_content:
+            return int(lengths[0]) if lengths else None
         if request.has_unread_content:
             # Over HTTP/2, there may be content although no field says so.
             return CHUNKED if not lengths or b"Transfer-Encoding" in fields else int(lengths[0])
-        if not request.has_content:
-            return int(lengths[0]) if lengths else None
     return int(lengths[0]) if lengths else _size_of(request) or None
 
 

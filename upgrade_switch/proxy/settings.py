@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from twisted.internet.interfaces import IReactorTime
 
@@ -46,6 +46,12 @@ class Asked(NamedTuple):
 
     client: Client
     mounted: Mounted
-    fields: Sequence[Field]
+    headers: Mapping[bytes, Sequence[bytes]]
+    """The values of each name, which is spelled as in Twisted's ``Headers``."""
     offer: Offer
     length: Length
+
+    @property
+    def fields(self) -> list[Field]:
+        """The lines of these."""
+        return [(name, value) for name, values in self.headers.items() for value in values]

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..client.exchange_heads import written_head
 from ..client.exchange_interfaces import ExchangeHead
-from .fields import AnswerFields, BadAnswer, answer_fields, request_fields
+from .fields import CHUNKED, AnswerFields, BadAnswer, answer_fields, request_fields
 from .locations import View, answer_places, has_places
+from .plain_heads import plain_lines
 from .targets import BadTarget, target_of
 from .websocket_key import HandshakeKey
 
 if TYPE_CHECKING:
     from ..client.exchange_interfaces import Fields
+    from ..negotiation import UpgradeToken
     from .backend import BackEnd
     from .settings import Asked, Settings
 
@@ -24,7 +27,6 @@ class Translation:
     """
     Translates one request, and its answer, between a client and a back end.
 
-    :ivar head: the head of the request, for the back end.
     :ivar tokens: what the back end is asked to switch to; empty for plain HTTP.
     """
 
@@ -35,22 +37,53 @@ class Translation:
         :param target: the request's target, for the back end.
         """
         self._settings = settings
+        self._method = method
+        self._asked = asked
+        self._back_end = back_end
+        self._target = target
+        self._key: HandshakeKey | None = None
+        self.tokens: tuple[UpgradeToken, ...] = ()
+        self._head: ExchangeHead | None = None
+        if asked.offer.tokens:
+            self._head = self._new_head()
+
+    @property
+    def head(self) -> ExchangeHead:
+        """The head of the request, for the back end."""
+        if self._head is None:
+            self._head = self._new_head()
+        return self._head
+
+    def _new_head(self) -> ExchangeHead:
+        asked = self._asked
         fields, self.tokens, lines = request_fields(
             asked.fields,
             asked.client,
-            settings.rules,
-            method=method,
+            self._settings.rules,
+            method=self._method,
             length=asked.length,
-            authority=back_end.authority,
+            authority=self._back_end.authority,
             offer=asked.offer,
         )
-        self._key: HandshakeKey | None = None
         if asked.client.is_http2 and any(token.key[0] == "websocket" for token in self.tokens):
             self._key = HandshakeKey()
             fields, lines = self._key.added_to(fields), None
-        self.head = ExchangeHead(method, target, fields, lines)
-        self._asked = asked
-        self._back_end = back_end
+        return ExchangeHead(self._method, self._target, fields, lines)
+
+    def plain_head(self) -> bytes | None:
+        """The same as it is sent; None unless the request is plain."""
+        asked, back_end = self._asked, self._back_end
+        length = asked.length
+        if asked.offer.tokens or length == CHUNKED:
+            return None
+        lines = plain_lines(
+            asked.headers,
+            asked.client,
+            self._settings.rules,
+            length=length,
+            authority=back_end.authority,
+        )
+        return None if lines is None else written_head(self._method, self._target, lines)
 
     def _view(self) -> View:
         asked, back_end = self._asked, self._back_end

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from typing import Protocol as TypingProtocol
 
 from twisted.internet.interfaces import IConsumer, IPushProducer
 from zope.interface import implementer
@@ -26,19 +27,27 @@ _IDEMPOTENT = frozenset([b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE
 _ON_ITS_WAY = 4096
 
 
+class Asked(TypingProtocol):
+    """What a back end has been sent."""
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes of it the back end has not taken yet."""
+
+
 class Draining:
     """Whether a back end goes on taking what has been sent to it, though none of it is new."""
 
     def __init__(self) -> None:
         self._unsent = 0
 
-    def begin(self, exchange: Exchange) -> None:
+    def begin(self, asked: Asked) -> None:
         """Note how much it has taken by now."""
-        self._unsent = exchange.unsent
+        self._unsent = asked.unsent
 
-    def goes_on(self, exchange: Exchange) -> bool:
+    def goes_on(self, asked: Asked) -> bool:
         """Whether it has taken more since this was asked last, or since :meth:`begin`."""
-        before, self._unsent = self._unsent, exchange.unsent
+        before, self._unsent = self._unsent, asked.unsent
         return self._unsent < before and before > _ON_ITS_WAY
 
 

@@ -143,6 +143,20 @@ class ContentStream:
         self._settle()
         return read
 
+    def take(self) -> bytes | None:
+        """
+        Take the whole content, if all of it has come, and nobody has been given any of it.
+
+        :return: the content, which is the caller's now; None if it has to be streamed.
+        """
+        if self.is_wanted or self.state is not ContentState.COMPLETE:
+            return None
+        self.is_wanted = True
+        held = b"".join(self._held)
+        self._drop_held()
+        self.state = ContentState.READ
+        return held
+
     # What the source calls.
 
     def received(self, data: bytes) -> None:
@@ -161,6 +175,13 @@ class ContentStream:
         if self.state is ContentState.COMING:
             self.state = ContentState.COMPLETE
             self._settle()
+
+    def came_whole(self, data: bytes) -> None:
+        """All of the content has come at once, before anybody could ask for it."""
+        self._received = self._size_of_held = len(data)
+        self._held = [data] if data else []
+        self._pace, self.awaits_continue = None, False
+        self.state = ContentState.COMPLETE
 
     def failed(self, reason: Failure) -> None:
         """The rest of the content does not come: its source is gone."""

@@ -98,8 +98,9 @@ class GatheringChannel(_twisted.LateChannel):
             self._gathered.extend(iovec)
 
     def requestDone(self, request: Request) -> None:
-        # What follows may be written to the transport directly.
-        self.flush()
+        if self._gathered is not None:
+            # What follows may be written to the transport directly.
+            self.flush()
         super().requestDone(request)
 
     def loseConnection(self) -> None:

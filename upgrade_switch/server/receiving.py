@@ -114,7 +114,9 @@ class ReceivingChannel(StrictChannel):
         request: Request = self.requests[-1]
         request.gotLength(len(content))
         stream, self._stream = self._stream, None
-        if content:
+        if stream is not None:
+            stream.came_whole(content)
+        elif content:
             request.handleContentChunk(content)
         self.allContentReceived()
         if stream is not None:

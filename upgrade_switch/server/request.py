@@ -30,14 +30,7 @@ from ..errors import (
     SwitchRefused,
     TooManySwitched,
 )
-from ..interfaces import (
-    Declined,
-    IDetachable,
-    ILayered,
-    IUpgradeRequest,
-    IUpgradeSite,
-    SwitchHead,
-)
+from ..interfaces import Declined, IDetachable, ILayered, IUpgradeRequest, IUpgradeSite, SwitchHead
 from ..negotiation import NO_OFFER, Offer, UpgradeToken
 from ..takeover import check_target
 from .gathering import IGatheringChannel
@@ -124,12 +117,14 @@ class UpgradeRequest(StreamingRequest):
     def _read_offer(self) -> Offer:
         # RFC 8441 §4: an extended CONNECT names its one token elsewhere.
         named = getattr(getattr(self, "channel", None), "connect_protocol", None)
+        fields = _twisted.raw_fields(self.requestHeaders)
         if named:
             offer = Offer((named,))
+        elif b"Upgrade" not in fields:
+            return NO_OFFER
         else:
-            fields = _twisted.raw_fields(self.requestHeaders)
-            upgrade, connection = fields.get(b"Upgrade"), fields.get(b"Connection")
-            offer = Offer.of_request(self.method, self.clientproto, upgrade, connection)
+            values = fields[b"Upgrade"], fields.get(b"Connection")
+            offer = Offer.of_request(self.method, self.clientproto, *values)
         if offer.tokens and not self.is_detachable:
             offer = Offer((), "this connection belongs to no UpgradeSite")
         return offer

@@ -219,14 +219,14 @@ class UpgradeSite(Site):
         self.switched.draining = draining
 
     def getResourceFor(self, request: Any) -> IResource:
-        if not self._upgrades.names or not request.offer:
+        if not self._upgrades.names or not request.offer.tokens:
             # What Site's does, with a copy that costs less.
             request.site, request.sitepath = self, request.prepath.copy()
-            found: IResource = getChildForRequest(self.resource, request)
-            return found
+            direct: IResource = getChildForRequest(self.resource, request)
+            return direct
         # On the way to the resource, others may change the request (VHostMonsterResource).
         request.keep_as_sent()
-        found = super().getResourceFor(request)
+        found: IResource = super().getResourceFor(request)
         if takes_upgrades(found, request) or self._may_take(found, request):
             return found
         upgrade = self.site_upgrade_for(request)

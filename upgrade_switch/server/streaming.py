@@ -104,9 +104,8 @@ class StreamingRequest(_twisted.LeanRequest):
             super().gotLength(length)
 
     def _says_continue(self) -> bool:
-        # As Twisted reads it.
-        values = self.requestHeaders.getRawHeaders(b"expect") or ()
-        return bool(values) and values[0].lower() == b"100-continue"
+        values = _twisted.raw_fields(self.requestHeaders).get(b"Expect", [])
+        return bool(values) and values[0].lower() == b"100-continue"  # as Twisted reads it
 
     def _look_at_head(self, method: bytes, target: bytes, version: bytes) -> None:
         target = self._accept_head(method, target, version)
@@ -190,14 +189,12 @@ class StreamingRequest(_twisted.LeanRequest):
             super().handleContentChunk(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """
-        The content has come to its end. A request whose content is not streamed is processed now.
-        """
+        """The content has come to its end. A request that does not stream it is processed now."""
         if self._is_streamed and self._content_stream is not None:
             self._content_stream.ended()
             return
         target = self._accept_head(command, path, version)
-        if self.has_content:
+        if "content" in self.__dict__:
             super().requestReceived(command, target, version)
         else:
             # There is none, and so no form's arguments in it.
@@ -270,6 +267,10 @@ class StreamingRequest(_twisted.LeanRequest):
                 # The request is over.
                 stream.give_up()
         return stream.stream_to(consumer)
+
+    def take_content(self) -> bytes | None:
+        """The whole content, in place of :meth:`stream_content`; None if that has to stream it."""
+        return self._content_stream.take() if self._content_stream is not None else None
 
     @property
     def expects_continue(self) -> bool:
