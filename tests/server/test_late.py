@@ -32,6 +32,13 @@ class Waiting(Resource):
 
 WAITING = Waiting()
 
+SWITCHED: list[Any] = []
+
+
+def switch(request: Any, token: object) -> Protocol:
+    SWITCHED[:] = [request]
+    return Protocol()
+
 
 @pytest.fixture
 def connection() -> Iterator[Driven]:
@@ -40,6 +47,7 @@ def connection() -> Iterator[Driven]:
     root.putChild(b"page", Page())
     root.putChild(b"echo", UpgradeResource({"echo": Factory.forProtocol(Protocol)}))
     root.putChild(b"no", UpgradeResource({"echo": lambda request, token: upgrade_required("other")}))
+    root.putChild(b"switching", UpgradeResource({"echo": switch}))
     root.putChild(b"waiting", WAITING)
     with closing(socket.create_server(("127.0.0.1", 0))) as listening:
         connection = Driven(Site(root, reactor=Clock()), listening)
@@ -89,6 +97,17 @@ def test_switch(connection: Driven) -> None:
     connection.transport.doRead()
     assert connection.transport.producer is None
     assert isinstance(connection.transport.protocol, Protocol)
+
+
+def test_addresses_of_a_request_that_has_switched(connection: Driven) -> None:
+    """So does one that has switched, and whose connection has ended."""
+    connection.send(upgrade_head(path=b"/switching"))
+    connection.transport.doRead()
+    host, peer = connection.client.getpeername(), connection.client.getsockname()
+    connection.end()
+    (request,) = SWITCHED
+    assert (request.getHost().host, request.getHost().port) == host
+    assert (request.getClientAddress().host, request.getClientAddress().port) == peer
 
 
 @pytest.mark.parametrize("count", [1, 2])

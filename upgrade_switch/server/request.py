@@ -328,6 +328,9 @@ class UpgradeRequest(StreamingRequest):
             return why
         # It may raise NotDetachable: here, where nothing has been done yet.
         slot = channel.slot()
+        if "host" not in self.__dict__:
+            # getHost() is to answer when the socket is closed, too.
+            self.host = transport.getHost()
         user = self.authenticated_user or certificate_subject(transport)
         asked = Asked(token, self.path, address, user)
         connection: SwitchedConnection = switched.switch(
