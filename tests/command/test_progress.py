@@ -23,7 +23,7 @@ from tests.kit.commands import LOCAL, PATIENCE, Process, listening, read_all, re
 from tests.kit.forwarding import Answering
 from tests.kit.programs import run_script
 from upgrade_switch.command.client.progress import FarEnd, NearEnd, ProgressLine, Traffic
-from upgrade_switch.splice import Splice
+from upgrade_switch.splicing import Splice
 
 
 class Terminal:
