@@ -130,6 +130,8 @@ def _preload() -> None:
     Import what the scripts import, but no reactor, and nothing that takes hold of standard streams for
     itself, as modules of twist do.
     """
+    import encodings.idna
+
     import autobahn.twisted.websocket
     import prometheus_client
     import treq
@@ -144,13 +146,19 @@ def _preload() -> None:
     )
     from twisted.plugin import getPlugins
 
+    import upgrade_switch.command.client.connect
+    import upgrade_switch.command.client.forward
+    import upgrade_switch.command.probe.probing
+    import upgrade_switch.command.server.proxy
     import upgrade_switch.command.server.service
     import upgrade_switch.command.subcommands
+    import upgrade_switch.observe.metrics
     import upgrade_switch.protocols._h2c
     import upgrade_switch.protocols._websocket
+    import upgrade_switch.proxy.resource
 
     # An import statement that looks unused is what this function is for.
-    del autobahn, prometheus_client, treq, twisted, upgrade_switch
+    del autobahn, encodings, prometheus_client, treq, twisted, upgrade_switch
     for kind in (IStreamServerEndpointStringParser, IStreamClientEndpointStringParserWithReactor):
         list(getPlugins(kind))
     assert "twisted.internet.reactor" not in sys.modules
