@@ -118,6 +118,7 @@ async def test_talk(browser: Browser) -> None:
         await window.until(logged("once more") + " && $('wire').textContent.includes('< 82 09')")
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_server_goes(browser: Browser) -> None:
     """When the server goes, the visitor sees how; a connection to none is said not to be switched."""
@@ -132,6 +133,7 @@ async def test_server_goes(browser: Browser) -> None:
     assert window.errors == []
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_live(browser: Browser) -> None:
     """With ``--status``, what is switched is beside it: the visitor's connection appears, and goes."""
@@ -154,6 +156,7 @@ async def test_live(browser: Browser) -> None:
     await window.until("$('state').textContent.startsWith('No answer')")
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(
     ("options", "shows"),
     [
@@ -179,6 +182,7 @@ async def test_what_is_shown(browser: Browser, options: list[str], shows: list[b
         assert window.errors == []
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_password(browser: Browser) -> None:
     """Where the whole site has a password, who has given it for the page need not give it again."""
@@ -190,6 +194,7 @@ async def test_password(browser: Browser) -> None:
         assert window.errors == []
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_copy(browser: Browser) -> None:
     """
@@ -211,6 +216,7 @@ async def test_copy(browser: Browser) -> None:
         assert (await window.run("`${getSelection()}`")).endswith(line)
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_behind_a_prefix(browser: Browser, tmp_path: Path) -> None:
     """
@@ -246,6 +252,7 @@ async def test_behind_a_prefix(browser: Browser, tmp_path: Path) -> None:
         assert window.errors == []
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_foreign_scripts(browser: Browser) -> None:
     """No script but the page's own would run in it, and nothing is loaded from elsewhere."""
@@ -260,6 +267,7 @@ async def test_foreign_scripts(browser: Browser) -> None:
         assert [url for url in await window.run(loaded) if "localhost" not in url] == []
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_without_scripts(browser: Browser) -> None:
     """Without JavaScript the page is as it was: what is there, and the lines to paste."""
@@ -274,6 +282,7 @@ async def test_without_scripts(browser: Browser) -> None:
         assert "Copy" not in text
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_fits(browser: Browser) -> None:
     """The page is as wide as any window, and nothing in it is cut: not the line to paste either."""

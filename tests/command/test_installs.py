@@ -278,7 +278,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory, dependencies: Path) ->
     return Environment(tmp_path_factory.mktemp("environment"), dependencies)
 
 
-@pytest.fixture(params=KINDS)
+_IN_CI = ("user", "editable, compat", "editable, strict")
+
+
+@pytest.fixture(
+    params=[pytest.param(kind, marks=[pytest.mark.in_ci] if kind in _IN_CI else []) for kind in KINDS]
+)
 def install(
     request: pytest.FixtureRequest, tmp_path: Path, environment: Environment, dependencies: Path
 ) -> Iterator[tuple[Install, Path]]:

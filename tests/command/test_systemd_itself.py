@@ -40,7 +40,7 @@ def write_units(folder: Path, workers: bool) -> None:
         (folder / name).write_text(unit)
 
 
-@pytest.mark.parametrize("workers", [True, False])
+@pytest.mark.parametrize("workers", [True, pytest.param(False, marks=pytest.mark.in_ci)])
 def test_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: bool) -> None:
     """
     The first client starts it; it is ready, reloads, and is ready again, with connections that go on; a

@@ -76,6 +76,7 @@ for (const kind of ["localStorage", "sessionStorage"]) {
 """
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_browser_that_keeps_nothing(browser: Browser, served: Any) -> None:
     """Where a page may not store anything, its user can talk nevertheless."""
@@ -91,6 +92,7 @@ async def test_browser_that_keeps_nothing(browser: Browser, served: Any) -> None
         assert window.errors == []
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_reload(browser: Browser, served: Any) -> None:
     """Who reloads the page is in the same room under the same name, and has its history."""
@@ -106,6 +108,7 @@ async def test_reload(browser: Browser, served: Any) -> None:
         assert await anna.run("document.querySelectorAll('.message.mine').length") == 3
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_rooms(browser: Browser, served: Any) -> None:
     """A new room is a link away for the others; what is said there is not heard elsewhere."""
@@ -129,6 +132,7 @@ async def test_rooms(browser: Browser, served: Any) -> None:
         assert anna.errors == bert.errors == []
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_restart(browser: Browser, served: Any) -> None:
     """The server goes and comes back: so do its users; what they have typed meanwhile is said, once."""
@@ -151,6 +155,7 @@ async def test_restart(browser: Browser, served: Any) -> None:
             assert window.errors == []
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_what_waits_survives_a_reload(browser: Browser, served: Any) -> None:
     """What has been typed while the server was away is not lost with the page."""
@@ -166,6 +171,7 @@ async def test_what_waits_survives_a_reload(browser: Browser, served: Any) -> No
         await anna.until(shows("typed away"))
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_odd_input(browser: Browser, served: Any) -> None:
     """Names, rooms and texts that the server would refuse are made such that it takes them."""
@@ -183,6 +189,7 @@ async def test_odd_input(browser: Browser, served: Any) -> None:
         assert anna.errors == []
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_refused_message(browser: Browser, served: Any) -> None:
     """A message that the server does not take is marked, and not said again and again."""
@@ -207,6 +214,7 @@ def names(*expected: str) -> str:
     return f"JSON.stringify({shown}) === JSON.stringify({list(expected)!r})"
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_same_name(browser: Browser, served: Any) -> None:
     """
@@ -247,6 +255,7 @@ async def test_same_name(browser: Browser, served: Any) -> None:
         assert one.errors == other.errors == bert.errors == again.errors == []
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_names_that_look_the_same(browser: Browser, served: Any) -> None:
     """Names that differ in what is hardly seen are told apart as if they were the same."""
@@ -273,6 +282,7 @@ CLEANED = {
 }
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_unseen_names(browser: Browser, served: Any) -> None:
     """What nobody sees of a name is taken out of it; if nothing is left, the page asks again."""
@@ -289,6 +299,7 @@ async def test_unseen_names(browser: Browser, served: Any) -> None:
         await window.until(f"{OPEN} && {names('Anna')}")
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_before_entering(browser: Browser, served: Any) -> None:
     """Nothing is said of a connection before there is a name; after it, one can type at once."""
@@ -309,6 +320,7 @@ async def test_before_entering(browser: Browser, served: Any) -> None:
         assert await window.run("document.activeElement.id") == "text"
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_nobody_is_here(browser: Browser, served: Any) -> None:
     """While the server is away nobody counts as here, and the page is red; then all are back."""
@@ -339,6 +351,7 @@ LINKED = {
 }
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_links(browser: Browser, served: Any) -> None:
     """Links of the web are links, without what ends the sentence; all else is what was typed."""
@@ -358,6 +371,7 @@ async def test_links(browser: Browser, served: Any) -> None:
         assert anna.errors == []
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_new_messages(browser: Browser, served: Any) -> None:
     """Who reads what was said before is told how many messages have come, and can go to them."""
@@ -399,6 +413,7 @@ async def test_new_messages(browser: Browser, served: Any) -> None:
 SIZES = [(390, 844), (844, 390), (1280, 800), (320, 568), (568, 320), (844, 180)]
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_long_name(browser: Browser, served: Any) -> None:
     """One's own name is there as a whole, however long it is, in any window."""
@@ -420,6 +435,7 @@ async def test_long_name(browser: Browser, served: Any) -> None:
             assert name in await anna.run("document.body.innerText") or height < 200
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_turned(browser: Browser, served: Any) -> None:
     """A phone that is turned, or shows its keyboard, still shows the last line, below low bars."""
@@ -441,6 +457,7 @@ async def test_turned(browser: Browser, served: Any) -> None:
         assert window.errors == []
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (844, 390), (1280, 800), (320, 568)])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest_twisted.ensureDeferred

@@ -91,6 +91,7 @@ async def test_live(browser: Browser) -> None:
         assert window.errors == []
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_declined(browser: Browser) -> None:
     """An upgrade that was declined is there with what was asked for, and why it was not given."""
@@ -113,6 +114,7 @@ async def test_declined(browser: Browser) -> None:
         assert window.errors == []
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_text(browser: Browser) -> None:
     """What strangers send is shown as text, and not as HTML."""
@@ -134,6 +136,7 @@ async def test_text(browser: Browser) -> None:
         assert window.errors == []
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_back_ends(browser: Browser) -> None:
     """Where there is a proxy, its back ends are there, and one that gets no requests stands out."""
@@ -156,6 +159,7 @@ async def test_back_ends(browser: Browser) -> None:
         assert window.errors == []
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_many(browser: Browser) -> None:
     """Where there are more connections than are listed, the page says so; all are counted."""
@@ -169,6 +173,7 @@ async def test_many(browser: Browser) -> None:
         assert len(await window.run(cells("switched"))) == 1001
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_password(browser: Browser) -> None:
     """Behind a password, the page keeps itself up to date, also if the password is in the address."""
@@ -182,6 +187,7 @@ async def test_password(browser: Browser) -> None:
             pass
 
 
+@pytest.mark.in_ci
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800), (320, 568)])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest_twisted.ensureDeferred
@@ -205,6 +211,7 @@ async def test_fits(browser: Browser, width: int, height: int, scheme: str) -> N
         assert window.errors == []
 
 
+@pytest.mark.in_ci
 @pytest_twisted.ensureDeferred
 async def test_server_away(browser: Browser) -> None:
     """While the server is away the page says so; when it is back, so is the page."""
