@@ -4,6 +4,7 @@ The command ``upgrade-switch``, run as its users run it, and the servers that it
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -139,6 +140,16 @@ def read_all(client: socket.socket) -> bytes:
             chunks.append(chunk)
     except ConnectionResetError:
         pass
+    return b"".join(chunks)
+
+
+def shown_on(terminal: int) -> bytes:
+    """All that has been written to a terminal that nobody has open any more; it comes in pieces."""
+    chunks = []
+    # Its end is an error, on Linux.
+    with suppress(OSError):
+        while chunk := os.read(terminal, 65536):
+            chunks.append(chunk)
     return b"".join(chunks)
 
 

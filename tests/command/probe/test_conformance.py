@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.certificate import make_certificate
-from tests.kit.commands import run, serving
+from tests.kit.commands import run, serving, shown_on
 from tests.kit.switching import SwitchingServer
 from upgrade_switch.command import main
 from upgrade_switch.command.probe.checks import GROUPS
@@ -116,15 +116,13 @@ def test_a_report(capfd: pytest.CaptureFixture[str]) -> None:
 def test_progress_on_a_terminal() -> None:
     """A line that counts the checks, and is cleared at the end; nothing of it on standard output."""
     terminal, theirs = pty.openpty()
-    shown = b""
     try:
-        with SwitchingServer() as server:
+        with SwitchingServer() as server, open(theirs, "wb") as stderr:
             command = ("probe", "--conformance", "--json", "--jobs", "8", server.url, "echo")
-            done = run(*command, stderr=theirs)
-        shown = os.read(terminal, 65536)
+            done = run(*command, stderr=stderr.fileno())
+        shown = shown_on(terminal)
     finally:
         os.close(terminal)
-        os.close(theirs)
     count = len(json.loads(done.stdout))
     assert re.search(rf"\r{count // 2} of {count} checks\x1b\[K\r".encode(), shown)
     assert shown.endswith(b"\r\x1b[K")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.certificate import make_certificate
-from tests.kit.commands import LOCAL, Process, fails, listening, read_until, run, serving
+from tests.kit.commands import LOCAL, Process, fails, listening, read_until, run, serving, shown_on
 from tests.kit.strangers import endless, says, talking
 
 
@@ -189,12 +189,11 @@ def test_progress_on_a_terminal() -> None:
     """A line that is cleared at the end; standard output has the answers only."""
     terminal, theirs = pty.openpty()
     try:
-        with talking(says(b"HTTP/1.1 200 OK\r\n\r\n")) as port:
-            done = run("probe", f"http://127.0.0.1:{port}/", stderr=theirs)
-        shown = os.read(terminal, 4096)
+        with talking(says(b"HTTP/1.1 200 OK\r\n\r\n")) as port, open(theirs, "wb") as stderr:
+            done = run("probe", f"http://127.0.0.1:{port}/", stderr=stderr.fileno())
+        shown = shown_on(terminal)
     finally:
         os.close(terminal)
-        os.close(theirs)
     assert done.returncode == 0
     assert shown == b"\rasking what the server switches to\x1b[K\r\x1b[K"
 
