@@ -35,7 +35,7 @@ class Dialogue(NamedTuple):
     """What is said to a server."""
 
     head: bytes
-    """The request that is answered with a 101; empty where there is none."""
+    """The request that is answered with a 101; empty if the server needs no request."""
     message: bytes
     """What is sent then; empty: nothing."""
     echoed: int

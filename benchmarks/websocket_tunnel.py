@@ -1,7 +1,7 @@
 """
 What a tunnel in WebSocket's binary messages costs, beside websockify.
 
-- ``websockify``: the one on PATH, or ``--websockify``; it is left out where there is none;
+- ``websockify``: from PATH, or as given by ``--websockify``; left out if it is not installed;
 - ``raw``: ``upgrade-switch serve --tunnel`` with a token of its own, without messages;
 - ``before``: the same as ``ours`` of another working tree (``--before``);
 - ``ours``: ``upgrade-switch serve --tunnel`` with the token ``websocket``.

@@ -486,8 +486,8 @@ async def test_error_of_the_source(
     reason: type,
 ) -> None:
     """
-    An error that the kernel tells once is remembered: the end that is read next is none. Where
-    ``splice`` is not possible, it goes on without it.
+    The kernel reports an error only once. It is remembered, so that what is read next does not pass
+    for a clean end. Where ``splice`` is not possible, the connection goes on without it.
     """
     flow = await piped(chain, near, far, backwards, ClosingCollector)
     splicing.errors[True] = [number]

@@ -248,7 +248,7 @@ class ChangesPings(Honest):
     tokens = ("websocket",)
 
     def relayed(self, data: bytes) -> bytes:
-        # A ping that the server sends within a text message becomes a frame of unknown type.
+        # A ping between the fragments of a text message gets an opcode that does not exist.
         return data.replace(b"one\x89\0", b"one\x83\0")
 
 

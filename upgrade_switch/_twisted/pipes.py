@@ -174,8 +174,8 @@ def _open() -> tuple[int, int] | None:
 
 def _fill(beginning: int, source: tcp.Connection) -> int:
     """
-    :return: how many bytes have gone from a source into the empty pipe: 0 where there are none, be it
-        for now or because of an end or an error.
+    :return: how many bytes have gone from a source into the empty pipe: 0 if nothing has arrived, or
+        at an end or an error.
     """
     try:
         return os.splice(source.fileno(), beginning, _PIECE, flags=os.SPLICE_F_NONBLOCK)

@@ -58,7 +58,7 @@ async def test_in_one_segment_with_what_is_wrong(listen: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_behind_what_is_wrong(listen: Any) -> None:
-    """What comes behind a text that is not UTF-8 is not received, nor behind a Close frame."""
+    """Nothing is received after a text message that is not UTF-8, or after a Close frame."""
     held, client = await open_with(listen)
     client.send(frame(TEXT, b"\xff", masked=True) + frame(TEXT, b"late", masked=True))
     await next_frame(client)

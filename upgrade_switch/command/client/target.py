@@ -227,7 +227,7 @@ class TargetOptions(CommandOptions):
     def opt_user(self, value: str) -> None:
         """
         NAME or NAME:PASSWORD: the user name and password for the server (HTTP Basic). Other users of
-        this machine can see a password on the command line; if there is none, you are asked for it.
+        this machine can see a password on the command line; if you leave it out, you are asked for it.
         Without a terminal, use --user-file, --user-fd, or UPGRADE_SWITCH_USER=NAME:PASSWORD in the
         environment.
         """
