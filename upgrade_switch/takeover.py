@@ -70,7 +70,7 @@ def hand_over(transport: IStreamTransport, slot: _twisted.Slot, target: IProtoco
     layer = getattr(beneath, "protocol", None)
     # A bare socket that is paused delivers nothing: with no bytes in hand there is nothing to hold.
     watch = _twisted.PauseWatch(transport) if data or layer is not target else None
-    _call_target(transport, _make_connection, transport, target)
+    _make_connection(transport, target)
     receiver = slot.get()
     if _twisted.is_closing(transport):
         if watch is not None:
@@ -91,9 +91,12 @@ def hand_over(transport: IStreamTransport, slot: _twisted.Slot, target: IProtoco
 
 
 def _make_connection(transport: IStreamTransport, target: IProtocol) -> None:
-    target.makeConnection(transport)
-    # Afterwards, since a target's log prefix may well describe the connection.
-    _twisted.rename_log_prefix(transport, target)
+    try:
+        target.makeConnection(transport)
+        # Afterwards, since a target's log prefix may well describe the connection.
+        _twisted.rename_log_prefix(transport, target)
+    except BaseException:
+        _failed(transport, target.makeConnection)
 
 
 def _nothing() -> None:
@@ -112,10 +115,14 @@ def _call_target(
     try:
         method(*arguments)
     except BaseException:
-        _log.failure("{method} failed after a takeover", method=method)
-        _twisted.abort(transport)
+        _failed(transport, method)
         return False
     return True
+
+
+def _failed(transport: _twisted.Closable, method: Callable[..., object]) -> None:
+    _log.failure("{method} failed after a takeover", method=method)
+    _twisted.abort(transport)
 
 
 class _StandIn(Protocol):

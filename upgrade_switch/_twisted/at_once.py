@@ -109,12 +109,15 @@ def write_at_once(transport: IStreamTransport, data: bytes, *behind: bytes) -> N
         another one.
     :param behind: further parts, which are not joined.
     """
-    # Of the class: wrappers, such as TLS, pass what they do not have on to what they wrap.
-    of_carried = getattr(type(transport), "write_at_once", None)
-    if of_carried is not None:
-        of_carried(transport, b"".join((data, *behind)))
-        return
-    sent = _send(transport, data, behind) if isinstance(transport, tcp.Connection) else 0
+    sent = 0
+    if isinstance(transport, tcp.Connection):
+        sent = _send(transport, data, behind)
+    else:
+        # Of the class: wrappers, such as TLS, pass what they do not have on to what they wrap.
+        of_carried = getattr(type(transport), "write_at_once", None)
+        if of_carried is not None:
+            of_carried(transport, b"".join((data, *behind)))
+            return
     if behind:
         transport.writeSequence(_left((data, *behind), sent))
     elif sent < len(data):
@@ -299,4 +302,4 @@ def let_send_at_once(transport: object) -> None:
     """
     owner = bottom(transport)
     if isinstance(owner, _AtOnce):
-        owner.send_at_once(has_begun_with_tls(transport))
+        owner.send_at_once(owner is not transport and has_begun_with_tls(transport))

@@ -104,12 +104,14 @@ def keep_alive_as(transport: object, keep_alive: KeepAlive | None) -> None:
     owner = bottom(transport)
     inherited = getattr(owner, "inherited", None)
     if inherited is not None:
-        # A socket may have been closed.
-        with suppress(OSError):
+        try:
             if inherited == keep_alive and owner.getTcpKeepAlive():
                 return
             owner.inherited = None
             owner.setTcpKeepAlive(False)
+        except OSError:
+            # A socket may have been closed.
+            pass
     if keep_alive is not None:
         set_keep_alive(transport, *keep_alive)
 
