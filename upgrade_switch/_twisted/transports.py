@@ -334,12 +334,8 @@ def report_end(transport: object, protocol: Any, reason: Failure) -> None:
     owner = bottom(transport)
     if not hasattr(owner, "connectionLost"):
         owner = protocol
-    with_watch: Any = owner
-    try:
-        del with_watch.connectionLost
-    except AttributeError:
-        # It is off already.
-        pass
+    if not isinstance(owner.connectionLost, MethodType):
+        del owner.connectionLost
     owner.connectionLost(reason)
 
 

@@ -82,17 +82,16 @@ class LateChannel(AskingChannel):
     and there is no public way to have it otherwise. A connection that switches needs neither.
     """
 
+    #: Whether the channel is its transport's producer.
+    is_producer = False
+
     @cached_property
     def _networkProducer(self) -> Any:  # type: ignore[override]  # Twisted sets it
         send_small_parts(self.transport)
         producer: Any = IPushProducer(self.transport, _NoPushProducer())
         producer.registerProducer(self, True)
+        self.is_producer = True
         return producer
-
-    @property
-    def is_producer(self) -> bool:
-        """Whether the channel is its transport's producer."""
-        return "_networkProducer" in self.__dict__
 
     def become_producer(self) -> None:
         """Register, if that has not been done."""

@@ -101,6 +101,8 @@ class UpgradeChannel(ReceivingChannel):
         # HTTPChannel's has nothing more that a connection needs which switches (LateChannel).
         site, transport = self.site, self.transport
         site.connected(transport)
+        # The TLS layer, which ALPN belongs to, is a wrapper.
+        self.knows_protocol = _twisted.is_bare(transport)
         self._prefaces = site.prefaces_on(transport)
         if self._prefaces is not None:
             self.state = ChannelState.PREFACE
