@@ -80,8 +80,14 @@ def _parses_forms(request: Any) -> bool:
     return parses
 
 
+def _no_headers(request: object) -> Headers:
+    return headers_of({})
+
+
 def _headers_sent(request: Any) -> Headers:
-    """Of an answer that ``note_answer`` knows; any other has been given them."""
+    """Of an answer that ``note_answer`` knows, those that were sent; else what each answer says."""
+    if not request._sent_head:
+        return headers_of(request.said_of_each())
     headers = Headers()
     for line in request._sent_head.split(b"\r\n")[1:-2]:
         name, _, value = line.partition(b":")
@@ -89,13 +95,11 @@ def _headers_sent(request: Any) -> Headers:
     return headers
 
 
-_SAID_OF_EACH = {b"Server", b"Date"}
-
-
 class LeanRequest(Request):
     """
     A ``Request`` that makes some of its parts when they are asked for: nobody looks at the cookies of
-    most requests, nor at the server's address, and they have no content.
+    most requests, nor at the server's address, and they have no content; and where one switches, nobody
+    has said anything of the answer but what each answer says.
 
     There is no public way: Twisted makes them, and parses the cookies, for each request.
     """
@@ -104,6 +108,7 @@ class LeanRequest(Request):
     received_cookies = _OnDemand(_cookies)
     host = _OnDemand(_host)
     _parsePOSTFormSubmission = _OnDemand(_parses_forms)
+    requestHeaders = _OnDemand(_no_headers)
     responseHeaders = _OnDemand(_headers_sent)
 
     _sent_head = b""
@@ -115,7 +120,6 @@ class LeanRequest(Request):
         # What the three classes above set here, without what is made on demand; a test compares.
         self.channel, self.transport, self.queued = channel, channel.transport, queued
         self.client = channel.getPeer()
-        self.requestHeaders, self.responseHeaders = headers_of({}), headers_of({})
         self.cookies, self.notifications = [], []
         self._adapterCache: dict[object, object] = {}
         parses_forms = others.get("parsePOSTFormSubmission")
@@ -125,13 +129,26 @@ class LeanRequest(Request):
     def make_all(self) -> None:
         """Make whatever is made on demand, and has not been."""
         _ = self.content, self.received_cookies, self.host, self._parsePOSTFormSubmission
+        _ = self.requestHeaders, self.responseHeaders
+
+    def said_of_each(self) -> dict[bytes, list[bytes]]:
+        """The fields of each answer, by their names as Twisted spells them."""
+        return {}
+
+    @property
+    def has_response_headers(self) -> bool:
+        """Whether anybody has asked for ``responseHeaders``: else they have what each answer says."""
+        return "responseHeaders" in self.__dict__
 
     @property
     def is_unanswered(self) -> bool:
         """Whether nothing has been said of the answer, but for what Twisted says of each."""
         return (
-            self.responseHeaders._rawHeaders.keys() == _SAID_OF_EACH
-            and self._encoder is None
+            self._encoder is None
+            and not (
+                "responseHeaders" in self.__dict__
+                and self.responseHeaders._rawHeaders.keys() != self.said_of_each().keys()
+            )
             and not (
                 self.startedWriting
                 or self.cookies
@@ -154,7 +171,7 @@ class LeanRequest(Request):
         self.startedWriting, self.sentLength = 1, size
         self._sent_head = head
         # Who asks for them gets those that were sent.
-        del self.__dict__["responseHeaders"]
+        self.__dict__.pop("responseHeaders", None)
 
     def finish_noted(self) -> None:
         """What is left of ``finish`` behind :meth:`note_answer`: the log, and what comes next."""

@@ -12,7 +12,6 @@ from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
-from twisted.web.server import version as server_version
 from zope.interface import implementer
 
 from .. import _twisted
@@ -35,7 +34,7 @@ from ..negotiation import NO_OFFER, Offer, UpgradeToken
 from ..takeover import check_target
 from .gathering import IGatheringChannel
 from .pages import StatusPage
-from .streaming import StreamingRequest, http_date
+from .streaming import StreamingRequest
 from .switched import Asked, certificate_subject
 
 __all__ = ["UpgradeRequest"]
@@ -166,8 +165,6 @@ class UpgradeRequest(StreamingRequest):
         self.prepath, self.postpath = [], []
         # Site.getResourceFor sets it for the tree's resources: sessions depend on it.
         self.sitepath: list[bytes] = []
-        self.setHeader(b"server", server_version)
-        self.setHeader(b"date", http_date())
         self.render(resource)
 
     def switch_to(

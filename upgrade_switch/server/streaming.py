@@ -113,7 +113,7 @@ class StreamingRequest(_twisted.LeanRequest):
             # The tree has no part in the answer.
             return
         self._set_target(method, target, version)
-        self._begin_answer()
+        self._split_path()
         sent_path = self.path
         resource: IResource | Failure
         is_direct = True
@@ -132,10 +132,11 @@ class StreamingRequest(_twisted.LeanRequest):
         self.path, _, query = target.partition(b"?")
         self.args = parse_qs(query, True) if query else {}
 
-    def _begin_answer(self) -> None:
-        """Prepare to look a resource up, and to answer, as ``Request.process`` does."""
-        fields = _twisted.raw_fields(self.responseHeaders)
-        fields[b"Server"], fields[b"Date"] = [server_version], [http_date()]
+    def said_of_each(self) -> dict[bytes, list[bytes]]:
+        return {b"Server": [server_version], b"Date": [http_date()]}
+
+    def _split_path(self) -> None:
+        """Prepare to look a resource up, as ``Request.process`` does."""
         segments = self.path[1:].split(b"/")
         if b"%" in self.path:
             segments = list(map(unquote_to_bytes, segments))
@@ -211,7 +212,7 @@ class StreamingRequest(_twisted.LeanRequest):
             # What has been read meanwhile is what was sent.
             self.method, self.uri, self.path = found.method, found.uri, found.path
             self.args = {**found.args, **self.args}
-            if self.responseHeaders.hasHeader(b"date"):
+            if self.has_response_headers and self.responseHeaders.hasHeader(b"date"):
                 self.setHeader(b"date", http_date())
         if isinstance(found.resource, Failure):
             self.processingFailed(found.resource)
@@ -224,11 +225,11 @@ class StreamingRequest(_twisted.LeanRequest):
             self.processingFailed(Failure())
 
     def _process_from_here(self) -> None:
-        """What ``Request.process`` does, which computes the date anew for each request."""
+        """What ``Request.process`` does, which makes Server and Date anew for each request."""
         if self.path == b"*":
             super().process()
             return
-        self._begin_answer()
+        self._split_path()
         try:
             resource = self.site.getResourceFor(self)
             _twisted.set_encoder(self, resource)
