@@ -376,7 +376,7 @@ class IUpgradeSite(Interface):
         """What answers a request that offers one of the site's own tokens; None: the tree does."""
 
     def match(request: IUpgradeRequest) -> Any:
-        """The first offered token that is the site's own (``server.upgrades.UpgradeMatch``)."""
+        """The first offered token that is the site's own (``server.upgrades.Match``)."""
 
     def offers(token: str) -> bool:
         """Whether one of the site's own upgrades is to a token."""

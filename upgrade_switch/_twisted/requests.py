@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from io import BytesIO
-from typing import IO, Any
+from typing import IO, Any, Generic, TypeVar
 
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
 __all__ = ["LeanRequest", "headers_of"]
+
+T = TypeVar("T")
 
 
 def headers_of(fields: dict[bytes, list[bytes]]) -> Headers:
@@ -24,13 +26,13 @@ def headers_of(fields: dict[bytes, list[bytes]]) -> Headers:
     return headers
 
 
-class _OnDemand:
+class _OnDemand(Generic[T]):
     """
     A part of a request that is made when it is asked for; ``cached_property`` takes a lock, and
     ``__getattr__`` makes all other parts slower.
     """
 
-    def __init__(self, make: Callable[[Any], Any]) -> None:
+    def __init__(self, make: Callable[[Any], T]) -> None:
         """
         :param make: makes it.
         """
@@ -39,7 +41,7 @@ class _OnDemand:
     def __set_name__(self, of: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, request: Any, of: type) -> Any:
+    def __get__(self, request: Any, of: type) -> T:
         made = request.__dict__[self._name] = self._make(request)
         return made
 

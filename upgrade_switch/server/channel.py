@@ -25,7 +25,6 @@ transport.
 from __future__ import annotations
 
 from enum import Enum, auto
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import IPv4Address
@@ -36,10 +35,10 @@ from twisted.web.iweb import INonQueuedRequestFactory
 from zope.interface import implementer
 
 from .. import _twisted
-from ..fields import written_head
 from ..interfaces import IDetachable, SwitchHead
 from ..takeover import hand_over, replay_ended_connection
 from .head import read_head
+from .heads import written
 from .receiving import ReceivingChannel
 from .switched import Asked, certificate_subject
 
@@ -378,7 +377,7 @@ class UpgradeChannel(ReceivingChannel):
 
     def _write_head(self, head: SwitchHead) -> None:
         """Write a head that ends HTTP (RFC 9110 §15.2.2, §9.3.6)."""
-        _twisted.write_at_once(self.transport, _written(head))
+        _twisted.write_at_once(self.transport, written(head))
 
     def requestDone(self, request: Request) -> None:
         self.outlives_half_close = False
@@ -390,11 +389,3 @@ class UpgradeChannel(ReceivingChannel):
         self.requests.clear()
         self._trailing = _twisted.take_read_ahead(self) + self._behind
         self._behind = b""
-
-
-@lru_cache(100)
-def _written(head: SwitchHead) -> bytes:
-    """A head as it is sent. Within a second, many are the same."""
-    lines = [b"HTTP/1.1 %d %b" % (head.code, head.phrase)]
-    lines += [name + b": " + value for name, value in head.fields]
-    return written_head(lines)

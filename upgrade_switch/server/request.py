@@ -6,7 +6,6 @@ can switch.
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import lru_cache
 
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
@@ -33,15 +32,16 @@ from ..interfaces import Declined, IDetachable, ILayered, IUpgradeRequest, IUpgr
 from ..negotiation import NO_OFFER, Offer, UpgradeToken
 from ..takeover import check_target
 from .gathering import IGatheringChannel
+from .heads import head_of_101, usual_head
 from .pages import StatusPage
-from .streaming import StreamingRequest
+from .streaming import StreamingRequest, http_date
 from .switched import Asked, certificate_subject
 
 __all__ = ["UpgradeRequest"]
 
 _log = Logger()
 
-OK, SWITCHING_PROTOCOLS = 200, 101
+OK = 200
 
 # What frames a response's content, which one that switches has not.
 _FRAMING = frozenset([b"Content-Length", b"Transfer-Encoding"])
@@ -80,13 +80,6 @@ _CANNOT_SWITCH: dict[Declined, tuple[type[SwitchRefused], str]] = {
 }
 
 
-@lru_cache(100)
-def _head_of_101(named: str, phrase: bytes) -> SwitchHead:
-    """A 101 that says what the connection switches to; much the same for everybody."""
-    fields = (b"Upgrade", named.encode("ascii")), (b"Connection", b"Upgrade")
-    return SwitchHead(SWITCHING_PROTOCOLS, phrase, fields)
-
-
 @implementer(IUpgradeRequest)
 class UpgradeRequest(StreamingRequest):
     """
@@ -114,8 +107,9 @@ class UpgradeRequest(StreamingRequest):
         return self._offer
 
     def _read_offer(self) -> Offer:
+        channel = getattr(self, "channel", None)
         # RFC 8441 §4: an extended CONNECT names its one token elsewhere.
-        named = getattr(getattr(self, "channel", None), "connect_protocol", None)
+        named = getattr(channel, "connect_protocol", None)
         fields = _twisted.raw_fields(self.requestHeaders)
         if named:
             offer = Offer((named,))
@@ -124,7 +118,7 @@ class UpgradeRequest(StreamingRequest):
         else:
             values = fields[b"Upgrade"], fields.get(b"Connection")
             offer = Offer.of_request(self.method, self.clientproto, *values)
-        if offer.tokens and not self.is_detachable:
+        if offer.tokens and not IDetachable.providedBy(channel):
             offer = Offer((), "this connection belongs to no UpgradeSite")
         return offer
 
@@ -144,7 +138,7 @@ class UpgradeRequest(StreamingRequest):
         """
         site = self.site
         # It is remembered: later, when the connection may have ended, it is still the same.
-        offer = self.offer
+        offer = self._offer = self._read_offer() if self._offer is None else self._offer
         is_connect = self.method == b"CONNECT" and IUpgradeSite.providedBy(site)
         if is_connect and self.is_detachable:
             # RFC 9931: what the client may have sent already belongs into the tunnel, and is not HTTP.
@@ -257,13 +251,13 @@ class UpgradeRequest(StreamingRequest):
         """
         self._check_state()
         result = self._switch_to_offered(offered, target, phrase)
-        return result if isinstance(result, Declined) else None
+        return None if isinstance(result, SwitchedConnection) else result
 
     def try_accept_connect(self, target: IProtocol) -> Declined | None:
         """:meth:`accept_connect`, for such a target; returns why the connection may not switch."""
         self._check_state()
         result = self._switch(None, target, SwitchHead(OK, b"OK", ()))
-        return result if isinstance(result, Declined) else None
+        return None if isinstance(result, SwitchedConnection) else result
 
     @property
     def has_switched(self) -> bool:
@@ -299,10 +293,10 @@ class UpgradeRequest(StreamingRequest):
         if self.clientproto == b"HTTP/2":
             # RFC 8441 §5; RFC 9113 §8.6.
             return self._switch(offered, target, SwitchHead(OK, b"OK", ()))
-        named = str(offered)
+        named = offered.text
         if ILayered.providedBy(target):
             named = ", ".join((named, *target.layers))
-        return self._switch(offered, target, _head_of_101(named, phrase))
+        return self._switch(offered, target, head_of_101(named, phrase))
 
     def _switch(
         self,
@@ -344,6 +338,8 @@ class UpgradeRequest(StreamingRequest):
         _twisted.forget_encoder(self)
         self.code, self.code_message = head.code, head.phrase
         self.startedWriting = 1
+        if not (self.has_response_headers or self.cookies):
+            return usual_head(head, http_date())
         fields = [
             (name, value)
             for name, values in _twisted.raw_fields(self.responseHeaders).items()

@@ -168,7 +168,7 @@ class UpgradeResource(Resource):
             request.decline_detail = why_not or f"available: {', '.join(self._upgrades.names)}"
             declined(request, None, why)
 
-    def _refuse(self, request: UpgradeRequest, token: UpgradeToken) -> bytes:
+    def _refuse(self, request: UpgradeRequest, token: UpgradeToken | None) -> bytes:
         """Refuse a client that has not waited for the answer: what it has sent is not HTTP."""
         request.channel.persistent = False
         request.setHeader(b"connection", b"close")

@@ -42,7 +42,7 @@ from .preface import PrefaceTable
 from .request import UpgradeRequest
 from .resource import takes_upgrades
 from .switched import SwitchedConnections, checked_observers, say_goodbye
-from .upgrades import ConnectMatch, UpgradeMatch, Upgrades, check_connect
+from .upgrades import Match, Upgrades, check_connect
 
 try:
     from .http2 import ServerConnection
@@ -241,7 +241,7 @@ class UpgradeSite(Site):
             return False
         return not all(self._upgrades.knows(token) for token in request.offer)
 
-    def match(self, request: IUpgradeRequest) -> UpgradeMatch | None:
+    def match(self, request: IUpgradeRequest) -> Match | None:
         """The first token that a request offers of the site's own, and what decides about it."""
         return self._upgrades.match(request)
 
@@ -271,7 +271,7 @@ class UpgradeSite(Site):
             return StatusPage(501, "Not Implemented", "This server does not take CONNECT.")
         if not is_authority(request.uri):
             return StatusPage(400, "Bad Request", "A CONNECT names a host and a port.")
-        return SiteUpgrade(ConnectMatch(self._connect))
+        return SiteUpgrade(Match(None, self._connect, request.uri))
 
     def connected(self, transport: object) -> None:
         """

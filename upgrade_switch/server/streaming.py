@@ -34,7 +34,7 @@ from ..fields import is_host, options_without, split_absolute
 from ..interfaces import CarriedRequest, IStreamsContent, IUpgradeSite
 from .content import ContentState, ContentStream, IContentSource
 
-__all__ = ["StreamingRequest", "http_date"]
+__all__ = ["StreamingRequest", "http_date", "usual_fields"]
 
 # Bytes of a request's content; what Twisted has for those whose length is known.
 _MOST_IN_MEMORY = 100_000
@@ -133,7 +133,7 @@ class StreamingRequest(_twisted.LeanRequest):
         self.args = parse_qs(query, True) if query else {}
 
     def said_of_each(self) -> dict[bytes, list[bytes]]:
-        return {b"Server": [server_version], b"Date": [http_date()]}
+        return {name: [value] for name, value in usual_fields(http_date())}
 
     def _split_path(self) -> None:
         """Prepare to look a resource up, as ``Request.process`` does."""
@@ -368,6 +368,11 @@ class StreamingRequest(_twisted.LeanRequest):
             # Nobody renders it any more.
             found.resource.d.addErrback(lambda _: None)
         self._content_stream.failed(reason)
+
+
+def usual_fields(date: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """What each answer says, by its names as Twisted spells them."""
+    return (b"Server", server_version), (b"Date", date)
 
 
 def http_date() -> bytes:

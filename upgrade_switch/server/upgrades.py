@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
 from ..errors import InvalidUpgrades
-from ..interfaces import Acceptor, Answer, ConnectAcceptor, Declined, ISelective, IUpgradeRequest
+from ..interfaces import Acceptor, Answer, ISelective, IUpgradeRequest
 from ..negotiation import TokenTable, UpgradeToken
 from .pages import service_unavailable
 
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from .request import UpgradeRequest
 
 __all__ = [
-    "ConnectMatch",
     "Match",
-    "UpgradeMatch",
     "Upgrades",
     "acceptor_of",
     "build_or_decline",
@@ -33,36 +31,18 @@ __all__ = [
 
 
 @dataclass(slots=True)
-class UpgradeMatch:
-    """A token of a request's offer that is known here, and what decides about it."""
+class Match:
+    """
+    A token of a request's offer that is known here, or a CONNECT; and what decides about it.
 
-    token: UpgradeToken
-    acceptor: Callable[[Any, UpgradeToken], Any]
+    :ivar token: the token; None for a CONNECT.
+    :ivar acceptor: what decides, or has a factory build the target; it may be asynchronous.
+    :ivar argument: what the acceptor is told beside the request: the token, or a CONNECT's authority.
+    """
 
-    def ask(self, request: UpgradeRequest) -> object:
-        """What the acceptor, or the factory, makes of the request: a result, Deferred or coroutine."""
-        return self.acceptor(request, self.token)
-
-    def switch(self, request: UpgradeRequest, target: IProtocol) -> Declined | None:
-        """Switch; or say why not."""
-        return request.try_switch_to(self.token, target)
-
-
-@dataclass(slots=True)
-class ConnectMatch:
-    """A CONNECT, and what decides about it."""
-
-    acceptor: ConnectAcceptor
-    token: None = None
-
-    def ask(self, request: UpgradeRequest) -> object:
-        return self.acceptor(request, request.uri)
-
-    def switch(self, request: UpgradeRequest, target: IProtocol) -> Declined | None:
-        return request.try_accept_connect(target)
-
-
-Match = UpgradeMatch | ConnectMatch
+    token: UpgradeToken | None
+    acceptor: Callable[..., Any]
+    argument: UpgradeToken | bytes
 
 
 class _Entry(NamedTuple):
@@ -101,7 +81,7 @@ class Upgrades:
         """Whether a token is known here, or is one that nobody can take (``h2``)."""
         return token.key[0] == "h2" or self._table.find(token) is not None
 
-    def match(self, request: IUpgradeRequest) -> UpgradeMatch | None:
+    def match(self, request: IUpgradeRequest) -> Match | None:
         """The first token of a request's offer that is known here, and not ignored."""
         # Each is asked once, however often a stranger repeats its token.
         ignoring: set[int] = set()
@@ -113,7 +93,7 @@ class Upgrades:
                 continue
             ignores = entry.ignores
             if ignores is None or (id(entry) not in ignoring and not ignores(request)):
-                return UpgradeMatch(token, entry.acceptor)
+                return Match(token, entry.acceptor, token)
             ignoring.add(id(entry))
         return None
 
