@@ -69,7 +69,7 @@ def hand_over(transport: IStreamTransport, slot: _twisted.Slot, target: IProtoco
     beneath = _twisted.bottom(transport)
     layer = getattr(beneath, "protocol", None)
     # With no bytes in hand there is nothing to hold back from a target that pauses,
-    if not data and layer is target and _twisted.is_bare(transport):
+    if not data and layer is target and _twisted.is_bare(beneath):
         # nor, on a bare socket, from one that closes.
         _make_connection(transport, target)
         return
