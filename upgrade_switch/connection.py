@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from . import _twisted
+from ._twisted import report_end, tls_layer
 from .errors import AlreadyInstalled
 from .interfaces import ICarriedTransport, ICountsBytes, IStreamTransport, ISwitchedConnection
 from .takeover import check_target, hand_over, replay_ended_connection
@@ -227,13 +228,13 @@ class SwitchedConnection:
         assert listener is not None
         # The target finds the connection gone from the collection; observers hear after the target.
         listener.forget(self)
-        layer = _twisted.tls_layer(self._transport)
+        layer = tls_layer(self._transport)
         tls = None if layer is None else layer.getHandle()
         why = reason
         if self.why_aborted is not None or isinstance(reason.value, ConnectionLost):
             why = self._why(reason)
         try:
-            _twisted.report_end(self._transport, self.target, reason)
+            report_end(self._transport, self.target, reason)
         finally:
             listener.ended(self, why if tls is None else _end_of_tls(tls, why))
 

@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 from zope.interface import directlyProvides, providedBy
 
 from . import _twisted
+from ._twisted import bottom, is_bare, is_closing, let_send_at_once, rename_log_prefix
 from .errors import InvalidTarget
 from .interfaces import IStreamTransport
 
@@ -64,19 +65,19 @@ def hand_over(transport: IStreamTransport, slot: _twisted.Slot, target: IProtoco
     :param data: the trailing data: bytes that were read before and belong to the target.
     """
     slot.set(target)
-    _twisted.let_send_at_once(transport)
+    let_send_at_once(transport)
     getattr(transport, "resumeProducing", _nothing)()
-    beneath = _twisted.bottom(transport)
+    beneath = bottom(transport)
     layer = getattr(beneath, "protocol", None)
     # With no bytes in hand there is nothing to hold back from a target that pauses,
-    if not data and layer is target and _twisted.is_bare(beneath):
+    if not data and layer is target and is_bare(beneath):
         # nor, on a bare socket, from one that closes.
         _make_connection(transport, target)
         return
     watch = _twisted.PauseWatch(transport) if data or layer is not target else None
     _make_connection(transport, target)
     receiver = slot.get()
-    if _twisted.is_closing(transport):
+    if is_closing(transport):
         if watch is not None:
             watch.stop()
         if receiver is target:
@@ -98,7 +99,7 @@ def _make_connection(transport: IStreamTransport, target: IProtocol) -> None:
     try:
         target.makeConnection(transport)
         # Afterwards, since a target's log prefix may well describe the connection.
-        _twisted.rename_log_prefix(transport, target)
+        rename_log_prefix(transport, target)
     except BaseException:
         _failed(transport, target.makeConnection)
 
@@ -180,7 +181,7 @@ class _PausedTarget(_StandIn):
 
     def _resumed(self) -> None:
         self._watch.stop()
-        if _twisted.is_closing(self.transport):
+        if is_closing(self.transport):
             return
         slot = _twisted.slot_of(self.transport)
         if slot.get() is self:

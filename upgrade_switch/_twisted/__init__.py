@@ -5,6 +5,8 @@ Each entry says why no public way will do, and ``tests/core/test_twisted.py`` ha
 fails when Twisted changes it. If one is missing, importing what uses it says so.
 
 What is about ``twisted.web`` is imported when a name of it is asked for (PEP 562), as are endpoints.
+Python takes longer to find the names of a module that has them so: where each request needs one, it is
+imported by itself.
 """
 
 from importlib import import_module

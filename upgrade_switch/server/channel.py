@@ -35,6 +35,15 @@ from twisted.web.iweb import INonQueuedRequestFactory
 from zope.interface import implementer
 
 from .. import _twisted
+from .._twisted import (
+    headers_of,
+    is_bare,
+    is_closing,
+    slot_of,
+    stop_reading_lines,
+    take_read_ahead,
+    write_at_once,
+)
 from ..interfaces import IDetachable, SwitchHead
 from ..takeover import hand_over, replay_ended_connection
 from .head import read_head
@@ -101,7 +110,7 @@ class UpgradeChannel(ReceivingChannel):
         site, transport = self.site, self.transport
         site.connected(transport)
         # The TLS layer, which ALPN belongs to, is a wrapper.
-        self.knows_protocol = _twisted.is_bare(transport)
+        self.knows_protocol = is_bare(transport)
         self._prefaces = site.prefaces_on(transport)
         if self._prefaces is not None:
             self.state = ChannelState.PREFACE
@@ -111,7 +120,7 @@ class UpgradeChannel(ReceivingChannel):
         if self.successor is not None:
             self.successor.dataReceived(data)
             return
-        if _twisted.is_closing(self.transport):
+        if is_closing(self.transport):
             # TLS goes on delivering after loseConnection: what comes behind a 400 is not read.
             return
         if not self.knows_protocol:
@@ -208,7 +217,7 @@ class UpgradeChannel(ReceivingChannel):
             replay_ended_connection(self.transport, target, data, reason)
 
     def lineReceived(self, line: bytes) -> None:
-        if _twisted.is_closing(self.transport):
+        if is_closing(self.transport):
             return
         self._has_read_lines = True
         prefaces = self._prefaces
@@ -268,15 +277,15 @@ class UpgradeChannel(ReceivingChannel):
                 else:
                     request = self._begin(head.fields)
                     request.gotLength(0)
-                    _twisted.stop_reading_lines(self)
+                    stop_reading_lines(self)
                     request.requestReceived(head.method, head.target, b"HTTP/1.1")
                     if self.requests:
                         # The socket may be closed when it is asked for.
                         _ = request.host
                 data, self._behind = self._behind, b""
-                if data and _twisted.is_closing(self.transport):
+                if data and is_closing(self.transport):
                     break
-            if data and not _twisted.is_closing(self.transport):
+            if data and not is_closing(self.transport):
                 super().dataReceived(data)
         finally:
             self._reading = False
@@ -301,7 +310,7 @@ class UpgradeChannel(ReceivingChannel):
         else:
             request = factory(self, len(self.requests))
         self.requests.append(request)
-        request.requestHeaders = _twisted.headers_of(fields)
+        request.requestHeaders = headers_of(fields)
         self.persistent = self.checkPersistence(request, b"HTTP/1.1")
         return request
 
@@ -329,7 +338,7 @@ class UpgradeChannel(ReceivingChannel):
         if self._peer is None:
             # A port knows it of the socket that it has accepted, where there is nothing between.
             accepted, transport = self.accepted, self.transport
-            if isinstance(accepted, IPv4Address) and _twisted.is_bare(transport):
+            if isinstance(accepted, IPv4Address) and is_bare(transport):
                 self._peer = accepted
             else:
                 self._peer = transport.getPeer()
@@ -337,14 +346,14 @@ class UpgradeChannel(ReceivingChannel):
 
     def isSecure(self) -> bool:
         # The same as Twisted's, which adapts.
-        return not _twisted.is_bare(self.transport) and ISSLTransport.providedBy(self.transport)
+        return not is_bare(self.transport) and ISSLTransport.providedBy(self.transport)
 
     def has_trailing_data(self) -> bool:
         # What has been read behind a head is content, if there is some.
         return not self.is_streaming and (bool(self._behind) or _twisted.has_read_ahead(self))
 
     def slot(self) -> _twisted.Slot:
-        return _twisted.slot_of(self.transport, self)
+        return slot_of(self.transport, self)
 
     def detach(self, head: SwitchHead | None) -> bytes:
         """
@@ -377,7 +386,7 @@ class UpgradeChannel(ReceivingChannel):
 
     def _write_head(self, head: SwitchHead) -> None:
         """Write a head that ends HTTP (RFC 9110 §15.2.2, §9.3.6)."""
-        _twisted.write_at_once(self.transport, written(head))
+        write_at_once(self.transport, written(head))
 
     def requestDone(self, request: Request) -> None:
         self.outlives_half_close = False
@@ -387,5 +396,5 @@ class UpgradeChannel(ReceivingChannel):
         # What has been read behind it is no next request. The idle timer goes on standing still, and
         # flow control is left alone as it is during a request (_twisted.detach_flow_control).
         self.requests.clear()
-        self._trailing = _twisted.take_read_ahead(self) + self._behind
+        self._trailing = take_read_ahead(self) + self._behind
         self._behind = b""

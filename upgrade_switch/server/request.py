@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
-from .. import _twisted
+from .._twisted import forget_encoder, raw_fields
 from ..connection import SwitchedConnection
 from ..errors import (
     AlreadySwitched,
@@ -110,7 +110,7 @@ class UpgradeRequest(StreamingRequest):
         channel = getattr(self, "channel", None)
         # RFC 8441 §4: an extended CONNECT names its one token elsewhere.
         named = getattr(channel, "connect_protocol", None)
-        fields = _twisted.raw_fields(self.requestHeaders)
+        fields = raw_fields(self.requestHeaders)
         if named:
             offer = Offer((named,))
         elif b"Upgrade" not in fields:
@@ -335,14 +335,14 @@ class UpgradeRequest(StreamingRequest):
         9110 §15.2, §9.3.6, §8.6). From here on this request answers nothing else.
         """
         self._switched = True
-        _twisted.forget_encoder(self)
+        forget_encoder(self)
         self.code, self.code_message = head.code, head.phrase
         self.startedWriting = 1
         if not (self.has_response_headers or self.cookies):
             return usual_head(head, http_date())
         fields = [
             (name, value)
-            for name, values in _twisted.raw_fields(self.responseHeaders).items()
+            for name, values in raw_fields(self.responseHeaders).items()
             if name not in without
             for value in values
         ]

@@ -29,6 +29,7 @@ from twisted.web.server import version as server_version
 from twisted.web.util import DeferredResource
 
 from .. import _twisted
+from .._twisted import raw_fields, set_encoder
 from ..errors import InvalidArgument
 from ..fields import is_host, options_without, split_absolute
 from ..interfaces import CarriedRequest, IStreamsContent, IUpgradeSite
@@ -104,7 +105,7 @@ class StreamingRequest(_twisted.LeanRequest):
             super().gotLength(length)
 
     def _says_continue(self) -> bool:
-        values = _twisted.raw_fields(self.requestHeaders).get(b"Expect", [])
+        values = raw_fields(self.requestHeaders).get(b"Expect", [])
         return bool(values) and values[0].lower() == b"100-continue"  # as Twisted reads it
 
     def _look_at_head(self, method: bytes, target: bytes, version: bytes) -> None:
@@ -159,7 +160,7 @@ class StreamingRequest(_twisted.LeanRequest):
 
     def _what_is_wrong(self, version: bytes) -> str | None:
         """Which rule for every request this one breaks; None if it breaks none."""
-        fields = _twisted.raw_fields(self.requestHeaders)
+        fields = raw_fields(self.requestHeaders)
         hosts = fields.get(b"Host", ())
         if version == b"HTTP/1.1" and (len(hosts) != 1 or not is_host(hosts[0])):
             # RFC 9112 §3.2.
@@ -219,7 +220,7 @@ class StreamingRequest(_twisted.LeanRequest):
             return
         try:
             if found.is_direct:
-                _twisted.set_encoder(self, found.resource)
+                set_encoder(self, found.resource)
             self.render(found.resource)
         except BaseException:
             self.processingFailed(Failure())
@@ -232,7 +233,7 @@ class StreamingRequest(_twisted.LeanRequest):
         self._split_path()
         try:
             resource = self.site.getResourceFor(self)
-            _twisted.set_encoder(self, resource)
+            set_encoder(self, resource)
             self.render(resource)
         except BaseException:
             self.processingFailed(Failure())

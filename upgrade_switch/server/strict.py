@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
 from .. import _twisted
+from .._twisted import is_closing, raw_fields
 from ..fields import connection_options, written_head
 from .idle import TimedChannel
 
@@ -51,7 +52,7 @@ class StrictChannel(TimedChannel):
                 self._head_timer = self.callLater(seconds, self._head_took_too_long)
 
     def _is_reading_head(self) -> bool:
-        if not self.line_mode or _twisted.is_closing(self.transport):
+        if not self.line_mode or is_closing(self.transport):
             return False
         return bool(self.requests) or _twisted.has_begun_line(self)
 
@@ -123,7 +124,7 @@ class StrictChannel(TimedChannel):
         Connection lines says ``close`` (RFC 9112 §9.3). Twisted reads the first line only, and
         splits it at spaces.
         """
-        lines = _twisted.raw_fields(request.requestHeaders).get(b"Connection")
+        lines = raw_fields(request.requestHeaders).get(b"Connection")
         says_close = lines is not None and "close" in connection_options(lines)
         if version == b"HTTP/1.1" and not (says_close or self._is_last_request):
             return True
@@ -155,7 +156,7 @@ class StrictChannel(TimedChannel):
         """
         self.become_producer()
         lines = [b"%b %b %b" % (version, code, reason)]
-        fields = _twisted.raw_fields(headers)
+        fields = raw_fields(headers)
         lines += [name + b": " + value for name, values in fields.items() for value in values]
         # In one piece: Twisted writes each name, colon, value and line break by itself.
         self.write(written_head(lines))

@@ -16,6 +16,7 @@ from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 
 from .. import _twisted
+from .._twisted import is_closing, keep_alive_as, watch_end, watcher
 from ..connection import SwitchedConnection
 from ..errors import InvalidArgument, NotRead
 from ..interfaces import (
@@ -119,7 +120,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
             party = party_of(address)
             if party is not None and self._count_of(party) >= limits.max_per_address:
                 why = Declined.ADDRESS_FULL
-        if why is not None and isinstance(_twisted.watcher(transport), SwitchedConnection):
+        if why is not None and isinstance(watcher(transport), SwitchedConnection):
             return None
         return why
 
@@ -132,7 +133,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
 
     def why_declined(self, transport: IStreamTransport, address: IAddress | None) -> Declined | None:
         """Why this connection, which must still be open, may not switch now; None if it may."""
-        if _twisted.is_closing(transport):
+        if is_closing(transport):
             return Declined.LEFT
         limits = self.limits
         if not self.draining and limits.max_switched is limits.max_per_address is None:
@@ -169,7 +170,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
             _twisted.abort(transport)
             raise
         # HTTP's timer is gone: TCP finds a peer that has died.
-        _twisted.keep_alive_as(transport, self.limits.keep_alive)
+        keep_alive_as(transport, self.limits.keep_alive)
         connection.target = target
         if self._observers:
             notify(self._observers, "switched", connection)
@@ -186,7 +187,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         Note a switch. One connection is one entry from its first switch to its end, which the
         transport reports: a later switch changes ``token``, ``path`` and ``target``.
         """
-        connection = _twisted.watcher(transport)
+        connection = watcher(transport)
         if isinstance(connection, SwitchedConnection):
             connection.token, connection.path, connection.target = asked.token, asked.path, None
             connection.user = asked.user or connection.user
@@ -198,7 +199,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         self._members[connection] = party
         if party is not None:
             self._parties[party] += 1
-        _twisted.watch_end(transport, target, connection)
+        watch_end(transport, target, connection)
         if self.limits.max_unsent is not None and self._watching_unsent is None:
             self._watching_unsent = LoopingCall(self._abort_overfull)
             self._watching_unsent.clock = self._clock
