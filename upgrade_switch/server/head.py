@@ -17,10 +17,7 @@ from .. import _twisted
 __all__ = ["Head", "read_head"]
 
 # RFC 9112 §3.
-_REQUEST_LINE = re.compile(rb"(?!CONNECT )([A-Z]+) ([!-~]+) HTTP/1\.1\r\n")
-
-# RFC 9112 §5, without obsolete folding. What stands for a name may be anything.
-_FIELD = re.compile(rb"([^:]*):[\t ]*([^\r]*)\r\n")
+_REQUEST_LINE = re.compile(rb"(?!CONNECT )([A-Z]+) ([!-~]+) HTTP/1\.1\Z")
 
 # RFC 9110 §5.6.2. They are short, since they are remembered.
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}\Z")
@@ -71,15 +68,14 @@ def read_head(data: bytes, most_bytes: int, most_fields: int) -> Head | None:
     :param most_fields: how many fields it may have.
     :return: None where it is incomplete, or anything but plain.
     """
-    line = _REQUEST_LINE.match(data)
     end = data.find(b"\r\n\r\n", 0, most_bytes)
-    if line is None or end < line.end():
+    if end < 0:
         return None
-    # Each line with its end.
-    block = data[line.end() : end + 2]
-    lines = _FIELD.findall(block)
-    # As many fields as line ends, and no other control characters: nothing has been left out.
-    if len(lines) > most_fields or block.translate(None, _PLAIN) != b"\r\n" * len(lines):
+    head = data[:end]
+    lines = head.split(b"\r\n")
+    line = _REQUEST_LINE.match(lines.pop(0))
+    # No control characters but the line ends.
+    if line is None or len(lines) > most_fields or head.translate(None, _PLAIN) != b"\r\n" * len(lines):
         return None
     fields = _by_name(lines)
     if fields is None or b"Transfer-Encoding" in fields or b"Expect" in fields:
@@ -94,12 +90,15 @@ def read_head(data: bytes, most_bytes: int, most_fields: int) -> Head | None:
     return Head(method, target, fields, end + 4, length)
 
 
-def _by_name(lines: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]] | None:
-    """The values of each name; None if one of the names is none."""
+def _by_name(lines: list[bytes]) -> dict[bytes, list[bytes]] | None:
+    """The values of each name; None if one of the lines is no field (RFC 9112 §5), or is folded."""
     fields: dict[bytes, list[bytes]] = {}
     try:
-        for name, value in lines:
-            spelled, stripped = _names[name], value.rstrip(b" \t")
+        for line in lines:
+            name, colon, value = line.partition(b":")
+            spelled, stripped = _names[name], value.strip(b" \t")
+            if not colon:
+                return None
             if spelled in fields:
                 fields[spelled].append(stripped)
             else:
