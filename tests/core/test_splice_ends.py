@@ -15,6 +15,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tests.kit.farside import KINDS, MEGABYTE, Chains, ClosingCollector
+from tests.kit.harness import reactor
 from tests.kit.waiting import eventually, turns
 from upgrade_switch import _twisted, sending
 
@@ -46,6 +47,39 @@ async def test_reset(chain: Chains, other: str, backwards: bool) -> None:
     assert slow.data == sent
     assert is_error(slow, other)
     await joined.done
+
+
+@pytest_twisted.ensureDeferred
+async def test_reset_towards_tls_that_sends_at_once(chain: Chains) -> None:
+    """A client over TLS is not told of a clean end either where its connection sends at once."""
+    joined = await chain("tls at once", "tcp", make=ClosingCollector)
+    joined.left.transport.pauseProducing()
+    joined.right.transport.abortConnection()
+    await joined.done
+    with pytest.raises(ConnectionResetError):
+        _twisted.bottom(joined.left.transport).socket.recv(100)
+
+
+@pytest.mark.parametrize("near", ["tls", "tls at once"])
+@both_directions
+@pytest_twisted.ensureDeferred
+async def test_clean_end_of_a_reader_that_stops(chain: Chains, near: str, backwards: bool) -> None:
+    """
+    An end that has not read all, and closes all the same, ends the other one, whose reading has been
+    paused: with TLS, its peer's answer has to be read.
+    """
+    joined = await chain(near, "tls", make=ClosingCollector)
+    fast, slow = joined.ends(backwards)
+    source = _twisted.bottom(joined.middle(not backwards))
+    joined.send_buffers(32768)
+    slow.transport.pauseProducing()
+    fast.send(3 * MEGABYTE)
+    await eventually(lambda: source not in reactor.getReaders())
+    # It says so, and does not wait for an answer.
+    slow.transport.loseConnection()
+    _twisted.bottom(slow.transport).loseConnection()
+    await joined.done
+    await fast.is_lost()
 
 
 @both_directions
