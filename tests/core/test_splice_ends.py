@@ -6,6 +6,7 @@ The chain of transports is that of ``test_splice``.
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tests.kit.farside import KINDS, MEGABYTE, Chains, ClosingCollector
+from tests.kit.farside import KINDS, MEGABYTE, Chains, ClosingCollector, settled
 from tests.kit.harness import reactor
 from tests.kit.waiting import eventually, turns
 from upgrade_switch import _twisted, sending
@@ -80,6 +81,32 @@ async def test_clean_end_of_a_reader_that_stops(chain: Chains, near: str, backwa
     _twisted.bottom(slow.transport).loseConnection()
     await joined.done
     await fast.is_lost()
+
+
+@both_directions
+@pytest_twisted.ensureDeferred
+async def test_reset_of_both(chain: Chains, backwards: bool) -> None:
+    """
+    An end that has finished sending, and is reset with bytes on their way to it, is not waited for when
+    the other one is reset, too. (Nobody reads it, so nobody has been told.)
+    """
+    joined = await chain("tcp", "tcp")
+    gone, other = joined.ends(backwards)
+    source = joined.middle(not backwards)
+    gone.transport.pauseProducing()
+    gone.transport.loseWriteConnection()
+    await other.sees_end()
+    # All of it goes to the kernel, which holds it.
+    source.setTcpNoDelay(True)
+    source.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_000_000)
+    while sending.remaining(source) < 100_000:
+        other.send(MEGABYTE[:50_000])
+        await settled(lambda: (_twisted.unsent(source), sending.remaining(source)))
+    assert not _twisted.unsent(source)
+    gone.transport.abortConnection()
+    await gone.is_lost()
+    other.transport.abortConnection()
+    await joined.done
 
 
 @both_directions
