@@ -372,6 +372,9 @@ class IUpgradeSite(Interface):
     def getResourceFor(request: object) -> IResource:
         """The resource that a request addresses."""
 
+    def resource_at(path: bytes) -> IResource | None:
+        """The resource that a path leads to, whoever asks; None if that depends on the request."""
+
     def site_upgrade_for(request: IUpgradeRequest) -> IResource | None:
         """What answers a request that offers one of the site's own tokens; None: the tree does."""
 

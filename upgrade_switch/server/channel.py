@@ -25,10 +25,9 @@ transport.
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from twisted.internet.address import IPv4Address
-from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.iweb import INonQueuedRequestFactory
@@ -37,17 +36,21 @@ from zope.interface import implementer
 from .. import _twisted
 from ..interfaces import IDetachable, SwitchHead
 from ..takeover import hand_over, replay_ended_connection
+from .addresses import AddressedChannel
 from .head import read_head
 from .heads import written
-from .receiving import ReceivingChannel
+from .plain_switch import log_switch, switch_plainly
 from .switched import Asked, certificate_subject
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IAddress, IProtocolFactory
+    from twisted.internet.interfaces import IProtocolFactory
     from twisted.web.http import Request
+    from twisted.web.resource import IResource
 
     from ..interfaces import CarriedRequest
+    from .head import Head
     from .preface import PrefaceTable
+    from .request import UpgradeRequest
 
 __all__ = ["ChannelState", "UpgradeChannel"]
 
@@ -68,7 +71,7 @@ class ChannelState(Enum):
 
 
 @implementer(IDetachable)
-class UpgradeChannel(ReceivingChannel):
+class UpgradeChannel(AddressedChannel):
     """
     The HTTP/1.1 server protocol, with the takeover hook. Built by ``UpgradeSite``.
 
@@ -78,8 +81,6 @@ class UpgradeChannel(ReceivingChannel):
     state = ChannelState.HTTP
     #: Who owns the connection once it has been left, if the transport itself cannot say.
     successor: Any = None
-    #: The address that the site was given when the channel was built.
-    accepted: IAddress | None = None
     #: Whether ALPN need not be asked which HTTP is spoken.
     knows_protocol = False
     outlives_half_close = False
@@ -93,8 +94,8 @@ class UpgradeChannel(ReceivingChannel):
     _has_read_lines = False
     # What belongs to the target, once the channel is being left.
     _trailing = b""
-    _host: IAddress | None = None
-    _peer: IAddress | None = None
+    # The head of a request that has not been made, while the connection switches past it.
+    _asked: Head | None = None
 
     def connectionMade(self) -> None:
         # HTTPChannel's has nothing more that a connection needs which switches (LateChannel).
@@ -261,6 +262,13 @@ class UpgradeChannel(ReceivingChannel):
                     data = data[head.size :]
                     break
                 self._behind = data[end:]
+                decided: bool | IResource = False
+                if b"Upgrade" in head.fields and not head.length:
+                    self._asked = head
+                    decided = switch_plainly(self, head)
+                    self._asked = None
+                    if decided is True:
+                        return
                 if head.length or self._has_read_lines:
                     self._has_read_lines = False
                     self._begin_with_content(head.method, head.target, head.fields)
@@ -269,6 +277,8 @@ class UpgradeChannel(ReceivingChannel):
                     request = self._begin(head.fields)
                     request.gotLength(0)
                     _twisted.stop_reading_lines(self)
+                    if not isinstance(decided, bool):
+                        cast("UpgradeRequest", request).decided = decided
                     request.requestReceived(head.method, head.target, b"HTTP/1.1")
                     if self.requests:
                         # The socket may be closed when it is asked for.
@@ -318,27 +328,6 @@ class UpgradeChannel(ReceivingChannel):
         request.content = carried.content
         self.allContentReceived()
 
-    # Each request of Twisted's asks, and the transport asks the kernel, and makes an address anew.
-
-    def getHost(self) -> IAddress:
-        if self._host is None:
-            self._host = self.transport.getHost()
-        return self._host
-
-    def getPeer(self) -> IAddress:
-        if self._peer is None:
-            # A port knows it of the socket that it has accepted, where there is nothing between.
-            accepted, transport = self.accepted, self.transport
-            if isinstance(accepted, IPv4Address) and _twisted.is_bare(transport):
-                self._peer = accepted
-            else:
-                self._peer = transport.getPeer()
-        return self._peer
-
-    def isSecure(self) -> bool:
-        # The same as Twisted's, which adapts.
-        return not _twisted.is_bare(self.transport) and ISSLTransport.providedBy(self.transport)
-
     def has_trailing_data(self) -> bool:
         # What has been read behind a head is content, if there is some.
         return not self.is_streaming and (bool(self._behind) or _twisted.has_read_ahead(self))
@@ -361,14 +350,17 @@ class UpgradeChannel(ReceivingChannel):
         """
         if self._head_timer is not None:
             self.stop_head_timer()
-        if head is None:
+        if not self.requests:
             self.setTimeout(None)
             _twisted.detach_flow_control(self)
         self.state = ChannelState.LEAVING
         if head is not None:
             self._write_head(head)
-            request: Request = self.requests[0]
-            request.finish()
+        if self.requests:
+            self.requests[0].finish()
+        elif head is not None and self._asked is not None:
+            self._trailing, self._behind = self._behind, b""
+            log_switch(self, self._asked, head)
         if self.is_producer:
             self.transport.unregisterProducer()
         self.state = ChannelState.LEFT
