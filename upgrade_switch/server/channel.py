@@ -94,8 +94,10 @@ class UpgradeChannel(AddressedChannel):
     _has_read_lines = False
     # What belongs to the target, once the channel is being left.
     _trailing = b""
-    # The head of a request that has not been made, while the connection switches past it.
+    # The head of a request that has not been made, while the connection switches past it; and what
+    # answers the request if it does not.
     _asked: Head | None = None
+    _decided: IResource | None = None
 
     def connectionMade(self) -> None:
         # HTTPChannel's has nothing more that a connection needs which switches (LateChannel).
@@ -262,13 +264,8 @@ class UpgradeChannel(AddressedChannel):
                     data = data[head.size :]
                     break
                 self._behind = data[end:]
-                decided: bool | IResource = False
-                if b"Upgrade" in head.fields and not head.length:
-                    self._asked = head
-                    decided = switch_plainly(self, head)
-                    self._asked = None
-                    if decided is True:
-                        return
+                if b"Upgrade" in head.fields and not head.length and self._switches_plainly(head):
+                    return
                 if head.length or self._has_read_lines:
                     self._has_read_lines = False
                     self._begin_with_content(head.method, head.target, head.fields)
@@ -277,8 +274,6 @@ class UpgradeChannel(AddressedChannel):
                     request = self._begin(head.fields)
                     request.gotLength(0)
                     _twisted.stop_reading_lines(self)
-                    if not isinstance(decided, bool):
-                        cast("UpgradeRequest", request).decided = decided
                     request.requestReceived(head.method, head.target, b"HTTP/1.1")
                     if self.requests:
                         # The socket may be closed when it is asked for.
@@ -290,6 +285,15 @@ class UpgradeChannel(AddressedChannel):
                 super().dataReceived(data)
         finally:
             self._reading = False
+
+    def _switches_plainly(self, head: Head) -> bool:
+        """Whether the connection has switched, without a request."""
+        self._asked = head
+        outcome = switch_plainly(self, self.site, self.getPeer(), head)
+        self._asked = None
+        if not isinstance(outcome, bool):
+            self._decided = outcome
+        return outcome is True
 
     def _begin_with_content(
         self, method: bytes, target: bytes, fields: dict[bytes, list[bytes]]
@@ -310,6 +314,8 @@ class UpgradeChannel(AddressedChannel):
             request: Request = factory(self)
         else:
             request = factory(self, len(self.requests))
+        if self._decided is not None:
+            cast("UpgradeRequest", request).decided, self._decided = self._decided, None
         self.requests.append(request)
         request.requestHeaders = _twisted.headers_of(fields)
         self.persistent = self.checkPersistence(request, b"HTTP/1.1")

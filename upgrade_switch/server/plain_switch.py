@@ -18,7 +18,7 @@ from twisted.web.resource import IResource
 
 from .. import _twisted
 from ..errors import NotDetachable
-from ..interfaces import Answer, ILayered, SwitchHead
+from ..interfaces import Answer, IDetachable, ILayered, IUpgradeSite, SwitchHead
 from ..negotiation import Offer, UpgradeToken
 from ..takeover import is_protocol
 from .decision import SiteUpgrade
@@ -30,7 +30,8 @@ from .switched import Asked, certificate_subject
 from .upgrades import Match, build
 
 if TYPE_CHECKING:
-    from .channel import UpgradeChannel
+    from twisted.internet.interfaces import IAddress
+
     from .head import Head
 
 __all__ = ["log_switch", "switch_plainly"]
@@ -38,16 +39,19 @@ __all__ = ["log_switch", "switch_plainly"]
 _log = Logger()
 
 
-def switch_plainly(channel: UpgradeChannel, head: Head) -> bool | IResource:
+def switch_plainly(
+    channel: IDetachable, site: IUpgradeSite, address: IAddress, head: Head
+) -> bool | IResource:
     """
     Switch a connection to what a factory builds, if nobody has to look at the request.
 
+    :param address: the client's.
     :param head: of a request without content.
     :return: True if it has switched, and False if nothing has been done. A resource if the factory was
         asked, and the connection has not switched: it answers the request.
     """
-    site, path = channel.site, head.target.partition(b"?")[0]
-    if channel.requestFactory is not UpgradeRequest or what_is_wrong(head.fields):
+    path = head.target.partition(b"?")[0]
+    if site.requestFactory is not UpgradeRequest or what_is_wrong(head.fields):
         return False
     resource = site.resource_at(path)
     if not isinstance(resource, UpgradeResource) or not resource.is_usual:
@@ -56,7 +60,7 @@ def switch_plainly(channel: UpgradeChannel, head: Head) -> bool | IResource:
     if found is None:
         return False
     token, factory = found
-    transport, address, switched = channel.transport, channel.getPeer(), site.switched
+    transport, switched = channel.transport, site.switched
     if switched.why_declined(transport, address) is not None:
         return False
     try:
@@ -101,7 +105,7 @@ def _given(result: Answer | Failure, request: object, token: object) -> Answer |
     return result
 
 
-def log_switch(channel: UpgradeChannel, asked: Head, head: SwitchHead) -> None:
+def log_switch(channel: IDetachable, asked: Head, head: SwitchHead) -> None:
     """
     Tell the access log of a request that was not made.
 

@@ -32,7 +32,6 @@ from ..interfaces import Declined, IDetachable, ILayered, IUpgradeRequest, IUpgr
 from ..negotiation import NO_OFFER, Offer, UpgradeToken
 from ..takeover import check_target
 from .gathering import IGatheringChannel
-from .head import segments_of
 from .heads import SWITCHING, head_of_101, http_date, usual_head
 from .pages import StatusPage
 from .streaming import StreamingRequest
@@ -353,7 +352,8 @@ class UpgradeRequest(StreamingRequest):
         self.site = self.channel.site
         self._set_target(method, target, b"HTTP/1.1")
         self._switched = True
-        self.prepath, self.postpath, self.sitepath = segments_of(self.path), [], []
+        self._split_path()
+        self.sitepath = []
         self.note_answer(head.code, head.phrase, b"", 0)
 
     # After the switch, nothing of HTTP gets onto the wire.
