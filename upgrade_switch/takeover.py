@@ -68,7 +68,11 @@ def hand_over(transport: IStreamTransport, slot: _twisted.Slot, target: IProtoco
     getattr(transport, "resumeProducing", _nothing)()
     beneath = _twisted.bottom(transport)
     layer = getattr(beneath, "protocol", None)
-    # A bare socket that is paused delivers nothing: with no bytes in hand there is nothing to hold.
+    # With no bytes in hand there is nothing to hold back from a target that pauses,
+    if not data and layer is target and _twisted.is_bare(beneath):
+        # nor, on a bare socket, from one that closes.
+        _make_connection(transport, target)
+        return
     watch = _twisted.PauseWatch(transport) if data or layer is not target else None
     _make_connection(transport, target)
     receiver = slot.get()

@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 from weakref import ref
 
 from twisted.internet import tcp, unix
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
 from ..interfaces import IStreamTransport
-from .sockets import KeepAlive, send_small_parts, set_for_connections
+from .sockets import KeepAlive, address_of_connections, send_small_parts, set_for_connections
 from .transports import bottom, has_begun_with_tls
 
 __all__ = [
@@ -213,9 +213,11 @@ class _AtOnce(tcp.Server):
     :ivar reads: how often it has read.
     :ivar inherited: TCP's keep-alive, if the socket has it from its port's, and sends small parts as
         that does (``keep_alive_as`` makes sure of it).
+    :ivar bound: the address of this end, if it is that of the port for each of its connections.
     """
 
     inherited: KeepAlive | None = None
+    bound: IAddress | None = None
 
     reads = 0
     _sends_at_once = False
@@ -257,6 +259,10 @@ class _AtOnce(tcp.Server):
             parts = _left(parts, _send(self, parts[0], parts[1:]))
         super().writeSequence(parts)
 
+    def getHost(self) -> IAddress:
+        host: IAddress = super().getHost() if self.bound is None else self.bound
+        return host
+
     def doRead(self) -> Any:
         self.reads += 1
         self._is_first = self._sends_at_once
@@ -281,7 +287,7 @@ _CLASSES: dict[type, type] = {tcp.Server: _TCPServer, unix.Server: _UNIXServer}
 def listen_at_once(port: P, keep_alive: KeepAlive | None = None) -> P:
     """
     Have the connections of a port send at once, when they are allowed to (:func:`let_send_at_once`);
-    until then they write as all do.
+    until then they write as all do. They need not ask the kernel for what is known of all of them.
 
     :param port: any port; those that are not Twisted's for TCP and UNIX sockets stay as they are, and
         those whose transports somebody has chosen.
@@ -291,8 +297,11 @@ def listen_at_once(port: P, keep_alive: KeepAlive | None = None) -> P:
     """
     known = _CLASSES.get(port.transport) if isinstance(port, tcp.Port) else None
     if known is not None:
-        inherited = set_for_connections(port.socket, keep_alive)
-        port.transport = type(known.__name__, (known,), {"inherited": inherited})
+        known_of_all = {
+            "inherited": set_for_connections(port.socket, keep_alive),
+            "bound": address_of_connections(port),
+        }
+        port.transport = type(known.__name__, (known,), known_of_all)
     return port
 
 

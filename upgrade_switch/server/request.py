@@ -372,8 +372,12 @@ class UpgradeRequest(StreamingRequest):
             super().write(data)
 
     def finish(self) -> None:
-        if not (self._switched and self.finished):
+        if not self._switched:
             super().finish()
+        elif not self.finished:
+            # Its head is out, and has nothing behind it.
+            self.finish_noted()
+            self.let_go()
 
     def processingFailed(self, reason: Failure) -> Failure:
         if not self._switched:

@@ -333,6 +333,10 @@ class StreamingRequest(_twisted.LeanRequest):
 
     def finish(self) -> None:
         super().finish()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """The request is finished: give up what is about its client and its content."""
         self._told_if_left = None
         if self._content_stream is not None:
             self._content_stream.give_up()
