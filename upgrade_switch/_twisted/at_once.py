@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 from weakref import ReferenceType, ref
 
 from twisted.internet import tcp, unix
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 from ..interfaces import IStreamTransport
-from .sockets import KeepAlive, send_small_parts, set_for_connections
+from .sockets import KeepAlive, address_of_connections, send_small_parts, set_for_connections
 from .transports import bottom, has_begun_with_tls, tls_layer
 
 __all__ = [
@@ -110,12 +110,15 @@ def write_at_once(transport: IStreamTransport, data: bytes, *behind: bytes) -> N
         another one.
     :param behind: further parts, which are not joined.
     """
-    # Of the class: wrappers, such as TLS, pass what they do not have on to what they wrap.
-    of_carried = getattr(type(transport), "write_at_once", None)
-    if of_carried is not None:
-        of_carried(transport, b"".join((data, *behind)))
-        return
-    sent = _send(transport, data, behind) if isinstance(transport, tcp.Connection) else 0
+    sent = 0
+    if isinstance(transport, tcp.Connection):
+        sent = _send(transport, data, behind)
+    else:
+        # Of the class: wrappers, such as TLS, pass what they do not have on to what they wrap.
+        of_carried = getattr(type(transport), "write_at_once", None)
+        if of_carried is not None:
+            of_carried(transport, b"".join((data, *behind)))
+            return
     if behind:
         transport.writeSequence(_left((data, *behind), sent))
     elif sent < len(data):
@@ -215,9 +218,11 @@ class _AtOnce(tcp.Server):
     :ivar reads: how often it has read.
     :ivar inherited: TCP's keep-alive, if the socket has it from its port's, and sends small parts as
         that does (``keep_alive_as`` makes sure of it).
+    :ivar bound: the address of this end, if it is that of the port for each of its connections.
     """
 
     inherited: KeepAlive | None = None
+    bound: IAddress | None = None
 
     reads = 0
     # Bytes after which nothing more is sent at once until it has read or written something.
@@ -261,6 +266,10 @@ class _AtOnce(tcp.Server):
             parts = _left(parts, sent)
         super().writeSequence(parts)
 
+    def getHost(self) -> IAddress:
+        host: IAddress = super().getHost() if self.bound is None else self.bound
+        return host
+
     def doRead(self) -> Any:
         self.reads += 1
         self._at_once_left = self._at_once_each_turn
@@ -293,7 +302,7 @@ _CLASSES: dict[type, type] = {tcp.Server: _TCPServer, unix.Server: _UNIXServer}
 def listen_at_once(port: P, keep_alive: KeepAlive | None = None) -> P:
     """
     Have the connections of a port send at once, when they are allowed to (:func:`let_send_at_once`);
-    until then they write as all do.
+    until then they write as all do. They need not ask the kernel for what is known of all of them.
 
     :param port: any port; those that are not Twisted's for TCP and UNIX sockets stay as they are, and
         those whose transports somebody has chosen.
@@ -303,8 +312,11 @@ def listen_at_once(port: P, keep_alive: KeepAlive | None = None) -> P:
     """
     known = _CLASSES.get(port.transport) if isinstance(port, tcp.Port) else None
     if known is not None:
-        inherited = set_for_connections(port.socket, keep_alive)
-        port.transport = type(known.__name__, (known,), {"inherited": inherited})
+        known_of_all = {
+            "inherited": set_for_connections(port.socket, keep_alive),
+            "bound": address_of_connections(port),
+        }
+        port.transport = type(known.__name__, (known,), known_of_all)
     return port
 
 
@@ -314,4 +326,5 @@ def let_send_at_once(transport: object) -> None:
     """
     owner = bottom(transport)
     if isinstance(owner, _AtOnce):
-        owner.send_at_once(tls_layer(transport) if has_begun_with_tls(transport) else None)
+        is_over_tls = owner is not transport and has_begun_with_tls(transport)
+        owner.send_at_once(tls_layer(transport) if is_over_tls else None)
