@@ -177,11 +177,15 @@ class LeanRequest(Request):
 
     def finish_noted(self) -> None:
         """What is left of ``finish`` behind :meth:`note_answer`: the log, and what comes next."""
+        self.log_noted()
+        self._cleanup()
+
+    def log_noted(self) -> None:
+        """The log alone."""
         factory = self.channel.factory
         if factory is not None:
             factory.log(self)
         self.finished = 1
-        self._cleanup()
 
     def _cleanup(self) -> None:
         if self.producer or self.notifications or "content" in self.__dict__:

@@ -25,10 +25,9 @@ transport.
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from twisted.internet.address import IPv4Address
-from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.iweb import INonQueuedRequestFactory
@@ -46,17 +45,21 @@ from .._twisted import (
 )
 from ..interfaces import IDetachable, SwitchHead
 from ..takeover import hand_over, replay_ended_connection
-from .head import read_head
+from .addresses import AddressedChannel
+from .head import NO_FIELDS, read_head
 from .heads import written
-from .receiving import ReceivingChannel
+from .plain_switch import log_switch, switch_plainly
 from .switched import Asked, certificate_subject
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IAddress, IProtocolFactory
+    from twisted.internet.interfaces import IProtocolFactory
     from twisted.web.http import Request
+    from twisted.web.resource import IResource
 
     from ..interfaces import CarriedRequest
+    from .head import Head
     from .preface import PrefaceTable
+    from .request import UpgradeRequest
 
 __all__ = ["ChannelState", "UpgradeChannel"]
 
@@ -77,7 +80,7 @@ class ChannelState(Enum):
 
 
 @implementer(IDetachable)
-class UpgradeChannel(ReceivingChannel):
+class UpgradeChannel(AddressedChannel):
     """
     The HTTP/1.1 server protocol, with the takeover hook. Built by ``UpgradeSite``.
 
@@ -87,23 +90,24 @@ class UpgradeChannel(ReceivingChannel):
     state = ChannelState.HTTP
     #: Who owns the connection once it has been left, if the transport itself cannot say.
     successor: Any = None
-    #: The address that the site was given when the channel was built.
-    accepted: IAddress | None = None
     #: Whether ALPN need not be asked which HTTP is spoken.
     knows_protocol = False
     outlives_half_close = False
     # The site's prefaces, if it has some; and the first bytes, until it is known what they are.
     _prefaces: PrefaceTable[IProtocolFactory] | None = None
     _undecided = b""
-    # Whether read_head is at work; and what is behind the request that it has read.
+    # Whether read_head is at work, what it remembers, and what is behind the request that it has read.
     _reading = False
+    _last_fields = NO_FIELDS
     _behind = b""
     # Whether HTTPChannel has read lines that it has to forget behind the next request.
     _has_read_lines = False
     # What belongs to the target, once the channel is being left.
     _trailing = b""
-    _host: IAddress | None = None
-    _peer: IAddress | None = None
+    # The head of a request that has not been made, while the connection switches past it; and what
+    # answers the request if it does not.
+    _asked: Head | None = None
+    _decided: IResource | None = None
 
     def connectionMade(self) -> None:
         # HTTPChannel's has nothing more that a connection needs which switches (LateChannel).
@@ -259,9 +263,10 @@ class UpgradeChannel(ReceivingChannel):
             while data and self.line_mode and not self.requests:
                 if self._prefaces is not None and data.startswith(self._prefaces.lines):
                     break
-                head = read_head(data, self.totalHeadersSize, self.maxHeaders)
+                head = read_head(data, self.totalHeadersSize, self.maxHeaders, self._last_fields)
                 if head is None:
                     break
+                self._last_fields = head.last
                 end = head.size + head.length
                 if end > len(data):
                     self.resetTimeout()
@@ -270,6 +275,8 @@ class UpgradeChannel(ReceivingChannel):
                     data = data[head.size :]
                     break
                 self._behind = data[end:]
+                if b"Upgrade" in head.fields and not head.length and self._switches_plainly(head):
+                    return
                 if head.length or self._has_read_lines:
                     self._has_read_lines = False
                     self._begin_with_content(head.method, head.target, head.fields)
@@ -290,6 +297,15 @@ class UpgradeChannel(ReceivingChannel):
         finally:
             self._reading = False
 
+    def _switches_plainly(self, head: Head) -> bool:
+        """Whether the connection has switched, without a request."""
+        self._asked = head
+        outcome = switch_plainly(self, self.site, self.getPeer(), head)
+        self._asked = None
+        if not isinstance(outcome, bool):
+            self._decided = outcome
+        return outcome is True
+
     def _begin_with_content(
         self, method: bytes, target: bytes, fields: dict[bytes, list[bytes]]
     ) -> Request:
@@ -309,6 +325,8 @@ class UpgradeChannel(ReceivingChannel):
             request: Request = factory(self)
         else:
             request = factory(self, len(self.requests))
+        if self._decided is not None:
+            cast("UpgradeRequest", request).decided, self._decided = self._decided, None
         self.requests.append(request)
         request.requestHeaders = headers_of(fields)
         self.persistent = self.checkPersistence(request, b"HTTP/1.1")
@@ -326,27 +344,6 @@ class UpgradeChannel(ReceivingChannel):
         request.gotLength(0)
         request.content = carried.content
         self.allContentReceived()
-
-    # Each request of Twisted's asks, and the transport asks the kernel, and makes an address anew.
-
-    def getHost(self) -> IAddress:
-        if self._host is None:
-            self._host = self.transport.getHost()
-        return self._host
-
-    def getPeer(self) -> IAddress:
-        if self._peer is None:
-            # A port knows it of the socket that it has accepted, where there is nothing between.
-            accepted, transport = self.accepted, self.transport
-            if isinstance(accepted, IPv4Address) and is_bare(transport):
-                self._peer = accepted
-            else:
-                self._peer = transport.getPeer()
-        return self._peer
-
-    def isSecure(self) -> bool:
-        # The same as Twisted's, which adapts.
-        return not is_bare(self.transport) and ISSLTransport.providedBy(self.transport)
 
     def has_trailing_data(self) -> bool:
         # What has been read behind a head is content, if there is some.
@@ -370,14 +367,17 @@ class UpgradeChannel(ReceivingChannel):
         """
         if self._head_timer is not None:
             self.stop_head_timer()
-        if head is None:
+        if not self.requests:
             self.setTimeout(None)
             _twisted.detach_flow_control(self)
         self.state = ChannelState.LEAVING
         if head is not None:
             self._write_head(head)
-            request: Request = self.requests[0]
-            request.finish()
+        if self.requests:
+            self.requests[0].finish()
+        elif head is not None and self._asked is not None:
+            self._trailing, self._behind = self._behind, b""
+            log_switch(self, self._asked, head)
         if self.is_producer:
             self.transport.unregisterProducer()
         self.state = ChannelState.LEFT

@@ -32,9 +32,9 @@ from ..interfaces import Declined, IDetachable, ILayered, IUpgradeRequest, IUpgr
 from ..negotiation import NO_OFFER, Offer, UpgradeToken
 from ..takeover import check_target
 from .gathering import IGatheringChannel
-from .heads import head_of_101, usual_head
+from .heads import SWITCHING, head_of_101, http_date, usual_head
 from .pages import StatusPage
-from .streaming import StreamingRequest, http_date
+from .streaming import StreamingRequest
 from .switched import Asked, certificate_subject
 
 __all__ = ["UpgradeRequest"]
@@ -55,18 +55,10 @@ _ENDLESS = frozenset(range(200, 300)) - {204, 205}
 # How many bytes of a body are sent together with the head: to join them takes a copy.
 _MOST_TOGETHER = 2**16
 
-_SWITCHING = b"Switching Protocols"
-
 # What only this process can use.
-_NOT_COPIED = (
-    "_offer",
-    "_as_sent",
-    "_switched",
-    "_content_stream",
-    "_found",
-    "_is_streamed",
-    "_target",
-    "_told_if_left",
+_NOT_COPIED = frozenset(
+    {"_offer", "_as_sent", "_switched", "_content_stream", "_found", "_is_streamed"}
+    | {"_target", "_told_if_left", "decided"}
 )
 
 _CANNOT_SWITCH: dict[Declined, tuple[type[SwitchRefused], str]] = {
@@ -90,6 +82,8 @@ class UpgradeRequest(StreamingRequest):
     _offer: Offer | None = None
     _switched = False
 
+    #: What answers it in place of the resource that it names.
+    decided: IResource | None = None
     decline_detail = ""
     authenticated_user: str | None = None
 
@@ -146,6 +140,9 @@ class UpgradeRequest(StreamingRequest):
             self.responseHeaders.setRawHeaders(b"connection", [b"close"])
         if self._bad_request is not None:
             self._answer_with(StatusPage(400, "Bad Request", self._bad_request))
+        elif self.decided is not None:
+            decided, self.decided = self.decided, None
+            self._answer_with(decided)
         elif is_connect:
             self._answer_with(site.answer_to_connect(self))
         elif self.path == b"*" and offer and (upgrade := site.site_upgrade_for(self)):
@@ -165,7 +162,7 @@ class UpgradeRequest(StreamingRequest):
         self,
         token: str | UpgradeToken,
         target: IProtocol,
-        phrase: bytes = _SWITCHING,
+        phrase: bytes = SWITCHING,
     ) -> SwitchedConnection:
         """
         Answer 101 and give the connection to another protocol (RFC 9110 §7.8, §15.2.2).
@@ -243,7 +240,7 @@ class UpgradeRequest(StreamingRequest):
         return self._or_raise(self._switch(None, target, head, _FRAMING))
 
     def try_switch_to(
-        self, offered: UpgradeToken, target: IProtocol, phrase: bytes = _SWITCHING
+        self, offered: UpgradeToken, target: IProtocol, phrase: bytes = SWITCHING
     ) -> Declined | None:
         """
         :meth:`switch_to`, for a token of the offer and a target that is known to be an ``IProtocol``;
@@ -288,7 +285,7 @@ class UpgradeRequest(StreamingRequest):
         return result
 
     def _switch_to_offered(
-        self, offered: UpgradeToken, target: IProtocol, phrase: bytes = _SWITCHING
+        self, offered: UpgradeToken, target: IProtocol, phrase: bytes = SWITCHING
     ) -> SwitchedConnection | Declined:
         if self.clientproto == b"HTTP/2":
             # RFC 8441 §5; RFC 9113 §8.6.
@@ -349,6 +346,15 @@ class UpgradeRequest(StreamingRequest):
         if self.cookies:
             fields += [(b"Set-Cookie", cookie) for cookie in self.cookies]
         return SwitchHead(head.code, head.phrase, (*fields, *head.fields))
+
+    def note_switch(self, method: bytes, target: bytes, head: SwitchHead) -> None:
+        """The connection has been switched past this request, with this head."""
+        self.site = self.channel.site
+        self._set_target(method, target, b"HTTP/1.1")
+        self._switched = True
+        self._split_path()
+        self.sitepath = []
+        self.note_answer(head.code, head.phrase, b"", 0)
 
     # After the switch, nothing of HTTP gets onto the wire.
 

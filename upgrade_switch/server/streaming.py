@@ -11,31 +11,29 @@ for its whole content, as all requests of Twisted's do, and then uses what was f
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import lru_cache
 from io import SEEK_END, BytesIO
 from tempfile import SpooledTemporaryFile
-from time import time
 from typing import Any, NamedTuple
-from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
 from twisted.python.failure import Failure
-from twisted.web.http import RESPONSES, datetimeToString, parse_qs
+from twisted.web.http import RESPONSES, parse_qs
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, getChildForRequest
 from twisted.web.server import Request
-from twisted.web.server import version as server_version
 from twisted.web.util import DeferredResource
 
 from .. import _twisted
 from .._twisted import raw_fields, set_encoder
 from ..errors import InvalidArgument
-from ..fields import is_host, options_without, split_absolute
+from ..fields import options_without, split_absolute
 from ..interfaces import CarriedRequest, IStreamsContent, IUpgradeSite
 from .content import ContentState, ContentStream, IContentSource
+from .head import segments_of, what_is_wrong
+from .heads import http_date, usual_fields
 
-__all__ = ["StreamingRequest", "http_date", "usual_fields"]
+__all__ = ["StreamingRequest"]
 
 # Bytes of a request's content; what Twisted has for those whose length is known.
 _MOST_IN_MEMORY = 100_000
@@ -138,10 +136,7 @@ class StreamingRequest(_twisted.LeanRequest):
 
     def _split_path(self) -> None:
         """Prepare to look a resource up, as ``Request.process`` does."""
-        segments = self.path[1:].split(b"/")
-        if b"%" in self.path:
-            segments = list(map(unquote_to_bytes, segments))
-        self.prepath, self.postpath = [], segments
+        self.prepath, self.postpath = [], segments_of(self.path)
 
     def _accept_head(self, method: bytes, target: bytes, version: bytes) -> bytes:
         """
@@ -152,24 +147,12 @@ class StreamingRequest(_twisted.LeanRequest):
         """
         if self._target is None:
             self.site = self.channel.site
-            self._bad_request = self._what_is_wrong(version)
+            fields = raw_fields(self.requestHeaders)
+            self._bad_request = what_is_wrong(fields, version)
             if self._bad_request is None and not target.startswith(b"/") and method != b"CONNECT":
                 target = self._origin_form(method, target)
             self._target = target
         return self._target
-
-    def _what_is_wrong(self, version: bytes) -> str | None:
-        """Which rule for every request this one breaks; None if it breaks none."""
-        fields = raw_fields(self.requestHeaders)
-        hosts = fields.get(b"Host", ())
-        if version == b"HTTP/1.1" and (len(hosts) != 1 or not is_host(hosts[0])):
-            # RFC 9112 §3.2.
-            return "A request has one valid Host."
-        for name in (b"Authorization", b"Proxy-Authorization"):
-            # A proxy in front may look at another one of several than twisted.web does.
-            if name in fields and len(fields[name]) > 1:
-                return f"A request has one {name.decode()} at most."
-        return None
 
     def _origin_form(self, method: bytes, target: bytes) -> bytes:
         parts = split_absolute(target)
@@ -373,23 +356,6 @@ class StreamingRequest(_twisted.LeanRequest):
             # Nobody renders it any more.
             found.resource.d.addErrback(lambda _: None)
         self._content_stream.failed(reason)
-
-
-def usual_fields(date: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    """What each answer says, by its names as Twisted spells them."""
-    return (b"Server", server_version), (b"Date", date)
-
-
-def http_date() -> bytes:
-    """The value of a ``Date`` field."""
-    return _date_at(int(time()))
-
-
-@lru_cache(1)
-def _date_at(second: int) -> bytes:
-    """Many requests come within one second."""
-    date: bytes = datetimeToString(second)
-    return date
 
 
 def _without(lines: Sequence[bytes], dropped: Collection[bytes]) -> list[bytes]:
