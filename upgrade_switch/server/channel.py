@@ -9,12 +9,13 @@ A connection that begins with one of the site's prefaces never becomes HTTP: as 
 bytes may become one they wait here, and ``HTTPChannel`` has not seen any. A preface that is a whole
 line is looked for between two requests as well (the flag line).
 
-A connection that switches needs little of what ``HTTPChannel`` sets up when it is made. There is one
-way for all requests, on which everything else comes late: the channel becomes its transport's producer
-when it answers (``_twisted.LateChannel``); a head that is plain, and comes in one piece, is read in one
-go, and its request is processed without the line counting of ``HTTPChannel``, unless there is content;
-and a request's cookies, content and host come into being when somebody asks for them
+A connection that switches needs little of what ``HTTPChannel`` sets up when it is made. So everything
+else comes late: the channel becomes its transport's producer when it answers
+(``_twisted.LateChannel``); a head that is plain, and comes in one piece, is read in one go, and its
+request is processed without the line counting of ``HTTPChannel``, unless there is content; and a
+request's headers, cookies, content and host come into being when somebody asks for them
 (``_twisted.LeanRequest``). Whoever asks gets what Twisted would have given; no rule is written twice.
+Where nobody asks for anything, a connection switches past its request (``plain_switch.py``).
 
 The natural end of a request is the way out. ``Request.finish`` ends in ``requestDone``, which restores
 the idle timeout, and parses every byte that has been read as the next request. While a channel is
@@ -357,9 +358,9 @@ class UpgradeChannel(AddressedChannel):
         Leave HTTP: write the head, finish the request, and take everything that is HTTP's off the
         connection.
 
-        Afterwards no timer of the channel's runs (the idle timer has stood still since the request
-        was read, and is not started again), it is no longer the transport's producer, and nothing
-        refers to the request. The transport belongs to whoever the caller gives it to; until then its
+        Afterwards no timer of the channel's runs (during a request, the idle timer stands still, and it
+        is not started again), it is no longer the transport's producer, and nothing refers to the
+        request. The transport belongs to whoever the caller gives it to; until then its
         bytes still come here.
 
         :param head: the answer to the one request on this channel; None for a preface.
