@@ -168,6 +168,22 @@ def test_continue() -> None:
     assert client.statuses == [200, 200]
 
 
+def test_continue_among_others() -> None:
+    """What else a client expects that waits for a 100 is the back end's to judge, too."""
+    proxied = Proxied()
+    client = proxied.client(post(5, b"Expect: other\r\nExpect: 100-continue\r\n"))
+    back = proxied.back.last
+    assert [line for line in back.received.split(b"\r\n") if line.startswith(b"Expect")] == [
+        b"Expect: other",
+        b"Expect: 100-continue",
+    ]
+    back.answer(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert client.statuses == [100]
+    client.send(b"hello")
+    back.answer(OK)
+    assert client.statuses == [100, 200]
+
+
 # Heads that are too long.
 
 

@@ -30,7 +30,7 @@ from twisted.web.util import DeferredResource
 
 from .. import _twisted
 from ..errors import InvalidArgument
-from ..fields import is_host, options_without, split_absolute
+from ..fields import is_host, options_without, says_continue, split_absolute
 from ..interfaces import CarriedRequest, IStreamsContent, IUpgradeSite
 from .content import ContentState, ContentStream, IContentSource
 
@@ -104,8 +104,7 @@ class StreamingRequest(_twisted.LeanRequest):
             super().gotLength(length)
 
     def _says_continue(self) -> bool:
-        values = _twisted.raw_fields(self.requestHeaders).get(b"Expect", [])
-        return bool(values) and values[0].lower() == b"100-continue"  # as Twisted reads it
+        return says_continue(_twisted.raw_fields(self.requestHeaders).get(b"Expect", ()))
 
     def _look_at_head(self, method: bytes, target: bytes, version: bytes) -> None:
         target = self._accept_head(method, target, version)
