@@ -129,8 +129,10 @@ class LeanRequest(Request):
     @property
     def is_unanswered(self) -> bool:
         """Whether nothing has been said of the answer, but for what Twisted says of each."""
+        fields = self.responseHeaders._rawHeaders
         return (
-            self.responseHeaders._rawHeaders.keys() == _SAID_OF_EACH
+            fields.keys() == _SAID_OF_EACH
+            and len(fields[b"Date"]) == 1
             and self._encoder is None
             and not (
                 self.startedWriting
