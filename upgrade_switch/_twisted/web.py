@@ -69,8 +69,8 @@ class AskingChannel(HTTPChannel):
 
     def allHeadersReceived(self) -> None:
         super().allHeadersReceived()
-        lines = raw_fields(self.requests[-1].requestHeaders).get(b"Expect")
-        is_overlooked = lines is not None and lines[0].lower() != b"100-continue"
+        lines = raw_fields(self.requests[-1].requestHeaders).get(b"Expect", [])
+        is_overlooked = bool(lines) and lines[0].lower() != b"100-continue"
         if is_overlooked and says_continue(lines) and self._version == b"HTTP/1.1":
             self._send100Continue()
 
