@@ -12,6 +12,7 @@ from zope.interface import implementer
 from tests.kit.backed import ASK, CHUNKED, GET, HOST, OK, SWITCH, Net, Place, Proxied, post
 from tests.kit.harness import site_of
 from tests.kit.streamed import Joined
+from upgrade_switch.errors import InvalidArgument
 from upgrade_switch.proxy import UpgradeProxy
 
 #: A 101 with fields that belong to it alone.
@@ -78,6 +79,24 @@ def test_drained() -> None:
     assert client.is_over
     assert back.is_over
     assert proxied.is_idle()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"connect_timeout": 0},
+        {"connect_timeout": -1},
+        {"response_timeout": -1},
+        {"idle_timeout": "7"},
+        {"idle_timeout": float("nan")},
+        {"max_body": -1},
+        {"max_body": 1.5},
+    ],
+)
+def test_wrong_numbers(wrong: dict[str, Any]) -> None:
+    """What is no time-out, or no size, is refused; without time, nothing could be connected to."""
+    with pytest.raises(InvalidArgument):
+        Proxied(**wrong)
 
 
 # How much a request may bring.
