@@ -18,8 +18,9 @@ FAST := tests/core tests/server tests/client tests/testing -k 'not (tls or unix 
 LEFT_OUT := docs/* examples/* test_house.py test_waiting.py protocols/test_names.py \
 	core/test_negotiation.py core/test_fuzz.py server/test_preface_table.py command/test_installs.py \
 	command/test_completion.py command/test_manpage.py command/test_load.py \
+	command/test_front_page_browser.py command/test_systemd_itself.py command/probe/test_mutants.py \
 	protocols/websocket/test_load.py observe/test_status_browser.py peers/test_openssh.py \
-	peers/test_cups.py peers/test_websocket_clients.py peers/test_websocket_servers.py \
+	peers/test_cups.py peers/test_http2_browsers.py peers/test_websocket_clients.py peers/test_websocket_servers.py \
 	peers/test_proxy_front_ends.py peers/test_proxy_websockets.py
 # What depends on how a reactor treats connections and processes; not what starts new ones by itself.
 ON_ASYNCIO := tests/core/test_takeover.py tests/core/test_handover.py tests/core/test_reentrancy.py \

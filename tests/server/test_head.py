@@ -25,7 +25,7 @@ from tests.kit.harness import upgrade_head
 from tests.kit.streamed import Taking
 from upgrade_switch import UpgradeResource, UpgradeSite
 from upgrade_switch.interfaces import IStreamsContent
-from upgrade_switch.server.head import read_head
+from upgrade_switch.server.head import NO_FIELDS, read_head
 
 ADDRESS = IPv4Address("TCP", "127.0.0.1", 1)
 
@@ -44,6 +44,9 @@ class Witness(Resource):
         cookies = sorted(request.received_cookies.items())
         body = request.content.read()
         self.requests.append((request.method, request.uri, request.args, fields, cookies, body))
+        # Its fields are its own: no other request is to have this.
+        request.requestHeaders.addRawHeader(b"Host", b"own")
+        request.requestHeaders.setRawHeaders(b"X-Own", [b"own"])
         return b"page " + request.method + b" " + body
 
 
@@ -199,6 +202,14 @@ def test_no_difference(asked: list[bytes], data: Any) -> None:
     assert told([stream[:cut], stream[cut:]]) == expected
 
 
+@given(st.lists(requests, min_size=1, max_size=2), st.lists(st.booleans(), min_size=3, max_size=9))
+@settings(max_examples=examples(200))
+def test_no_difference_when_repeated(asked: list[bytes], turns: list[bool]) -> None:
+    """Nor does it matter how often the same ones have come before."""
+    pieces = [asked[-1 if is_last else 0] for is_last in turns]
+    assert told(pieces) == told(one_by_one(b"".join(pieces)))
+
+
 @given(
     st.binary(max_size=4), st.integers(0, 200), st.sampled_from([PAGE * 2, upgrade_head() + TRAILING])
 )
@@ -277,3 +288,28 @@ def test_read() -> None:
     head = read_head(PAGE[:-2] + b"X: a \t \r\n\r\n", 16384, 500)
     assert head is not None
     assert head.fields[b"X"] == [b"a"]
+
+
+def test_remembered() -> None:
+    """Fields that have come twice are remembered, if they are short, until others come."""
+    put = PAGE.replace(b"GET", b"PUT")[:-2] + b"Content-Length: 1\r\n"
+    short, other, long = put + b"\r\n", PAGE, put + b"X: " + b"x" * 4096 + b"\r\n\r\n"
+    last = NO_FIELDS
+    for data, is_remembered in [
+        (short, False),
+        (short, True),
+        (short.replace(b"/page", b"/other"), True),
+        (short.replace(b"Length: 1", b"Length: 2"), False),
+        (other, False),
+        (short, False),
+        (short, True),
+        (long, False),
+        (long, False),
+    ]:
+        head = read_head(data, 16384, 500, last)
+        assert head is not None
+        assert head.fields[b"Host"] == [b"localhost"]
+        assert head.length == (0 if data is other else 2 if b"Length: 2" in data else 1)
+        last = head.last
+        assert (last.fields is not None) is is_remembered
+        head.fields[b"Host"].append(b"own")

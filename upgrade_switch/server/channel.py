@@ -39,7 +39,7 @@ from .. import _twisted
 from ..fields import written_head
 from ..interfaces import IDetachable, SwitchHead
 from ..takeover import hand_over, replay_ended_connection
-from .head import read_head
+from .head import NO_FIELDS, read_head
 from .receiving import ReceivingChannel
 from .switched import Asked, certificate_subject
 
@@ -87,8 +87,9 @@ class UpgradeChannel(ReceivingChannel):
     # The site's prefaces, if it has some; and the first bytes, until it is known what they are.
     _prefaces: PrefaceTable[IProtocolFactory] | None = None
     _undecided = b""
-    # Whether read_head is at work; and what is behind the request that it has read.
+    # Whether read_head is at work, what it remembers, and what is behind the request that it has read.
     _reading = False
+    _last_fields = NO_FIELDS
     _behind = b""
     # Whether HTTPChannel has read lines that it has to forget behind the next request.
     _has_read_lines = False
@@ -249,9 +250,10 @@ class UpgradeChannel(ReceivingChannel):
             while data and self.line_mode and not self.requests:
                 if self._prefaces is not None and data.startswith(self._prefaces.lines):
                     break
-                head = read_head(data, self.totalHeadersSize, self.maxHeaders)
+                head = read_head(data, self.totalHeadersSize, self.maxHeaders, self._last_fields)
                 if head is None:
                     break
+                self._last_fields = head.last
                 end = head.size + head.length
                 if end > len(data):
                     self.resetTimeout()

@@ -5,6 +5,9 @@ Reading a head line by line takes Twisted as long as everything else that a swit
 request is plain, and its whole head comes in one piece: those are read here, by a few calls that each
 look at all of it, and are stricter together than Twisted's parser. What is not plain goes the usual
 way: nothing is refused or corrected here.
+
+Nearly every client sends the same fields with each request on a connection. From the third time on,
+they are not read again.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import NamedTuple
 
 from .. import _twisted
 
-__all__ = ["Head", "read_head"]
+__all__ = ["NO_FIELDS", "Head", "LastFields", "read_head"]
 
 # RFC 9112 §3.
 _REQUEST_LINE = re.compile(rb"(?!CONNECT )([A-Z]+) ([!-~]+) HTTP/1\.1\r\n")
@@ -31,6 +34,23 @@ _PLAIN = bytes([*b"\t", *range(0x20, 0x7F), *range(0x80, 0x100)])
 
 _LENGTH = re.compile(rb"[0-9]{1,18}\Z")
 
+# Bytes of fields that are remembered for as long as a connection is open.
+_MOST_REMEMBERED = 4096
+
+
+class LastFields(NamedTuple):
+    """The fields of the last head on a connection."""
+
+    lines: bytes
+    """As they have come."""
+    fields: dict[bytes, list[bytes]] | None
+    """As in a ``Head``, once they have come twice; many clients ask once."""
+    length: int
+    """Of the content that they announce."""
+
+
+NO_FIELDS = LastFields(b"", None, 0)
+
 
 class Head(NamedTuple):
     """The head of a request whose content, if it has any, is as long as Content-Length says."""
@@ -43,6 +63,8 @@ class Head(NamedTuple):
     """How many bytes it is long."""
     length: int
     """How many bytes its content has."""
+    last: LastFields
+    """What the next head of the connection is read with."""
 
 
 class _Names(dict[bytes, bytes]):
@@ -63,12 +85,15 @@ class _Names(dict[bytes, bytes]):
 _names = _Names()
 
 
-def read_head(data: bytes, most_bytes: int, most_fields: int) -> Head | None:
+def read_head(
+    data: bytes, most_bytes: int, most_fields: int, last: LastFields = NO_FIELDS
+) -> Head | None:
     """
     Read the head at the beginning of some bytes.
 
     :param most_bytes: how long it may be.
     :param most_fields: how many fields it may have.
+    :param last: the fields of the last head on the connection, if there was one.
     :return: None where it is incomplete, or anything but plain.
     """
     line = _REQUEST_LINE.match(data)
@@ -76,7 +101,21 @@ def read_head(data: bytes, most_bytes: int, most_fields: int) -> Head | None:
     if line is None or end < line.end():
         return None
     # Each line with its end.
-    block = data[line.end() : end + 2]
+    lines = data[line.end() : end + 2]
+    if last.fields is not None and lines == last.lines:
+        fields, length = _copied(last.fields), last.length
+    else:
+        read = _read_fields(lines, most_fields)
+        if read is None:
+            return None
+        fields, length = read
+        last = _remembered(lines, fields, length, last)
+    method, target = line.groups()
+    return Head(method, target, fields, end + 4, length, last)
+
+
+def _read_fields(block: bytes, most_fields: int) -> tuple[dict[bytes, list[bytes]], int] | None:
+    """The fields, and the length of the content."""
     lines = _FIELD.findall(block)
     # As many fields as line ends, and no other control characters: nothing has been left out.
     if len(lines) > most_fields or block.translate(None, _PLAIN) != b"\r\n" * len(lines):
@@ -85,13 +124,24 @@ def read_head(data: bytes, most_bytes: int, most_fields: int) -> Head | None:
     if fields is None or b"Transfer-Encoding" in fields or b"Expect" in fields:
         # There is more to do than to read a head, and its content.
         return None
-    method, target = line.groups()
-    length, lengths = 0, fields.get(b"Content-Length")
-    if lengths is not None:
-        if len(lengths) > 1 or not _LENGTH.match(lengths[0]):
-            return None
-        length = int(lengths[0])
-    return Head(method, target, fields, end + 4, length)
+    lengths = fields.get(b"Content-Length")
+    if lengths is None:
+        return fields, 0
+    if len(lengths) > 1 or not _LENGTH.match(lengths[0]):
+        return None
+    return fields, int(lengths[0])
+
+
+def _remembered(
+    lines: bytes, fields: dict[bytes, list[bytes]], length: int, last: LastFields
+) -> LastFields:
+    if len(lines) > _MOST_REMEMBERED:
+        return NO_FIELDS
+    return LastFields(lines, _copied(fields) if lines == last.lines else None, length)
+
+
+def _copied(fields: dict[bytes, list[bytes]]) -> dict[bytes, list[bytes]]:
+    return {name: values.copy() for name, values in fields.items()}
 
 
 def _by_name(lines: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]] | None:
