@@ -222,7 +222,8 @@ class UpgradeProxy(Resource):
             # Twisted has answered it already.
             names = {name: values for name, values in names.items() if name != b"Expect"}
         offer = ours.offer if ours else NO_OFFER
-        return Asked(_client_of(request, names), mounted, names, offer, length)
+        # A copy: whoever has rendered this may change the request's own again, or set them back.
+        return Asked(_client_of(request, names), mounted, {**names}, offer, length)
 
 
 def _lines_of(fields: Mapping[bytes, Sequence[bytes]], name: bytes) -> list[Field]:
