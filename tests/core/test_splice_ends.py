@@ -6,6 +6,7 @@ The chain of transports is that of ``test_splice``.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -19,6 +20,9 @@ from tests.kit.waiting import eventually, turns
 from upgrade_switch import _twisted, sending
 
 both_directions = pytest.mark.parametrize("backwards", [False, True], ids=["onwards", "backwards"])
+half_closing = pytest.mark.parametrize(
+    ("near", "far"), [(near, far) for near in KINDS for far in KINDS if "tls" not in (near, far)]
+)
 every_kind = pytest.mark.parametrize("other", KINDS)
 
 
@@ -236,3 +240,47 @@ def test_watch_cancelled(watched: Sending) -> None:
     watching.cancel()
     clock.advance(100)
     assert (told, clock.getDelayedCalls()) == ([], [])
+
+
+@both_directions
+@half_closing
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+@pytest_twisted.ensureDeferred
+async def test_gone_behind_its_half_close(chain: Chains, near: str, far: str, backwards: bool) -> None:
+    """
+    A side that has finished sending, and is reset then, is noticed though the other side says nothing;
+    one that is still there is left alone.
+    """
+    clock = Clock()
+    joined = await chain(near, far, spliced=False)
+    joined.splice(reactor=clock)
+    await joined.greet()
+    first, second = joined.ends(backwards)
+    first.transport.loseWriteConnection()
+    await second.sees_end()
+    clock.pump([10] * 20)
+    second.send(b"still here")
+    await first.has(10)
+    first.transport.abortConnection()
+    await first.is_lost()
+    await eventually(lambda: clock.advance(10) or joined.done.called)
+    await joined.done
+    # Nobody looks at this one either until it writes.
+    second.send(b"anybody?")
+    await second.is_lost()
+    assert clock.getDelayedCalls() == []
+
+
+@half_closing
+@pytest_twisted.ensureDeferred
+async def test_half_closes_leave_nothing(chain: Chains, near: str, far: str) -> None:
+    """When both sides have finished, nothing looks after them any more."""
+    clock = Clock()
+    joined = await chain(near, far, spliced=False)
+    joined.splice(reactor=clock)
+    await joined.greet()
+    joined.left.transport.loseWriteConnection()
+    await joined.right.sees_end()
+    joined.right.transport.loseWriteConnection()
+    await joined.done
+    assert clock.getDelayedCalls() == []
