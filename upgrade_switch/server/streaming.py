@@ -104,7 +104,8 @@ class StreamingRequest(_twisted.LeanRequest):
             super().gotLength(length)
 
     def _says_continue(self) -> bool:
-        return says_continue(_twisted.raw_fields(self.requestHeaders).get(b"Expect", ()))
+        lines = _twisted.raw_fields(self.requestHeaders).get(b"Expect")
+        return lines is not None and says_continue(lines)
 
     def _look_at_head(self, method: bytes, target: bytes, version: bytes) -> None:
         target = self._accept_head(method, target, version)
