@@ -29,16 +29,19 @@ class HalfClosed:
         self, transport: object, clock: IReactorTime, died: Callable[[Exception], object]
     ) -> None:
         """
-        :param transport: the connection; nothing is done if it has no socket.
+        :param transport: the connection, of which :meth:`can_look` holds.
         :param clock: what time is measured by.
         :param died: called once, with the reason, if it is not.
         """
         self._transport = transport
         self._clock = clock
         self._died = died
-        self._call: IDelayedCall | None = None
-        if hasattr(_twisted.bottom(transport), "socket"):
-            self._call = clock.callLater(_PAUSE, self._look)
+        self._call: IDelayedCall | None = clock.callLater(_PAUSE, self._look)
+
+    @staticmethod
+    def can_look(transport: object) -> bool:
+        """Whether a connection is one that the reactor watches: others are told of their ends."""
+        return hasattr(_twisted.bottom(transport), "socket")
 
     def _look(self) -> None:
         self._call = None

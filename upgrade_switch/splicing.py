@@ -314,7 +314,7 @@ class SpliceEnd(Protocol):
                 self.transport.unregisterProducer()
                 self.transport.loseConnection()
                 return
-            if self._half_closed is None:
+            if self._half_closed is None and HalfClosed.can_look(self.transport):
                 self._half_closed = HalfClosed(self.transport, self.splice.clock, self.abort)
             if _twisted.is_half_closeable(other.transport):
                 other.transport.loseWriteConnection()

@@ -256,8 +256,9 @@ class ReceivingChannel(StrictChannel):
         self.persistent = False
         request.responseHeaders.addRawHeader(b"connection", b"close")
         transport = self.transport
-        watch = HalfClosed(transport, self.site.reactor, lambda _: _twisted.abort(transport))
-        request.notifyFinish().addBoth(lambda _: watch.cancel())
+        if HalfClosed.can_look(transport):
+            watch = HalfClosed(transport, self.site.reactor, lambda _: _twisted.abort(transport))
+            request.notifyFinish().addBoth(lambda _: watch.cancel())
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
         if self.persistent and self._is_last_answer():
