@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectionLost, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from . import _twisted
@@ -47,8 +47,11 @@ class HalfClosed:
         self._call = None
         if _twisted.has_died(self._transport):
             died = self._died
+            has_timed_out = _twisted.has_timed_out(self._transport)
             self.cancel()
-            died(ConnectionLost("the other end had finished sending, and is gone"))
+            lost = ConnectionLost("a reset behind a half-close")
+            silent = TimeoutError(string="the other end's TCP did not answer any more")
+            died(silent if has_timed_out else lost)
         else:
             self._call = self._clock.callLater(_PAUSE, self._look)
 

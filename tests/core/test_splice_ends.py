@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectionDone, ConnectionLost, TimeoutError
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tests.kit.farside import KINDS, MEGABYTE, Chains, ClosingCollector
 from tests.kit.waiting import eventually, turns
 from upgrade_switch import _twisted, sending
+from upgrade_switch.half_closed import HalfClosed
 
 both_directions = pytest.mark.parametrize("backwards", [False, True], ids=["onwards", "backwards"])
 half_closing = pytest.mark.parametrize(
@@ -283,4 +284,17 @@ async def test_half_closes_leave_nothing(chain: Chains, near: str, far: str) -> 
     await joined.right.sees_end()
     joined.right.transport.loseWriteConnection()
     await joined.done
+    assert clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("timed_out", [False, True])
+def test_why_it_is_gone(monkeypatch: pytest.MonkeyPatch, timed_out: bool) -> None:
+    """What TCP has given up itself has timed out; anything else was lost."""
+    for name, answer in (("has_died", True), ("has_timed_out", timed_out)):
+        monkeypatch.setattr(_twisted, name, lambda transport, answer=answer: answer)
+    told: list[Exception] = []
+    clock = Clock()
+    HalfClosed(object(), clock, told.append)
+    clock.pump([10] * 9)
+    assert [*map(type, told)] == [TimeoutError if timed_out else ConnectionLost]
     assert clock.getDelayedCalls() == []
