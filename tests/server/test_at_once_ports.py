@@ -96,7 +96,9 @@ async def sends_at_once(kind: str, target: Any, client: Any) -> bool:
     beneath = _twisted.bottom(target.transport)
     target.transport.write(b"hello")
     # TLS joins small writes until the reactor's turn.
-    result: bool = beneath._sends_at_once if kind == "ssl" else beneath not in reactor.getWriters()
+    result: bool = (
+        beneath._at_once_each_turn > 0 if kind == "ssl" else beneath not in reactor.getWriters()
+    )
     await client.receives(b"hello")
     client.transport.loseConnection()
     await target.is_lost()
