@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["send_whole", "takes_whole"]
 
-# What a subclass may have made of its own.
+# What a subclass may have made of its own, or whoever had the request on its way.
 _OF_REQUEST = ("write", "finish", "setResponseCode")
 _OF_CHANNEL = ("write", "writeSequence", "writeHeaders")
 
@@ -35,6 +35,8 @@ def takes_whole(request: Request) -> bool:
         isinstance(request, UpgradeRequest)
         and request.is_unanswered
         and _are_ours((type(request), type(request.channel)))
+        and request.__dict__.keys().isdisjoint(_OF_REQUEST)
+        and request.channel.__dict__.keys().isdisjoint(_OF_CHANNEL)
         and not request.channel.is_full
     )
 
