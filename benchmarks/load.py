@@ -17,15 +17,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 
 from processes import HOST, Server, Wrong, check, waited
 
-__all__ = ["PARALLEL", "Dialogue", "Done", "echo_many", "idle", "is_compiled", "switch_many"]
+__all__ = [
+    "PARALLEL",
+    "Dialogue",
+    "Done",
+    "Turn",
+    "echoing",
+    "idle",
+    "is_compiled",
+    "switch_many",
+    "switching",
+    "together",
+]
 
 PARALLEL = 32
 _SOURCE = Path(__file__).with_name("load.c")
@@ -50,8 +62,8 @@ class Done(NamedTuple):
     cpu: float
     """The server's."""
     load_cpu: float
-    p50: float
-    p99: float
+    took: Sequence[float]
+    """How long each took, in any order."""
 
     @property
     def each(self) -> float:
@@ -71,6 +83,20 @@ class Done(NamedTuple):
     def load_busy(self) -> float:
         """The load's share of its core, in percent."""
         return self.load_cpu / self.seconds * 100
+
+    def percentile(self, percent: int) -> float:
+        """The time that so many percent of all did not exceed."""
+        return sorted(self.took)[len(self.took) * percent // 100]
+
+
+Turn = Callable[[], Done]
+"""Does a part of what is measured."""
+
+
+def together(parts: Sequence[Done]) -> Done:
+    """What has been done in several turns."""
+    times, seconds, cpu, load_cpu, took = zip(*parts, strict=True)
+    return Done(sum(times), sum(seconds), sum(cpu), sum(load_cpu), [*chain(*took)])
 
 
 @cache
@@ -124,34 +150,50 @@ def _answer(process: subprocess.Popen[bytes]) -> str:
     return line
 
 
-def _measured(
-    mode: str, server: Server, connections: int, count: int, dialogue: Dialogue, whole: int
-) -> Done:
+@contextmanager
+def _turns(
+    mode: str, server: Server, connections: int, count: int, dialogue: Dialogue
+) -> Iterator[Turn]:
     with _ready(mode, server, connections, count, dialogue) as process:
-        assert process.stdin is not None
-        before = server.cpu
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-        seconds, load_cpu, p50, p99 = map(float, _answer(process).split())
-        return Done(whole, seconds, server.cpu - before, load_cpu, p50, p99)
+
+        def turn() -> Done:
+            assert process.stdin is not None
+            before = server.cpu
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            seconds, load_cpu, *took = map(float, _answer(process).split())
+            return Done(len(took), seconds, server.cpu - before, load_cpu, took)
+
+        yield turn
+
+
+def switching(
+    server: Server, dialogue: Dialogue, count: int, parallel: int = PARALLEL
+) -> AbstractContextManager[Turn]:
+    """
+    Connect, switch, send the message there and back, close: so many times in a turn, with a fixed
+    number at the same time.
+
+    :return: what is yielded raises :exc:`Wrong` if the server does not do what it should.
+    """
+    return _turns("switch", server, parallel, count, dialogue)
+
+
+def echoing(
+    server: Server, dialogue: Dialogue, connections: int, times: int
+) -> AbstractContextManager[Turn]:
+    """
+    Send the message there and back, so many times in a turn on each of so many switched connections.
+
+    :return: what is yielded raises :exc:`Wrong` if the server does not do what it should.
+    """
+    return _turns("echo", server, connections, times, dialogue)
 
 
 def switch_many(server: Server, dialogue: Dialogue, count: int, parallel: int = PARALLEL) -> Done:
-    """
-    Connect, switch, send the message there and back, close; with a fixed number at the same time.
-
-    :raises Wrong: if the server does not do what it should.
-    """
-    return _measured("switch", server, parallel, count, dialogue, count)
-
-
-def echo_many(server: Server, dialogue: Dialogue, connections: int, times: int) -> Done:
-    """
-    Send the message there and back so many times, on each of so many switched connections.
-
-    :raises Wrong: if the server does not do what it should.
-    """
-    return _measured("echo", server, connections, times, dialogue, connections * times)
+    """:func:`switching`, once."""
+    with switching(server, dialogue, count, parallel) as turn:
+        return turn()
 
 
 @contextmanager
@@ -163,6 +205,7 @@ def idle(server: Server, dialogue: Dialogue, connections: int) -> Iterator[Calla
     """
     with _ready("echo", server, connections, 0, dialogue) as process:
         yield process.kill
+    server.come_to_rest()
 
 
 # The load in Python.
@@ -260,14 +303,14 @@ def _main(arguments: list[str], says: BinaryIO, hears: TextIO) -> None:
         while not connection.readable():
             pass
     print("ready", file=hears, flush=True)
-    if not says.read(1):
-        return
-    began, cpu = time.perf_counter(), time.process_time()
-    took = _switch(port, parallel, count, dialogue) if mode == "switch" else _echo(connections, count)
-    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    took.sort()
-    print(seconds, cpu, took[len(took) // 2], took[len(took) * 99 // 100], file=hears, flush=True)
-    says.read()
+    while says.read(1):
+        began, cpu = time.perf_counter(), time.process_time()
+        if mode == "switch":
+            took = _switch(port, parallel, count, dialogue)
+        else:
+            took = _echo(connections, count)
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+        print(seconds, cpu, *took, file=hears, flush=True)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,12 @@ ratios are the result, the absolute figures are this machine's, now.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
-from figures import CPU, Comparison, Goal, chosen, options_of, peer_rounds, publish
-from load import Dialogue, echo_many, idle, switch_many
+from figures import CPU, P99, TURNS, Comparison, Goal, Work, chosen, options_of, peer_rounds, publish
+from load import Dialogue, Turn, echoing, idle, switch_many, switching
 from peers import PEERS
 from processes import Server, prepare
 from report import ECHO, SWITCH
@@ -44,7 +45,6 @@ WARM_UP = 1500
 """Node's compiler needs to have seen as many."""
 
 THREE, LARGE_ECHO, IDLE = "a switch, three fields", "an echo of 64 KiB", "an idle connection"
-P99 = "p99, ms"
 
 SERVERS = (
     peer_of("raw", "a Twisted protocol on a port, without HTTP", "Twisted"),
@@ -91,21 +91,22 @@ def dialogue(kind: str, message: bytes, request: bytes = ORDINARY) -> Dialogue:
 def measure(comparison: Comparison, servers: Sequence[Server], size: Size) -> None:
     """One round: each server in turn, thing by thing."""
 
-    def switch(table: str, request: bytes) -> None:
-        def measured(server: Server) -> None:
-            done = switch_many(server, dialogue(server.kind, SHORT, request), size.switches)
-            comparison.add_done(table, server.kind, done)
+    def compare(table: str, begin: Callable[[Server], AbstractContextManager[Turn]]) -> None:
+        comparison.take_turns([Work(table, server, begin) for server in servers])
 
-        comparison.each(servers, measured)
+    def switch(table: str, request: bytes) -> None:
+        compare(
+            table,
+            lambda server: switching(
+                server, dialogue(server.kind, SHORT, request), size.switches // TURNS
+            ),
+        )
 
     def echo(table: str, message: bytes, times: int) -> None:
-        def measured(server: Server) -> None:
-            said = dialogue(server.kind, message)
-            # Compilers at run time need to have seen some.
-            echo_many(server, said, ECHOING, times // 5)
-            comparison.add_done(table, server.kind, echo_many(server, said, ECHOING, times))
-
-        comparison.each(servers, measured)
+        compare(
+            table,
+            lambda server: echoing_warm(server, dialogue(server.kind, message), times // TURNS),
+        )
 
     comparison.each(servers, warm_up)
     comparison.each(servers, lambda server: hold(comparison, server, size.idle))
@@ -113,6 +114,15 @@ def measure(comparison: Comparison, servers: Sequence[Server], size: Size) -> No
     switch(THREE, BARE)
     echo(ECHO, SMALL, size.small)
     echo(LARGE_ECHO, LARGE, size.large)
+
+
+@contextmanager
+def echoing_warm(server: Server, said: Dialogue, times: int) -> Iterator[Turn]:
+    """Echoes on some connections. Compilers at run time need to have seen some before it counts."""
+    with echoing(server, said, ECHOING, times) as turn:
+        turn()
+        turn()
+        yield turn
 
 
 def warm_up(server: Server) -> None:

@@ -13,16 +13,17 @@ An ``UpgradeService`` listens with each of the sites. Servers, load and figures 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
-from figures import CPU, Comparison, Goal, chosen, options_of, peer_rounds, publish
-from load import Dialogue, echo_many, idle, switch_many
+from figures import CPU, TURNS, Comparison, Goal, Work, chosen, options_of, peer_rounds, publish
+from load import Dialogue, Turn, idle, switch_many, switching
 from peers import PEERS
 from processes import Server, prepare
 from report import ECHO, SWITCH
 from servers import peer_of
-from switching import ECHOING, IDLE, LARGE_ECHO
+from switching import IDLE, LARGE_ECHO, echoing_warm
 
 # Chromium's request, without its offer of permessage-deflate: some would take it.
 REQUEST = (
@@ -85,19 +86,14 @@ NOTHING = Dialogue(REQUEST, b"", 0)
 def measure(comparison: Comparison, servers: Sequence[Server], size: Size) -> None:
     """One round: each server in turn, thing by thing."""
 
-    def switch(table: str, said: Dialogue) -> None:
-        def measured(server: Server) -> None:
-            comparison.add_done(table, server.kind, switch_many(server, said, size.handshakes))
+    def compare(table: str, begin: Callable[[Server], AbstractContextManager[Turn]]) -> None:
+        comparison.take_turns([Work(table, server, begin) for server in servers])
 
-        comparison.each(servers, measured)
+    def switch(table: str, said: Dialogue) -> None:
+        compare(table, lambda server: switching(server, said, size.handshakes // TURNS))
 
     def echo(table: str, length: int, times: int) -> None:
-        def measured(server: Server) -> None:
-            said = message(length)
-            echo_many(server, said, ECHOING, times // 5)
-            comparison.add_done(table, server.kind, echo_many(server, said, ECHOING, times))
-
-        comparison.each(servers, measured)
+        compare(table, lambda server: echoing_warm(server, message(length), times // TURNS))
 
     comparison.each(servers, warm_up)
     comparison.each(servers, lambda server: hold(comparison, server, size.idle))
