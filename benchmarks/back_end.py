@@ -34,21 +34,21 @@ class Loop:
 
     def __init__(self) -> None:
         self._poll = select.epoll()
-        self._callees: dict[int, Callable[[], object]] = {}
+        self._callees: dict[int, tuple[socket.socket, Callable[[], object]]] = {}
 
     def add(self, connection: socket.socket, callee: Callable[[], object], write: bool = False) -> None:
         """
         :param write: whether to wait until it takes something; else, until it has something.
         """
-        self._callees[connection.fileno()] = callee
+        self._callees[connection.fileno()] = connection, callee
         self._poll.register(connection, select.EPOLLOUT if write else select.EPOLLIN)
 
     def write_instead(self, connection: socket.socket, callee: Callable[[], object]) -> None:
-        self._callees[connection.fileno()] = callee
+        self._callees[connection.fileno()] = connection, callee
         self._poll.modify(connection, select.EPOLLOUT)
 
     def read_instead(self, connection: socket.socket, callee: Callable[[], object]) -> None:
-        self._callees[connection.fileno()] = callee
+        self._callees[connection.fileno()] = connection, callee
 
     def remove(self, connection: socket.socket) -> None:
         if self._callees.pop(connection.fileno(), None) is not None:
@@ -59,9 +59,16 @@ class Loop:
         events = self._poll.poll(STUCK)
         check(bool(events))
         for number, _ in events:
-            callee = self._callees.get(number)
-            if callee is not None:
+            if number in self._callees:
+                _, callee = self._callees[number]
                 callee()
+
+    def close(self) -> None:
+        """Close all sockets that somebody waits for."""
+        for connection, _ in self._callees.values():
+            connection.close()
+        self._callees.clear()
+        self._poll.close()
 
 
 class BackEnd:

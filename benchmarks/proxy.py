@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -90,7 +90,7 @@ class Size(NamedTuple):
 class Rounds:
     """All rounds, in which the proxies take turns, and stay the same."""
 
-    def __init__(self, comparison: Comparison, size: Size, core: int, folder: Path) -> None:
+    def __init__(self, comparison: Comparison, size: Size, core: int, folder: Path, loop: Loop) -> None:
         """
         :param folder: for what the proxies need.
         """
@@ -98,8 +98,8 @@ class Rounds:
         self._size = size
         self._core = core
         self._folder = folder
-        self._loop = Loop()
-        self._back_end = BackEnd(self._loop)
+        self._loop = loop
+        self._back_end = BackEnd(loop)
 
     def measure(self, works: Sequence[str]) -> None:
         comparison = self._comparison
@@ -183,9 +183,9 @@ def main() -> None:
     works = options.extra.work.split(",") if options.extra.work else [*WORK, IDLE]
     core = prepare()
     gc.disable()
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, closing(Loop()) as loop:
         size = Size(0.2, 100) if options.is_quick else Size()
-        Rounds(comparison, size, core, Path(folder)).measure(works)
+        Rounds(comparison, size, core, Path(folder), loop).measure(works)
     publish(comparison.section(GOALS), options)
 
 

@@ -72,11 +72,11 @@ def load() -> Iterator[Any]:
     back_end, proxy_load, processes = map(
         importlib.import_module, ("back_end", "proxy_load", "processes")
     )
-    loop = back_end.Loop()
-    server = back_end.BackEnd(loop)
-    at = processes.Server("back end", server.port, os.getpid())
-    with closing(proxy_load.Load(loop, server, at)) as load:
-        yield load
+    with closing(back_end.Loop()) as loop:
+        server = back_end.BackEnd(loop)
+        at = processes.Server("back end", server.port, os.getpid())
+        with closing(proxy_load.Load(loop, server, at)) as load:
+            yield load
 
 
 @pytest.mark.parametrize("work", ["GET", "POST 10 kB", "upgrade", "echo of 128 bytes"])
