@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -106,7 +106,7 @@ class Work(NamedTuple):
     table: str
     server: Server
     begin: Callable[[Server], AbstractContextManager[Turn]]
-    """What has been begun goes on in each turn."""
+    """What has been begun goes on in each turn. Most servers do not leave a client idle for long."""
 
 
 class Comparison:
@@ -152,6 +152,17 @@ class Comparison:
         """Do something with one server after the other; those that fail are left out."""
         for server in servers:
             self._unless_it_fails(server, partial(measure, server))
+
+    def compare(
+        self, table: str, servers: Sequence[Server], do: Callable[[Server], Done], count: int = TURNS
+    ) -> None:
+        """One round of something that begins anew in each turn of a server."""
+
+        @contextmanager
+        def begin(server: Server) -> Iterator[Turn]:
+            yield partial(do, server)
+
+        self.take_turns([Work(table, server, begin) for server in servers], count)
 
     def take_turns(self, works: Sequence[Work], count: int = TURNS) -> None:
         """One round of several works: a part of each in turn, again and again."""

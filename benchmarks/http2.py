@@ -30,7 +30,7 @@ from http2_load import (
     memory_of_streams,
 )
 from http2_servers import KINDS, OURS, running
-from load import Turn
+from load import Done
 from processes import Server, prepare
 from secured import make_certificate
 
@@ -79,12 +79,10 @@ def measure(comparison: Comparison, servers: Sequence[Server], size: Size) -> No
         # Each time, there are new connections: not as often as others have their turns.
         part = requests // TURNS_OF_H2LOAD
 
-        @contextmanager
-        def begin(server: Server) -> Iterator[Turn]:
-            yield lambda: h2load(server, path, part, connections, streams)
+        def asked(server: Server) -> Done:
+            return h2load(server, path, part, connections, streams)
 
-        works = [Work(table, server, begin) for server in servers]
-        comparison.take_turns(works, TURNS_OF_H2LOAD)
+        comparison.compare(table, servers, asked, TURNS_OF_H2LOAD)
 
     comparison.each(servers, warm_up)
     ask(GET_COST, "/", size.gets, 4, GETS_AT_ONCE)

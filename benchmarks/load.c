@@ -10,9 +10,9 @@
  * HEAD and MESSAGE are lengths: on standard input come a head, which is empty where nothing is switched,
  * and a message. ECHOED is how many bytes come back for it. Without a message, a switch ends at the 101.
  *
- * It says "ready", and then, for each byte on standard input, does all of that, and says in one line how
- * many seconds it took, how many of its own CPU, and the times of each, in seconds. It keeps its
- * connections until standard input ends.
+ * It says "ready", waits for a byte on standard input, works, and says in one line how many seconds
+ * that took, how many of its own CPU, and the times of each, in seconds. It keeps its connections until
+ * standard input ends.
  */
 
 #define _GNU_SOURCE
@@ -168,7 +168,6 @@ static void echo_many(const int *fds, long connections, long count)
     long open = connections;
     for (long i = 0; i < connections; i++) {
         struct epoll_event event = {.events = EPOLLIN, .data.fd = fds[i]};
-        /* The second time, it is there. */
         epoll_ctl(poll_, EPOLL_CTL_ADD, fds[i], &event);
         at[fds[i]].turns = count;
         at[fds[i]].began = now();
@@ -217,19 +216,20 @@ int main(int argc, char **argv)
     }
     printf("ready\n");
     fflush(stdout);
-    while (getchar() != EOF) {
-        done = 0;
-        double began = now(), used = cpu();
-        if (echoes && count)
-            echo_many(fds, connections, count);
-        else if (!echoes)
-            switch_many(connections, count);
-        double seconds = now() - began;
-        printf("%.9f %.9f", seconds, cpu() - used);
-        for (long i = 0; i < done; i++)
-            printf(" %.7f", took[i]);
-        printf("\n");
-        fflush(stdout);
-    }
+    if (getchar() == EOF)
+        return 0;
+    double began = now(), used = cpu();
+    if (echoes && count)
+        echo_many(fds, connections, count);
+    else if (!echoes)
+        switch_many(connections, count);
+    double seconds = now() - began;
+    printf("%.9f %.9f", seconds, cpu() - used);
+    for (long i = 0; i < done; i++)
+        printf(" %.7f", took[i]);
+    printf("\n");
+    fflush(stdout);
+    while (getchar() != EOF)
+        ;
     return 0;
 }

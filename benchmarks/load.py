@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -31,11 +31,10 @@ __all__ = [
     "Dialogue",
     "Done",
     "Turn",
-    "echoing",
+    "echo_many",
     "idle",
     "is_compiled",
     "switch_many",
-    "switching",
     "together",
 ]
 
@@ -150,50 +149,32 @@ def _answer(process: subprocess.Popen[bytes]) -> str:
     return line
 
 
-@contextmanager
-def _turns(
-    mode: str, server: Server, connections: int, count: int, dialogue: Dialogue
-) -> Iterator[Turn]:
+def _measured(mode: str, server: Server, connections: int, count: int, dialogue: Dialogue) -> Done:
     with _ready(mode, server, connections, count, dialogue) as process:
-
-        def turn() -> Done:
-            assert process.stdin is not None
-            before = server.cpu
-            process.stdin.write(b"\n")
-            process.stdin.flush()
-            seconds, load_cpu, *took = map(float, _answer(process).split())
-            return Done(len(took), seconds, server.cpu - before, load_cpu, took)
-
-        yield turn
-
-
-def switching(
-    server: Server, dialogue: Dialogue, count: int, parallel: int = PARALLEL
-) -> AbstractContextManager[Turn]:
-    """
-    Connect, switch, send the message there and back, close: so many times in a turn, with a fixed
-    number at the same time.
-
-    :return: what is yielded raises :exc:`Wrong` if the server does not do what it should.
-    """
-    return _turns("switch", server, parallel, count, dialogue)
-
-
-def echoing(
-    server: Server, dialogue: Dialogue, connections: int, times: int
-) -> AbstractContextManager[Turn]:
-    """
-    Send the message there and back, so many times in a turn on each of so many switched connections.
-
-    :return: what is yielded raises :exc:`Wrong` if the server does not do what it should.
-    """
-    return _turns("echo", server, connections, times, dialogue)
+        assert process.stdin is not None
+        before = server.cpu
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        seconds, load_cpu, *took = map(float, _answer(process).split())
+        return Done(len(took), seconds, server.cpu - before, load_cpu, took)
 
 
 def switch_many(server: Server, dialogue: Dialogue, count: int, parallel: int = PARALLEL) -> Done:
-    """:func:`switching`, once."""
-    with switching(server, dialogue, count, parallel) as turn:
-        return turn()
+    """
+    Connect, switch, send the message there and back, close; with a fixed number at the same time.
+
+    :raises Wrong: if the server does not do what it should.
+    """
+    return _measured("switch", server, parallel, count, dialogue)
+
+
+def echo_many(server: Server, dialogue: Dialogue, connections: int, times: int) -> Done:
+    """
+    Send the message there and back so many times, on each of so many switched connections.
+
+    :raises Wrong: if the server does not do what it should.
+    """
+    return _measured("echo", server, connections, times, dialogue)
 
 
 @contextmanager
@@ -303,14 +284,13 @@ def _main(arguments: list[str], says: BinaryIO, hears: TextIO) -> None:
         while not connection.readable():
             pass
     print("ready", file=hears, flush=True)
-    while says.read(1):
-        began, cpu = time.perf_counter(), time.process_time()
-        if mode == "switch":
-            took = _switch(port, parallel, count, dialogue)
-        else:
-            took = _echo(connections, count)
-        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-        print(seconds, cpu, *took, file=hears, flush=True)
+    if not says.read(1):
+        return
+    began, cpu = time.perf_counter(), time.process_time()
+    took = _switch(port, parallel, count, dialogue) if mode == "switch" else _echo(connections, count)
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    print(seconds, cpu, *took, file=hears, flush=True)
+    says.read()
 
 
 if __name__ == "__main__":

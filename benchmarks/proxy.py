@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from back_end import BODY, ENDLESS, BackEnd, Loop
-from figures import CPU, TURNS, Comparison, Goal, Work, options_of, publish, turns
-from load import Done, Turn
+from figures import CPU, TURNS, Comparison, Goal, options_of, publish, turns
+from load import Done
 from processes import Server, prepare
 from proxies import OURS, PROGRAMS, running, title_of, why_missing
 from proxy_load import FIELDS, KEPT, LENGTH, UPGRADE, Load
@@ -113,8 +113,9 @@ class Rounds:
                     if work == IDLE:
                         comparison.each(those, self._hold)
                     elif work in MESSAGES:
-                        begin = partial(self._begun, work=work, is_first=not number)
-                        comparison.take_turns([Work(work, proxy, begin) for proxy in those])
+                        if not number:
+                            comparison.each(those, partial(self._warm_up, work))
+                        comparison.compare(work, those, partial(self._exchange, work))
                     else:
                         comparison.each(those, partial(self._pour, work))
 
@@ -135,19 +136,21 @@ class Rounds:
             load.close()
             proxy.come_to_rest()
 
-    @contextmanager
-    def _begun(self, proxy: Server, work: str, is_first: bool) -> Iterator[Turn]:
-        """Messages, which the proxy has seen some of before they count."""
-        seconds = self._size.seconds / TURNS
+    def _warm_up(self, work: str, proxy: Server) -> None:
+        """Compilers at run time need to have seen many messages."""
         with self._load(proxy) as load:
-            run = WORK[work](load)
-            done, spent = 0, 0.0
-            # Compilers at run time need to have seen many.
-            while is_first and done < WARM_UP and spent < SECONDS_TO_WARM_UP:
-                some = run(seconds)
+            run, done, spent = WORK[work](load), 0, 0.0
+            while done < WARM_UP and spent < SECONDS_TO_WARM_UP:
+                some = run(self._size.seconds / TURNS)
                 done, spent = done + some.times, spent + some.seconds
-            run(seconds)
-            yield partial(run, seconds)
+
+    def _exchange(self, work: str, proxy: Server) -> Done:
+        """Messages, in a turn, which has connections of its own: Node's close after five seconds."""
+        with closing(Load(self._loop, self._back_end, proxy)) as load:
+            run = WORK[work](load)
+            # One of each client, by which they are accepted.
+            run(0)
+            return run(self._size.seconds / TURNS)
 
     def _pour(self, work: str, proxy: Server) -> None:
         with self._load(proxy) as load:

@@ -18,12 +18,11 @@ ratios are the result, the absolute figures are this machine's, now.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from figures import CPU, P99, TURNS, Comparison, Goal, Work, chosen, options_of, peer_rounds, publish
-from load import Dialogue, Turn, echoing, idle, switch_many, switching
+from figures import CPU, P99, TURNS, Comparison, Goal, chosen, options_of, peer_rounds, publish
+from load import Dialogue, Done, echo_many, idle, switch_many
 from peers import PEERS
 from processes import Server, prepare
 from report import ECHO, SWITCH
@@ -91,22 +90,20 @@ def dialogue(kind: str, message: bytes, request: bytes = ORDINARY) -> Dialogue:
 def measure(comparison: Comparison, servers: Sequence[Server], size: Size) -> None:
     """One round: each server in turn, thing by thing."""
 
-    def compare(table: str, begin: Callable[[Server], AbstractContextManager[Turn]]) -> None:
-        comparison.take_turns([Work(table, server, begin) for server in servers])
-
     def switch(table: str, request: bytes) -> None:
-        compare(
-            table,
-            lambda server: switching(
-                server, dialogue(server.kind, SHORT, request), size.switches // TURNS
-            ),
-        )
+        def switched(server: Server) -> Done:
+            said = dialogue(server.kind, SHORT, request)
+            return switch_many(server, said, size.switches // TURNS)
+
+        comparison.compare(table, servers, switched)
 
     def echo(table: str, message: bytes, times: int) -> None:
-        compare(
-            table,
-            lambda server: echoing_warm(server, dialogue(server.kind, message), times // TURNS),
-        )
+        def echoed(server: Server) -> Done:
+            return echo_many(server, dialogue(server.kind, message), ECHOING, times // TURNS)
+
+        # Compilers at run time need to have seen some.
+        comparison.each(servers, echoed)
+        comparison.compare(table, servers, echoed)
 
     comparison.each(servers, warm_up)
     comparison.each(servers, lambda server: hold(comparison, server, size.idle))
@@ -114,15 +111,6 @@ def measure(comparison: Comparison, servers: Sequence[Server], size: Size) -> No
     switch(THREE, BARE)
     echo(ECHO, SMALL, size.small)
     echo(LARGE_ECHO, LARGE, size.large)
-
-
-@contextmanager
-def echoing_warm(server: Server, said: Dialogue, times: int) -> Iterator[Turn]:
-    """Echoes on some connections. Compilers at run time need to have seen some before it counts."""
-    with echoing(server, said, ECHOING, times) as turn:
-        turn()
-        turn()
-        yield turn
 
 
 def warm_up(server: Server) -> None:

@@ -13,17 +13,16 @@ An ``UpgradeService`` listens with each of the sites. Servers, load and figures 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from figures import CPU, TURNS, Comparison, Goal, Work, chosen, options_of, peer_rounds, publish
-from load import Dialogue, Turn, idle, switch_many, switching
+from figures import CPU, TURNS, Comparison, Goal, chosen, options_of, peer_rounds, publish
+from load import Dialogue, Done, echo_many, idle, switch_many
 from peers import PEERS
 from processes import Server, prepare
 from report import ECHO, SWITCH
 from servers import peer_of
-from switching import IDLE, LARGE_ECHO, echoing_warm
+from switching import ECHOING, IDLE, LARGE_ECHO
 
 # Chromium's request, without its offer of permessage-deflate: some would take it.
 REQUEST = (
@@ -86,14 +85,16 @@ NOTHING = Dialogue(REQUEST, b"", 0)
 def measure(comparison: Comparison, servers: Sequence[Server], size: Size) -> None:
     """One round: each server in turn, thing by thing."""
 
-    def compare(table: str, begin: Callable[[Server], AbstractContextManager[Turn]]) -> None:
-        comparison.take_turns([Work(table, server, begin) for server in servers])
-
     def switch(table: str, said: Dialogue) -> None:
-        compare(table, lambda server: switching(server, said, size.handshakes // TURNS))
+        count = size.handshakes // TURNS
+        comparison.compare(table, servers, lambda server: switch_many(server, said, count))
 
     def echo(table: str, length: int, times: int) -> None:
-        compare(table, lambda server: echoing_warm(server, message(length), times // TURNS))
+        def echoed(server: Server) -> Done:
+            return echo_many(server, message(length), ECHOING, times // TURNS)
+
+        comparison.each(servers, echoed)
+        comparison.compare(table, servers, echoed)
 
     comparison.each(servers, warm_up)
     comparison.each(servers, lambda server: hold(comparison, server, size.idle))
