@@ -229,7 +229,9 @@ class SwitchedConnection:
         listener.forget(self)
         layer = _twisted.tls_layer(self._transport)
         tls = None if layer is None else layer.getHandle()
-        why = self._why(reason)
+        why = reason
+        if self.why_aborted is not None or isinstance(reason.value, ConnectionLost):
+            why = self._why(reason)
         try:
             _twisted.report_end(self._transport, self.target, reason)
         finally:
@@ -239,7 +241,7 @@ class SwitchedConnection:
         """The transport's reason, or what is known better. To be asked while the socket is open."""
         if self.why_aborted is not None:
             return Failure(self.why_aborted)
-        if isinstance(reason.value, ConnectionLost) and _twisted.has_timed_out(self._transport):
+        if _twisted.has_timed_out(self._transport):
             return Failure(TimeoutError(string="the other end's TCP did not answer any more"))
         return reason
 

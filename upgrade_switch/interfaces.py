@@ -58,8 +58,7 @@ __all__ = [
 Answer: TypeAlias = IProtocol | IResource
 """What an acceptor results in: the protocol to switch to, or the resource that answers in HTTP."""
 
-# The request is Any, since it is of whatever class the site's requestFactory is, and an acceptor may
-# well ask for that class.
+# Any: of whatever class the site's requestFactory is, for which an acceptor may well ask.
 Acceptor: TypeAlias = Callable[
     [Any, UpgradeToken], Answer | Deferred[Answer] | Coroutine[object, Any, Answer]
 ]
@@ -343,9 +342,7 @@ class IUpgradeRequest(IRequest):
         """Send an interim response, such as 100 (Continue), where that is possible."""
 
     def notifyFinish() -> Deferred[None]:
-        """
-        :return: fires when the request is finished; fails if the connection ends before that.
-        """
+        """Fires when the request is finished; fails if the connection ends before that."""
 
 
 class IUpgradeSite(Interface):
@@ -372,11 +369,14 @@ class IUpgradeSite(Interface):
     def getResourceFor(request: object) -> IResource:
         """The resource that a request addresses."""
 
+    def resource_at(path: bytes) -> IResource | None:
+        """The resource that a path leads to, whoever asks; None if that depends on the request."""
+
     def site_upgrade_for(request: IUpgradeRequest) -> IResource | None:
         """What answers a request that offers one of the site's own tokens; None: the tree does."""
 
     def match(request: IUpgradeRequest) -> Any:
-        """The first offered token that is the site's own (``server.upgrades.UpgradeMatch``)."""
+        """The first offered token that is the site's own (``server.upgrades.Match``)."""
 
     def offers(token: str) -> bool:
         """Whether one of the site's own upgrades is to a token."""

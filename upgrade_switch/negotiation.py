@@ -46,9 +46,13 @@ class UpgradeToken:
     version: str | None = None
     #: What the token is equal by.
     key: tuple[str, str | None] = field(init=False, repr=False)
+    #: As it was spelled.
+    text: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", (self.name.lower(), self.version))
+        text = self.name if self.version is None else f"{self.name}/{self.version}"
+        object.__setattr__(self, "text", text)
 
     @classmethod
     def parse(cls, text: str | bytes) -> UpgradeToken:
@@ -79,7 +83,7 @@ class UpgradeToken:
         return hash(self.key)
 
     def __str__(self) -> str:
-        return self.name if self.version is None else f"{self.name}/{self.version}"
+        return self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,16 @@ class Offer:
             return cls((), f"Upgrade is HTTP/1.1's, this is {version.decode('latin-1')}")
         if method == b"CONNECT":
             return cls((), "CONNECT does not use Upgrade")
-        if "upgrade" not in connection_options(connection or ()):
+        connection = connection or ()
+        if len(upgrade) == len(connection) == 1:
+            (line,), (options,) = upgrade, connection
+            if len(line) + len(options) <= _LONGEST_REMEMBERED:
+                return _offer_of_lines(line, options)
+        return cls._of_lines(upgrade, connection)
+
+    @classmethod
+    def _of_lines(cls, upgrade: Sequence[bytes], connection: Sequence[bytes]) -> Offer:
+        if "upgrade" not in connection_options(connection):
             return cls((), "Connection does not name upgrade")
         return cls.parse(upgrade)
 
@@ -176,6 +189,11 @@ class Offer:
 @lru_cache(_MOST_REMEMBERED)
 def _offer_of_line(line: bytes) -> Offer:
     return Offer._parse((line,))
+
+
+@lru_cache(_MOST_REMEMBERED)
+def _offer_of_lines(upgrade: bytes, connection: bytes) -> Offer:
+    return Offer._of_lines((upgrade,), (connection,))
 
 
 NO_OFFER = Offer()

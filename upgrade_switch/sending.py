@@ -41,6 +41,10 @@ _FIRST_LOOK: Final = 0.01
 _LONGEST_PAUSE: Final = 1
 
 
+# Linux's number of a connection's last state.
+_TCP_CLOSE: Final = 7
+
+
 def remaining(transport: object) -> int:
     """
     How many bytes the other end has not acknowledged yet: those in Twisted's buffers, and on Linux, for
@@ -68,6 +72,10 @@ def _in_kernel(transport: object) -> int:
     # A socket may have been closed.
     with suppress(OSError):
         ioctl(handle.fileno(), TIOCOUTQ, count)
+        # What a connection that was reset had still to send stays in its queue. (The first byte of
+        # tcp_info is the state.)
+        if count[0] and handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
+            return 0
     return count[0]
 
 

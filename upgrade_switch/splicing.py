@@ -337,10 +337,13 @@ class SpliceEnd(Protocol):
         other = self.other
         if other._open:
             other.transport.unregisterProducer()
-            if is_clean:
-                other.transport.loseConnection()
-            else:
+            # It may have been paused on behalf of this end, and must notice how it ends itself: TLS is
+            # over when the other end has answered.
+            other.transport.resumeProducing()
+            if not is_clean:
                 other._reset_when_sent()
+            elif other._open:
+                other.transport.loseConnection()
         elif not other.lost:
             # It is still connecting.
             other._must_reset = not is_clean
@@ -355,8 +358,6 @@ class SpliceEnd(Protocol):
         return is_clean_end(self.transport, self._tls, reason, forgive)
 
     def _reset_when_sent(self) -> None:
-        # It may have been paused on behalf of the other end, and must notice if it ends by itself.
-        self.transport.resumeProducing()
         if self._open:
             self._resetting = reset_when_sent(self.transport, self.splice.clock)
 

@@ -68,9 +68,13 @@ def hand_over(transport: IStreamTransport, slot: _twisted.Slot, target: IProtoco
     getattr(transport, "resumeProducing", _nothing)()
     beneath = _twisted.bottom(transport)
     layer = getattr(beneath, "protocol", None)
-    # A bare socket that is paused delivers nothing: with no bytes in hand there is nothing to hold.
+    # With no bytes in hand there is nothing to hold back from a target that pauses,
+    if not data and layer is target and _twisted.is_bare(beneath):
+        # nor, on a bare socket, from one that closes.
+        _make_connection(transport, target)
+        return
     watch = _twisted.PauseWatch(transport) if data or layer is not target else None
-    _call_target(transport, _make_connection, transport, target)
+    _make_connection(transport, target)
     receiver = slot.get()
     if _twisted.is_closing(transport):
         if watch is not None:
@@ -91,9 +95,12 @@ def hand_over(transport: IStreamTransport, slot: _twisted.Slot, target: IProtoco
 
 
 def _make_connection(transport: IStreamTransport, target: IProtocol) -> None:
-    target.makeConnection(transport)
-    # Afterwards, since a target's log prefix may well describe the connection.
-    _twisted.rename_log_prefix(transport, target)
+    try:
+        target.makeConnection(transport)
+        # Afterwards, since a target's log prefix may well describe the connection.
+        _twisted.rename_log_prefix(transport, target)
+    except BaseException:
+        _failed(transport, target.makeConnection)
 
 
 def _nothing() -> None:
@@ -112,10 +119,14 @@ def _call_target(
     try:
         method(*arguments)
     except BaseException:
-        _log.failure("{method} failed after a takeover", method=method)
-        _twisted.abort(transport)
+        _failed(transport, method)
         return False
     return True
+
+
+def _failed(transport: _twisted.Closable, method: Callable[..., object]) -> None:
+    _log.failure("{method} failed after a takeover", method=method)
+    _twisted.abort(transport)
 
 
 class _StandIn(Protocol):

@@ -56,6 +56,10 @@ MOST = LIMIT + 16
 USUAL = 64 * 1024
 
 
+#: What sending may fail with.
+ERRORS = (errno.ECONNRESET, errno.EPIPE, errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
+
+
 class Socket:
     """
     A transport's socket, which remembers what is sent, and fails when it is told to.
@@ -78,7 +82,7 @@ class Socket:
     def send(self, data: Any) -> int:
         if self.next:
             number = self.next.pop(0)
-            if number in (errno.ECONNRESET, errno.EPIPE, errno.EAGAIN, errno.ENOBUFS):
+            if number in ERRORS:
                 raise OSError(number, "on purpose")
             data = bytes(data)[:number]
         count: int = self._socket.send(data)
@@ -438,13 +442,19 @@ async def test_reset(kind: str, listen: Any) -> None:
 
 @at_once
 @pytest.mark.parametrize(
-    ("number", "reason"), [(errno.ECONNRESET, ConnectionLost), (errno.EPIPE, ConnectionDone)]
+    ("number", "reason"),
+    [
+        (errno.ECONNRESET, ConnectionLost),
+        (errno.EPIPE, ConnectionDone),
+        (errno.ENOMEM, ConnectionDone),
+    ],
 )
 @pytest_twisted.ensureDeferred
 async def test_failed_then_ended(kind: str, number: int, reason: type, listen: Any) -> None:
     """
     After an error that the kernel reports once, the end is not clean. EPIPE is told each time:
-    whether the other end has ended its direction before is what reading says.
+    whether the other end has ended its direction before is what reading says. A lack of memory says
+    nothing of the connection.
     """
     client, target = await switched(listen, kind)
     client.transport.loseConnection()
@@ -528,6 +538,20 @@ async def test_write_and_close(kind: str, listen: Any) -> None:
     assert client.data == b"goodbye"
     await target.is_lost()
     assert target.reason.check(ConnectionDone)
+
+
+@pytest.mark.parametrize("kind", ["tls", "tls at once"])
+@pytest_twisted.ensureDeferred
+async def test_abort_over_tls(kind: str, listen: Any) -> None:
+    """TLS that is aborted is cut off, and says nothing that would have it pass for a clean end."""
+    client, target = await switched(listen, kind)
+    client.transport.pauseProducing()
+    target.transport.abortConnection()
+    await target.is_lost()
+    with pytest.raises(ConnectionResetError):
+        _twisted.bottom(client.transport).socket.recv(100)
+    client.transport.resumeProducing()
+    await client.is_lost()
 
 
 @both
@@ -618,6 +642,41 @@ async def test_push_producer(kind: str, listen: Any) -> None:
     client.transport.loseConnection()
     await target.is_lost()
     assert producer.told == ["pause", "resume"]
+
+
+@pytest.mark.parametrize("kind", [*AT_ONCE, *AS_EVER, "tls at once", "tls"])
+@pytest_twisted.ensureDeferred
+async def test_producer_that_goes_on(kind: str, listen: Any) -> None:
+    """A producer that writes until it is paused soon is, even if the other end takes all at once."""
+    _, target = await switched(listen, kind)
+    # The kernel takes whatever it gets.
+    Socket(_twisted.bottom(target.transport)).send = len  # type: ignore[method-assign,assignment]
+    producer = Producer()
+    target.transport.registerProducer(producer, True)
+    written = 0
+    while not producer.told and written < 10_000_000:
+        target.transport.write(bytes(20_000))
+        written += 20_000
+    assert written < 500_000
+    target.transport.abortConnection()
+    await target.is_lost()
+
+
+@at_once
+@pytest_twisted.ensureDeferred
+async def test_producer_taken_off_while_paused(kind: str, listen: Any) -> None:
+    """After a producer that was paused when it was taken off, what is written is sent at once again."""
+    client, target = await switched(listen, kind)
+    producer = Producer()
+    target.transport.registerProducer(producer, True)
+    target.transport.write(bytes(MOST + 1))
+    assert producer.told == ["pause"]
+    target.transport.unregisterProducer()
+    await client.until(lambda: client.amount == MOST + 1)
+    client.send(b"next")
+    await target.receives(b"next")
+    target.transport.write(b"at once")
+    assert not is_waiting(target.transport)
 
 
 @both

@@ -6,6 +6,7 @@ The chain of transports is that of ``test_splice``.
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tests.kit.farside import KINDS, MEGABYTE, Chains, ClosingCollector
+from tests.kit.farside import KINDS, MEGABYTE, Chains, ClosingCollector, settled
+from tests.kit.harness import reactor
 from tests.kit.waiting import eventually, turns
 from upgrade_switch import _twisted, sending
 
@@ -45,6 +47,65 @@ async def test_reset(chain: Chains, other: str, backwards: bool) -> None:
     await slow.is_lost()
     assert slow.data == sent
     assert is_error(slow, other)
+    await joined.done
+
+
+@pytest_twisted.ensureDeferred
+async def test_reset_towards_tls_that_sends_at_once(chain: Chains) -> None:
+    """A client over TLS is not told of a clean end either where its connection sends at once."""
+    joined = await chain("tls at once", "tcp", make=ClosingCollector)
+    joined.left.transport.pauseProducing()
+    joined.right.transport.abortConnection()
+    await joined.done
+    with pytest.raises(ConnectionResetError):
+        _twisted.bottom(joined.left.transport).socket.recv(100)
+
+
+@pytest.mark.parametrize("near", ["tls", "tls at once"])
+@both_directions
+@pytest_twisted.ensureDeferred
+async def test_clean_end_of_a_reader_that_stops(chain: Chains, near: str, backwards: bool) -> None:
+    """
+    An end that has not read all, and closes all the same, ends the other one, whose reading has been
+    paused: with TLS, its peer's answer has to be read.
+    """
+    joined = await chain(near, "tls", make=ClosingCollector)
+    fast, slow = joined.ends(backwards)
+    source = _twisted.bottom(joined.middle(not backwards))
+    joined.send_buffers(32768)
+    slow.transport.pauseProducing()
+    fast.send(3 * MEGABYTE)
+    await eventually(lambda: source not in reactor.getReaders())
+    # It says so, and does not wait for an answer.
+    slow.transport.loseConnection()
+    _twisted.bottom(slow.transport).loseConnection()
+    await joined.done
+    await fast.is_lost()
+
+
+@both_directions
+@pytest_twisted.ensureDeferred
+async def test_reset_of_both(chain: Chains, backwards: bool) -> None:
+    """
+    An end that has finished sending, and is reset with bytes on their way to it, is not waited for when
+    the other one is reset, too. (Nobody reads it, so nobody has been told.)
+    """
+    joined = await chain("tcp", "tcp")
+    gone, other = joined.ends(backwards)
+    source = joined.middle(not backwards)
+    gone.transport.pauseProducing()
+    gone.transport.loseWriteConnection()
+    await other.sees_end()
+    # All of it goes to the kernel, which holds it.
+    source.setTcpNoDelay(True)
+    source.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_000_000)
+    while sending.remaining(source) < 100_000:
+        other.send(MEGABYTE[:50_000])
+        await settled(lambda: (_twisted.unsent(source), sending.remaining(source)))
+    assert not _twisted.unsent(source)
+    gone.transport.abortConnection()
+    await gone.is_lost()
+    other.transport.abortConnection()
     await joined.done
 
 

@@ -473,7 +473,12 @@ async def test_taken_over(
 
 @over_tcp
 @pytest.mark.parametrize(
-    ("number", "reason"), [(errno.ECONNRESET, ConnectionLost), (errno.EINVAL, ConnectionDone)]
+    ("number", "reason"),
+    [
+        (errno.ECONNRESET, ConnectionLost),
+        (errno.EINVAL, ConnectionDone),
+        (errno.ENOMEM, ConnectionDone),
+    ],
 )
 @pytest_twisted.ensureDeferred
 async def test_error_of_the_source(
@@ -501,7 +506,12 @@ async def test_error_of_the_source(
 
 @over_tcp
 @pytest.mark.parametrize(
-    ("number", "reason"), [(errno.ECONNRESET, ConnectionLost), (errno.EINVAL, ConnectionDone)]
+    ("number", "reason"),
+    [
+        (errno.ECONNRESET, ConnectionLost),
+        (errno.EINVAL, ConnectionDone),
+        (errno.ENOMEM, ConnectionDone),
+    ],
 )
 @pytest_twisted.ensureDeferred
 async def test_error_of_the_sink(

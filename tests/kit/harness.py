@@ -212,6 +212,18 @@ class WatchedChannel(UpgradeChannel):
         self.site.waiters.look()
 
 
+class _Remembered(list[Any]):
+    """The requests of a channel, which are remembered."""
+
+    def __init__(self, remembered: list[ref[Any]]) -> None:
+        super().__init__()
+        self._remembered = remembered
+
+    def append(self, request: Any) -> None:
+        self._remembered.append(ref(request))
+        super().append(request)
+
+
 class WatchedSite(UpgradeSite):
     """
     An UpgradeSite that tests can look into.
@@ -228,21 +240,17 @@ class WatchedSite(UpgradeSite):
         self.channels: list[ref[Any]] = []
         self.requests: list[ref[Any]] = []
         self.lines: list[tuple[int, bytes]] = []
-        factory = self.requestFactory
-
-        def remember(*args: Any, **kwargs: Any) -> Any:
-            request = factory(*args, **kwargs)
-            self.requests.append(ref(request))
-            return request
-
-        self.requestFactory = remember  # type: ignore[assignment]
 
     def protocol(self) -> Any:
         channel = WatchedChannel()
+        channel.requests = _Remembered(self.requests)
         self.channels.append(ref(channel))
         return channel
 
     def log(self, request: Any) -> None:
+        if all(known() is not request for known in self.requests):
+            # One past which a connection has switched.
+            self.requests.append(ref(request))
         self.lines.append((request.code, request.uri))
 
     def until(self, condition: Callable[[], bool]) -> Deferred[None]:

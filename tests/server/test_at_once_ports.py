@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
     AdoptedStreamServerEndpoint,
     TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
     UNIXClientEndpoint,
     serverFromString,
     wrapClientTLS,
@@ -96,7 +97,9 @@ async def sends_at_once(kind: str, target: Any, client: Any) -> bool:
     beneath = _twisted.bottom(target.transport)
     target.transport.write(b"hello")
     # TLS joins small writes until the reactor's turn.
-    result: bool = beneath._sends_at_once if kind == "ssl" else beneath not in reactor.getWriters()
+    result: bool = (
+        beneath._at_once_each_turn > 0 if kind == "ssl" else beneath not in reactor.getWriters()
+    )
     await client.receives(b"hello")
     client.transport.loseConnection()
     await target.is_lost()
@@ -185,6 +188,34 @@ async def test_keep_alive(change: str, tmp_path: Path) -> None:
         assert status(await client.head()) == 101
         times = (80, 8, 2) if change == "other times" else (70, 9, 3)
         assert kept_alive(targets[0].transport) == (change != "none", *times, True)
+        client.transport.loseConnection()
+        await targets[0].is_lost()
+    finally:
+        await patient(service.stopService())
+
+
+@pytest.mark.parametrize("interface", ["127.0.0.1", "", "\\:\\:1"])
+@pytest_twisted.ensureDeferred
+async def test_address_of_this_end(interface: str) -> None:
+    """A connection knows its own address, which is its port's only if that listens at one address."""
+    factory, targets = factory_of(Recorder)
+    ports: list[Any] = []
+    endpoint = serverFromString(reactor, f"tcp:0:interface={interface}")
+    listen = endpoint.listen
+    endpoint.listen = lambda of: listen(of).addCallback(lambda port: ports.append(port) or port)
+    service = UpgradeService(endpoint, site_of({"echo": factory}))
+    service.startService()
+    try:
+        host = ports[0].getHost().host
+        to = TCP4ClientEndpoint if ":" not in host else TCP6ClientEndpoint
+        client = await connected(
+            to(reactor, host.replace("0.0.0.0", "127.0.0.2"), ports[0].getHost().port), Recorder()
+        )
+        client.send(upgrade_head())
+        assert status(await client.head()) == 101
+        transport = targets[0].transport
+        assert transport.getHost() == client.transport.getPeer()
+        assert (type(transport).bound is None) == (interface != "127.0.0.1")
         client.transport.loseConnection()
         await targets[0].is_lost()
     finally:

@@ -12,19 +12,20 @@ transports is what its attribute ``transport`` is for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from errno import EAGAIN, EINVAL, ENOBUFS, ENOSYS, ENOTCONN, EPERM, EPIPE
+from errno import EAGAIN, EINVAL, ENOBUFS, ENOMEM, ENOSYS, ENOTCONN, EPERM, EPIPE
 from typing import Any, TypeVar
-from weakref import ref
+from weakref import ReferenceType, ref
 
 from twisted.internet import tcp, unix
-from twisted.internet.interfaces import IListeningPort, IReactorTime
+from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from ..interfaces import IStreamTransport
 from .leaving import Leaving
-from .sockets import KeepAlive, send_small_parts, set_for_connections
-from .transports import bottom, has_begun_with_tls
+from .sockets import KeepAlive, address_of_connections, send_small_parts, set_for_connections
+from .transports import bottom, has_begun_with_tls, tls_layer
 
 __all__ = [
     "Arrivals",
@@ -111,12 +112,15 @@ def write_at_once(transport: IStreamTransport, data: bytes, *behind: bytes) -> N
         another one.
     :param behind: further parts, which are not joined.
     """
-    # Of the class: wrappers, such as TLS, pass what they do not have on to what they wrap.
-    of_carried = getattr(type(transport), "write_at_once", None)
-    if of_carried is not None:
-        of_carried(transport, b"".join((data, *behind)))
-        return
-    sent = _send(transport, data, behind) if isinstance(transport, tcp.Connection) else 0
+    sent = 0
+    if isinstance(transport, tcp.Connection):
+        sent = _send(transport, data, behind)
+    else:
+        # Of the class: wrappers, such as TLS, pass what they do not have on to what they wrap.
+        of_carried = getattr(type(transport), "write_at_once", None)
+        if of_carried is not None:
+            of_carried(transport, b"".join((data, *behind)))
+            return
     if behind:
         transport.writeSequence(_left((data, *behind), sent))
     elif sent < len(data):
@@ -162,8 +166,11 @@ def can_send(connection: tcp.Connection) -> bool:
         or connection.disconnecting
         or connection._writeDisconnecting
         or connection._aborting
-        or (connection.producer is not None and not connection.streamingProducer)
-        or connection.producerPaused
+        or (
+            connection.producer is not None
+            # What is noted of one that has been taken off says nothing.
+            and (connection.producerPaused or not connection.streamingProducer)
+        )
         # Descriptors that wait for bytes to go with: UNIX sockets only.
         or getattr(connection, "_sendmsgQueue", None)
     )
@@ -181,7 +188,7 @@ def _left(parts: Sequence[bytes], sent: int) -> Sequence[bytes]:
 
 
 # It is told again, or says nothing of the connection.
-_NOT_TO_NOTE = {EAGAIN, ENOBUFS, EPIPE, EINVAL, ENOSYS, ENOTCONN, EPERM}
+_NOT_TO_NOTE = {EAGAIN, ENOBUFS, ENOMEM, EPIPE, EINVAL, ENOSYS, ENOTCONN, EPERM}
 
 
 def note_error(connection: tcp.Connection, error: OSError) -> None:
@@ -210,43 +217,47 @@ class _AtOnce(tcp.Server):
     A transport that sends at once, from :meth:`send_at_once` on: the first write after it has read
     or written something. What is written after that waits for the reactor's turn, so that many small
     writes do not become as many small packets. Beneath TLS each write is sent: what is written there
-    has been joined by the layer above, which gives a turn's records one after the other.
+    has been joined by the layer above, which gives a turn's records one after the other. But there is a
+    limit: a producer that writes until it is paused would never be, with an other end that reads fast.
 
     :ivar reads: how often it has read.
     :ivar inherited: TCP's keep-alive, if the socket has it from its port's, and sends small parts as
         that does (``keep_alive_as`` makes sure of it).
+    :ivar bound: the address of this end, if it is that of the port for each of its connections.
     :ivar leaving: those of its port's whose ends have to wait.
     :ivar why: how it has ended, if that waits to be told. Whoever pauses it is not told until it reads
         again, as with all transports.
     """
 
     inherited: KeepAlive | None = None
+    bound: IAddress | None = None
     leaving: Leaving
     why: Exception | None = None
 
     reads = 0
-    _sends_at_once = False
-    _is_first = False
-    _sends_each = False
+    # Bytes after which nothing more is sent at once until it has read or written something.
+    _at_once_each_turn = _at_once_left = 0
+    # The TLS layer above, which refers to this transport.
+    _layer: ReferenceType[TLSMemoryBIOProtocol] | None = None
 
-    def send_at_once(self, is_joined: bool) -> None:
+    def send_at_once(self, layer: TLSMemoryBIOProtocol | None) -> None:
         """
         What is written from now on goes out at once, if it can.
 
-        :param is_joined: whether small writes are joined above.
+        :param layer: the TLS layer that has stood above from the first byte on, if there is one.
         """
-        self._sends_at_once = self._is_first = True
-        self._sends_each = is_joined
+        self._layer = None if layer is None else ref(layer)
+        self._at_once_each_turn = self._at_once_left = 1 if layer is None else _MUCH
         # Else the kernel holds a turn's second part back until the first has been acknowledged. Later
         # Twisteds have seen to that while it was HTTP.
         if self.inherited is None:
             send_small_parts(self)
 
     def write(self, data: bytes) -> None:
-        if self._is_first:
-            self._is_first = self._sends_each
+        if self._at_once_left > 0 and (self._layer is None or not _is_aborted(self._layer())):
             sent = _send(self, data)
             if sent:
+                self._at_once_left -= sent
                 if sent == len(data):
                     return
                 data = data[sent:]
@@ -255,18 +266,23 @@ class _AtOnce(tcp.Server):
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         parts: Sequence[bytes] = tuple(iovec)
         # What is not bytes is refused by Twisted's.
-        if self._is_first and all(isinstance(part, bytes) for part in parts):
+        if self._at_once_left > 0 and all(isinstance(part, bytes) for part in parts):
             size = sum(map(len, parts))
             if size < _JOINED or len(parts) > _MOST_PARTS:
                 self.write(b"".join(parts))
                 return
-            self._is_first = False
-            parts = _left(parts, _send(self, parts[0], parts[1:]))
+            sent = _send(self, parts[0], parts[1:])
+            self._at_once_left -= sent
+            parts = _left(parts, sent)
         super().writeSequence(parts)
+
+    def getHost(self) -> IAddress:
+        host: IAddress = super().getHost() if self.bound is None else self.bound
+        return host
 
     def doRead(self) -> Any:
         self.reads += 1
-        self._is_first = self._sends_at_once
+        self._at_once_left = self._at_once_each_turn
         why: Any = super().doRead()
         if why is None or self.leaving.has_time():
             return why
@@ -297,8 +313,16 @@ class _AtOnce(tcp.Server):
             self.connectionLost(reason)
 
     def doWrite(self) -> Any:
-        self._is_first = self._sends_at_once
+        self._at_once_left = self._at_once_each_turn
         return super().doWrite()
+
+
+def _is_aborted(layer: TLSMemoryBIOProtocol | None) -> bool:
+    """
+    Whether a TLS layer is being aborted. It says close_notify all the same, which is thrown away with
+    the rest of the buffer: sent at once, it would have the other end take it for a clean end.
+    """
+    return layer is not None and layer._aborted
 
 
 class _TCPServer(_AtOnce):
@@ -315,7 +339,7 @@ _CLASSES: dict[type, type] = {tcp.Server: _TCPServer, unix.Server: _UNIXServer}
 def listen_at_once(port: P, keep_alive: KeepAlive | None = None) -> P:
     """
     Have the connections of a port send at once, when they are allowed to (:func:`let_send_at_once`);
-    until then they write as all do.
+    until then they write as all do. They need not ask the kernel for what is known of all of them.
 
     :param port: any port; those that are not Twisted's for TCP and UNIX sockets stay as they are, and
         those whose transports somebody has chosen.
@@ -325,9 +349,12 @@ def listen_at_once(port: P, keep_alive: KeepAlive | None = None) -> P:
     """
     known = _CLASSES.get(port.transport) if isinstance(port, tcp.Port) else None
     if known is not None:
-        inherited = set_for_connections(port.socket, keep_alive)
-        own = {"inherited": inherited, "leaving": Leaving(IReactorTime(port.reactor))}
-        port.transport = type(known.__name__, (known,), own)
+        known_of_all = {
+            "inherited": set_for_connections(port.socket, keep_alive),
+            "bound": address_of_connections(port),
+            "leaving": Leaving(IReactorTime(port.reactor)),
+        }
+        port.transport = type(known.__name__, (known,), known_of_all)
     return port
 
 
@@ -337,4 +364,5 @@ def let_send_at_once(transport: object) -> None:
     """
     owner = bottom(transport)
     if isinstance(owner, _AtOnce):
-        owner.send_at_once(has_begun_with_tls(transport))
+        is_over_tls = owner is not transport and has_begun_with_tls(transport)
+        owner.send_at_once(tls_layer(transport) if is_over_tls else None)

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from io import BytesIO
-from typing import IO, Any
+from typing import IO, Any, Generic, TypeVar
 
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
 __all__ = ["LeanRequest", "headers_of"]
+
+T = TypeVar("T")
 
 
 def headers_of(fields: dict[bytes, list[bytes]]) -> Headers:
@@ -24,13 +26,13 @@ def headers_of(fields: dict[bytes, list[bytes]]) -> Headers:
     return headers
 
 
-class _OnDemand:
+class _OnDemand(Generic[T]):
     """
     A part of a request that is made when it is asked for; ``cached_property`` takes a lock, and
     ``__getattr__`` makes all other parts slower.
     """
 
-    def __init__(self, make: Callable[[Any], Any]) -> None:
+    def __init__(self, make: Callable[[Any], T]) -> None:
         """
         :param make: makes it.
         """
@@ -39,7 +41,7 @@ class _OnDemand:
     def __set_name__(self, of: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, request: Any, of: type) -> Any:
+    def __get__(self, request: Any, of: type) -> T:
         made = request.__dict__[self._name] = self._make(request)
         return made
 
@@ -80,8 +82,14 @@ def _parses_forms(request: Any) -> bool:
     return parses
 
 
+def _no_headers(request: object) -> Headers:
+    return headers_of({})
+
+
 def _headers_sent(request: Any) -> Headers:
-    """Of an answer that ``note_answer`` knows; any other has been given them."""
+    """Of an answer that ``note_answer`` knows, those that were sent; else what each answer says."""
+    if not request._sent_head:
+        return headers_of(request.said_of_each())
     headers = Headers()
     for line in request._sent_head.split(b"\r\n")[1:-2]:
         name, _, value = line.partition(b":")
@@ -89,13 +97,11 @@ def _headers_sent(request: Any) -> Headers:
     return headers
 
 
-_SAID_OF_EACH = {b"Server", b"Date"}
-
-
 class LeanRequest(Request):
     """
     A ``Request`` that makes some of its parts when they are asked for: nobody looks at the cookies of
-    most requests, nor at the server's address, and they have no content.
+    most requests, nor at the server's address, and they have no content; and where one switches, nobody
+    has said anything of the answer but what each answer says.
 
     There is no public way: Twisted makes them, and parses the cookies, for each request.
     """
@@ -104,6 +110,7 @@ class LeanRequest(Request):
     received_cookies = _OnDemand(_cookies)
     host = _OnDemand(_host)
     _parsePOSTFormSubmission = _OnDemand(_parses_forms)
+    requestHeaders = _OnDemand(_no_headers)
     responseHeaders = _OnDemand(_headers_sent)
 
     _sent_head = b""
@@ -115,7 +122,6 @@ class LeanRequest(Request):
         # What the three classes above set here, without what is made on demand; a test compares.
         self.channel, self.transport, self.queued = channel, channel.transport, queued
         self.client = channel.getPeer()
-        self.requestHeaders, self.responseHeaders = headers_of({}), headers_of({})
         self.cookies, self.notifications = [], []
         self._adapterCache: dict[object, object] = {}
         parses_forms = others.get("parsePOSTFormSubmission")
@@ -125,13 +131,26 @@ class LeanRequest(Request):
     def make_all(self) -> None:
         """Make whatever is made on demand, and has not been."""
         _ = self.content, self.received_cookies, self.host, self._parsePOSTFormSubmission
+        _ = self.requestHeaders, self.responseHeaders
+
+    def said_of_each(self) -> dict[bytes, list[bytes]]:
+        """The fields of each answer, by their names as Twisted spells them."""
+        return {}
+
+    @property
+    def has_response_headers(self) -> bool:
+        """Whether anybody has asked for ``responseHeaders``: else they have what each answer says."""
+        return "responseHeaders" in self.__dict__
 
     @property
     def is_unanswered(self) -> bool:
         """Whether nothing has been said of the answer, but for what Twisted says of each."""
         return (
-            self.responseHeaders._rawHeaders.keys() == _SAID_OF_EACH
-            and self._encoder is None
+            self._encoder is None
+            and not (
+                "responseHeaders" in self.__dict__
+                and self.responseHeaders._rawHeaders.keys() != self.said_of_each().keys()
+            )
             and not (
                 self.startedWriting
                 or self.cookies
@@ -154,15 +173,19 @@ class LeanRequest(Request):
         self.startedWriting, self.sentLength = 1, size
         self._sent_head = head
         # Who asks for them gets those that were sent.
-        del self.__dict__["responseHeaders"]
+        self.__dict__.pop("responseHeaders", None)
 
     def finish_noted(self) -> None:
         """What is left of ``finish`` behind :meth:`note_answer`: the log, and what comes next."""
+        self.log_noted()
+        self._cleanup()
+
+    def log_noted(self) -> None:
+        """The log alone."""
         factory = self.channel.factory
         if factory is not None:
             factory.log(self)
         self.finished = 1
-        self._cleanup()
 
     def _cleanup(self) -> None:
         if self.producer or self.notifications or "content" in self.__dict__:

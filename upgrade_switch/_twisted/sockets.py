@@ -9,13 +9,15 @@ import socket
 import sys
 from contextlib import suppress
 from fcntl import ioctl
+from ipaddress import ip_address
 from sys import byteorder
 from termios import TIOCOUTQ
 from typing import NamedTuple
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import ITCPTransport
-from twisted.internet.tcp import Connection
+from twisted.internet.tcp import Connection, Port
 from twisted.python.failure import Failure
 
 from ..interfaces import IMultiplexedTransport
@@ -24,6 +26,7 @@ from .transports import beneath, bottom, forget_watch, is_closing, unsent, watch
 __all__ = [
     "KeepAlive",
     "LastReading",
+    "address_of_connections",
     "has_peer_ended",
     "has_timed_out",
     "keep_alive",
@@ -94,6 +97,20 @@ def set_for_connections(handle: socket.socket, keep_alive: KeepAlive | None) -> 
     return keep_alive
 
 
+def address_of_connections(port: Port) -> IPv4Address | None:
+    """
+    The address that this end of each connection of a port has; None if they may have several, since
+    the port takes those to any address.
+    """
+    address = port.getHost()
+    if not isinstance(address, IPv4Address) or ip_address(address.host).is_unspecified:
+        return None
+    # A transparent proxy gets what is meant for others.
+    if _TRANSPARENT is None or port.socket.getsockopt(socket.IPPROTO_IP, _TRANSPARENT):
+        return None
+    return address
+
+
 def keep_alive_as(transport: object, keep_alive: KeepAlive | None) -> None:
     """
     Have a connection that switches be kept alive by TCP, unless it has what it is to have from its port
@@ -104,12 +121,14 @@ def keep_alive_as(transport: object, keep_alive: KeepAlive | None) -> None:
     owner = bottom(transport)
     inherited = getattr(owner, "inherited", None)
     if inherited is not None:
-        # A socket may have been closed.
-        with suppress(OSError):
+        try:
             if inherited == keep_alive and owner.getTcpKeepAlive():
                 return
             owner.inherited = None
             owner.setTcpKeepAlive(False)
+        except OSError:
+            # A socket may have been closed.
+            pass
     if keep_alive is not None:
         set_keep_alive(transport, *keep_alive)
 
@@ -130,6 +149,8 @@ _TCP = int(socket.IPPROTO_TCP)
 # macOS calls it otherwise.
 _KEEP_ALIVE_IDLE = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", 0))
 
+# Linux's.
+_TRANSPARENT = getattr(socket, "IP_TRANSPARENT", None)
 
 _NUMBER = bytes(4)
 

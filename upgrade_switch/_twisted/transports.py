@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any, Protocol, TypeGuard
 from weakref import ref
 
@@ -83,7 +84,7 @@ def slot_of(transport: object, current: object = None) -> Slot:
         slot = Slot(layer, "wrappedProtocol")
     else:
         slot = Slot(transport, "protocol")
-    found = slot.get()
+    found = getattr(slot.owner, slot.name, None)
     if current is None or found is current:
         if found is None:
             raise NotDetachable(f"{transport!r} does not say which protocol it gives its bytes to")
@@ -161,14 +162,17 @@ def has_begun_with_tls(transport: object) -> bool:
     Whether a connection has had TLS from its first byte on. The TLS layer then stands above the
     reactor's transport, which knows nothing of it; ``startTLS`` puts it beneath that.
     """
-    if not interfaces.ISSLTransport.providedBy(transport):
+    if isinstance(transport, Connection) or not interfaces.ISSLTransport.providedBy(transport):
         return False
     return not getattr(bottom(transport), "TLS", False)
 
 
 def tls_layer(transport: object) -> TLSMemoryBIOProtocol | None:
     """The TLS layer of a transport, wherever it stands; None where there is none."""
-    if is_bare(transport) or not interfaces.ISSLTransport.providedBy(transport):
+    # is_bare, without the call.
+    if isinstance(transport, Connection) and not transport.TLS:
+        return None
+    if not interfaces.ISSLTransport.providedBy(transport):
         return None
     while isinstance(transport, ProtocolWrapper):
         if isinstance(transport, TLSMemoryBIOProtocol):
@@ -308,7 +312,9 @@ def rename_log_prefix(transport: object, protocol: object) -> None:
 
 def watcher(transport: object) -> Any:
     """What :func:`watch_end` has put on a transport; None if there is nothing."""
-    return getattr(bottom(transport), "__dict__", {}).get("connectionLost")
+    # To ask for __dict__ would have Python make one for each transport.
+    watch = getattr(bottom(transport), "connectionLost", None)
+    return None if isinstance(watch, MethodType) else watch
 
 
 def watch_end(transport: object, protocol: Any, watch: Callable[[Failure], None]) -> None:
@@ -328,7 +334,8 @@ def report_end(transport: object, protocol: Any, reason: Failure) -> None:
     owner = bottom(transport)
     if not hasattr(owner, "connectionLost"):
         owner = protocol
-    owner.__dict__.pop("connectionLost", None)
+    if not isinstance(owner.connectionLost, MethodType):
+        del owner.connectionLost
     owner.connectionLost(reason)
 
 

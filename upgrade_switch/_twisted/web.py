@@ -4,8 +4,9 @@ What is private in ``twisted.web``'s HTTP/1.1, on the server's side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from typing import Any
 
 from twisted.internet.interfaces import IPushProducer
@@ -82,17 +83,16 @@ class LateChannel(AskingChannel):
     and there is no public way to have it otherwise. A connection that switches needs neither.
     """
 
+    #: Whether the channel is its transport's producer.
+    is_producer = False
+
     @cached_property
     def _networkProducer(self) -> Any:  # type: ignore[override]  # Twisted sets it
         send_small_parts(self.transport)
         producer: Any = IPushProducer(self.transport, _NoPushProducer())
         producer.registerProducer(self, True)
+        self.is_producer = True
         return producer
-
-    @property
-    def is_producer(self) -> bool:
-        """Whether the channel is its transport's producer."""
-        return "_networkProducer" in self.__dict__
 
     def become_producer(self) -> None:
         """Register, if that has not been done."""
@@ -194,13 +194,10 @@ def has_read_ahead(channel: HTTPChannel) -> bool:
     return bool(channel._buffer or any(channel._dataBuffer))
 
 
-def raw_fields(headers: Headers) -> dict[bytes, list[bytes]]:
-    """
-    The fields of a message by their names, as Twisted spells them: ``Host``, ``Www-Authenticate``. It
-    costs a tenth of ``getRawHeaders``, which normalises a name each time. What is changed here is
-    changed in the headers; the values have no CR and LF.
-    """
-    return headers._rawHeaders
+#: The fields of a message by their names, as Twisted spells them: ``Host``, ``Www-Authenticate``. It
+#: costs a tenth of ``getRawHeaders``, which normalises a name each time. What is changed here is
+#: changed in the headers; the values have no CR and LF.
+raw_fields: Callable[[Headers], dict[bytes, list[bytes]]] = attrgetter("_rawHeaders")
 
 
 def take_read_ahead(channel: HTTPChannel) -> bytes:

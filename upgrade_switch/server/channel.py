@@ -25,30 +25,32 @@ transport.
 from __future__ import annotations
 
 from enum import Enum, auto
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from twisted.internet.address import IPv4Address
-from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.iweb import INonQueuedRequestFactory
 from zope.interface import implementer
 
 from .. import _twisted
-from ..fields import written_head
 from ..interfaces import IDetachable, SwitchHead
 from ..takeover import hand_over, replay_ended_connection
+from .addresses import AddressedChannel
 from .head import NO_FIELDS, read_head
-from .receiving import ReceivingChannel
+from .heads import written
+from .plain_switch import log_switch, switch_plainly
 from .switched import Asked, certificate_subject
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IAddress, IProtocolFactory
+    from twisted.internet.interfaces import IProtocolFactory
     from twisted.web.http import Request
+    from twisted.web.resource import IResource
 
     from ..interfaces import CarriedRequest
+    from .head import Head
     from .preface import PrefaceTable
+    from .request import UpgradeRequest
 
 __all__ = ["ChannelState", "UpgradeChannel"]
 
@@ -69,7 +71,7 @@ class ChannelState(Enum):
 
 
 @implementer(IDetachable)
-class UpgradeChannel(ReceivingChannel):
+class UpgradeChannel(AddressedChannel):
     """
     The HTTP/1.1 server protocol, with the takeover hook. Built by ``UpgradeSite``.
 
@@ -79,8 +81,6 @@ class UpgradeChannel(ReceivingChannel):
     state = ChannelState.HTTP
     #: Who owns the connection once it has been left, if the transport itself cannot say.
     successor: Any = None
-    #: The address that the site was given when the channel was built.
-    accepted: IAddress | None = None
     #: Whether ALPN need not be asked which HTTP is spoken.
     knows_protocol = False
     outlives_half_close = False
@@ -95,13 +95,17 @@ class UpgradeChannel(ReceivingChannel):
     _has_read_lines = False
     # What belongs to the target, once the channel is being left.
     _trailing = b""
-    _host: IAddress | None = None
-    _peer: IAddress | None = None
+    # The head of a request that has not been made, while the connection switches past it; and what
+    # answers the request if it does not.
+    _asked: Head | None = None
+    _decided: IResource | None = None
 
     def connectionMade(self) -> None:
         # HTTPChannel's has nothing more that a connection needs which switches (LateChannel).
         site, transport = self.site, self.transport
         site.connected(transport)
+        # The TLS layer, which ALPN belongs to, is a wrapper.
+        self.knows_protocol = _twisted.is_bare(transport)
         self._prefaces = site.prefaces_on(transport)
         if self._prefaces is not None:
             self.state = ChannelState.PREFACE
@@ -262,6 +266,8 @@ class UpgradeChannel(ReceivingChannel):
                     data = data[head.size :]
                     break
                 self._behind = data[end:]
+                if b"Upgrade" in head.fields and not head.length and self._switches_plainly(head):
+                    return
                 if head.length or self._has_read_lines:
                     self._has_read_lines = False
                     self._begin_with_content(head.method, head.target, head.fields)
@@ -282,6 +288,15 @@ class UpgradeChannel(ReceivingChannel):
         finally:
             self._reading = False
 
+    def _switches_plainly(self, head: Head) -> bool:
+        """Whether the connection has switched, without a request."""
+        self._asked = head
+        outcome = switch_plainly(self, self.site, self.getPeer(), head)
+        self._asked = None
+        if not isinstance(outcome, bool):
+            self._decided = outcome
+        return outcome is True
+
     def _begin_with_content(
         self, method: bytes, target: bytes, fields: dict[bytes, list[bytes]]
     ) -> Request:
@@ -301,6 +316,8 @@ class UpgradeChannel(ReceivingChannel):
             request: Request = factory(self)
         else:
             request = factory(self, len(self.requests))
+        if self._decided is not None:
+            cast("UpgradeRequest", request).decided, self._decided = self._decided, None
         self.requests.append(request)
         request.requestHeaders = _twisted.headers_of(fields)
         self.persistent = self.checkPersistence(request, b"HTTP/1.1")
@@ -318,27 +335,6 @@ class UpgradeChannel(ReceivingChannel):
         request.gotLength(0)
         request.content = carried.content
         self.allContentReceived()
-
-    # Each request of Twisted's asks, and the transport asks the kernel, and makes an address anew.
-
-    def getHost(self) -> IAddress:
-        if self._host is None:
-            self._host = self.transport.getHost()
-        return self._host
-
-    def getPeer(self) -> IAddress:
-        if self._peer is None:
-            # A port knows it of the socket that it has accepted, where there is nothing between.
-            accepted, transport = self.accepted, self.transport
-            if isinstance(accepted, IPv4Address) and _twisted.is_bare(transport):
-                self._peer = accepted
-            else:
-                self._peer = transport.getPeer()
-        return self._peer
-
-    def isSecure(self) -> bool:
-        # The same as Twisted's, which adapts.
-        return not _twisted.is_bare(self.transport) and ISSLTransport.providedBy(self.transport)
 
     def has_trailing_data(self) -> bool:
         # What has been read behind a head is content, if there is some.
@@ -362,14 +358,17 @@ class UpgradeChannel(ReceivingChannel):
         """
         if self._head_timer is not None:
             self.stop_head_timer()
-        if head is None:
+        if not self.requests:
             self.setTimeout(None)
             _twisted.detach_flow_control(self)
         self.state = ChannelState.LEAVING
         if head is not None:
             self._write_head(head)
-            request: Request = self.requests[0]
-            request.finish()
+        if self.requests:
+            self.requests[0].finish()
+        elif head is not None and self._asked is not None:
+            self._trailing, self._behind = self._behind, b""
+            log_switch(self, self._asked, head)
         if self.is_producer:
             self.transport.unregisterProducer()
         self.state = ChannelState.LEFT
@@ -378,7 +377,7 @@ class UpgradeChannel(ReceivingChannel):
 
     def _write_head(self, head: SwitchHead) -> None:
         """Write a head that ends HTTP (RFC 9110 §15.2.2, §9.3.6)."""
-        _twisted.write_at_once(self.transport, _written(head))
+        _twisted.write_at_once(self.transport, written(head))
 
     def requestDone(self, request: Request) -> None:
         self.outlives_half_close = False
@@ -390,11 +389,3 @@ class UpgradeChannel(ReceivingChannel):
         self.requests.clear()
         self._trailing = _twisted.take_read_ahead(self) + self._behind
         self._behind = b""
-
-
-@lru_cache(100)
-def _written(head: SwitchHead) -> bytes:
-    """A head as it is sent. Within a second, many are the same."""
-    lines = [b"HTTP/1.1 %d %b" % (head.code, head.phrase)]
-    lines += [name + b": " + value for name, value in head.fields]
-    return written_head(lines)

@@ -48,7 +48,7 @@ def decide(request: UpgradeRequest, match: Match) -> int | bytes:
         answer: bytes = no_room(why).render(request)
         return answer
     try:
-        result = match.ask(request)
+        result = match.acceptor(request, match.argument)
         if isinstance(result, CoroutineType):
             result = Deferred.fromCoroutine(result)
     except Exception:
@@ -93,7 +93,10 @@ def _settle(request: UpgradeRequest, match: Match, result: object) -> Declined |
 def _switch(request: UpgradeRequest, match: Match, target: IProtocol) -> Declined | None:
     """Switch to a protocol; or answer, and say why not."""
     try:
-        why = match.switch(request, target)
+        if match.token is None:
+            why = request.try_accept_connect(target)
+        else:
+            why = request.try_switch_to(match.token, target)
     except Exception:
         _fail(request, Failure())
         return Declined.FAILED

@@ -13,11 +13,14 @@ they are not read again.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from .. import _twisted
+from ..fields import is_host
 
-__all__ = ["NO_FIELDS", "Head", "LastFields", "read_head"]
+__all__ = ["NO_FIELDS", "Head", "LastFields", "read_head", "segments_of", "what_is_wrong"]
 
 # RFC 9112 §3.
 _REQUEST_LINE = re.compile(rb"(?!CONNECT )([A-Z]+) ([!-~]+) HTTP/1\.1\r\n")
@@ -157,3 +160,24 @@ def _by_name(lines: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]] | Non
     except KeyError:
         return None
     return fields
+
+
+def what_is_wrong(fields: Mapping[bytes, Sequence[bytes]], version: bytes = b"HTTP/1.1") -> str | None:
+    """
+    Which rule for every request one breaks that has these fields; None if it breaks none.
+    """
+    hosts = fields.get(b"Host", ())
+    if version == b"HTTP/1.1" and (len(hosts) != 1 or not is_host(hosts[0])):
+        # RFC 9112 §3.2.
+        return "A request has one valid Host."
+    for name in (b"Authorization", b"Proxy-Authorization"):
+        # A proxy in front may look at another one of several than twisted.web does.
+        if name in fields and len(fields[name]) > 1:
+            return f"A request has one {name.decode()} at most."
+    return None
+
+
+def segments_of(path: bytes) -> list[bytes]:
+    """What resources are looked up by, from the root on."""
+    segments = path[1:].split(b"/")
+    return list(map(unquote_to_bytes, segments)) if b"%" in path else segments

@@ -6,13 +6,11 @@ can switch.
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import lru_cache
 
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
-from twisted.web.server import version as server_version
 from zope.interface import implementer
 
 from .. import _twisted
@@ -34,15 +32,16 @@ from ..interfaces import Declined, IDetachable, ILayered, IUpgradeRequest, IUpgr
 from ..negotiation import NO_OFFER, Offer, UpgradeToken
 from ..takeover import check_target
 from .gathering import IGatheringChannel
+from .heads import SWITCHING, head_of_101, http_date, usual_head
 from .pages import StatusPage
-from .streaming import StreamingRequest, http_date
+from .streaming import StreamingRequest
 from .switched import Asked, certificate_subject
 
 __all__ = ["UpgradeRequest"]
 
 _log = Logger()
 
-OK, SWITCHING_PROTOCOLS = 200, 101
+OK = 200
 
 # What frames a response's content, which one that switches has not.
 _FRAMING = frozenset([b"Content-Length", b"Transfer-Encoding"])
@@ -56,18 +55,10 @@ _ENDLESS = frozenset(range(200, 300)) - {204, 205}
 # How many bytes of a body are sent together with the head: to join them takes a copy.
 _MOST_TOGETHER = 2**16
 
-_SWITCHING = b"Switching Protocols"
-
 # What only this process can use.
-_NOT_COPIED = (
-    "_offer",
-    "_as_sent",
-    "_switched",
-    "_content_stream",
-    "_found",
-    "_is_streamed",
-    "_target",
-    "_told_if_left",
+_NOT_COPIED = frozenset(
+    {"_offer", "_as_sent", "_switched", "_content_stream", "_found", "_is_streamed"}
+    | {"_target", "_told_if_left", "decided"}
 )
 
 _CANNOT_SWITCH: dict[Declined, tuple[type[SwitchRefused], str]] = {
@@ -81,13 +72,6 @@ _CANNOT_SWITCH: dict[Declined, tuple[type[SwitchRefused], str]] = {
 }
 
 
-@lru_cache(100)
-def _head_of_101(named: str, phrase: bytes) -> SwitchHead:
-    """A 101 that says what the connection switches to; much the same for everybody."""
-    fields = (b"Upgrade", named.encode("ascii")), (b"Connection", b"Upgrade")
-    return SwitchHead(SWITCHING_PROTOCOLS, phrase, fields)
-
-
 @implementer(IUpgradeRequest)
 class UpgradeRequest(StreamingRequest):
     """
@@ -98,6 +82,8 @@ class UpgradeRequest(StreamingRequest):
     _offer: Offer | None = None
     _switched = False
 
+    #: What answers it in place of the resource that it names.
+    decided: IResource | None = None
     decline_detail = ""
     authenticated_user: str | None = None
 
@@ -115,8 +101,9 @@ class UpgradeRequest(StreamingRequest):
         return self._offer
 
     def _read_offer(self) -> Offer:
+        channel = getattr(self, "channel", None)
         # RFC 8441 §4: an extended CONNECT names its one token elsewhere.
-        named = getattr(getattr(self, "channel", None), "connect_protocol", None)
+        named = getattr(channel, "connect_protocol", None)
         fields = _twisted.raw_fields(self.requestHeaders)
         if named:
             offer = Offer((named,))
@@ -125,7 +112,7 @@ class UpgradeRequest(StreamingRequest):
         else:
             values = fields[b"Upgrade"], fields.get(b"Connection")
             offer = Offer.of_request(self.method, self.clientproto, *values)
-        if offer.tokens and not self.is_detachable:
+        if offer.tokens and not IDetachable.providedBy(channel):
             offer = Offer((), "this connection belongs to no UpgradeSite")
         return offer
 
@@ -145,7 +132,7 @@ class UpgradeRequest(StreamingRequest):
         """
         site = self.site
         # It is remembered: later, when the connection may have ended, it is still the same.
-        offer = self.offer
+        offer = self._offer = self._read_offer() if self._offer is None else self._offer
         is_connect = self.method == b"CONNECT" and IUpgradeSite.providedBy(site)
         if is_connect and self.is_detachable:
             # RFC 9931: what the client may have sent already belongs into the tunnel, and is not HTTP.
@@ -153,6 +140,9 @@ class UpgradeRequest(StreamingRequest):
             self.responseHeaders.setRawHeaders(b"connection", [b"close"])
         if self._bad_request is not None:
             self._answer_with(StatusPage(400, "Bad Request", self._bad_request))
+        elif self.decided is not None:
+            decided, self.decided = self.decided, None
+            self._answer_with(decided)
         elif is_connect:
             self._answer_with(site.answer_to_connect(self))
         elif self.path == b"*" and offer and (upgrade := site.site_upgrade_for(self)):
@@ -166,15 +156,13 @@ class UpgradeRequest(StreamingRequest):
         self.prepath, self.postpath = [], []
         # Site.getResourceFor sets it for the tree's resources: sessions depend on it.
         self.sitepath: list[bytes] = []
-        self.setHeader(b"server", server_version)
-        self.setHeader(b"date", http_date())
         self.render(resource)
 
     def switch_to(
         self,
         token: str | UpgradeToken,
         target: IProtocol,
-        phrase: bytes = _SWITCHING,
+        phrase: bytes = SWITCHING,
     ) -> SwitchedConnection:
         """
         Answer 101 and give the connection to another protocol (RFC 9110 §7.8, §15.2.2).
@@ -252,7 +240,7 @@ class UpgradeRequest(StreamingRequest):
         return self._or_raise(self._switch(None, target, head, _FRAMING))
 
     def try_switch_to(
-        self, offered: UpgradeToken, target: IProtocol, phrase: bytes = _SWITCHING
+        self, offered: UpgradeToken, target: IProtocol, phrase: bytes = SWITCHING
     ) -> Declined | None:
         """
         :meth:`switch_to`, for a token of the offer and a target that is known to be an ``IProtocol``;
@@ -260,13 +248,13 @@ class UpgradeRequest(StreamingRequest):
         """
         self._check_state()
         result = self._switch_to_offered(offered, target, phrase)
-        return result if isinstance(result, Declined) else None
+        return None if isinstance(result, SwitchedConnection) else result
 
     def try_accept_connect(self, target: IProtocol) -> Declined | None:
         """:meth:`accept_connect`, for such a target; returns why the connection may not switch."""
         self._check_state()
         result = self._switch(None, target, SwitchHead(OK, b"OK", ()))
-        return result if isinstance(result, Declined) else None
+        return None if isinstance(result, SwitchedConnection) else result
 
     @property
     def has_switched(self) -> bool:
@@ -297,15 +285,15 @@ class UpgradeRequest(StreamingRequest):
         return result
 
     def _switch_to_offered(
-        self, offered: UpgradeToken, target: IProtocol, phrase: bytes = _SWITCHING
+        self, offered: UpgradeToken, target: IProtocol, phrase: bytes = SWITCHING
     ) -> SwitchedConnection | Declined:
         if self.clientproto == b"HTTP/2":
             # RFC 8441 §5; RFC 9113 §8.6.
             return self._switch(offered, target, SwitchHead(OK, b"OK", ()))
-        named = str(offered)
+        named = offered.text
         if ILayered.providedBy(target):
             named = ", ".join((named, *target.layers))
-        return self._switch(offered, target, _head_of_101(named, phrase))
+        return self._switch(offered, target, head_of_101(named, phrase))
 
     def _switch(
         self,
@@ -347,6 +335,8 @@ class UpgradeRequest(StreamingRequest):
         _twisted.forget_encoder(self)
         self.code, self.code_message = head.code, head.phrase
         self.startedWriting = 1
+        if not (self.has_response_headers or self.cookies):
+            return usual_head(head, http_date())
         fields = [
             (name, value)
             for name, values in _twisted.raw_fields(self.responseHeaders).items()
@@ -356,6 +346,15 @@ class UpgradeRequest(StreamingRequest):
         if self.cookies:
             fields += [(b"Set-Cookie", cookie) for cookie in self.cookies]
         return SwitchHead(head.code, head.phrase, (*fields, *head.fields))
+
+    def note_switch(self, method: bytes, target: bytes, head: SwitchHead) -> None:
+        """The connection has been switched past this request, with this head."""
+        self.site = self.channel.site
+        self._set_target(method, target, b"HTTP/1.1")
+        self._switched = True
+        self._split_path()
+        self.sitepath = []
+        self.note_answer(head.code, head.phrase, b"", 0)
 
     # After the switch, nothing of HTTP gets onto the wire.
 
@@ -373,8 +372,12 @@ class UpgradeRequest(StreamingRequest):
             super().write(data)
 
     def finish(self) -> None:
-        if not (self._switched and self.finished):
+        if not self._switched:
             super().finish()
+        elif not self.finished:
+            # Its head is out, and has nothing behind it.
+            self.finish_noted()
+            self.let_go()
 
     def processingFailed(self, reason: Failure) -> Failure:
         if not self._switched:

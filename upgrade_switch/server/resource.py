@@ -18,13 +18,14 @@ from zope.interface import implementer
 from ..errors import InvalidArgument, InvalidUpgrades
 from ..fields import connection_options
 from ..interfaces import Acceptor, Declined, ITakesUpgrades, IUpgradeRequest
-from ..negotiation import UpgradeToken
+from ..negotiation import Offer, UpgradeToken
 from .decision import decide, declined
+from .head import segments_of
 from .pages import StatusPage
 from .request import UpgradeRequest
 from .upgrades import Upgrades
 
-__all__ = ["UpgradeResource", "takes_upgrades", "upgrade_required"]
+__all__ = ["UpgradeResource", "resource_at", "takes_upgrades", "upgrade_required"]
 
 _log = Logger()
 
@@ -87,6 +88,25 @@ def takes_upgrades(resource: IResource, request: IUpgradeRequest) -> bool:
     return ITakesUpgrades.providedBy(resource) and bool(resource.takes(request))
 
 
+def resource_at(root: IResource, path: bytes) -> IResource | None:
+    """
+    The resource that a path leads to, whoever asks; None if there is none, or if one on the way has
+    its own idea of what is below it.
+    """
+    resource: Any = root
+    for segment in segments_of(path):
+        if resource.isLeaf:
+            break
+        look_up = getattr(resource, "getChildWithDefault", None)
+        if getattr(look_up, "__func__", None) is not Resource.getChildWithDefault:
+            return None
+        resource = resource.children.get(segment)
+        if resource is None:
+            return None
+    found: IResource = resource
+    return found
+
+
 @implementer(ITakesUpgrades)
 class UpgradeResource(Resource):
     """
@@ -137,6 +157,15 @@ class UpgradeResource(Resource):
         self._upgrades = Upgrades(upgrades)
         self._otherwise = upgrade_required(*self._upgrades.names) if fallback is None else fallback
 
+    @property
+    def is_usual(self) -> bool:
+        """Whether it renders as this class does."""
+        return getattr(self.render, "__func__", None) is UpgradeResource.render
+
+    def factory_for(self, offer: Offer) -> tuple[UpgradeToken, IProtocolFactory] | None:
+        """The token and the factory that alone decide about an offer; None if there is more to it."""
+        return None if self._refuses_optimistic else self._upgrades.factory_for(offer)
+
     def takes(self, request: IUpgradeRequest) -> bool:
         """Whether an offered token is known here, as :class:`ITakesUpgrades` asks."""
         return self._upgrades.match(request) is not None
@@ -168,7 +197,7 @@ class UpgradeResource(Resource):
             request.decline_detail = why_not or f"available: {', '.join(self._upgrades.names)}"
             declined(request, None, why)
 
-    def _refuse(self, request: UpgradeRequest, token: UpgradeToken) -> bytes:
+    def _refuse(self, request: UpgradeRequest, token: UpgradeToken | None) -> bytes:
         """Refuse a client that has not waited for the answer: what it has sent is not HTTP."""
         request.channel.persistent = False
         request.setHeader(b"connection", b"close")

@@ -42,9 +42,9 @@ from .limits import Limits, keep_alive_of
 from .pages import StatusPage
 from .preface import PrefaceTable
 from .request import UpgradeRequest
-from .resource import takes_upgrades
+from .resource import resource_at, takes_upgrades
 from .switched import SwitchedConnections, checked_observers, say_goodbye
-from .upgrades import ConnectMatch, UpgradeMatch, Upgrades, check_connect
+from .upgrades import Match, Upgrades, check_connect, checked_prefaces, hint_at_factory
 
 try:
     from .http2 import ServerConnection
@@ -157,7 +157,7 @@ class UpgradeSite(Site):
         # By identity: a factory need not be hashable, and may be equal to another one.
         self._started: dict[int, IProtocolFactory] = {}
         self._upgrades = Upgrades(upgrades or {})
-        self._set_prefaces(_checked_prefaces({} if prefaces is None else prefaces))
+        self._set_prefaces(checked_prefaces({} if prefaces is None else prefaces))
 
     def adopt(self, other: UpgradeSite) -> None:
         """
@@ -183,7 +183,9 @@ class UpgradeSite(Site):
         for preface, value in prefaces.items():
             factory = value.factory_for(self) if IPrefaced.providedBy(value) else value
             if not IProtocolFactory.providedBy(factory):
-                raise InvalidPrefaces(f"{preface!r}: not an IProtocolFactory: {value!r}{_hint(value)}")
+                raise InvalidPrefaces(
+                    f"{preface!r}: not an IProtocolFactory: {value!r}{hint_at_factory(value)}"
+                )
             factories[preface] = factory
         return PrefaceTable(factories) if factories else None
 
@@ -237,13 +239,22 @@ class UpgradeSite(Site):
             found.d.addErrback(lambda _: None)
         return upgrade or found
 
+    def resource_at(self, path: bytes) -> IResource | None:
+        """
+        The resource of the tree that a path leads to, whoever asks; None if that depends on the
+        request.
+        """
+        if getattr(self.getResourceFor, "__func__", None) is not UpgradeSite.getResourceFor:
+            return None
+        return resource_at(self.resource, path)
+
     def _may_take(self, resource: IResource, request: UpgradeRequest) -> bool:
         """Whether a resource that is not known yet may take what nobody else does."""
         if not isinstance(resource, DeferredResource | HTTPAuthSessionWrapper):
             return False
         return not all(self._upgrades.knows(token) for token in request.offer)
 
-    def match(self, request: IUpgradeRequest) -> UpgradeMatch | None:
+    def match(self, request: IUpgradeRequest) -> Match | None:
         """The first token that a request offers of the site's own, and what decides about it."""
         return self._upgrades.match(request)
 
@@ -273,7 +284,7 @@ class UpgradeSite(Site):
             return StatusPage(501, "Not Implemented", "This server does not take CONNECT.")
         if not is_authority(request.uri):
             return StatusPage(400, "Bad Request", "A CONNECT names a host and a port.")
-        return SiteUpgrade(ConnectMatch(self._connect))
+        return SiteUpgrade(Match(None, self._connect, request.uri))
 
     def connected(self, transport: object) -> None:
         """
@@ -374,21 +385,3 @@ def _checked_http2_connect(http2_connect: bool) -> bool:
     if http2_connect and ServerConnection is None:
         raise MissingExtra("http2_connect needs h2: pip install 'upgrade_switch[http2]'")
     return bool(http2_connect)
-
-
-def _checked_prefaces(prefaces: object) -> dict[bytes, object]:
-    if not isinstance(prefaces, Mapping):
-        raise InvalidPrefaces(f"not a mapping from bytes, as {{b'SSH-': factory}} is: {prefaces!r}")
-    return dict(prefaces)
-
-
-def _hint(value: object) -> str:
-    """What to give in place of something that is not a factory."""
-    if isinstance(value, type) and IProtocol.implementedBy(value):
-        return f"; give Factory.forProtocol({value.__name__})"
-    if callable(value):
-        return (
-            "; prefaces take a factory, not an acceptor: "
-            "for a tunnel, give TunnelFactory(reactor, endpoint)"
-        )
-    return ""

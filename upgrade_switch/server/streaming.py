@@ -11,30 +11,28 @@ for its whole content, as all requests of Twisted's do, and then uses what was f
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import lru_cache
 from io import SEEK_END, BytesIO
 from tempfile import SpooledTemporaryFile
-from time import time
 from typing import Any, NamedTuple
-from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
 from twisted.python.failure import Failure
-from twisted.web.http import RESPONSES, datetimeToString, parse_qs
+from twisted.web.http import RESPONSES, parse_qs
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, getChildForRequest
 from twisted.web.server import Request
-from twisted.web.server import version as server_version
 from twisted.web.util import DeferredResource
 
 from .. import _twisted
 from ..errors import InvalidArgument
-from ..fields import is_host, options_without, split_absolute
+from ..fields import options_without, split_absolute
 from ..interfaces import CarriedRequest, IStreamsContent, IUpgradeSite
 from .content import ContentState, ContentStream, IContentSource
+from .head import segments_of, what_is_wrong
+from .heads import http_date, usual_fields
 
-__all__ = ["StreamingRequest", "http_date"]
+__all__ = ["StreamingRequest"]
 
 # Bytes of a request's content; what Twisted has for those whose length is known.
 _MOST_IN_MEMORY = 100_000
@@ -113,7 +111,7 @@ class StreamingRequest(_twisted.LeanRequest):
             # The tree has no part in the answer.
             return
         self._set_target(method, target, version)
-        self._begin_answer()
+        self._split_path()
         sent_path = self.path
         resource: IResource | Failure
         is_direct = True
@@ -132,14 +130,12 @@ class StreamingRequest(_twisted.LeanRequest):
         self.path, _, query = target.partition(b"?")
         self.args = parse_qs(query, True) if query else {}
 
-    def _begin_answer(self) -> None:
-        """Prepare to look a resource up, and to answer, as ``Request.process`` does."""
-        fields = _twisted.raw_fields(self.responseHeaders)
-        fields[b"Server"], fields[b"Date"] = [server_version], [http_date()]
-        segments = self.path[1:].split(b"/")
-        if b"%" in self.path:
-            segments = list(map(unquote_to_bytes, segments))
-        self.prepath, self.postpath = [], segments
+    def said_of_each(self) -> dict[bytes, list[bytes]]:
+        return {name: [value] for name, value in usual_fields(http_date())}
+
+    def _split_path(self) -> None:
+        """Prepare to look a resource up, as ``Request.process`` does."""
+        self.prepath, self.postpath = [], segments_of(self.path)
 
     def _accept_head(self, method: bytes, target: bytes, version: bytes) -> bytes:
         """
@@ -150,24 +146,12 @@ class StreamingRequest(_twisted.LeanRequest):
         """
         if self._target is None:
             self.site = self.channel.site
-            self._bad_request = self._what_is_wrong(version)
+            fields = _twisted.raw_fields(self.requestHeaders)
+            self._bad_request = what_is_wrong(fields, version)
             if self._bad_request is None and not target.startswith(b"/") and method != b"CONNECT":
                 target = self._origin_form(method, target)
             self._target = target
         return self._target
-
-    def _what_is_wrong(self, version: bytes) -> str | None:
-        """Which rule for every request this one breaks; None if it breaks none."""
-        fields = _twisted.raw_fields(self.requestHeaders)
-        hosts = fields.get(b"Host", ())
-        if version == b"HTTP/1.1" and (len(hosts) != 1 or not is_host(hosts[0])):
-            # RFC 9112 §3.2.
-            return "A request has one valid Host."
-        for name in (b"Authorization", b"Proxy-Authorization"):
-            # A proxy in front may look at another one of several than twisted.web does.
-            if name in fields and len(fields[name]) > 1:
-                return f"A request has one {name.decode()} at most."
-        return None
 
     def _origin_form(self, method: bytes, target: bytes) -> bytes:
         parts = split_absolute(target)
@@ -211,7 +195,7 @@ class StreamingRequest(_twisted.LeanRequest):
             # What has been read meanwhile is what was sent.
             self.method, self.uri, self.path = found.method, found.uri, found.path
             self.args = {**found.args, **self.args}
-            if self.responseHeaders.hasHeader(b"date"):
+            if self.has_response_headers and self.responseHeaders.hasHeader(b"date"):
                 self.setHeader(b"date", http_date())
         if isinstance(found.resource, Failure):
             self.processingFailed(found.resource)
@@ -224,11 +208,11 @@ class StreamingRequest(_twisted.LeanRequest):
             self.processingFailed(Failure())
 
     def _process_from_here(self) -> None:
-        """What ``Request.process`` does, which computes the date anew for each request."""
+        """What ``Request.process`` does, which makes Server and Date anew for each request."""
         if self.path == b"*":
             super().process()
             return
-        self._begin_answer()
+        self._split_path()
         try:
             resource = self.site.getResourceFor(self)
             _twisted.set_encoder(self, resource)
@@ -349,6 +333,10 @@ class StreamingRequest(_twisted.LeanRequest):
 
     def finish(self) -> None:
         super().finish()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """The request is finished: give up what is about its client and its content."""
         self._told_if_left = None
         if self._content_stream is not None:
             self._content_stream.give_up()
@@ -367,18 +355,6 @@ class StreamingRequest(_twisted.LeanRequest):
             # Nobody renders it any more.
             found.resource.d.addErrback(lambda _: None)
         self._content_stream.failed(reason)
-
-
-def http_date() -> bytes:
-    """The value of a ``Date`` field."""
-    return _date_at(int(time()))
-
-
-@lru_cache(1)
-def _date_at(second: int) -> bytes:
-    """Many requests come within one second."""
-    date: bytes = datetimeToString(second)
-    return date
 
 
 def _without(lines: Sequence[bytes], dropped: Collection[bytes]) -> list[bytes]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime, ISSLTransport
 from twisted.internet.task import LoopingCall
+from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 
 from .. import _twisted
@@ -151,6 +152,10 @@ class SwitchedConnections(Collection[SwitchedConnection]):
         """Why this connection, which must still be open, may not switch now; None if it may."""
         if _twisted.is_closing(transport):
             return Declined.LEFT
+        limits = self.limits
+        if not self.draining and limits.max_switched is limits.max_per_address is None:
+            # The usual.
+            return None
         return self.why_no_room(transport, address)
 
     # The switch.
@@ -262,7 +267,8 @@ class SwitchedConnections(Collection[SwitchedConnection]):
 
 def certificate_subject(transport: object) -> str | None:
     """The subject of the certificate that a client has shown; None if it has shown none."""
-    if _twisted.is_bare(transport):
+    # is_bare, without the call.
+    if isinstance(transport, Connection) and not transport.TLS:
         return None
     # Any: what Twisted has there is documented as a certificate of its own, and is pyOpenSSL's.
     certificate: Any = transport.getPeerCertificate() if ISSLTransport.providedBy(transport) else None

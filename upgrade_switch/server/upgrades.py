@@ -11,58 +11,41 @@ from inspect import signature
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from twisted.internet.interfaces import IProtocol, IProtocolFactory
+from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
 
-from ..errors import InvalidUpgrades
-from ..interfaces import Acceptor, Answer, ConnectAcceptor, Declined, ISelective, IUpgradeRequest
-from ..negotiation import TokenTable, UpgradeToken
+from ..errors import InvalidPrefaces, InvalidUpgrades
+from ..interfaces import Acceptor, Answer, ISelective, IUpgradeRequest, IUpgradeSite
+from ..negotiation import Offer, TokenTable, UpgradeToken
 from .pages import service_unavailable
 
 if TYPE_CHECKING:
     from .request import UpgradeRequest
 
 __all__ = [
-    "ConnectMatch",
     "Match",
-    "UpgradeMatch",
     "Upgrades",
     "acceptor_of",
+    "build",
     "build_or_decline",
     "check_connect",
+    "checked_prefaces",
+    "hint_at_factory",
 ]
 
 
 @dataclass(slots=True)
-class UpgradeMatch:
-    """A token of a request's offer that is known here, and what decides about it."""
+class Match:
+    """
+    A token of a request's offer that is known here, or a CONNECT; and what decides about it.
 
-    token: UpgradeToken
-    acceptor: Callable[[Any, UpgradeToken], Any]
+    :ivar token: the token; None for a CONNECT.
+    :ivar acceptor: what decides, or has a factory build the target; it may be asynchronous.
+    :ivar argument: what the acceptor is told beside the request: the token, or a CONNECT's authority.
+    """
 
-    def ask(self, request: UpgradeRequest) -> object:
-        """What the acceptor, or the factory, makes of the request: a result, Deferred or coroutine."""
-        return self.acceptor(request, self.token)
-
-    def switch(self, request: UpgradeRequest, target: IProtocol) -> Declined | None:
-        """Switch; or say why not."""
-        return request.try_switch_to(self.token, target)
-
-
-@dataclass(slots=True)
-class ConnectMatch:
-    """A CONNECT, and what decides about it."""
-
-    acceptor: ConnectAcceptor
-    token: None = None
-
-    def ask(self, request: UpgradeRequest) -> object:
-        return self.acceptor(request, request.uri)
-
-    def switch(self, request: UpgradeRequest, target: IProtocol) -> Declined | None:
-        return request.try_accept_connect(target)
-
-
-Match = UpgradeMatch | ConnectMatch
+    token: UpgradeToken | None
+    acceptor: Callable[..., Any]
+    argument: UpgradeToken | bytes
 
 
 class _Entry(NamedTuple):
@@ -71,6 +54,8 @@ class _Entry(NamedTuple):
     acceptor: Callable[[Any, UpgradeToken], Any]
     ignores: Callable[[IUpgradeRequest], bool] | None
     """Set if the acceptor is selective."""
+    factory: IProtocolFactory | None
+    """Set if the acceptor stands for one."""
 
 
 class Upgrades:
@@ -101,7 +86,19 @@ class Upgrades:
         """Whether a token is known here, or is one that nobody can take (``h2``)."""
         return token.key[0] == "h2" or self._table.find(token) is not None
 
-    def match(self, request: IUpgradeRequest) -> UpgradeMatch | None:
+    def factory_for(self, offer: Offer) -> tuple[UpgradeToken, IProtocolFactory] | None:
+        """
+        The first token of an offer that is known here, and the factory that it leads to; None if it
+        leads to an acceptor, or whether it is ignored depends on the request.
+        """
+        for token in offer.tokens:
+            entry = self._table.find(token)
+            if entry is not None:
+                is_plain = entry.ignores is None and token.key[0] not in _OF_THE_CONNECTION
+                return (token, entry.factory) if is_plain and entry.factory is not None else None
+        return None
+
+    def match(self, request: IUpgradeRequest) -> Match | None:
         """The first token of a request's offer that is known here, and not ignored."""
         # Each is asked once, however often a stranger repeats its token.
         ignoring: set[int] = set()
@@ -113,13 +110,17 @@ class Upgrades:
                 continue
             ignores = entry.ignores
             if ignores is None or (id(entry) not in ignoring and not ignores(request)):
-                return UpgradeMatch(token, entry.acceptor)
+                return Match(token, entry.acceptor, token)
             ignoring.add(id(entry))
         return None
 
 
 def _entry(value: Any) -> _Entry:
-    return _Entry(acceptor_of(value), value.ignores if ISelective.providedBy(value) else None)
+    return _Entry(
+        acceptor_of(value),
+        value.ignores if ISelective.providedBy(value) else None,
+        value if IProtocolFactory.providedBy(value) else None,
+    )
 
 
 def acceptor_of(value: IProtocolFactory | Acceptor) -> Acceptor:
@@ -133,12 +134,19 @@ def build_or_decline(
     factory: IProtocolFactory, request: UpgradeRequest, token: UpgradeToken | None = None
 ) -> Answer:
     """
-    Have a factory build a protocol for a request's client, whatever the token is.
+    :func:`build` for a request's client, whatever the token is: an acceptor, for a factory.
+    """
+    return build(factory, request.site, request.getClientAddress())
+
+
+def build(factory: IProtocolFactory, site: IUpgradeSite, address: IAddress) -> Answer:
+    """
+    Have a factory build a protocol for a client.
 
     :return: the protocol; or a 503 if the factory takes no connection now.
     """
-    request.site.start_factory(factory)
-    target = factory.buildProtocol(request.getClientAddress())
+    site.start_factory(factory)
+    target = factory.buildProtocol(address)
     return service_unavailable("No connection is taken now.") if target is None else target
 
 
@@ -212,3 +220,21 @@ def _makes_acceptors(acceptor: object) -> bool:
     # None for a function whose source was executed as a string.
     is_ours = (acceptor.__module__ or "").startswith(_PROTOCOLS)
     return is_ours and acceptor.__qualname__ == acceptor.__name__
+
+
+def checked_prefaces(prefaces: object) -> dict[bytes, object]:
+    if not isinstance(prefaces, Mapping):
+        raise InvalidPrefaces(f"not a mapping from bytes, as {{b'SSH-': factory}} is: {prefaces!r}")
+    return dict(prefaces)
+
+
+def hint_at_factory(value: object) -> str:
+    """What to give in place of something that is not a factory."""
+    if isinstance(value, type) and IProtocol.implementedBy(value):
+        return f"; give Factory.forProtocol({value.__name__})"
+    if callable(value):
+        return (
+            "; prefaces take a factory, not an acceptor: "
+            "for a tunnel, give TunnelFactory(reactor, endpoint)"
+        )
+    return ""

@@ -27,6 +27,7 @@ from tests.kit.harness import (
 from tests.kit.prefaced import every_kind, splits
 from tests.kit.wscodec import BINARY, CONTINUATION, MASK, PING, PONG, TEXT
 from tests.kit.wsstream import WebSocketByHand, close, frame, next_frame, switched
+from upgrade_switch import _twisted
 from upgrade_switch.errors import UpgradeError
 from upgrade_switch.protocols import byte_stream
 from upgrade_switch.server.pages import StatusPage
@@ -329,6 +330,48 @@ async def test_paused_target(serve: Any) -> None:
     assert target.events == ["made"]
     target.transport.resumeProducing()
     await target.receives(b"earlylater")
+
+
+@pytest.mark.parametrize("then", ["resume", "close"])
+@pytest_twisted.ensureDeferred
+async def test_target_that_pauses_for_each_piece(serve: Any, then: str) -> None:
+    """
+    A target that pauses and resumes while it is given a piece gets the next one afterwards, however
+    many wait: its calls are not nested.
+    """
+    depths: list[int] = []
+
+    class Pausing(Recorder):
+        is_ready = False
+        depth = 0
+
+        def dataReceived(self, data: bytes) -> None:
+            self.depth += 1
+            depths.append(self.depth)
+            self.transport.pauseProducing()
+            if self.is_ready:
+                self.transport.resumeProducing()
+            super().dataReceived(data)
+            self.depth -= 1
+
+    listening = await serve("tcp", Pausing)
+    client = await switched(listening)
+    (target,) = listening.built
+    pieces = [b"%d," % number for number in range(2000)]
+    client.send(b"".join(frame(BINARY, piece, masked=True) for piece in pieces))
+    await target.receives(b"0,")
+    await turns(2)
+    assert depths == [1]
+    target.is_ready = True
+    if then == "close":
+        # It is given what is held when the connection ends.
+        client.transport.abortConnection()
+        _twisted.bottom(target.transport.carrier).resumeProducing()
+        await target.is_lost()
+    else:
+        target.transport.resumeProducing()
+    await target.until(lambda: target.data == b"".join(pieces))
+    assert set(depths) == {1}
 
 
 # Who decides.

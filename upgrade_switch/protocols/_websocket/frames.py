@@ -5,7 +5,8 @@ have in common, and :class:`FrameTransport`, the transport of the protocol insid
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from os import urandom
 from struct import pack
 from typing import Any
@@ -194,7 +195,8 @@ class ByteStream(BeatingProtocol):
         super().__init__()
         # Bytes that came in the same segment as those at which the inner protocol paused; b"" is the
         # end of this direction.
-        self._held: list[bytes] = []
+        self._held: deque[bytes] = deque()
+        self._is_delivering = False
 
     def send_binary(self, payload: bytes, at_once: bool) -> None:
         """
@@ -255,14 +257,24 @@ class ByteStream(BeatingProtocol):
 
     def resume(self) -> None:
         """The inner protocol reads again: it gets the bytes that are held first."""
-        while self._held and not self._is_paused():
-            self._deliver(self._held.pop(0))
+        self._deliver_held(self._is_paused)
         if self._is_paused():
             return
         self._wait_for_room()
         if self._backpressure is None:
             self._reads_again()
             self.transport.resumeProducing()
+
+    def _deliver_held(self, is_paused: Callable[[], bool]) -> None:
+        # An inner protocol may pause and resume while it is given a piece: it gets the next one later.
+        if self._is_delivering:
+            return
+        self._is_delivering = True
+        try:
+            while self._held and not is_paused():
+                self._deliver(self._held.popleft())
+        finally:
+            self._is_delivering = False
 
     def _deliver(self, payload: bytes) -> None:
         frames = self._frames
@@ -316,8 +328,7 @@ class ByteStream(BeatingProtocol):
         frames = self._frames
         self._stop_beating()
         if frames is not None:
-            while self._held:
-                self._deliver(self._held.pop(0))
+            self._deliver_held(lambda: False)
             self._frames = None
             frames.disconnecting = frames.disconnected = True
             failed = self.failedByMe or self._got_text or not self._is_clean(code)

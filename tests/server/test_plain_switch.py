@@ -1,0 +1,338 @@
+"""
+A switch that goes past its request: it makes no difference, but for what it costs. A site whose
+requests are of another class goes the usual way.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.address import IPv4Address
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.web.resource import Resource
+from zope.interface import implementer
+
+from tests.kit.asking import PAGE, Accepting, Broken
+from tests.kit.harness import EchoTarget, Page, upgrade_head
+from upgrade_switch import UpgradeRequest, UpgradeResource, UpgradeSite
+from upgrade_switch.interfaces import ILayered, ISelective
+from upgrade_switch.negotiation import UpgradeToken
+from upgrade_switch.observe import Declined
+
+ADDRESS = IPv4Address("TCP", "192.0.2.1", 1)
+
+
+class Building(Factory):
+    """Builds what it is told to, and remembers for whom."""
+
+    noisy = False
+
+    def __init__(self, make: Callable[[], Any] = EchoTarget) -> None:
+        self.make = make
+        self.asked: list[Any] = []
+        self.starts = 0
+
+    def startFactory(self) -> None:
+        self.starts += 1
+
+    def buildProtocol(self, addr: Any) -> Any:
+        self.asked.append(addr)
+        return self.make()
+
+
+@implementer(ILayered)
+class Layered(EchoTarget):
+    layers = ("TLS",)
+
+
+@implementer(ISelective)
+class Ignoring(Building):
+    def ignores(self, request: Any) -> bool:
+        return b"ignored" in request.uri
+
+
+def fail() -> Any:
+    raise Broken("no target")
+
+
+class Shelf(Resource):
+    """Has an idea of its own of what is below it."""
+
+    def getChildWithDefault(self, path: bytes, request: Any) -> Any:
+        request.setHeader(b"x-shelf", path)
+        return super().getChildWithDefault(path, request)
+
+
+class Finding(UpgradeSite):
+    """Has an idea of its own of what a request addresses."""
+
+    def getResourceFor(self, request: Any) -> Any:
+        request.setHeader(b"x-found", b"here")
+        return super().getResourceFor(request)
+
+
+class Saying(UpgradeResource):
+    """Says more than an UpgradeResource does."""
+
+    def render(self, request: Any) -> Any:
+        request.setHeader(b"x-said", b"more")
+        return super().render(request)
+
+
+class Usual(UpgradeRequest):
+    """Of another class: a site with such requests always goes the usual way."""
+
+
+class Observing:
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def switched(self, connection: Any) -> None:
+        c = connection
+        self.seen.append(("switched", c.token, c.path, c.peer, c.user, type(c.target)))
+
+    def ended(self, connection: Any, seconds: float, reason: Any) -> None:
+        self.seen.append(("ended", reason.type))
+
+    def declined(self, request: Any, token: Any, why: Declined) -> None:
+        self.seen.append(("declined", token, why, request.decline_detail))
+
+
+LOGGED = (
+    *("method", "uri", "path", "args", "clientproto"),
+    *("code", "code_message", "sentLength", "has_switched", "finished"),
+)
+
+
+class Told:
+    """All that can be seen of a site from its connections, its log and its observers."""
+
+    def __init__(self, plain: bool, of: type[UpgradeSite] = UpgradeSite, **kwargs: Any) -> None:
+        self.factories = {
+            "echo": Building(),
+            "none": Building(lambda: None),
+            "broken": Building(fail),
+            "odd": Building(lambda: "no protocol"),
+            "layered": Building(Layered),
+            "picky": Ignoring(),
+        }
+        self.accepting = Accepting()
+        upgrades: Any = {**self.factories, "acceptor": self.accepting}
+        root = Resource()
+        shelf, plain_shelf = Shelf(), Resource()
+        for resource in (root, shelf, plain_shelf):
+            resource.putChild(b"u", UpgradeResource(upgrades, Page()))
+            resource.putChild(b"a b", UpgradeResource(upgrades))
+        root.putChild(b"shelf", shelf)
+        root.putChild(b"plain", plain_shelf)
+        root.putChild(b"said", Saying(upgrades))
+        root.putChild(b"refuse", UpgradeResource(upgrades, optimistic="refuse"))
+        root.putChild(b"page", Page())
+        self.observing, self.log = Observing(), []
+        self.site: Any = of(
+            kwargs.pop("root", None) or root,
+            requestFactory=UpgradeRequest if plain else Usual,
+            reactor=Clock(),
+            observers=[self.observing],
+            **kwargs,
+        )
+        self.site.log = self._log
+        self.site.startFactory()
+
+    def _log(self, request: Any) -> None:
+        fields = sorted(request.requestHeaders.getAllRawHeaders())
+        said = [name for name, _ in request.responseHeaders.getAllRawHeaders()]
+        about: Any = {name: getattr(request, name) for name in LOGGED}
+        about.update(
+            fields=fields,
+            said=said,
+            client=request.getClientAddress(),
+            host=request.getHost(),
+            is_secure=request.isSecure(),
+            offer=str(request.offer),
+        )
+        self.log.append(about)
+
+    def asks(self, *pieces: bytes) -> tuple[Any, ...]:
+        """What becomes of bytes on a new connection, which ends then."""
+        channel = self.site.buildProtocol(ADDRESS)
+        transport = StringTransport(peerAddress=ADDRESS)
+        channel.makeConnection(transport)
+        for piece in pieces:
+            if not transport.disconnecting:
+                channel.dataReceived(piece)
+        calls = len(self.site.reactor.getDelayedCalls())
+        channel.connectionLost(connectionDone)
+        return re.sub(rb"Date: [^\r]*", b"Date", transport.value()), transport.disconnecting, calls
+
+    def all(self) -> tuple[Any, ...]:
+        asked = [(factory.asked, factory.starts) for factory in self.factories.values()]
+        return asked, self.accepting.tokens, self.observing.seen, self.log, len(self.site.switched)
+
+
+def head(path: bytes = b"/u", token: bytes = b"echo", more: bytes = b"") -> bytes:
+    return upgrade_head(token, fields=more).replace(b"/u", path, 1)
+
+
+ASKED = {
+    "switch": head(),
+    "behind": head() + b"first\r\n" + PAGE,
+    "query": head(b"/u?a=1&b=%20"),
+    "escaped": head(b"/a%20b"),
+    "shelf": head(b"/shelf/u"),
+    "plain shelf": head(b"/plain/u"),
+    "below": head(b"/u/below"),
+    "said": head(b"/said"),
+    "nobody": head(b"/gone/u"),
+    "missing": head(b"/missing"),
+    "page": head(b"/page"),
+    "root": head(b"/"),
+    "absolute": head(b"http://localhost/u"),
+    "asterisk": head(b"*").replace(b"GET", b"OPTIONS"),
+    "post": head().replace(b"GET", b"POST"),
+    "content": head(more=b"Content-Length: 3\r\n") + b"abc",
+    "empty content": head(more=b"Content-Length: 0\r\n"),
+    "second token": head(token=b"unknown, echo/2, none"),
+    "unknown": head(token=b"unknown"),
+    "grammar": head(token=b"e cho"),
+    "h2c": head(token=b"h2c, echo"),
+    "none": head(token=b"none"),
+    "broken": head(token=b"broken"),
+    "odd": head(token=b"odd"),
+    "layered": head(token=b"layered"),
+    "picky": head(token=b"picky"),
+    "ignored": head(b"/u?ignored", token=b"picky, echo"),
+    "acceptor": head(token=b"acceptor, echo"),
+    "refuse": head(b"/refuse"),
+    "refused": head(b"/refuse") + b"early",
+    "no connection": upgrade_head(connection=b"close"),
+    "two hosts": head(more=b"Host: other\r\n"),
+    "two authorizations": head(more=b"Authorization: a\r\nAuthorization: b\r\n"),
+    "authorization": head(more=b"Authorization: Basic YTpi\r\nCookie: a=1\r\n"),
+    "old": head().replace(b"HTTP/1.1", b"HTTP/1.0"),
+    "behind a page": PAGE + head() + b"behind",
+}
+
+
+def both(asked: tuple[bytes, ...], **kwargs: Any) -> tuple[Any, Any]:
+    return tuple(
+        (told.asks(*asked), told.asks(*asked), told.all())
+        for told in (Told(is_plain, **kwargs) for is_plain in (True, False))
+    )  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_no_difference(name: str, errors: Any) -> None:
+    """Answers, targets, the log and observers are the same on either way, however the bytes come."""
+    data = ASKED[name]
+    plain, usual = both((data,))
+    assert plain == usual
+    at = data.index(b"\r\n\r\n") + 4
+    plain, usual = both((data[:5], data[5:at], data[at:]))
+    assert plain == usual
+    # Behind a request that was not read in one go.
+    plain, usual = both((PAGE[:5], PAGE[5:], data))
+    assert plain == usual
+    errors.clear()
+
+
+@pytest.mark.parametrize("limits", [{"max_switched": 0}, {"max_per_address": 0}, {"of": Finding}])
+def test_no_difference_on_other_sites(limits: Any) -> None:
+    """Nor is there one where no more connections are taken, or where the site looks at requests."""
+    plain, usual = both((head() + b"behind",), **limits)
+    assert plain == usual
+
+
+def test_no_difference_at_the_root() -> None:
+    """Nor where the whole site is an UpgradeResource."""
+    for path in (b"/", b"/u", b"/any/where"):
+        seen = []
+        for is_plain in (True, False):
+            factory = Building()
+            told = Told(is_plain, root=UpgradeResource({"echo": factory}))
+            seen.append((told.asks(head(path) + b"x"), factory.asked, told.observing.seen))
+        assert seen[0] == seen[1]
+
+
+def test_draining(errors: Any) -> None:
+    """A site that is going down declines; also one that its factory has told to."""
+    for before in (True, False):
+        seen = []
+        for is_plain in (True, False):
+            told = Told(is_plain)
+
+            def make(site: Any = told.site) -> Any:
+                site.draining = True
+                return EchoTarget()
+
+            told.factories["echo"].make = make
+            told.site.draining = before
+            seen.append((told.asks(head()), told.all()))
+        assert seen[0] == seen[1]
+        assert seen[0][0][0].startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize(
+    "name", ["switch", "behind", "query", "escaped", "plain shelf", "layered", "post"]
+)
+def test_goes_past(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These do: no request is processed."""
+    processed: list[Any] = []
+    monkeypatch.setattr(UpgradeRequest, "process", processed.append)
+    told = Told(plain=True)
+    assert told.asks(ASKED[name])[0].startswith(b"HTTP/1.1 101 ")
+    assert processed == []
+
+
+def test_log_that_fails(errors: Any) -> None:
+    """If the access log fails, the connection ends, since its 101 is out; the failure is logged."""
+    told = Told(plain=True)
+    built: list[EchoTarget] = []
+    told.factories["echo"].make = lambda: built.append(EchoTarget()) or built[-1]
+
+    def log(request: Any) -> None:
+        raise Broken("no log")
+
+    told.site.log = log
+    channel = told.site.buildProtocol(ADDRESS)
+    transport = StringTransport()
+    channel.makeConnection(transport)
+    channel.dataReceived(head() + b"behind")
+    assert transport.value().startswith(b"HTTP/1.1 101 ")
+    assert transport.disconnected or transport.disconnecting
+    assert built[0].transport is None
+    assert [event["log_failure"].type for event in errors] == [Broken]
+    errors.clear()
+
+
+def test_nothing_is_left() -> None:
+    """Neither the request that the log has seen, nor what failed, waits for the garbage collector."""
+    told = Told(plain=True)
+    told.site.log = lambda request: None
+    for name in ("switch", "none"):
+        told.asks(ASKED[name])
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        for _ in range(50):
+            told.asks(ASKED["switch"])
+        told.factories["echo"].asked.clear()
+        told.observing.seen.clear()
+        assert gc.collect() < 50
+    finally:
+        gc.enable()
+    assert len(gc.get_objects()) < before + 100
+
+
+def test_token_of_the_client() -> None:
+    """The 101 spells the token as the client does, and names the version that it has offered."""
+    told = Told(plain=True)
+    assert b"\r\nUpgrade: ECHO/2\r\n" in told.asks(head(token=b"ECHO/2"))[0]
+    assert told.observing.seen[0][1] == UpgradeToken("echo", "2")

@@ -1,0 +1,121 @@
+"""
+:func:`switch_plainly`: from a request's head to its target, past the request.
+
+A factory is told of an address, and of nothing else. So where a path leads through plain resources to
+an ``UpgradeResource``, and the token to a factory, nobody on the way looks at the request, and it is
+not made; the access log alone gets one, when all is done. It is the same switch, at two thirds of what
+a request costs. Whatever somebody may have a say in goes the usual way (``UpgradeRequest.process``).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+
+from .. import _twisted
+from ..errors import NotDetachable
+from ..interfaces import Answer, IDetachable, ILayered, IUpgradeSite, SwitchHead
+from ..negotiation import Offer, UpgradeToken
+from ..takeover import is_protocol
+from .decision import SiteUpgrade
+from .head import what_is_wrong
+from .heads import head_of_101, http_date, usual_head
+from .request import UpgradeRequest
+from .resource import UpgradeResource
+from .switched import Asked, certificate_subject
+from .upgrades import Match, build
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IAddress
+
+    from .head import Head
+
+__all__ = ["log_switch", "switch_plainly"]
+
+_log = Logger()
+
+
+def switch_plainly(
+    channel: IDetachable, site: IUpgradeSite, address: IAddress, head: Head
+) -> bool | IResource:
+    """
+    Switch a connection to what a factory builds, if nobody has to look at the request.
+
+    :param address: the client's.
+    :param head: of a request without content.
+    :return: True if it has switched, and False if nothing has been done. A resource if the factory was
+        asked, and the connection has not switched: it answers the request.
+    """
+    path = head.target.partition(b"?")[0]
+    if site.requestFactory is not UpgradeRequest or what_is_wrong(head.fields):
+        return False
+    resource = site.resource_at(path)
+    if not isinstance(resource, UpgradeResource) or not resource.is_usual:
+        return False
+    found = resource.factory_for(_offer(head))
+    if found is None:
+        return False
+    token, factory = found
+    transport, switched = channel.transport, site.switched
+    if switched.why_declined(transport, address) is not None:
+        return False
+    try:
+        # It may raise NotDetachable: here, where nothing has been done yet.
+        slot = channel.slot()
+    except NotDetachable:
+        return False
+    try:
+        target = build(factory, site, address)
+    except Exception:
+        # Not kept in a variable: its traceback would keep this frame.
+        return _decided(token, Failure())
+    if not is_protocol(target) or switched.why_declined(transport, address) is not None:
+        return _decided(token, target)
+    asked = Asked(token, path, address, certificate_subject(transport))
+    try:
+        switched.switch(channel, slot, _head(token, target), asked, target)
+    except Exception:
+        # The access log's formatter, say: the connection has been aborted.
+        _log.failure("a connection could not be handed over behind its 101")
+    return True
+
+
+def _offer(head: Head) -> Offer:
+    fields = head.fields
+    return Offer.of_request(head.method, b"HTTP/1.1", fields.get(b"Upgrade"), fields.get(b"Connection"))
+
+
+def _head(token: UpgradeToken, target: object) -> SwitchHead:
+    named = token.text
+    if ILayered.providedBy(target):
+        named = ", ".join((named, *target.layers))
+    return usual_head(head_of_101(named), http_date())
+
+
+def _decided(token: UpgradeToken, result: Answer | Failure) -> IResource:
+    """What answers a request for which a factory has been asked."""
+    return SiteUpgrade(Match(token, partial(_given, result), token))
+
+
+def _given(result: Answer | Failure, request: object, token: object) -> Answer | Failure:
+    return result
+
+
+def log_switch(channel: IDetachable, asked: Head, head: SwitchHead) -> None:
+    """
+    Tell the access log of a request that was not made.
+
+    :param asked: its head.
+    :param head: the answer's.
+    """
+    request = UpgradeRequest(channel)
+    request.requestHeaders = _twisted.headers_of(asked.fields)
+    # The socket may be closed when it is asked for.
+    _ = request.host
+    request.note_switch(asked.method, asked.target, head)
+    request.log_noted()
+    del request.channel
