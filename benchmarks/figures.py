@@ -9,21 +9,26 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from load import Done
+from load import Done, Turn, together
 from peers import Peer
 from processes import Server, running
 from report import BUSY, LOAD, RATE, Section, Verdict, tables_of
 
 __all__ = [
     "CPU",
+    "P50",
+    "P99",
+    "TURNS",
     "Comparison",
     "Goal",
     "Options",
+    "Work",
     "called",
     "chosen",
     "options_of",
@@ -31,6 +36,9 @@ __all__ = [
     "publish",
     "turns",
 ]
+
+TURNS = 10
+"""Of each server, in each round. The machine may be a fifth faster in the next second."""
 
 CPU = "CPU, µs"
 P50, P99 = "p50, ms", "p99, ms"
@@ -92,6 +100,15 @@ class Goal(NamedTuple):
     """Where the other figure is; empty: in the same table and column."""
 
 
+class Work(NamedTuple):
+    """Something that is measured in turns with other works."""
+
+    table: str
+    server: Server
+    begin: Callable[[Server], AbstractContextManager[Turn]]
+    """What has been begun goes on in each turn. Most servers do not leave a client idle for long."""
+
+
 class Comparison:
     """
     Collects the values.
@@ -118,8 +135,8 @@ class Comparison:
         """Remember what became of a load."""
         self.add(table, CPU, kind, done.each * 1e6)
         self.add(table, RATE, kind, done.rate)
-        self.add(table, P50, kind, done.p50 * 1e3)
-        self.add(table, P99, kind, done.p99 * 1e3)
+        self.add(table, P50, kind, done.percentile(50) * 1e3)
+        self.add(table, P99, kind, done.percentile(99) * 1e3)
         self.add(table, BUSY, kind, done.busy)
         self.add(table, LOAD, kind, done.load_busy)
 
@@ -134,11 +151,46 @@ class Comparison:
     def each(self, servers: Sequence[Server], measure: Callable[[Server], None]) -> None:
         """Do something with one server after the other; those that fail are left out."""
         for server in servers:
+            self._unless_it_fails(server, partial(measure, server))
+
+    def compare(
+        self, table: str, servers: Sequence[Server], do: Callable[[Server], Done], count: int = TURNS
+    ) -> None:
+        """One round of something that begins anew in each turn of a server."""
+
+        @contextmanager
+        def begin(server: Server) -> Iterator[Turn]:
+            yield partial(do, server)
+
+        self.take_turns([Work(table, server, begin) for server in servers], count)
+
+    def take_turns(self, works: Sequence[Work], count: int = TURNS) -> None:
+        """One round of several works: a part of each in turn, again and again."""
+        parts: dict[int, list[Done]] = {number: [] for number in range(len(works))}
+        turn_of: dict[int, Turn] = {}
+        with ExitStack() as stack:
+
+            def begin(number: int) -> None:
+                turn_of[number] = stack.enter_context(works[number].begin(works[number].server))
+
+            def go_on(number: int) -> None:
+                parts[number].append(turn_of[number]())
+
+            for act, times in ((begin, 1), (go_on, count)):
+                for turn in range(times):
+                    for number in turns([*parts], turn):
+                        self._unless_it_fails(works[number].server, partial(act, number))
+        for number, done in parts.items():
+            table, server, _ = works[number]
             if server.kind not in self.missing:
-                try:
-                    measure(server)
-                except (RuntimeError, OSError, ValueError) as error:
-                    self.leave_out(server.kind, str(error) or type(error).__name__)
+                self.add_done(table, server.kind, together(done))
+
+    def _unless_it_fails(self, server: Server, act: Callable[[], object]) -> None:
+        if server.kind not in self.missing:
+            try:
+                act()
+            except (RuntimeError, OSError, ValueError) as error:
+                self.leave_out(server.kind, str(error) or type(error).__name__)
 
     def section(self, goals: Sequence[Goal] = ()) -> Section:
         """All of it, and what became of the goals."""
@@ -182,7 +234,10 @@ def called(peer: Peer) -> str:
     return f"{peer.title} ({peer.runs or peer.packages[0]} {peer.version()})"
 
 
-def turns(kinds: Sequence[str], number: int) -> list[str]:
+T = TypeVar("T")
+
+
+def turns(kinds: Sequence[T], number: int) -> list[T]:
     """Whose turn is first changes with each round."""
     first = number % len(kinds) if kinds else 0
     return [*kinds[first:], *kinds[:first]]

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
@@ -25,22 +25,33 @@ from load import idle
 from processes import HOST, Server, check, on_core, prepare, raise_limit
 from servers import Echo
 from switching import ORDINARY, SHORT, dialogue
+from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.stdio import StandardIO
 from twisted.logger import globalLogBeginner
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.web.resource import Resource
 
-from upgrade_switch import UpgradeResource, UpgradeSite
+from upgrade_switch import UpgradeResource, UpgradeService, UpgradeSite
 from upgrade_switch.observe import Status, StatusResource
 
 KINDS = {"raw": "a Twisted protocol, without HTTP", "switch": "UpgradeSite, as large sites have it"}
 STEPS = (1000, 5000, 10000, 20000)
-CLOSING = 5000
+PARTS = 10
+"""Of each step: in each part, the servers have their turns."""
+CLOSING, SECONDS_TO_CLOSE = 5000, 0.5
 # Descriptors for everything else, on either side.
 OTHERS = 100
 STALL, LONGEST = f"an echo while {CLOSING:,} close", "longest, ms"
-GOALS = (Goal(STALL, LONGEST, "switch", "", "<=", 100),)
+EACH = "CPU each, µs"
+
+
+def goals_of(steps: Sequence[int]) -> Sequence[Goal]:
+    """What each step's connections cost is shown beside raw's: that is to be the same in all steps."""
+    return (
+        Goal(STALL, LONGEST, "switch", "", "<=", 100),
+        *(Goal(f"to {step:,} connections", EACH, "switch", "raw") for step in steps),
+    )
 
 
 class Control(LineOnlyReceiver):
@@ -105,9 +116,20 @@ def serve(kind: str) -> None:
     reactor: Any = import_module("twisted.internet.reactor")
     globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
     factory: Factory[Any] = Factory.forProtocol(Echo) if kind == "raw" else site_of(reactor)
-    port = reactor.listenTCP(0, factory, backlog=128, interface=HOST)
-    StandardIO(Control(reactor, port.getHost().port, factory))
+    reactor.callWhenRunning(listen, reactor, factory)
     reactor.run()
+
+
+def listen(reactor: Any, factory: Factory[Any]) -> None:
+    """On a port that is free now."""
+    with socket.create_server((HOST, 0)) as free:
+        port = free.getsockname()[1]
+    endpoint = TCP4ServerEndpoint(reactor, port, backlog=128, interface=HOST)
+    if isinstance(factory, UpgradeSite):
+        UpgradeService(endpoint, factory).startService()
+    else:
+        endpoint.listen(factory)
+    StandardIO(Control(reactor, port, factory))
 
 
 def site_of(reactor: Any) -> UpgradeSite:
@@ -154,10 +176,10 @@ def waiting(server: Server) -> Iterator[list[float]]:
 
 
 def ask_for_status(server: Server) -> float:
-    """How long the status page takes, in seconds."""
+    """How long it takes to be told of all connections, in seconds."""
     began = time.perf_counter()
     with socket.create_connection((HOST, server.port)) as client:
-        client.sendall(b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        client.sendall(b"GET /status/json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         head = client.recv(65536)
         check(b" 200 " in head[:20])
         while client.recv(65536):
@@ -165,36 +187,85 @@ def ask_for_status(server: Server) -> float:
     return time.perf_counter() - began
 
 
-def grow(comparison: Comparison, server: Asked, steps: Sequence[int]) -> None:
-    """Add connections in steps, look at each, and then end many at once, and all."""
-    kind, said = server.kind, dialogue(server.kind, SHORT)
-    with ExitStack() as stack:
-        held = 0
-        for step in steps:
-            table = f"to {step:,} connections"
-            server.ask(b"collect")
-            before, cpu = server.memory, server.cpu
-            closing = ExitStack()
-            closing.enter_context(idle(server, said, step - held))
-            comparison.add(table, "CPU each, µs", kind, (server.cpu - cpu) / (step - held) * 1e6)
-            server.ask(b"collect")
-            comparison.add(table, "KiB each", kind, (server.memory - before) / (step - held) / 1024)
-            if kind == "switch":
-                comparison.add(table, "status page, ms", kind, ask_for_status(server) * 1e3)
-            stack.push(closing)
-            if step - held == CLOSING:
-                many = closing
-            held = step
-        with waiting(server) as took:
-            many.close()
-            if kind == "switch":
-                ask_for_status(server)
-        comparison.add(STALL, LONGEST, kind, max(took) * 1e3)
+class Growing:
+    """A server that has more and more connections."""
+
+    def __init__(self, comparison: Comparison, server: Asked, stack: ExitStack) -> None:
+        """
+        :param stack: has the connections end.
+        """
+        self._add = comparison.add
+        self._server = server
+        self._stack = stack
+        self._said = dialogue(server.kind, SHORT)
+        self._held = 0
+        self._ends: list[Callable[[], None]] = []
+        # As large as it was before this step.
+        self._before = self._cpu = 0.0
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._server.ask(b"collect")
+        self._before, self._cpu = self._server.memory, 0.0
+        self._ends = []
+
+    def grow(self, more: int) -> None:
+        """A part of a step."""
+        cpu = self._server.cpu
+        self._ends.append(self._stack.enter_context(idle(self._server, self._said, more)))
+        self._cpu += self._server.cpu - cpu
+
+    def end(self, step: int) -> list[Callable[[], None]]:
+        """
+        Look at what a step has added.
+
+        :param step: how many connections there are now.
+        :return: these end what the step has begun.
+        """
+        table, kind, added = f"to {step:,} connections", self._server.kind, step - self._held
+        self._held = step
+        self._add(table, EACH, kind, self._cpu / added * 1e6)
+        self._server.ask(b"collect")
+        self._add(table, "KiB each", kind, (self._server.memory - self._before) / added / 1024)
         if kind == "switch":
-            left = held - CLOSING
-            comparison.add(
-                f"drain of {left:,}", "CPU each, µs", kind, server.ask(b"drain") / left / 1e3
-            )
+            self._add(table, "status, ms", kind, ask_for_status(self._server) * 1e3)
+        return self._ends
+
+    def close(self, ends: Sequence[Callable[[], None]]) -> None:
+        """End many at once, while somebody else is there; and then, those that are left."""
+        kind, cpu = self._server.kind, self._server.cpu
+        ended = f"the end of {CLOSING:,}"
+        with waiting(self._server) as took:
+            for end in ends:
+                end()
+            if kind == "switch":
+                ask_for_status(self._server)
+            time.sleep(SECONDS_TO_CLOSE)
+        # The echoes are in it, too; there are few.
+        self._add(ended, EACH, kind, (self._server.cpu - cpu) / CLOSING * 1e6)
+        self._add(STALL, LONGEST, kind, max(took) * 1e3)
+        if kind == "switch":
+            left = self._held - CLOSING
+            self._add(f"drain of {left:,}", EACH, kind, self._server.ask(b"drain") / left / 1e3)
+
+
+def grow(comparison: Comparison, servers: Sequence[Asked], steps: Sequence[int]) -> None:
+    """Add connections in steps, to all of the servers in turns; then end many at once, and all."""
+    with ExitStack() as stack:
+        growing = [Growing(comparison, server, stack) for server in servers]
+        held, many = 0, []
+        for step in steps:
+            for each in growing:
+                each.begin()
+            for number in range(PARTS):
+                for each in growing[number % 2 :] + growing[: number % 2]:
+                    each.grow((step - held) // PARTS)
+            ends = [each.end(step) for each in growing]
+            if step - held == CLOSING:
+                many = ends
+            held = step
+        for each, closing in zip(growing, many, strict=True):
+            each.close(closing)
 
 
 def main() -> None:
@@ -209,15 +280,14 @@ def main() -> None:
         return
     core = prepare()
     most = min(STEPS[-1], raise_limit() - OTHERS)
-    steps = [min(step, most) for step in (STEPS[:3] if options.is_quick else STEPS)]
+    steps = [min(step, most) // 100 * 100 for step in (STEPS[:3] if options.is_quick else STEPS)]
     if most < STEPS[-1]:
         print(f"no more than {most:,} connections: the limit for open files (ulimit -Hn)")
     comparison = Comparison("Growth", KINDS, options.rounds)
     for _ in range(options.rounds):
-        for kind in KINDS:
-            with asked(kind, core) as server:
-                grow(comparison, server, steps)
-    publish(comparison.section(GOALS), options)
+        with ExitStack() as stack:
+            grow(comparison, [stack.enter_context(asked(kind, core)) for kind in KINDS], steps)
+    publish(comparison.section(goals_of(steps)), options)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 
 from processes import HOST, Server, Wrong, check, waited
 
-__all__ = ["PARALLEL", "Dialogue", "Done", "echo_many", "idle", "is_compiled", "switch_many"]
+__all__ = [
+    "PARALLEL",
+    "Dialogue",
+    "Done",
+    "Turn",
+    "echo_many",
+    "idle",
+    "is_compiled",
+    "switch_many",
+    "together",
+]
 
 PARALLEL = 32
 _SOURCE = Path(__file__).with_name("load.c")
@@ -50,8 +61,8 @@ class Done(NamedTuple):
     cpu: float
     """The server's."""
     load_cpu: float
-    p50: float
-    p99: float
+    took: Sequence[float]
+    """How long each took, in any order."""
 
     @property
     def each(self) -> float:
@@ -71,6 +82,20 @@ class Done(NamedTuple):
     def load_busy(self) -> float:
         """The load's share of its core, in percent."""
         return self.load_cpu / self.seconds * 100
+
+    def percentile(self, percent: int) -> float:
+        """The time that so many percent of all did not exceed."""
+        return sorted(self.took)[len(self.took) * percent // 100]
+
+
+Turn = Callable[[], Done]
+"""Does a part of what is measured."""
+
+
+def together(parts: Sequence[Done]) -> Done:
+    """What has been done in several turns."""
+    times, seconds, cpu, load_cpu, took = zip(*parts, strict=True)
+    return Done(sum(times), sum(seconds), sum(cpu), sum(load_cpu), [*chain(*took)])
 
 
 @cache
@@ -124,16 +149,14 @@ def _answer(process: subprocess.Popen[bytes]) -> str:
     return line
 
 
-def _measured(
-    mode: str, server: Server, connections: int, count: int, dialogue: Dialogue, whole: int
-) -> Done:
+def _measured(mode: str, server: Server, connections: int, count: int, dialogue: Dialogue) -> Done:
     with _ready(mode, server, connections, count, dialogue) as process:
         assert process.stdin is not None
         before = server.cpu
         process.stdin.write(b"\n")
         process.stdin.flush()
-        seconds, load_cpu, p50, p99 = map(float, _answer(process).split())
-        return Done(whole, seconds, server.cpu - before, load_cpu, p50, p99)
+        seconds, load_cpu, *took = map(float, _answer(process).split())
+        return Done(len(took), seconds, server.cpu - before, load_cpu, took)
 
 
 def switch_many(server: Server, dialogue: Dialogue, count: int, parallel: int = PARALLEL) -> Done:
@@ -142,7 +165,7 @@ def switch_many(server: Server, dialogue: Dialogue, count: int, parallel: int = 
 
     :raises Wrong: if the server does not do what it should.
     """
-    return _measured("switch", server, parallel, count, dialogue, count)
+    return _measured("switch", server, parallel, count, dialogue)
 
 
 def echo_many(server: Server, dialogue: Dialogue, connections: int, times: int) -> Done:
@@ -151,14 +174,19 @@ def echo_many(server: Server, dialogue: Dialogue, connections: int, times: int) 
 
     :raises Wrong: if the server does not do what it should.
     """
-    return _measured("echo", server, connections, times, dialogue, connections * times)
+    return _measured("echo", server, connections, times, dialogue)
 
 
 @contextmanager
-def idle(server: Server, dialogue: Dialogue, connections: int) -> Iterator[None]:
-    """So many switched connections, on which nothing happens any more."""
-    with _ready("echo", server, connections, 0, dialogue):
-        yield
+def idle(server: Server, dialogue: Dialogue, connections: int) -> Iterator[Callable[[], None]]:
+    """
+    So many switched connections, on which nothing happens any more.
+
+    :return: ends them before the block does, all at once, and does not wait until they have.
+    """
+    with _ready("echo", server, connections, 0, dialogue) as process:
+        yield process.kill
+    server.come_to_rest()
 
 
 # The load in Python.
@@ -261,8 +289,7 @@ def _main(arguments: list[str], says: BinaryIO, hears: TextIO) -> None:
     began, cpu = time.perf_counter(), time.process_time()
     took = _switch(port, parallel, count, dialogue) if mode == "switch" else _echo(connections, count)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    took.sort()
-    print(seconds, cpu, took[len(took) // 2], took[len(took) * 99 // 100], file=hears, flush=True)
+    print(seconds, cpu, *took, file=hears, flush=True)
     says.read()
 
 

@@ -118,6 +118,13 @@ class Server:
         # The clock of another process: clock_getcpuclockid(3).
         return time.clock_gettime(~self.pid << 3 | 2)
 
+    def come_to_rest(self) -> None:
+        """Wait until it has nothing to do any more: until it has closed what clients have left, say."""
+        before = -1.0
+        while self.cpu - before > 0.001:
+            before = self.cpu
+            time.sleep(0.02)
+
     @property
     def memory(self) -> int:
         """Its resident bytes."""

@@ -21,8 +21,8 @@ import base64
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from figures import CPU, Comparison, Goal, chosen, options_of, peer_rounds, publish
-from load import Dialogue, echo_many, idle, switch_many
+from figures import CPU, P99, TURNS, Comparison, Goal, chosen, options_of, peer_rounds, publish
+from load import Dialogue, Done, echo_many, idle, switch_many
 from peers import PEERS
 from processes import Server, prepare
 from report import ECHO, SWITCH
@@ -44,7 +44,6 @@ WARM_UP = 1500
 """Node's compiler needs to have seen as many."""
 
 THREE, LARGE_ECHO, IDLE = "a switch, three fields", "an echo of 64 KiB", "an idle connection"
-P99 = "p99, ms"
 
 SERVERS = (
     peer_of("raw", "a Twisted protocol on a port, without HTTP", "Twisted"),
@@ -92,20 +91,19 @@ def measure(comparison: Comparison, servers: Sequence[Server], size: Size) -> No
     """One round: each server in turn, thing by thing."""
 
     def switch(table: str, request: bytes) -> None:
-        def measured(server: Server) -> None:
-            done = switch_many(server, dialogue(server.kind, SHORT, request), size.switches)
-            comparison.add_done(table, server.kind, done)
+        def switched(server: Server) -> Done:
+            said = dialogue(server.kind, SHORT, request)
+            return switch_many(server, said, size.switches // TURNS)
 
-        comparison.each(servers, measured)
+        comparison.compare(table, servers, switched)
 
     def echo(table: str, message: bytes, times: int) -> None:
-        def measured(server: Server) -> None:
-            said = dialogue(server.kind, message)
-            # Compilers at run time need to have seen some.
-            echo_many(server, said, ECHOING, times // 5)
-            comparison.add_done(table, server.kind, echo_many(server, said, ECHOING, times))
+        def echoed(server: Server) -> Done:
+            return echo_many(server, dialogue(server.kind, message), ECHOING, times // TURNS)
 
-        comparison.each(servers, measured)
+        # Compilers at run time need to have seen some.
+        comparison.each(servers, echoed)
+        comparison.compare(table, servers, echoed)
 
     comparison.each(servers, warm_up)
     comparison.each(servers, lambda server: hold(comparison, server, size.idle))

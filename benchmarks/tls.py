@@ -12,20 +12,20 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from statistics import quantiles
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from figures import CPU, Comparison, Goal, chosen, options_of, peer_rounds, publish
-from load import Done
+from figures import CPU, TURNS, Comparison, Goal, Work, chosen, options_of, peer_rounds, publish
+from load import Done, Turn
 from peers import Peer
 from processes import Server, check, prepare
 from report import ECHO
 from secured import make_certificate, secured
 from servers import MEGABYTE
-from switching import ECHOING, ORDINARY, SMALL
+from switching import ECHOING, IDLE, ORDINARY, SMALL
 
 DOWN, UP = "1 MiB to the client", "1 MiB from the client"
 SERVERS_FILE = str(Path(__file__).with_name("servers.py"))
@@ -82,6 +82,7 @@ GOALS = (
     *(Goal(table, CPU, "service", "raw", "<=", 1.05) for table in (ECHO, UP)),
     Goal(DOWN, CPU, "service", "raw", "<=", 0.6),
     *(Goal(table, CPU, "service", "node") for table in (ECHO, DOWN, UP)),
+    Goal(IDLE, "KiB", "service", "raw"),
 )
 
 
@@ -90,6 +91,7 @@ class Size(NamedTuple):
 
     small: int = 800
     bulk: int = 60
+    idle: int = 150
 
 
 def opened(server: Server, does: bytes) -> ssl.SSLSocket:
@@ -113,50 +115,72 @@ def read(connection: ssl.SSLSocket, count: int, buffer: bytearray) -> None:
         count -= size
 
 
-def exchange(
+@contextmanager
+def exchanging(
     server: Server, does: bytes, connections: int, message: bytes, answer: int, times: int
-) -> Done:
-    """Send a message on all of the connections, and read the answers, so many times."""
+) -> Iterator[Turn]:
+    """Send a message on all of the connections, and read the answers, so many times in a turn."""
     opened_ = [opened(server, does) for _ in range(connections)]
-    buffer, took = bytearray(1 << 16), []
+    buffer = bytearray(1 << 16)
 
-    def turn() -> None:
+    def exchange() -> Iterator[float]:
         began = []
         for connection in opened_:
             began.append(time.perf_counter())
             connection.sendall(message)
         for connection, then in zip(opened_, began, strict=True):
             read(connection, answer, buffer)
-            took.append(time.perf_counter() - then)
+            yield time.perf_counter() - then
 
-    for _ in range(times // 5):
+    def turn() -> Done:
+        cpu, now, own = server.cpu, time.perf_counter(), time.process_time()
+        took = [each for _ in range(times) for each in exchange()]
+        own, seconds, cpu = time.process_time() - own, time.perf_counter() - now, server.cpu - cpu
+        return Done(len(took), seconds, cpu, own, took)
+
+    try:
+        # Compilers at run time need to have seen some.
         turn()
-    took.clear()
-    cpu, now, own = server.cpu, time.perf_counter(), time.process_time()
-    for _ in range(times):
         turn()
-    own, seconds, cpu = time.process_time() - own, time.perf_counter() - now, server.cpu - cpu
-    for connection in opened_:
-        connection.close()
-    percentiles = quantiles(took, n=100)
-    return Done(times * connections, seconds, cpu, own, percentiles[49], percentiles[98])
+        yield turn
+    finally:
+        for connection in opened_:
+            connection.close()
+
+
+def hold(comparison: Comparison, server: Server, count: int) -> None:
+    """What an idle connection takes."""
+    with ExitStack() as stack:
+        for _ in range(count):
+            # Those of the first time fill the room that has been left since the server was started.
+            stack.enter_context(opened(server, b"e"))
+        before = server.memory
+        for _ in range(count):
+            stack.enter_context(opened(server, b"e"))
+        comparison.add(IDLE, "KiB", server.kind, (server.memory - before) / count / 1024)
 
 
 def measure(comparison: Comparison, servers: Sequence[Server], size: Size) -> None:
     """One round: each server in turn, thing by thing."""
 
-    def table(title: str, done: Callable[[Server], Done]) -> None:
-        comparison.each(servers, lambda server: comparison.add_done(title, server.kind, done(server)))
+    def compare(
+        table: str, does: bytes, connections: int, message: bytes, answer: int, times: int
+    ) -> None:
+        def begin(server: Server) -> AbstractContextManager[Turn]:
+            return exchanging(server, does, connections, message, answer, times // TURNS)
 
-    table(ECHO, lambda server: exchange(server, b"e", ECHOING, SMALL, len(SMALL), size.small))
-    table(DOWN, lambda server: exchange(server, b"d", 1, b"d", len(MEGABYTE), size.bulk))
-    table(UP, lambda server: exchange(server, b"u", 1, MEGABYTE, 1, size.bulk))
+        comparison.take_turns([Work(table, server, begin) for server in servers])
+
+    comparison.each(servers, lambda server: hold(comparison, server, size.idle))
+    compare(ECHO, b"e", ECHOING, SMALL, len(SMALL), size.small)
+    compare(DOWN, b"d", 1, b"d", len(MEGABYTE), size.bulk)
+    compare(UP, b"u", 1, MEGABYTE, 1, size.bulk)
 
 
 def main() -> None:
     options = options_of("What a switched byte costs over TLS.", 15, 2)
     core = prepare()
-    size = Size(200, 20) if options.is_quick else Size()
+    size = Size(200, 20, 50) if options.is_quick else Size()
     with TemporaryDirectory() as folder:
         servers = servers_of(make_certificate(Path(folder)))
         comparison, peers = chosen("TLS", servers, options)

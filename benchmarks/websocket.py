@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from figures import CPU, Comparison, Goal, chosen, options_of, peer_rounds, publish
-from load import Dialogue, echo_many, idle, switch_many
+from figures import CPU, TURNS, Comparison, Goal, chosen, options_of, peer_rounds, publish
+from load import Dialogue, Done, echo_many, idle, switch_many
 from peers import PEERS
 from processes import Server, prepare
 from report import ECHO, SWITCH
@@ -86,18 +86,15 @@ def measure(comparison: Comparison, servers: Sequence[Server], size: Size) -> No
     """One round: each server in turn, thing by thing."""
 
     def switch(table: str, said: Dialogue) -> None:
-        def measured(server: Server) -> None:
-            comparison.add_done(table, server.kind, switch_many(server, said, size.handshakes))
-
-        comparison.each(servers, measured)
+        count = size.handshakes // TURNS
+        comparison.compare(table, servers, lambda server: switch_many(server, said, count))
 
     def echo(table: str, length: int, times: int) -> None:
-        def measured(server: Server) -> None:
-            said = message(length)
-            echo_many(server, said, ECHOING, times // 5)
-            comparison.add_done(table, server.kind, echo_many(server, said, ECHOING, times))
+        def echoed(server: Server) -> Done:
+            return echo_many(server, message(length), ECHOING, times // TURNS)
 
-        comparison.each(servers, measured)
+        comparison.each(servers, echoed)
+        comparison.compare(table, servers, echoed)
 
     comparison.each(servers, warm_up)
     comparison.each(servers, lambda server: hold(comparison, server, size.idle))

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from figures import Comparison, Goal, options_of, publish
+from figures import CPU, P50, P99, Comparison, Goal, options_of, publish
 from processes import HOST, check, end_in_order, waited
 
 COMMAND = str(Path(sys.executable).with_name("upgrade-switch"))
@@ -132,13 +132,19 @@ def ask(address: tuple[str, int], seconds: float, rate: float = 0) -> list[float
     return took
 
 
-def rate(workers: Workers, seconds: float) -> float:
-    """Answers a second, if the workers had their cores for themselves."""
+def compare(comparison: Comparison, kind: str, workers: Workers, seconds: float) -> None:
+    """
+    Measure what workers answer: with their rate if they had their cores for themselves. The load has to
+    share these, and so the times of the answers are those beside the load.
+    """
     ask(workers.address, seconds / 4)
     cpu, idle = workers.cpu(), workers.idle()
-    answers = len(ask(workers.address, seconds))
-    could_have_had = workers.cpu() - cpu + workers.idle() - idle
-    return answers * workers.count / could_have_had
+    took = sorted(ask(workers.address, seconds))
+    cpu, idle = workers.cpu() - cpu, workers.idle() - idle
+    comparison.add(GET, CPU, kind, cpu / len(took) * 1e6)
+    comparison.add(GET, RATE, kind, len(took) * workers.count / (cpu + idle))
+    comparison.add(GET, P50, kind, took[len(took) // 2] * 1e3)
+    comparison.add(GET, P99, kind, took[len(took) * 99 // 100] * 1e3)
 
 
 def slowest(workers: Workers, seconds: float, reloads: bool) -> tuple[float, float]:
@@ -174,13 +180,13 @@ def main() -> None:
     for number in range(options.rounds):
         for kind, count in (("one", 1), ("two", 2)) if number % 2 else (("two", 2), ("one", 1)):
             with running(count, cores) as workers:
-                comparison.add(GET, RATE, kind, rate(workers, seconds))
+                compare(comparison, kind, workers, seconds)
     with running(2, cores) as workers:
         for reloads in (False, True):
             longest, p99 = slowest(workers, 2 * seconds, reloads)
             table = WITH_RELOAD if reloads else WITHOUT
             comparison.add(table, "longest, ms", "two", longest)
-            comparison.add(table, "p99, ms", "two", p99)
+            comparison.add(table, P99, "two", p99)
     publish(comparison.section(GOALS), options)
 
 

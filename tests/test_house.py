@@ -27,7 +27,7 @@ FLOORS = (
     {"negotiation"},
     {"interfaces"},
     {"_twisted"},
-    {"sending", "idleness"},
+    {"sending", "idleness", "half_closed"},
     {"takeover"},
     {"connection"},
     {"splicing", "http2", "observe"},

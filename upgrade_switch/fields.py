@@ -28,6 +28,7 @@ __all__ = [
     "one_line",
     "options_without",
     "printable",
+    "says_continue",
     "split_absolute",
     "split_protocol",
     "written_head",
@@ -164,6 +165,11 @@ def connection_options(lines: Sequence[bytes]) -> frozenset[str]:
 @lru_cache(_MOST_REMEMBERED)
 def _options_of_line(line: bytes) -> frozenset[str]:
     return frozenset(elements((line.lower(),)))
+
+
+def says_continue(lines: Iterable[bytes]) -> bool:
+    """Whether a 100 (Continue) is among the expectations of all ``Expect`` lines (RFC 9110 §10.1.1)."""
+    return any(element.lower() == "100-continue" for element in elements(lines))
 
 
 def options_without(lines: Iterable[bytes], dropped: Collection[str]) -> list[str]:

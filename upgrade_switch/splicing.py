@@ -23,6 +23,7 @@ from zope.interface import implementer
 from . import _twisted
 from .connection import SwitchedConnection, abort_because
 from .errors import AlreadyInstalled, InvalidArgument
+from .half_closed import HalfClosed
 from .idleness import Idleness
 from .interfaces import ICountsBytes, IStreamTransport
 from .sending import SendingWatch, is_clean_end, reset_when_sent
@@ -215,6 +216,8 @@ class SpliceEnd(Protocol):
         self._must_reset = False
         self._tls: TLSMemoryBIOProtocol | None = None
         self._resetting: SendingWatch | None = None
+        # While the peer has finished, and the opposite direction goes on.
+        self._half_closed: HalfClosed | None = None
         # What came before the other end was connected: TLS delivers what it has read, even if paused.
         self._received_early: list[bytes] = []
 
@@ -310,7 +313,10 @@ class SpliceEnd(Protocol):
                 other.transport.loseConnection()
                 self.transport.unregisterProducer()
                 self.transport.loseConnection()
-            elif _twisted.is_half_closeable(other.transport):
+                return
+            if self._half_closed is None and HalfClosed.can_look(self.transport):
+                self._half_closed = HalfClosed(self.transport, self.splice.clock, self.abort)
+            if _twisted.is_half_closeable(other.transport):
                 other.transport.loseWriteConnection()
             else:
                 self.half_close_unsupported()
@@ -330,6 +336,8 @@ class SpliceEnd(Protocol):
         self.lost = True
         if self._resetting is not None:
             self._resetting.cancel()
+        if self._half_closed is not None:
+            self._half_closed.cancel()
         # A TLS layer keeps its producer, which leads to the other transport, even after its end.
         self.transport.unregisterProducer()
         is_clean = self.is_clean_end(reason)

@@ -7,11 +7,12 @@ The chain of transports is that of ``test_splice``.
 from __future__ import annotations
 
 import socket
+import sys
 from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectionDone, ConnectionLost, TimeoutError
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
@@ -19,8 +20,12 @@ from tests.kit.farside import KINDS, MEGABYTE, Chains, ClosingCollector, settled
 from tests.kit.harness import reactor
 from tests.kit.waiting import eventually, turns
 from upgrade_switch import _twisted, sending
+from upgrade_switch.half_closed import HalfClosed
 
 both_directions = pytest.mark.parametrize("backwards", [False, True], ids=["onwards", "backwards"])
+half_closing = pytest.mark.parametrize(
+    ("near", "far"), [(near, far) for near in KINDS for far in KINDS if "tls" not in (near, far)]
+)
 every_kind = pytest.mark.parametrize("other", KINDS)
 
 
@@ -297,3 +302,60 @@ def test_watch_cancelled(watched: Sending) -> None:
     watching.cancel()
     clock.advance(100)
     assert (told, clock.getDelayedCalls()) == ([], [])
+
+
+@both_directions
+@half_closing
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+@pytest_twisted.ensureDeferred
+async def test_gone_behind_its_half_close(chain: Chains, near: str, far: str, backwards: bool) -> None:
+    """
+    A side that has finished sending, and is reset then, is noticed though the other side says nothing;
+    one that is still there is left alone.
+    """
+    clock = Clock()
+    joined = await chain(near, far, spliced=False)
+    joined.splice(reactor=clock)
+    await joined.greet()
+    first, second = joined.ends(backwards)
+    first.transport.loseWriteConnection()
+    await second.sees_end()
+    clock.pump([10] * 20)
+    second.send(b"still here")
+    await first.has(10)
+    first.transport.abortConnection()
+    await first.is_lost()
+    await eventually(lambda: clock.advance(10) or joined.done.called)
+    await joined.done
+    # Nobody looks at this one either until it writes.
+    second.send(b"anybody?")
+    await second.is_lost()
+    assert clock.getDelayedCalls() == []
+
+
+@half_closing
+@pytest_twisted.ensureDeferred
+async def test_half_closes_leave_nothing(chain: Chains, near: str, far: str) -> None:
+    """When both sides have finished, nothing looks after them any more."""
+    clock = Clock()
+    joined = await chain(near, far, spliced=False)
+    joined.splice(reactor=clock)
+    await joined.greet()
+    joined.left.transport.loseWriteConnection()
+    await joined.right.sees_end()
+    joined.right.transport.loseWriteConnection()
+    await joined.done
+    assert clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("timed_out", [False, True])
+def test_why_it_is_gone(monkeypatch: pytest.MonkeyPatch, timed_out: bool) -> None:
+    """What TCP has given up itself has timed out; anything else was lost."""
+    for name, answer in (("has_died", True), ("has_timed_out", timed_out)):
+        monkeypatch.setattr(_twisted, name, lambda transport, answer=answer: answer)
+    told: list[Exception] = []
+    clock = Clock()
+    HalfClosed(object(), clock, told.append)
+    clock.pump([10] * 9)
+    assert [*map(type, told)] == [TimeoutError if timed_out else ConnectionLost]
+    assert clock.getDelayedCalls() == []

@@ -199,11 +199,14 @@ def test_load(load: Any, server: Any, head: bytes) -> None:
     done = load.switch_many(at, said, 20, parallel=3)
     assert (server.connections, server.echoed) == (20, 20_000)
     assert done.times == 20
-    assert 0 < done.p50 <= done.p99 <= done.seconds
+    assert 0 < done.percentile(50) <= done.percentile(99) <= done.seconds
     assert min(done.cpu, done.load_cpu) > 0
     # Each of the three has been through it once when the echoes begin.
-    assert load.echo_many(at, said, 3, 7).times == 21
+    parts = [done, load.echo_many(at, said, 3, 7)]
     assert (server.connections, server.echoed) == (23, 44_000)
+    both = load.together(parts)
+    assert (both.times, len(both.took)) == (41, 41)
+    assert both.cpu == sum(part.cpu for part in parts)
     with load.idle(at, said, 5):
         assert (server.connections, server.echoed) == (28, 49_000)
 

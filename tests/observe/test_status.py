@@ -13,13 +13,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.web.pages import forbidden
 from twisted.web.resource import Resource
 from twisted.web.test.requesthelper import DummyRequest
 from zope.interface import implementer
 
+from tests.kit.calls import Count
 from tests.kit.harness import EchoTarget
 from upgrade_switch import UpgradeResource, UpgradeSite
+from upgrade_switch.connection import SwitchedConnection
 from upgrade_switch.interfaces import IBackEnd, ICountsBytes
 from upgrade_switch.observe import Status, StatusResource
 from upgrade_switch.testing import Client, talk_to
@@ -245,6 +248,37 @@ def test_bytes() -> None:
     shown = status.as_json()
     assert [(c["bytes_in"], c["bytes_out"]) for c in shown["switched"]] == [(3, 3)]
     assert shown["totals"]["bytes"] == {"echo": {"in": 8, "out": 8}}
+
+
+def test_bytes_among_many() -> None:
+    """How many connections there are whose targets count nothing does not matter to the sum."""
+    setting = Setting()
+    counting = UpgradeResource({"counting": Factory.forProtocol(Counting)})
+    setting.site.resource.putChild(b"counted", counting)
+    setting.client().offer("counting", b"123", path="/counted")
+    calls = []
+    for _ in range(2):
+        for _ in range(20):
+            setting.client().offer("echo", path="/u")
+        count = Count()
+        count.of(setting.status.bytes_by_token)
+        calls.append(count.calls)
+    assert calls[0] == calls[1]
+    assert setting.status.bytes_by_token() == {("counting", "in"): 3, ("counting", "out"): 3}
+
+
+def test_bytes_behind_a_second_switch() -> None:
+    """A connection that has switched again is counted by its new target, or no more."""
+    status = Status(Clock())
+    counting = Counting()
+    counting.bytes_in = 5
+    connection = SwitchedConnection(StringTransport(), None, b"", 0.0)
+    connection.target = counting
+    status.switched(connection)
+    assert status.bytes_by_token() == {("", "in"): 5, ("", "out"): 0}
+    connection.target = EchoTarget()
+    status.switched(connection)
+    assert status.bytes_by_token() == {}
 
 
 @implementer(IBackEnd)

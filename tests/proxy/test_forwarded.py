@@ -174,6 +174,51 @@ def test_translation(chain: bytes, forwarded: bytes) -> None:
     assert found[b"Forwarded"] == (forwarded + b", " + own if forwarded else own)
 
 
+@pytest.mark.parametrize(
+    ("forwarded", "chain", "proto", "host"),
+    [
+        (b"for=203.0.113.7;proto=https;host=h", b"203.0.113.7", b"https", b"h"),
+        (
+            b'FOR="[2001:DB8::7]:4711"; Proto="https" ,for=10.9.9.9',
+            b"2001:db8::7, 10.9.9.9",
+            b"https",
+            None,
+        ),
+        (b'for="203.0.113.7:4711";host="h:80"', b"203.0.113.7", b"http", b"h:80"),
+        (b'by=_me;for="\\_hidden",,;, for=unknown', b"_hidden, unknown", b"http", None),
+        (b"proto=https", b"unknown", b"https", None),
+        # What is no address, no scheme, and no host.
+        (b'for="1.1.1.1, 2.2.2.2";proto="a b";host="a b"', b"unknown", b"http", None),
+        # What breaks the grammar.
+        (b"for=1.1.1.1;for=2.2.2.2", None, b"http", None),
+        (b"for = 1.1.1.1", None, b"http", None),
+        (b"for=[::1]", None, b"http", None),
+        (b"for=1.1.1.1 proto=https", None, b"http", None),
+        (b"junk", None, b"http", None),
+    ],
+)
+def test_translation_back(
+    forwarded: bytes, chain: bytes | None, proto: bytes, host: bytes | None
+) -> None:
+    """Of a proxy that knows only Forwarded, X-Forwarded-For, -Proto and -Host say the same."""
+    found = said(PROXY, INNER, (b"Forwarded", forwarded))
+    own = b"10.0.0.1"
+    assert found[XFF] == (own if chain is None else chain + b", " + own)
+    assert (found[XFP], found[XFH]) == (proto, b"inner:8080" if host is None else host)
+    assert found[b"Forwarded"] == forwarded + b", " + said(PROXY)[b"Forwarded"]
+    # Of one that is not trusted, nothing.
+    assert said(PROXY, NOBODY, (b"Forwarded", forwarded)) == said(PROXY)
+
+
+def test_both_lists() -> None:
+    """Where a proxy has sent both, each is continued by itself; what it says of the rest is kept."""
+    both = (XFF, b"1.1.1.1"), (b"Forwarded", b"for=2.2.2.2;proto=https;host=h")
+    found = said(PROXY, INNER, *both)
+    assert (found[XFF], found[XFP], found[XFH]) == (b"1.1.1.1, 10.0.0.1", b"http", b"inner:8080")
+    found = said(PROXY, INNER, both[1], (XFP, b"wss"), (XFH, b"x"))
+    assert (found[XFF], found[XFP], found[XFH]) == (b"2.2.2.2, 10.0.0.1", b"wss", b"x")
+
+
 @pytest.mark.parametrize("received", [b'for="', b'for=1.1.1.1;host="a\\"', b'a="b";c="', b'"\\'])
 def test_open_quotes(received: bytes) -> None:
     """A Forwarded that would swallow what is appended to it is dropped."""
@@ -251,6 +296,11 @@ def test_bad_networks(bad: Any) -> None:
 def test_client_address(client: Client, chain: bytes, address: str | None) -> None:
     """The first client is the last one in the chain that is not a trusted proxy."""
     assert client_address([(XFF, chain)], client, INNER) == address
+    elements = b",".join([b'for="' + node.strip() + b'"' for node in chain.split(b",") if node])
+    assert client_address([(b"Forwarded", elements)], client, INNER) == address
+    mixed = [(b"Forwarded", b"for=192.0.2.99"), (XFF, chain)]
+    if chain:
+        assert client_address(mixed, client, INNER) == address
 
 
 # Via.

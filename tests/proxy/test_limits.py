@@ -12,6 +12,7 @@ from zope.interface import implementer
 from tests.kit.backed import ASK, CHUNKED, GET, HOST, OK, SWITCH, Net, Place, Proxied, post
 from tests.kit.harness import site_of
 from tests.kit.streamed import Joined
+from upgrade_switch.errors import InvalidArgument
 from upgrade_switch.proxy import UpgradeProxy
 
 #: A 101 with fields that belong to it alone.
@@ -78,6 +79,24 @@ def test_drained() -> None:
     assert client.is_over
     assert back.is_over
     assert proxied.is_idle()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"connect_timeout": 0},
+        {"connect_timeout": -1},
+        {"response_timeout": -1},
+        {"idle_timeout": "7"},
+        {"idle_timeout": float("nan")},
+        {"max_body": -1},
+        {"max_body": 1.5},
+    ],
+)
+def test_wrong_numbers(wrong: dict[str, Any]) -> None:
+    """What is no time-out, or no size, is refused; without time, nothing could be connected to."""
+    with pytest.raises(InvalidArgument):
+        Proxied(**wrong)
 
 
 # How much a request may bring.
@@ -166,6 +185,22 @@ def test_continue() -> None:
     back.answer(b"HTTP/1.1 100 Continue\r\n\r\n", OK)
     proxied.back.last.answer(OK)
     assert client.statuses == [200, 200]
+
+
+def test_continue_among_others() -> None:
+    """What else a client expects that waits for a 100 is the back end's to judge, too."""
+    proxied = Proxied()
+    client = proxied.client(post(5, b"Expect: other\r\nExpect: 100-continue\r\n"))
+    back = proxied.back.last
+    assert [line for line in back.received.split(b"\r\n") if line.startswith(b"Expect")] == [
+        b"Expect: other",
+        b"Expect: 100-continue",
+    ]
+    back.answer(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert client.statuses == [100]
+    client.send(b"hello")
+    back.answer(OK)
+    assert client.statuses == [100, 200]
 
 
 # Heads that are too long.

@@ -105,6 +105,39 @@ def test_behind_login() -> None:
             assert client.statuses == [code]
 
 
+class Meanwhile(Resource):
+    """Says who asks while something else renders a request, and takes that back."""
+
+    isLeaf = True
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def render(self, request: Any) -> Any:
+        request.requestHeaders.setRawHeaders(b"X-User", [b"somebody"])
+        rendered = self._inner.render(request)
+        request.requestHeaders.removeHeader(b"X-User")
+        return rendered
+
+
+def test_fields_set_back() -> None:
+    """What the fields are when it is rendered goes to the back end, whenever there is a connection."""
+    proxied = Proxied()
+    replaced(proxied, Meanwhile(proxied.proxy))
+    for number, request in enumerate((GET, ASK, GET)):
+        proxied.client(request)
+        # An upgrade has its own.
+        back = proxied.back[number % 2]
+        assert back.take().count(b"X-User: somebody\r\n") == 1
+        if number < 2:
+            back.answer(OK)
+    # It is sent once more, on a third connection.
+    back.close()
+    proxied.net.pump()
+    assert proxied.back[2].take().count(b"X-User: somebody\r\n") == 1
+
+
 def test_virtual_host() -> None:
     """Behind virtual hosts, contents stream and upgrades pass, each to the back end of its host."""
     proxied, other = Proxied(), Proxied()

@@ -343,6 +343,8 @@ class Around(Resource):
     [
         lambda request: request.setHeader(b"x-from-here", b"1"),
         lambda request: request.setHeader(b"date", b"never"),
+        lambda request: request.responseHeaders.setRawHeaders(b"date", []),
+        lambda request: request.responseHeaders.setRawHeaders(b"date", [b"never", b"ever"]),
         lambda request: request.addCookie(b"a", b"b"),
         lambda request: request.setETag(b"x"),
         lambda request: request.setLastModified(5),
@@ -358,9 +360,13 @@ def test_something_said(act: Callable[[Any], object]) -> None:
         root = proxied.site.resource
         root.putChild(b"u", Around(proxied.proxy, act))
         client = proxied.client(GET)
-        sent = normal(proxied.back.last.take())
-        proxied.back.last.answer(OK)
-        return [sent, normal(client.received)]
+        sent: list[Any] = [normal(proxied.back.last.take())]
+        for answer in (OK, OK.replace(DATE, b"")):
+            proxied.back.last.answer(answer)
+            sent += normal(client.received)
+            client.received = b""
+            client.send(GET)
+        return sent
 
     with watched(False):
         general = told()
@@ -399,6 +405,42 @@ def test_own_request_class() -> None:
         assert b"".join(written) == b"hello"
         assert ways.begun == 1
         assert ways.gone == 0
+
+
+@pytest.mark.parametrize(
+    "owner_and_name",
+    [
+        (lambda request: request, "write"),
+        (lambda request: request, "finish"),
+        (lambda request: request, "setResponseCode"),
+        (lambda request: request.channel, "write"),
+        (lambda request: request.channel, "writeHeaders"),
+    ],
+    ids=["write", "finish", "setResponseCode", "channel.write", "channel.writeHeaders"],
+)
+def test_replaced(owner_and_name: tuple[Callable[[Any], Any], str]) -> None:
+    """What somebody has put in place of a method of this one request is called."""
+    owner_of, name = owner_and_name
+    calls = []
+
+    def replace(request: Any) -> None:
+        owner = owner_of(request)
+        original = getattr(owner, name)
+
+        def note(*args: Any) -> Any:
+            calls.append(args)
+            return original(*args)
+
+        setattr(owner, name, note)
+
+    with watched(True) as ways:
+        proxied = Proxied()
+        proxied.site.resource.putChild(b"u", Around(proxied.proxy, replace))
+        client = proxied.client(GET)
+        proxied.back.last.answer(OK)
+        assert client.received.endswith(b"hello")
+        assert ways.begun == 1
+        assert calls
 
 
 def test_slow_client() -> None:

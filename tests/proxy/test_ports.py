@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest_twisted
 from twisted.internet.error import ConnectionDone
 
 from tests.kit.backed import ASK, GET, OK, SWITCH, post
-from tests.kit.backed_live import KINDS, PAIRS
+from tests.kit.backed_live import KINDS, PAIRS, Timed
 from tests.kit.farside import Collector
 from tests.kit.harness import Flood, HalfCloseRecorder, eventually, reactor, turns
 from tests.kit.scripted import HalfClosePeer, Peer
@@ -224,6 +225,30 @@ async def test_half_close_before_101(live: Any, near: str, far: str) -> None:
     end(peer, "close")
     await client.until(lambda: "read lost" in client.events)
     await eventually(lambda: not running.back_end.active and not socket.connected)
+
+
+@pytest.mark.parametrize("near", ["tcp", "unix"])
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+@pytest_twisted.ensureDeferred
+async def test_gone_behind_half_close(live: Any, near: str) -> None:
+    """A client that has half-closed, and is reset then, is noticed, however long answers may take."""
+    clock = Timed()
+    running = await live(
+        near, "tcp", clock=clock, site={"reactor": clock}, response_timeout=0, idle_timeout=0
+    )
+    client = await running.client(ASK + b"early", HalfCloseRecorder)
+    client.transport.loseWriteConnection()
+    peer, _ = await running.server.asked()
+    [socket] = sockets_of(running)
+    await eventually(lambda: socket not in reactor.getReaders())
+    clock.pump([10] * 20)
+    assert running.back_end.active
+    client.transport.abortConnection()
+    await eventually(lambda: clock.advance(10) or not running.back_end.active)
+    await peer.is_lost()
+    assert not socket.connected
+    running.front.site.stopFactory()
+    assert not clock.getDelayedCalls()
 
 
 def waits(running: Any, *protocols: Any) -> int:

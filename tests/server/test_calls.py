@@ -72,3 +72,16 @@ def test_page(connect: Callable[[], Driven]) -> None:
     connection.accept()
     check(min(page(connection) for _ in range(5)), 99)
     connection.end()
+
+
+def test_switch_among_many(connect: Callable[[], Driven]) -> None:
+    """With many connections that have switched, one more takes as many calls as with few."""
+    few = min(switch(connect(), BARE) for _ in range(3))
+    others = [connect() for _ in range(100)]
+    for other in others:
+        other.accept()
+        other.send(BARE)
+        other.transport.doRead()
+    assert min(switch(connect(), BARE) for _ in range(3)) == few
+    for other in others:
+        other.end()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import pytest_twisted
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
 from twisted.internet.task import Clock
@@ -23,6 +24,8 @@ from tests.kit.harness import (
     upgrade_head,
 )
 from upgrade_switch import IDrainable, UpgradeService
+from upgrade_switch.server import switched
+from upgrade_switch.testing import talk_to
 
 
 @implementer(IDrainable)
@@ -113,3 +116,36 @@ async def test_service() -> None:
     await targets[0].is_lost()
     await client.is_lost()
     assert not ports[0].connected
+
+
+@implementer(IDrainable)
+class Told(EchoTarget):
+    """A target that remembers that it was told, and stays."""
+
+    is_told = False
+
+    def drain(self) -> None:
+        self.is_told = True
+
+
+def test_many_are_drained_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Of many, some are told at once, and the others in the reactor's next turns; those that have ended
+    meanwhile are not. In the end, all are aborted.
+    """
+    monkeypatch.setattr(switched, "_AT_A_TIME", 2)
+    clock = Clock()
+    factory, targets = factory_of(Told)
+    site = site_of({"told": factory}, reactor=clock)
+    clients = [talk_to(site, clock=clock) for _ in range(6)]
+    for client in clients:
+        assert client.offer("told", path="/u").status == 101
+    drained: list[None] = []
+    site.drain(10).addCallback(drained.append)
+    assert [target.is_told for target in targets] == [True] * 2 + [False] * 4
+    clients[4].close()
+    clock.advance(0)
+    assert [target.is_told for target in targets] == [True] * 4 + [False, True]
+    assert (len(site.switched), drained) == (5, [])
+    clock.advance(10)
+    assert (len(site.switched), drained) == (0, [None])

@@ -50,6 +50,32 @@ def test_continue() -> None:
     assert b"close" not in client.received
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Expect: 100-Continue\r\n",
+        b"Expect: 100-continue, other\r\n",
+        b"Expect: ,other,100-continue\r\n",
+        b"Expect: other\r\nExpect: 100-continue\r\n",
+    ],
+)
+def test_one_of_several_expectations(lines: bytes) -> None:
+    """A client that expects a 100, among other things, gets one; each once (RFC 9110 §10.1.1)."""
+    site, resource = uploading(Later())
+    client = Joined(site).send(put(b"abc", lines, path=b"/page")[:-3])
+    assert client.statuses == [100]
+    client.send(b"abc")
+    assert client.statuses == [100, 200]
+    client.send(put(b"abc", lines)[:-3])
+    (request,) = resource.requests
+    assert request.expects_continue
+    assert client.statuses == [100, 200]
+    old = Joined(site).send(put(b"abc", lines, b"1.0", b"/page")[:-3])
+    assert old.received == b""
+    other = Joined(site).send(put(b"abc", b"Expect: 100-continued, 100\r\n", path=b"/page")[:-3])
+    assert other.received == b""
+
+
 def test_answer_without_continue() -> None:
     """A final answer to a client that waits for a 100 ends the connection."""
     site, resource = uploading()

@@ -24,6 +24,7 @@ from .ports import accept_one_by_one, adopting, share_port  # noqa: E402 - behin
 from .sockets import (  # noqa: E402 - behind the check
     KeepAlive,
     LastReading,
+    has_died,
     has_peer_ended,
     has_timed_out,
     keep_alive,
@@ -113,6 +114,7 @@ __all__ = [
     "has_begun_line",
     "has_begun_with_tls",
     "has_closed_tls",
+    "has_died",
     "has_peer_ended",
     "has_read_ahead",
     "has_timed_out",

@@ -17,11 +17,13 @@ from typing import Any, TypeVar
 from weakref import ReferenceType, ref
 
 from twisted.internet import tcp, unix
-from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
 
 from ..interfaces import IStreamTransport
+from .leaving import Leaving
 from .sockets import KeepAlive, address_of_connections, send_small_parts, set_for_connections
 from .transports import bottom, has_begun_with_tls, tls_layer
 
@@ -202,6 +204,9 @@ def note_error(connection: tcp.Connection, error: OSError) -> None:
         reading = owner()
         assert reading is not None
         why = type(reading).doRead(reading)
+        if isinstance(reading, _AtOnce) and reading.why is CONNECTION_DONE:
+            # Its end waits.
+            reading.why = CONNECTION_LOST
         return CONNECTION_LOST if why is CONNECTION_DONE else why
 
     connection.doRead = read  # type: ignore[method-assign,assignment]  # of this object alone
@@ -219,10 +224,15 @@ class _AtOnce(tcp.Server):
     :ivar inherited: TCP's keep-alive, if the socket has it from its port's, and sends small parts as
         that does (``keep_alive_as`` makes sure of it).
     :ivar bound: the address of this end, if it is that of the port for each of its connections.
+    :ivar leaving: those of its port's whose ends have to wait.
+    :ivar why: how it has ended, if that waits to be told. Whoever pauses it is not told until it reads
+        again, as with all transports.
     """
 
     inherited: KeepAlive | None = None
     bound: IAddress | None = None
+    leaving: Leaving
+    why: Exception | None = None
 
     reads = 0
     # Bytes after which nothing more is sent at once until it has read or written something.
@@ -273,7 +283,34 @@ class _AtOnce(tcp.Server):
     def doRead(self) -> Any:
         self.reads += 1
         self._at_once_left = self._at_once_each_turn
-        return super().doRead()
+        why: Any = super().doRead()
+        if why is None or self.leaving.has_time():
+            return why
+        self.stopReading()
+        self.why = why
+        self.leaving.add(self)
+        return None
+
+    def startReading(self) -> None:
+        if self.why is None:
+            super().startReading()
+        else:
+            self.leaving.add(self)
+
+    def stopReading(self) -> None:
+        if self.why is not None:
+            self.leaving.remove(self)
+        super().stopReading()
+
+    def end(self) -> None:
+        """What the reactor would have done."""
+        why, self.why = self.why, None
+        reason = Failure(why)
+        if why is CONNECTION_DONE:
+            self.readConnectionLost(reason)
+        else:
+            self.stopWriting()
+            self.connectionLost(reason)
 
     def doWrite(self) -> Any:
         self._at_once_left = self._at_once_each_turn
@@ -315,6 +352,7 @@ def listen_at_once(port: P, keep_alive: KeepAlive | None = None) -> P:
         known_of_all = {
             "inherited": set_for_connections(port.socket, keep_alive),
             "bound": address_of_connections(port),
+            "leaving": Leaving(IReactorTime(port.reactor)),
         }
         port.transport = type(known.__name__, (known,), known_of_all)
     return port

@@ -145,12 +145,10 @@ class LeanRequest(Request):
     @property
     def is_unanswered(self) -> bool:
         """Whether nothing has been said of the answer, but for what Twisted says of each."""
+        headers = self.__dict__.get("responseHeaders")
         return (
             self._encoder is None
-            and not (
-                "responseHeaders" in self.__dict__
-                and self.responseHeaders._rawHeaders.keys() != self.said_of_each().keys()
-            )
+            and (headers is None or self._are_usual(headers._rawHeaders))
             and not (
                 self.startedWriting
                 or self.cookies
@@ -160,6 +158,11 @@ class LeanRequest(Request):
                 or self._inFakeHead
                 or self._disconnected
             )
+        )
+
+    def _are_usual(self, fields: dict[bytes, list[bytes]]) -> bool:
+        return fields.keys() == self.said_of_each().keys() and all(
+            len(values) == 1 for values in fields.values()
         )
 
     def note_answer(self, code: int, phrase: bytes, head: bytes, size: int) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "KeepAlive",
     "LastReading",
     "address_of_connections",
+    "has_died",
     "has_peer_ended",
     "has_timed_out",
     "keep_alive",
@@ -225,6 +226,24 @@ def has_peer_ended(transport: object) -> bool:
     with suppress(OSError, ValueError):
         poll = select.poll()
         poll.register(handle, select.POLLRDHUP)
+        return bool(poll.poll(0))
+    return False
+
+
+def has_died(transport: object) -> bool:
+    """
+    Whether a connection has been reset, or given up by this side's TCP, whose other end had finished
+    sending before: nobody reads it any more, and until something is written, nobody looks. Of sockets,
+    only Linux answers.
+    """
+    handle = getattr(bottom(transport), "socket", None)
+    if handle is None or not hasattr(select, "POLLRDHUP"):
+        return False
+    # A socket may have been closed.
+    with suppress(OSError, ValueError):
+        poll = select.poll()
+        # Errors, and the end of both directions, are told anyway.
+        poll.register(handle, 0)
         return bool(poll.poll(0))
     return False
 

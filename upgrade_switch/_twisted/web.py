@@ -16,7 +16,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, _IEncodingResource
 from twisted.web.server import Request
 
-from ..fields import MOST_LISTS_OF_NAMES
+from ..fields import MOST_LISTS_OF_NAMES, says_continue
 from .sockets import send_small_parts
 
 __all__ = [
@@ -64,8 +64,16 @@ def stop_reading_lines(channel: HTTPChannel) -> None:
 class AskingChannel(HTTPChannel):
     """
     An ``HTTPChannel`` that asks before it sends a 100 (Continue): Twisted sends one for each request
-    that expects it, and cannot be told not to.
+    that expects it, and cannot be told not to. It also looks no further than the first line of Expect,
+    and takes that for one expectation.
     """
+
+    def allHeadersReceived(self) -> None:
+        super().allHeadersReceived()
+        lines = raw_fields(self.requests[-1].requestHeaders).get(b"Expect", [])
+        is_overlooked = bool(lines) and lines[0].lower() != b"100-continue"
+        if is_overlooked and says_continue(lines) and self._version == b"HTTP/1.1":
+            self._send100Continue()
 
     def sends_continue(self) -> bool:
         """Whether the request whose head has been read gets its 100 (Continue) now."""

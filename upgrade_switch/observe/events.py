@@ -76,10 +76,11 @@ def why_ended(reason: Failure) -> str:
     close_notify, RFC 8446 §6.1), ``aborted`` (by this side, without any of these reasons); for anything
     else, the name of the error's class.
     """
-    for error, word in _ENDS.items():
-        if reason.check(error):
-            return word
-    return reason.type.__name__ if reason.type is not None else "unknown"
+    kind = reason.type
+    if kind is None:
+        return "unknown"
+    # Its own class, in most cases, or one that it is derived from.
+    return next((_ENDS[known] for known in kind.__mro__ if known in _ENDS), kind.__name__)
 
 
 def peer_text(address: IAddress) -> str:

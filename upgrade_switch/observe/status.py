@@ -16,7 +16,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..fields import printable
-from ..interfaces import Declined, IBackEnd, ISwitchedConnection, ISwitchObserver, IUpgradeRequest
+from ..interfaces import (
+    Declined,
+    IBackEnd,
+    ICountsBytes,
+    ISwitchedConnection,
+    ISwitchObserver,
+    IUpgradeRequest,
+)
 from ..negotiation import UpgradeToken
 from .events import IFloodObserver, path_text, peer_text, target_text, why_ended
 
@@ -80,6 +87,8 @@ class Status:
         self._clock = clock
         self._began = clock.seconds()
         self.live: dict[ISwitchedConnection, None] = {}
+        # Those of them whose targets count bytes: most do not, and need not be asked.
+        self._counting: dict[ISwitchedConnection, None] = {}
         self.switches: Counter[str] = Counter()
         self.ends: Counter[tuple[str, str]] = Counter()
         self.declines: Counter[tuple[str, str]] = Counter()
@@ -110,12 +119,18 @@ class Status:
 
     def switched(self, connection: ISwitchedConnection) -> None:
         self.live[connection] = None
+        # It may have had another target before.
+        self._counting.pop(connection, None)
+        if ICountsBytes.providedBy(connection.target):
+            self._counting[connection] = None
         self.switches[self._name(connection.token)] += 1
 
     def ended(self, connection: ISwitchedConnection, seconds: float, reason: Failure) -> None:
         self.live.pop(connection, None)
         self.ends[self._name(connection.token), why_ended(reason)] += 1
-        self._bytes.update(self._bytes_of(connection))
+        if connection in self._counting:
+            self._bytes.update(self._bytes_of(connection))
+            del self._counting[connection]
 
     def declined(self, request: IUpgradeRequest, token: UpgradeToken | None, why: Declined) -> None:
         self.declines[self._name(token), why] += 1
@@ -192,7 +207,7 @@ class Status:
         that are switched now, too.
         """
         counted = self._bytes.copy()
-        for connection in self.live:
+        for connection in self._counting:
             counted.update(self._bytes_of(connection))
         return counted
 

@@ -26,7 +26,8 @@ from secrets import token_hex
 from typing import NamedTuple, TypeAlias
 
 from ..errors import InvalidArgument
-from ..fields import is_token
+from ..fields import is_host, is_token
+from .elements import read_elements
 
 __all__ = [
     "Client",
@@ -202,7 +203,8 @@ def forwarded_fields(fields: Sequence[Field], client: Client, trusted: Trusted) 
     """
     What this proxy says about the client of a request.
 
-    ``X-Forwarded-For`` and ``Forwarded`` are lists: each proxy appends what it sees.
+    ``X-Forwarded-For`` and ``Forwarded`` are lists: each proxy appends what it sees. Where a trusted
+    one has sent only one of them, the other has the same chain (RFC 7239 §7.4).
     ``X-Forwarded-Proto`` and ``-Host`` are what the first client asked, one value: they stay as a
     trusted proxy has sent them. Given ``https, http``, uvicorn and gunicorn compare the whole, and
     tornado and Werkzeug take the last: each would take a client with TLS for one without. What every
@@ -226,14 +228,31 @@ def _said(known: Sequence[Field], client: Client) -> list[Field]:
     """
     :param known: the fields of the request, as far as they are believed.
     """
-    chain = [*_values(known, b"x-forwarded-for"), _spelled(client.address).encode("ascii")]
-    said = [(b"X-Forwarded-For", b", ".join(chain))]
-    proto = b", ".join(_values(known, b"x-forwarded-proto")) or client.scheme
+    nodes, first_proto, first_host = _chain(known)
+    said = [(b"X-Forwarded-For", b", ".join([*nodes, _spelled(client.address).encode("ascii")]))]
+    proto = b", ".join(_values(known, b"x-forwarded-proto")) or first_proto or client.scheme
     said.append((b"X-Forwarded-Proto", proto))
-    host = b", ".join(_values(known, b"x-forwarded-host")) or client.authority
+    host = b", ".join(_values(known, b"x-forwarded-host")) or first_host or client.authority
     if host:
         said.append((b"X-Forwarded-Host", host))
     return [*said, (b"Forwarded", _forwarded(known, client))]
+
+
+def _chain(known: Sequence[Field]) -> tuple[list[bytes], bytes, bytes]:
+    """
+    Who has asked, as X-Forwarded-For has it, and the scheme and host that the first client asked, as
+    far as Forwarded has to tell them. A proxy that speaks only Forwarded is translated: else a server
+    that knows only X-Forwarded-* would take that proxy for the client.
+    """
+    nodes = _values(known, b"x-forwarded-for")
+    if nodes:
+        return nodes, b"", b""
+    elements = read_elements(b", ".join(_values(known, b"forwarded")))
+    if not elements:
+        return [], b"", b""
+    chain = [_known_node(node.decode("latin-1")).encode("latin-1") for node, _, _ in elements]
+    _, proto, host = elements[0]
+    return chain, proto if is_token(proto.decode("latin-1")) else b"", host if is_host(host) else b""
 
 
 def _values(fields: Iterable[Field], name: bytes) -> list[bytes]:
@@ -289,12 +308,12 @@ def _quoted(value: bytes) -> bytes:
 def client_address(fields: Sequence[Field], client: Client, trusted: Trusted) -> str | None:
     """
     The address of the first client, as far as those are trusted who tell of it: the last one in
-    ``X-Forwarded-For`` that is not a trusted proxy's.
+    ``X-Forwarded-For``, or else in ``Forwarded``, that is not a trusted proxy's.
 
     :return: the address; None for a UNIX socket's client of which nothing is known.
     """
     address = None if client.address is None else _spelled(client.address)
-    chain = b",".join(_values(fields, b"x-forwarded-for")).decode("latin-1").split(",")
+    chain = b",".join(_chain(fields)[0]).decode("latin-1").split(",")
     while address in trusted and chain:
         node = _known_node(chain.pop().strip(" \t"))
         if _address_of(node) is None:

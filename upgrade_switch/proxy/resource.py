@@ -66,7 +66,7 @@ class UpgradeProxy(Resource):
         ``"unix"``: what they say in ``Forwarded`` and ``X-Forwarded-For`` is passed on. What anybody
         else says in these fields is replaced.
     :param lenient: whether a 101 without ``Connection: upgrade`` switches (Proxmox sends it).
-    :param connect_timeout: how many seconds connecting may take; then 504.
+    :param connect_timeout: how many seconds connecting may take, more than 0; then 504.
     :param response_timeout: how many seconds may pass between the end of a request and the head of
         its answer; then 504. 0: any number.
     :param idle_timeout: how many seconds may pass between two parts of an answer's body, or
@@ -115,7 +115,7 @@ class UpgradeProxy(Resource):
     ) -> None:
         super().__init__()
         timeouts = (connect_timeout, response_timeout, idle_timeout)
-        _check_numbers(timeouts, max_body)
+        _check_numbers(timeouts, connect_timeout, max_body)
         if pool is None:
             pool = self._own_pool = UpgradePool(reactor, lenient=lenient)
             pool.maxPersistentPerHost, pool.cachedConnectionTimeout = _MOST_IDLE, _IDLE_SECONDS
@@ -222,17 +222,20 @@ class UpgradeProxy(Resource):
             # Twisted has answered it already.
             names = {name: values for name, values in names.items() if name != b"Expect"}
         offer = ours.offer if ours else NO_OFFER
-        return Asked(_client_of(request, names), mounted, names, offer, length)
+        # A copy: whoever has rendered this may change the request's own again, or set them back.
+        return Asked(_client_of(request, names), mounted, {**names}, offer, length)
 
 
 def _lines_of(fields: Mapping[bytes, Sequence[bytes]], name: bytes) -> list[Field]:
     return [(name, value) for value in fields[name]]
 
 
-def _check_numbers(timeouts: Iterable[object], max_body: object) -> None:
+def _check_numbers(timeouts: Iterable[object], connect_timeout: float, max_body: object) -> None:
     for seconds in timeouts:
         if not isinstance(seconds, int | float) or not seconds >= 0:
             raise InvalidArgument(f"a time-out is a number of seconds, 0 or more, not {seconds!r}")
+    if not connect_timeout:
+        raise InvalidArgument("connect_timeout is more than 0")
     if max_body is not None and not (isinstance(max_body, int) and max_body >= 0):
         raise InvalidArgument(f"max_body is a number of bytes, or None, not {max_body!r}")
 

@@ -198,8 +198,7 @@ class UpgradeChannel(AddressedChannel):
         it has the transport, which reads the end once more.
         """
         if self.persistent and self.requests:
-            self.persistent = False
-            self.requests[0].responseHeaders.addRawHeader(b"connection", b"close")
+            self.go_on_half_closed(self.requests[0])
 
     def writeConnectionLost(self) -> None:
         """Belongs to the interface; a channel ends both directions."""

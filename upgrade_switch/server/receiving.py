@@ -26,6 +26,7 @@ from zope.interface import implementer
 from .. import _twisted
 from ..errors import InvalidContent
 from ..fields import connection_options, written_head
+from ..half_closed import HalfClosed
 from .content import Demand, IContentSource
 from .idle import TimedChannel
 from .strict import StrictChannel
@@ -249,6 +250,15 @@ class ReceivingChannel(StrictChannel):
         if _twisted.is_half_closeable(self.transport):
             self.transport.loseWriteConnection()
         self.setTimeout(_SECONDS_TO_CLOSE)
+
+    def go_on_half_closed(self, request: Request) -> None:
+        """The client has finished sending. A request goes on for as long as the client is there."""
+        self.persistent = False
+        request.responseHeaders.addRawHeader(b"connection", b"close")
+        transport = self.transport
+        if HalfClosed.can_look(transport):
+            watch = HalfClosed(transport, self.site.reactor, lambda _: _twisted.abort(transport))
+            request.notifyFinish().addBoth(lambda _: watch.cancel())
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
         if self.persistent and self._is_last_answer():

@@ -36,8 +36,10 @@ class UpgradeService(StreamServerEndpointService):
     Its connections send at once when they have switched: what a target writes goes to the kernel in
     ``write``, not in the reactor's next turn, as long as nothing waits to be sent before it. That holds
     for TCP and UNIX sockets, for the first write in each turn; over TLS, for what has been encrypted.
-    Whatever a transport of Twisted's promises, it still does. On Linux, the port has the site's
-    ``tcp_keepalive``, and its connections inherit it, before they have switched, too.
+    Whatever a transport of Twisted's promises, it still does. Where thousands of clients leave in one
+    turn of the reactor, some of these ends are told in the next turns: nobody else waits for all of
+    them. On Linux, the port has the site's ``tcp_keepalive``, and its connections inherit it, before
+    they have switched, too.
     """
 
     def __init__(

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -17,6 +18,7 @@ from twisted.web.util import DeferredResource
 from zope.interface import implementer
 
 from .. import _twisted
+from ..connection import SwitchedConnection
 from ..errors import InvalidPrefaces, MissingExtra
 from ..fields import is_authority
 from ..interfaces import (
@@ -357,8 +359,7 @@ class UpgradeSite(Site):
         for decision in list(self.deciding):
             decision.decline("The server is going down.", Declined.DRAINING)
         emptied = self.switched.when_empty()
-        for connection in self.switched:
-            say_goodbye(connection)
+        self.switched.for_each(say_goodbye)
         for http2 in tuple(self.http2_connections):
             http2.drain()
         if not emptied.called:
@@ -368,12 +369,10 @@ class UpgradeSite(Site):
         return emptied
 
     def _say_goodbye_late(self) -> None:
-        for connection in self.switched:
-            say_goodbye(connection, is_late=True)
+        self.switched.for_each(partial(say_goodbye, is_late=True))
 
     def _abort_switched(self) -> None:
-        for connection in self.switched:
-            connection.abort()
+        self.switched.for_each(SwitchedConnection.abort)
 
 
 def _cancel(*calls: IDelayedCall) -> None:

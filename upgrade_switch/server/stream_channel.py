@@ -20,6 +20,7 @@ from twisted.web.iweb import INonQueuedRequestFactory
 from zope.interface import implementer
 
 from .. import _twisted
+from ..fields import says_continue
 from ..http2.fields import RequestHead, response_fields
 from ..http2.machine import STREAM_WINDOW
 from ..interfaces import IDetachable, SwitchHead
@@ -132,8 +133,7 @@ class StreamChannel(_twisted.RefusingChannel, Protocol):
                 self._send_continue()
 
     def _send_continue(self) -> None:
-        expected = self._request.requestHeaders.getRawHeaders(b"expect") or ()
-        if expected and expected[0].lower() == b"100-continue":
+        if says_continue(self._request.requestHeaders.getRawHeaders(b"expect") or ()):
             self.write_informational(100, b"", ())
 
     @property

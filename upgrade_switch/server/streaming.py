@@ -27,7 +27,7 @@ from twisted.web.util import DeferredResource
 from .. import _twisted
 from .._twisted import raw_fields, set_encoder
 from ..errors import InvalidArgument
-from ..fields import options_without, split_absolute
+from ..fields import options_without, says_continue, split_absolute
 from ..interfaces import CarriedRequest, IStreamsContent, IUpgradeSite
 from .content import ContentState, ContentStream, IContentSource
 from .head import segments_of, what_is_wrong
@@ -103,8 +103,8 @@ class StreamingRequest(_twisted.LeanRequest):
             super().gotLength(length)
 
     def _says_continue(self) -> bool:
-        values = raw_fields(self.requestHeaders).get(b"Expect", [])
-        return bool(values) and values[0].lower() == b"100-continue"  # as Twisted reads it
+        lines = raw_fields(self.requestHeaders).get(b"Expect")
+        return lines is not None and says_continue(lines)
 
     def _look_at_head(self, method: bytes, target: bytes, version: bytes) -> None:
         target = self._accept_head(method, target, version)

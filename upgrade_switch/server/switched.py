@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,8 @@ _log = Logger()
 _NO_LIMITS = Limits()
 
 _SECONDS_BETWEEN_LOOKS = 1
+
+_AT_A_TIME = 250
 
 
 @dataclass(slots=True)
@@ -101,6 +103,22 @@ class SwitchedConnections(Collection[SwitchedConnection]):
 
     def __contains__(self, connection: object) -> bool:
         return connection in self._members
+
+    def for_each(self, act: Callable[[SwitchedConnection], object]) -> None:
+        """
+        Do something with each connection that is there now. Where there are many, the reactor has its
+        turn in between: clients of other kinds do not wait until all of these are done with.
+        """
+        self._for_some(act, tuple(self._members))
+
+    def _for_some(
+        self, act: Callable[[SwitchedConnection], object], those: Sequence[SwitchedConnection]
+    ) -> None:
+        for connection in those[:_AT_A_TIME]:
+            if connection in self._members:
+                act(connection)
+        if those[_AT_A_TIME:] and self._members:
+            self._clock.callLater(0, self._for_some, act, those[_AT_A_TIME:])
 
     # Admission.
 

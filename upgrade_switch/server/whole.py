@@ -7,7 +7,6 @@ a subclass may have its say. Where nobody has, a head that needs no change is se
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from .. import _twisted
@@ -19,12 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["send_whole", "takes_whole"]
 
-# What a subclass may have made of its own.
-_OF_REQUEST = ("write", "finish", "setResponseCode")
-_OF_CHANNEL = ("write", "writeSequence", "writeHeaders")
-
-_MOST_CLASSES = 100
-
 
 def takes_whole(request: Request) -> bool:
     """
@@ -34,20 +27,27 @@ def takes_whole(request: Request) -> bool:
     return (
         isinstance(request, UpgradeRequest)
         and request.is_unanswered
-        and _are_ours((type(request), type(request.channel)))
+        and _is_usual(request)
         and not request.channel.is_full
     )
 
 
-@lru_cache(_MOST_CLASSES)
-def _are_ours(classes: tuple[type, type]) -> bool:
-    """Whether nobody has a say in how a request is answered, of such a class, and of such a channel."""
-    request, channel = classes
+def _is_usual(request: UpgradeRequest) -> bool:
+    """Whether nobody has a say in how it is answered: no subclass, nor who had it on its way."""
+    channel = request.channel
     return (
-        issubclass(channel, ReceivingChannel)
-        and all(getattr(request, name) is getattr(UpgradeRequest, name) for name in _OF_REQUEST)
-        and all(getattr(channel, name) is getattr(ReceivingChannel, name) for name in _OF_CHANNEL)
+        _function(request.write) is UpgradeRequest.write
+        and _function(request.finish) is UpgradeRequest.finish
+        and _function(request.setResponseCode) is UpgradeRequest.setResponseCode
+        and isinstance(channel, ReceivingChannel)
+        and _function(channel.write) is ReceivingChannel.write
+        and _function(channel.writeSequence) is ReceivingChannel.writeSequence
+        and _function(channel.writeHeaders) is ReceivingChannel.writeHeaders
     )
+
+
+def _function(method: object) -> object:
+    return getattr(method, "__func__", None)
 
 
 def send_whole(request: UpgradeRequest, code: int, phrase: bytes, head: bytes, body: bytes) -> None:
