@@ -37,7 +37,7 @@ __all__ = [
     "turns",
 ]
 
-TURNS = 10
+TURNS = 3
 """Of each server, in each round. The machine may be a fifth faster in the next second."""
 
 CPU = "CPU, µs"
