@@ -80,7 +80,7 @@ def servers_of(certificate: Path) -> Sequence[Peer]:
 
 GOALS = (
     *(Goal(table, CPU, "service", "raw", "<=", 1.05) for table in (ECHO, UP)),
-    Goal(DOWN, CPU, "service", "raw", "<=", 0.6),
+    Goal(DOWN, CPU, "service", "raw", "<=", 1.05),
     *(Goal(table, CPU, "service", "node") for table in (ECHO, DOWN, UP)),
     Goal(IDLE, "KiB", "service", "raw"),
 )

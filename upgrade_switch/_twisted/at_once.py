@@ -46,6 +46,10 @@ _MUCH = 256 * 1024
 # more than a part of what is larger, and the rest would be copied.
 _MOST = _MUCH + 16
 
+# The most that is sent at once beneath TLS in a turn, for the sake of other connections: as much as
+# goes through a pipe, and what TLS adds.
+_MOST_OVER_TLS = 5 * _MUCH
+
 # Parts that are smaller together are joined: that costs less than to give the kernel several.
 _JOINED = 16 * 1024
 
@@ -247,7 +251,7 @@ class _AtOnce(tcp.Server):
         :param layer: the TLS layer that has stood above from the first byte on, if there is one.
         """
         self._layer = None if layer is None else ref(layer)
-        self._at_once_each_turn = self._at_once_left = 1 if layer is None else _MUCH
+        self._at_once_each_turn = self._at_once_left = 1 if layer is None else _MOST_OVER_TLS
         # Else the kernel holds a turn's second part back until the first has been acknowledged. Later
         # Twisteds have seen to that while it was HTTP.
         if self.inherited is None:
