@@ -156,17 +156,23 @@ async def test_half_closes(kind: str, listen: Any) -> None:
     assert [target.events for target in many.targets] == [["made", "read lost", "lost"]] * COUNT
 
 
+async def leave(many: Any) -> list[Any]:
+    """Have all clients leave; the targets whose ends wait."""
+    many.leave()
+    waiting: list[Any] = []
+    while not waiting:
+        await turns(1)
+        waiting = [target for target in many.targets if target.transport.why is not None]
+    return waiting
+
+
 @at_once
 @pytest_twisted.ensureDeferred
 async def test_pauses(kind: str, listen: Any) -> None:
     """A target that pauses while its end waits is told when it reads again, as ever."""
     many = await crowd(listen, kind)
     many.take(TWO_IN_A_TURN)
-    many.leave()
-    waiting: list[Any] = []
-    while not waiting:
-        await turns(1)
-        waiting = [target for target in many.targets if target.transport.why is not None]
+    waiting = await leave(many)
     waiting[-1].transport.pauseProducing()
     await eventually(lambda: sum(many.ended) == COUNT - 1)
     await turns()
@@ -182,11 +188,7 @@ async def test_closes(kind: str, listen: Any) -> None:
     """A target that closes while its end waits is told once."""
     many = await crowd(listen, kind)
     many.take(TWO_IN_A_TURN)
-    many.leave()
-    waiting: list[Any] = []
-    while not waiting:
-        await turns(1)
-        waiting = [target for target in many.targets if target.transport.why is not None]
+    waiting = await leave(many)
     waiting[0].transport.loseConnection()
     waiting[-1].transport.abortConnection()
     await eventually(lambda: all(many.ended))
@@ -196,7 +198,7 @@ async def test_closes(kind: str, listen: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_error_while_sending(listen: Any) -> None:
-    """A reset that a write has met is none of a clean end, though it waits."""
+    """An end that waits is not reported as clean if a write has met a reset."""
     many = await crowd(listen, "tcp at once")
     many.take(TWO_IN_A_TURN)
     for target in many.targets:

@@ -57,6 +57,15 @@ class Ignoring(Building):
         return b"ignored" in request.uri
 
 
+@implementer(ILayered)
+class Unlayered(EchoTarget):
+    """Cannot say what its layers are."""
+
+    @property
+    def layers(self) -> Any:
+        raise Broken("no layers")
+
+
 def fail() -> Any:
     raise Broken("no target")
 
@@ -120,6 +129,7 @@ class Told:
             "broken": Building(fail),
             "odd": Building(lambda: "no protocol"),
             "layered": Building(Layered),
+            "unlayered": Building(Unlayered),
             "picky": Ignoring(),
         }
         self.accepting = Accepting()
@@ -134,6 +144,7 @@ class Told:
         root.putChild(b"said", Saying(upgrades))
         root.putChild(b"refuse", UpgradeResource(upgrades, optimistic="refuse"))
         root.putChild(b"page", Page())
+        root.putChild(b"no resource", Broken())  # type: ignore[arg-type]  # a mistake
         self.observing, self.log = Observing(), []
         self.site: Any = of(
             kwargs.pop("root", None) or root,
@@ -206,6 +217,9 @@ ASKED = {
     "broken": head(token=b"broken"),
     "odd": head(token=b"odd"),
     "layered": head(token=b"layered"),
+    "unlayered": head(token=b"unlayered"),
+    "below no resource": head(b"/no%20resource/u"),
+    "no resource": head(b"/no%20resource"),
     "picky": head(token=b"picky"),
     "ignored": head(b"/u?ignored", token=b"picky, echo"),
     "acceptor": head(token=b"acceptor, echo"),

@@ -70,6 +70,7 @@ def switch_plainly(
         return False
     try:
         target = build(factory, site, address)
+        answer = _head(token, target)
     except Exception:
         # Not kept in a variable: its traceback would keep this frame.
         return _decided(token, Failure())
@@ -77,7 +78,7 @@ def switch_plainly(
         return _decided(token, target)
     asked = Asked(token, path, address, certificate_subject(transport))
     try:
-        switched.switch(channel, slot, _head(token, target), asked, target)
+        switched.switch(channel, slot, answer, asked, target)
     except Exception:
         # The access log's formatter, say: the connection has been aborted.
         _log.failure("a connection could not be handed over behind its 101")

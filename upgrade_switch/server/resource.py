@@ -90,12 +90,12 @@ def takes_upgrades(resource: IResource, request: IUpgradeRequest) -> bool:
 
 def resource_at(root: IResource, path: bytes) -> IResource | None:
     """
-    The resource that a path leads to, whoever asks; None if there is none, or if one on the way has
-    its own idea of what is below it.
+    The resource that a path leads to, whatever else the request says. None if there is no such
+    resource, or if one on the way looks its children up in a way of its own.
     """
     resource: Any = root
     for segment in segments_of(path):
-        if resource.isLeaf:
+        if getattr(resource, "isLeaf", False):
             break
         look_up = getattr(resource, "getChildWithDefault", None)
         if getattr(look_up, "__func__", None) is not Resource.getChildWithDefault:

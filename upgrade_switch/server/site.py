@@ -241,8 +241,8 @@ class UpgradeSite(Site):
 
     def resource_at(self, path: bytes) -> IResource | None:
         """
-        The resource of the tree that a path leads to, whoever asks; None if that depends on the
-        request.
+        The resource of the tree that a path leads to; None if there is no such resource, or if the
+        rest of the request has a say in it.
         """
         if getattr(self.getResourceFor, "__func__", None) is not UpgradeSite.getResourceFor:
             return None
