@@ -101,6 +101,18 @@ async def expects(client: Any) -> Any:
     return (await client.ask(b"/page", b"POST", b"body", [(b"expect", b"100-continue")]))[2]
 
 
+async def expects_among_others(client: Any) -> Any:
+    """A 100 is one of several expectations, and its content waits for it (RFC 9110 §10.1.1)."""
+    stream = client.connection.get_next_available_stream_id()
+    fields = [(b":method", b"POST"), (b":path", b"/page"), *FIELDS]
+    client.connection.send_headers(stream, [*fields, (b"expect", b"other, 100-Continue")])
+    client.flush()
+    await client.until(lambda: client.interim)
+    client.connection.send_data(stream, b"body", end_stream=True)
+    client.flush()
+    return client.interim, (await client.answer(stream))[2]
+
+
 async def pings(client: Any) -> Any:
     """Pings, priorities and a frame of a type that nobody knows."""
     client.connection.ping(b"12345678")
@@ -119,6 +131,7 @@ SCENES: dict[Callable[[Any], Coroutine[Any, Any, Any]], Any] = {
     sends_no_number: 1,
     sends_trailers: b"page POST body",
     expects: b"page POST body",
+    expects_among_others: ([100], b"page POST body"),
     pings: b"page GET ",
 }
 

@@ -6,7 +6,14 @@ from typing import Any
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    InformationalResponseReceived,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+)
 from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IPullProducer
 from twisted.internet.protocol import Protocol, connectionDone
@@ -191,6 +198,7 @@ class H2Client(Protocol):
         self.head: bytes | None = b""
         self.continues = False
         self.received = bytearray()
+        self.interim: list[int] = []
         self.answers: dict[int, tuple[dict[bytes, bytes], bytes]] = {}
         self.ended: set[int] = set()
         self.broken: list[Any] = []
@@ -271,6 +279,8 @@ class H2Client(Protocol):
     def _note(self, event: Any) -> None:
         if isinstance(event, ResponseReceived):
             self.answers[event.stream_id] = (dict(event.headers), b"")
+        elif isinstance(event, InformationalResponseReceived):
+            self.interim.append(int(dict(event.headers)[b":status"]))
         elif isinstance(event, DataReceived):
             fields, body = self.answers[event.stream_id]
             self.answers[event.stream_id] = (fields, body + event.data)
