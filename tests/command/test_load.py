@@ -130,6 +130,8 @@ def test_reset_at_once() -> None:
     not switched yet: no connection, file descriptor or memory is kept, and the next client is served.
     """
     with running(CLIENTS) as server:
+        # The first brings what all connections share.
+        assert echoes(server)
         before = server.descriptors()
         memory = []
         for mid_handshake in (True, False, False):

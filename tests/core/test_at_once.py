@@ -38,6 +38,7 @@ from tests.kit.harness import (
     turns,
     upgrade_head,
 )
+from tests.kit.polled import writers
 from tests.kit.waiting import eventually
 from upgrade_switch import _twisted
 
@@ -110,7 +111,7 @@ async def switched(
 
 def is_waiting(transport: Any) -> bool:
     """Whether something waits for the reactor's next turn."""
-    return transport in reactor.getWriters()
+    return transport in writers()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from tests.kit.farside import KINDS, MEGABYTE, Chains, ClosingCollector, settled
-from tests.kit.harness import reactor
+from tests.kit.polled import readers
 from tests.kit.waiting import eventually, turns
 from upgrade_switch import _twisted, sending
 from upgrade_switch.half_closed import HalfClosed
@@ -80,7 +80,7 @@ async def test_clean_end_of_a_reader_that_stops(chain: Chains, near: str, backwa
     joined.send_buffers(32768)
     slow.transport.pauseProducing()
     fast.send(3 * MEGABYTE)
-    await eventually(lambda: source not in reactor.getReaders())
+    await eventually(lambda: source not in readers())
     # It says so, and does not wait for an answer.
     slow.transport.loseConnection()
     _twisted.bottom(slow.transport).loseConnection()

@@ -31,7 +31,8 @@ from tests.kit.farside import (
     Collector,
     settled,
 )
-from tests.kit.harness import reactor, turns
+from tests.kit.harness import turns
+from tests.kit.polled import readers, writers
 from tests.kit.splicing import Splicing
 from tests.kit.waiting import eventually
 from upgrade_switch import _twisted
@@ -94,7 +95,7 @@ class Piped:
             await eventually(lambda: "doRead" in vars(self.source))
             self.slow.transport.pauseProducing()
             await settled(lambda: self.end.bytes_in)
-        assert self.source not in reactor.getReaders()
+        assert self.source not in readers()
         return self
 
     @property
@@ -102,7 +103,7 @@ class Piped:
         # What has come last may have been little; or what was paused had room for all.
         return (
             "doRead" in vars(self.source)
-            and self.sink in reactor.getWriters()
+            and self.sink in writers()
             and self.slow.amount < self.end.bytes_in < len(self.sent)
         )
 

@@ -28,6 +28,7 @@ from tests.kit.harness import (
     turns,
     upgrade_head,
 )
+from tests.kit.polled import writers
 from tests.kit.waiting import eventually
 from upgrade_switch import _twisted, splice
 from upgrade_switch.errors import NotDetachable
@@ -185,7 +186,7 @@ def has_unsent(transport: Any) -> bool:
     owner = _twisted.bottom(transport)
     if isinstance(owner, MemoryTransport):
         return bool(owner.dataBuffer)
-    return owner in reactor.getWriters()
+    return owner in writers()
 
 
 async def settled(progress: Callable[[], object]) -> None:

@@ -22,6 +22,7 @@ from zope.interface import implementer
 
 from tests.kit.certificate import AUTHORITY
 from tests.kit.harness import HalfCloseRecorder, Listening, Recorder, Waiters, patient, reactor, turns
+from tests.kit.polled import readers
 from upgrade_switch import UpgradeEndpoint, UpgradePool, _twisted
 
 #: Every kind of connection that a client may have.
@@ -125,7 +126,7 @@ class Dialled:
     @property
     def reads(self) -> bool:
         """Whether the client reads from the connection that it made last."""
-        return self.transports[-1] in reactor.getReaders()
+        return self.transports[-1] in readers()
 
 
 class Scripted(Listening):

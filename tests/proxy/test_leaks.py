@@ -11,7 +11,8 @@ import pytest_twisted
 
 from tests.kit.backed import ASK, CHUNKED, GET, OK, SWITCH, Proxied, post
 from tests.kit.crowds import room_for
-from tests.kit.harness import eventually, reactor
+from tests.kit.harness import eventually
+from tests.kit.polled import readers
 
 #: Clients that are switched at the same time: far more than the ten of which some may still be there.
 CROWD = 100
@@ -269,7 +270,7 @@ def test_a_crowd_whose_back_end_dies(no_gc: None) -> None:
 async def test_a_crowd_on_ports(live: Any) -> None:
     """The same on sockets, of which none stays open."""
     running = await live("tcp", "tcp")
-    sockets = len(reactor.getReaders())
+    sockets = len(readers())
     before = census()
     with room_for(4 * MANY):
         clients = []
@@ -285,7 +286,7 @@ async def test_a_crowd_on_ports(live: Any) -> None:
         for client in clients:
             await client.is_lost()
         await eventually(lambda: not running.back_end.active and not running.front.site.switched)
-    assert len(reactor.getReaders()) <= sockets
+    assert len(readers()) <= sockets
     del client, peer
     clients.clear()
     running.front.clients.clear()

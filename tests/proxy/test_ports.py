@@ -12,7 +12,8 @@ from twisted.internet.error import ConnectionDone
 from tests.kit.backed import ASK, GET, OK, SWITCH, post
 from tests.kit.backed_live import KINDS, PAIRS, Timed
 from tests.kit.farside import Collector
-from tests.kit.harness import Flood, HalfCloseRecorder, eventually, reactor, turns
+from tests.kit.harness import Flood, HalfCloseRecorder, eventually, turns
+from tests.kit.polled import readers, writers
 from tests.kit.scripted import HalfClosePeer, Peer
 from upgrade_switch import _twisted
 
@@ -215,7 +216,7 @@ async def test_half_close_before_101(live: Any, near: str, far: str) -> None:
     peer, _ = await running.server.asked()
     [socket] = sockets_of(running)
     # The end has been read.
-    await eventually(lambda: socket not in reactor.getReaders())
+    await eventually(lambda: socket not in readers())
     peer.send(SWITCH + b"hello")
     await client.receives(b"hello")
     await peer.receives(b"early")
@@ -240,7 +241,7 @@ async def test_gone_behind_half_close(live: Any, near: str) -> None:
     client.transport.loseWriteConnection()
     peer, _ = await running.server.asked()
     [socket] = sockets_of(running)
-    await eventually(lambda: socket not in reactor.getReaders())
+    await eventually(lambda: socket not in readers())
     clock.pump([10] * 20)
     assert running.back_end.active
     client.transport.abortConnection()
@@ -253,7 +254,7 @@ async def test_gone_behind_half_close(live: Any, near: str) -> None:
 
 def waits(running: Any, *protocols: Any) -> int:
     """How many bytes wait in all transports of this process."""
-    transports = [*reactor.getReaders(), *reactor.getWriters()]
+    transports = [*readers(), *writers()]
     found = {id(each): each for each in transports if hasattr(each, "dataBuffer")}
     kept = {id(_twisted.bottom(protocol.transport)) for protocol in protocols}
     return sum(_twisted.unsent(each) for number, each in found.items() if number not in kept)

@@ -32,6 +32,7 @@ from tests.kit.harness import (
     turns,
     upgrade_head,
 )
+from tests.kit.polled import writers
 from upgrade_switch import UpgradeService, _twisted
 from upgrade_switch.command.listening import Server, url_of
 
@@ -97,9 +98,7 @@ async def sends_at_once(kind: str, target: Any, client: Any) -> bool:
     beneath = _twisted.bottom(target.transport)
     target.transport.write(b"hello")
     # TLS joins small writes until the reactor's turn.
-    result: bool = (
-        beneath._at_once_each_turn > 0 if kind == "ssl" else beneath not in reactor.getWriters()
-    )
+    result: bool = beneath._at_once_each_turn > 0 if kind == "ssl" else beneath not in writers()
     await client.receives(b"hello")
     client.transport.loseConnection()
     await target.is_lost()

@@ -20,10 +20,10 @@ from twisted.internet import tcp, unix
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.protocols.tls import TLSMemoryBIOProtocol
-from twisted.python.failure import Failure
 
 from ..interfaces import IStreamTransport
 from .leaving import Leaving
+from .polling import Polled, disconnect, poll_of
 from .sockets import KeepAlive, address_of_connections, send_small_parts, set_for_connections
 from .transports import bottom, has_begun_with_tls, tls_layer
 
@@ -309,12 +309,8 @@ class _AtOnce(tcp.Server):
     def end(self) -> None:
         """What the reactor would have done."""
         why, self.why = self.why, None
-        reason = Failure(why)
-        if why is CONNECTION_DONE:
-            self.readConnectionLost(reason)
-        else:
-            self.stopWriting()
-            self.connectionLost(reason)
+        assert why is not None
+        disconnect(self, why, is_read=True)
 
     def doWrite(self) -> Any:
         self._at_once_left = self._at_once_each_turn
@@ -358,7 +354,11 @@ def listen_at_once(port: P, keep_alive: KeepAlive | None = None) -> P:
             "bound": address_of_connections(port),
             "leaving": Leaving(IReactorTime(port.reactor)),
         }
-        port.transport = type(known.__name__, (known,), known_of_all)
+        poll = poll_of(port.reactor)
+        if poll is None:
+            port.transport = type(known.__name__, (known,), known_of_all)
+        else:
+            port.transport = type(known.__name__, (known, Polled), {**known_of_all, "poll": poll})
     return port
 
 

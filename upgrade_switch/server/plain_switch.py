@@ -10,7 +10,7 @@ a request costs. Whatever somebody may have a say in goes the usual way (``Upgra
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -31,6 +31,7 @@ from .upgrades import Match, build
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
+    from twisted.web.http import HTTPChannel
 
     from .head import Head
 
@@ -106,17 +107,61 @@ def _given(result: Answer | Failure, request: object, token: object) -> Answer |
     return result
 
 
-def log_switch(channel: IDetachable, asked: Head, head: SwitchHead) -> None:
+def log_switch(channel: HTTPChannel, asked: Head, head: SwitchHead) -> None:
     """
     Tell the access log of a request that was not made.
 
     :param asked: its head.
     :param head: the answer's.
     """
-    request = UpgradeRequest(channel)
+    if channel.factory is not None:
+        # The socket may be closed when it is asked for.
+        channel.getHost()
+        request = _UnseenRequest(channel, asked, head)
+        channel.factory.log(request)
+        _close(request)
+
+
+class _UnseenRequest(UpgradeRequest):
+    """
+    A request that has been switched past. It becomes an ordinary ``UpgradeRequest`` as soon as somebody
+    looks at it. Many sites have no access log: there, nobody does.
+    """
+
+    def __init__(self, channel: HTTPChannel, asked: Head, head: SwitchHead) -> None:
+        object.__setattr__(self, "unseen", (channel, asked, head))
+
+    def __getattribute__(self, name: str) -> Any:
+        _make(self)
+        return getattr(self, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        _make(self)
+        setattr(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        _make(self)
+        delattr(self, name)
+
+
+def _make(request: _UnseenRequest) -> None:
+    has = object.__getattribute__(request, "__dict__")
+    channel, asked, head = has.pop("unseen")
+    is_closed = has.pop("is_closed", False)
+    object.__setattr__(request, "__class__", UpgradeRequest)
+    UpgradeRequest.__init__(request, channel)
     request.requestHeaders = headers_of(asked.fields)
-    # The socket may be closed when it is asked for.
-    _ = request.host
+    request.host = channel.getHost()
     request.note_switch(asked.method, asked.target, head)
-    request.log_noted()
-    del request.channel
+    if is_closed:
+        _close(request)
+
+
+def _close(request: UpgradeRequest) -> None:
+    """Take a request that the log has seen off its channel."""
+    if type(request) is _UnseenRequest:
+        # It may have been kept, for somebody to see it later.
+        object.__setattr__(request, "is_closed", True)
+    else:
+        request.finished = 1
+        del request.channel

@@ -15,6 +15,7 @@ from twisted.internet.error import ConnectionDone
 
 from tests.kit.farside import Servers
 from tests.kit.harness import EchoTarget, Recorder, factory_of, patient, reactor, site_of
+from tests.kit.polled import writers
 from tests.kit.scripted import playing
 from tests.kit.wscodec import BINARY, PING, PONG, parse
 from tests.kit.wsstream import answer, close, frame, next_frame, switched
@@ -34,7 +35,7 @@ def data_of(size: int) -> bytes:
 
 def is_waiting(transport: Any) -> bool:
     """Whether something waits for the reactor's next turn."""
-    return transport in reactor.getWriters()
+    return transport in writers()
 
 
 def bare(protocol: Any) -> Any:
