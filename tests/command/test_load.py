@@ -130,9 +130,10 @@ def test_reset_at_once() -> None:
     not switched yet: no connection, file descriptor or memory is kept, and the next client is served.
     """
     with running(CLIENTS) as server:
-        # The first brings what all connections share.
+        # What all connections share.
+        before = server.descriptors() + 1
         assert echoes(server)
-        before = server.descriptors()
+        server.is_left_with(before)
         memory = []
         for mid_handshake in (True, False, False):
             clients = crowds(server, CLIENTS, mid_handshake)
