@@ -23,7 +23,7 @@ LEFT_OUT := docs/* examples/* test_house.py test_waiting.py protocols/test_names
 	peers/test_cups.py peers/test_http2_browsers.py peers/test_websocket_clients.py peers/test_websocket_servers.py \
 	peers/test_proxy_front_ends.py peers/test_proxy_websockets.py
 # What depends on how a reactor treats connections and processes; not what starts new ones by itself.
-ON_ASYNCIO := tests/core/test_takeover.py tests/core/test_handover.py tests/core/test_reentrancy.py \
+ON_ASYNCIO := tests/core/test_polling.py tests/core/test_takeover.py tests/core/test_handover.py tests/core/test_reentrancy.py \
 	tests/core/test_splice*.py tests/server/test_*takeover.py tests/server/test_take_over*.py \
 	tests/server/test_ports.py tests/protocols/tunnel tests/http2/test_takeover.py tests/command \
 	$(patsubst %,--ignore=tests/command/%,test_installs.py test_load.py test_completion.py test_manpage.py \
