@@ -24,6 +24,7 @@ __all__ = [
     "CPU",
     "P50",
     "P99",
+    "PER_GB",
     "TURNS",
     "Comparison",
     "Goal",
@@ -42,6 +43,7 @@ TURNS = 3
 
 CPU = "CPU, µs"
 P50, P99 = "p50, ms", "p99, ms"
+PER_GB, MB_A_SECOND = "CPU a GB, s", "MB a second"
 
 
 class Options(NamedTuple):
@@ -137,6 +139,13 @@ class Comparison:
         self.add(table, RATE, kind, done.rate)
         self.add(table, P50, kind, done.percentile(50) * 1e3)
         self.add(table, P99, kind, done.percentile(99) * 1e3)
+        self.add(table, BUSY, kind, done.busy)
+        self.add(table, LOAD, kind, done.load_busy)
+
+    def add_bulk(self, table: str, kind: str, done: Done) -> None:
+        """Remember what so many bytes took."""
+        self.add(table, PER_GB, kind, done.each * 1e9)
+        self.add(table, MB_A_SECOND, kind, done.rate / 1e6)
         self.add(table, BUSY, kind, done.busy)
         self.add(table, LOAD, kind, done.load_busy)
 

@@ -19,12 +19,11 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from back_end import BODY, ENDLESS, BackEnd, Loop
-from figures import CPU, TURNS, Comparison, Goal, options_of, publish, turns
+from figures import CPU, PER_GB, TURNS, Comparison, Goal, options_of, publish, turns
 from load import Done
 from processes import Server, prepare
 from proxies import OURS, PROGRAMS, running, title_of, why_missing
 from proxy_load import FIELDS, KEPT, LENGTH, UPGRADE, Load
-from report import BUSY, LOAD
 from switching import IDLE
 
 WARM_UP = 3000
@@ -47,7 +46,6 @@ WORK: dict[str, Callable[[Load], Run]] = {
 }
 SWITCHED = ("upgrade", "echo of 128 bytes", "spliced down", "spliced up", IDLE)
 MESSAGES = ("GET", "POST 10 kB", "upgrade", "echo of 128 bytes")
-PER_GB, MB_A_SECOND = "CPU a GB, s", "MB a second"
 
 GOALS = (
     Goal("GET", CPU, OURS, "node", "<=", 1.0),
@@ -70,14 +68,6 @@ def does(name: str, work: str) -> bool:
         return work in SWITCHED
     # Twisted's own passes no upgrade, and has no back-pressure: it would fill the memory.
     return name != "twisted" or work in ("GET", "POST 10 kB")
-
-
-def add(comparison: Comparison, work: str, kind: str, done: Done) -> None:
-    """Remember what bytes without an end took in this round."""
-    comparison.add(work, PER_GB, kind, done.each * 1e9)
-    comparison.add(work, MB_A_SECOND, kind, done.rate / 1e6)
-    comparison.add(work, BUSY, kind, done.busy)
-    comparison.add(work, LOAD, kind, done.load_busy)
 
 
 class Size(NamedTuple):
@@ -156,7 +146,7 @@ class Rounds:
         with self._load(proxy) as load:
             run = WORK[work](load)
             run(self._size.seconds / 3)
-            add(self._comparison, work, proxy.kind, run(self._size.seconds))
+            self._comparison.add_bulk(work, proxy.kind, run(self._size.seconds))
 
     def _hold(self, proxy: Server) -> None:
         """What an idle switched connection takes, in a new process: an old one has room left."""

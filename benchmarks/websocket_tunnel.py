@@ -1,253 +1,270 @@
 """
 What a tunnel in WebSocket's binary messages costs, beside websockify.
 
-- ``websockify``: from PATH, or as given by ``--websockify``; left out if it is not installed;
+- ``websockify``: left out if it is not installed. It has a process for each connection;
 - ``raw``: ``upgrade-switch serve --tunnel`` with a token of its own, without messages;
-- ``before``: the same as ``ours`` of another working tree (``--before``);
-- ``ours``: ``upgrade-switch serve --tunnel`` with the token ``websocket``.
+- ``ours``: the same with the token ``websocket``.
 
-The servers run on one core, with one connection each; the back end and the client are this process, on
-another. All figures are CPU time of a server and its children, the system's included.
+The servers run on one core; the client and the back end are this process, on another. All figures are
+those of a server and of its children.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import shutil
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from statistics import median
 from threading import Thread
+from typing import NamedTuple
 
-from report import shown
+from figures import CPU, PER_GB, TURNS, Comparison, Goal, chosen, options_of, publish, turns
+from load import Done
+from peers import Peer
+from processes import HOST, STUCK, Server, Wrong, listening, prepare
+from report import ECHO
+from switching import IDLE
 
-HOST = "127.0.0.1"
-TREE = Path(__file__).resolve().parent.parent
-
-KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 MASK = b"\x37\xfa\x21\x3d"
-PIECE = 1024 * 1024
-# What browsers and websockify's own clients send at a time, masked.
-FRAME = 65536
+PIECE = 1 << 20
+FRAME = 1 << 16
+"""What browsers and websockify's own clients send at a time, masked."""
 SMALL = 128
 
-TICK = os.sysconf("SC_CLK_TCK")
+DOWN, UP = "bytes down", "bytes up"
+
+GOALS = (
+    Goal(DOWN, PER_GB, "ours", "websockify", "<=", 1.0),
+    Goal(UP, PER_GB, "ours", "websockify", "<=", 1.0),
+    *(Goal(ECHO, CPU, "ours", other) for other in ("websockify", "raw")),
+    *(Goal(IDLE, "KiB", "ours", other) for other in ("websockify", "raw")),
+)
+
+WEBSOCKIFY = Path(sys.executable).with_name("websockify")
+
+PEERS = (
+    Peer("websockify", "websockify", "", (), ["websockify"]),
+    Peer("raw", "serve --tunnel, without messages", "", (), ["upgrade_switch"]),
+    Peer("ours", "serve --tunnel, websocket", "", (), ["upgrade_switch"]),
+)
 
 
-class BackEnd:
-    """Listens, and has the newest connection."""
+class Family(Server):
+    """A server, and the processes that it has started."""
 
-    def __init__(self) -> None:
-        self._listening = socket.create_server((HOST, 0))
-        self.port = self._listening.getsockname()[1]
+    @property
+    def cpu(self) -> float:
+        return sum(Server(self.kind, self.port, pid).cpu for pid in self._pids())
 
-    def accept(self) -> socket.socket:
-        connection, _ = self._listening.accept()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
+    @property
+    def memory(self) -> int:
+        # In proportion: the processes share much.
+        rolled_up = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self._pids()]
+        return sum(int(text.partition("\nPss:")[2].split()[0]) * 1024 for text in rolled_up)
 
-
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as found:
-        return int(found.getsockname()[1])
-
-
-def cpu_of(pid: int) -> float:
-    """Seconds of CPU of a process and of its children, those that have ended among them."""
-    total, family = 0, {pid}
-    for entry in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
-        try:
-            fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if entry in family or int(fields[1]) in family:
-            family.add(entry)
-            total += sum(map(int, fields[11:15]))
-    return total / TICK
+    def _pids(self) -> list[int]:
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [self.pid, *map(int, children)]
 
 
-class Tunnel:
-    """A server's process, and how to reach the back end through it."""
+class Ends(NamedTuple):
+    """A connection through a tunnel."""
 
-    def __init__(self, kind: str, process: subprocess.Popen[bytes], port: int, back: BackEnd) -> None:
-        self.kind = kind
-        self.pid = process.pid
-        self._port = port
-        self._back = back
+    client: socket.socket
+    back: socket.socket
 
-    def connect(self) -> tuple[socket.socket, socket.socket]:
+    def close(self) -> None:
+        self.client.close()
+        self.back.close()
+
+
+class Tunnel(NamedTuple):
+    """A server, and what it connects to."""
+
+    server: Server
+    listening: socket.socket
+
+    @property
+    def has_frames(self) -> bool:
+        return self.server.kind != "raw"
+
+    def connect(self) -> Ends:
         """A client that has switched, and the back end's side."""
-        for _ in range(400):
-            try:
-                client = socket.create_connection((HOST, self._port))
-                break
-            except ConnectionRefusedError:
-                time.sleep(0.05)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        token = b"websocket" if self.frames else b"raw"
+        client = socket.create_connection((HOST, self.server.port), timeout=STUCK)
+        token = b"websocket" if self.has_frames else b"raw"
         client.sendall(
             b"GET /raw HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: %b\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n"
-            b"Sec-WebSocket-Protocol: binary\r\n\r\n" % (token, KEY)
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            b"Sec-WebSocket-Protocol: binary\r\n\r\n" % token
         )
         head = b""
         while not head.endswith(b"\r\n\r\n"):
-            head += client.recv(1)
+            if not (byte := client.recv(1)):
+                raise Wrong("it does not switch")
+            head += byte
         if not head.startswith(b"HTTP/1.1 101 "):
-            raise RuntimeError(f"{self.kind} does not switch: {head!r}")
-        return client, self._back.accept()
-
-    @property
-    def frames(self) -> bool:
-        return self.kind != "raw"
+            raise Wrong(f"it does not switch: {head!r}")
+        back, _ = self.listening.accept()
+        for end in (client, back):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return Ends(client, back)
 
     def frame(self, size: int) -> bytes:
         """What a client sends of so many bytes, all of them 0."""
-        if not self.frames:
+        if not self.has_frames:
             return bytes(size)
-        head = b"\x82\xfe" + size.to_bytes(2, "big") if size < 65536 else None
-        head = head or b"\x82\xff" + size.to_bytes(8, "big")
-        return head + MASK + MASK * (size // 4)
+        length = (
+            b"\xfe" + size.to_bytes(2, "big") if size < FRAME else b"\xff" + size.to_bytes(8, "big")
+        )
+        return b"\x82" + length + MASK + MASK * (size // 4)
+
+    def measure(self, count: int, run: Callable[[], list[float]]) -> Done:
+        """
+        What something takes.
+
+        :param count: how many times, or bytes, it is.
+        :param run: does it, and says how long each time took.
+        """
+        cpu, load_cpu, began = self.server.cpu, time.process_time(), time.perf_counter()
+        took = run()
+        seconds = time.perf_counter() - began
+        return Done(count, seconds, self.server.cpu - cpu, time.process_time() - load_cpu, took)
 
 
-@contextmanager
-def running(kind: str, tree: str, websockify: str, core: int) -> Iterator[Tunnel]:
-    back, port = BackEnd(), free_port()
-    target = f"{HOST}:{back.port}"
-    token = "raw" if kind == "raw" else "websocket"
-    command = [
-        *(sys.executable, "-c", "from upgrade_switch.command import main; main()", "serve"),
-        *("--listen", f"tcp:{port}:interface={HOST}", "--tunnel", f"/raw {token} tcp:{target}"),
-    ]
-    if kind == "websockify":
-        command = [websockify, f"{HOST}:{port}", target]
-    quiet = subprocess.DEVNULL
-    environment = {**os.environ, "PYTHONPATH": tree}
-    with subprocess.Popen(command, stdout=quiet, stderr=quiet, env=environment) as process:
-        os.sched_setaffinity(process.pid, {core})
-        try:
-            yield Tunnel(kind, process, port, back)
-        finally:
-            process.terminate()
+def pour(source: socket.socket, sink: socket.socket, piece: bytes, count: int, arrives: int) -> None:
+    """
+    Send a piece so often.
 
-
-def taken(server: Tunnel, source: socket.socket, sink: socket.socket, piece: bytes, count: int) -> None:
-    """Send a piece so often, and receive as much."""
+    :param arrives: how many bytes of each are received, at least.
+    """
     sending = Thread(target=lambda: [source.sendall(piece) for _ in range(count)], daemon=True)
     sending.start()
-    buffer, left = bytearray(PIECE), count * len(piece)
-    if server.frames and len(piece) != PIECE:
-        # The head and the mask of each frame do not arrive.
-        left -= count * (len(piece) - FRAME)
+    buffer, left = bytearray(PIECE), count * arrives
     while left > 0:
-        left -= sink.recv_into(buffer)
+        if not (size := sink.recv_into(buffer)):
+            raise Wrong("it has closed the connection")
+        left -= size
     sending.join()
 
 
-def down(server: Tunnel, amount: int) -> float:
-    client, back = server.connect()
-    taken(server, back, client, bytes(PIECE), 8)
-    before = cpu_of(server.pid)
-    taken(server, back, client, bytes(PIECE), amount // PIECE)
-    return closed(server, before, client, back) / amount * 1e9
+def receive(sink: socket.socket, size: int) -> None:
+    while size > 0:
+        if not (data := sink.recv(size)):
+            raise Wrong("it has closed the connection")
+        size -= len(data)
 
 
-def up(server: Tunnel, amount: int) -> float:
-    client, back = server.connect()
-    piece = server.frame(FRAME)
-    taken(server, client, back, piece, 8)
-    before = cpu_of(server.pid)
-    taken(server, client, back, piece, amount // FRAME)
-    return closed(server, before, client, back) / amount * 1e9
+class Size(NamedTuple):
+    """How much is done: of each thing, by each server, in each round."""
+
+    amount: int = 200_000_000
+    small: int = 3000
+    idle: int = 100
 
 
-def small(server: Tunnel, amount: int) -> float:
-    client, back = server.connect()
-    sent, answer = server.frame(SMALL), bytes(SMALL)
-    comes = SMALL + (4 if server.frames else 0)
-    count = amount // 50_000
+class Round:
+    """One round: each server in turn, thing by thing."""
 
-    def there_and_back() -> None:
-        client.sendall(sent)
-        left = SMALL
-        while left:
-            left -= len(back.recv(left))
-        back.sendall(answer)
-        left = comes
-        while left:
-            left -= len(client.recv(left))
+    def __init__(self, comparison: Comparison, tunnels: list[Tunnel], size: Size) -> None:
+        self._comparison = comparison
+        self._tunnels = {tunnel.server.kind: tunnel for tunnel in tunnels}
+        self._servers = [tunnel.server for tunnel in tunnels]
+        self._size = size
 
-    for _ in range(200):
-        there_and_back()
-    before = cpu_of(server.pid)
-    for _ in range(count):
-        there_and_back()
-    return closed(server, before, client, back) / count * 1e6
+    def measure(self) -> None:
+        comparison = self._comparison
+        comparison.each(self._servers, self._down)
+        comparison.each(self._servers, self._up)
+        comparison.compare(ECHO, self._servers, self._echo)
+        comparison.each(self._servers, self._hold)
+
+    def _down(self, server: Server) -> None:
+        def poured(ends: Ends, count: int) -> None:
+            pour(ends.back, ends.client, bytes(PIECE), count, PIECE)
+
+        self._bulk(server, DOWN, PIECE, poured)
+
+    def _up(self, server: Server) -> None:
+        piece = self._tunnels[server.kind].frame(FRAME)
+
+        def poured(ends: Ends, count: int) -> None:
+            pour(ends.client, ends.back, piece, count, FRAME)
+
+        self._bulk(server, UP, FRAME, poured)
+
+    def _bulk(self, server: Server, table: str, size: int, poured: Callable[[Ends, int], None]) -> None:
+        tunnel, count = self._tunnels[server.kind], self._size.amount // size
+
+        def run() -> list[float]:
+            poured(ends, count)
+            return []
+
+        with closing(tunnel.connect()) as ends:
+            poured(ends, count // 10)
+            self._comparison.add_bulk(table, server.kind, tunnel.measure(count * size, run))
+
+    def _echo(self, server: Server) -> Done:
+        tunnel = self._tunnels[server.kind]
+        sent, answer = tunnel.frame(SMALL), bytes(SMALL)
+        comes = SMALL + (4 if tunnel.has_frames else 0)
+
+        def there_and_back() -> float:
+            began = time.perf_counter()
+            ends.client.sendall(sent)
+            receive(ends.back, SMALL)
+            ends.back.sendall(answer)
+            receive(ends.client, comes)
+            return time.perf_counter() - began
+
+        with closing(tunnel.connect()) as ends:
+            for _ in range(100):
+                there_and_back()
+            count = self._size.small // TURNS
+            return tunnel.measure(count, lambda: [there_and_back() for _ in range(count)])
+
+    def _hold(self, server: Server) -> None:
+        """What an idle connection takes."""
+        tunnel, count = self._tunnels[server.kind], self._size.idle
+        before = server.memory
+        with ExitStack() as stack:
+            for _ in range(count):
+                stack.enter_context(closing(tunnel.connect()))
+            self._comparison.add(IDLE, "KiB", server.kind, (server.memory - before) / count / 1024)
 
 
-def closed(server: Tunnel, before: float, *connections: socket.socket) -> float:
-    spent = cpu_of(server.pid) - before
-    for connection in connections:
-        connection.close()
-    return spent
+@contextmanager
+def running(kind: str, core: int) -> Iterator[Tunnel]:
+    """A server, while it runs."""
+    with socket.create_server((HOST, 0)) as back:
+        target = f"{HOST}:{back.getsockname()[1]}"
 
+        def command(port: int) -> list[str]:
+            if kind == "websockify":
+                return [str(WEBSOCKIFY), f"{HOST}:{port}", target]
+            token = "raw" if kind == "raw" else "websocket"
+            return [
+                *(sys.executable, "-c", "from upgrade_switch.command import main; main()", "serve"),
+                *("--listen", f"tcp:{port}:interface={HOST}", "--tunnel", f"/raw {token} tcp:{target}"),
+            ]
 
-FIGURES: dict[str, Callable[[Tunnel, int], float]] = {
-    "1 GB down, s": down,
-    "1 GB up, s": up,
-    "128 bytes there and back, µs": small,
-}
-
-
-def report(values: dict[str, dict[str, list[float]]], kinds: Sequence[str]) -> None:
-    """Medians, lowest and highest; and of each round's ratio of ours to another the median."""
-    print(f"{'':30}" + "".join(f"{kind:>24}" for kind in kinds))
-    for name, by_kind in values.items():
-        line = f"{name:30}"
-        for kind in kinds:
-            found = by_kind[kind]
-            line += f"{f'{shown(median(found))} ({shown(min(found))}-{shown(max(found))})':>24}"
-        print(line)
-        line = f"{'  ours to it':30}"
-        for kind in kinds:
-            pairs = zip(by_kind["ours"], by_kind[kind], strict=True)
-            line += f"{median(ours / theirs for ours, theirs in pairs):>24.2f}"
-        print(line)
+        with listening(kind, command, core) as server:
+            yield Tunnel(Family(kind, server.port, server.pid), back)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Tunnels in WebSocket's messages, beside websockify.")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--megabytes", type=int, default=400, help="how much is sent each time")
-    parser.add_argument("--before", metavar="TREE", help="another working tree to compare with")
-    parser.add_argument("--websockify", default=shutil.which("websockify"))
-    parser.add_argument("--quick", action="store_true", help="a short look")
-    options = parser.parse_args()
-    count, amount = (2, 100) if options.quick else (options.rounds, options.megabytes)
-    amount *= 1_000_000
-    trees = {"websockify": "", "raw": str(TREE), "before": options.before or "", "ours": str(TREE)}
-    left_out = {"websockify": options.websockify is None, "before": options.before is None}
-    kinds = [kind for kind in trees if not left_out.get(kind)]
-    servers_core, load_core = sorted(os.sched_getaffinity(0))[:2]
-    os.sched_setaffinity(0, {load_core})
-    values: dict[str, dict[str, list[float]]] = {name: {k: [] for k in kinds} for name in FIGURES}
-    with ExitStack() as stack:
-        servers = [
-            stack.enter_context(running(kind, trees[kind], options.websockify, servers_core))
-            for kind in kinds
-        ]
-        for number in range(count):
-            first = number % len(servers)
-            for name, measured in FIGURES.items():
-                for server in servers[first:] + servers[:first]:
-                    values[name][server.kind].append(measured(server, amount))
-    report(values, kinds)
+    options = options_of("What a tunnel in WebSocket's messages costs, beside websockify.", 5, 1)
+    comparison, peers = chosen("Tunnels in WebSocket messages", PEERS, options)
+    core = prepare()
+    size = Size(50_000_000, 600, 10) if options.is_quick else Size()
+    for number in range(options.rounds):
+        print(f"{comparison.title}: round {number + 1} of {options.rounds}", file=sys.stderr)
+        with ExitStack() as stack:
+            kinds = turns([peer.name for peer in peers], number)
+            tunnels = [stack.enter_context(running(kind, core)) for kind in kinds]
+            Round(comparison, tunnels, size).measure()
+    publish(comparison.section(GOALS), options)
 
 
 if __name__ == "__main__":
