@@ -369,7 +369,7 @@ class IUpgradeSite(Interface):
     def getResourceFor(request: object) -> IResource:
         """The resource that a request addresses."""
 
-    def resource_at(path: bytes) -> IResource | None:
+    def resource_at(path: bytes) -> tuple[IResource, int] | None:
         """The resource that a path leads to; None if the rest of a request has a say in it."""
 
     def site_upgrade_for(request: IUpgradeRequest) -> IResource | None:

@@ -376,8 +376,8 @@ class UpgradeChannel(AddressedChannel):
         if self.requests:
             self.requests[0].finish()
         elif head is not None and self._asked is not None:
-            self._trailing, self._behind = self._behind, b""
             log_switch(self, self._asked, head)
+            self._trailing, self._behind = self._trailing + self._behind, b""
         if self.is_producer:
             self.transport.unregisterProducer()
         self.state = ChannelState.LEFT

@@ -88,12 +88,14 @@ def takes_upgrades(resource: IResource, request: IUpgradeRequest) -> bool:
     return ITakesUpgrades.providedBy(resource) and bool(resource.takes(request))
 
 
-def resource_at(root: IResource, path: bytes) -> IResource | None:
+def resource_at(root: IResource, path: bytes) -> tuple[IResource, int] | None:
     """
-    The resource that a path leads to, whatever else the request says. None if there is no such
-    resource, or if one on the way looks its children up in a way of its own.
+    The resource that a path leads to, whatever else the request says, and how many of the path's
+    segments do. None if there is no such resource, or if one on the way looks its children up in a way
+    of its own.
     """
     resource: Any = root
+    depth = 0
     for segment in segments_of(path):
         if getattr(resource, "isLeaf", False):
             break
@@ -103,8 +105,8 @@ def resource_at(root: IResource, path: bytes) -> IResource | None:
         resource = resource.children.get(segment)
         if resource is None:
             return None
-    found: IResource = resource
-    return found
+        depth += 1
+    return resource, depth
 
 
 @implementer(ITakesUpgrades)

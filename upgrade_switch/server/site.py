@@ -239,10 +239,10 @@ class UpgradeSite(Site):
             found.d.addErrback(lambda _: None)
         return upgrade or found
 
-    def resource_at(self, path: bytes) -> IResource | None:
+    def resource_at(self, path: bytes) -> tuple[IResource, int] | None:
         """
-        The resource of the tree that a path leads to; None if there is no such resource, or if the
-        rest of the request has a say in it.
+        The resource of the tree that a path leads to, and how many of the path's segments do; None if
+        there is no such resource, or if the rest of the request has a say in it.
         """
         if getattr(self.getResourceFor, "__func__", None) is not UpgradeSite.getResourceFor:
             return None
