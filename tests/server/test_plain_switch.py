@@ -224,6 +224,7 @@ ASKED = {
     "page": head(b"/page"),
     "root": head(b"/"),
     "absolute": head(b"http://localhost/u"),
+    "no authority": head(b"http:///u"),
     "asterisk": head(b"*").replace(b"GET", b"OPTIONS"),
     "post": head().replace(b"GET", b"POST"),
     "content": head(more=b"Content-Length: 3\r\n") + b"abc",
@@ -282,15 +283,14 @@ def test_no_difference_on_other_sites(limits: Any) -> None:
     assert plain == usual
 
 
-def test_no_difference_at_the_root() -> None:
-    """Nor where the whole site is an UpgradeResource."""
-    for path in (b"/", b"/u", b"/any/where"):
-        seen = []
-        for is_plain in (True, False):
-            factory = Building()
-            told = Told(is_plain, root=UpgradeResource({"echo": factory}))
-            seen.append((told.asks(head(path) + b"x"), factory.asked, told.observing.seen))
-        assert seen[0] == seen[1]
+@pytest.mark.parametrize("name", ["root", "below", "query", "absolute", "asterisk", "no authority"])
+def test_no_difference_at_the_root(name: str) -> None:
+    """Nor where the whole site is an UpgradeResource, whatever form the request's target has."""
+    seen = []
+    for is_plain in (True, False):
+        told = Told(is_plain, root=UpgradeResource({"echo": Building()}))
+        seen.append((told.asks(ASKED[name] + b"x"), told.all()))
+    assert seen[0] == seen[1]
 
 
 def test_draining(errors: Any) -> None:

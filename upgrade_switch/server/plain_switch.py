@@ -53,7 +53,12 @@ def switch_plainly(
         asked, and the connection has not switched: it answers the request.
     """
     path = head.target.partition(b"?")[0]
-    if site.requestFactory is not UpgradeRequest or what_is_wrong(head.fields):
+    if (
+        site.requestFactory is not UpgradeRequest
+        # Absolute-form, which names a Host, or an asterisk.
+        or not path.startswith(b"/")
+        or what_is_wrong(head.fields)
+    ):
         return False
     at_path = site.resource_at(path)
     if at_path is None:
