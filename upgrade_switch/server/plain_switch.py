@@ -64,9 +64,13 @@ def switch_plainly(
     if at_path is None:
         return False
     resource = at_path[0]
-    if not isinstance(resource, UpgradeResource) or not resource.is_usual:
+    if not isinstance(resource, UpgradeResource):
         return False
-    found = resource.factory_for(_offer(head))
+    fields = head.fields
+    offer = Offer.of_request(
+        head.method, b"HTTP/1.1", fields.get(b"Upgrade"), fields.get(b"Connection")
+    )
+    found = resource.factory_for(offer)
     if found is None:
         return False
     token, factory = found
@@ -93,11 +97,6 @@ def switch_plainly(
         # The access log's formatter, say: the connection has been aborted.
         _log.failure("a connection could not be handed over behind its 101")
     return True
-
-
-def _offer(head: Head) -> Offer:
-    fields = head.fields
-    return Offer.of_request(head.method, b"HTTP/1.1", fields.get(b"Upgrade"), fields.get(b"Connection"))
 
 
 def _head(token: UpgradeToken, target: object) -> SwitchHead:

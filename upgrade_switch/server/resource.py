@@ -159,14 +159,12 @@ class UpgradeResource(Resource):
         self._upgrades = Upgrades(upgrades)
         self._otherwise = upgrade_required(*self._upgrades.names) if fallback is None else fallback
 
-    @property
-    def is_usual(self) -> bool:
-        """Whether it renders as this class does."""
-        return getattr(self.render, "__func__", None) is UpgradeResource.render
-
     def factory_for(self, offer: Offer) -> tuple[UpgradeToken, IProtocolFactory] | None:
         """The token and the factory that alone decide about an offer; None if there is more to it."""
-        return None if self._refuses_optimistic else self._upgrades.factory_for(offer)
+        is_usual = getattr(self.render, "__func__", None) is UpgradeResource.render
+        if self._refuses_optimistic or not is_usual:
+            return None
+        return self._upgrades.factory_for(offer)
 
     def takes(self, request: IUpgradeRequest) -> bool:
         """Whether an offered token is known here, as :class:`ITakesUpgrades` asks."""
