@@ -100,6 +100,13 @@ class Saying(UpgradeResource):
         return super().render(request)
 
 
+class Leaving(UpgradeResource):
+    """Leaves all tokens to the site."""
+
+    def takes(self, request: Any) -> bool:
+        return False
+
+
 class Usual(UpgradeRequest):
     """Of another class: a site with such requests always goes the usual way."""
 
@@ -148,6 +155,7 @@ class Told:
         root.putChild(b"shelf", shelf)
         root.putChild(b"plain", plain_shelf)
         root.putChild(b"said", Saying(upgrades))
+        root.putChild(b"leaving", Leaving(upgrades))
         root.putChild(b"refuse", UpgradeResource(upgrades, optimistic="refuse"))
         root.putChild(b"page", Page())
         root.putChild(b"no resource", Broken())  # type: ignore[arg-type]  # a mistake
@@ -219,6 +227,7 @@ ASKED = {
     "plain shelf": head(b"/plain/u"),
     "below": head(b"/u/below"),
     "said": head(b"/said"),
+    "leaving": head(b"/leaving"),
     "nobody": head(b"/gone/u"),
     "missing": head(b"/missing"),
     "page": head(b"/page"),
@@ -274,6 +283,18 @@ def test_no_difference(name: str, errors: Any) -> None:
     plain, usual = both((PAGE[:5], PAGE[5:], data))
     assert plain == usual
     errors.clear()
+
+
+def test_no_difference_with_upgrades_of_the_site() -> None:
+    """Nor where the site has an upgrade to the same token, and a resource leaves that to it."""
+    for path, is_asked in ((b"/u", False), (b"/leaving", True)):
+        seen = []
+        for is_plain in (True, False):
+            factory = Building()
+            told = Told(is_plain, upgrades={"echo": factory})
+            seen.append((told.asks(head(path)), told.all(), factory.asked))
+        assert seen[0] == seen[1]
+        assert bool(seen[0][2]) == is_asked
 
 
 @pytest.mark.parametrize("limits", [{"max_switched": 0}, {"max_per_address": 0}, {"of": Finding}])

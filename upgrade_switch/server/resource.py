@@ -161,7 +161,10 @@ class UpgradeResource(Resource):
 
     def factory_for(self, offer: Offer) -> tuple[UpgradeToken, IProtocolFactory] | None:
         """The token and the factory that alone decide about an offer; None if there is more to it."""
-        is_usual = getattr(self.render, "__func__", None) is UpgradeResource.render
+        is_usual = (
+            getattr(self.render, "__func__", None) is UpgradeResource.render
+            and getattr(self.takes, "__func__", None) is UpgradeResource.takes
+        )
         if self._refuses_optimistic or not is_usual:
             return None
         return self._upgrades.factory_for(offer)
