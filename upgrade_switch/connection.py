@@ -119,9 +119,9 @@ class SwitchedConnection:
 
     __slots__ = (
         "__weakref__",
-        "_listener",
         "_transport",
         "_uninstalled",
+        "listener",
         "path",
         "since",
         "target",
@@ -145,7 +145,8 @@ class SwitchedConnection:
         self.user: str | None = None
         self._transport = transport
         self._uninstalled = uninstalled
-        self._listener: EndListener | None = None
+        # Told of the end; set before there is a target.
+        self.listener: EndListener | None = None
         self.why_aborted: Exception | None = None
 
     def __repr__(self) -> str:
@@ -207,16 +208,12 @@ class SwitchedConnection:
         assert uninstalled is not None
         holding = uninstalled.take()
         self.target = target
-        listener, lost = self._listener, holding.lost
+        listener, lost = self.listener, holding.lost
         if listener is not None and lost is None:
             _twisted.watch_end(self._transport, target, self)
         holding.hand_over_to(target)
         if listener is not None and lost is not None:
             listener.ended(self, lost)
-
-    def on_end(self, listener: EndListener) -> None:
-        """Have a listener told of the connection's end; call it before there is a target."""
-        self._listener = listener
 
     def __call__(self, reason: Failure) -> None:
         """
@@ -224,7 +221,7 @@ class SwitchedConnection:
         record itself is the callable, since a closure would cost every connection three times as
         much memory.
         """
-        listener = self._listener
+        listener = self.listener
         assert listener is not None
         # The target finds the connection gone from the collection; observers hear after the target.
         listener.forget(self)

@@ -369,7 +369,7 @@ class IUpgradeSite(Interface):
     def getResourceFor(request: object) -> IResource:
         """The resource that a request addresses."""
 
-    def resource_at(path: bytes) -> IResource | None:
+    def resource_at(path: bytes) -> tuple[IResource, int] | None:
         """The resource that a path leads to; None if the rest of a request has a say in it."""
 
     def site_upgrade_for(request: IUpgradeRequest) -> IResource | None:
@@ -387,11 +387,11 @@ class IUpgradeSite(Interface):
     def http2_connection() -> IProtocol:
         """What speaks HTTP/2 on a connection (``server.http2``)."""
 
-    def connected(transport: object) -> None:
-        """A connection to the site has begun, or goes on in HTTP behind an upgrade."""
-
-    def prefaces_on(transport: object) -> Any:
-        """What a connection may begin with in place of a request; None if there is nothing."""
+    def connected(transport: object) -> Any:
+        """
+        A connection to the site has begun, or goes on in HTTP behind an upgrade. The result is what it
+        may begin with in place of a request; None if there is nothing.
+        """
 
     def target_of(factory: IProtocolFactory, transport: IStreamTransport) -> IProtocol | None:
         """The protocol for a connection that begins with a preface; None if it gets none."""

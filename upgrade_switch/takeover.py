@@ -72,10 +72,10 @@ def hand_over(transport: IStreamTransport, slot: _twisted.Slot, target: IProtoco
     # With no bytes in hand there is nothing to hold back from a target that pauses,
     if not data and layer is target and is_bare(beneath):
         # nor, on a bare socket, from one that closes.
-        _make_connection(transport, target)
+        _make_connection(transport, beneath, target)
         return
     watch = _twisted.PauseWatch(transport) if data or layer is not target else None
-    _make_connection(transport, target)
+    _make_connection(transport, beneath, target)
     receiver = slot.get()
     if is_closing(transport):
         if watch is not None:
@@ -95,11 +95,11 @@ def hand_over(transport: IStreamTransport, slot: _twisted.Slot, target: IProtoco
         _call_target(transport, receiver.dataReceived, data)
 
 
-def _make_connection(transport: IStreamTransport, target: IProtocol) -> None:
+def _make_connection(transport: IStreamTransport, beneath: object, target: IProtocol) -> None:
     try:
         target.makeConnection(transport)
         # Afterwards, since a target's log prefix may well describe the connection.
-        rename_log_prefix(transport, target)
+        rename_log_prefix(beneath, target)
     except BaseException:
         _failed(transport, target.makeConnection)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from upgrade_switch.server.idle import IdleQueue, TimedChannel
+from upgrade_switch.server.idle import IdleTimers, TimedChannel
 
 
 class Timed(TimedChannel):
@@ -30,11 +30,7 @@ class Timing:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.idle_timers = self
-        self.queues: dict[float, IdleQueue] = {}
-
-    def after(self, seconds: float) -> IdleQueue:
-        return self.queues.setdefault(seconds, IdleQueue(self.clock, seconds))
+        self.idle_timers = IdleTimers(self.clock)
 
     def channels(self, *after: float) -> list[Timed]:
         """Channels for which time begins to pass, each so many seconds after the one before."""

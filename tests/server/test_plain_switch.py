@@ -8,18 +8,24 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Callable
+from copy import copy
+from threading import Event, Thread
 from typing import Any
+from weakref import ref
 
 import pytest
+import pytest_twisted
 from twisted.internet.address import IPv4Address
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.web.http import combinedLogFormatter, proxiedLogFormatter
+from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from tests.kit.asking import PAGE, Accepting, Broken
-from tests.kit.harness import EchoTarget, Page, upgrade_head
+from tests.kit.harness import EVERY_KIND, EchoTarget, Page, Recorder, site_of, upgrade_head
 from upgrade_switch import UpgradeRequest, UpgradeResource, UpgradeSite
 from upgrade_switch.interfaces import ILayered, ISelective
 from upgrade_switch.negotiation import UpgradeToken
@@ -94,6 +100,13 @@ class Saying(UpgradeResource):
         return super().render(request)
 
 
+class Leaving(UpgradeResource):
+    """Leaves all tokens to the site."""
+
+    def takes(self, request: Any) -> bool:
+        return False
+
+
 class Usual(UpgradeRequest):
     """Of another class: a site with such requests always goes the usual way."""
 
@@ -114,8 +127,8 @@ class Observing:
 
 
 LOGGED = (
-    *("method", "uri", "path", "args", "clientproto"),
-    *("code", "code_message", "sentLength", "has_switched", "finished"),
+    *("method", "uri", "path", "args", "clientproto", "prepath", "postpath", "sitepath", "site"),
+    *("code", "code_message", "sentLength", "has_switched", "finished", "queued"),
 )
 
 
@@ -142,10 +155,11 @@ class Told:
         root.putChild(b"shelf", shelf)
         root.putChild(b"plain", plain_shelf)
         root.putChild(b"said", Saying(upgrades))
+        root.putChild(b"leaving", Leaving(upgrades))
         root.putChild(b"refuse", UpgradeResource(upgrades, optimistic="refuse"))
         root.putChild(b"page", Page())
         root.putChild(b"no resource", Broken())  # type: ignore[arg-type]  # a mistake
-        self.observing, self.log = Observing(), []
+        self.observing, self.log, self.kept = Observing(), [], []
         self.site: Any = of(
             kwargs.pop("root", None) or root,
             requestFactory=UpgradeRequest if plain else Usual,
@@ -157,9 +171,17 @@ class Told:
         self.site.startFactory()
 
     def _log(self, request: Any) -> None:
+        self.log.append(self.about(request))
+        self.kept.append(request)
+        request.notifyFinish().addCallback(self.log.append)
+
+    def about(self, request: Any) -> dict[str, Any]:
+        """All that a log may look at."""
         fields = sorted(request.requestHeaders.getAllRawHeaders())
         said = [name for name, _ in request.responseHeaders.getAllRawHeaders()]
-        about: Any = {name: getattr(request, name) for name in LOGGED}
+        about: Any = {name: getattr(request, name, None) for name in LOGGED}
+        channel = getattr(request, "channel", None)
+        about["site"] = about["site"] is self.site
         about.update(
             fields=fields,
             said=said,
@@ -167,8 +189,11 @@ class Told:
             host=request.getHost(),
             is_secure=request.isSecure(),
             offer=str(request.offer),
+            url=request.code == 101 and request.prePathURL(),
+            content=request.content and request.content.read(),
+            behind=channel and channel.has_trailing_data(),
         )
-        self.log.append(about)
+        return about
 
     def asks(self, *pieces: bytes) -> tuple[Any, ...]:
         """What becomes of bytes on a new connection, which ends then."""
@@ -183,6 +208,8 @@ class Told:
         return re.sub(rb"Date: [^\r]*", b"Date", transport.value()), transport.disconnecting, calls
 
     def all(self) -> tuple[Any, ...]:
+        # What has been kept is looked at once more.
+        self.log += map(self.about, self.kept)
         asked = [(factory.asked, factory.starts) for factory in self.factories.values()]
         return asked, self.accepting.tokens, self.observing.seen, self.log, len(self.site.switched)
 
@@ -200,11 +227,13 @@ ASKED = {
     "plain shelf": head(b"/plain/u"),
     "below": head(b"/u/below"),
     "said": head(b"/said"),
+    "leaving": head(b"/leaving"),
     "nobody": head(b"/gone/u"),
     "missing": head(b"/missing"),
     "page": head(b"/page"),
     "root": head(b"/"),
     "absolute": head(b"http://localhost/u"),
+    "no authority": head(b"http:///u"),
     "asterisk": head(b"*").replace(b"GET", b"OPTIONS"),
     "post": head().replace(b"GET", b"POST"),
     "content": head(more=b"Content-Length: 3\r\n") + b"abc",
@@ -256,6 +285,18 @@ def test_no_difference(name: str, errors: Any) -> None:
     errors.clear()
 
 
+def test_no_difference_with_upgrades_of_the_site() -> None:
+    """Nor where the site has an upgrade to the same token, and a resource leaves that to it."""
+    for path, is_asked in ((b"/u", False), (b"/leaving", True)):
+        seen = []
+        for is_plain in (True, False):
+            factory = Building()
+            told = Told(is_plain, upgrades={"echo": factory})
+            seen.append((told.asks(head(path)), told.all(), factory.asked))
+        assert seen[0] == seen[1]
+        assert bool(seen[0][2]) == is_asked
+
+
 @pytest.mark.parametrize("limits", [{"max_switched": 0}, {"max_per_address": 0}, {"of": Finding}])
 def test_no_difference_on_other_sites(limits: Any) -> None:
     """Nor is there one where no more connections are taken, or where the site looks at requests."""
@@ -263,15 +304,14 @@ def test_no_difference_on_other_sites(limits: Any) -> None:
     assert plain == usual
 
 
-def test_no_difference_at_the_root() -> None:
-    """Nor where the whole site is an UpgradeResource."""
-    for path in (b"/", b"/u", b"/any/where"):
-        seen = []
-        for is_plain in (True, False):
-            factory = Building()
-            told = Told(is_plain, root=UpgradeResource({"echo": factory}))
-            seen.append((told.asks(head(path) + b"x"), factory.asked, told.observing.seen))
-        assert seen[0] == seen[1]
+@pytest.mark.parametrize("name", ["root", "below", "query", "absolute", "asterisk", "no authority"])
+def test_no_difference_at_the_root(name: str) -> None:
+    """Nor where the whole site is an UpgradeResource, whatever form the request's target has."""
+    seen = []
+    for is_plain in (True, False):
+        told = Told(is_plain, root=UpgradeResource({"echo": Building()}))
+        seen.append((told.asks(ASKED[name] + b"x"), told.all()))
+    assert seen[0] == seen[1]
 
 
 def test_draining(errors: Any) -> None:
@@ -302,6 +342,105 @@ def test_goes_past(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     told = Told(plain=True)
     assert told.asks(ASKED[name])[0].startswith(b"HTTP/1.1 101 ")
     assert processed == []
+
+
+LOOKS: dict[str, Callable[[Any], object]] = {
+    "get": lambda request: request.uri,
+    "get what is not there": lambda request: hasattr(request, "unseen"),
+    "set": lambda request: setattr(request, "uri", b"/u"),
+    "set its class": lambda request: setattr(request, "__class__", UpgradeRequest),
+    "delete": lambda request: delattr(request, "transport"),
+    "print": repr,
+    "format": "{}".format,
+    "list": dir,
+    "all": vars,
+    "copy": copy,
+    "class": lambda request: request.__class__,
+    "provides": IRequest.providedBy,
+    "adapt": lambda request: IRequest(request, None),
+    "adapt to another": lambda request: ILayered(request, None),
+    "mark": lambda request: alsoProvides(request, ILayered),
+    "line": lambda request: combinedLogFormatter("[now]", request),
+    "line behind a proxy": lambda request: proxiedLogFormatter("[now]", request),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+@pytest.mark.parametrize("is_late", [False, True], ids=["at once", "later"])
+def test_looks_of_a_log(look: Callable[[Any], object], is_late: bool) -> None:
+    """However a log looks at the request, be it when all is over, the request is a usual one."""
+    seen = []
+    for is_plain in (True, False):
+        told = Told(is_plain)
+        kept = told.kept
+
+        def log(request: Any, kept: list[Any] = kept) -> None:
+            kept.append(request)
+            if not is_late:
+                look(request)
+
+        told.site.log = log
+        told.asks(head(b"/plain/u?a=1") + b"behind")
+        told.site.stopFactory()
+        (request,) = kept
+        if is_late:
+            look(request)
+        assert type(request) in (UpgradeRequest, Usual)
+        assert not {"unseen", "is_over"} & vars(request).keys()
+        assert hash(request) == id(request)
+        assert {request: 1}[request] == 1
+        seen.append(told.about(request))
+    assert seen[0] == seen[1]
+
+
+def test_threads_of_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads may look at the same request, also while it is being logged."""
+    note_switch = UpgradeRequest.note_switch
+
+    def note_slowly(*arguments: Any) -> None:
+        Event().wait(0.01)
+        note_switch(*arguments)
+
+    monkeypatch.setattr(UpgradeRequest, "note_switch", note_slowly)
+    told = Told(plain=True)
+    threads: list[Thread] = []
+    seen: list[Any] = []
+
+    def look(request: Any) -> None:
+        seen.append((request.uri, request.code, request.getHost(), request.offer.first("echo")))
+
+    def log(request: Any) -> None:
+        told.kept.append(request)
+        threads[:] = [Thread(target=look, args=(request,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+
+    told.site.log = log
+    for _ in range(5):
+        told.asks(head())
+        for thread in threads:
+            thread.join()
+    assert len(seen) == 15
+    assert len(set(seen)) == 1
+    assert all(r.finished and not hasattr(r, "channel") for r in told.kept)
+
+
+@pytest.mark.usefixtures("no_gc")
+@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("looks", [True, False], ids=["looks", "does not look"])
+@pytest_twisted.ensureDeferred
+async def test_nothing_stays_behind_the_log(kind: str, looks: bool, listen: Any) -> None:
+    """On no kind of connection does anything keep the channel, or the request."""
+    site = site_of({"echo": Factory.forProtocol(EchoTarget)})
+    logged: list[Any] = []
+    site.log = lambda request: logged.append((looks and request.uri, ref(request)))  # type: ignore[method-assign]
+    client = await (await listen(kind, site)).connect(Recorder())
+    client.send(head() + b"behind")
+    await client.receives(b"behind")
+    ((uri, request),) = logged
+    assert uri == (looks and b"/u")
+    assert request() is None
+    assert [channel() for channel in site.channels] == [None]
 
 
 def test_log_that_fails(errors: Any) -> None:

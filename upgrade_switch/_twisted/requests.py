@@ -179,16 +179,16 @@ class LeanRequest(Request):
         self.__dict__.pop("responseHeaders", None)
 
     def finish_noted(self) -> None:
-        """What is left of ``finish`` behind :meth:`note_answer`: the log, and what comes next."""
-        self.log_noted()
-        self._cleanup()
-
-    def log_noted(self) -> None:
-        """The log alone."""
+        """What is left of ``finish`` behind :meth:`note_answer`: the log, and :meth:`end_noted`."""
         factory = self.channel.factory
         if factory is not None:
             factory.log(self)
+        self.end_noted()
+
+    def end_noted(self) -> None:
+        """What comes behind the log."""
         self.finished = 1
+        self._cleanup()
 
     def _cleanup(self) -> None:
         if self.producer or self.notifications or "content" in self.__dict__:

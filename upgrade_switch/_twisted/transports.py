@@ -290,12 +290,11 @@ def abort(transport: Closable) -> None:
         getattr(transport, "abortConnection", transport.loseConnection)()
 
 
-def rename_log_prefix(transport: object, protocol: object) -> None:
+def rename_log_prefix(owner: Any, protocol: object) -> None:
     """
-    Have the reactor's log lines for this transport name the protocol. Twisted computes ``logstr``
-    (the protocol's prefix, a comma, and the connection) once, at accept.
+    Have the reactor's log lines for its transport (:func:`bottom`) name the protocol. Twisted computes
+    ``logstr`` (the protocol's prefix, a comma, and the connection) once, at accept.
     """
-    owner = bottom(transport)
     logstr = getattr(owner, "logstr", None)
     if logstr is None:
         return

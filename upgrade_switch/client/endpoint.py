@@ -89,7 +89,7 @@ def install_built(connection: SwitchedConnection, factory: IProtocolFactory) -> 
         connection.abort()
         factory.doStop()
         raise
-    connection.on_end(_FactoryStopper(factory))
+    connection.listener = _FactoryStopper(factory)
     # Not `install`, which checks: ClientService's protocols do not declare IProtocol.
     connection.hand_over_to(target)
     return target

@@ -40,7 +40,7 @@ class Deadline:
             self.pause()
         self._seconds = seconds
         if seconds:
-            self._queue = self._timers.after(seconds)
+            self._queue = self._timers[seconds]
             self._queue.begin(self)
 
     def restart(self) -> None:
@@ -57,7 +57,7 @@ class Deadline:
     def resume(self) -> None:
         """Have the whole time again, if there is a time-out."""
         if self._queue is None and self._seconds:
-            self._queue = self._timers.after(self._seconds)
+            self._queue = self._timers[self._seconds]
             self._queue.begin(self)
 
     def stop(self) -> None:

@@ -113,10 +113,9 @@ class UpgradeChannel(AddressedChannel):
     def connectionMade(self) -> None:
         # HTTPChannel's has nothing more that a connection needs which switches (LateChannel).
         site, transport = self.site, self.transport
-        site.connected(transport)
         # The TLS layer, which ALPN belongs to, is a wrapper.
         self.knows_protocol = is_bare(transport)
-        self._prefaces = site.prefaces_on(transport)
+        self._prefaces = site.connected(transport)
         if self._prefaces is not None:
             self.state = ChannelState.PREFACE
         self.setTimeout(self.timeOut)
@@ -372,21 +371,17 @@ class UpgradeChannel(AddressedChannel):
             _twisted.detach_flow_control(self)
         self.state = ChannelState.LEAVING
         if head is not None:
-            self._write_head(head)
+            write_at_once(self.transport, written(head))
         if self.requests:
             self.requests[0].finish()
         elif head is not None and self._asked is not None:
-            self._trailing, self._behind = self._behind, b""
             log_switch(self, self._asked, head)
+            self._trailing, self._behind = self._trailing + self._behind, b""
         if self.is_producer:
             self.transport.unregisterProducer()
         self.state = ChannelState.LEFT
         trailing, self._trailing = self._trailing, b""
         return trailing
-
-    def _write_head(self, head: SwitchHead) -> None:
-        """Write a head that ends HTTP (RFC 9110 §15.2.2, §9.3.6)."""
-        write_at_once(self.transport, written(head))
 
     def requestDone(self, request: Request) -> None:
         self.outlives_half_close = False

@@ -33,21 +33,21 @@ class HasTimeout(TypingProtocol):
         """The time is over: end it (``IdleQueue.end``), or begin it again."""
 
 
-class IdleTimers:
-    """The time-outs of a site's connections, or of a proxy's requests."""
+class IdleTimers(dict[float, "IdleQueue"]):
+    """
+    The time-outs of a site's connections, or of a proxy's requests, by their lengths in seconds: one or
+    two.
+    """
 
     def __init__(self, clock: IReactorTime) -> None:
         """
         :param clock: what time is measured by.
         """
+        super().__init__()
         self._clock = clock
-        self._queues: dict[float, IdleQueue] = {}
 
-    def after(self, seconds: float) -> IdleQueue:
-        """The time-outs of this length. A site or a proxy uses one or two lengths."""
-        queue = self._queues.get(seconds)
-        if queue is None:
-            queue = self._queues[seconds] = IdleQueue(self._clock, seconds)
+    def __missing__(self, seconds: float) -> IdleQueue:
+        queue = self[seconds] = IdleQueue(self._clock, seconds)
         return queue
 
 
@@ -114,7 +114,7 @@ class TimedChannel(GatheringChannel):
             self._queue.end(self)
             self._queue = None
         if period is not None:
-            self._queue = self.site.idle_timers.after(period)
+            self._queue = self.site.idle_timers[period]
             self._queue.begin(self)
         return before
 

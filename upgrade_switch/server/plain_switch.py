@@ -10,6 +10,7 @@ a request costs. Whatever somebody may have a say in goes the usual way (``Upgra
 from __future__ import annotations
 
 from functools import partial
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
@@ -22,7 +23,7 @@ from ..interfaces import Answer, IDetachable, ILayered, IUpgradeSite, SwitchHead
 from ..negotiation import Offer, UpgradeToken
 from ..takeover import is_protocol
 from .decision import SiteUpgrade
-from .head import what_is_wrong
+from .head import segments_of, what_is_wrong
 from .heads import head_of_101, http_date, usual_head
 from .request import UpgradeRequest
 from .resource import UpgradeResource
@@ -52,12 +53,24 @@ def switch_plainly(
         asked, and the connection has not switched: it answers the request.
     """
     path = head.target.partition(b"?")[0]
-    if site.requestFactory is not UpgradeRequest or what_is_wrong(head.fields):
+    if (
+        site.requestFactory is not UpgradeRequest
+        # Absolute-form, which names a Host, or an asterisk.
+        or not path.startswith(b"/")
+        or what_is_wrong(head.fields)
+    ):
         return False
-    resource = site.resource_at(path)
-    if not isinstance(resource, UpgradeResource) or not resource.is_usual:
+    at_path = site.resource_at(path)
+    if at_path is None:
         return False
-    found = resource.factory_for(_offer(head))
+    resource = at_path[0]
+    if not isinstance(resource, UpgradeResource):
+        return False
+    fields = head.fields
+    offer = Offer.of_request(
+        head.method, b"HTTP/1.1", fields.get(b"Upgrade"), fields.get(b"Connection")
+    )
+    found = resource.factory_for(offer)
     if found is None:
         return False
     token, factory = found
@@ -86,11 +99,6 @@ def switch_plainly(
     return True
 
 
-def _offer(head: Head) -> Offer:
-    fields = head.fields
-    return Offer.of_request(head.method, b"HTTP/1.1", fields.get(b"Upgrade"), fields.get(b"Connection"))
-
-
 def _head(token: UpgradeToken, target: object) -> SwitchHead:
     named = token.text
     if ILayered.providedBy(target):
@@ -114,12 +122,20 @@ def log_switch(channel: HTTPChannel, asked: Head, head: SwitchHead) -> None:
     :param asked: its head.
     :param head: the answer's.
     """
-    if channel.factory is not None:
-        # The socket may be closed when it is asked for.
-        channel.getHost()
-        request = _UnseenRequest(channel, asked, head)
-        channel.factory.log(request)
-        _close(request)
+    if channel.factory is None:
+        return
+    # The socket may be closed when it is asked for.
+    channel.getHost()
+    request = _UnseenRequest(channel, asked, head)
+    channel.factory.log(request)
+    with _making:
+        is_unseen = type(request) is _UnseenRequest
+        if is_unseen:
+            # It may have been kept, for somebody to see it later.
+            object.__setattr__(request, "is_over", True)
+    if not is_unseen:
+        request.end_noted()
+        request.let_go()
 
 
 class _UnseenRequest(UpgradeRequest):
@@ -144,24 +160,35 @@ class _UnseenRequest(UpgradeRequest):
         delattr(self, name)
 
 
+# A log may have another thread look at a request.
+_making = RLock()
+
+
 def _make(request: _UnseenRequest) -> None:
-    has = object.__getattribute__(request, "__dict__")
-    channel, asked, head = has.pop("unseen")
-    is_closed = has.pop("is_closed", False)
-    object.__setattr__(request, "__class__", UpgradeRequest)
-    UpgradeRequest.__init__(request, channel)
+    with _making:
+        if type(request) is not _UnseenRequest:
+            # Another thread was faster.
+            return
+        has = object.__getattribute__(request, "__dict__")
+        made = _made(*has["unseen"])
+        if "is_over" in has:
+            made.finished = 1
+            del made.channel
+        has.clear()
+        has.update(vars(made))
+        object.__setattr__(request, "__class__", UpgradeRequest)
+
+
+def _made(channel: HTTPChannel, asked: Head, head: SwitchHead) -> UpgradeRequest:
+    request = UpgradeRequest(channel)
     request.requestHeaders = headers_of(asked.fields)
     request.host = channel.getHost()
     request.note_switch(asked.method, asked.target, head)
-    if is_closed:
-        _close(request)
-
-
-def _close(request: UpgradeRequest) -> None:
-    """Take a request that the log has seen off its channel."""
-    if type(request) is _UnseenRequest:
-        # It may have been kept, for somebody to see it later.
-        object.__setattr__(request, "is_closed", True)
-    else:
-        request.finished = 1
-        del request.channel
+    # It is remembered: later, it could not be read any more.
+    _ = request.offer
+    found = request.site.resource_at(request.path)
+    if found is not None:
+        # What getChildForRequest leaves there.
+        segments, depth = segments_of(request.path), found[1]
+        request.prepath, request.postpath = segments[:depth], segments[depth:]
+    return request

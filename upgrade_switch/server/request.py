@@ -82,8 +82,6 @@ class UpgradeRequest(StreamingRequest):
     _offer: Offer | None = None
     _switched = False
 
-    #: What answers it in place of the resource that it names.
-    decided: IResource | None = None
     decline_detail = ""
     authenticated_user: str | None = None
 
@@ -140,9 +138,6 @@ class UpgradeRequest(StreamingRequest):
             self.responseHeaders.setRawHeaders(b"connection", [b"close"])
         if self._bad_request is not None:
             self._answer_with(StatusPage(400, "Bad Request", self._bad_request))
-        elif self.decided is not None:
-            decided, self.decided = self.decided, None
-            self._answer_with(decided)
         elif is_connect:
             self._answer_with(site.answer_to_connect(self))
         elif self.path == b"*" and offer and (upgrade := site.site_upgrade_for(self)):

@@ -88,12 +88,14 @@ def takes_upgrades(resource: IResource, request: IUpgradeRequest) -> bool:
     return ITakesUpgrades.providedBy(resource) and bool(resource.takes(request))
 
 
-def resource_at(root: IResource, path: bytes) -> IResource | None:
+def resource_at(root: IResource, path: bytes) -> tuple[IResource, int] | None:
     """
-    The resource that a path leads to, whatever else the request says. None if there is no such
-    resource, or if one on the way looks its children up in a way of its own.
+    The resource that a path leads to, whatever else the request says, and how many of the path's
+    segments do. None if there is no such resource, or if one on the way looks its children up in a way
+    of its own.
     """
     resource: Any = root
+    depth = 0
     for segment in segments_of(path):
         if getattr(resource, "isLeaf", False):
             break
@@ -103,8 +105,8 @@ def resource_at(root: IResource, path: bytes) -> IResource | None:
         resource = resource.children.get(segment)
         if resource is None:
             return None
-    found: IResource = resource
-    return found
+        depth += 1
+    return resource, depth
 
 
 @implementer(ITakesUpgrades)
@@ -157,14 +159,15 @@ class UpgradeResource(Resource):
         self._upgrades = Upgrades(upgrades)
         self._otherwise = upgrade_required(*self._upgrades.names) if fallback is None else fallback
 
-    @property
-    def is_usual(self) -> bool:
-        """Whether it renders as this class does."""
-        return getattr(self.render, "__func__", None) is UpgradeResource.render
-
     def factory_for(self, offer: Offer) -> tuple[UpgradeToken, IProtocolFactory] | None:
         """The token and the factory that alone decide about an offer; None if there is more to it."""
-        return None if self._refuses_optimistic else self._upgrades.factory_for(offer)
+        is_usual = (
+            getattr(self.render, "__func__", None) is UpgradeResource.render
+            and getattr(self.takes, "__func__", None) is UpgradeResource.takes
+        )
+        if self._refuses_optimistic or not is_usual:
+            return None
+        return self._upgrades.factory_for(offer)
 
     def takes(self, request: IUpgradeRequest) -> bool:
         """Whether an offered token is known here, as :class:`ITakesUpgrades` asks."""

@@ -239,10 +239,10 @@ class UpgradeSite(Site):
             found.d.addErrback(lambda _: None)
         return upgrade or found
 
-    def resource_at(self, path: bytes) -> IResource | None:
+    def resource_at(self, path: bytes) -> tuple[IResource, int] | None:
         """
-        The resource of the tree that a path leads to; None if there is no such resource, or if the
-        rest of the request has a say in it.
+        The resource of the tree that a path leads to, and how many of the path's segments do; None if
+        there is no such resource, or if the rest of the request has a say in it.
         """
         if getattr(self.getResourceFor, "__func__", None) is not UpgradeSite.getResourceFor:
             return None
@@ -286,26 +286,30 @@ class UpgradeSite(Site):
             return StatusPage(400, "Bad Request", "A CONNECT names a host and a port.")
         return SiteUpgrade(Match(None, self._connect, request.uri))
 
-    def connected(self, transport: object) -> None:
+    def connected(self, transport: object) -> PrefaceTable[IProtocolFactory] | None:
         """
-        Look at a new connection: a site that both listens with TLS and upgrades to it is open to the
-        Opossum attack. That is seen only now, since listening is the endpoint's business.
+        Look at a new connection.
+
+        :return: what it may begin with in place of a request; None if there is nothing.
         """
-        if "tls" not in self._upgrades.protocols or self._has_warned_of_tls:
-            return
+        if "tls" in self._upgrades.protocols and not self._has_warned_of_tls:
+            self._warn_of_tls(transport)
+        if self._prefaces is None and self._prefaces_inside_tls is None:
+            return None
+        secure = ISSLTransport.providedBy(transport)
+        return self._prefaces_inside_tls if secure else self._prefaces
+
+    def _warn_of_tls(self, transport: object) -> None:
+        """
+        A site that both listens with TLS and upgrades to it is open to the Opossum attack. That is seen
+        only on a connection, since listening is the endpoint's business.
+        """
         if _twisted.has_begun_with_tls(transport):
             self._has_warned_of_tls = True
             _log.warn(
                 'this site listens with TLS, and its upgrades have "TLS": an attacker in the middle '
                 "can give https clients the answer to another request (CVE-2025-49812); have only one"
             )
-
-    def prefaces_on(self, transport: object) -> PrefaceTable[IProtocolFactory] | None:
-        """What a connection may begin with in place of a request; None if there is nothing."""
-        if self._prefaces is None and self._prefaces_inside_tls is None:
-            return None
-        secure = ISSLTransport.providedBy(transport)
-        return self._prefaces_inside_tls if secure else self._prefaces
 
     def target_of(self, factory: IProtocolFactory, transport: IStreamTransport) -> IProtocol | None:
         """

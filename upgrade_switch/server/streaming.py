@@ -64,6 +64,8 @@ class StreamingRequest(_twisted.LeanRequest):
     # Any: an HTTP/1.1 channel, or whatever a stream of HTTP/2 has in its place.
     channel: Any
     site: IUpgradeSite  # type: ignore[assignment]  # twisted.web has a Site, or None, here
+    #: What answers it in place of the resource that it names, which has been asked already.
+    decided: IResource | None = None
     _bad_request: str | None = None
     # The request's target, in origin-form, once the head has been looked at.
     _target: bytes | None = None
@@ -216,6 +218,8 @@ class StreamingRequest(_twisted.LeanRequest):
         self._split_path()
         try:
             resource = self.site.getResourceFor(self)
+            if self.decided is not None:
+                resource, self.decided = self.decided, None
             set_encoder(self, resource)
             self.render(resource)
         except BaseException:

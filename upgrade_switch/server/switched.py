@@ -211,8 +211,7 @@ class SwitchedConnections(Collection[SwitchedConnection]):
             connection.user = asked.user or connection.user
             return connection
         connection = SwitchedConnection(transport, asked.token, asked.path, self._clock.seconds())
-        connection.user = asked.user
-        connection.on_end(self)
+        connection.user, connection.listener = asked.user, self
         party = None if self.limits.max_per_address is None else party_of(asked.address)
         self._members[connection] = party
         if party is not None:

@@ -17,6 +17,9 @@ from .access_log import LoggedSite
 
 if TYPE_CHECKING:
     from twisted.internet.abstract import FileDescriptor
+    from twisted.internet.interfaces import IProtocolFactory
+
+    from ...server.preface import PrefaceTable
 
 __all__ = ["RetiringSite"]
 
@@ -33,9 +36,9 @@ class RetiringSite(LoggedSite):
         self._is_retiring = False
         self._seen = 0
 
-    def connected(self, transport: object) -> None:
-        super().connected(transport)
+    def connected(self, transport: object) -> PrefaceTable[IProtocolFactory] | None:
         self._transports.add(_twisted.bottom(transport))
+        return super().connected(transport)
 
     def getResourceFor(self, request: Any) -> IResource:
         if self._is_retiring:
