@@ -84,7 +84,7 @@ class Pool(UpgradePool):
         return super().exchange_client(key, self.back_end, fresh)
 
 
-@pytest.mark.parametrize(("request_", "expected"), [(GET, 150), (POST, 172)], ids=["GET", "POST"])
+@pytest.mark.parametrize(("request_", "expected"), [(GET, 161), (POST, 186)], ids=["GET", "POST"])
 def test_calls(request_: bytes, expected: int) -> None:
     """A request takes so many calls, on connections that are kept."""
     with (
