@@ -338,6 +338,51 @@ async def test_socket_that_somebody_has_closed(kind: str, listen: Any) -> None:
     await clients[1].receives(b"hello")
 
 
+@on_each
+@pytest.mark.parametrize("error", [ConnectionDone, KeyboardInterrupt])
+@pytest_twisted.ensureDeferred
+async def test_failing_as_if_it_had_ended(
+    kind: str, error: type[BaseException], listen: Any, errors: Any
+) -> None:
+    """What one raises is no half-close, and Control-C, or what looks like it, does not end others."""
+
+    class Failing(HalfCloseRecorder):
+        def dataReceived(self, data: bytes) -> None:
+            super().dataReceived(data)
+            raise error("on purpose")
+
+        def connectionLost(self, reason: Failure = connectionDone) -> None:
+            super().connectionLost(reason)
+            if self.data:
+                raise error("on purpose")
+
+    clients, targets = await several(listen, kind, 2, Failing)
+    clients[0].send(b"hello")
+    await targets[0].is_lost()
+    await turns(1)
+    assert targets[0].reason.type is error
+    assert "read lost" not in targets[0].events
+    assert targets[1].transport in readers()
+    assert "lost" not in targets[1].events
+    assert [event["failure"].type for event in errors] == [error] * 2
+    errors.clear()
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_interrupted_between_two(kind: str, listen: Any, errors: Any) -> None:
+    """Control-C anywhere is logged, as by the reactor's main loop, and ends nobody."""
+    clients, targets = await several(listen, kind, 1)
+    transport = targets[0].transport
+    transport.act = lambda event: fail(KeyboardInterrupt)()
+    say_together(clients)
+    await eventually(lambda: bool(errors))
+    del transport.act
+    await clients[0].receives(b"all")
+    assert {event["failure"].type for event in errors} == {KeyboardInterrupt}
+    errors.clear()
+
+
 # Other reactors, and none of it.
 
 

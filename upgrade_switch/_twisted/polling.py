@@ -43,7 +43,7 @@ def disconnect(connection: tcp.Connection, why: BaseException, is_read: bool) ->
     Tell a connection of its end, as reactors do.
 
     :param why: what its ``doRead`` or ``doWrite`` has returned or raised.
-    :param is_read: whether it was ``doRead``: then only this direction may have ended.
+    :param is_read: whether ``doRead`` has returned it: then only this direction may have ended.
     """
     connection.stopReading()
     reason = _REASONS.get(why.__class__)
@@ -98,11 +98,10 @@ class Polled(tcp.Server):
                         why = self.doWrite()
                 except BaseException as error:
                     log.err()
-                    why = error
+                    # Also one that says that the connection is done is no end of the other side's.
+                    why, is_read = error, False
             if why:
                 disconnect(self, why, is_read)
-        except KeyboardInterrupt:
-            raise
         except BaseException:
             log.err()
 
@@ -172,17 +171,21 @@ class Poll:
             reactor.removeReader(self)
 
     def doRead(self) -> None:
-        """Call each connection that has something to tell."""
+        """Call each connection that has something to tell; nothing is raised, which would end all."""
         waiting = self._waiting
-        logged = context.get(log.ILogContext)
-        call = context.theContextTracker.currentContext().callWithContext
-        for number, event in self._epoll.poll(0, len(waiting)):
-            # One that was called before may have ended others.
-            connection = waiting.get(number)
-            if connection is not None:
-                # What it logs is prefixed with its name (log.callWithLogger).
-                prefixed = {**logged, "system": connection.logstr}
-                call({log.ILogContext: prefixed}, connection.act, event)
+        try:
+            logged = context.get(log.ILogContext)
+            call = context.theContextTracker.currentContext().callWithContext
+            for number, event in self._epoll.poll(0, len(waiting)):
+                # One that was called before may have ended others.
+                connection = waiting.get(number)
+                if connection is not None:
+                    # What it logs is prefixed with its name (log.callWithLogger).
+                    prefixed = {**logged, "system": connection.logstr}
+                    call({log.ILogContext: prefixed}, connection.act, event)
+        except BaseException:
+            # As the reactor's main loop does with what is not of a connection: Control-C.
+            log.err()
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor stops (``disconnectAll``)."""
