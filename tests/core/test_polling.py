@@ -5,6 +5,7 @@ whatever the others do, and nothing is left when all have gone.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import struct
@@ -49,6 +50,11 @@ def poll() -> polling.Poll:
     found = polling.poll_of(reactor)
     assert found is not None
     return found
+
+
+def is_polled() -> bool:
+    """Whether the reactor has it."""
+    return poll().reader in reactor.getReaders()
 
 
 def prefix() -> str:
@@ -106,43 +112,50 @@ def reset(client: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_one_for_all(kind: str, listen: Any) -> None:
     """The reactor has one descriptor, as long as there are connections that wait."""
-    assert poll() not in reactor.getReaders()
+    assert not is_polled()
     clients, targets = await several(listen, kind)
     known = reactor.getReaders()
-    assert known.count(poll()) == 1
+    assert known.count(poll().reader) == 1
     assert not {target.transport for target in targets} & {*known}
     assert {target.transport for target in targets} <= {*readers()}
-    assert repr(targets[0].transport) in repr(poll())
+    assert repr(targets[0].transport) in repr(poll().reader)
     targets[0].transport.pauseProducing()
     assert targets[0].transport not in readers()
     for client in clients[1:]:
         client.transport.loseConnection()
-    await eventually(lambda: poll() not in reactor.getReaders())
+    await eventually(lambda: not is_polled())
     targets[0].transport.resumeProducing()
-    assert poll() in reactor.getReaders()
+    assert is_polled()
     clients[0].send(b"still there")
     await clients[0].receives(b"still there")
     clients[0].transport.loseConnection()
     await targets[0].is_lost()
-    assert poll() not in reactor.getReaders()
+    assert not is_polled()
     assert not poll().waiting
 
 
 @on_each
 @pytest_twisted.ensureDeferred
 async def test_forgotten_by_the_reactor(kind: str, listen: Any) -> None:
-    """A reactor that has been told to forget all that it has, as trial does, has it with the next."""
-    first, _ = await several(listen, kind, 1)
-    reactor.removeReader(poll())
-    second, _ = await several(listen, kind, 1)
-    for client in (*first, *second):
-        client.send(b"hello")
-        await client.receives(b"hello")
+    """A reactor that has been told to forget all that it has, as trial does, has but the next."""
+    first, targets = await several(listen, kind, 1)
+    reactor.removeReader(poll().reader)
+    assert not poll().waiting
+    second, more = await several(listen, kind, 1)
+    say_together([*first, *second])
+    await second[0].receives(b"all")
+    second[0].transport.loseConnection()
+    await more[-1].is_lost()
+    # Nothing is left that trial would find behind its next test.
+    assert not is_polled()
+    assert "lost" not in targets[0].events
+    targets[0].transport.resumeProducing()
+    await first[0].receives(b"all")
 
 
 def test_interfaces() -> None:
     """What the reactor has is what it asks for."""
-    assert verifyObject(IReadDescriptor, poll())
+    assert verifyObject(IReadDescriptor, polling.PollReader(poll()))
     assert polling.poll_of(reactor) is poll()
     assert polling.poll_of(Clock()) is None
 
@@ -290,6 +303,30 @@ async def test_ending_others(kind: str, how: str, listen: Any) -> None:
 
 @on_each
 @pytest_twisted.ensureDeferred
+async def test_iterating_within(kind: str, listen: Any) -> None:
+    """One that has the reactor go on meanwhile does not hold others up, nor are they called twice."""
+    clients, targets = await several(listen, kind)
+    called: list[Any] = []
+
+    def iterate(me: Any) -> None:
+        called.append(me)
+        if len(called) == 1:
+            for client in clients:
+                client.transport.abortConnection()
+            while sum("lost" in target.events for target in targets) < 2:
+                reactor.iterate(0)
+
+    for target in targets:
+        target.on_data = lambda target=target: iterate(target)
+    say_together(clients)
+    for target in targets:
+        await target.is_lost()
+        assert target.events.count("lost") == 1
+    assert len(called) == len({*called}) == 3
+
+
+@on_each
+@pytest_twisted.ensureDeferred
 async def test_reset(kind: str, listen: Any) -> None:
     """A reset is a connection that was lost, and a half-close an end that the target may outlive."""
     clients, targets = await several(listen, kind, 2, HalfCloseRecorder)
@@ -339,6 +376,43 @@ async def test_socket_that_somebody_has_closed(kind: str, listen: Any) -> None:
 
 
 @on_each
+@pytest_twisted.ensureDeferred
+async def test_socket_that_somebody_has_taken(kind: str, listen: Any) -> None:
+    """The same for a socket that is used elsewhere from then on, which is not polled any more."""
+    clients, targets = await several(listen, kind, 1)
+    transport = targets[0].transport
+    with socket.socket(fileno=transport.socket.detach()) as taken:
+        transport.connectionLost(Failure(ConnectionLost()))
+        say_together(clients, b"hello")
+        assert not is_polled()
+        assert not poll()._epoll.poll(0)
+        assert taken.recv(5) == b"hello"
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_number_that_is_used_again(kind: str, listen: Any) -> None:
+    """The same when a new connection's socket has its number, before the old one knows."""
+    _, targets = await several(listen, kind, 1)
+    old = targets[0].transport
+    number = old.fileno()
+    one, other = socket.socketpair()
+    with one, other:
+        old.socket.close()
+        os.dup2(one.fileno(), number)
+        arguments = Recorder(), old.client, old.server, 0, reactor
+        new = type(old)(socket.socket(fileno=number), *arguments)
+        new.protocol.makeConnection(new)
+        old.abortConnection()
+        await targets[0].is_lost()
+        other.sendall(b"hello")
+        await new.protocol.receives(b"hello")
+        recorder = new.protocol
+        new.abortConnection()
+        await recorder.is_lost()
+
+
+@on_each
 @pytest.mark.parametrize("error", [ConnectionDone, KeyboardInterrupt])
 @pytest_twisted.ensureDeferred
 async def test_failing_as_if_it_had_ended(
@@ -381,6 +455,24 @@ async def test_interrupted_between_two(kind: str, listen: Any, errors: Any) -> N
     await clients[0].receives(b"all")
     assert {event["failure"].type for event in errors} == {KeyboardInterrupt}
     errors.clear()
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_no_room_for_another(kind: str, listen: Any) -> None:
+    """A connection that the kernel does not poll is not held."""
+    clients, targets = await several(listen, kind, 1)
+    transport = targets[0].transport
+    transport.pauseProducing()
+    transport.fileno = lambda: -1
+    with pytest.raises(ValueError, match="negative"):
+        transport.resumeProducing()
+    assert not is_polled()
+    assert not poll().waiting
+    transport.fileno = transport.socket.fileno
+    transport.resumeProducing()
+    clients[0].send(b"hello")
+    await clients[0].receives(b"hello")
 
 
 # Other reactors, and none of it.
