@@ -153,6 +153,50 @@ async def test_forgotten_by_the_reactor(kind: str, listen: Any) -> None:
     await first[0].receives(b"all")
 
 
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_forgotten_for_a_while(kind: str, listen: Any) -> None:
+    """Whoever has taken it from the reactor may give it back, and so does another connection."""
+    clients, targets = await several(listen, kind)
+    reader = poll().reader
+    reactor.removeReader(reader)
+    targets[0].transport.pauseProducing()
+    targets[0].transport.resumeProducing()
+    assert poll().reader is reader
+    assert is_polled()
+    say_together(clients)
+    for client in clients:
+        await client.receives(b"all")
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_all_in_one_turn(kind: str, listen: Any) -> None:
+    """All that have something to read get it in the same turn."""
+    clients, targets = await several(listen, kind)
+    say_together(clients)
+    reactor.iterate(0)
+    assert [target.data for target in targets] == [b"all"] * 3
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_stopping(kind: str, listen: Any, errors: Any) -> None:
+    """When the reactor stops, each is lost, whatever others raise then."""
+    _, targets = await several(listen, kind)
+    ends: list[str] = []
+    prefixes = [target.transport.logstr for target in targets]
+    for target in targets:
+        target.on_end = lambda: (ends.append(prefix()), fail(Broken)())
+    reader = poll().reader
+    assert reader is not None
+    reader.connectionLost(Failure(ConnectionLost()))
+    assert ends == prefixes
+    assert not is_polled()
+    assert [event["failure"].type for event in errors] == [Broken] * 3
+    errors.clear()
+
+
 def test_interfaces() -> None:
     """What the reactor has is what it asks for."""
     assert verifyObject(IReadDescriptor, polling.PollReader(poll()))
@@ -249,8 +293,9 @@ async def test_failing_to_write(kind: str, listen: Any, errors: Any) -> None:
 
 
 @on_each
+@pytest.mark.parametrize("is_writing", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_pausing_others(kind: str, listen: Any) -> None:
+async def test_pausing_others(kind: str, is_writing: bool, listen: Any) -> None:
     """Who is paused by one that is called before gets nothing, in this turn neither."""
     clients, targets = await several(listen, kind)
     called: list[int] = []
@@ -259,6 +304,10 @@ async def test_pausing_others(kind: str, listen: Any) -> None:
         called.append(number)
         for target in targets:
             target.transport.pauseProducing()
+            if is_writing:
+                # The first goes out at once.
+                target.transport.write(b"o")
+                target.transport.write(b"f ")
 
     for number, target in enumerate(targets):
         target.on_data = lambda number=number: pause_others(number)
@@ -266,11 +315,13 @@ async def test_pausing_others(kind: str, listen: Any) -> None:
     await eventually(lambda: bool(called))
     await turns()
     assert len(called) == 1
+    expected = b"of all!" if is_writing else b"all!"
     for target in targets:
         target.on_data = lambda: None
         target.transport.resumeProducing()
+        target.transport.write(b"!")
     for client in clients:
-        await client.receives(b"all")
+        await client.until(lambda client=client: sorted(client.data) == sorted(expected))
 
 
 @on_each
@@ -332,15 +383,69 @@ async def test_reset(kind: str, listen: Any) -> None:
     clients, targets = await several(listen, kind, 2, HalfCloseRecorder)
     clients[0].transport.loseWriteConnection()
     await targets[0].until(lambda: "read lost" in targets[0].events)
-    targets[0].transport.write(b"still here")
+    transport = targets[0].transport
+    assert transport not in readers()
+    transport.write(b"still here")
     await clients[0].receives(b"still here")
-    targets[0].transport.loseConnection()
+    transport.loseConnection()
     await targets[0].is_lost()
+    assert targets[0].events.count("read lost") == 1
     assert targets[0].reason.type is ConnectionDone
     if kind.startswith("tcp"):
         reset(clients[1])
         await targets[1].is_lost()
         assert targets[1].reason.type is ConnectionLost
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_end_of_its_own_is_no_half_close(kind: str, listen: Any) -> None:
+    """One that has closed the connection, but reads on, is told of the end of both directions."""
+    _, targets = await several(listen, kind, 1, HalfCloseRecorder)
+    targets[0].transport.loseConnection()
+    targets[0].transport.startReading()
+    await targets[0].is_lost()
+    assert targets[0].reason.type is ConnectionDone
+    assert "read lost" not in targets[0].events
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_end_before_writing(kind: str, listen: Any) -> None:
+    """Nothing is written any more by one that has just been told of the end."""
+    clients, targets = await several(listen, kind, 1)
+    transport = targets[0].transport
+    transport.writeSequence([b"one"])
+    transport.write(b"two")
+    assert transport in writers()
+    written: list[int] = []
+    transport.doWrite = lambda: written.append(1)
+    clients[0].transport.socket.shutdown(socket.SHUT_WR)
+    await targets[0].is_lost()
+    assert targets[0].reason.type is ConnectionDone
+    assert not written
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_reading_while_writing(kind: str, listen: Any) -> None:
+    """Each direction goes on by itself, and nothing is told that nobody waits for."""
+    clients, targets = await several(listen, kind, 1, Recorder)
+    client, target = clients[0], targets[0]
+    target.transport.write(b"one")
+    target.transport.write(b"two")
+    await client.receives(b"onetwo")
+    assert not poll()._epoll.poll(0)
+    client.transport.pauseProducing()
+    target.transport.write(bytes(16 << 20))
+    await turns()
+    client.send(b"hello")
+    await target.receives(b"hello")
+    assert {target.transport} <= {*readers()} & {*writers()}
+    client.transport.resumeProducing()
+    await eventually(lambda: target.transport not in writers())
+    client.send(b" again")
+    await target.receives(b"hello again")
 
 
 @on_each
