@@ -5,6 +5,7 @@ whatever the others do, and nothing is left when all have gone.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import struct
@@ -49,6 +50,11 @@ def poll() -> polling.Poll:
     found = polling.poll_of(reactor)
     assert found is not None
     return found
+
+
+def is_polled() -> bool:
+    """Whether the reactor has it."""
+    return poll().reader in reactor.getReaders()
 
 
 def prefix() -> str:
@@ -106,43 +112,94 @@ def reset(client: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_one_for_all(kind: str, listen: Any) -> None:
     """The reactor has one descriptor, as long as there are connections that wait."""
-    assert poll() not in reactor.getReaders()
+    assert not is_polled()
     clients, targets = await several(listen, kind)
     known = reactor.getReaders()
-    assert known.count(poll()) == 1
+    assert known.count(poll().reader) == 1
     assert not {target.transport for target in targets} & {*known}
     assert {target.transport for target in targets} <= {*readers()}
-    assert repr(targets[0].transport) in repr(poll())
+    assert repr(targets[0].transport) in repr(poll().reader)
     targets[0].transport.pauseProducing()
     assert targets[0].transport not in readers()
     for client in clients[1:]:
         client.transport.loseConnection()
-    await eventually(lambda: poll() not in reactor.getReaders())
+    await eventually(lambda: not is_polled())
     targets[0].transport.resumeProducing()
-    assert poll() in reactor.getReaders()
+    assert is_polled()
     clients[0].send(b"still there")
     await clients[0].receives(b"still there")
     clients[0].transport.loseConnection()
     await targets[0].is_lost()
-    assert poll() not in reactor.getReaders()
+    assert not is_polled()
     assert not poll().waiting
 
 
 @on_each
 @pytest_twisted.ensureDeferred
 async def test_forgotten_by_the_reactor(kind: str, listen: Any) -> None:
-    """A reactor that has been told to forget all that it has, as trial does, has it with the next."""
-    first, _ = await several(listen, kind, 1)
-    reactor.removeReader(poll())
-    second, _ = await several(listen, kind, 1)
-    for client in (*first, *second):
-        client.send(b"hello")
-        await client.receives(b"hello")
+    """A reactor that has been told to forget all that it has, as trial does, has but the next."""
+    first, targets = await several(listen, kind, 1)
+    reactor.removeReader(poll().reader)
+    assert not poll().waiting
+    second, more = await several(listen, kind, 1)
+    say_together([*first, *second])
+    await second[0].receives(b"all")
+    second[0].transport.loseConnection()
+    await more[-1].is_lost()
+    # Nothing is left that trial would find behind its next test.
+    assert not is_polled()
+    assert "lost" not in targets[0].events
+    targets[0].transport.resumeProducing()
+    await first[0].receives(b"all")
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_forgotten_for_a_while(kind: str, listen: Any) -> None:
+    """Whoever has taken it from the reactor may give it back, and so does another connection."""
+    clients, targets = await several(listen, kind)
+    reader = poll().reader
+    reactor.removeReader(reader)
+    targets[0].transport.pauseProducing()
+    targets[0].transport.resumeProducing()
+    assert poll().reader is reader
+    assert is_polled()
+    say_together(clients)
+    for client in clients:
+        await client.receives(b"all")
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_all_in_one_turn(kind: str, listen: Any) -> None:
+    """All that have something to read get it in the same turn."""
+    clients, targets = await several(listen, kind)
+    say_together(clients)
+    reactor.iterate(0)
+    assert [target.data for target in targets] == [b"all"] * 3
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_stopping(kind: str, listen: Any, errors: Any) -> None:
+    """When the reactor stops, each is lost, whatever others raise then."""
+    _, targets = await several(listen, kind)
+    ends: list[str] = []
+    prefixes = [target.transport.logstr for target in targets]
+    for target in targets:
+        target.on_end = lambda: (ends.append(prefix()), fail(Broken)())
+    reader = poll().reader
+    assert reader is not None
+    reader.connectionLost(Failure(ConnectionLost()))
+    assert ends == prefixes
+    assert not is_polled()
+    assert [event["failure"].type for event in errors] == [Broken] * 3
+    errors.clear()
 
 
 def test_interfaces() -> None:
     """What the reactor has is what it asks for."""
-    assert verifyObject(IReadDescriptor, poll())
+    assert verifyObject(IReadDescriptor, polling.PollReader(poll()))
     assert polling.poll_of(reactor) is poll()
     assert polling.poll_of(Clock()) is None
 
@@ -236,8 +293,9 @@ async def test_failing_to_write(kind: str, listen: Any, errors: Any) -> None:
 
 
 @on_each
+@pytest.mark.parametrize("is_writing", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_pausing_others(kind: str, listen: Any) -> None:
+async def test_pausing_others(kind: str, is_writing: bool, listen: Any) -> None:
     """Who is paused by one that is called before gets nothing, in this turn neither."""
     clients, targets = await several(listen, kind)
     called: list[int] = []
@@ -246,6 +304,10 @@ async def test_pausing_others(kind: str, listen: Any) -> None:
         called.append(number)
         for target in targets:
             target.transport.pauseProducing()
+            if is_writing:
+                # The first goes out at once.
+                target.transport.write(b"o")
+                target.transport.write(b"f ")
 
     for number, target in enumerate(targets):
         target.on_data = lambda number=number: pause_others(number)
@@ -253,11 +315,13 @@ async def test_pausing_others(kind: str, listen: Any) -> None:
     await eventually(lambda: bool(called))
     await turns()
     assert len(called) == 1
+    expected = b"of all!" if is_writing else b"all!"
     for target in targets:
         target.on_data = lambda: None
         target.transport.resumeProducing()
+        target.transport.write(b"!")
     for client in clients:
-        await client.receives(b"all")
+        await client.until(lambda client=client: sorted(client.data) == sorted(expected))
 
 
 @on_each
@@ -290,20 +354,98 @@ async def test_ending_others(kind: str, how: str, listen: Any) -> None:
 
 @on_each
 @pytest_twisted.ensureDeferred
+async def test_iterating_within(kind: str, listen: Any) -> None:
+    """One that has the reactor go on meanwhile does not hold others up, nor are they called twice."""
+    clients, targets = await several(listen, kind)
+    called: list[Any] = []
+
+    def iterate(me: Any) -> None:
+        called.append(me)
+        if len(called) == 1:
+            for client in clients:
+                client.transport.abortConnection()
+            while sum("lost" in target.events for target in targets) < 2:
+                reactor.iterate(0)
+
+    for target in targets:
+        target.on_data = lambda target=target: iterate(target)
+    say_together(clients)
+    for target in targets:
+        await target.is_lost()
+        assert target.events.count("lost") == 1
+    assert len(called) == len({*called}) == 3
+
+
+@on_each
+@pytest_twisted.ensureDeferred
 async def test_reset(kind: str, listen: Any) -> None:
     """A reset is a connection that was lost, and a half-close an end that the target may outlive."""
     clients, targets = await several(listen, kind, 2, HalfCloseRecorder)
     clients[0].transport.loseWriteConnection()
     await targets[0].until(lambda: "read lost" in targets[0].events)
-    targets[0].transport.write(b"still here")
+    transport = targets[0].transport
+    assert transport not in readers()
+    transport.write(b"still here")
     await clients[0].receives(b"still here")
-    targets[0].transport.loseConnection()
+    transport.loseConnection()
     await targets[0].is_lost()
+    assert targets[0].events.count("read lost") == 1
     assert targets[0].reason.type is ConnectionDone
     if kind.startswith("tcp"):
         reset(clients[1])
         await targets[1].is_lost()
         assert targets[1].reason.type is ConnectionLost
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_end_of_its_own_is_no_half_close(kind: str, listen: Any) -> None:
+    """One that has closed the connection, but reads on, is told of the end of both directions."""
+    _, targets = await several(listen, kind, 1, HalfCloseRecorder)
+    targets[0].transport.loseConnection()
+    targets[0].transport.startReading()
+    await targets[0].is_lost()
+    assert targets[0].reason.type is ConnectionDone
+    assert "read lost" not in targets[0].events
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_end_before_writing(kind: str, listen: Any) -> None:
+    """Nothing is written any more by one that has just been told of the end."""
+    clients, targets = await several(listen, kind, 1)
+    transport = targets[0].transport
+    transport.writeSequence([b"one"])
+    transport.write(b"two")
+    assert transport in writers()
+    written: list[int] = []
+    transport.doWrite = lambda: written.append(1)
+    clients[0].transport.socket.shutdown(socket.SHUT_WR)
+    await targets[0].is_lost()
+    assert targets[0].reason.type is ConnectionDone
+    assert not written
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_reading_while_writing(kind: str, listen: Any) -> None:
+    """Each direction goes on by itself, and nothing is told that nobody waits for."""
+    clients, targets = await several(listen, kind, 1, Recorder)
+    client, target = clients[0], targets[0]
+    target.transport.write(b"one")
+    target.transport.write(b"two")
+    await client.receives(b"onetwo")
+    assert not poll()._epoll.poll(0)
+    client.transport.pauseProducing()
+    target.transport.write(bytes(16 << 20))
+    await turns()
+    client.send(b"hello")
+    await target.receives(b"hello")
+    assert {target.transport} <= {*readers()} & {*writers()}
+    client.transport.resumeProducing()
+    await eventually(lambda: target.transport not in writers())
+    client.send(b" again")
+    await target.receives(b"hello again")
 
 
 @on_each
@@ -336,6 +478,106 @@ async def test_socket_that_somebody_has_closed(kind: str, listen: Any) -> None:
     assert transport not in poll().waiting
     clients[1].send(b"hello")
     await clients[1].receives(b"hello")
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_socket_that_somebody_has_taken(kind: str, listen: Any) -> None:
+    """The same for a socket that is used elsewhere from then on, which is not polled any more."""
+    clients, targets = await several(listen, kind, 1)
+    transport = targets[0].transport
+    with socket.socket(fileno=transport.socket.detach()) as taken:
+        transport.connectionLost(Failure(ConnectionLost()))
+        say_together(clients, b"hello")
+        assert not is_polled()
+        assert not poll()._epoll.poll(0)
+        assert taken.recv(5) == b"hello"
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_number_that_is_used_again(kind: str, listen: Any) -> None:
+    """The same when a new connection's socket has its number, before the old one knows."""
+    _, targets = await several(listen, kind, 1)
+    old = targets[0].transport
+    number = old.fileno()
+    one, other = socket.socketpair()
+    with one, other:
+        old.socket.close()
+        os.dup2(one.fileno(), number)
+        arguments = Recorder(), old.client, old.server, 0, reactor
+        new = type(old)(socket.socket(fileno=number), *arguments)
+        new.protocol.makeConnection(new)
+        old.abortConnection()
+        await targets[0].is_lost()
+        other.sendall(b"hello")
+        await new.protocol.receives(b"hello")
+        recorder = new.protocol
+        new.abortConnection()
+        await recorder.is_lost()
+
+
+@on_each
+@pytest.mark.parametrize("error", [ConnectionDone, KeyboardInterrupt])
+@pytest_twisted.ensureDeferred
+async def test_failing_as_if_it_had_ended(
+    kind: str, error: type[BaseException], listen: Any, errors: Any
+) -> None:
+    """What one raises is no half-close, and Control-C, or what looks like it, does not end others."""
+
+    class Failing(HalfCloseRecorder):
+        def dataReceived(self, data: bytes) -> None:
+            super().dataReceived(data)
+            raise error("on purpose")
+
+        def connectionLost(self, reason: Failure = connectionDone) -> None:
+            super().connectionLost(reason)
+            if self.data:
+                raise error("on purpose")
+
+    clients, targets = await several(listen, kind, 2, Failing)
+    clients[0].send(b"hello")
+    await targets[0].is_lost()
+    await turns(1)
+    assert targets[0].reason.type is error
+    assert "read lost" not in targets[0].events
+    assert targets[1].transport in readers()
+    assert "lost" not in targets[1].events
+    assert [event["failure"].type for event in errors] == [error] * 2
+    errors.clear()
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_interrupted_between_two(kind: str, listen: Any, errors: Any) -> None:
+    """Control-C anywhere is logged, as by the reactor's main loop, and ends nobody."""
+    clients, targets = await several(listen, kind, 1)
+    transport = targets[0].transport
+    transport.act = lambda event: fail(KeyboardInterrupt)()
+    say_together(clients)
+    await eventually(lambda: bool(errors))
+    del transport.act
+    await clients[0].receives(b"all")
+    assert {event["failure"].type for event in errors} == {KeyboardInterrupt}
+    errors.clear()
+
+
+@on_each
+@pytest_twisted.ensureDeferred
+async def test_no_room_for_another(kind: str, listen: Any) -> None:
+    """A connection that the kernel does not poll is not held."""
+    clients, targets = await several(listen, kind, 1)
+    transport = targets[0].transport
+    transport.pauseProducing()
+    transport.fileno = lambda: -1
+    with pytest.raises(ValueError, match="negative"):
+        transport.resumeProducing()
+    assert not is_polled()
+    assert not poll().waiting
+    transport.fileno = transport.socket.fileno
+    transport.resumeProducing()
+    clients[0].send(b"hello")
+    await clients[0].receives(b"hello")
 
 
 # Other reactors, and none of it.

@@ -8,7 +8,7 @@ import select
 from typing import Any
 
 from tests.kit.waiting import reactor
-from upgrade_switch._twisted.polling import Poll, poll_of
+from upgrade_switch._twisted.polling import PollReader, poll_of
 
 __all__ = ["readers", "writers"]
 
@@ -24,7 +24,7 @@ def writers() -> list[Any]:
 
 
 def _others(selectables: list[Any]) -> list[Any]:
-    return [each for each in selectables if not isinstance(each, Poll)]
+    return [each for each in selectables if not isinstance(each, PollReader)]
 
 
 def _polled(event: str) -> list[Any]:

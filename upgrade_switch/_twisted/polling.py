@@ -12,9 +12,10 @@ That is for Linux. Elsewhere, a reactor polls each of them.
 from __future__ import annotations
 
 import select
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary, ref
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from twisted.internet import tcp
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -24,7 +25,7 @@ from twisted.python import context, log
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-__all__ = ["Poll", "Polled", "disconnect", "poll_of"]
+__all__ = ["Poll", "PollReader", "Polled", "disconnect", "poll_of"]
 
 # As in twisted.internet.epollreactor.
 _IN, _OUT, _GONE = (
@@ -43,7 +44,7 @@ def disconnect(connection: tcp.Connection, why: BaseException, is_read: bool) ->
     Tell a connection of its end, as reactors do.
 
     :param why: what its ``doRead`` or ``doWrite`` has returned or raised.
-    :param is_read: whether it was ``doRead``: then only this direction may have ended.
+    :param is_read: whether ``doRead`` has returned it: then only this direction may have ended.
     """
     connection.stopReading()
     reason = _REASONS.get(why.__class__)
@@ -98,31 +99,58 @@ class Polled(tcp.Server):
                         why = self.doWrite()
                 except BaseException as error:
                     log.err()
-                    why = error
+                    # Also one that says that the connection is done is no end of the other side's.
+                    why, is_read = error, False
             if why:
                 disconnect(self, why, is_read)
-        except KeyboardInterrupt:
-            raise
         except BaseException:
             log.err()
 
 
 @implementer(IReadDescriptor)
+class PollReader:
+    """What a reactor has in the place of the connections that wait in a :class:`Poll`."""
+
+    def __init__(self, poll: Poll) -> None:
+        self._poll = poll
+        self.fileno = poll.fileno
+        self.doRead = poll.call_all
+
+    def __repr__(self) -> str:
+        return f"<Poll of {self._poll.waiting}>"
+
+    def logPrefix(self) -> str:
+        return "Poll"
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor stops (``disconnectAll``)."""
+        for connection in self._poll.waiting:
+            log.callWithLogger(connection, connection.connectionLost, reason)
+
+
 class Poll:
-    """Where connections wait for their sockets, and what a reactor has in their place."""
+    """
+    Where connections wait for their sockets.
+
+    A reactor that has been told to forget all that it has (``removeAll``, as trial does behind each
+    test) tells nobody. But then nobody has the reader any more, which is how that is noticed.
+    """
 
     def __init__(self, reactor: IReactorFDSet) -> None:
         # The table below has this as long as there is the reactor.
         self._reactor = ref(reactor)
+        self._reader: ReferenceType[PollReader] | None = None
         self._waiting: dict[int, Polled] = {}
-
-    def __repr__(self) -> str:
-        return f"<Poll of {self.waiting}>"
 
     @property
     def waiting(self) -> list[Polled]:
         """The connections that wait."""
         return [*self._waiting.values()]
+
+    @property
+    def reader(self) -> PollReader | None:
+        """What the reactor has, if it has something."""
+        return None if self._reader is None else self._reader()
 
     @cached_property
     def _epoll(self) -> select.epoll:
@@ -132,62 +160,84 @@ class Poll:
     def fileno(self) -> int:
         return self._epoll.fileno()
 
-    def logPrefix(self) -> str:
-        return "Poll"
-
     def add(self, connection: Polled, events: int) -> None:
         """Have a connection wait for these, too."""
         before = connection.events
-        events |= before
         number = connection.fileno()
         if before:
-            self._epoll.modify(number, events)
+            self._epoll.modify(number, before | events)
         else:
-            self._epoll.register(number, events)
-            self._waiting[number] = connection
+            reader = self.reader
+            if reader is None:
+                reader = PollReader(self)
+                self._reader = ref(reader, self._forget)
             reactor = self._reactor()
             assert reactor is not None
-            # Each time: it may have been told to forget all that it has (removeAll).
-            reactor.addReader(self)
-        connection.events = events
+            # Each time: whoever has had the reactor forget it may still have it.
+            reactor.addReader(reader)
+            try:
+                self._epoll.register(number, events)
+                self._waiting[number] = connection
+            finally:
+                self._rest()
+        connection.events = before | events
 
     def remove(self, connection: Polled, events: int) -> None:
         """Have a connection no longer wait for these."""
-        before = connection.events
-        left = before & ~events
+        left = connection.events & ~events
         connection.events = left
         number = connection.fileno()
         if number == -1:
-            # Somebody has closed its socket, which the kernel knows.
-            connection.events = 0
-            number = next(each for each, known in self._waiting.items() if known is connection)
+            self._remove_closed(connection)
         elif left:
             self._epoll.modify(number, left)
-            return
         else:
+            self._waiting.pop(number, None)
+            self._rest()
             self._epoll.unregister(number)
-        del self._waiting[number]
-        reactor = self._reactor()
-        if not self._waiting and reactor is not None:
-            reactor.removeReader(self)
 
-    def doRead(self) -> None:
-        """Call each connection that has something to tell."""
+    def _remove_closed(self, connection: Polled) -> None:
+        """Somebody has closed a connection's socket, or detached it."""
+        connection.events = 0
+        for number, known in self._waiting.items():
+            if known is connection:
+                del self._waiting[number]
+                self._rest()
+                # The kernel knows of one that is closed.
+                with suppress(OSError):
+                    self._epoll.unregister(number)
+                return
+
+    def _rest(self) -> None:
+        """Leave the reactor if nothing waits."""
+        reactor, reader = self._reactor(), self.reader
+        if not self._waiting and reactor is not None and reader is not None:
+            reactor.removeReader(reader)
+
+    def _forget(self, reader: object) -> None:
+        """The reactor has forgotten the connections that wait, if there are some."""
+        if self._waiting:
+            for connection in self.waiting:
+                connection.events = 0
+            self._waiting.clear()
+            del self._epoll
+
+    def call_all(self) -> None:
+        """Call each connection that has something to tell; nothing is raised, which would end all."""
         waiting = self._waiting
-        logged = context.get(log.ILogContext)
-        call = context.theContextTracker.currentContext().callWithContext
-        for number, event in self._epoll.poll(0, len(waiting)):
-            # One that was called before may have ended others.
-            connection = waiting.get(number)
-            if connection is not None:
-                # What it logs is prefixed with its name (log.callWithLogger).
-                prefixed = {**logged, "system": connection.logstr}
-                call({log.ILogContext: prefixed}, connection.act, event)
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor stops (``disconnectAll``)."""
-        for connection in self.waiting:
-            log.callWithLogger(connection, connection.connectionLost, reason)
+        try:
+            logged = context.get(log.ILogContext)
+            call = context.theContextTracker.currentContext().callWithContext
+            for number, event in self._epoll.poll(0, len(waiting)):
+                # One that was called before may have ended others.
+                connection = waiting.get(number)
+                if connection is not None:
+                    # What it logs is prefixed with its name (log.callWithLogger).
+                    prefixed = {**logged, "system": connection.logstr}
+                    call({log.ILogContext: prefixed}, connection.act, event)
+        except BaseException:
+            # As the reactor's main loop does with what is not of a connection: Control-C.
+            log.err()
 
 
 _polls: WeakKeyDictionary[IReactorFDSet, Poll] = WeakKeyDictionary()
