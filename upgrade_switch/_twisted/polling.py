@@ -228,7 +228,7 @@ class Poll:
         try:
             logged = context.get(log.ILogContext)
             call = context.theContextTracker.currentContext().callWithContext
-            for number, event in self._epoll.poll(0, len(waiting)):
+            for number, event in self._epoll.poll(0, len(waiting) or 1):
                 # One that was called before may have ended others.
                 connection = waiting.get(number)
                 if connection is not None:
