@@ -370,7 +370,7 @@ class IUpgradeSite(Interface):
         """The resource that a request addresses."""
 
     def resource_at(path: bytes) -> tuple[IResource, int] | None:
-        """The resource that a path leads to; None if the rest of a request has a say in it."""
+        """The resource at a path, and how many segments lead there; None if a request has a say."""
 
     def site_upgrade_for(request: IUpgradeRequest) -> IResource | None:
         """What answers a request that offers one of the site's own tokens; None: the tree does."""

@@ -21,9 +21,8 @@ from tests.kit.harness import (
     factory_of,
     reactor,
     site_of,
-    status,
+    switched_clients,
     turns,
-    upgrade_head,
 )
 from tests.kit.waiting import eventually
 from upgrade_switch._twisted.at_once import note_error
@@ -73,13 +72,7 @@ class Crowd:
 async def crowd(listen: Any, kind: str, make: Callable[[], Any] = Recorder) -> Crowd:
     factory, targets = factory_of(make)
     listening = await listen(kind, site_of({"echo": factory}))
-    clients = []
-    for _ in range(COUNT):
-        client = await listening.connect(Recorder())
-        client.send(upgrade_head())
-        assert status(await client.head()) == 101
-        clients.append(client)
-    return Crowd(listening, clients, targets)
+    return Crowd(listening, await switched_clients(listening, COUNT), targets)
 
 
 @at_once

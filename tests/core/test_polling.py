@@ -34,8 +34,7 @@ from tests.kit.harness import (
     factory_of,
     reactor,
     site_of,
-    status,
-    upgrade_head,
+    switched_clients,
 )
 from tests.kit.polled import readers, writers
 from tests.kit.waiting import PATIENCE, eventually, turns
@@ -84,13 +83,7 @@ async def several(
     """Clients that have switched, and their targets."""
     factory, targets = factory_of(make)
     listening = await listen(kind, site_of({"echo": factory}))
-    clients = []
-    for _ in range(count):
-        client = await listening.connect(Recorder())
-        client.send(upgrade_head())
-        assert status(await client.head()) == 101
-        clients.append(client)
-    return clients, targets
+    return await switched_clients(listening, count), targets
 
 
 def say_together(clients: list[Any], data: bytes = b"all") -> None:

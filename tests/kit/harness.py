@@ -384,6 +384,17 @@ def upgrade_head(
     )
 
 
+async def switched_clients(listening: Listening, count: int) -> list[Any]:
+    """So many clients that have switched, one after the other."""
+    clients = []
+    for _ in range(count):
+        client = await listening.connect(Recorder())
+        client.send(upgrade_head())
+        assert status(await client.head()) == 101
+        clients.append(client)
+    return clients
+
+
 def factory_of(make: Callable[[], Any]) -> tuple[Factory, list[Any]]:
     """A factory, and the list of what it has built."""
     built: list[Any] = []

@@ -355,10 +355,8 @@ def listen_at_once(port: P, keep_alive: KeepAlive | None = None) -> P:
             "leaving": Leaving(IReactorTime(port.reactor)),
         }
         poll = poll_of(port.reactor)
-        if poll is None:
-            port.transport = type(known.__name__, (known,), known_of_all)
-        else:
-            port.transport = type(known.__name__, (known, Polled), {**known_of_all, "poll": poll})
+        bases = (known,) if poll is None else (known, Polled)
+        port.transport = type(known.__name__, bases, {**known_of_all, "poll": poll})
     return port
 
 
