@@ -21,6 +21,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
+from tests.kit.descriptors import open_files
 from tests.kit.farside import (
     LARGE,
     MEGABYTE,
@@ -62,10 +63,6 @@ MOST = (256 + 64) * 1024
 @pytest.fixture
 def splicing(monkeypatch: pytest.MonkeyPatch) -> Splicing:
     return Splicing(monkeypatch)
-
-
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 class Piped:
@@ -205,14 +202,15 @@ async def test_none_is_held(
     """Between the reactor's turns, a pipe is neither open nor has anything in it."""
     joined = await chain(near, far)
     fast, slow = joined.ends(backwards)
-    before, middle = open_files(), joined.protocols()
+    middle = joined.protocols()
     fast.send(5 * MEGABYTE)
     while slow.amount < 5 * len(MEGABYTE):
-        assert open_files() == before
+        assert not splicing.held()
         assert sum(end.bytes_in for end in middle) == sum(end.bytes_out for end in middle)
         await turns(1)
     assert slow.data == 5 * MEGABYTE
     assert splicing.read > len(MEGABYTE)
+    assert splicing.opened
 
 
 def no_pipe(*_: object) -> None:
@@ -241,13 +239,12 @@ async def test_there_is_none(
 ) -> None:
     """If no pipe can be had, or no large one, all goes without; as soon as one can be, with one."""
     joined = await chain("tcp", "tcp")
-    before = open_files()
     with monkeypatch.context() as patch:
         patch.setattr(where, name, instead)
         joined.left.send(3 * MEGABYTE)
         await joined.right.has(3 * len(MEGABYTE))
         assert splicing.read == 0
-        assert open_files() == before
+        assert not splicing.held()
     joined.left.send(3 * MEGABYTE)
     await joined.right.has(6 * len(MEGABYTE))
     assert joined.right.data == 6 * MEGABYTE
@@ -394,25 +391,25 @@ async def test_reset(chain: Chains, splicing: Splicing, near: str, far: str, bac
 
 
 @pytest_twisted.ensureDeferred
-async def test_reset_from_the_sink(chain: Chains) -> None:
-    """A sink that is reset in the middle resets the source."""
+async def test_reset_from_the_sink(chain: Chains, splicing: Splicing) -> None:
+    """A sink that is reset in the middle resets the source, and all descriptors are closed."""
     flow = await piped(chain, "tcp", "tcp", False, ClosingCollector)
-    before = open_files()
+    sockets = flow.joined.sockets()
     flow.slow.transport.abortConnection()
     await flow.fast.is_lost()
     assert flow.fast.reason.check(ConnectionLost)
     await flow.joined.done
     await turns()
-    # The two connections' four ends are closed.
-    assert open_files() == before - 4
+    assert not sockets & open_files()
+    assert not splicing.held()
 
 
 @every_direction
 @pytest_twisted.ensureDeferred
-async def test_aborted(chain: Chains, near: str, far: str, backwards: bool) -> None:
+async def test_aborted(chain: Chains, splicing: Splicing, near: str, far: str, backwards: bool) -> None:
     """Cancelling ends both, whatever waits, and closes all descriptors."""
     flow = await piped(chain, near, far, backwards, ClosingCollector)
-    before = open_files()
+    sockets = flow.joined.sockets()
     flow.joined.done.cancel()
     with pytest.raises(CancelledError):
         await flow.joined.done
@@ -421,7 +418,8 @@ async def test_aborted(chain: Chains, near: str, far: str, backwards: bool) -> N
     await flow.slow.is_lost()
     assert flow.slow.amount < len(flow.sent)
     await turns()
-    assert open_files() == before - 4
+    assert not sockets & open_files()
+    assert not splicing.held()
 
 
 @pytest.mark.usefixtures("no_gc")

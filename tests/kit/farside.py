@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IPullProducer, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
+from tests.kit.descriptors import named
 from tests.kit.harness import (
     HalfCloseRecorder,
     Recorder,
@@ -288,8 +289,17 @@ class Chain:
         await self.left.is_lost()
         await self.right.is_lost()
 
+    def _transports(self) -> tuple[Any, ...]:
+        return self.left.transport, self.a, self.b, self.right.transport
+
+    def sockets(self) -> set[str]:
+        """The names of the four that are connected."""
+        names = named(_twisted.bottom(transport).fileno() for transport in self._transports())
+        assert len(names) == 4
+        return names
+
     def send_buffers(self, size: int) -> None:
-        send_buffers(size, self.left.transport, self.a, self.b, self.right.transport)
+        send_buffers(size, *self._transports())
 
     def ends(self, backwards: bool) -> tuple[Any, Any]:
         """The end that does something, and the one that it is done to."""
