@@ -28,12 +28,10 @@ def escaped(text):
 def described(options):
     """The entries of a command's options."""
     for option in options_of(options):
-        # "FILE: write ...", and "NAME or NAME:PASSWORD: ..."; else the name is the value's, too.
-        value, colon, text = option.text.partition(": ")
-        if value.count("'") == 1:
-            # A colon within quotes: "'NAME: VALUE': send ...".
-            quoted, _, text = text.partition("': ")
-            value = f"{value}: {quoted}'"
+        # "FILE: write ...", and "'NAME: VALUE' or @FILE: send ..."; else the name is the value's, too.
+        value, colon, text = "", "", option.text
+        if match := re.match(r"((?:'[^']*'|(?!: )[^'])+): ", option.text):
+            value, colon, text = match[1], ":", option.text[match.end() :]
         if not option.has_value:
             value, text = "", option.text
         elif not colon or not re.match(r"'?[A-Z][A-Z ']", value):

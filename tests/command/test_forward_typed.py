@@ -150,6 +150,8 @@ def test_options_anywhere(words: list[str]) -> None:
         (["connect", "http://h/", "t", "--insecure=yes"], "must not have an argument"),
         (["connect", "http://h/", "--", "--insecure", "t"], "two arguments are needed"),
         (["forward", LOCAL, "ws://h/", "--insecure"], "--insecure is for https"),
+        (["connect", "http://h/"], "a TOKEN is needed"),
+        (["forward", LOCAL, "http://h/"], "a TOKEN is needed"),
         (["serve", "--h2c", "more", "--listen", LOCAL], "unexpected argument 'more'"),
     ],
 )
@@ -265,7 +267,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "no listen": ('[[forward]]\nurl = "http://h/"\n', "[[forward]] 1 needs listen"),
     "no url": ("[[forward]]\nlisten = 0\n", "[[forward]] 1 needs url"),
     "second": (f"[[forward]]\n{GOOD}[[forward]]\nlisten = 0\n", "[[forward]] 2 needs url"),
-    "no token": ('[[forward]]\nlisten = 0\nurl = "http://h/"\n', "[[forward]] 1: two arguments"),
+    "no token": ('[[forward]]\nlisten = 0\nurl = "http://h/"\n', "[[forward]] 1: a TOKEN is needed"),
     "unknown": (f"[[forward]]\n{GOOD}secret = 1\n", "no option 'secret'"),
     "config": (f'[[forward]]\n{GOOD}config = "x"\n', "no option 'config'"),
     "help": (f"[[forward]]\n{GOOD}help = true\n", "no option 'help'"),

@@ -40,3 +40,13 @@ def test_can_be_read() -> None:
         assert f"upgrade-switch {command.name} " in done.stdout
         for option in options_of(command.options):
             assert f"--{option.name}" in done.stdout
+
+
+def test_every_option_is_described() -> None:
+    """What stands beside an option's name is its value alone; the lines below it say what it does."""
+    entries = (DOCS / "upgrade-switch.1").read_text().split(".TP\n\\fB\\-\\-")[1:]
+    assert entries
+    for entry in entries:
+        heading, text, *_ = entry.split("\n")
+        assert len(heading) < 80
+        assert text

@@ -109,6 +109,21 @@ def test_connect(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert b"\r\nProxy-Authorization: Basic dXNlcjp3b3Jk\r\n" in asked[0]
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_unreachable(scheme: str) -> None:
+    """A proxy that cannot be reached is named, without its password: it is not the server's fault."""
+    with socket.socket() as taken:
+        # Nothing listens on it.
+        taken.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        proxy = f"{scheme}://user:secret@{where}"
+        said = fails(1, "connect", "--via", proxy, "http://host/", "echo")
+    assert f"http://host/: no connection to the proxy {where}: Connection was refused" in said
+    assert "secret" not in said
+    said = fails(1, "connect", "--via", "proxy.invalid:1", "http://host/", "echo")
+    assert "no connection to the proxy proxy.invalid:1: " in said
+
+
 def test_refused() -> None:
     """A proxy that wants to know who asks is named as what it is."""
     answer = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"

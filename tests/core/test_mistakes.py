@@ -7,18 +7,27 @@ import sys
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.web.client import BrowserLikePolicyForHTTPS
+from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from tests.kit.asking import kind_of
 from tests.kit.certificate import AUTHORITY, SERVER
 from tests.kit.harness import EchoTarget, reactor
-from upgrade_switch import UpgradeResource, UpgradeService, UpgradeSite
+from upgrade_switch import (
+    UpgradeEndpoint,
+    UpgradePool,
+    UpgradeResource,
+    UpgradeService,
+    UpgradeSite,
+    switched_connection,
+)
 from upgrade_switch.errors import InvalidArgument, InvalidPrefaces, InvalidUpgrades, UpgradeError
 from upgrade_switch.observe import StatusResource, SwitchLog
 from upgrade_switch.protocols import (
@@ -113,6 +122,55 @@ def test_observers(wrong: Any) -> None:
     """Observers that are not a list of objects with the three methods are refused."""
     with pytest.raises(InvalidArgument):
         UpgradeSite(Resource(), observers=wrong)
+
+
+@pytest.mark.parametrize(
+    "name", ["accept_timeout", "head_timeout", "max_switched", "max_per_address", "max_unsent"]
+)
+@pytest.mark.parametrize("wrong", ["10", -1, (1,)])
+def test_limits(name: str, wrong: Any) -> None:
+    """A limit that is no number is refused when the site is made, not at its first request."""
+    with pytest.raises(InvalidArgument, match=f"{name} is a number, or None"):
+        UpgradeSite(Resource(), **{name: wrong})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"token": b"echo"},
+        {"headers": [("X-A", "b")]},
+        {"headers": {"X-A": 1}},
+        {"headers": {"X-A": ["b"]}},
+        {"headers": {"X-A": b"b"}},
+        {"agent": UpgradePool(Clock())},
+        {"agent": Clock()},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_endpoint(wrong: dict[str, Any]) -> None:
+    """An endpoint's arguments of a wrong kind, such as a pool in place of its agent, are refused."""
+    with pytest.raises(InvalidArgument):
+        UpgradeEndpoint(Clock(), "http://h/", **{"token": "echo"} | wrong)
+
+
+@pytest.mark.parametrize("headers", [{"X-A": "b"}, {b"X-A": b"b"}, Headers({"X-A": ["b"]}), {}, None])
+def test_right_headers(headers: Any) -> None:
+    """Headers of Twisted's, and strings or bytes, are fields of an endpoint's request."""
+    UpgradeEndpoint(Clock(), "http://h/", "echo", headers=headers)
+
+
+def test_response_that_was_not_awaited() -> None:
+    """What is no response is refused, and a forgotten ``await`` named."""
+
+    async def answer() -> None: ...
+
+    coroutine = answer()
+    for wrong in (Deferred(), coroutine):
+        with pytest.raises(InvalidArgument, match="has to be awaited"):
+            switched_connection(wrong)  # type: ignore[arg-type]
+    coroutine.close()
+    with pytest.raises(InvalidArgument, match="not a response: None"):
+        switched_connection(None)  # type: ignore[arg-type]
 
 
 def test_service() -> None:

@@ -221,6 +221,8 @@ async def test_acceptor_fails(serve: Any, errors: Any, result: str, way: str) ->
     assert (await client.response())[1] == b"page GET "
     (raised,) = errors.take(1)
     assert isinstance(raised, Broken if "raises" in result else UpgradeError)
+    if "raises" not in result:
+        assert str(raised).startswith("'echo' at /u: ")
     assert client.site.lines == [(500, b"/u"), (200, b"/page")]
 
 

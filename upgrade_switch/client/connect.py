@@ -75,6 +75,7 @@ class ConnectEndpoint:
         :raises ValueError: if the URL is not that of a proxy, or has a path; if there is no such
             host or port; if the timeout is not above 0; and if there is a Proxy-Authorization among
             the headers beside a user in the URL.
+        :raises InvalidArgument: if the headers are of the wrong kind.
         """
         check_timeout(timeout)
         proxy = parse_proxy(proxy_url)

@@ -49,11 +49,21 @@ def check_timeout(timeout: float | None) -> None:
 
 
 def headers_of(given: Headers | Mapping[str, str] | None) -> Headers:
-    """The further fields of an endpoint's request, as headers of its own."""
+    """
+    The further fields of an endpoint's request, as headers of its own.
+
+    :raises InvalidArgument: if they are neither headers nor a mapping from strings to strings.
+    """
     if isinstance(given, Headers):
         return given.copy()
     headers = Headers()
+    if given is not None and not isinstance(given, Mapping):
+        raise InvalidArgument(
+            f"headers are a mapping such as {{'X-A': 'b'}}, or Headers, not {given!r}"
+        )
     for name, value in (given or {}).items():
+        if not any(isinstance(name, kind) and isinstance(value, kind) for kind in (str, bytes)):
+            raise InvalidArgument(f"a field's name and value are strings, not {name!r}: {value!r}")
         headers.addRawHeader(name, value)
     return headers
 
@@ -141,7 +151,8 @@ class UpgradeEndpoint:
             is started for each connection, which few of them can do more than once.
         :raises InvalidArgument: if the method is not a method as bytes, or is CONNECT (for which there
             is
-            :class:`ConnectEndpoint`), and if the body is neither bytes nor an ``IBodyProducer``.
+            :class:`ConnectEndpoint`), if the body is neither bytes nor an ``IBodyProducer``, and if
+            the token, the headers or the agent are of the wrong kind.
         :raises InvalidToken: if ``token`` is not an upgrade token, or a list of them.
         :raises ValueError: if the URL cannot be asked: it has another scheme (which an ``agent`` may
             know), a user in it, a bad host or port, or is not ASCII behind the host; and if the timeout
@@ -155,11 +166,13 @@ class UpgradeEndpoint:
             # An agent may know schemes of its own.
             self._url = url.encode("ascii") if isinstance(url, str) else url
         self._headers = headers_of(headers)
+        if not isinstance(token, str):
+            raise InvalidArgument(f"a token is a str, not {token!r}")
         tokens = [str(UpgradeToken.parse(part.strip(" \t"))) for part in token.split(",")]
         self._headers.setRawHeaders(b"upgrade", [", ".join(tokens)])
         self._reactor = reactor
         self._timeout = timeout
-        self._agent = Agent(reactor, pool=UpgradePool(reactor)) if agent is None else agent
+        self._agent = Agent(reactor, pool=UpgradePool(reactor)) if agent is None else _checked(agent)
 
     def __repr__(self) -> str:
         # Without the query, which may hold a secret.
@@ -188,6 +201,15 @@ class UpgradeEndpoint:
 
     def _producer(self) -> IBodyProducer | None:
         return _Content(self._body) if isinstance(self._body, bytes) else self._body
+
+
+def _checked(agent: IAgent) -> IAgent:
+    # treq's clients, which will do, do not declare IAgent.
+    if not callable(getattr(agent, "request", None)):
+        raise InvalidArgument(
+            f"not an agent, as Agent(reactor, pool=UpgradePool(reactor)) is: {agent!r}"
+        )
+    return agent
 
 
 def _checked_method(method: object) -> bytes:

@@ -9,7 +9,7 @@ Twisted's pool.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Coroutine, Hashable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, gatherResults, succeed
@@ -20,7 +20,7 @@ from twisted.web.iweb import IResponse
 
 from .. import _twisted
 from .._extras import needs_extra
-from ..errors import InvalidResponse, NotSwitched, cause_of
+from ..errors import InvalidArgument, InvalidResponse, NotSwitched, cause_of
 from .idle import IdleConnections
 from .response import UpgradeResponse
 from .switching import SwitchingClient, SwitchingFactory
@@ -196,6 +196,7 @@ def switched_connection(response: IResponse) -> SwitchedConnection:
         kept afterwards.
     :return: the connection. The caller owns it, and either calls its ``install`` or drops it, which
         aborts it. The same response gives the same connection again.
+    :raises InvalidArgument: if it is not a response, but the Deferred of one, for example.
     :raises NotSwitched: if the server did not switch, or if the request could not have switched: it
         had no Upgrade field, or did not go through an :class:`UpgradePool`. It carries the response.
     """
@@ -204,6 +205,10 @@ def switched_connection(response: IResponse) -> SwitchedConnection:
         # treq's responses, and Twisted's GzipDecoder, are proxies around one another.
         original = getattr(inner, "original", None)
         if original is None:
+            if isinstance(response, Deferred | Coroutine):
+                raise InvalidArgument(f"not a response, which has to be awaited: {response!r}")
+            if not hasattr(response, "code"):
+                raise InvalidArgument(f"not a response: {response!r}")
             raise NotSwitched(response, _why_not_ours(inner))
         inner = original
     if inner.connection is None:

@@ -18,6 +18,7 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
 from ..errors import UpgradeError
+from ..fields import printable
 from ..interfaces import Declined, IUpgradeSite
 from ..negotiation import UpgradeToken
 from ..observe.events import notify
@@ -62,7 +63,7 @@ def decide(request: UpgradeRequest, match: Match) -> int | bytes:
     elif isinstance(result, Deferred):
         Decision(request, match, result)
     else:
-        why = _answer(request, result)
+        why = _answer(request, match, result)
     if why is not None:
         declined(request, match.token, why, site)
     return NOT_DONE_YET
@@ -87,7 +88,7 @@ def _settle(request: UpgradeRequest, match: Match, result: object) -> Declined |
 
     :return: why the connection has not switched; None if it has.
     """
-    return _switch(request, match, result) if is_protocol(result) else _answer(request, result)
+    return _switch(request, match, result) if is_protocol(result) else _answer(request, match, result)
 
 
 def _switch(request: UpgradeRequest, match: Match, target: IProtocol) -> Declined | None:
@@ -106,20 +107,22 @@ def _switch(request: UpgradeRequest, match: Match, target: IProtocol) -> Decline
     return why
 
 
-def _answer(request: UpgradeRequest, result: object) -> Declined:
+def _answer(request: UpgradeRequest, match: Match, result: object) -> Declined:
     """Answer with what an acceptor has resulted in that is no protocol."""
     if IResource.providedBy(result):
         _render(request, result)
         return Declined.ANSWERED
     if not isinstance(result, Failure):
-        result = Failure(not_an_answer(result))
+        result = Failure(not_an_answer(request, match.token, result))
     _fail(request, result)
     return Declined.FAILED
 
 
-def not_an_answer(result: object) -> UpgradeError:
-    """The error for an acceptor whose result is neither a protocol nor a resource."""
-    return UpgradeError(f"an acceptor results in an IProtocol or IResource, not {result!r}")
+def not_an_answer(request: UpgradeRequest, token: UpgradeToken | None, result: object) -> UpgradeError:
+    """The error for an acceptor whose result is neither a protocol nor a resource; it names it."""
+    path = printable(request.path.decode("latin-1"))
+    what = "CONNECT" if token is None else f"{token.text!r} at {path}"
+    return UpgradeError(f"{what}: an acceptor returns a protocol or a resource, not {result!r}")
 
 
 def _forget_fields(request: UpgradeRequest) -> None:

@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 from ipaddress import IPv6Address, IPv6Network, ip_address
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from twisted.internet.interfaces import IAddress
 
 from .._twisted import KeepAlive
 from ..errors import InvalidArgument
 
-__all__ = ["Limits", "keep_alive_of", "party_of"]
+__all__ = ["Limits", "checked_numbers", "keep_alive_of", "limits_of", "party_of"]
+
+T = TypeVar("T", int, float)
 
 # RFC 6177 §2: a site has at least a /64, and any of its addresses.
 _IPV6_PREFIX = 64
@@ -35,6 +37,18 @@ def keep_alive_of(value: bool | tuple[int, int, int]) -> KeepAlive | None:
     return KeepAlive(*value)
 
 
+def checked_numbers(**limits: T | None) -> tuple[T | None, ...]:
+    """
+    Limits, as they are given.
+
+    :raises InvalidArgument: if one is neither a number that is not negative nor None.
+    """
+    for name, value in limits.items():
+        if value is not None and not (isinstance(value, int | float) and value >= 0):
+            raise InvalidArgument(f"{name} is a number, or None for no limit, not {value!r}")
+    return tuple(limits.values())
+
+
 class Limits(NamedTuple):
     """The limits of a site's switched connections; None: no limit."""
 
@@ -42,6 +56,21 @@ class Limits(NamedTuple):
     max_per_address: int | None = None
     max_unsent: int | None = None
     keep_alive: KeepAlive | None = KeepAlive()
+
+
+def limits_of(
+    max_switched: int | None,
+    max_per_address: int | None,
+    max_unsent: int | None,
+    tcp_keepalive: bool | tuple[int, int, int],
+) -> Limits:
+    """
+    The limits that ``UpgradeSite`` is given.
+
+    :raises InvalidArgument: if one is wrong.
+    """
+    checked_numbers(max_switched=max_switched, max_per_address=max_per_address, max_unsent=max_unsent)
+    return Limits(max_switched, max_per_address, max_unsent, keep_alive_of(tcp_keepalive))
 
 
 Party: TypeAlias = str | IPv6Network

@@ -38,7 +38,7 @@ from ..takeover import check_target
 from .channel import UpgradeChannel
 from .decision import SiteUpgrade
 from .idle import IdleTimers
-from .limits import Limits, keep_alive_of
+from .limits import checked_numbers, limits_of
 from .pages import StatusPage
 from .preface import PrefaceTable
 from .request import UpgradeRequest
@@ -136,17 +136,17 @@ class UpgradeSite(Site):
         :param http2_connect: whether streams of HTTP/2 may switch (RFC 8441). Unknown tokens are 501.
         :param observers: what is told of switches, of their ends, and of declined upgrades.
         :raises InvalidToken: if a key of ``upgrades`` is not a token.
-        :raises InvalidUpgrades: if a value there is neither a factory nor an acceptor, or ``connect``
-            is not an acceptor.
+        :raises InvalidUpgrades: if a value there is no factory and no acceptor, or ``connect`` is none.
         :raises InvalidPrefaces: if it is not a mapping from bytes to factories.
         :raises MissingExtra: if ``http2_connect`` is given, and the extra ``http2`` is not installed.
-        :raises InvalidArgument: if an observer or ``tcp_keepalive`` is wrong.
+        :raises InvalidArgument: if a limit, an observer or ``tcp_keepalive`` is wrong.
         """
         super().__init__(resource, requestFactory, *args, **kwargs)
-        self.accept_timeout, self.head_timeout = accept_timeout, head_timeout
+        timeouts = checked_numbers(accept_timeout=accept_timeout, head_timeout=head_timeout)
+        self.accept_timeout, self.head_timeout = timeouts
         self.idle_timers = IdleTimers(self.reactor)
         self.observers = checked_observers(observers)
-        limits = Limits(max_switched, max_per_address, max_unsent, keep_alive_of(tcp_keepalive))
+        limits = limits_of(max_switched, max_per_address, max_unsent, tcp_keepalive)
         self.switched = SwitchedConnections(self.reactor, limits, self.observers)
         self.deciding: set[Decision] = set()
         self.takes_http2_connect = _checked_http2_connect(http2_connect)

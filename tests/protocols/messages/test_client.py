@@ -341,3 +341,5 @@ def test_options() -> None:
         MessageEndpoint(reactor, "ftp://h/")
     with pytest.raises(InvalidArgument, match="a handler is a coroutine function"):
         MessageFactory(None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="called with a stream alone"):
+        MessageFactory(lambda stream, more: None)  # type: ignore[arg-type,misc]

@@ -440,6 +440,8 @@ async def test_no_message(serve: Any, message: Any) -> None:
     ("options", "error"),
     [
         ({"handler": 1}, InvalidArgument),
+        ({"handler": lambda: None}, InvalidArgument),
+        ({"handler": lambda request, token: None}, InvalidArgument),
         ({"max_queue": 0}, InvalidArgument),
         ({"max_queue": True}, InvalidArgument),
         ({"max_message_size": 0}, InvalidArgument),

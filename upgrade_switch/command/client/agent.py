@@ -10,6 +10,7 @@ from base64 import b64encode
 
 from OpenSSL import SSL
 from service_identity import CertificateError, VerificationError
+from twisted.internet.error import ConnectError, DNSLookupError, TimeoutError
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import CertificateOptions
 from twisted.python.failure import Failure
@@ -21,6 +22,7 @@ from zope.interface import implementer
 
 from ...client.connect import ConnectEndpoint
 from ...client.pool import UpgradePool
+from ...client.urls import authority_of, parse_proxy
 from ...errors import NotSwitched, cause_of
 from ...negotiation import Offer
 from ..certificates import ClientCertificate, default_trust, is_address
@@ -109,12 +111,13 @@ def agent_with(
     return agent
 
 
-def why(reason: Failure, headers: Headers, token: str) -> str:
+def why(reason: Failure, headers: Headers, token: str, proxy: str | None = None) -> str:
     """
     Why there is no connection, in one sentence.
 
     :param headers: the fields that the request was sent with.
     :param token: what it asked for.
+    :param proxy: the URL of the HTTP proxy that it went through.
     """
     cause = cause_of(reason)
     if isinstance(cause, NotSwitched):
@@ -130,6 +133,12 @@ def why(reason: Failure, headers: Headers, token: str) -> str:
         if "alert certificate required" in said:
             return f"the server requires a certificate (--cert): {said}"
         return f"the TLS handshake failed: {said}"
+    is_late = isinstance(cause, TimeoutError)
+    if proxy is not None and isinstance(cause, ConnectError | DNSLookupError) and not is_late:
+        # Nothing else is connected to, and no other name is looked up.
+        where = parse_proxy(proxy)
+        address = authority_of(where.host, where.port).decode()
+        return f"no connection to the proxy {address}: {explain(reason)}"
     return explain(reason)
 
 

@@ -371,7 +371,7 @@ class TargetOptions(CommandOptions):
 
     def why(self, reason: Failure) -> str:
         """Why a connection to the target has failed, in one sentence."""
-        return why(reason, self.headers, self.target.token)
+        return why(reason, self.headers, self.target.token, self._proxy)
 
 
 def parse_target(arguments: tuple[str, ...]) -> Target:
@@ -396,5 +396,5 @@ def parse_target(arguments: tuple[str, ...]) -> Target:
     except (InvalidToken, ValueError) as error:
         raise UsageError(str(error)) from None
     if not token:
-        raise UsageError("two arguments are needed: URL and TOKEN")
+        raise UsageError("a TOKEN is needed after the URL (only a ws or wss URL needs none)")
     return Target(url, token)

@@ -37,7 +37,7 @@ from .._client_handshake import chosen_subprotocol
 from .._handshake import MAX_MESSAGE_SIZE, subprotocol_names
 from . import compression
 from .protocol import Agreed, Handler, MessageProtocol
-from .server import HEARTBEAT, MAX_QUEUE, check_options
+from .server import HEARTBEAT, MAX_QUEUE, check_handler, check_options
 
 __all__ = ["MessageEndpoint", "MessageFactory"]
 
@@ -125,10 +125,9 @@ class MessageFactory(_Factory):
     def __init__(self, handler: Handler) -> None:
         """
         :param handler: called with each :class:`MessageStream`, which is closed when it has finished.
-        :raises InvalidArgument: if it cannot be called.
+        :raises InvalidArgument: if it cannot be called so.
         """
-        if not callable(handler):
-            raise InvalidArgument(f"a handler is a coroutine function, not {handler!r}")
+        check_handler(handler)
         self.handler = handler
 
     def buildProtocol(self, addr: IAddress | None) -> _Client:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 
 from websockets.extensions import Extension
 from websockets.protocol import Side
@@ -31,13 +32,30 @@ from .._heartbeat import check_heartbeat
 from . import compression
 from .protocol import Agreed, Handler, MessageProtocol, Options
 
-__all__ = ["HEARTBEAT", "MAX_QUEUE", "check_options", "message_stream"]
+__all__ = ["HEARTBEAT", "MAX_QUEUE", "check_handler", "check_options", "message_stream"]
 
 HEARTBEAT = 30
 """Seconds."""
 
 MAX_QUEUE = 16
 """Messages."""
+
+
+def check_handler(handler: Handler) -> None:
+    """
+    :raises InvalidArgument: if it cannot be called with a stream.
+    """
+    if not callable(handler):
+        raise InvalidArgument(f"a handler is a coroutine function, not {handler!r}")
+    try:
+        wanted = signature(handler)
+    except (TypeError, ValueError):
+        # A builtin that does not tell.
+        return
+    try:
+        wanted.bind(None)
+    except TypeError:
+        raise InvalidArgument(f"a handler is called with a stream alone: {handler!r}") from None
 
 
 def check_options(heartbeat: float | None, max_message_size: int | None, max_queue: int) -> Options:
@@ -90,11 +108,10 @@ def message_stream(
         costs some 50 KiB of memory for each connection.
     :return: the acceptor.
     :raises InvalidUpgrades: if an origin is invalid.
-    :raises InvalidArgument: if ``handler`` cannot be called, a subprotocol is not a token, or a number
+    :raises InvalidArgument: if ``handler`` cannot be called so, a subprotocol is no token, or a number
         is neither None nor above 0.
     """
-    if not callable(handler):
-        raise InvalidArgument(f"a handler is a coroutine function, not {handler!r}")
+    check_handler(handler)
     return _Acceptor(
         handler,
         origin_check(allowed_origins),

@@ -96,19 +96,21 @@ class _ServerStream(ByteStream, _SERVER_PROTOCOL):
         lines = request.request.requestHeaders.getRawHeaders(_HALF_CLOSE)
         self._half_closes = lines == [_YES]
         deciding: Deferred[Any] = maybeDeferred(self.factory.acceptor, request.request, token)
-        return deciding.addCallback(self._decided, request.protocols)
+        return deciding.addCallback(self._decided, request)
 
-    def _decided(self, answer: Answer | None, offered: list[str]) -> tuple[str | None, dict[str, str]]:
+    def _decided(
+        self, answer: Answer | None, request: HandshakeRequest
+    ) -> tuple[str | None, dict[str, str]]:
         if IResource.providedBy(answer):
             raise HandshakeRefused(answer)
         if answer is None:
             # As if it were a factory that takes no connection now.
             raise HandshakeRefused(service_unavailable("No connection is taken now."))
         if not IProtocol.providedBy(answer):
-            raise not_an_answer(answer)
+            raise not_an_answer(request.request, UpgradeToken("websocket"), answer)
         self.inner = answer
         # In the client's order.
-        chosen = next((name for name in offered if name in self.factory.subprotocols), None)
+        chosen = next((name for name in request.protocols if name in self.factory.subprotocols), None)
         return chosen, {_HALF_CLOSE.decode(): _YES.decode()} if self._half_closes else {}
 
 
