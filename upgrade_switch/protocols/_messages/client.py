@@ -125,7 +125,7 @@ class MessageFactory(_Factory):
     def __init__(self, handler: Handler) -> None:
         """
         :param handler: called with each :class:`MessageStream`, which is closed when it has finished.
-        :raises InvalidArgument: if it cannot be called so.
+        :raises InvalidArgument: if it cannot be called with a stream.
         """
         check_handler(handler)
         self.handler = handler

@@ -108,8 +108,8 @@ def message_stream(
         costs some 50 KiB of memory for each connection.
     :return: the acceptor.
     :raises InvalidUpgrades: if an origin is invalid.
-    :raises InvalidArgument: if ``handler`` cannot be called so, a subprotocol is no token, or a number
-        is neither None nor above 0.
+    :raises InvalidArgument: if ``handler`` cannot be called with a stream, a subprotocol is not a
+        token, or a number is neither None nor above 0.
     """
     check_handler(handler)
     return _Acceptor(
