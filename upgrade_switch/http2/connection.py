@@ -385,6 +385,7 @@ class HTTP2Connection(Protocol):
         streams, self.streams = self.streams, {}
         for stream in streams.values():
             stream.cut_off(reason)
+        self.windows.close()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.state = ConnectionState.CLOSED
