@@ -180,9 +180,15 @@ class _Reading:
     the other side ends, its ``stopProducing`` would close it cleanly, whatever the other's end was.
     """
 
-    def __init__(self, transport: IStreamTransport) -> None:
+    def __init__(self, transport: IStreamTransport, consumer: IStreamTransport) -> None:
         self.pauseProducing = transport.pauseProducing
-        self.resumeProducing = transport.resumeProducing
+        self._resume = transport.resumeProducing
+        self._consumer = consumer
+
+    def resumeProducing(self) -> None:
+        # If the consumer's TLS is over, the end that comes next has this side read.
+        if not _twisted.let_end(self._consumer):
+            self._resume()
 
     def stopProducing(self) -> None:
         """The other side has ended; its protocol hears of it next."""
@@ -251,8 +257,8 @@ class SpliceEnd(Protocol):
             self._join(other)
 
     def _join(self, other: SpliceEnd) -> None:
-        self.transport.registerProducer(_Reading(other.transport), True)
-        other.transport.registerProducer(_Reading(self.transport), True)
+        self.transport.registerProducer(_Reading(other.transport, self.transport), True)
+        other.transport.registerProducer(_Reading(self.transport, other.transport), True)
         self._write_early(other)
         other.transport.resumeProducing()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import pytest
 from OpenSSL import SSL
@@ -25,7 +26,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseNeverReceived
 from zope.interface import implementer
 
-from tests.kit.harness import Recorder, factory_of
+from tests.kit.harness import Recorder, factory_of, no_collector
 from upgrade_switch import NotSwitched
 from upgrade_switch.command.client.retrying import RetryingEndpoint, is_down
 from upgrade_switch.errors import InvalidResponse
@@ -114,6 +115,31 @@ def test_connected_at_last(failures: int) -> None:
     assert waiting.built == [protocol]
     assert not protocol.transport.disconnecting
     assert waiting.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("how", ["connected", "failed", "cancelled"])
+def test_asker_is_freed(how: str) -> None:
+    """Reference counting alone frees who has asked, as soon as the attempt is over."""
+    with no_collector():
+
+        class Asker:
+            def is_wanted(self) -> bool:
+                return True
+
+        asker = Asker()
+        waiting = HoldingProtocol(is_wanted=asker.is_wanted)
+        waiting.endpoint.fails()
+        waiting.clock.advance(1)
+        if how == "connected":
+            waiting.endpoint.succeeds()
+        elif how == "failed":
+            waiting.endpoint.fails(ValueError("final"))
+        else:
+            waiting.deferred.cancel()
+        weak = ref(asker)
+        del asker
+        assert waiting.results
+        assert weak() is None
 
 
 def test_no_reconnect() -> None:

@@ -16,7 +16,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost, TimeoutError
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tests.kit.farside import KINDS, MEGABYTE, Chains, ClosingCollector, settled
+from tests.kit.farside import KINDS, MEGABYTE, SMALL, Chains, ClosingCollector, settled
 from tests.kit.polled import readers
 from tests.kit.waiting import eventually, turns
 from upgrade_switch import _twisted, sending
@@ -256,6 +256,27 @@ def watch(transport: Sending, clock: Clock) -> tuple[sending.SendingWatch, list[
         transport, clock, lambda: told.append("sent"), lambda: told.append("stuck")
     )
     return watching, told
+
+
+@every_kind
+@both_directions
+@pytest_twisted.ensureDeferred
+async def test_goodbye_of_tls_while_full(chain: Chains, other: str, backwards: bool) -> None:
+    """TLS that says goodbye while much waits for it has ended as soon as that has been sent."""
+    row = await chain(*names("tls", other, backwards))
+    left, right = row.ends(backwards)
+    # Towards the end that has TLS.
+    row.send_buffers(SMALL)
+    left.transport.pauseProducing()
+    right.send(MEGABYTE * 8)
+    full = _twisted.bottom(row.middle(not backwards))
+    await eventually(lambda: full.producerPaused)
+    left.transport.loseConnection()
+    await eventually(lambda: full.disconnecting)
+    left.transport.resumeProducing()
+    await left.is_lost()
+    await row.done
+    await right.sees_end()
 
 
 def test_watch_of_nothing(watched: Sending) -> None:

@@ -23,6 +23,7 @@ from tests.kit.h2client import (
     WAYS,
     WIDE,
     H2Client,
+    Pulled,
     StillClock,
     client_by,
     connection_of,
@@ -32,8 +33,10 @@ from tests.kit.h2client import (
     is_empty,
     kind_of,
     site_with,
+    unread,
 )
-from tests.kit.harness import Recorder, no_collector, turns
+from tests.kit.harness import Recorder, eventually, no_collector, turns
+from upgrade_switch import _twisted
 
 #: More than the kernel takes for a client that does not read.
 MUCH = LARGE * 32
@@ -325,6 +328,17 @@ async def test_requests_keep_it_alive(listen: Any) -> None:
     for _ in range(5):
         listening.site.reactor.advance(50)
         assert (await client.ask(b"/page"))[0] == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_goodbye_of_tls_while_full(listen: Any) -> None:
+    """A client that ends TLS while its server cannot send is not kept once everything has been sent."""
+    listening = await listen("tls", site_with(Pulled(MUCH)))
+    client, connection = await unread("alpn", listening)
+    client.transport.loseConnection()
+    await eventually(lambda: _twisted.bottom(connection.transport).disconnecting)
+    client.transport.resumeProducing()
+    await is_empty(listening)
 
 
 # Objects.

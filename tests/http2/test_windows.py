@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from typing import Any
+from weakref import ref
 
 import pytest
 from twisted.internet.interfaces import IPullProducer
@@ -32,9 +33,9 @@ from tests.kit.h2raw import (
     settings,
     window_update,
 )
-from tests.kit.harness import EchoTarget, HalfCloseRecorder, Recorder, factory_of
+from tests.kit.harness import EchoTarget, HalfCloseRecorder, Recorder, factory_of, no_collector
 from upgrade_switch import UpgradeResource
-from upgrade_switch.http2.machine import CONNECTION_WINDOW, MOST_STREAMS
+from upgrade_switch.http2.machine import CONNECTION_WINDOW, MOST_STREAMS, WIDE_WINDOW
 from upgrade_switch.server.http2 import ServerConnection
 
 WINDOW = 2**16 - 1
@@ -145,6 +146,20 @@ def test_streams_that_hold_all_they_may() -> None:
         client.send(data(last, bytes(size)))
         left += sum(more for stream, more in increments(client) if not stream) - size
     client.leave()
+
+
+def test_wide_streams_are_freed() -> None:
+    """Of a connection that ends while a stream has a wide window, nothing is left."""
+    client, target = client_of(Recorder)
+    client.send(data(1, bytes(2**14)))
+    assert (1, WIDE_WINDOW - WINDOW) in increments(client)
+    weak = ref(target.transport)
+    assert weak().width == WIDE_WINDOW
+    with no_collector():
+        client.leave()
+        del target.transport
+        assert target.reason is not None
+        assert weak() is None
 
 
 @pytest.mark.parametrize("size", [1, 1000])

@@ -1,5 +1,5 @@
 """
-How a connection with TLS has ended: Twisted's reasons say no more than that it was lost.
+How a connection with TLS has ended, since Twisted says no more than that it was lost; and that it ends.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from twisted.internet.error import ConnectionLost
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
-__all__ = ["has_closed_tls", "was_closed_first"]
+from ..interfaces import IStreamTransport
+from .transports import bottom, tls_layer
+
+__all__ = ["has_closed_tls", "let_end", "was_closed_first"]
 
 
 def has_closed_tls(layer: TLSMemoryBIOProtocol, reason: Failure) -> bool:
@@ -36,3 +39,18 @@ def _said(layer: TLSMemoryBIOProtocol) -> int:
     handle = layer.getHandle()
     said: int = 0 if handle is None else handle.get_shutdown()
     return said
+
+
+def let_end(transport: IStreamTransport) -> bool:
+    """
+    To be called by a push producer that is asked to go on. When TLS is over, since the other end has
+    said so, Twisted closes TCP as soon as everything has been sent; but a producer that was paused is
+    asked for more first, and if it has nothing, TCP is neither written to nor read, and never ends. So
+    the producer is taken off.
+
+    :return: whether TLS is over: nothing that is written goes out any more.
+    """
+    if tls_layer(transport) is None or not getattr(bottom(transport), "disconnecting", False):
+        return False
+    transport.unregisterProducer()
+    return True

@@ -32,6 +32,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from .. import _twisted
 from .due import Due
 from .ending import ConnectionState, Lingering, Resets, close_in_time
 from .events import HANDLERS
@@ -329,7 +330,8 @@ class HTTP2Connection(Protocol):
         self.turns.is_full = True
 
     def resumeProducing(self) -> None:
-        self.turns.go_on()
+        if not _twisted.let_end(self.transport):
+            self.turns.go_on()
 
     def stopProducing(self) -> None:
         """The transport has ended, and says so to its protocol, too."""
@@ -385,6 +387,7 @@ class HTTP2Connection(Protocol):
         streams, self.streams = self.streams, {}
         for stream in streams.values():
             stream.cut_off(reason)
+        self.windows.close()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.state = ConnectionState.CLOSED

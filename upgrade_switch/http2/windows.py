@@ -159,3 +159,7 @@ class Windows:
         """
         self._wide.discard(stream)
         return self.dropped(stream.width - stream.room)
+
+    def close(self) -> None:
+        """The connection is over, and all streams with it, which know the connection: a cycle."""
+        self._wide.clear()

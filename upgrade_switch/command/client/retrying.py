@@ -170,3 +170,11 @@ class _Tries:
         # waits: it never learns of the connection, which it would close here.
         self._over = True
         self.service.stopService()
+        # Twisted's service refers to itself, and so keeps this until the garbage collector comes; but
+        # not what has been asked for, and with it a client's connection.
+        self._is_wanted = _wants_nothing
+
+
+def _wants_nothing() -> bool:
+    """Called in place of a callback that is no longer wanted."""
+    return False

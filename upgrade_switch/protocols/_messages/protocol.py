@@ -346,6 +346,7 @@ class MessageProtocol(Protocol):
         self._decide_reading()
 
     def resumeProducing(self) -> None:
+        _twisted.let_end(self.transport)
         self.is_full = False
         self.stream.has_room()
         self._decide_reading()

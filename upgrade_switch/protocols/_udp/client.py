@@ -217,6 +217,7 @@ class _ClientFlow(Protocol):
         self._is_full = True
 
     def resumeProducing(self) -> None:
+        _twisted.let_end(self.transport)
         self._is_full = False
 
     def stopProducing(self) -> None:

@@ -13,6 +13,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ... import _twisted
 from ...connection import abort_because
 from ...interfaces import ICountsBytes, IDrainsLate, IStreamTransport
 from .capsules import CapsuleReader, datagram_capsule
@@ -135,7 +136,8 @@ class UDPFlow(Protocol):
         self._socket.pause()
 
     def resumeProducing(self) -> None:
-        self._socket.resume()
+        if not _twisted.let_end(self.transport):
+            self._socket.resume()
 
     def stopProducing(self) -> None:
         """The connection has ended; ``connectionLost`` comes next."""
