@@ -180,15 +180,9 @@ class _Reading:
     the other side ends, its ``stopProducing`` would close it cleanly, whatever the other's end was.
     """
 
-    def __init__(self, transport: IStreamTransport, consumer: IStreamTransport) -> None:
+    def __init__(self, transport: IStreamTransport) -> None:
         self.pauseProducing = transport.pauseProducing
-        self._resume = transport.resumeProducing
-        self._consumer = consumer
-
-    def resumeProducing(self) -> None:
-        # If the consumer's TLS is over, the end that comes next has this side read.
-        if not _twisted.let_end(self._consumer):
-            self._resume()
+        self.resumeProducing = transport.resumeProducing
 
     def stopProducing(self) -> None:
         """The other side has ended; its protocol hears of it next."""
@@ -257,8 +251,8 @@ class SpliceEnd(Protocol):
             self._join(other)
 
     def _join(self, other: SpliceEnd) -> None:
-        self.transport.registerProducer(_Reading(other.transport, self.transport), True)
-        other.transport.registerProducer(_Reading(self.transport, other.transport), True)
+        _twisted.register_producer(self.transport, _Reading(other.transport))
+        _twisted.register_producer(other.transport, _Reading(self.transport))
         self._write_early(other)
         other.transport.resumeProducing()
 

@@ -18,7 +18,7 @@ from .check import CLIENT, ENDPOINTS, SERVER, TRANSPORTS, Need, check
 check(TRANSPORTS)
 
 from .at_once import Arrivals, let_send_at_once, listen_at_once, write_at_once  # noqa: E402 - behind the check
-from .ends import has_closed_tls, let_end, was_closed_first  # noqa: E402 - behind the check
+from .ends import has_closed_tls, register_producer, was_closed_first  # noqa: E402 - behind the check
 from .pipes import read_through_pipe  # noqa: E402 - behind the check
 from .ports import accept_one_by_one, adopting, share_port  # noqa: E402 - behind the check
 from .sockets import (  # noqa: E402 - behind the check
@@ -125,12 +125,12 @@ __all__ = [
     "is_half_closeable",
     "keep_alive",
     "keep_alive_as",
-    "let_end",
     "let_send_at_once",
     "listen_at_once",
     "method_of",
     "raw_fields",
     "read_through_pipe",
+    "register_producer",
     "rename_log_prefix",
     "replace_fields",
     "report_end",

@@ -4,16 +4,21 @@ How a connection with TLS has ended, since Twisted says no more than that it was
 
 from __future__ import annotations
 
+from typing import cast
+from weakref import ref
+
 from OpenSSL.SSL import RECEIVED_SHUTDOWN, SENT_SHUTDOWN
 from OpenSSL.SSL import Error as TLSError
 from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IProducer, IPushProducer
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from ..interfaces import IStreamTransport
 from .transports import bottom, tls_layer
 
-__all__ = ["has_closed_tls", "let_end", "was_closed_first"]
+__all__ = ["has_closed_tls", "register_producer", "was_closed_first"]
 
 
 def has_closed_tls(layer: TLSMemoryBIOProtocol, reason: Failure) -> bool:
@@ -41,16 +46,35 @@ def _said(layer: TLSMemoryBIOProtocol) -> int:
     return said
 
 
-def let_end(transport: IStreamTransport) -> bool:
+def register_producer(transport: IStreamTransport, producer: IProducer, streaming: bool = True) -> None:
     """
-    To be called by a push producer that is asked to go on. When TLS is over, since the other end has
-    said so, Twisted closes TCP as soon as everything has been sent; but a producer that was paused is
-    asked for more first, and if it has nothing, TCP is neither written to nor read, and never ends. So
-    the producer is taken off.
+    Register a producer with a transport. It is taken off when TLS is over, since the other end has said
+    so: Twisted closes TCP as soon as everything has been sent, but a push producer that was paused is
+    asked for more first, and if it has nothing, TCP is neither written to nor read, and never ends.
 
-    :return: whether TLS is over: nothing that is written goes out any more.
+    :param streaming: whether it is a push producer.
     """
-    if tls_layer(transport) is None or not getattr(bottom(transport), "disconnecting", False):
-        return False
-    transport.unregisterProducer()
-    return True
+    if streaming and tls_layer(transport) is not None:
+        producer = _OverTLS(cast(IPushProducer, producer), transport)
+    transport.registerProducer(producer, streaming)
+
+
+@implementer(IPushProducer)
+class _OverTLS:
+    def __init__(self, producer: IPushProducer, transport: IStreamTransport) -> None:
+        self._producer = producer
+        # TLS keeps this: together they would be a cycle.
+        self._transport = ref(transport)
+
+    def pauseProducing(self) -> None:
+        self._producer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        transport = self._transport()
+        if transport is not None and getattr(bottom(transport), "disconnecting", False):
+            transport.unregisterProducer()
+        else:
+            self._producer.resumeProducing()
+
+    def stopProducing(self) -> None:
+        self._producer.stopProducing()

@@ -17,6 +17,7 @@ from twisted.web.resource import IResource, _IEncodingResource
 from twisted.web.server import Request
 
 from ..fields import MOST_LISTS_OF_NAMES, says_continue
+from .ends import register_producer
 from .sockets import send_small_parts
 
 __all__ = [
@@ -98,7 +99,7 @@ class LateChannel(AskingChannel):
     def _networkProducer(self) -> Any:  # type: ignore[override]  # Twisted sets it
         send_small_parts(self.transport)
         producer: Any = IPushProducer(self.transport, _NoPushProducer())
-        producer.registerProducer(self, True)
+        register_producer(producer, self)
         self.is_producer = True
         return producer
 

@@ -184,7 +184,7 @@ class Exchange:
         if self._producer is not None:
             raise RuntimeError(f"{self._producer!r} is registered already")
         self._producer, self._is_pulled = producer, not streaming
-        self._transport.registerProducer(producer, streaming)
+        _twisted.register_producer(self._transport, producer, streaming)
 
     def unregisterProducer(self) -> None:
         """The producer has written everything, or will not."""

@@ -143,7 +143,7 @@ class HTTP2Connection(Protocol):
         self.turns.transport = self.transport
         self.begin()
         self.machine.increment_flow_control_window(CONNECTION_WINDOW - STREAM_WINDOW)
-        self.transport.registerProducer(self, True)
+        _twisted.register_producer(self.transport, self)
         self.flush()
 
     def begin(self) -> None:
@@ -330,8 +330,7 @@ class HTTP2Connection(Protocol):
         self.turns.is_full = True
 
     def resumeProducing(self) -> None:
-        if not _twisted.let_end(self.transport):
-            self.turns.go_on()
+        self.turns.go_on()
 
     def stopProducing(self) -> None:
         """The transport has ended, and says so to its protocol, too."""

@@ -124,7 +124,7 @@ class MessageProtocol(Protocol):
 
     def connectionMade(self) -> None:
         self.stream = MessageStream(self, self.transport.getPeer(), self._subprotocol, self._request)
-        self.transport.registerProducer(self, True)
+        _twisted.register_producer(self.transport, self)
         if self._options.heartbeat is not None:
             self._heartbeat = Heartbeat(self._clock, self._options.heartbeat, self)
         if self._frames.side is Side.SERVER:
@@ -346,7 +346,6 @@ class MessageProtocol(Protocol):
         self._decide_reading()
 
     def resumeProducing(self) -> None:
-        _twisted.let_end(self.transport)
         self.is_full = False
         self.stream.has_room()
         self._decide_reading()

@@ -140,7 +140,7 @@ class _ClientFlow(Protocol):
 
     def connectionMade(self) -> None:
         _twisted.keep_alive(self.transport)
-        self.transport.registerProducer(self, True)
+        _twisted.register_producer(self.transport, self)
         self._udp = _UDPTransport(self, self._address, self.transport.getHost())
         assert self._protocol is not None
         try:
@@ -217,7 +217,6 @@ class _ClientFlow(Protocol):
         self._is_full = True
 
     def resumeProducing(self) -> None:
-        _twisted.let_end(self.transport)
         self._is_full = False
 
     def stopProducing(self) -> None:

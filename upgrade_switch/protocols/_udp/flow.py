@@ -86,7 +86,7 @@ class UDPFlow(Protocol):
 
     def connectionMade(self) -> None:
         self._idle = IdleTimer(self._reactor, self._idle_timeout, self._idle_too_long)
-        self.transport.registerProducer(self, True)
+        _twisted.register_producer(self.transport, self)
         self._socket.start(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -136,8 +136,7 @@ class UDPFlow(Protocol):
         self._socket.pause()
 
     def resumeProducing(self) -> None:
-        if not _twisted.let_end(self.transport):
-            self._socket.resume()
+        self._socket.resume()
 
     def stopProducing(self) -> None:
         """The connection has ended; ``connectionLost`` comes next."""

@@ -26,7 +26,7 @@ from ._internals import CONNECTING, AutobahnProtocol, BoundsMessages, HandshakeR
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from twisted.internet.interfaces import IDelayedCall
+    from twisted.internet.interfaces import IDelayedCall, IProducer
 
 __all__ = [
     "CLOSE_TIMEOUT",
@@ -154,6 +154,9 @@ class TwistedAdapter(AutobahnProtocol):
         if not self.tcpNoDelay and ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(False)
         super().connectionMade()
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        _twisted.register_producer(self.transport, producer, streaming)
 
     @cached_property
     def utf8validator(self) -> Utf8Validator:
