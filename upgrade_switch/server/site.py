@@ -136,8 +136,7 @@ class UpgradeSite(Site):
         :param http2_connect: whether streams of HTTP/2 may switch (RFC 8441). Unknown tokens are 501.
         :param observers: what is told of switches, of their ends, and of declined upgrades.
         :raises InvalidToken: if a key of ``upgrades`` is not a token.
-        :raises InvalidUpgrades: if a value there is neither a factory nor an acceptor, or ``connect``
-            is not an acceptor.
+        :raises InvalidUpgrades: if one of the values there, or ``connect``, is of the wrong kind.
         :raises InvalidPrefaces: if it is not a mapping from bytes to factories.
         :raises MissingExtra: if ``http2_connect`` is given, and the extra ``http2`` is not installed.
         :raises InvalidArgument: if a limit, an observer or ``tcp_keepalive`` is wrong.
