@@ -65,4 +65,4 @@ class HalfClosed:
 
 
 def _nothing(why: Exception) -> None:
-    """Called in place of a callback that is no longer wanted."""
+    """Takes the place of a callback that is no longer needed."""

@@ -150,7 +150,7 @@ class SendingWatch:
 
 
 def _nothing() -> None:
-    """Called in place of a callback that is no longer wanted."""
+    """Takes the place of a callback that is no longer needed."""
 
 
 class QuietTimeout:

@@ -9,9 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from twisted.internet.error import DNSLookupError
+from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
+from twisted.web.http_headers import Headers
 
 from tests.kit.commands import fails, listening, run, serving
+from upgrade_switch.command.client.agent import why
 from upgrade_switch.command.client.via import proxy_for
 
 PROXY = "http://proxy:3128"
@@ -120,8 +124,13 @@ def test_unreachable(scheme: str) -> None:
         said = fails(1, "connect", "--via", proxy, "http://host/", "echo")
     assert f"http://host/: no connection to the proxy {where}: Connection was refused" in said
     assert "secret" not in said
-    said = fails(1, "connect", "--via", "proxy.invalid:1", "http://host/", "echo")
-    assert "no connection to the proxy proxy.invalid:1: " in said
+
+
+def test_unknown() -> None:
+    """So is a proxy whose name cannot be looked up."""
+    said = why(Failure(DNSLookupError("no such name")), Headers(), "echo", "http://user:secret@proxy:1")
+    assert said.startswith("no connection to the proxy proxy:1: ")
+    assert said.endswith("no such name.")
 
 
 def test_refused() -> None:

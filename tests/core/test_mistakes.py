@@ -129,7 +129,7 @@ def test_observers(wrong: Any) -> None:
 )
 @pytest.mark.parametrize("wrong", ["10", -1, (1,)])
 def test_limits(name: str, wrong: Any) -> None:
-    """A limit that is no number is refused when the site is made, not at its first request."""
+    """A limit that is not a number is refused when the site is made, not at its first request."""
     with pytest.raises(InvalidArgument, match=f"{name} is a number, or None"):
         UpgradeSite(Resource(), **{name: wrong})
 
@@ -160,7 +160,7 @@ def test_right_headers(headers: Any) -> None:
 
 
 def test_response_that_was_not_awaited() -> None:
-    """What is no response is refused, and a forgotten ``await`` named."""
+    """Anything but a response is refused, and a forgotten ``await`` is named."""
 
     async def answer() -> None: ...
 

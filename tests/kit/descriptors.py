@@ -1,6 +1,6 @@
 """
-What this process has open. How many there are says little: other threads, and what an earlier test has
-left, open and close some, too.
+What this process has open. The number of its descriptors says little: other threads, and what an
+earlier test has left, open and close some, too.
 """
 
 from __future__ import annotations

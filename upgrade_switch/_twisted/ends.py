@@ -61,6 +61,8 @@ def register_producer(transport: IStreamTransport, producer: IProducer, streamin
 
 @implementer(IPushProducer)
 class _OverTLS:
+    """A push producer whose transport has TLS."""
+
     def __init__(self, producer: IPushProducer, transport: IStreamTransport) -> None:
         self._producer = producer
         # TLS keeps this: together they would be a cycle.

@@ -80,4 +80,4 @@ class Deadline:
 
 
 def _nothing() -> None:
-    """Called in place of a callback that is no longer wanted."""
+    """Takes the place of a callback that is no longer needed."""

@@ -30,6 +30,7 @@ __all__ = [
     "check_connect",
     "checked_prefaces",
     "hint_at_factory",
+    "takes",
 ]
 
 
@@ -198,15 +199,22 @@ def _check_call(key: object, acceptor: Any, arguments: str) -> None:
     if _makes_acceptors(acceptor):
         name = acceptor.__name__
         raise InvalidUpgrades(f"{key!r}: {name} makes acceptors, but is not one: give {name}(...)")
+    if not takes(acceptor, 2):
+        raise InvalidUpgrades(f"{key!r}: {acceptor!r} cannot be called with {arguments}")
+
+
+def takes(function: Callable[..., object], count: int) -> bool:
+    """Whether a function can be called with so many arguments, as far as it tells."""
     try:
-        wanted = signature(acceptor)
+        wanted = signature(function)
     except (TypeError, ValueError):
-        # A builtin that does not tell.
-        return
+        # A builtin.
+        return True
     try:
-        wanted.bind(None, None)
+        wanted.bind(*[None] * count)
     except TypeError:
-        raise InvalidUpgrades(f"{key!r}: {acceptor!r} cannot be called with {arguments}") from None
+        return False
+    return True
 
 
 # Where the functions live that make acceptors: this package's name, and the room.

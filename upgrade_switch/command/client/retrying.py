@@ -176,5 +176,5 @@ class _Tries:
 
 
 def _wants_nothing() -> bool:
-    """Called in place of a callback that is no longer wanted."""
+    """Takes the place of a callback that is no longer needed."""
     return False

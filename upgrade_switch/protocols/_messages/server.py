@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from inspect import signature
 
 from websockets.extensions import Extension
 from websockets.protocol import Side
@@ -16,6 +15,7 @@ from ...fields import accept_key
 from ...interfaces import Acceptor, Answer
 from ...negotiation import UpgradeToken
 from ...server.request import UpgradeRequest
+from ...server.upgrades import takes
 from .._handshake import (
     MAX_MESSAGE_SIZE,
     SAME_ORIGIN,
@@ -47,15 +47,8 @@ def check_handler(handler: Handler) -> None:
     """
     if not callable(handler):
         raise InvalidArgument(f"a handler is a coroutine function, not {handler!r}")
-    try:
-        wanted = signature(handler)
-    except (TypeError, ValueError):
-        # A builtin that does not tell.
-        return
-    try:
-        wanted.bind(None)
-    except TypeError:
-        raise InvalidArgument(f"a handler is called with a stream alone: {handler!r}") from None
+    if not takes(handler, 1):
+        raise InvalidArgument(f"a handler is called with a stream alone: {handler!r}")
 
 
 def check_options(heartbeat: float | None, max_message_size: int | None, max_queue: int) -> Options:
